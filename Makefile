@@ -1,0 +1,57 @@
+# Every target sets up .venv by itself; the second time that costs nothing.
+#   make book     run the notebooks and build the book   (PROFILE=smoke for a fast look)
+#   make test     run the tests
+PYTHON  ?= python3
+PROFILE ?= laptop
+BIN     := .venv/bin
+READY   := .venv/.ready
+
+.PHONY: book test lint format bench lab lock clean
+.DEFAULT_GOAL := book
+
+book: $(READY)
+	$(BIN)/python -m rsvlm book --profile $(PROFILE)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The peers are not part of the locked set: they come on top of it, without moving it.
+bench: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock -e ".[bench]"
+	@set -e; for script in benchmarks/*.py; do \
+	  test -e "$$script" || { echo "There is no benchmark in benchmarks/ yet."; exit 0; }; \
+	  $(BIN)/python -m rsvlm bench "$$(basename "$$script" .py)"; \
+	done
+
+lab: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python jupyterlab
+	$(BIN)/jupyter lab notebooks
+
+# Resolves the newest versions; the file keeps names, versions and hashes, and no address.
+lock: $(READY)
+	$(BIN)/uv pip compile pyproject.toml --extra demo --extra book --extra dev --universal --python-version 3.11 \
+	  --upgrade --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
+
+clean:
+	rm -rf _build book/executed book/generated .pytest_cache .ruff_cache .hypothesis rsvlm.egg-info
+	find rsvlm tests book notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Kept: .venv, runs/ and data/ (remove them by hand to start from nothing)."
+
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "There is no '$(PYTHON)' here: install Python 3.11 or newer, or name one, as in: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "'$(PYTHON)' is $$($(PYTHON) -V): Python 3.11 or newer is needed. Name one, as in: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { echo "'$(PYTHON)' cannot make virtual environments: install its venv module (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "Installing the locked packages into .venv ..."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@

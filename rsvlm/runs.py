@@ -1,0 +1,509 @@
+"""Runs that are done once: keys, load-or-compute, provenance, the table of results, notebooks and the book.
+
+Whatever takes long is a *stage*: a folder `runs/<name>-<key>` whose key is a hash of everything that decides its content.
+A stage that is there is complete; one that is being made carries another name, so that a killed run resumes and a finished
+one is never half written. What a run measured is written to `results/` as flat rows together with where they came from.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rsvlm import config as options
+from rsvlm.errors import ConfigError, DataError, MissingExtraError, RsvlmError
+
+log = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).parent
+
+
+class Row(BaseModel):
+    """One number that was measured; recalls and accuracies in percent (0 to 100)."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    dataset: str = Field(min_length=1)
+    split: str = Field(min_length=1)
+    protocol: str = Field(min_length=1)
+    direction: Literal["i2t", "t2i", "both"]
+    metric: str = Field(min_length=1)
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    chance: float | None
+    n: int = Field(ge=1)
+
+
+ROW = tuple(Row.model_fields)
+
+
+def root() -> Path:
+    """Return the folder that holds `runs/`, `results/` and `notebooks/`.
+
+    Returns:
+        The folder named by the environment variable RSVLM_HOME; else the nearest folder, from the working directory upwards,
+        with both `_config.yml` and `rsvlm/`; else the working directory.
+    """
+    if home := os.environ.get("RSVLM_HOME"):
+        return Path(home).resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "_config.yml").is_file() and (folder / "rsvlm").is_dir():
+            return folder
+    return here
+
+
+def source_hash(*modules: str) -> str:
+    """Hash the source of package modules and of every package module they import, directly or not.
+
+    Args:
+        modules: Names without the package's, as in `source_hash("tiles", "captions")`; none means the whole package.
+
+    Returns:
+        64 hexadecimal digits; the same on every machine for the same sources.
+
+    Raises:
+        ConfigError: The package has no module of that name.
+    """
+    waiting = list(modules) or sorted(path.stem for path in PACKAGE.glob("*.py"))
+    seen: dict[str, bytes] = {}
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        path = PACKAGE / f"{name}.py"
+        if not path.is_file():
+            raise ConfigError(f"rsvlm has no module '{name}'{_nearest(name, [p.stem for p in PACKAGE.glob('*.py')])}")
+        seen[name] = path.read_bytes().replace(b"\r\n", b"\n")
+        waiting += _package_imports(seen[name])
+    digest = hashlib.sha256()
+    for name, source in sorted(seen.items()):
+        digest.update(f"{name} {len(source)}\n".encode() + source)
+    return digest.hexdigest()
+
+
+def key(**parts: object) -> str:
+    """Return 12 hexadecimal digits that name a set of named values: the same values, the same key, in any order.
+
+    Args:
+        parts: Numbers, text, lists, mappings, paths, pydantic models, NumPy scalars.
+
+    Raises:
+        ConfigError: A value that has no exact text, such as NaN or an array.
+    """
+    return hashlib.sha256(_canonical(parts).encode()).hexdigest()[:12]
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> Path:
+    """Write a file so that a reader, or a machine that loses power, finds the old content or the new, never a part.
+
+    Args:
+        path: The file; its folder is made.
+        data: The content; text is written as UTF-8.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def stage(name: str, parts: Mapping[str, object], compute: Callable[[Path], None], recompute: bool = False) -> Path:
+    """Return the folder of a stage; compute it first where it is not there yet.
+
+    Args:
+        name: What the stage makes: `shards`, `checkpoint`, `embeddings`.
+        parts: Everything that decides the content: options, hashes of sources and of inputs. They are kept in `stage.json`.
+        compute: Fills the folder it is given. After a kill it is called again with what it had left there, so that it can
+            resume; it has to be able to tell complete files from broken ones (`write_atomic` leaves no broken ones).
+        recompute: Start from nothing even when the stage is there; the old folder stays until the new one is complete.
+
+    Returns:
+        `runs/<name>-<key>` under `root()`.
+
+    Raises:
+        Exception: Whatever `compute` raises; its folder is kept for the next attempt.
+    """
+    folder = root() / "runs" / f"{name}-{key(**parts)}"
+    if folder.is_dir() and not recompute:
+        return folder
+    with _lock(folder.with_name(folder.name + ".lock")):
+        if folder.is_dir() and not recompute:  # another process made it while this one waited
+            return folder
+        partial = folder.with_name(folder.name + ".partial")
+        if recompute and partial.is_dir():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        compute(partial)
+        for left in partial.rglob(".*.partial"):  # of a writer that was killed
+            left.unlink()
+        write_atomic(partial / "stage.json", json.dumps({"name": name, "parts": json.loads(_canonical(parts))}, indent=1))
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    return folder
+
+
+def provenance(config: options.Config, data_hash: str, device: str, started: float, command: str) -> dict:
+    """Describe where numbers came from.
+
+    Args:
+        config: The options of the run.
+        data_hash: Hash of the data it read: a manifest's, or a stage's key.
+        device: The device it ran on, as resolved: `cpu`, `cuda:0`.
+        started: When it started, in seconds since the epoch (`time.time()`).
+        command: The command that repeats it, relative to the repository.
+
+    Returns:
+        commit, dirty, package_hash, data_hash, seed, device, versions, started (UTC), duration_s, command, cpu, cores.
+    """
+    distributions = ("torch", "timm", "transformers", "numpy", "numba")
+    return {
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        # Results are written while runs go on: they do not make the code that wrote them another.
+        "dirty": bool(_git("status", "--porcelain", "--", ".", ":!results")),
+        "package_hash": source_hash(),
+        "data_hash": data_hash,
+        "seed": config.seed,
+        "device": device,
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in distributions},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "duration_s": round(time.time() - started, 1),
+        "command": command.replace(f"{root()}{os.sep}", ""),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+    }
+
+
+def save_result(
+    experiment: str, run_name: str, config: options.Config, rows: Sequence[Mapping[str, object]], provenance: Mapping
+) -> Path:
+    """Write what a run measured to `results/<experiment>/<run_name>/`; a run of the same name is replaced.
+
+    Args:
+        experiment: Name of the question, as in `retrieval`.
+        run_name: Name of the run, as in `laptop-seed0`.
+        config: The options of the run.
+        rows: Metric rows with the keys of `Row`; `ci_low`, `ci_high` and `chance` are None where there is none.
+        provenance: What `provenance` returned.
+
+    Returns:
+        The folder, with config.json, provenance.json and metrics.json.
+
+    Raises:
+        DataError: A row with a missing or unknown key, a value that is no finite number, or a row that is there twice.
+        ConfigError: A name that is no plain file name.
+    """
+    for name in (experiment, run_name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ConfigError(f"'{name}' cannot name a folder of results: use letters, digits, '.', '_' and '-'")
+    rows = [_checked_row(row) for row in rows]
+    names = [tuple(row[part] for part in ROW[:5]) for row in rows]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"the metric row {twice[0]} is there {names.count(twice[0])} times: keep one")
+    folder = root() / "results" / experiment / run_name
+    # The metrics come last: a folder without them is not read as a result.
+    for name, value in (("config", config.model_dump(mode="json")), ("provenance", dict(provenance)), ("metrics", rows)):
+        write_atomic(folder / f"{name}.json", json.dumps(value, indent=1, allow_nan=False) + "\n")
+    return folder
+
+
+def table(experiment: str | None = None):
+    """Read all results as one table, a row per metric.
+
+    Args:
+        experiment: Only this one; none means all.
+
+    Returns:
+        A `pandas.DataFrame` with experiment, run, the columns of `Row`, profile, seed, device, commit and data_hash; sorted.
+    """
+    import pandas as pd
+
+    rows = []
+    for path in sorted((root() / "results").glob(f"{experiment or '*'}/*/metrics.json")):
+        try:
+            made, config = (json.loads((path.parent / f"{name}.json").read_text()) for name in ("provenance", "config"))
+            origin = {"profile": config["profile"], **{part: made[part] for part in ("seed", "device", "commit", "data_hash")}}
+            named = {"experiment": path.parent.parent.name, "run": path.parent.name}
+            rows += [named | row | origin for row in json.loads(path.read_text())]
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{path.parent} is not a complete result ({error!r}): run it again or remove it") from None
+    frame = pd.DataFrame(rows, columns=["experiment", "run", *ROW, "profile", "seed", "device", "commit", "data_hash"])
+    return frame.astype({"value": float, "ci_low": float, "ci_high": float, "chance": float})
+
+
+def execute(notebook: Path | str, parameters: Mapping[str, object], recompute: bool = False, data_hash: str = "") -> Path:
+    """Run a notebook into `book/executed/`, unless it already ran with the same cells, package, parameters and data.
+
+    Args:
+        notebook: The notebook, with one cell tagged `parameters`.
+        parameters: Values for names of that cell.
+        recompute: Run even when nothing changed.
+        data_hash: Hash of data that the notebook reads from outside the package.
+
+    Returns:
+        The executed copy, `book/executed/<name>.ipynb`.
+
+    Raises:
+        ConfigError: A parameter that the notebook does not have.
+        DataError: There is no such notebook, or it has no `parameters` cell.
+        RsvlmError: A cell failed; the copy up to it is kept as `<name>.failed.ipynb`.
+        MissingExtraError: papermill or the kernel is not installed.
+    """
+    try:
+        import nbformat
+        import papermill
+        from nbclient.exceptions import DeadKernelError
+        from papermill.exceptions import PapermillExecutionError
+    except ImportError as error:
+        raise MissingExtraError(f"'{error.name}' runs notebooks: install the extra, pip install 'rsvlm[book]'") from None
+    notebook = Path(notebook)
+    if not notebook.is_file():
+        raise DataError(f"there is no notebook {notebook}: those at hand are in {root() / 'notebooks'}")
+    cells = nbformat.read(notebook, as_version=4).cells
+    defaults = _parameters(notebook, cells)
+    if unknown := [name for name in parameters if name not in defaults]:
+        hint = _nearest(unknown[0], list(defaults))
+        raise ConfigError(f"{notebook.name} has no parameter '{unknown[0]}'{hint}; it has {', '.join(defaults)}")
+
+    text = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
+    decisive = {name: value for name, value in parameters.items() if name != "recompute"}  # changes the time, not the answer
+    run_key = key(cells=text, package=source_hash(), parameters=decisive, data=data_hash)
+    executed = root() / "book" / "executed" / notebook.name
+    if not recompute and _executed_key(executed) == run_key:
+        log.info("%s is up to date", executed.name)
+        return executed
+
+    started, temporary = time.time(), executed.with_suffix(".partial.ipynb")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # A path, not a parsed notebook: papermill writes what it is given into the metadata.
+        result = papermill.execute_notebook(
+            str(notebook.resolve()),
+            str(temporary),
+            parameters=dict(parameters),
+            kernel_name="python3",
+            cwd=str(root()),
+            progress_bar={"desc": notebook.stem, "dynamic_ncols": True},
+            extra_arguments=["--IPKernelApp.log_level=50"],  # else each start warns of plain text on the loopback
+        )
+        result.metadata.pop("jupytext", None)  # the copy is no half of a pair
+        result.metadata["rsvlm"] = {"key": run_key, "duration_s": round(time.time() - started, 1)}
+        result.metadata.pop("papermill", None)  # paths and times of one machine
+        for cell in result.cells:
+            cell.metadata.pop("papermill", None)
+            if "injected-parameters" in cell.metadata.get("tags", []) and all(
+                defaults[name] == value for name, value in parameters.items()
+            ):
+                cell.metadata.tags.append("remove-cell")  # it repeats the cell above
+        write_atomic(executed, nbformat.writes(result))
+    except PapermillExecutionError as error:
+        failed = executed.with_suffix(".failed.ipynb")
+        os.replace(temporary, failed)
+        last = (str(error.evalue).strip().splitlines() or [""])[-1]
+        raise RsvlmError(
+            f"{notebook.name}, cell {error.cell_index} failed: {error.ename}: {last}\n"
+            f"The cells up to it, with their outputs, are in {failed.relative_to(root())}."
+        ) from None
+    except DeadKernelError:
+        raise RsvlmError(f"{notebook.name}: the kernel was killed, often for want of memory; try the profile smoke") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return executed
+
+
+def build_book(profile: str = "laptop", parameters: Mapping[str, object] | None = None, recompute: bool = False) -> Path:
+    """Run every notebook that changed, then build the book where any of its inputs changed.
+
+    Args:
+        profile: Profile of the options, given to every notebook.
+        parameters: More values for parameters that every notebook has.
+        recompute: Run and build everything again.
+
+    Returns:
+        The first page, `_build/html/index.html`.
+
+    Raises:
+        DataError: There are no notebooks here.
+        RsvlmError: A notebook or the builder failed.
+        MissingExtraError: The extra `book` is not installed.
+    """
+    if profile not in options.PROFILES:
+        raise ConfigError(f"unknown profile '{profile}': choose one of {', '.join(options.PROFILES)}")
+    home = root()
+    notebooks = sorted((home / "notebooks").glob("*.ipynb"))
+    if not notebooks:
+        raise DataError(f"there are no notebooks in {home / 'notebooks'}: run this inside a clone, or set RSVLM_HOME to one")
+    values = {"profile": profile, **(parameters or {})} | ({"recompute": True} if recompute else {})
+    for notebook in notebooks:
+        execute(notebook, values, recompute=recompute)
+
+    index, stamp = home / "_build" / "html" / "index.html", home / "_build" / "inputs.txt"
+    inputs = _book_inputs(home)
+    if not recompute and index.is_file() and stamp.is_file() and stamp.read_text() == inputs:
+        log.info("the book is up to date")
+        return index
+    shutil.rmtree(home / "_build", ignore_errors=True)  # pages that left the table of contents would stay
+    _run_builder(home)
+    if not index.is_file():
+        raise RsvlmError(f"the builder ended without {index}: is a root page named in _toc.yml?")
+    write_atomic(stamp, inputs)
+    return index
+
+
+def _run_builder(home: Path) -> None:
+    if not metadata.packages_distributions().get("jupyter_book"):
+        raise MissingExtraError("'jupyter-book' builds the book: install the extra, pip install 'rsvlm[book]'")
+    # -n -W --keep-going: a broken link is an error, and all of them are told at once.
+    start = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    command = [*start, "build", ".", "-n", "-W", "--keep-going"]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        told = [line for line in lines if "WARNING" in line or "ERROR" in line][-20:]
+        raise RsvlmError("jupyter-book failed:\n" + "\n".join([*told, "...", *lines[-10:]]))
+
+
+def _book_inputs(home: Path) -> str:
+    parts = [_version("jupyter-book"), _version("sphinx-book-theme"), source_hash("runs")]  # runs: options and results too
+    paths = [home / "_config.yml", home / "_toc.yml", *(home / "results").rglob("*.json"), *(home / "book").rglob("*")]
+    generated, unread = home / "book" / "generated", (".failed.ipynb", ".partial.ipynb", ".pyc")
+    for path in sorted(paths):
+        if path.is_file() and generated not in path.parents and not path.name.endswith(unread):
+            parts += [path.relative_to(home).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()]
+    return key(parts=parts)
+
+
+def _parameters(notebook: Path, cells: Sequence) -> dict[str, object]:
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise DataError(f"{notebook.name} has {len(tagged)} cells tagged 'parameters': tag the one that sets them")
+    defaults = {}
+    for line in ast.parse(tagged[0].source).body:
+        targets = line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
+        try:
+            defaults |= {target.id: ast.literal_eval(line.value) for target in targets}
+        except ValueError:
+            raise DataError(f"{notebook.name}: '{ast.unparse(line)}' is no literal: move it out of the parameters") from None
+    return defaults
+
+
+def _executed_key(path: Path) -> str | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["metadata"]["rsvlm"]["key"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _checked_row(row: Mapping[str, object]) -> dict:
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
+    try:
+        return Row.model_validate(plain).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}"
+        raise DataError(f"metric row {plain.get('metric')!r} of {plain.get('dataset')!r}: {problem}") from None
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows has none: there, do not make one stage in two notebooks at once
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("another process is making %s: waiting for it", path.stem)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _canonical(parts: Mapping[str, object]) -> str:
+    def plain(value: object) -> object:
+        if hasattr(value, "model_dump"):
+            return value.model_dump(mode="json")
+        if isinstance(value, Path):
+            return value.as_posix()
+        if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+            return value.item()
+        raise TypeError(f"{type(value).__name__} has no exact text")
+
+    try:
+        return json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False, default=plain)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"parts {sorted(parts)} cannot name a run: {error}; pass numbers, text, lists or a hash") from None
+
+
+@cache
+def _package_imports(source: bytes) -> tuple[str, ...]:
+    known = {path.stem for path in PACKAGE.glob("*.py")}
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "rsvlm":
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rsvlm."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {name.name.split(".")[1] for name in node.names if name.name.startswith("rsvlm.")}
+    return tuple(sorted(found & known))
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], cwd=root(), capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

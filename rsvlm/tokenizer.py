@@ -1,0 +1,120 @@
+"""Text to token ids and back: byte-level BPE trained on the training captions, saved beside the model.
+
+Every text becomes `<bos> pieces <eos>`, padded on the right. Byte-level pieces need no unknown token: any string, in any script,
+has an encoding and decodes to itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from rsvlm.errors import DataError, ModelError
+
+logger = logging.getLogger(__name__)
+
+PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
+
+
+def train(captions: Iterable[str], vocabulary_size: int, context_length: int) -> PreTrainedTokenizerFast:
+    """Learn a byte-level BPE vocabulary from captions.
+
+    Args:
+        captions: The training captions; read once, in order, never held whole.
+        vocabulary_size: Upper bound of the vocabulary, special tokens and the 256 bytes included.
+        context_length: Longest encoding in tokens, `<bos>` and `<eos>` included.
+
+    Returns:
+        A transformers tokenizer with `model_max_length == context_length`.
+
+    Raises:
+        DataError: There is no caption to learn from.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    seen = 0
+
+    def counted():
+        nonlocal seen
+        for caption in captions:
+            seen += 1
+            yield caption
+
+    tokenizer.train_from_iterator(counted(), trainer)
+    if not seen:
+        raise DataError("no caption to train a tokenizer on: is the training split empty?")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A {EOS}", special_tokens=[(BOS, BOS_ID), (EOS, EOS_ID)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        model_max_length=context_length,
+        padding_side="right",
+    )
+
+
+def load(folder: Path | str) -> PreTrainedTokenizerFast:
+    """Load the tokenizer saved in a model folder.
+
+    Raises:
+        ModelError: The folder holds no readable `tokenizer.json`.
+    """
+    path = Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: a model folder holds tokenizer.json beside model.safetensors")
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:  # tokenizers raises a bare Exception on broken JSON
+        raise ModelError(f"{path} cannot be read as a tokenizer: {error}") from error
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> np.ndarray:
+    """Encode texts as one array, as long as the longest of them.
+
+    Args:
+        tokenizer: From `train` or `load`; its `model_max_length` bounds T. Longer texts are cut before their `<eos>`, and how
+            many is logged.
+        texts: B non-empty strings.
+
+    Returns:
+        (B, T) int64 token ids, `PAD_ID` after each text's end.
+
+    Raises:
+        DataError: A text is empty or blank: it would have an embedding that means nothing.
+    """
+    if blank := [i for i, text in enumerate(texts) if not text.strip()]:
+        raise DataError(f"text {blank[0]} of {len(texts)} is empty: drop it, or write a caption")
+    encodings = tokenizer(
+        list(texts),
+        truncation=True,
+        padding="longest",
+        return_attention_mask=False,
+        split_special_tokens=True,  # a caption that spells "<pad>" is text like any other
+    )
+    tokens = np.asarray(encodings["input_ids"], dtype=np.int64)
+    if tokens.shape[1] == tokenizer.model_max_length:
+        cut = sum(bool(e.overflowing) for e in encodings.encodings)
+        if cut:
+            logger.warning("%d of %d texts were cut to %d tokens", cut, len(texts), tokens.shape[1])
+    return tokens
+
+
+def decode(tokenizer: PreTrainedTokenizerFast, tokens: np.ndarray) -> list[str]:
+    """Turn (B, T) token ids back into B strings, special tokens left out."""
+    return [text.strip() for text in tokenizer.batch_decode(np.asarray(tokens), skip_special_tokens=True)]
