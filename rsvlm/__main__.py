@@ -96,8 +96,7 @@ def train(
     """Train a MaMMUT, or continue a run that was stopped."""
     from rsvlm import train as training
 
-    config = _config(profile, overrides, seed)
-    typer.echo(str(training.train(config, data, out, device=device)))
+    typer.echo(str(training.train(_config(profile, overrides, seed, device), data, out)))
 
 
 @app.command()
@@ -246,10 +245,10 @@ def _bench(name: str, json_out: Path | None, **arguments) -> None:
         runs.write_atomic(json_out, json.dumps(rows, indent=1))
 
 
-def _config(profile: str, overrides: list[str] | None, seed: int):
+def _config(profile: str, overrides: list[str] | None, seed: int, device: str = "auto"):
     from rsvlm import config
 
-    return config.load(profile, {"seed": seed} | dict(config.pairs(" ".join(overrides or []))))
+    return config.load(profile, {"seed": seed, "device": device} | dict(config.pairs(" ".join(overrides or []))))
 
 
 def _literal(text: str):

@@ -58,11 +58,11 @@ def name(folder: Path | str) -> str:
 
 
 def fingerprint(folder: Path | str) -> str:
-    """Return 16 hex digits that name the content of a data folder: of its manifest, else of all file names and sizes."""
+    """Return 16 hex digits that name the content of a data folder: of its shards' hashes, else of all file names and sizes."""
     folder = Path(folder)
     digest = hashlib.sha256()
     if (folder / "manifest.json").is_file():
-        digest.update((folder / "manifest.json").read_bytes())
+        digest.update(json.dumps(shards.manifest(folder)["splits"], sort_keys=True).encode())
     else:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\n".encode())

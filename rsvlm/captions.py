@@ -34,14 +34,26 @@ SEA_LEVELS = (
 TEXTURE_LEVELS = ((3.0, "very smooth"), (4.2, "smooth"), (5.6, "mottled"), (8.6, "rough"), (1e9, "very rough"))
 """Upper limits of the mean luma difference between neighbouring land pixels, and the words for it."""
 
-COUNT_WORDS = ((1, "one"), (2, "two"), (5, "a few"), (10, "several"), (10**9, "many"))
+COUNT_WORDS = ((2, "one"), (3, "two"), (6, "a few"), (11, "several"), (1e9, "many"))
 """Upper limits of a count, and the words for it."""
 
 SEA_LEAST = 0.01
-OPEN_SEA = 0.6
+"""Smallest share of the chip from which sea is mentioned."""
+
+OPEN_WATER = 0.6
+"""Smallest share of a sector from which its water's colour is told."""
+
 COAST_LEAST = 0.08
-LAKE_LEAST = 0.01
-LAKE_SECTOR_LEAST = 0.04
+"""Smallest share of sea and of land in a sector for the coast to run through it."""
+
+LAKE_LEAST = 0.02
+"""Smallest share of the chip from which the water of lakes that are not counted (too small, or cut by its edge) is told."""
+
+LAKE_SECTOR_LEAST = 0.06
+"""Smallest share of a sector from which such water lies in it."""
+
+WHITE_LEAST = 0.05
+"""Smallest share of a sector's land pixels from which it has white patches."""
 
 Writer = Callable[[dict, random.Random], str]
 
@@ -86,8 +98,8 @@ def write_all(records: Sequence[dict], count: int = 5) -> list[list[str]]:
 
 
 def level_word(value: float, levels: Sequence[tuple[float, str]]) -> str:
-    """Return the word of the first level whose upper limit is above a value (or equal to a whole number)."""
-    return next(word for limit, word in levels if value < limit or (isinstance(limit, int) and value == limit))
+    """Return the word of the first level whose upper limit is above a value."""
+    return next(word for limit, word in levels if value < limit)
 
 
 def list_words(words: Sequence[str]) -> str:
@@ -105,13 +117,12 @@ def place_words(sectors: Sequence[int]) -> str:
 
 
 def _fullest(record: dict, rng: random.Random) -> str:
-    sentences = [_sea(record, rng), _land(record, rng), _light(record, rng), _islands(record, rng), _lakes(record, rng)]
-    sentences += [_texture(record, rng), _belt(record, rng), _border(record, rng), _names(record, rng)]
-    return _fit(sentences)
+    writers = (_sea, _lake_water, _land, _white, _light, _islands, _lakes, _texture, _belt, _border, _names)
+    return _fit(writer(record, rng) for writer in writers)
 
 
 def _layout(record: dict, rng: random.Random) -> str:
-    writers = rng.choice(((_sea, _land), (_land, _sea), (_land, _coast, _lakes)))
+    writers = rng.choice(((_sea, _land), (_land, _sea), (_land, _coast, _lake_water)))
     return _fit([writer(record, rng) for writer in writers])
 
 
@@ -126,7 +137,7 @@ def _short(record: dict, rng: random.Random) -> str:
         where = facts["sea_side"]
         side = "on several sides" if where in (None, "several sides") else f"to the {where}"
         parts.append(f"sea {side}")
-    if facts["lake_share"] >= LAKE_LEAST:
+    if _cut_lake_share(facts) >= LAKE_LEAST:
         parts.append("lake water")
     opening = rng.choice(("", "a satellite picture of ", "seen from above: "))
     return _sentence(opening + list_words(parts or ["open water"]))
@@ -143,11 +154,11 @@ def _relation(record: dict, rng: random.Random) -> str:
             first, second = second, first
         text = f"{colours[first]} in the {SECTORS[first]}, but {colours[second]} in the {SECTORS[second]}"
         return _fit([_sentence(text), rng.choice((_sea, _light, _texture))(record, rng)])
-    return _fit([_light(record, rng), _sea(record, rng), _belt(record, rng)])
+    return _fit([_light(record, rng), _sea(record, rng), _lake_water(record, rng), _belt(record, rng)])
 
 
 def _mixture(record: dict, rng: random.Random) -> str:
-    writers = [_sea, _coast, _land, _light, _texture, _islands, _lakes, _rivers, _belt, _border, _names]
+    writers = [_sea, _coast, _lake_water, _land, _white, _light, _texture, _islands, _lakes, _rivers, _belt, _border, _names]
     chosen = rng.sample(writers, rng.randint(3, 6))
     return _fit(writer(record, rng) for writer in chosen)
 
@@ -157,20 +168,22 @@ def _sea(record: dict, rng: random.Random) -> str:
     share = facts["sea_share"]
     if share < SEA_LEAST:
         return ""
-    level = level_word(share, SEA_LEVELS)
     side = facts["sea_side"]
     where = "on several sides" if side in (None, "several sides") else f"to the {side}"
     verb = rng.choice(("covers", "takes up"))
-    text = f"sea {where} {verb} {level} of the picture"
-    waters = _groups(
-        [
-            colour if open_share >= OPEN_SEA else None
-            for colour, open_share in zip(facts["water_colours"], facts["sea_by_sector"], strict=True)
-        ]
-    )
-    if waters:
-        text += ", " + list_words([f"{colour} in {place_words(sectors)}" for colour, sectors in waters])
-    return _sentence(text)
+    text = f"sea {where} {verb} {level_word(share, SEA_LEVELS)} of the picture"
+    return _sentence(text + _water_colours(facts, "sea_by_sector"))
+
+
+def _lake_water(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    share = _cut_lake_share(facts)
+    sectors = [s for s in range(9) if facts["lake_by_sector"][s] >= LAKE_SECTOR_LEAST]
+    if share < LAKE_LEAST or not sectors:
+        return ""
+    verb = rng.choice(("covers", "takes up"))
+    text = f"lake water in {place_words(sectors)} {verb} {level_word(share, SEA_LEVELS)} of the picture"
+    return _sentence(text + _water_colours(facts, "lake_by_sector"))
 
 
 def _coast(record: dict, rng: random.Random) -> str:
@@ -196,6 +209,17 @@ def _land(record: dict, rng: random.Random) -> str:
         return _sentence(f"{rng.choice(('the land is', 'land is'))} mostly {colour}, with {rest}")
     parts = [f"{other} in {place_words(where)}" for other, where in groups]
     return _sentence(f"{rng.choice(('the land is', 'land is'))} {list_words(parts)}")
+
+
+def _white(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    pairs = zip(facts["white_by_sector"], facts["land_colours"], strict=True)
+    sectors = [
+        s for s, (share, colour) in enumerate(pairs) if share is not None and share >= WHITE_LEAST and colour != "white"
+    ]
+    if not sectors:
+        return ""
+    return _sentence(f"{rng.choice(('white patches lie', 'there are white patches'))} in {place_words(sectors)}")
 
 
 def _light(record: dict, rng: random.Random) -> str:
@@ -231,20 +255,15 @@ def _texture(record: dict, rng: random.Random) -> str:
 
 
 def _islands(record: dict, rng: random.Random) -> str:
-    count = record["measurements"]["islands"]
-    if not count:
-        return ""
-    return _count_sentence("island", count, _sectors_of(record, "island"), rng)
+    facts = record["measurements"]
+    return _count_sentence("island", facts["islands_by_sector"], rng) if facts["islands"] else ""
 
 
 def _lakes(record: dict, rng: random.Random) -> str:
     facts = record["measurements"]
     if facts["lakes"]:
-        return _count_sentence("lake", facts["lakes"], _sectors_of(record, "lake"), rng)
-    if facts["lake_share"] < LAKE_LEAST:
-        return ""
-    sectors = [s for s in range(9) if facts["lake_by_sector"][s] >= LAKE_SECTOR_LEAST]
-    return _sentence(f"part of a large lake lies in {place_words(sectors)}") if sectors else ""
+        return _count_sentence("lake", facts["lakes_by_sector"], rng)
+    return ""
 
 
 def _rivers(record: dict, rng: random.Random) -> str:
@@ -268,8 +287,9 @@ def _border(record: dict, rng: random.Random) -> str:
     countries = record["measurements"]["countries"]
     between = ""
     if len(countries) == 2 and countries[1]["name"] in countries[0]["neighbours"]:
-        between = f", with {countries[0]['name']} in the {countries[0]['positions'][0]}"
-        between += f" and {countries[1]['name']} in the {countries[1]['positions'][0]}"
+        places = [country["positions"][0] for country in countries]
+        if places[0] != places[1]:
+            between = f", with {countries[0]['name']} in the {places[0]} and {countries[1]['name']} in the {places[1]}"
     verb = rng.choice(("runs through", "crosses"))
     return _sentence(f"a national border {verb} {place_words(sectors)}{between}")
 
@@ -290,19 +310,27 @@ def _names(record: dict, rng: random.Random) -> str:
     return _sentence(f"{verb}{joint}{list_words(parts)}")
 
 
-def _count_sentence(noun: str, count: int, sectors: list[int], rng: random.Random) -> str:
-    word = level_word(count, COUNT_WORDS)
-    plural, verb = (noun, "lies") if count == 1 else (f"{noun}s", "lie")
-    if not sectors:
-        return _sentence(f"{word} {plural} {verb} inside the picture")
-    mostly = "mostly " if count > 5 else ""
-    where = place_words(sectors[:3])
-    return _sentence(rng.choice((f"{word} {plural} {verb} {mostly}in {where}", f"there {'is' if count == 1 else 'are'} {word} {plural}, {mostly}in {where}")))
+def _count_sentence(noun: str, by_sector: list[int], rng: random.Random) -> str:
+    total = sum(by_sector)
+    word = level_word(total, COUNT_WORDS)
+    plural, verb, there = (noun, "lies", "is") if total == 1 else (f"{noun}s", "lie", "are")
+    fullest = sorted(range(9), key=lambda sector: -by_sector[sector])[:3]
+    named = sorted(sector for sector in fullest if by_sector[sector])
+    share = sum(by_sector[sector] for sector in named) / total
+    if share < 0.6:
+        return _sentence(f"{word} {plural} {verb} all over the picture")
+    where = f"{'' if share == 1 else 'mostly '}in {place_words(named)}"
+    return _sentence(rng.choice((f"{word} {plural} {verb} {where}", f"there {there} {word} {plural} {where}")))
 
 
-def _sectors_of(record: dict, category: str) -> list[int]:
-    found = {SECTORS.index(mark["position"]) for mark in record["landmarks"] if mark["category"] == category and mark["area_km2"]}
-    return sorted(found)
+def _cut_lake_share(facts: dict) -> float:
+    return facts["lake_share"] - facts["lakes_share"]
+
+
+def _water_colours(facts: dict, kind: str) -> str:
+    told = [colour if share >= OPEN_WATER else None for colour, share in zip(facts["water_colours"], facts[kind], strict=True)]
+    groups = _groups(told)
+    return ", " + list_words([f"{colour} in {place_words(sectors)}" for colour, sectors in groups]) if groups else ""
 
 
 def _groups(colours: Sequence[str | None]) -> list[tuple[str, list[int]]]:

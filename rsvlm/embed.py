@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -14,8 +15,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from rsvlm import benchmarks, mammut, runs, shards
 from rsvlm import images as imaging
-from rsvlm import runs, shards
 from rsvlm import tokenizer as tokenizers
 from rsvlm.errors import DataError
 from rsvlm.mammut import Mammut
@@ -118,6 +119,18 @@ def write(
     counts = {"images": n_images, "captions": n_captions, "skipped": dict(skipped)}
     runs.write_atomic(out / "embeddings.json", json.dumps(counts, indent=1))
     return out
+
+
+def load_or_embed(model: Path, data: Path, split: str, *, recompute: bool = False, device: str = "auto") -> Path:
+    """Return the folder with the embeddings of a split by a saved model, made now unless they were before."""
+    weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    source = runs.source_hash("embed", "mammut", "tokenizer", "images", follow=False)
+    parts = {"model": weights, "data": benchmarks.fingerprint(data), "split": split, "source": source}
+
+    def compute(folder: Path) -> None:
+        write(mammut.load(model, mammut.resolve_device(device)), benchmarks.samples(data, split), folder)
+
+    return runs.stage("embed", parts, compute, recompute)
 
 
 def read(folder: Path) -> Embeddings:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import folium
 import matplotlib as mpl
+import matplotlib.ticker
 import numpy as np
 import pandas as pd
 from branca.element import Figure as Page
@@ -305,6 +306,163 @@ class _Footprints(MacroElement):
             legend.append(["", f"{len(chips):,} of {total:,} chips shown"])
         self.data = _script_json({"type": "FeatureCollection", "features": features})
         self.colours, self.legend = _script_json(colours), _script_json(legend)
+
+
+def funnel(rows: Sequence[Mapping[str, object]]) -> Figure:
+    """Bars of what each stage of a pipeline kept and rejected, one panel per split.
+
+    Args:
+        rows: `{split, stage, kept, rejected, reason}`, in order; counts of samples.
+    """
+    table = pd.DataFrame(rows)
+    splits = list(dict.fromkeys(table["split"]))
+    figure, panels = canvas(columns=len(splits), width=9.0, height=0.7 + 0.55 * table.groupby("split").size().max())
+    for split, axes in zip(splits, np.atleast_1d(panels), strict=True):
+        part = table[table["split"] == split][::-1]
+        axes.barh(part["stage"], part["kept"], color=PALETTE["blue"], label="kept")
+        axes.barh(part["stage"], part["rejected"], left=part["kept"], color=PALETTE["orange"], label="rejected")
+        for row in part.itertuples():
+            axes.annotate(f"{row.kept:,}", (0, row.stage), (4, 0), textcoords="offset points", va="center", color="white")
+        axes.set(title=split, xlabel="chips")
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
+        axes.grid(axis="y", visible=False)
+    np.atleast_1d(panels)[0].legend(loc="lower right")
+    return figure
+
+
+def training_curves(metrics: pd.DataFrame) -> Figure:
+    """Losses, validation recall and speed against the optimizer step.
+
+    Args:
+        metrics: The lines of `metrics.jsonl`: `step` with `contrastive` and `caption` (nats), `val_R@5` and `val_chance_R@5`
+            (percent), `samples_per_s`; each may be absent from a line.
+    """
+    figure, (losses, recall, speed) = canvas(columns=3, width=10.0, height=3.2)
+    for name, colour in (("contrastive", "blue"), ("caption", "orange")):
+        if name in metrics:
+            part = metrics.dropna(subset=[name])
+            losses.plot(part["step"], part[name], color=PALETTE[colour], label=name)
+    losses.set(title="Training loss", xlabel="step", ylabel="nats")
+    losses.legend()
+    if "val_R@5" in metrics:
+        part = metrics.dropna(subset=["val_R@5"])
+        recall.plot(part["step"], part["val_R@5"], "o-", color=PALETTE["green"], label="validation")
+        recall.plot(part["step"], part["val_chance_R@5"], "--", color=PALETTE["vermilion"], label="chance")
+        recall.legend()
+    recall.set(title="Recall@5 on unseen blocks", xlabel="step", ylabel="percent", ylim=(0, None))
+    part = metrics.dropna(subset=["samples_per_s"])
+    speed.plot(part["step"], part["samples_per_s"], color=PALETTE["purple"])
+    speed.set(title="Throughput", xlabel="step", ylabel="pairs per second", ylim=(0, None))
+    return figure
+
+
+def rank_histogram(ranks: Mapping[str, np.ndarray], gallery_size: int) -> Figure:
+    """Share of queries whose right answer is within each rank, on a logarithmic axis, against guessing.
+
+    Args:
+        ranks: A name to ranks, each (n,) int64 with 1 the best.
+        gallery_size: Items in the gallery.
+    """
+    figure, axes = canvas(width=7.0, height=3.6)
+    grid = np.unique(np.geomspace(1, gallery_size, 200).astype(int))
+    for (name, found), colour in zip(ranks.items(), PALETTE.values(), strict=False):
+        axes.plot(grid, 100 * np.searchsorted(np.sort(found), grid, side="right") / len(found), color=colour, label=name)
+    axes.plot(grid, 100 * grid / gallery_size, "--", color="#666666", label="guessing")
+    axes.set(xscale="log", xlabel=f"rank of the right answer among {gallery_size:,}", ylabel="queries at or below, percent")
+    axes.legend(loc="upper left")
+    return figure
+
+
+def recall_bars(systems: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
+    """Recall of each system with its 95 % interval, both directions, and chance as a line on every bar.
+
+    Args:
+        systems: A name to metric rows of one protocol.
+    """
+    figure, panels = canvas(columns=2, width=9.0, height=3.4)
+    width = 0.8 / len(systems)
+    for axes, (direction, title) in zip(panels, (("t2i", "Text → image"), ("i2t", "Image → text")), strict=True):
+        for offset, ((name, rows), colour) in enumerate(zip(systems.items(), PALETTE.values(), strict=False)):
+            part = [row for row in rows if row["direction"] == direction and str(row["metric"]).startswith("R@")]
+            x = np.arange(len(part)) + (offset - (len(systems) - 1) / 2) * width
+            value, low, high, chance = (
+                np.array([row[key] for row in part]) for key in ("value", "ci_low", "ci_high", "chance")
+            )
+            axes.bar(x, value, 0.9 * width, yerr=[value - low, high - value], capsize=3, color=colour, label=name)
+            axes.hlines(
+                chance, x - width / 2, x + width / 2, color="black", linewidth=2, label="chance" if not offset else None
+            )
+            axes.set_xticks(range(len(part)), [row["metric"] for row in part])
+        axes.set(title=title, ylabel="recall, percent")
+        axes.grid(axis="x", visible=False)
+    panels[0].legend()
+    return figure
+
+
+def text_to_image(queries: Sequence[Mapping[str, object]]) -> Html:
+    """Queries with the images they found, best first; the right image is framed.
+
+    Args:
+        queries: `{query, note, images}` with `images` a list of `{image, alt, right}`; `image` is (H, W, 3) uint8.
+    """
+    blocks = []
+    for entry in queries:
+        items = [
+            {"image": found["image"], "alt": found["alt"], "badge": f"{i} ✓" if found["right"] else f"{i}"}
+            for i, found in enumerate(entry["images"], start=1)
+        ]
+        note = f' <span class="rsvlm-note">{escape(str(entry["note"]))}</span>' if entry.get("note") else ""
+        blocks.append(f'<p class="rsvlm-query">“{escape(str(entry["query"]))}”{note}</p>{gallery(items, thumbnail_px=110)}')
+    return Html(_QUERIES + "".join(blocks))
+
+
+def image_to_text(queries: Sequence[Mapping[str, object]]) -> Html:
+    """Images with the captions they found, best first; the right caption is marked.
+
+    Args:
+        queries: `{image, alt, note, captions}` with `captions` a list of `{text, right}`; `image` is (H, W, 3) uint8.
+    """
+    blocks = []
+    for entry in queries:
+        lines = "".join(
+            f"<li{' class=rsvlm-right' if found['right'] else ''}>{'✓ ' if found['right'] else ''}{escape(str(found['text']))}</li>"
+            for found in entry["captions"]
+        )
+        picture = gallery([{"image": entry["image"], "alt": entry["alt"], "badge": entry.get("note")}], thumbnail_px=150)
+        blocks.append(f'<div class="rsvlm-pair"><div>{picture}</div><ol>{lines}</ol></div>')
+    return Html(_QUERIES + "".join(blocks))
+
+
+_QUERIES = """<style>
+.rsvlm-query{margin:1.2em 0 .4em;font-style:italic}
+.rsvlm-note{font-style:normal;font-size:.8rem;opacity:.8;white-space:nowrap}
+.rsvlm-pair{display:grid;grid-template-columns:minmax(110px,170px) 1fr;gap:14px;margin:1em 0;align-items:start}
+.rsvlm-pair .rsvlm-gallery{grid-template-columns:1fr}
+.rsvlm-pair ol{margin:0;padding-left:1.3em;font-size:.85rem;line-height:1.4}
+.rsvlm-pair li{margin-bottom:.5em}
+.rsvlm-right{font-weight:600}
+</style>"""
+
+
+def provenance(origin: Mapping[str, object]) -> Html:
+    """A folded line that says where the numbers of a page came from.
+
+    Args:
+        origin: What `runs.provenance` returned.
+    """
+    versions = ", ".join(f"{name} {version}" for name, version in dict(origin["versions"]).items())
+    cells = {
+        "command": origin["command"],
+        "commit": f"{origin['commit'][:12]}{' with changes' if origin['dirty'] else ''}",
+        "package": origin["package_hash"][:12],
+        "data": origin["data_hash"],
+        "seed": origin["seed"],
+        "device": f"{origin['device']}: {origin['cpu']}, {origin['cores']} cores",
+        "time": f"{origin['duration_s']} s, {origin['started']}",
+        "versions": versions,
+    }
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(cell))}</td></tr>" for name, cell in cells.items())
+    return Html(f"<details><summary>Where these numbers come from</summary><table>{rows}</table></details>")
 
 
 def _script_json(value: object) -> str:

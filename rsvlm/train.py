@@ -20,7 +20,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,14 +51,13 @@ class Place:
     skipped: Counter
 
 
-def train(config: Config, data: Path, out: Path, *, device: str | None = None) -> Path:
+def train(config: Config, data: Path, out: Path) -> Path:
     """Train a MaMMUT on the `train` split of a shard folder; continue where `out` left off.
 
     Args:
         config: All options of the run.
         data: Shard folder with the splits `train` and, for the validation curve, `val`.
         out: The run's folder, made if absent.
-        device: Overrides `config.device`.
 
     Returns:
         The finished model's folder, `out/model`.
@@ -76,7 +75,7 @@ def train(config: Config, data: Path, out: Path, *, device: str | None = None) -
     if finished.is_dir():
         return finished
 
-    target = mammut.resolve_device(device or config.device)
+    target = mammut.resolve_device(config.device)
     options = config.train
     model = build(config, data).to(target)
     optimizer = make_optimizer(model, options)
@@ -121,6 +120,17 @@ def train(config: Config, data: Path, out: Path, *, device: str | None = None) -
             break
     progress.close()
     return _finish(model, finished)
+
+
+def load_or_train(config: Config, data: Path, recompute: bool = False) -> Path:
+    """Return the run folder of these options on this data, trained now unless it was before; a killed run continues.
+
+    Returns:
+        The run's folder, with `model/` and `metrics.jsonl`.
+    """
+    source = runs.source_hash("train", "mammut", "tokenizer", "images", "embed", follow=False)  # the data has its own hash
+    parts = _identity(config, data) | {"source": source}
+    return runs.stage("train", parts, lambda folder: train(config, data, folder), recompute)
 
 
 def build(config: Config, data: Path) -> Mammut:
@@ -254,7 +264,7 @@ def save_checkpoint(out: Path, step: int, place: Place, model: Mammut, optimizer
         state = optimizer.state_dict()["state"]
         flat = {f"{i}.{name}": value.contiguous() for i, slots in state.items() for name, value in slots.items()}
         save_file(flat, partial / "optimizer.safetensors")
-        runs.write_atomic(partial / "state.json", json.dumps({"step": step, "place": asdict(place)}))
+        runs.write_atomic(partial / "state.json", json.dumps({"step": step, "place": vars(place)}))
         shutil.rmtree(path, ignore_errors=True)
         os.replace(partial, path)
     finally:

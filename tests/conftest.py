@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+torch.set_num_threads(1)  # models this small gain nothing from a second core, and lose much to a busy one
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (30, 40, 200), "white": (240, 240, 240)}
 HALVES = {"north": np.s_[:16], "south": np.s_[16:], "west": np.s_[:, :16], "east": np.s_[:, 16:]}

@@ -16,7 +16,9 @@ def model(toy_shards):
     torch.manual_seed(0)
     words = tokenizer.train([c for s in shards.stream(toy_shards, "train") for c in s.captions], 320, 32)
     sizes = {"image_size": 32, "vision_width": 64, "vision_heads": 2, "vision_layers": 2, "text_width": 48, "text_heads": 2}
-    model = mammut.Mammut(mammut.MammutConfig(**mammut.PRESETS["nano"] | sizes, vocab_size=len(words), context_length=32)).eval()
+    model = mammut.Mammut(
+        mammut.MammutConfig(**mammut.PRESETS["nano"] | sizes, vocab_size=len(words), context_length=32)
+    ).eval()
     model.tokenizer = words
     return model
 
@@ -46,7 +48,9 @@ def test_broken_images_are_skipped_and_counted(model, tmp_path):
     members = {"a.png": png(array), "a.txt": captions[0].encode(), "b.png": png(array)[:100], "b.txt": b"red"}
     write_tar(tmp_path / "data" / "test" / "0.tar", members)
     skipped = Counter()
-    found = embed.read(embed.write(model, shards.stream(tmp_path / "data", "test", skipped=skipped), tmp_path / "e", skipped=skipped))
+    found = embed.read(
+        embed.write(model, shards.stream(tmp_path / "data", "test", skipped=skipped), tmp_path / "e", skipped=skipped)
+    )
     assert found.keys == ["a"] and sum(skipped.values()) == 1
 
 

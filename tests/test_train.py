@@ -22,7 +22,13 @@ TOY = {"vocabulary_size": 320, "context_length": 32}
 
 
 def options(preset="test", **overrides):
-    names = {"model.preset": preset, **{f"model.{k}": v for k, v in TOY.items()}, "train.batch_size": 16, "train.warmup_steps": 2}
+    names = {
+        "device": "cpu",
+        "model.preset": preset,
+        **{f"model.{k}": v for k, v in TOY.items()},
+        "train.batch_size": 16,
+        "train.warmup_steps": 2,
+    }
     return config.load("smoke", names | {name.replace("__", "."): value for name, value in overrides.items()})
 
 
@@ -35,8 +41,8 @@ def same(a, b):
 
 
 def test_a_short_training_learns_the_toy_world(toy_shards, tiny_preset, tmp_path):
-    settings = options(train__steps=150, train__learning_rate=3e-3, train__checkpoint_every=50, train__log_every=1)
-    folder = train.train(settings, toy_shards, tmp_path / "run", device="cpu")
+    settings = options(train__steps=300, train__learning_rate=3e-3, train__checkpoint_every=100, train__log_every=1)
+    folder = train.train(settings, toy_shards, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     recalls = [line["val_R@5"] for line in lines if "val_R@5" in line]
@@ -46,14 +52,15 @@ def test_a_short_training_learns_the_toy_world(toy_shards, tiny_preset, tmp_path
     model = rsvlm.load(folder, device="cpu")
     samples = list(shards.stream(toy_shards, "test"))
     images = embed.images(model, [array for _, array in embed.decoded(samples, Counter())])
-    colours = embed.texts(model, ["red in the north, blue elsewhere", "green in the west, white elsewhere"])
-    best = (images @ colours.T).argmax(0)
-    assert [samples[i].captions[0] for i in best] == ["red in the north, blue elsewhere", "green in the west, white elsewhere"]
+    queries = sorted({sample.captions[0] for sample in samples})
+    best = (images @ embed.texts(model, queries).T).argmax(0)
+    right = np.mean([samples[i].captions[0] == query for i, query in zip(best, queries, strict=True)])
+    assert right > 0.5, right  # of about thirty different sentences; guessing gives a few percent
 
 
 def test_interrupted_at_any_checkpoint_gives_the_same_weights(toy_shards, tiny_preset, tmp_path, monkeypatch):
     settings = options(train__steps=13, train__checkpoint_every=4, train__log_every=3)  # 13 steps of 16: more than two epochs
-    whole = weights(train.train(settings, toy_shards, tmp_path / "whole", device="cpu"))
+    whole = weights(train.train(settings, toy_shards, tmp_path / "whole"))
     real = train.save_checkpoint
     for stop in (4, 8):
 
@@ -64,10 +71,10 @@ def test_interrupted_at_any_checkpoint_gives_the_same_weights(toy_shards, tiny_p
 
         monkeypatch.setattr(train, "save_checkpoint", save_and_die)
         with pytest.raises(KeyboardInterrupt):
-            train.train(settings, toy_shards, tmp_path / f"cut-{stop}", device="cpu")
+            train.train(settings, toy_shards, tmp_path / f"cut-{stop}")
         monkeypatch.setattr(train, "save_checkpoint", real)
         assert not (tmp_path / f"cut-{stop}" / "model").exists()
-        again = weights(train.train(settings, toy_shards, tmp_path / f"cut-{stop}", device="cpu"))
+        again = weights(train.train(settings, toy_shards, tmp_path / f"cut-{stop}"))
         assert same(whole, again)
         steps = [json.loads(line)["step"] for line in (tmp_path / f"cut-{stop}" / "metrics.jsonl").read_text().splitlines()]
         assert steps == sorted(steps) and steps.count(6) == 1
@@ -78,21 +85,22 @@ import sys
 from pathlib import Path
 from rsvlm import config, mammut, train
 mammut.PRESETS["test"] = {preset!r}
-train.train(config.load("smoke", {overrides!r}), Path(sys.argv[1]), Path(sys.argv[2]), device="cpu")
+train.train(config.load("smoke", {overrides!r}), Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
 def test_killed_at_random_moments_gives_the_same_weights(toy_shards, tiny_preset, tmp_path):
     settings = options(train__steps=60, train__checkpoint_every=5)
-    overrides = {f"train.{k}": v for k, v in settings.train.model_dump().items()}
+    overrides = {"device": "cpu"} | {f"train.{k}": v for k, v in settings.train.model_dump().items()}
     overrides |= {f"model.{k}": v for k, v in settings.model.model_dump().items()}
     script = KILLED.format(preset=mammut.PRESETS["test"], overrides=overrides)
-    whole = weights(train.train(settings, toy_shards, tmp_path / "whole", device="cpu"))
+    whole = weights(train.train(settings, toy_shards, tmp_path / "whole"))
     out = tmp_path / "killed"
     rng = np.random.default_rng(int.from_bytes(os.urandom(4)))
     kills = 0
+    command = [sys.executable, "-c", script, str(toy_shards), str(out)]
     for attempt in range(20):
-        process = subprocess.Popen([sys.executable, "-c", script, str(toy_shards), str(out)], stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
         while attempt < 3 and process.poll() is None and not (out / "run.json").is_file():
             time.sleep(0.02)  # the import takes seconds; a kill before the run began would prove nothing
         if attempt < 3:
@@ -110,21 +118,21 @@ def test_killed_at_random_moments_gives_the_same_weights(toy_shards, tiny_preset
 
 def test_finished_runs_are_not_run_again(toy_shards, tiny_preset, tmp_path):
     settings = options(train__steps=2)
-    folder = train.train(settings, toy_shards, tmp_path / "run", device="cpu")
+    folder = train.train(settings, toy_shards, tmp_path / "run")
     before = (folder / "model.safetensors").stat().st_mtime_ns
-    train.train(settings, toy_shards, tmp_path / "run", device="cpu")
+    train.train(settings, toy_shards, tmp_path / "run")
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_a_run_with_other_options_is_refused(toy_shards, tiny_preset, tmp_path):
-    train.train(options(train__steps=2), toy_shards, tmp_path / "run", device="cpu")
+    train.train(options(train__steps=2), toy_shards, tmp_path / "run")
     with pytest.raises(ModelError, match=r"train\.learning_rate"):
-        train.train(options(train__steps=2, train__learning_rate=0.5), toy_shards, tmp_path / "run", device="cpu")
+        train.train(options(train__steps=2, train__learning_rate=0.5), toy_shards, tmp_path / "run")
 
 
 def test_a_checkpoint_of_another_model_is_refused(toy_shards, tiny_preset, tmp_path):
     settings = options(train__steps=2)
-    train.train(settings, toy_shards, tmp_path / "run", device="cpu")
+    train.train(settings, toy_shards, tmp_path / "run")
     other = train.build(options(preset="nano"), toy_shards)
     checkpoint = train.newest_checkpoint(tmp_path / "run")
     with pytest.raises(ModelError, match="cannot be continued"):
@@ -132,7 +140,7 @@ def test_a_checkpoint_of_another_model_is_refused(toy_shards, tiny_preset, tmp_p
 
 
 def test_checkpoints_hold_no_pickle_and_only_the_newest_two_stay(toy_shards, tiny_preset, tmp_path):
-    train.train(options(train__steps=8, train__checkpoint_every=2), toy_shards, tmp_path / "run", device="cpu")
+    train.train(options(train__steps=8, train__checkpoint_every=2), toy_shards, tmp_path / "run")
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step-000006", "step-000008"]
     files = {path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert files == {".json", ".jsonl", ".safetensors"}
@@ -150,16 +158,16 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(toy_shards, tiny_preset, t
 
     monkeypatch.setattr(train, "save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
-        train.train(settings, toy_shards, tmp_path / "run", device="cpu")
+        train.train(settings, toy_shards, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
     monkeypatch.setattr(train, "save_file", real)
-    assert train.train(settings, toy_shards, tmp_path / "run", device="cpu").is_dir()
+    assert train.train(settings, toy_shards, tmp_path / "run").is_dir()
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_keys(toy_shards, tiny_preset, tmp_path):
     settings = options(train__steps=30, train__learning_rate=1e30, train__warmup_steps=0)
     with pytest.raises(RsvlmError, match="not_finite"):
-        train.train(settings, toy_shards, tmp_path / "run", device="cpu")
+        train.train(settings, toy_shards, tmp_path / "run")
     saved = json.loads((tmp_path / "run" / "not_finite.json").read_text())
     assert len(saved["keys"]) == 16 and saved["keys"][0].startswith("toy-")
 
@@ -168,7 +176,7 @@ def test_broken_samples_are_skipped_and_counted(tiny_preset, tmp_path):
     data = write_toy(tmp_path / "data", {"train": 24})
     write_tar(data / "train" / "000001.tar", {"bad.png": b"not a png", "bad.json": b'{"captions": ["red"]}'})
     settings = options(train__steps=4)
-    train.train(settings, data, tmp_path / "run", device="cpu")
+    train.train(settings, data, tmp_path / "run")
     state = json.loads((train.newest_checkpoint(tmp_path / "run") / "state.json").read_text())
     assert sum(state["place"]["skipped"].values()) >= 2  # 4 × 16 samples: at least two epochs
 
@@ -176,7 +184,7 @@ def test_broken_samples_are_skipped_and_counted(tiny_preset, tmp_path):
 @pytest.mark.parametrize("loss", ["sigmoid", "focal"])
 def test_other_losses_train(toy_shards, tiny_preset, tmp_path, loss):
     settings = options(train__steps=20, train__contrastive_loss=loss, train__log_every=1, train__learning_rate=3e-3)
-    train.train(settings, toy_shards, tmp_path / "run", device="cpu")
+    train.train(settings, toy_shards, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < 0.9 * losses[0]

@@ -1,0 +1,113 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Training a small MaMMUT
+#
+# **One image tower and one text decoder, run twice with the same weights, learn to match and to describe chips of the Earth in
+# minutes on two CPU cores.**
+#
+# Cost: minutes on two CPU cores in profile `laptop`, seconds in `smoke`. A stopped run continues where it was.
+
+# %% tags=["parameters"]
+profile = "laptop"
+seed = 0
+device = "auto"
+recompute = False
+run_name = "laptop-seed0"
+overrides = ""
+
+# %% tags=["hide-input"]
+import json
+import time
+
+import pandas as pd
+from IPython.display import Markdown
+
+import rsvlm
+from rsvlm import config, figures, runs, shards, train
+
+started = time.time()
+options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
+
+# %% [markdown]
+# ## What is trained?
+#
+# The model is a MaMMUT {cite:p}`kuo2023mammut`. Its image tower turns a chip into one vector per patch. Its text decoder runs
+# twice: once without the image and seeing the whole sentence, to give the sentence a vector that should match its chip; once
+# seeing the patches and only the words so far, to predict the next word. The losses of both runs are added.
+
+# %%
+data = shards.load_or_build(options)
+run = train.load_or_train(options, data, recompute=recompute)
+model = rsvlm.load(run / "model", device="cpu")
+parts = {"vision tower": model.vision, "text decoder": model.layers, "token embedding": model.token_embedding}
+parts |= {"vocabulary": model.vocabulary, "whole model": model}
+sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+pd.DataFrame({"part": sizes.keys(), "parameters": sizes.values()}).style.hide(axis="index").format(thousands=",")
+
+# %% [markdown]
+# ## How did it go?
+#
+# The validation curve asks, every time a checkpoint is written, whether a chip from blocks that were never trained on finds its
+# own caption among the five best.
+
+# %%
+metrics = pd.DataFrame(json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+figures.picture(
+    figures.training_curves(metrics),
+    "Three curves against the step: both losses fall, validation recall rises far above chance.",
+)
+
+# %% tags=["hide-input"]
+losses = metrics.dropna(subset=["loss"])
+recall = metrics.dropna(subset=["val_R@5"])
+first, last, best = losses.iloc[0], losses.iloc[-1], recall["val_R@5"].max()
+Markdown(
+    f"From step {first['step']:.0f} to step {last['step']:.0f} the contrastive loss fell from {first['contrastive']:.2f} to "
+    f"{last['contrastive']:.2f} nats and the caption loss from {first['caption']:.2f} to {last['caption']:.2f} nats per token. "
+    f"Recall@5 on the validation blocks ended at {recall['val_R@5'].iloc[-1]:.1f} %, where guessing gives "
+    f"{recall['val_chance_R@5'].iloc[-1]:.1f} %."
+)
+
+# %% [markdown]
+# ## How fast was it?
+
+# %% tags=["hide-input"]
+speed = losses["samples_per_s"]
+Markdown(
+    f"{speed.median():.0f} pairs per second in the median (from {speed.min():.0f} to {speed.max():.0f}), batch "
+    f"{options.train.batch_size}, {options.train.steps:,} steps: {options.train.steps * options.train.batch_size:,} pairs, or "
+    f"{options.train.steps * options.train.batch_size / shards.count(data, 'train'):.1f} passes over the training split."
+)
+
+# %% [markdown]
+# ## What we found
+
+# %% tags=["hide-input"]
+Markdown(
+    f"- The curve of the validation blocks rises with the training: what is learned holds on ground that was never shown. Its "
+    f"best value is {best:.1f} %.\n"
+    f"- The learned scale of the cosines ended at {last['scale']:.1f}, from {first['scale']:.1f}."
+)
+
+# %% [markdown]
+# ### Three edits to try
+#
+# - `-p overrides "train.caption_weight=0"`: is describing any help for matching?
+# - `-p overrides "train.contrastive_loss=sigmoid"`: the loss of SigLIP instead of that of CLIP.
+# - `-p overrides "train.first_caption_share=1"`: train on the fullest caption alone.
+
+# %% tags=["hide-input"]
+origin = runs.provenance(options, run.name, "cpu", started, "rsvlm run notebooks/02_training.ipynb")
+figures.provenance(origin)

