@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -25,9 +26,6 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rsvlm.errors import ConfigError, DataError, MissingExtraError, RsvlmError
 
@@ -39,21 +37,9 @@ log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
 
 
-class Row(BaseModel):
-    """One number that was measured; recalls and accuracies in percent (0 to 100)."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    dataset: str = Field(min_length=1)
-    split: str = Field(min_length=1)
-    protocol: str = Field(min_length=1)
-    direction: Literal["i2t", "t2i", "both"]
-    metric: str = Field(min_length=1)
-    value: float
-    ci_low: float | None
-    ci_high: float | None
-    chance: float | None
-    n: int = Field(ge=1)
+# A row of results: what was measured on what, the number, its interval, what guessing gives, and how many items it is over.
+ROW = ("dataset", "split", "protocol", "direction", "metric", "value", "ci_low", "ci_high", "chance", "n")
+DIRECTIONS = ("i2t", "t2i", "both")
 
 
 def root() -> Path:
@@ -214,7 +200,8 @@ def save_result(
         experiment: Name of the question, as in `retrieval`.
         run_name: Name of the run, as in `laptop-seed0`.
         config: The options of the run.
-        rows: Metric rows with the keys of `Row`; `ci_low`, `ci_high` and `chance` are None where there is none.
+        rows: Metric rows with the keys of `ROW`, recalls and accuracies in percent; `ci_low`, `ci_high` and `chance` may be
+            None.
         provenance: What `provenance` returned.
 
     Returns:
@@ -222,7 +209,7 @@ def save_result(
 
     Raises:
         DataError: A row with a missing or unknown key, a value that is no finite number, or a row that is there twice.
-        ConfigError: A name that is no plain file name.
+        ConfigError: A name that is no plain file name, or that of a measured run of another profile.
     """
     for name in (experiment, run_name):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -232,6 +219,9 @@ def save_result(
     if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"the metric row {twice[0]} is there {names.count(twice[0])} times: keep one")
     folder = root() / "results" / experiment / run_name
+    with contextlib.suppress(OSError, ValueError):
+        if (other := json.loads((folder / "config.json").read_text())["profile"]) not in ("smoke", config.profile):
+            raise ConfigError(f"{folder} holds a run of profile {other}, not {config.profile}: give this run another name")
     # The metrics come last: a folder without them is not read as a result.
     for name, value in (("config", config.model_dump(mode="json")), ("provenance", dict(provenance)), ("metrics", rows)):
         write_atomic(folder / f"{name}.json", json.dumps(value, indent=1, allow_nan=False) + "\n")
@@ -245,7 +235,7 @@ def table(experiment: str | None = None):
         experiment: Only this one; none means all.
 
     Returns:
-        A `pandas.DataFrame` with experiment, run, the columns of `Row`, profile, seed, device, commit and data_hash; sorted.
+        A `pandas.DataFrame` with experiment, run, the columns of `ROW`, profile, seed, device, commit and data_hash; sorted.
     """
     import pandas as pd
 
@@ -258,9 +248,7 @@ def table(experiment: str | None = None):
             rows += [named | row | origin for row in json.loads(path.read_text())]
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{path.parent} is not a complete result ({error!r}): run it again or remove it") from None
-    frame = pd.DataFrame(
-        rows, columns=["experiment", "run", *Row.model_fields, "profile", "seed", "device", "commit", "data_hash"]
-    )
+    frame = pd.DataFrame(rows, columns=["experiment", "run", *ROW, "profile", "seed", "device", "commit", "data_hash"])
     return frame.astype({"value": float, "ci_low": float, "ci_high": float, "chance": float})
 
 
@@ -422,13 +410,20 @@ def _executed_key(path: Path) -> str | None:
 
 
 def _checked_row(row: Mapping[str, object]) -> dict:
-    plain = {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
-    try:
-        return Row.model_validate(plain).model_dump()
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}"
-        raise DataError(f"metric row {plain.get('metric')!r} of {plain.get('dataset')!r}: {problem}") from None
+    if wrong := sorted(set(row) ^ set(ROW)):
+        raise DataError(f"a metric row has the keys {', '.join(ROW)}; missing or unknown: {', '.join(wrong)}")
+    plain = {name: row[name].item() if hasattr(row[name], "item") else row[name] for name in ROW}
+    for name, value in plain.items():
+        expected, good = "a finite number", isinstance(value, (int, float)) and math.isfinite(value)
+        if name in ROW[:5]:
+            expected, good = "text", isinstance(value, str) and value != ""
+        if name == "direction":
+            expected, good = " or ".join(DIRECTIONS), value in DIRECTIONS
+        if name == "n":
+            expected, good = "a count above 0", isinstance(value, int) and value > 0
+        if not good and not (value is None and name in ("ci_low", "ci_high", "chance")):
+            raise DataError(f"metric row {plain['metric']!r} of {plain['dataset']!r}: {name} is {value!r}, not {expected}")
+    return plain
 
 
 @contextlib.contextmanager

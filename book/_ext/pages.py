@@ -17,19 +17,21 @@ def options_page() -> str:
 
 def results_page() -> str:
     page = "# All results\n\nEvery number of this book, with its interval, the value that guessing gives, and its origin.\n"
-    names = ("data", "split", "protocol", "direction", "metric", "value", "95 % interval", "chance", "n")
+    names = ("direction", "metric", "value", "95 % interval", "chance", "n")
     measured = runs.table()
     if (measured["profile"] != "smoke").any():
         measured = measured[measured["profile"] != "smoke"]  # miniatures: they show that it runs, and measure nothing
-    for (experiment, run), group in measured.groupby(["experiment", "run"]):
-        rows = []
-        for row in group.itertuples():
-            named = (row.dataset, row.split, row.protocol, row.direction, row.metric)
-            interval = f"{row.ci_low:.2f} to {row.ci_high:.2f}".replace("nan to nan", "")
-            rows.append((*named, f"{row.value:.2f}", interval, f"{row.chance:.2f}".replace("nan", ""), f"{row.n:,}"))
-        first = group.iloc[0]
+    for (experiment, run), of_run in measured.groupby(["experiment", "run"]):
+        first = of_run.iloc[0]
         origin = f"Profile {first.profile}, seed {first.seed}, {first.device}, commit `{first.commit[:12]}`"
-        page += f"\n## {experiment}: {run}\n\n{origin}, data `{first.data_hash[:12]}`.\n\n{_table(names, rows)}"
+        page += f"\n## {experiment}: {run}\n\n{origin}, data `{first.data_hash[:24]}`.\n"
+        for (dataset, split, protocol), group in of_run.groupby(["dataset", "split", "protocol"], sort=False):
+            rows = []
+            for row in group.itertuples():
+                interval = f"{row.ci_low:.2f} to {row.ci_high:.2f}".replace("nan to nan", "")
+                chance = f"{row.chance:.2f}".replace("nan", "")
+                rows.append((row.direction, row.metric, f"{row.value:.2f}", interval, chance, f"{row.n:,}"))
+            page += f"\nData: {dataset}, {split}; protocol: {protocol}.\n\n{_table(names, rows)}"
     return page if len(measured) else page + "\nNothing was measured yet.\n"
 
 

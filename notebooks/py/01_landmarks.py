@@ -1,12 +1,14 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: ipynb,py:percent
+#     cell_metadata_filter: tags,mystnb
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -25,7 +27,7 @@ profile = "laptop"
 seed = 0
 device = "auto"
 recompute = False
-run_name = "laptop-seed0"
+run_name = ""
 overrides = ""
 
 # %% tags=["hide-input"]

@@ -1,12 +1,14 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: ipynb,py:percent
+#     cell_metadata_filter: tags,mystnb
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -24,7 +26,7 @@ profile = "laptop"
 seed = 0
 device = "auto"
 recompute = False
-run_name = "laptop-seed0"
+run_name = ""
 overrides = ""
 
 # %% tags=["hide-input"]
@@ -72,7 +74,7 @@ table[columns].style.hide(axis="index").format(precision=2)
 mean = next(row for row in rows if row["metric"] == "mR")
 mean_control = next(row for row in control if row["metric"] == "mR")
 origin = runs.provenance(options, run.name, "cpu", started, "rsvlm run notebooks/03_retrieval.ipynb")
-runs.save_result("retrieval", run_name, options, rows, origin)
+runs.save_result("retrieval", run_name or f"{profile}-seed{seed}", options, rows, origin)
 Markdown(
     f"Mean recall over both directions is **{mean['value']:.1f} %** (95 % interval {mean['ci_low']:.1f} to {mean['ci_high']:.1f}) "
     f"on {mean['n']} unseen chips. Guessing gives {mean['chance']:.2f} %: the model is {mean['value'] / mean['chance']:.1f} times "
