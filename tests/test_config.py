@@ -1,0 +1,50 @@
+"""A typo in any option fails, everywhere, and says what was meant."""
+
+import pytest
+
+from rsvlm import config
+from rsvlm.errors import ConfigError
+
+
+def test_profiles_are_valid_and_differ():
+    loaded = {name: config.load(name) for name in config.PROFILES}
+    assert set(loaded) == set(config.ABOUT) == {"smoke", "laptop", "published"}
+    assert loaded["smoke"].train.steps < loaded["laptop"].train.steps < loaded["published"].train.steps
+    assert all(options.profile == name for name, options in loaded.items())
+
+
+def test_overrides_as_text_and_as_mapping_agree():
+    text = config.load("smoke", "train.steps=7 landmarks.max_chips=none seed=3 train.learning_rate=1e-4")
+    assert text == config.load(
+        "smoke", {"train.steps": 7, "landmarks.max_chips": None, "seed": 3, "train.learning_rate": 1e-4}
+    )
+    assert (text.train.steps, text.landmarks.max_chips, text.seed) == (7, None, 3)
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "says"),
+    [
+        ("smoky", None, "smoke, laptop, published"),
+        ("smoke", "train.step=7", r"did you mean 'train\.steps'"),
+        ("smoke", "steps=7", "unknown option 'steps'"),
+        ("smoke", "train=7", "unknown option 'train'"),
+        ("smoke", "train.steps", "not of the form name=value"),
+        ("smoke", "train.steps=0", r"'train\.steps' = '0'.*greater"),
+        ("smoke", "train.steps=many", r"train\.steps.*integer"),
+        ("smoke", "train.contrastive_loss=hinge", "softmax"),
+    ],
+)
+def test_mistakes_are_named(profile, overrides, says):
+    with pytest.raises(ConfigError, match=says):
+        config.load(profile, overrides)
+
+
+def test_options_cannot_be_changed_after():
+    with pytest.raises(ValueError, match="frozen"):
+        config.load("smoke").train.steps = 3
+
+
+def test_every_option_has_a_description_and_a_unique_name():
+    rows = config.describe()
+    assert all(row["description"] and row["type"] for row in rows)
+    assert len({row["name"] for row in rows}) == len(rows) > 20
