@@ -280,12 +280,14 @@ def _installed(module: str) -> bool:
 def main() -> None:
     """Run the command line; an expected error ends in one sentence and a non-zero exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    stopped = "rsvlm: stopped; nothing half-written was kept, and the same command continues where it can"
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
+        sys.exit(stopped if code == 130 else code)  # newer Typer turns Ctrl-C into this code, older into Abort
     except RsvlmError as error:
         sys.exit(f"rsvlm: {error}")
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit("rsvlm: stopped; nothing half-written was kept, and the same command continues where it can")
+        sys.exit(stopped)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
     batches = read_batches(model, data, config.seed, options.batch_size, place, step, options.first_caption_share)
     model.train()
     clock = time.perf_counter()
-    for images, tokens, keys, place in batches:
+    for images, tokens, keys, place in islice(batches, options.steps - step):
         step += 1
         rate = learning_rate(step, options)
         for group in optimizer.param_groups:
@@ -116,8 +117,6 @@ def train(config: Config, data: Path, out: Path) -> Path:
                 model.train()
             save_checkpoint(out, step, place, model, optimizer)
             clock = time.perf_counter()  # samples_per_s is of training alone
-        if step == options.steps:
-            break
     progress.close()
     return _finish(model, finished)
 

@@ -40,7 +40,18 @@ def test_train_embed_evaluate(trained, toy_shards, tmp_path, capsys, monkeypatch
     assert code == 0 and '"images": 48' in text
     out = tmp_path / "rows.json"
     code, text = call(
-        capsys, monkeypatch, "evaluate", "retrieval", "--model", trained, "--data", toy_shards, "--split", "test", "--json", out
+        capsys,
+        monkeypatch,
+        "evaluate",
+        "retrieval",
+        "--model",
+        trained,
+        "--data",
+        toy_shards,
+        "--split",
+        "test",
+        "--json",
+        out,
     )
     assert code == 0, text
     rows = json.loads(out.read_text())

@@ -12,15 +12,14 @@ from rsvlm import mammut, tokenizer
 from rsvlm.errors import ModelError
 
 PAD = tokenizer.PAD_ID
+SIZES = {"image_size": 32, "vision_width": 64, "vision_heads": 2, "vision_layers": 2}
+SIZES |= {"text_width": 192, "text_heads": 3, "text_layers": 4}
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    config = mammut.MammutConfig(
-        **mammut.PRESETS["nano"] | {"image_size": 32, "vision_width": 64, "vision_heads": 2, "vision_layers": 2},
-        vocab_size=300,
-    )
+    config = mammut.MammutConfig(**mammut.PRESETS["nano"] | SIZES, vocab_size=300)
     model = mammut.Mammut(config).eval()
     with torch.no_grad():  # larger weights than at the start of training, so that every path shows in the outputs
         for parameter in model.parameters():
