@@ -29,6 +29,6 @@ def load(folder: Path | str, device: str = "auto") -> Mammut:
     Raises:
         rsvlm.errors.ModelError: A file is missing or does not fit; the message lists what.
     """
-    from rsvlm import mammut
+    from rsvlm import mammut, weights
 
-    return mammut.load(folder, mammut.resolve_device(device))
+    return weights.load(folder, mammut.resolve_device(device))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from rsvlm import benchmarks, mammut, runs, shards
+from rsvlm import benchmarks, mammut, runs, shards, weights
 from rsvlm import images as imaging
 from rsvlm import tokenizer as tokenizers
 from rsvlm.errors import DataError
@@ -123,12 +123,12 @@ def write(
 
 def load_or_embed(model: Path, data: Path, split: str, *, recompute: bool = False, device: str = "auto") -> Path:
     """Return the folder with the embeddings of a split by a saved model, made now unless they were before."""
-    weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
-    source = runs.source_hash("embed", "mammut", "tokenizer", "images", follow=False)
-    parts = {"model": weights, "data": benchmarks.fingerprint(data), "split": split, "source": source}
+    digest = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    source = runs.source_hash("embed", "mammut", "weights", "tokenizer", "images", follow=False)
+    parts = {"model": digest, "data": benchmarks.fingerprint(data), "split": split, "source": source}
 
     def compute(folder: Path) -> None:
-        write(mammut.load(model, mammut.resolve_device(device)), benchmarks.samples(data, split), folder)
+        write(weights.load(model, mammut.resolve_device(device)), benchmarks.samples(data, split), folder)
 
     return runs.stage("embed", parts, compute, recompute)
 

@@ -2,96 +2,123 @@
 
 Source: Kuo et al., "MaMMUT: A Simple Architecture for Joint Learning for MultiModal Tasks" (arXiv 2303.16839).
 
-    images (B, 3, H, W) ── VisionTransformer ── patch tokens (B, P, Dv) ─┬─ mean ── image embedding (B, E)
+    images (B, 3, H, W) ── VisionTransformer ── patch tokens (B, P, Dv) ─┬─ pool ── image embedding (B, E)
                                                                          └─ linear map ─┐
     tokens (B, T) ──┬─ contrastive pass: bidirectional, never sees the image ── mean ── text embedding (B, E)
                     └─ caption pass: causal, cross-attention to the patches ◄───────────┘ ── next-token logits (B, T, V)
 
-Tensor letters: B batch, T text tokens, P patches, D width (Dv of the vision tower), E embedding, V vocabulary, h heads.
+Tensor letters: B batch, T text tokens, P patches, D width (Dv of the vision tower), E embedding, V vocabulary, h w patch grid,
+n heads. E is always the text width.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModel, Cache, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from rsvlm import tokenizer as tokenizers
 from rsvlm.errors import ModelError
 
+
+def _sizes(image_size: int, patch_size: int, vision: tuple[int, int, int], text: tuple[int, int, int]) -> dict:
+    """Sizes of a preset; `vision` and `text` are (width, layers, heads)."""
+    sizes = {"image_size": image_size, "patch_size": patch_size}
+    for tower, (width, layers, heads) in (("vision", vision), ("text", text)):
+        sizes |= {f"{tower}_width": width, f"{tower}_layers": layers, f"{tower}_heads": heads}
+    return sizes
+
+
 PRESETS: dict[str, dict] = {
-    "nano": {
-        "image_size": 64,
-        "patch_size": 8,
-        "vision_width": 128,
-        "vision_layers": 4,
-        "vision_heads": 4,
-        "text_width": 128,
-        "text_layers": 3,
-        "text_heads": 4,
-    },
+    "nano": _sizes(64, 8, (128, 4, 4), (128, 3, 4)),
+    "tiny": _sizes(224, 16, (192, 12, 3), (192, 6, 3)),
+    "s32": _sizes(224, 32, (384, 12, 6), (384, 12, 6)),
+    "b32": _sizes(224, 32, (768, 12, 12), (512, 12, 8)),
+    "b16": _sizes(224, 16, (768, 12, 12), (512, 12, 8)),
+    "l14": _sizes(224, 14, (1024, 24, 16), (768, 12, 12))
+    | {"vision_class_token": True, "vision_pre_norm": True, "vision_norm_eps": 1e-5, "norm_after_pooling": True}
+    | {"pads_are_text": True, "mlp_with_cross": True, "image_map_bias": False},  # openMaMMUT's shape
+    # 400 M + 400 M, the paper's; the vision tower is SoViT-400m/14 (Alabdulmohsin et al., arXiv 2305.13035)
+    "so400m": _sizes(224, 14, (1152, 27, 16), (1152, 15, 16)) | {"vision_mlp_width": 4304},
 }
 
 
-TEXT_GROUPS = 4  # of similar length, per batch
-
-
 class MammutConfig(PreTrainedConfig):
-    """Sizes of a MaMMUT and how its images are normalised.
+    """Sizes and switches of a MaMMUT, and how its images are normalised.
 
-    The image embedding is the mean patch token; a projection is added only where the vision and text widths differ, since MaMMUT
-    found that extra heads lower retrieval (its table 8).
+    Attributes:
+        image_size: Side of the square images it was trained on, in pixels; others are taken by interpolating the positions.
+        patch_size: Side of a patch, in pixels.
+        vision_width: Dv; likewise `vision_layers`, `vision_heads`, and `vision_mlp_width` (none: 4 Dv).
+        vision_class_token: One more token in front of the patches; it counts as a patch in the mean and for the decoder.
+        vision_pre_norm: A norm before the first block, and no bias in the patch projection (CLIP's towers).
+        vision_norm_eps: Of the tower's norms.
+        norm_after_pooling: The tower's last norm comes after the mean, so the decoder sees tokens that it has not passed.
+        image_pooling: `mean`, or `attention`: one learned query over the patches. MaMMUT found plain means to retrieve better.
+        text_width: D and E; likewise `text_layers`, `text_heads`.
+        cross_attention_every: 2: every second decoder layer, from the first on, can see the image.
+        mlp_with_cross: In layers with cross-attention the MLP, too, runs in the caption pass alone (openMaMMUT).
+        image_map_bias: Whether the linear map from patches to decoder has a bias.
+        pads_are_text: The text embedding is the mean over all `context_length` positions, pads attended to (openMaMMUT).
+        vocab_size: V.
+        context_length: Longest text, in tokens.
+        image_mean: Per channel, of images in 0…1; likewise `image_std`.
+        initial_scale: Factor of the cosines at the start; `initial_bias` is added to them.
     """
 
     model_type = "mammut"
+    attribute_map = {"hidden_size": "text_width", "num_hidden_layers": "text_layers", "num_attention_heads": "text_heads"}
 
     def __init__(
         self,
         *,
         image_size: int = 64,
         patch_size: int = 8,
-        vision_width: int = 192,
-        vision_layers: int = 6,
-        vision_heads: int = 3,
-        text_width: int = 192,
-        text_layers: int = 4,
-        text_heads: int = 3,
+        vision_width: int = 128,
+        vision_layers: int = 4,
+        vision_heads: int = 4,
+        vision_mlp_width: int | None = None,
+        vision_class_token: bool = False,
+        vision_pre_norm: bool = False,
+        vision_norm_eps: float = 1e-6,
+        norm_after_pooling: bool = False,
+        image_pooling: str = "mean",
+        text_width: int = 128,
+        text_layers: int = 3,
+        text_heads: int = 4,
         cross_attention_every: int = 2,
+        mlp_with_cross: bool = False,
+        image_map_bias: bool = True,
+        pads_are_text: bool = False,
         vocab_size: int = 2048,
         context_length: int = 96,
-        image_mean: tuple[float, ...] = (0.5, 0.5, 0.5),
-        image_std: tuple[float, ...] = (0.25, 0.25, 0.25),
-        initial_scale: float = 10.0,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.25, 0.25, 0.25),
+        initial_scale: float = 1 / 0.07,
         initial_bias: float = 0.0,
+        pad_token_id: int = tokenizers.PAD_ID,
+        bos_token_id: int = tokenizers.BOS_ID,
+        eos_token_id: int = tokenizers.EOS_ID,
         **transformers_options,
     ):
+        own = {name: value for name, value in locals().items() if name not in ("self", "transformers_options", "__class__")}
         super().__init__(**transformers_options)
-        self.image_size = image_size
-        self.patch_size = patch_size
-        self.vision_width = vision_width
-        self.vision_layers = vision_layers
-        self.vision_heads = vision_heads
-        self.text_width = text_width
-        self.text_layers = text_layers
-        self.text_heads = text_heads
-        self.cross_attention_every = cross_attention_every
-        self.vocab_size = vocab_size
-        self.context_length = context_length
-        self.image_mean = list(image_mean)
-        self.image_std = list(image_std)
-        self.initial_scale = initial_scale
-        self.initial_bias = initial_bias
+        for name, value in own.items():
+            setattr(self, name, list(value) if isinstance(value, tuple) else value)
 
 
 class Attention(nn.Module):
-    """Multi-head attention of one sequence to itself or to another."""
+    """Multi-head attention. Keys and values come projected, so that a caller can keep them."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -100,33 +127,57 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Attend from (B, T, D) `x` to (B, S, D) `source`; `mask` is True where attention may go, (B, 1, 1, S)."""
+    def forward(self, x: Tensor, key_value: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Attend from (B, T, D) `x` to (B, S, 2D) `key_value`; `mask` is True where attention may go, (B, 1, 1, S)."""
         B, T, D = x.shape
-        query = self.query(x).view(B, T, self.heads, -1).transpose(1, 2)  # (B, h, T, D/h)
-        key, value = self.key_value(source).view(B, source.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)  # (B, h, T, D/h)
+        query = self.query(x).view(B, T, self.heads, -1).transpose(1, 2)  # (B, n, T, D/n)
+        key, value = key_value.view(B, -1, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, n, S, D/n)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)  # (B, n, T, D/n)
         return self.out(mixed.transpose(1, 2).reshape(B, T, D))
 
 
-class DecoderLayer(nn.Module):
-    """Pre-norm self-attention, cross-attention where the layer has it and image tokens are given, and an MLP."""
+class AttentionPool(nn.Module):
+    """One learned query over the patches: z = Σ a_i v_i / Σ a_i with a_i = exp(q·k_i / √d), then a linear map."""
 
-    def __init__(self, width: int, heads: int, cross: bool):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(1, 1, width).normal_(std=width**-0.5))
+        self.attention = Attention(width, heads)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Pool (B, P, D) into (B, D)."""
+        query = self.query.expand(len(tokens), -1, -1)
+        return self.attention(query, self.attention.key_value(tokens))[:, 0]
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm self-attention, cross-attention where the layer has it and the image is given, and an MLP."""
+
+    def __init__(self, width: int, heads: int, cross: bool, mlp_with_cross: bool):
         super().__init__()
         self.norm_self = nn.LayerNorm(width)
         self.self_attention = Attention(width, heads)
         self.cross_attention = Attention(width, heads) if cross else None
         self.norm_cross = nn.LayerNorm(width) if cross else None
+        self.norm_image = nn.LayerNorm(width) if cross else None
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.caption_only_mlp = cross and mlp_with_cross
 
-    def forward(self, x: Tensor, mask: Tensor | None, causal: bool, image_tokens: Tensor | None) -> Tensor:
-        """Update (B, T, D) states; `image_tokens` is (B, P, D), or None in the contrastive pass."""
+    def image_states(self, image: Tensor) -> Tensor:
+        """Project (B, P, D) mapped patches into the (B, P, 2D) keys and values of the cross-attention."""
+        return self.cross_attention.key_value(self.norm_image(image))
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, causal: bool, image_states: Tensor | None, keep=lambda key_value: key_value
+    ) -> Tensor:
+        """Update (B, T, D) states; `image_states` is None in the contrastive pass; `keep` appends to a cache."""
         normed = self.norm_self(x)
-        x = x + self.self_attention(normed, normed, mask, causal)
-        if self.cross_attention is not None and image_tokens is not None:
-            x = x + self.cross_attention(self.norm_cross(x), image_tokens)
+        x = x + self.self_attention(normed, keep(self.self_attention.key_value(normed)), mask, causal)
+        if image_states is not None and self.cross_attention is not None:
+            x = x + self.cross_attention(self.norm_cross(x), image_states)
+        if image_states is None and self.caption_only_mlp:
+            return x
         return x + self.mlp(self.norm_mlp(x))
 
 
@@ -140,37 +191,45 @@ class MammutOutput(ModelOutput):
 
 
 class Mammut(PreTrainedModel):
-    """The model. `save_pretrained` writes a plain safetensors folder; `rsvlm.load` reads it back."""
+    """The model. `save_pretrained` writes a plain safetensors folder; `rsvlm.load` and `AutoModel` read it back."""
 
     config_class = MammutConfig
     base_model_prefix = "mammut"
     main_input_name = "images"
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: MammutConfig):
         super().__init__(config)
+        width = config.text_width
         self.vision = VisionTransformer(
             img_size=config.image_size,
             patch_size=config.patch_size,
             embed_dim=config.vision_width,
             depth=config.vision_layers,
             num_heads=config.vision_heads,
+            mlp_ratio=(config.vision_mlp_width or 4 * config.vision_width) / config.vision_width,
+            class_token=config.vision_class_token,
+            pre_norm=config.vision_pre_norm,
+            norm_layer=functools.partial(nn.LayerNorm, eps=config.vision_norm_eps),
+            dynamic_img_size=True,
             num_classes=0,
-            class_token=False,
             global_pool="",
         )
-        same = config.vision_width == config.text_width
-        self.vision_projection = nn.Identity() if same else nn.Linear(config.vision_width, config.text_width, bias=False)
-        self.image_map = nn.Linear(config.vision_width, config.text_width)
-        self.token_embedding = nn.Embedding(config.vocab_size, config.text_width)
-        self.position_embedding = nn.Embedding(config.context_length, config.text_width)
+        self.pool = AttentionPool(config.vision_width, config.vision_heads) if config.image_pooling == "attention" else None
+        same = config.vision_width == width
+        self.image_projection = nn.Identity() if same else nn.Linear(config.vision_width, width, bias=False)
+        self.image_map = nn.Linear(config.vision_width, width, bias=config.image_map_bias)
+        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.position_embedding = nn.Embedding(config.context_length, width)
         self.layers = nn.ModuleList(
-            DecoderLayer(config.text_width, config.text_heads, cross=i % config.cross_attention_every == 0)
+            DecoderLayer(width, config.text_heads, i % config.cross_attention_every == 0, config.mlp_with_cross)
             for i in range(config.text_layers)
         )
-        self.norm = nn.LayerNorm(config.text_width)
-        self.vocabulary = nn.Linear(config.text_width, config.vocab_size, bias=False)
+        self.norm = nn.LayerNorm(width)
+        self.vocabulary = nn.Linear(width, config.vocab_size, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.initial_scale)))
         self.logit_bias = nn.Parameter(torch.tensor(config.initial_bias))
+        self.gradient_checkpointing = False
         self.post_init()
 
     @torch.no_grad()
@@ -186,16 +245,48 @@ class Mammut(PreTrainedModel):
         """The factor (a scalar, 1/τ) that multiplies cosines in the contrastive loss."""
         return self.log_scale.exp()
 
-    def image_tokens(self, images: Tensor) -> Tensor:
-        """Run the vision tower: (B, 3, H, W) normalised float images to (B, P, Dv) patch tokens."""
-        size = self.config.image_size
-        if images.ndim != 4 or images.shape[1:] != (3, size, size):
-            raise ModelError(f"images of shape {tuple(images.shape)}: this model takes (B, 3, {size}, {size})")
-        return self.vision.forward_features(images)
+    def image_tokens(self, images: Tensor, crops: Tensor | None = None) -> Tensor:
+        """Run the vision tower.
+
+        Args:
+            images: (B, 3, H, W) float, normalised; H and W multiples of the patch size, of any such size.
+            crops: (B, 4) boxes (x0, y0, x1, y1) in 0…1: each image is told that it is this part of a larger one. See
+                `cropped_positions`.
+
+        Returns:
+            (B, P, Dv) patch tokens, the class token first where there is one.
+
+        Raises:
+            ModelError: Images of another shape.
+        """
+        side = self.config.patch_size
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % side or images.shape[3] % side:
+            raise ModelError(
+                f"images of shape {tuple(images.shape)}: this model takes (B, 3, H, W) with H and W multiples of {side}"
+            )
+        x = self.vision.patch_embed(images)  # (B, h, w, Dv)
+        prefix = self.vision.pos_embed[:, : self.vision.num_prefix_tokens]
+        grid = self.vision.pos_embed[:, self.vision.num_prefix_tokens :]
+        g = self.config.image_size // side
+        grid = grid.view(1, g, g, -1)
+        if crops is not None:
+            grid = cropped_positions(grid, crops, x.shape[1:3])
+        elif x.shape[1:3] != grid.shape[1:3]:
+            grid = resized_positions(grid, x.shape[1:3])
+        x = (x + grid).flatten(1, 2)  # (B, P, Dv)
+        if self.vision.cls_token is not None:
+            x = torch.cat([(self.vision.cls_token + prefix).expand(len(x), -1, -1), x], dim=1)
+        x = self.vision.norm_pre(x)
+        for block in self.vision.blocks:
+            x = self._run(block, x)
+        return x if self.config.norm_after_pooling else self.vision.norm(x)
 
     def image_embedding(self, image_tokens: Tensor, normalize: bool = True) -> Tensor:
-        """Pool (B, P, Dv) patch tokens into (B, E) image embeddings: their mean, of norm 1 if `normalize`."""
-        pooled = self.vision_projection(image_tokens.mean(dim=1))
+        """Pool (B, P, Dv) patch tokens into (B, E) image embeddings, of norm 1 if `normalize`."""
+        pooled = image_tokens.mean(dim=1) if self.pool is None else self.pool(image_tokens)  # (B, Dv)
+        if self.config.norm_after_pooling:
+            pooled = self.vision.norm(pooled)
+        pooled = self.image_projection(pooled)  # (B, E)
         return F.normalize(pooled, dim=-1) if normalize else pooled
 
     def encode_image(self, images: Tensor, normalize: bool = True) -> Tensor:
@@ -206,20 +297,25 @@ class Mammut(PreTrainedModel):
         """Contrastive pass: embed (B, T) int64 tokens, padded on the right, as (B, E).
 
         Bidirectional self-attention over the real tokens, no cross-attention; the embedding is the mean over the real tokens, so
-        it depends on neither padding nor neighbours.
+        it depends on neither padding nor neighbours. (With `pads_are_text` pads are tokens like any other.)
 
-        Source: MaMMUT section 3.2 (bidirectional beats causal here: its table 7).
+        Source: MaMMUT section 3.2 (bidirectional beats causal there).
         """
-        real = tokens != tokenizers.PAD_ID  # (B, T)
-        mask = None if bool(real.all()) else real[:, None, None, :]  # (B, 1, 1, T): no query attends to a pad
-        states = self._decode(tokens, mask, causal=False, image_tokens=None)  # (B, T, D)
-        weights = real.to(states.dtype)[..., None]  # (B, T, 1)
-        pooled = (states * weights).sum(dim=1) / weights.sum(dim=1)  # (B, D) with D = E
+        if self.config.pads_are_text:
+            tokens = F.pad(tokens, (0, self.config.context_length - tokens.shape[1]), value=self.config.pad_token_id)
+            pooled = self._decode(tokens, None, False, None).mean(dim=1)  # (B, E)
+        else:
+            real = tokens != self.config.pad_token_id  # (B, T)
+            if not self.training and not torch.compiler.is_compiling() and not real.any(dim=1).all():
+                raise ModelError("a text holds nothing but padding: its embedding would mean nothing")
+            states = self._decode(tokens, real[:, None, None, :], False, None)  # (B, T, D): no query attends to a pad
+            weights = real.to(states.dtype)[..., None]  # (B, T, 1)
+            pooled = (states * weights).sum(dim=1) / weights.sum(dim=1)  # (B, E)
         return F.normalize(pooled, dim=-1) if normalize else pooled
 
     def caption_states(self, tokens: Tensor, image_tokens: Tensor) -> Tensor:
         """Caption pass: (B, T) tokens and (B, P, Dv) patch tokens to (B, T, D) states, causal and with cross-attention."""
-        return self._decode(tokens, None, causal=True, image_tokens=self.image_map(image_tokens))
+        return self._decode(tokens, None, True, self.image_map(image_tokens))
 
     def caption_logits(self, images: Tensor, tokens: Tensor) -> Tensor:
         """Next-token logits (B, T, V) of (B, T) tokens given (B, 3, H, W) images."""
@@ -232,38 +328,131 @@ class Mammut(PreTrainedModel):
         """
         states = self.caption_states(tokens[:, :-1], image_tokens)  # (B, T-1, D)
         targets = tokens[:, 1:]
-        real = targets != tokenizers.PAD_ID
+        real = targets != self.config.pad_token_id
         return F.cross_entropy(self.vocabulary(states[real]).float(), targets[real], reduction="sum")
 
-    def forward(self, images: Tensor, tokens: Tensor, with_caption: bool = True) -> MammutOutput:
-        """Both passes over (B, 3, H, W) images and (B, T) tokens; image features are computed once.
+    def forward(
+        self, images: Tensor, tokens: Tensor | Sequence[Tensor], with_caption: bool = True, crops: Tensor | None = None
+    ) -> MammutOutput:
+        """Both passes; image features are computed once.
 
-        Texts of similar length go through the decoder together, each group cut to its longest: captions differ in length by a
-        factor of ten, and no result depends on padding.
+        Args:
+            images: (B, 3, H, W) float, normalised.
+            tokens: (B, T) int64; or groups of rows, (B1, T1), (B2, T2), … that together belong to the B images in order, each cut
+                to its longest text. Captions differ in length by a factor of ten, and no result depends on padding, so groups of
+                similar length save most of the work on pads.
+            with_caption: Whether the caption pass is wanted.
+            crops: As for `image_tokens`.
         """
-        image_tokens = self.image_tokens(images)
-        lengths = (tokens != tokenizers.PAD_ID).sum(dim=1)
-        order = lengths.argsort(stable=True)
-        embeddings, losses = [], []
-        for rows in order.chunk(TEXT_GROUPS):
-            group = tokens[rows, : lengths[rows[-1]]]
-            embeddings.append(self.encode_text(group))
-            if with_caption:
-                losses.append(self.caption_loss(group, image_tokens[rows]))
+        image_tokens = self.image_tokens(images, crops)
+        groups = [tokens] if isinstance(tokens, Tensor) else list(tokens)
+        parts = image_tokens.split([len(group) for group in groups])
+        caption_loss = None
+        if with_caption:
+            total = sum(self.caption_loss(group, part) for group, part in zip(groups, parts, strict=True))
+            caption_loss = total / sum((group[:, 1:] != self.config.pad_token_id).sum() for group in groups)
         return MammutOutput(
             image_embeddings=self.image_embedding(image_tokens),
-            text_embeddings=torch.cat(embeddings)[order.argsort()],
-            caption_loss=sum(losses) / (lengths - 1).sum() if with_caption else None,
+            text_embeddings=torch.cat([self.encode_text(group) for group in groups]),
+            caption_loss=caption_loss,
         )
 
-    def _decode(self, tokens: Tensor, mask: Tensor | None, causal: bool, image_tokens: Tensor | None) -> Tensor:
+    @torch.inference_mode()
+    def generate(self, images: Tensor, **options) -> Tensor:
+        """Caption (B, 3, H, W) images: token ids (B, T), `<bos>` first, pads after the end.
+
+        `options` are those of transformers' `generate`: `max_new_tokens`, `num_beams`, `do_sample`, `top_p`, … Greedy without any.
+        Keys and values of past tokens, and of the image, are computed once.
+        """
+        image = self.image_map(self.image_tokens(images))
+        states = torch.stack([layer.image_states(image) for layer in self.layers if layer.cross_attention is not None], dim=1)
+        start = torch.full((len(images), 1), self.config.bos_token_id, device=images.device)
+        longest = {} if "max_length" in options else {"max_new_tokens": self.config.context_length - 1}
+        return Captioner(self).generate(start, image_states=states, **{"do_sample": False} | longest | options)
+
+    def _decode(self, tokens: Tensor, mask: Tensor | None, causal: bool, image: Tensor | None) -> Tensor:
+        """Run the decoder: (B, T) tokens to (B, T, D) states; `image` is (B, P, D) mapped patches in the caption pass."""
         T = tokens.shape[1]
         if self.config.context_length < T:
             raise ModelError(f"text of {T} tokens: this model's context_length is {self.config.context_length}")
         x = self.token_embedding(tokens) + self.position_embedding.weight[:T]  # (B, T, D)
         for layer in self.layers:
-            x = layer(x, mask, causal, image_tokens)
+            sees = image is not None and layer.cross_attention is not None
+            x = self._run(
+                lambda x, layer=layer, sees=sees: layer(x, mask, causal, layer.image_states(image) if sees else None), x
+            )
         return self.norm(x)
+
+    def _run(self, block, x: Tensor) -> Tensor:
+        """Run one block; in training with activation checkpointing, keep only what went into it."""
+        return checkpoint(block, x, use_reentrant=False) if self.gradient_checkpointing and self.training else block(x)
+
+
+AutoConfig.register("mammut", MammutConfig)
+AutoModel.register(MammutConfig, Mammut)
+
+
+class Captioner(PreTrainedModel, GenerationMixin):
+    """The caption pass in the form that transformers' `generate` drives: one token at a time, with a cache."""
+
+    config_class = MammutConfig
+    main_input_name = "input_ids"
+
+    def __init__(self, model: Mammut):
+        super().__init__(model.config)
+        self.model = model
+        ids = {name: getattr(model.config, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        self.generation_config = GenerationConfig(**ids)
+
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, image_states=None, **_) -> dict:
+        """Pass on the tokens that the cache does not hold yet."""
+        known = past_key_values.get_seq_length() if past_key_values is not None else 0
+        return {"input_ids": input_ids[:, known:], "past_key_values": past_key_values, "image_states": image_states}
+
+    def forward(self, input_ids: Tensor, image_states: Tensor, past_key_values: Cache | None = None, **_):
+        """Logits (B, T, V) after the (B, T) new tokens; `image_states` is (B, layers with cross-attention, P, 2D)."""
+        model, known = self.model, past_key_values.get_seq_length() if past_key_values is not None else 0
+        T = input_ids.shape[1]
+        x = model.token_embedding(input_ids) + model.position_embedding.weight[known : known + T]
+        states = iter(image_states.unbind(dim=1))
+        for i, layer in enumerate(model.layers):
+
+            def keep(key_value: Tensor, i: int = i) -> Tensor:
+                if past_key_values is None:
+                    return key_value
+                return torch.cat(past_key_values.update(*key_value[:, None].chunk(2, dim=-1), i), dim=-1)[:, 0]
+
+            x = layer(x, None, T > 1, next(states) if layer.cross_attention is not None else None, keep)
+        return CausalLMOutputWithPast(logits=model.vocabulary(model.norm(x)), past_key_values=past_key_values)
+
+
+def resized_positions(grid: Tensor, size: Sequence[int]) -> Tensor:
+    """Interpolate (1, g, g, D) positions to another grid (1, h, w, D), bicubic and antialiased."""
+    resized = F.interpolate(grid.permute(0, 3, 1, 2).float(), tuple(size), mode="bicubic", antialias=True, align_corners=False)
+    return resized.permute(0, 2, 3, 1).to(grid.dtype)
+
+
+def cropped_positions(grid: Tensor, crops: Tensor, size: Sequence[int]) -> Tensor:
+    """Positions of a crop of a larger image, blown up to the size of the whole grid.
+
+    Args:
+        grid: (1, g, g, D).
+        crops: (B, 4) boxes (x0, y0, x1, y1) in 0…1; (0, 0, 1, 1) is the whole.
+        size: h and w of the result.
+
+    Returns:
+        (B, h, w, D).
+
+    Source: Kim et al. 2023 (RO-ViT, arXiv 2305.07011), section 3.2; MaMMUT uses it in a last finetuning.
+    """
+    h, w = size
+    centres = [(torch.arange(n, device=grid.device, dtype=torch.float32) + 0.5) / n for n in (h, w)]
+    y = crops[:, 1, None] + (crops[:, 3] - crops[:, 1])[:, None] * centres[0]  # (B, h) in 0…1
+    x = crops[:, 0, None] + (crops[:, 2] - crops[:, 0])[:, None] * centres[1]  # (B, w)
+    where = torch.stack([x[:, None, :].expand(-1, h, -1), y[:, :, None].expand(-1, -1, w)], dim=-1) * 2 - 1  # (B, h, w, 2)
+    source = grid.permute(0, 3, 1, 2).float().expand(len(crops), -1, -1, -1)
+    found = F.grid_sample(source, where, mode="bilinear", padding_mode="border", align_corners=False)  # (B, D, h, w)
+    return found.permute(0, 2, 3, 1).to(grid.dtype)
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -309,36 +498,3 @@ def sigmoid_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tenso
     Source: Zhai et al. 2023 (SigLIP), algorithm 1; start it at bias -10 and scale 10.
     """
     return focal_loss(image_embeddings, text_embeddings, scale, bias, gamma=0.0) / 2
-
-
-def load(folder: Path | str, device: str | torch.device = "cpu") -> Mammut:
-    """Load a model folder in eval mode, its tokenizer attached as `model.tokenizer`.
-
-    Only safetensors and JSON are read: nothing is unpickled, and no code from the folder is run.
-
-    Args:
-        folder: A folder written by `save_pretrained` with `config.json`, `model.safetensors` and `tokenizer.json`.
-        device: Where the weights go.
-
-    Raises:
-        ModelError: A file is missing, or a key of the weights is missing, extra or of another shape; the keys are listed.
-    """
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder / name} is missing: give the folder that `rsvlm train` wrote as model/")
-    try:
-        model, report = Mammut.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except Exception as error:
-        raise ModelError(f"{folder} cannot be read as a MaMMUT model: {error}") from error
-    if wrong := [f"{kind}: {sorted(map(str, keys))[:5]}" for kind, keys in report.items() if keys]:
-        raise ModelError(f"the weights in {folder} do not fit its config.json: {'; '.join(wrong)}")
-    model.tokenizer = tokenizers.load(folder)
-    if len(model.tokenizer) > model.config.vocab_size:
-        raise ModelError(
-            f"{folder}: the tokenizer has {len(model.tokenizer)} entries, the model {model.config.vocab_size}; "
-            "take the tokenizer that was saved with this model"
-        )
-    return model.eval().to(device)

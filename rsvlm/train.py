@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TEXT_GROUPS = 4  # of similar length, in each batch
+
 
 @dataclass
 class Place:
@@ -170,7 +172,7 @@ def learning_rate(step: int, options: Train) -> float:
     return options.learning_rate * min(left, 1.0)
 
 
-def losses_of(model: Mammut, images: Tensor, tokens: Tensor, options: Train) -> dict[str, Tensor]:
+def losses_of(model: Mammut, images: Tensor, tokens: Tensor | Sequence[Tensor], options: Train) -> dict[str, Tensor]:
     """The weighted `loss` of one batch and its parts `contrastive` and `caption`, as scalars."""
     output = model(images, tokens, with_caption=options.caption_weight > 0)
     pair = output.image_embeddings, output.text_embeddings
@@ -191,8 +193,8 @@ def losses_of(model: Mammut, images: Tensor, tokens: Tensor, options: Train) -> 
 
 def read_batches(
     model: Mammut, data: Path, seed: int, batch_size: int, place: Place, step: int, first_caption_share: float
-) -> Iterator[tuple[Tensor, Tensor, list[str], Place]]:
-    """Yield batches (images, tokens, keys, the place after them) without end, from `place` on.
+) -> Iterator[tuple[Tensor, list[Tensor], list[str], Place]]:
+    """Yield batches (images, groups of tokens, keys, the place after them) without end, from `place` on.
 
     Args:
         model: Gives the tokenizer, the image size and the device.
@@ -213,8 +215,14 @@ def read_batches(
             arrays.append(array)
             captions.append(sample.captions[_draw_caption(rng, len(sample.captions), first_caption_share)])
             keys.append(sample.key)
-        tokens = torch.from_numpy(tokenizers.encode(model.tokenizer, captions)).to(model.device)
-        yield embed.to_batch(model, arrays), tokens, keys, place
+        tokens = tokenizers.encode(model.tokenizer, captions)
+        lengths = (tokens != tokenizers.PAD_ID).sum(axis=1)
+        order = np.argsort(lengths, kind="stable")  # texts of similar length go through the decoder together
+        groups = [
+            torch.from_numpy(tokens[rows, : lengths[rows[-1]]]) for rows in np.array_split(order, TEXT_GROUPS) if len(rows)
+        ]
+        images = embed.to_batch(model, [arrays[i] for i in order])
+        yield images, [group.to(model.device) for group in groups], [keys[i] for i in order], place
 
 
 def _draw_caption(rng: np.random.Generator, count: int, first_share: float) -> int:

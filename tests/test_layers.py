@@ -15,7 +15,7 @@ LAYERS = {
     0: "errors config",
     1: "runs kernels images tokenizer",
     2: "tiles landmarks captions crawl fetch filters dedup shards benchmarks",
-    3: "mammut",
+    3: "mammut weights",
     4: "embed train",
     5: "retrieval localize",
     6: "figures",
@@ -64,7 +64,7 @@ def test_the_core_imports_without_the_optional_packages():
     program = (
         "import sys\n"
         f"sys.modules.update({{name: None for name in {absent.split()!r}}})\n"
-        "from rsvlm import benchmarks, embed, images, kernels, mammut, retrieval, shards, tokenizer, train\n"
+        "from rsvlm import benchmarks, embed, images, kernels, mammut, retrieval, shards, tokenizer, train, weights\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-800:]
