@@ -198,11 +198,14 @@ def run(
 
 
 @app.command()
-def table(experiment: Annotated[str | None, typer.Argument(help="One experiment; all without it.")] = None) -> None:
+def table(
+    experiment: Annotated[str | None, typer.Argument(help="One experiment; all without it.")] = None,
+    markdown: Annotated[bool, typer.Option(help="As a Markdown table of the measured runs, smoke left out.")] = False,
+) -> None:
     """Print the recorded results."""
     from rsvlm import runs
 
-    typer.echo(runs.table(experiment).to_string(index=False))
+    typer.echo(runs.markdown(experiment) if markdown else runs.table(experiment).to_string(index=False))
 
 
 @app.command()

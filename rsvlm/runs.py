@@ -252,6 +252,18 @@ def table(experiment: str | None = None):
     return frame.astype({"value": float, "ci_low": float, "ci_high": float, "chance": float})
 
 
+def markdown(experiment: str | None = None) -> str:
+    """Return the results as a Markdown table, a row per metric; runs of the profile `smoke` measure nothing and are left out."""
+    lines = ["| run | direction | metric | value | 95 % interval | chance | n |", "|---|---|---|--:|--:|--:|--:|"]
+    measured = table(experiment)
+    for row in measured[measured["profile"] != "smoke"].itertuples():
+        interval = f"{row.ci_low:.1f} to {row.ci_high:.1f}"
+        lines.append(
+            f"| {row.run} | {row.direction} | {row.metric} | {row.value:.1f} | {interval} | {row.chance:.2f} | {row.n} |"
+        )
+    return "\n".join(lines)
+
+
 def execute(notebook: Path | str, parameters: Mapping[str, object], recompute: bool = False, data_hash: str = "") -> Path:
     """Run a notebook into `book/executed/`, unless it already ran with the same cells, package, parameters and data.
 

@@ -86,6 +86,14 @@ def test_every_bound_has_a_reason():
     assert [line for line in lines if (match := bound.match(line)) and not match.group(1)] == []
 
 
+def test_the_table_of_the_readme_is_that_of_the_results():
+    from rsvlm import runs
+
+    readme = (ROOT / "README.md").read_text()
+    for experiment, block in re.findall(r"<!-- results: (\w+) -->\n(.*?)\n?<!-- end -->", readme, re.DOTALL):
+        assert block.strip() == runs.markdown(experiment).strip(), f"rsvlm table {experiment} --markdown, into README.md"
+
+
 def test_the_version_is_told_once():
     from rsvlm import __version__
 

@@ -37,7 +37,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import config, figures, runs, shards, train
+from rsvlm import benchmarks, config, figures, mammut, runs, shards, train
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -112,5 +112,7 @@ Markdown(
 # - `-p overrides "train.first_caption_share=1"`: train on the fullest caption alone.
 
 # %% tags=["hide-input"]
-origin = runs.provenance(options, run.name, "cpu", started, "rsvlm run notebooks/02_training.ipynb")
+origin = runs.provenance(
+    options, benchmarks.fingerprint(data), str(mammut.resolve_device(device)), started, "rsvlm run notebooks/02_training.ipynb"
+)
 figures.provenance(origin)

@@ -37,7 +37,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import config, embed, figures, images, retrieval, runs, shards, train
+from rsvlm import benchmarks, config, embed, figures, images, mammut, retrieval, runs, shards, train
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -73,7 +73,13 @@ table[columns].style.hide(axis="index").format(precision=2)
 # %% tags=["hide-input"]
 mean = next(row for row in rows if row["metric"] == "mR")
 mean_control = next(row for row in control if row["metric"] == "mR")
-origin = runs.provenance(options, run.name, "cpu", started, "rsvlm run notebooks/03_retrieval.ipynb")
+origin = runs.provenance(
+    options,
+    benchmarks.fingerprint(data),
+    str(mammut.resolve_device(device)),
+    started,
+    "rsvlm run notebooks/03_retrieval.ipynb",
+)
 runs.save_result("retrieval", run_name or f"{profile}-seed{seed}", options, rows, origin)
 Markdown(
     f"Mean recall over both directions is **{mean['value']:.1f} %** (95 % interval {mean['ci_low']:.1f} to {mean['ci_high']:.1f}) "
