@@ -73,6 +73,14 @@ table[columns].style.hide(axis="index").format(precision=2)
 # %% tags=["hide-input"]
 mean = next(row for row in rows if row["metric"] == "mR")
 mean_control = next(row for row in control if row["metric"] == "mR")
+Markdown(
+    f"Mean recall over both directions is **{mean['value']:.1f} %** (95 % interval {mean['ci_low']:.1f} to {mean['ci_high']:.1f}) "
+    f"on {mean['n']} unseen chips. Guessing gives {mean['chance']:.2f} %: the model is {mean['value'] / mean['chance']:.1f} times "
+    f"better. With shuffled captions it falls to {mean_control['value']:.2f} % ({mean_control['ci_low']:.2f} to "
+    f"{mean_control['ci_high']:.2f})."
+)
+
+# %% tags=["hide-input"]
 origin = runs.provenance(
     options,
     benchmarks.fingerprint(data),
@@ -80,13 +88,7 @@ origin = runs.provenance(
     started,
     "rsvlm run notebooks/03_retrieval.ipynb",
 )
-runs.save_result("retrieval", run_name or f"{profile}-seed{seed}", options, rows, origin)
-Markdown(
-    f"Mean recall over both directions is **{mean['value']:.1f} %** (95 % interval {mean['ci_low']:.1f} to {mean['ci_high']:.1f}) "
-    f"on {mean['n']} unseen chips. Guessing gives {mean['chance']:.2f} %: the model is {mean['value'] / mean['chance']:.1f} times "
-    f"better. With shuffled captions it falls to {mean_control['value']:.2f} % ({mean_control['ci_low']:.2f} to "
-    f"{mean_control['ci_high']:.2f})."
-)
+saved = runs.save_result("retrieval", run_name or f"{profile}-seed{seed}", options, rows, origin)
 
 # %% [markdown]
 # ## How far down is the right answer otherwise?
