@@ -15,7 +15,7 @@ from conftest import write_tar, write_toy
 from safetensors.torch import load_file
 
 import rsvlm
-from rsvlm import checkpoints, config, embed, mammut, shards, train
+from rsvlm import config, embed, mammut, shards, train
 from rsvlm.errors import ModelError, RsvlmError
 
 TOY = {"vocabulary_size": 320, "context_length": 32}
@@ -61,7 +61,7 @@ def test_a_short_training_learns_the_toy_world(toy_shards, tiny_preset, tmp_path
 def test_interrupted_at_any_checkpoint_gives_the_same_weights(toy_shards, tiny_preset, tmp_path, monkeypatch):
     settings = options(train__steps=13, train__checkpoint_every=4, train__log_every=3)  # 13 steps of 16: more than two epochs
     whole = weights(train.train(settings, toy_shards, tmp_path / "whole"))
-    real = checkpoints.save
+    real = train.save_checkpoint
     for stop in (4, 8, 13):  # the last: every step is taken, but the model is not written yet
 
         def save_and_die(out, step, *rest, stop=stop):
@@ -69,10 +69,10 @@ def test_interrupted_at_any_checkpoint_gives_the_same_weights(toy_shards, tiny_p
             if step == stop:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(checkpoints, "save", save_and_die)
+        monkeypatch.setattr(train, "save_checkpoint", save_and_die)
         with pytest.raises(KeyboardInterrupt):
             train.train(settings, toy_shards, tmp_path / f"cut-{stop}")
-        monkeypatch.setattr(checkpoints, "save", real)
+        monkeypatch.setattr(train, "save_checkpoint", real)
         assert not (tmp_path / f"cut-{stop}" / "model").exists()
         again = weights(train.train(settings, toy_shards, tmp_path / f"cut-{stop}"))
         assert same(whole, again)
@@ -134,9 +134,9 @@ def test_a_checkpoint_of_another_model_is_refused(toy_shards, tiny_preset, tmp_p
     settings = options(train__steps=2)
     train.train(settings, toy_shards, tmp_path / "run")
     other = train.build(options(preset="nano"), toy_shards)
-    checkpoint = checkpoints.newest(tmp_path / "run")
+    checkpoint = train.newest_checkpoint(tmp_path / "run")
     with pytest.raises(ModelError, match="cannot be continued"):
-        checkpoints.load(checkpoint, other, train.make_optimizer(other, settings.train))
+        train.load_checkpoint(checkpoint, other, train.make_optimizer(other, settings.train))
 
 
 def test_checkpoints_hold_no_pickle_and_only_the_newest_two_stay(toy_shards, tiny_preset, tmp_path):
@@ -148,7 +148,7 @@ def test_checkpoints_hold_no_pickle_and_only_the_newest_two_stay(toy_shards, tin
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(toy_shards, tiny_preset, tmp_path, monkeypatch):
     settings = options(train__steps=6, train__checkpoint_every=2)
-    real, calls = checkpoints.save_file, []
+    real, calls = train.save_file, []
 
     def full_disk(*arguments, **named):
         calls.append(1)
@@ -156,11 +156,11 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(toy_shards, tiny_preset, t
             raise OSError(28, "No space left on device")
         real(*arguments, **named)
 
-    monkeypatch.setattr(checkpoints, "save_file", full_disk)
+    monkeypatch.setattr(train, "save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         train.train(settings, toy_shards, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
-    monkeypatch.setattr(checkpoints, "save_file", real)
+    monkeypatch.setattr(train, "save_file", real)
     assert train.train(settings, toy_shards, tmp_path / "run").is_dir()
 
 
@@ -177,8 +177,8 @@ def test_broken_samples_are_skipped_and_counted(tiny_preset, tmp_path):
     write_tar(data / "train" / "000001.tar", {"bad.png": b"not a png", "bad.json": b'{"captions": ["red"]}'})
     settings = options(train__steps=4)
     train.train(settings, data, tmp_path / "run")
-    state = json.loads((checkpoints.newest(tmp_path / "run") / "state.json").read_text())
-    assert sum(state["place"]["counts"].values()) >= 2  # 4 × 16 samples: at least two epochs
+    state = json.loads((train.newest_checkpoint(tmp_path / "run") / "state.json").read_text())
+    assert sum(state["place"]["skipped"].values()) >= 2  # 4 × 16 samples: at least two epochs
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "focal"])
@@ -200,9 +200,8 @@ def test_learning_rate_warms_up_then_falls_to_zero():
 
 def test_biases_norms_and_positions_do_not_decay(toy_shards, tiny_preset):
     model = train.build(options(), toy_shards)
-    decayed, plain, scalars = (group["params"] for group in train.make_optimizer(model, options().train).param_groups)
+    decayed, plain = (group["params"] for group in train.make_optimizer(model, options().train).param_groups)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    assert {names[id(p)] for p in plain} >= {"norm.weight", "position_embedding.weight"}
-    assert {names[id(p)] for p in scalars} == {"log_scale", "logit_bias"}
+    assert {names[id(p)] for p in plain} >= {"log_scale", "logit_bias", "norm.weight", "position_embedding.weight"}
     assert {names[id(p)] for p in decayed} >= {"vocabulary.weight", "layers.0.mlp.0.weight"}
-    assert len(decayed) + len(plain) + len(scalars) == len(names)
+    assert len(decayed) + len(plain) == len(names)
