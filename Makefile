@@ -1,6 +1,7 @@
 # Every target sets up .venv by itself; the second time that costs nothing.
 #   make book     run the notebooks and build the book   (PROFILE=smoke for a fast look)
 #   make test     run the tests
+#   make bench    time the data side, a training step and the reader, beside their peers
 PYTHON  ?= python3
 PROFILE ?= laptop
 BIN     := .venv/bin
@@ -23,8 +24,12 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The peers come on top of the locked packages, which stay as they are.
 bench: $(READY)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --requirement pyproject.toml --extra bench
 	$(BIN)/python -m rsvlm bench chips --json results/bench/chips.json
+	$(BIN)/python -m rsvlm bench train --json results/bench/train.json
+	$(BIN)/python -m rsvlm bench loader --json results/bench/loader.json
 
 lab: $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python jupyterlab

@@ -23,7 +23,8 @@ def load(folder: Path | str, device: str = "auto") -> Mammut:
     """Load a model folder in eval mode, with `model.tokenizer` attached. Nothing is unpickled.
 
     Args:
-        folder: What `rsvlm train` wrote as `model/`.
+        folder: What `rsvlm train` wrote as `model/`, or an openMaMMUT in open_clip's format (without a tokenizer.json there,
+            `model.tokenizer` is None).
         device: auto, cpu, cuda or cuda:N.
 
     Raises:

@@ -86,17 +86,31 @@ def landmarks(
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Option(help="Folder of shards with a train split.")],
+    data: Annotated[
+        list[str], typer.Option(help="Folder of shards or a benchmark with a train split, as PATH or NAME=PATH. Repeatable.")
+    ],
     out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is continued.")],
+    stages: Annotated[
+        Path | None, typer.Option(help='Curriculum: a file of [{"steps": 100, "data": {"NAME": weight, ...}}, ...].')
+    ] = None,
     profile: Profile = "laptop",
     overrides: Overrides = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Train a MaMMUT, or continue a run that was stopped."""
+    """Train a MaMMUT, or continue a run that was stopped.
+
+    Several data sets are mixed evenly, or stage by stage as --stages (or --set train.stages=JSON without blanks) says. A data set
+    without a NAME goes by the name of its folder. Several processes share each batch when started with
+    torchrun --nproc-per-node N -m rsvlm train ...
+    """
     from rsvlm import train as training
 
-    typer.echo(str(training.train(_config(profile, overrides, seed, device), data, out)))
+    if stages is not None:
+        if not stages.is_file():
+            raise DataError(f"{stages} is no file: --stages takes a JSON list of stages")
+        overrides = [*(overrides or []), "train.stages=" + "".join(stages.read_text().split())]
+    typer.echo(str(training.train(_config(profile, overrides, seed, device), _data_sets(data), out)))
 
 
 @app.command()
@@ -232,6 +246,38 @@ def bench_chips(
     _bench("chips", json_out, n_chips=chips, repeats=repeats)
 
 
+@bench_app.command("train")
+def bench_train(
+    shape: Annotated[str, typer.Option(help="A preset: nano, tiny, s32, b32, b16, l14 or so400m.")] = "s32",
+    batch: Annotated[int, typer.Option(min=2, help="Pairs per step.")] = 16,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; everyone takes one step in each.")] = 7,
+    text_tokens: Annotated[int, typer.Option(min=3, help="Length of every text, in tokens.")] = 30,
+    vocabulary: Annotated[int, typer.Option(min=300, help="Tokens that can be predicted.")] = 49_408,
+    context: Annotated[int, typer.Option(min=4, help="Length that texts are padded to, in tokens.")] = 77,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    threads: Annotated[int, typer.Option(min=0, help="Threads of torch on a CPU; 0: as they are.")] = 0,
+    peers: Annotated[bool, typer.Option(help="Also the padded reference and the public packages.")] = True,
+    compile: Annotated[bool, typer.Option(help="Also ours through torch.compile.")] = False,
+    memory: Annotated[bool, typer.Option(help="Also peak memory, in one more process for each.")] = True,
+    device: Device = "auto",
+    json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
+) -> None:
+    """Samples per second of one whole training step, beside public implementations."""
+    options = {"shape": shape, "batch": batch, "repeats": repeats, "text_tokens": text_tokens, "vocabulary": vocabulary}
+    options |= {"context": context, "precision": precision, "threads": threads, "peers": peers, "compile": compile}
+    _bench("train", json_out, **options, memory=memory, device=device)
+
+
+@bench_app.command("loader")
+def bench_loader(
+    chips: Annotated[int, typer.Option(min=50, help="Training chips to make and read.")] = 4000,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed passes.")] = 5,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
+) -> None:
+    """Samples per second read from shards, beside plain WebDataset."""
+    _bench("loader", json_out, n_chips=chips, repeats=repeats)
+
+
 def _bench(name: str, json_out: Path | None, **arguments) -> None:
     from rsvlm import config, runs
 
@@ -240,13 +286,19 @@ def _bench(name: str, json_out: Path | None, **arguments) -> None:
     spec = importlib.util.spec_from_file_location(f"benchmarks.{name}", path) if path.is_file() else None
     if spec is None or spec.loader is None:
         raise DataError(f"{path} is missing: benchmarks run from a clone of the repository")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     rows = module.measure(**arguments)
-    for row in rows:
-        typer.echo("  ".join(f"{key} {cell:.3g}" if isinstance(cell, float) else f"{key} {cell}" for key, cell in row.items()))
+    if hasattr(module, "table"):
+        typer.echo(module.table(rows))
+    else:
+        for row in rows:
+            typer.echo("  ".join(f"{k} {cell:.3g}" if isinstance(cell, float) else f"{k} {cell}" for k, cell in row.items()))
     if json_out:
-        origin = runs.provenance(config.load(), "none", "cpu", started, f"rsvlm bench {name}")
+        named = {name.removeprefix("n_").replace("_", "-"): value for name, value in arguments.items()}
+        given = [f"--{'' if v else 'no-'}{k}" if isinstance(v, bool) else f"--{k} {v}" for k, v in named.items()]
+        command = " ".join([f"rsvlm bench {name}", *given])
+        origin = runs.provenance(config.load(), "none", rows[0].get("device", "cpu"), started, command)
         runs.write_atomic(json_out, json.dumps({"rows": rows, "provenance": origin}, indent=1) + "\n")
 
 
@@ -254,6 +306,20 @@ def _config(profile: str, overrides: list[str] | None, seed: int, device: str = 
     from rsvlm import config
 
     return config.load(profile, {"seed": seed, "device": device} | dict(config.pairs(" ".join(overrides or []))))
+
+
+def _data_sets(items: list[str]) -> dict[str, Path]:
+    folders: dict[str, Path] = {}
+    for item in items:
+        name, equals, path = item.partition("=")
+        if not equals or Path(item).exists():
+            name, path = Path(item).resolve().name, item
+        if name in folders:
+            raise DataError(f"two data sets are named '{name}': give one another name, as in --data NAME={path}")
+        if not Path(path).is_dir():
+            raise DataError(f"{path} is not a folder: --data takes a folder of shards or of a benchmark, as PATH or NAME=PATH")
+        folders[name] = Path(path)
+    return folders
 
 
 def _literal(text: str):

@@ -7,10 +7,11 @@ parameter, and in `load`. An unknown name or a value out of range stops before a
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rsvlm.errors import ConfigError
 
@@ -51,22 +52,67 @@ class Model(Section):
     context_length: int = Field(112, ge=8, le=1024, description="Longest text, in tokens; longer texts are cut and counted.")
 
 
+class Stage(Section):
+    """One stage of a curriculum."""
+
+    steps: int = Field(ge=1, description="Optimizer steps of this stage.")
+    data: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        min_length=1, description="Weight of each data set in the mixture, by name; they need not add up to 1."
+    )
+
+
 class Train(Section):
     """The training loop."""
 
-    steps: int = Field(300, ge=1, description="Optimizer steps.")
-    batch_size: int = Field(128, ge=2, description="Image-caption pairs per optimizer step.")
+    steps: int = Field(300, ge=1, description="Optimizer steps; with stages, the sum of theirs.")
+    stages: tuple[Stage, ...] = Field(
+        (),
+        description='Curriculum: a JSON list of stages, as in `[{"steps":100,"data":{"A":1}},{"steps":50,"data":{"A":1,"B":3}}]`; '
+        "empty: an even mixture of all data sets.",
+    )
+    start: str = Field(
+        "", description="Folder of a model to go on from, with its tokenizer; empty: start from random weights."
+    )
+    batch_size: int = Field(128, ge=2, description="Image-caption pairs per optimizer step, of all processes together.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Pairs in memory at once, per process; the gradient stays that of the whole batch; none: all."
+    )
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
+    schedule: Literal["linear", "cosine"] = Field("linear", description="How the rate falls to zero after the warm-up.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay, on matrices only.")
-    first_caption_share: float = Field(0.5, ge=0, le=1, description="How often a sample's first, fullest caption is drawn.")
     clip_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this global norm.")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="Decay per step of the averaged weights that the model ends with; 0: none."
+    )
+    first_caption_share: float = Field(0.5, ge=0, le=1, description="How often a sample's first, fullest caption is drawn.")
+    augment: bool = Field(False, description="Quarter turns and flips, the caption's words turned along (`rsvlm.augment`).")
     contrastive_loss: Literal["softmax", "sigmoid", "focal"] = Field("softmax", description="Which contrastive loss.")
     focal_gamma: float = Field(1.0, ge=0, description="Exponent of the focal loss (MaMMUT leaves it unstated; our choice).")
     contrastive_weight: float = Field(2.0, ge=0, description="Weight of the contrastive loss (MaMMUT: 2 for retrieval).")
     caption_weight: float = Field(0.5, ge=0, description="Weight of the caption cross-entropy (MaMMUT: 0.5 for retrieval).")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Of the towers (autocast); losses are fp32 always.")
+    compile: bool = Field(False, description="Compile the blocks of both towers with torch.compile.")
+    activation_checkpointing: bool = Field(False, description="Keep only the input of each block and run it again backward.")
+    fsdp: bool = Field(False, description="Under torchrun: shard weights and optimizer over the processes (FSDP2).")
+    workers: int = Field(0, ge=0, description="Threads that decode images while the model works; no byte depends on it.")
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints.")
     log_every: int = Field(10, ge=1, description="Steps between metric lines.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_stages(cls, values: dict) -> dict:
+        stages = values.get("stages") or ()
+        if isinstance(stages, str):
+            try:
+                stages = json.loads(stages)
+            except ValueError:
+                raise ValueError("train.stages is not JSON like [{'steps':100,'data':{'A':1}}], in double quotes") from None
+        if not isinstance(stages, list | tuple):
+            raise ValueError("train.stages is not a list of stages")
+        steps = [stage.get("steps") if isinstance(stage, dict) else getattr(stage, "steps", None) for stage in stages]
+        total = {"steps": sum(steps)} if stages and all(isinstance(n, int) and n > 0 for n in steps) else {}
+        return values | {"stages": stages} | total
 
 
 class Evaluate(Section):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import folium
 import matplotlib as mpl
+import matplotlib.colors
 import matplotlib.ticker
 import numpy as np
 import pandas as pd
@@ -433,6 +434,142 @@ def image_to_text(queries: Sequence[Mapping[str, object]]) -> Html:
     return Html(_QUERIES + "".join(blocks))
 
 
+def patches(image: np.ndarray, patch_size_px: int) -> Figure:
+    """Draw a picture, and beside it the same picture pulled apart into the patches that a vision tower reads.
+
+    Args:
+        image: (H, W, 3) uint8; H and W multiples of the patch size.
+        patch_size_px: Side of a patch.
+    """
+    figure, (whole, apart) = canvas(columns=2, width=6.4, height=3.3)
+    size, gap = patch_size_px, max(1, patch_size_px // 4)
+    rows, columns = image.shape[0] // size, image.shape[1] // size
+    spread = np.full((rows * (size + gap) - gap, columns * (size + gap) - gap, 3), 255, np.uint8)
+    for i, j in np.ndindex(rows, columns):
+        y, x = i * (size + gap), j * (size + gap)
+        spread[y : y + size, x : x + size] = image[i * size : (i + 1) * size, j * size : (j + 1) * size]
+    titles = f"{image.shape[1]} × {image.shape[0]} pixels", f"{columns} × {rows} patches of {size} × {size}"
+    for axes, pixels, title in zip((whole, apart), (image, spread), titles, strict=True):
+        axes.imshow(pixels, interpolation="nearest")
+        axes.set_title(title)
+        axes.axis("off")
+    return figure
+
+
+def token_matrices(
+    panels: Mapping[str, np.ndarray],
+    tokens: Sequence[str],
+    labels: tuple[str, str, str],
+    alt: str,
+    logarithmic: bool = False,
+) -> Html:
+    """Draw matrices of token against token in one scale of colours, beside each other where there is room.
+
+    Args:
+        panels: A title to (T, T) values; NaN, and zero on a logarithmic scale, is left white.
+        tokens: T labels of both axes.
+        labels: What the columns, the rows and the colours are, with the unit.
+        alt: What the matrices show, for those who cannot see them.
+        logarithmic: Whether the scale of colours is.
+    """
+    shown = {
+        title: np.ma.masked_invalid(np.where(matrix == 0, np.nan, matrix) if logarithmic else matrix)
+        for title, matrix in panels.items()
+    }
+    low, high = min(part.min() for part in shown.values()), max(part.max() for part in shown.values())
+    scale = mpl.colors.LogNorm(low, high) if logarithmic else mpl.colors.PowerNorm(0.5, 0, high)  # small shares show
+    pictures = []
+    for title, matrix in shown.items():
+        figure, axes = canvas(width=5.4, height=5.0)
+        drawn = axes.pcolormesh(matrix, norm=scale, cmap=SEQUENTIAL, edgecolors="white", linewidth=0.3)
+        axes.set(title=title, xlabel=labels[0], ylabel=labels[1], aspect="equal")
+        axes.set_xticks(np.arange(len(tokens)) + 0.5, tokens, rotation=90, fontsize=min(9, 240 / len(tokens)))
+        axes.set_yticks(np.arange(len(tokens)) + 0.5, tokens, fontsize=min(9, 240 / len(tokens)))
+        axes.tick_params(length=0)
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        figure.colorbar(drawn, ax=axes, label=labels[2], shrink=0.75)
+        pictures.append(f"<div>{picture(figure, f'{title}. {alt}')}</div>")
+    return Html(_BESIDE + f'<div class="rsvlm-beside">{"".join(pictures)}</div>')
+
+
+_BESIDE = """<style>
+.rsvlm-beside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(320px,100%),1fr));gap:10px}
+</style>"""
+
+
+def token_bars(tokens: Sequence[str], series: Mapping[str, np.ndarray], ylabel: str) -> Figure:
+    """Bars over the tokens of one text, one colour per series.
+
+    Args:
+        tokens: T labels, in order.
+        series: A name to T values.
+        ylabel: What they are, with the unit.
+    """
+    figure, axes = canvas(width=9.0, height=3.4)
+    width = 0.8 / len(series)
+    for offset, ((name, values), colour) in enumerate(zip(series.items(), PALETTE.values(), strict=False)):
+        axes.bar(np.arange(len(tokens)) + (offset - (len(series) - 1) / 2) * width, values, width, color=colour, label=name)
+    axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
+    axes.set(ylabel=ylabel, xlim=(-0.6, len(tokens) - 0.4))
+    axes.grid(axis="x", visible=False)
+    axes.legend()
+    return figure
+
+
+def attention_maps(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> Html:
+    """Show a picture and, in one scale of colours, where in it each word looks.
+
+    Args:
+        image: (H, W, 3) uint8.
+        maps: A title to (h, w) shares that add up to 1.
+    """
+    high = max(float(part.max()) for part in maps.values())
+    items = [{"image": image, "alt": "The picture", "caption": f"Colours go from 0 % (dark) to {100 * high:.0f} % (yellow)."}]
+    for title, part in maps.items():
+        colours = (255 * mpl.colormaps[SEQUENTIAL](part / high)[..., :3]).astype(np.uint8)
+        large = colours.repeat(32, axis=0).repeat(32, axis=1)
+        row, column = np.unravel_index(part.argmax(), part.shape)
+        where = f"most in row {row + 1}, column {column + 1}: {100 * part.max():.0f} %"
+        items.append({"image": large, "alt": f"{title}: attention {where}", "caption": f"{title}: {where}"})
+    return gallery(items, thumbnail_px=120)
+
+
+def stacked_shares(table: pd.DataFrame, xlabel: str) -> Figure:
+    """Horizontal bars that add up to 100 %, a bar per row and a colour per column.
+
+    Args:
+        table: Amounts, all positive or zero; the index names the bars.
+        xlabel: What the whole of a bar is.
+    """
+    figure, axes = canvas(width=8.0, height=0.9 + 0.34 * len(table))
+    shares = 100 * table.div(table.sum(axis=1), axis=0)[::-1]
+    left = np.zeros(len(shares))
+    for name, colour in zip(shares.columns, PALETTE.values(), strict=False):
+        axes.barh([str(label) for label in shares.index], shares[name], left=left, color=colour, label=str(name))
+        left += shares[name].to_numpy()
+    axes.set(xlabel=xlabel, xlim=(0, 100))
+    axes.grid(axis="y", visible=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=len(shares.columns))
+    return figure
+
+
+def captions_beside(items: Sequence[Mapping[str, object]]) -> Html:
+    """Images with several captions each, every one under the name of where it came from.
+
+    Args:
+        items: `{image, alt, captions}` with `captions` a mapping of a name to a text; `image` is (H, W, 3) uint8.
+    """
+    blocks = []
+    for item in items:
+        lines = "".join(
+            f"<dt>{escape(str(name))}</dt><dd>{escape(str(text))}</dd>" for name, text in dict(item["captions"]).items()
+        )
+        shown = gallery([{"image": item["image"], "alt": item["alt"]}], thumbnail_px=150)
+        blocks.append(f'<div class="rsvlm-pair"><div>{shown}</div><dl>{lines}</dl></div>')
+    return Html(_QUERIES + "".join(blocks))
+
+
 _QUERIES = """<style>
 .rsvlm-query{margin:1.2em 0 .4em;font-style:italic}
 .rsvlm-note{font-style:normal;font-size:.8rem;opacity:.8;white-space:nowrap}
@@ -440,6 +577,9 @@ _QUERIES = """<style>
 .rsvlm-pair .rsvlm-gallery{grid-template-columns:1fr}
 .rsvlm-pair ol{margin:0;padding-left:1.3em;font-size:.85rem;line-height:1.4}
 .rsvlm-pair li{margin-bottom:.5em}
+.rsvlm-pair dl{margin:0;min-width:0;font-size:.85rem;line-height:1.4;overflow-wrap:anywhere}
+.rsvlm-pair dt{font-weight:600;font-size:.75rem;opacity:.8}
+.rsvlm-pair dd{margin:0 0 .5em!important}
 .rsvlm-right{font-weight:600}
 </style>"""
 

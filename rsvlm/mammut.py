@@ -7,8 +7,7 @@ Source: Kuo et al., "MaMMUT: A Simple Architecture for Joint Learning for MultiM
     tokens (B, T) ──┬─ contrastive pass: bidirectional, never sees the image ── mean ── text embedding (B, E)
                     └─ caption pass: causal, cross-attention to the patches ◄───────────┘ ── next-token logits (B, T, V)
 
-Tensor letters: B batch, T text tokens, P patches, D width (Dv of the vision tower), E embedding, V vocabulary, h w patch grid,
-n heads. E is always the text width.
+Letters: B batch, T text tokens, P patches, Dv vision width, D text width = E embedding, V vocabulary, h w patch grid, n heads.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed_nhwc
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -30,26 +30,19 @@ from transformers.utils import ModelOutput
 from rsvlm import tokenizer as tokenizers
 from rsvlm.errors import ModelError
 
-
-def _sizes(image_size: int, patch_size: int, vision: tuple[int, int, int], text: tuple[int, int, int]) -> dict:
-    """Sizes of a preset; `vision` and `text` are (width, layers, heads)."""
-    sizes = {"image_size": image_size, "patch_size": patch_size}
-    for tower, (width, layers, heads) in (("vision", vision), ("text", text)):
-        sizes |= {f"{tower}_width": width, f"{tower}_layers": layers, f"{tower}_heads": heads}
-    return sizes
-
-
+_SIZES = "image_size patch_size vision_width vision_layers vision_heads text_width text_layers text_heads".split()
+_OPENMAMMUT = {"vision_class_token": True, "vision_pre_norm": True, "vision_norm_eps": 1e-5, "norm_after_pooling": True}
+_OPENMAMMUT |= {"cross_layer_mlp": "both", "image_map_bias": False, "pads_are_text": True}
+# Behind each row its parameters, vision tower + all the rest, at a vocabulary of 49,408 and a context of 77.
 PRESETS: dict[str, dict] = {
-    "nano": _sizes(64, 8, (128, 4, 4), (128, 3, 4)),
-    "tiny": _sizes(224, 16, (192, 12, 3), (192, 6, 3)),
-    "s32": _sizes(224, 32, (384, 12, 6), (384, 12, 6)),
-    "b32": _sizes(224, 32, (768, 12, 12), (512, 12, 8)),
-    "b16": _sizes(224, 16, (768, 12, 12), (512, 12, 8)),
-    "l14": _sizes(224, 14, (1024, 24, 16), (768, 12, 12))
-    | {"vision_class_token": True, "vision_pre_norm": True, "vision_norm_eps": 1e-5, "norm_after_pooling": True}
-    | {"pads_are_text": True, "mlp_with_cross": True, "image_map_bias": False},  # openMaMMUT's shape
-    # 400 M + 400 M, the paper's; the vision tower is SoViT-400m/14 (Alabdulmohsin et al., arXiv 2305.13035)
-    "so400m": _sizes(224, 14, (1152, 27, 16), (1152, 15, 16)) | {"vision_mlp_width": 4304},
+    "nano": dict(zip(_SIZES, (64, 8, 128, 4, 4, 128, 3, 4))),  # 826,240 + 13,403,010
+    "tiny": dict(zip(_SIZES, (224, 16, 192, 12, 3, 192, 6, 3))),  # 5,524,032 + 22,141,058
+    "s32": dict(zip(_SIZES, (224, 32, 384, 12, 6, 384, 12, 6))),  # 22,493,184 + 62,974,466
+    "b32": dict(zip(_SIZES, (224, 32, 768, 12, 12, 512, 12, 8))),  # 87,453,696 + 95,565,826
+    "b16": dict(zip(_SIZES, (224, 16, 768, 12, 12, 512, 12, 8))),  # 85,797,120 + 95,565,826
+    "l14": dict(zip(_SIZES, (224, 14, 1024, 24, 16, 768, 12, 12))) | _OPENMAMMUT,  # 303,179,776 + 205,115,138
+    # The paper's 400 M + 400 M; the vision tower is SoViT-400m/14 (Alabdulmohsin et al., arXiv 2305.13035).
+    "so400m": dict(zip(_SIZES, (224, 14, 1152, 27, 16, 1152, 15, 16)), vision_mlp_width=4304),  # 412,442,352 + 396,899,714
 }
 
 
@@ -60,14 +53,16 @@ class MammutConfig(PreTrainedConfig):
         image_size: Side of the square images it was trained on, in pixels; others are taken by interpolating the positions.
         patch_size: Side of a patch, in pixels.
         vision_width: Dv; likewise `vision_layers`, `vision_heads`, and `vision_mlp_width` (none: 4 Dv).
-        vision_class_token: One more token in front of the patches; it counts as a patch in the mean and for the decoder.
+        vision_class_token: One more token in front of the patches, a patch like the others; dropped if not `class_token_read`.
         vision_pre_norm: A norm before the first block, and no bias in the patch projection (CLIP's towers).
         vision_norm_eps: Of the tower's norms.
         norm_after_pooling: The tower's last norm comes after the mean, so the decoder sees tokens that it has not passed.
         image_pooling: `mean`, or `attention`: one learned query over the patches. MaMMUT found plain means to retrieve better.
+        image_projection: Whether a linear map follows the pooling; none: where the two widths differ.
         text_width: D and E; likewise `text_layers`, `text_heads`.
         cross_attention_every: 2: every second decoder layer, from the first on, can see the image.
-        mlp_with_cross: In layers with cross-attention the MLP, too, runs in the caption pass alone (openMaMMUT).
+        cross_layer_mlp: In layers with cross-attention `one` MLP follows it, in both passes; or (openMaMMUT) it belongs to the
+            cross-attention and runs in the `caption` pass alone; or there are `both`, the first ahead of the cross-attention.
         image_map_bias: Whether the linear map from patches to decoder has a bias.
         pads_are_text: The text embedding is the mean over all `context_length` positions, pads attended to (openMaMMUT).
         vocab_size: V.
@@ -89,15 +84,17 @@ class MammutConfig(PreTrainedConfig):
         vision_heads: int = 4,
         vision_mlp_width: int | None = None,
         vision_class_token: bool = False,
+        class_token_read: bool = True,
         vision_pre_norm: bool = False,
         vision_norm_eps: float = 1e-6,
         norm_after_pooling: bool = False,
         image_pooling: str = "mean",
+        image_projection: bool | None = None,
         text_width: int = 128,
         text_layers: int = 3,
         text_heads: int = 4,
         cross_attention_every: int = 2,
-        mlp_with_cross: bool = False,
+        cross_layer_mlp: str = "one",
         image_map_bias: bool = True,
         pads_are_text: bool = False,
         vocab_size: int = 2048,
@@ -112,6 +109,8 @@ class MammutConfig(PreTrainedConfig):
         **transformers_options,
     ):
         own = {name: value for name, value in locals().items() if name not in ("self", "transformers_options", "__class__")}
+        if image_pooling not in ("mean", "attention") or cross_layer_mlp not in ("one", "caption", "both"):
+            raise ModelError(f"there is no image_pooling='{image_pooling}' with cross_layer_mlp='{cross_layer_mlp}'")
         super().__init__(**transformers_options)
         for name, value in own.items():
             setattr(self, name, list(value) if isinstance(value, tuple) else value)
@@ -146,39 +145,52 @@ class AttentionPool(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Pool (B, P, D) into (B, D)."""
-        query = self.query.expand(len(tokens), -1, -1)
+        query = self.query.expand(tokens.shape[0], -1, -1)
         return self.attention(query, self.attention.key_value(tokens))[:, 0]
 
 
 class DecoderLayer(nn.Module):
     """Pre-norm self-attention, cross-attention where the layer has it and the image is given, and an MLP."""
 
-    def __init__(self, width: int, heads: int, cross: bool, mlp_with_cross: bool):
+    def __init__(self, index: int, config: MammutConfig):
         super().__init__()
+        width, heads, cross = config.text_width, config.text_heads, index % config.cross_attention_every == 0
+        self.index = index
         self.norm_self = nn.LayerNorm(width)
         self.self_attention = Attention(width, heads)
         self.cross_attention = Attention(width, heads) if cross else None
         self.norm_cross = nn.LayerNorm(width) if cross else None
         self.norm_image = nn.LayerNorm(width) if cross else None
-        self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.caption_only_mlp = cross and mlp_with_cross
+        own, late = not cross or config.cross_layer_mlp != "caption", cross and config.cross_layer_mlp != "one"
+        self.norm_mlp, self.mlp = (nn.LayerNorm(width), _mlp(width)) if own else (None, None)
+        self.norm_cross_mlp, self.cross_mlp = (nn.LayerNorm(width), _mlp(width)) if late else (None, None)
 
     def image_states(self, image: Tensor) -> Tensor:
         """Project (B, P, D) mapped patches into the (B, P, 2D) keys and values of the cross-attention."""
         return self.cross_attention.key_value(self.norm_image(image))
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None, causal: bool, image_states: Tensor | None, keep=lambda key_value: key_value
-    ) -> Tensor:
-        """Update (B, T, D) states; `image_states` is None in the contrastive pass; `keep` appends to a cache."""
+    def forward(self, x: Tensor, mask: Tensor | None, causal: bool, image_states=None, cache: Cache | None = None) -> Tensor:
+        """Update (B, T, D) states.
+
+        `image_states` is None in the contrastive pass, else what gives this layer its keys and values of the image; `cache` has
+        keys and values of earlier tokens and takes those of the new ones.
+        """
         normed = self.norm_self(x)
-        x = x + self.self_attention(normed, keep(self.self_attention.key_value(normed)), mask, causal)
-        if image_states is not None and self.cross_attention is not None:
-            x = x + self.cross_attention(self.norm_cross(x), image_states)
-        if image_states is None and self.caption_only_mlp:
-            return x
-        return x + self.mlp(self.norm_mlp(x))
+        key_value = self.self_attention.key_value(normed)  # (B, T, 2D)
+        if cache is not None:
+            key_value = torch.cat(cache.update(*key_value[:, None].chunk(2, dim=-1), self.index), dim=-1)[:, 0]
+        x = x + self.self_attention(normed, key_value, mask, causal)
+        if self.mlp is not None and self.cross_mlp is not None:
+            x = x + self.mlp(self.norm_mlp(x))
+        if self.cross_attention is not None and image_states is not None:
+            x = x + self.cross_attention(self.norm_cross(x), image_states(self))
+            if self.cross_mlp is not None:
+                x = x + self.cross_mlp(self.norm_cross_mlp(x))
+        return x + self.mlp(self.norm_mlp(x)) if self.cross_mlp is None else x
+
+
+def _mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
 
 @dataclass
@@ -197,6 +209,7 @@ class Mammut(PreTrainedModel):
     base_model_prefix = "mammut"
     main_input_name = "images"
     supports_gradient_checkpointing = True
+    tokenizer = None  # `rsvlm.load` attaches it
 
     def __init__(self, config: MammutConfig):
         super().__init__(config)
@@ -216,15 +229,12 @@ class Mammut(PreTrainedModel):
             global_pool="",
         )
         self.pool = AttentionPool(config.vision_width, config.vision_heads) if config.image_pooling == "attention" else None
-        same = config.vision_width == width
-        self.image_projection = nn.Identity() if same else nn.Linear(config.vision_width, width, bias=False)
+        project = config.vision_width != width if config.image_projection is None else config.image_projection
+        self.image_projection = nn.Linear(config.vision_width, width, bias=False) if project else nn.Identity()
         self.image_map = nn.Linear(config.vision_width, width, bias=config.image_map_bias)
         self.token_embedding = nn.Embedding(config.vocab_size, width)
         self.position_embedding = nn.Embedding(config.context_length, width)
-        self.layers = nn.ModuleList(
-            DecoderLayer(width, config.text_heads, i % config.cross_attention_every == 0, config.mlp_with_cross)
-            for i in range(config.text_layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(i, config) for i in range(config.text_layers))
         self.norm = nn.LayerNorm(width)
         self.vocabulary = nn.Linear(width, config.vocab_size, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.initial_scale)))
@@ -246,15 +256,11 @@ class Mammut(PreTrainedModel):
         return self.log_scale.exp()
 
     def image_tokens(self, images: Tensor, crops: Tensor | None = None) -> Tensor:
-        """Run the vision tower.
+        """Run the vision tower: (B, P, Dv) patch tokens, the class token first where there is one.
 
         Args:
-            images: (B, 3, H, W) float, normalised; H and W multiples of the patch size, of any such size.
-            crops: (B, 4) boxes (x0, y0, x1, y1) in 0…1: each image is told that it is this part of a larger one. See
-                `cropped_positions`.
-
-        Returns:
-            (B, P, Dv) patch tokens, the class token first where there is one.
+            images: (B, 3, H, W) float, normalised; H and W are any multiples of the patch size.
+            crops: (B, 4) boxes (x0, y0, x1, y1) in 0…1: each image is told that it is this part of a larger one.
 
         Raises:
             ModelError: Images of another shape.
@@ -272,13 +278,15 @@ class Mammut(PreTrainedModel):
         if crops is not None:
             grid = cropped_positions(grid, crops, x.shape[1:3])
         elif x.shape[1:3] != grid.shape[1:3]:
-            grid = resized_positions(grid, x.shape[1:3])
+            grid = resample_abs_pos_embed_nhwc(grid, x.shape[1:3])  # bicubic, antialiased
         x = (x + grid).flatten(1, 2)  # (B, P, Dv)
         if self.vision.cls_token is not None:
-            x = torch.cat([(self.vision.cls_token + prefix).expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([(self.vision.cls_token + prefix).expand(x.shape[0], -1, -1), x], dim=1)
         x = self.vision.norm_pre(x)
         for block in self.vision.blocks:
             x = self._run(block, x)
+        if self.vision.cls_token is not None and not self.config.class_token_read:
+            x = x[:, 1:]
         return x if self.config.norm_after_pooling else self.vision.norm(x)
 
     def image_embedding(self, image_tokens: Tensor, normalize: bool = True) -> Tensor:
@@ -297,25 +305,25 @@ class Mammut(PreTrainedModel):
         """Contrastive pass: embed (B, T) int64 tokens, padded on the right, as (B, E).
 
         Bidirectional self-attention over the real tokens, no cross-attention; the embedding is the mean over the real tokens, so
-        it depends on neither padding nor neighbours. (With `pads_are_text` pads are tokens like any other.)
-
-        Source: MaMMUT section 3.2 (bidirectional beats causal there).
+        it depends on neither padding nor neighbours. (With `pads_are_text` pads are tokens like any other.) MaMMUT section 3.2.
         """
         if self.config.pads_are_text:
-            tokens = F.pad(tokens, (0, self.config.context_length - tokens.shape[1]), value=self.config.pad_token_id)
-            pooled = self._decode(tokens, None, False, None).mean(dim=1)  # (B, E)
+            missing = torch.sym_max(0, self.config.context_length - tokens.shape[1])
+            tokens = F.pad(tokens, (0, missing), value=self.config.pad_token_id)
+            pooled = self._decode(tokens).mean(dim=1)  # (B, E)
         else:
             real = tokens != self.config.pad_token_id  # (B, T)
             if not self.training and not torch.compiler.is_compiling() and not real.any(dim=1).all():
                 raise ModelError("a text holds nothing but padding: its embedding would mean nothing")
-            states = self._decode(tokens, real[:, None, None, :], False, None)  # (B, T, D): no query attends to a pad
+            states = self._decode(tokens, real[:, None, None, :])  # (B, T, D): no query attends to a pad
             weights = real.to(states.dtype)[..., None]  # (B, T, 1)
             pooled = (states * weights).sum(dim=1) / weights.sum(dim=1)  # (B, E)
         return F.normalize(pooled, dim=-1) if normalize else pooled
 
     def caption_states(self, tokens: Tensor, image_tokens: Tensor) -> Tensor:
-        """Caption pass: (B, T) tokens and (B, P, Dv) patch tokens to (B, T, D) states, causal and with cross-attention."""
-        return self._decode(tokens, None, True, self.image_map(image_tokens))
+        """Caption pass, causal and with cross-attention: (B, T) tokens and (B, P, Dv) patch tokens to (B, T, D) states."""
+        image = self.image_map(image_tokens)  # (B, P, D)
+        return self._decode(tokens, None, True, lambda layer: layer.image_states(image))
 
     def caption_logits(self, images: Tensor, tokens: Tensor) -> Tensor:
         """Next-token logits (B, T, V) of (B, T) tokens given (B, 3, H, W) images."""
@@ -334,15 +342,11 @@ class Mammut(PreTrainedModel):
     def forward(
         self, images: Tensor, tokens: Tensor | Sequence[Tensor], with_caption: bool = True, crops: Tensor | None = None
     ) -> MammutOutput:
-        """Both passes; image features are computed once.
+        """Both passes; image features are computed once. `images` and `crops` are as for `image_tokens`.
 
-        Args:
-            images: (B, 3, H, W) float, normalised.
-            tokens: (B, T) int64; or groups of rows, (B1, T1), (B2, T2), … that together belong to the B images in order, each cut
-                to its longest text. Captions differ in length by a factor of ten, and no result depends on padding, so groups of
-                similar length save most of the work on pads.
-            with_caption: Whether the caption pass is wanted.
-            crops: As for `image_tokens`.
+        `tokens` are (B, T) int64; or groups of rows, (B1, T1), (B2, T2), … that together belong to the B images in order, each cut
+        to its longest text. Captions differ in length by a factor of ten, and no result depends on padding, so groups of similar
+        length save most of the work on pads.
         """
         image_tokens = self.image_tokens(images, crops)
         groups = [tokens] if isinstance(tokens, Tensor) else list(tokens)
@@ -367,20 +371,26 @@ class Mammut(PreTrainedModel):
         image = self.image_map(self.image_tokens(images))
         states = torch.stack([layer.image_states(image) for layer in self.layers if layer.cross_attention is not None], dim=1)
         start = torch.full((len(images), 1), self.config.bos_token_id, device=images.device)
-        longest = {} if "max_length" in options else {"max_new_tokens": self.config.context_length - 1}
-        return Captioner(self).generate(start, image_states=states, **{"do_sample": False} | longest | options)
+        asked = options.pop("max_length", options.pop("max_new_tokens", self.config.context_length - 1) + 1)
+        if asked > self.config.context_length:
+            raise ModelError(f"captions of {asked} tokens: this model's context_length is {self.config.context_length}")
+        return Captioner(self).generate(start, image_states=states, **{"do_sample": False, "max_length": asked} | options)
 
-    def _decode(self, tokens: Tensor, mask: Tensor | None, causal: bool, image: Tensor | None) -> Tensor:
-        """Run the decoder: (B, T) tokens to (B, T, D) states; `image` is (B, P, D) mapped patches in the caption pass."""
-        T = tokens.shape[1]
-        if self.config.context_length < T:
-            raise ModelError(f"text of {T} tokens: this model's context_length is {self.config.context_length}")
-        x = self.token_embedding(tokens) + self.position_embedding.weight[:T]  # (B, T, D)
+    def captions(self, images: Tensor, **options) -> list[str]:
+        """Caption (B, 3, H, W) images in words; `options` as for `generate`."""
+        return tokenizers.decode(self.tokenizer, self.generate(images, **options).cpu())
+
+    def _decode(
+        self, tokens: Tensor, mask: Tensor | None = None, causal: bool = False, image_states=None, cache: Cache | None = None
+    ) -> Tensor:
+        """Run the decoder over (B, T) tokens, which follow those in `cache`: (B, T, D) states. The rest as for its layers."""
+        known = 0 if cache is None else cache.get_seq_length()
+        end = known + tokens.shape[1]
+        if self.config.context_length < end:
+            raise ModelError(f"text of {end} tokens: this model's context_length is {self.config.context_length}")
+        x = self.token_embedding(tokens) + self.position_embedding.weight[known:end]  # (B, T, D)
         for layer in self.layers:
-            sees = image is not None and layer.cross_attention is not None
-            x = self._run(
-                lambda x, layer=layer, sees=sees: layer(x, mask, causal, layer.image_states(image) if sees else None), x
-            )
+            x = self._run(functools.partial(layer, mask=mask, causal=causal, image_states=image_states, cache=cache), x)
         return self.norm(x)
 
     def _run(self, block, x: Tensor) -> Tensor:
@@ -411,39 +421,15 @@ class Captioner(PreTrainedModel, GenerationMixin):
 
     def forward(self, input_ids: Tensor, image_states: Tensor, past_key_values: Cache | None = None, **_):
         """Logits (B, T, V) after the (B, T) new tokens; `image_states` is (B, layers with cross-attention, P, 2D)."""
-        model, known = self.model, past_key_values.get_seq_length() if past_key_values is not None else 0
-        T = input_ids.shape[1]
-        x = model.token_embedding(input_ids) + model.position_embedding.weight[known : known + T]
         states = iter(image_states.unbind(dim=1))
-        for i, layer in enumerate(model.layers):
-
-            def keep(key_value: Tensor, i: int = i) -> Tensor:
-                if past_key_values is None:
-                    return key_value
-                return torch.cat(past_key_values.update(*key_value[:, None].chunk(2, dim=-1), i), dim=-1)[:, 0]
-
-            x = layer(x, None, T > 1, next(states) if layer.cross_attention is not None else None, keep)
-        return CausalLMOutputWithPast(logits=model.vocabulary(model.norm(x)), past_key_values=past_key_values)
-
-
-def resized_positions(grid: Tensor, size: Sequence[int]) -> Tensor:
-    """Interpolate (1, g, g, D) positions to another grid (1, h, w, D), bicubic and antialiased."""
-    resized = F.interpolate(grid.permute(0, 3, 1, 2).float(), tuple(size), mode="bicubic", antialias=True, align_corners=False)
-    return resized.permute(0, 2, 3, 1).to(grid.dtype)
+        x = self.model._decode(input_ids, None, input_ids.shape[1] > 1, lambda layer: next(states), past_key_values)
+        return CausalLMOutputWithPast(logits=self.model.vocabulary(x), past_key_values=past_key_values)
 
 
 def cropped_positions(grid: Tensor, crops: Tensor, size: Sequence[int]) -> Tensor:
-    """Positions of a crop of a larger image, blown up to the size of the whole grid.
+    """Take the part (B, 4) `crops` of (1, g, g, D) positions, blown up to `size`: (B, h, w, D).
 
-    Args:
-        grid: (1, g, g, D).
-        crops: (B, 4) boxes (x0, y0, x1, y1) in 0…1; (0, 0, 1, 1) is the whole.
-        size: h and w of the result.
-
-    Returns:
-        (B, h, w, D).
-
-    Source: Kim et al. 2023 (RO-ViT, arXiv 2305.07011), section 3.2; MaMMUT uses it in a last finetuning.
+    A crop is (x0, y0, x1, y1) in 0…1. Source: Kim et al. 2023 (RO-ViT, arXiv 2305.07011), section 3.2.
     """
     h, w = size
     centres = [(torch.arange(n, device=grid.device, dtype=torch.float32) + 0.5) / n for n in (h, w)]
@@ -456,11 +442,7 @@ def cropped_positions(grid: Tensor, crops: Tensor, size: Sequence[int]) -> Tenso
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that is there.
-
-    Raises:
-        ModelError: CUDA was asked for by name and there is none.
-    """
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that is there; CUDA by name without any is a ModelError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -469,10 +451,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def softmax_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:
-    """Contrastive cross-entropy, averaged over both directions: pair i of (B, E) against all B.
-
-    Source: Radford et al. 2021 (CLIP), section 2.3.
-    """
+    """Contrastive cross-entropy of Radford et al. 2021 (CLIP), mean of both directions: pair i of (B, E) against all B."""
     logits = scale * image_embeddings @ text_embeddings.T  # (B, B)
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -482,9 +461,7 @@ def focal_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor,
     """Focal loss on sigmoids: -(1/B) Σ (1 - p)^γ log p over all (B, B) pairs, image→text plus text→image.
 
     p is σ(logit) on the diagonal and 1 - σ(logit) elsewhere. Both directions read the same matrix, so their sum is twice one.
-    With γ = 0 this is twice the sigmoid loss of SigLIP.
-
-    Source: MaMMUT section 3.3; γ is not stated there.
+    With γ = 0 this is twice the sigmoid loss of SigLIP. Source: MaMMUT section 3.3; γ is not stated there.
     """
     logits = scale * image_embeddings @ text_embeddings.T + bias  # (B, B)
     sign = 2 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype) - 1
@@ -493,8 +470,31 @@ def focal_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor,
 
 
 def sigmoid_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Sigmoid loss: every one of the (B, B) pairs is a yes-or-no question.
-
-    Source: Zhai et al. 2023 (SigLIP), algorithm 1; start it at bias -10 and scale 10.
-    """
+    """Sigmoid loss of Zhai et al. 2023 (SigLIP, algorithm 1): each of the (B, B) pairs is a yes or no. Bias -10, scale 10."""
     return focal_loss(image_embeddings, text_embeddings, scale, bias, gamma=0.0) / 2
+
+
+def flops(config: MammutConfig, text_tokens: int) -> dict[str, int]:
+    """Count the forward FLOPs of the matrix products for one image with a text of T tokens; backward takes twice as many.
+
+    A map of n tokens from width a to b takes 2nab, attention from n to m tokens of width D takes 4nmD: a block on n tokens with an
+    MLP of width M is 2n(4D² + 2DM) + 4n²D. The caption pass predicts T - 1 tokens from T - 1. Norms, softmax, GELU are left out.
+
+    Returns:
+        The parts: `vision` (tower, pooling, projection), `contrastive`, `caption` (image map included) and `vocabulary`.
+    """
+    Dv, D, L, t = config.vision_width, config.text_width, config.text_layers, text_tokens - 1
+    patches = (config.image_size // config.patch_size) ** 2
+    n, P = patches + config.vision_class_token, patches + (config.vision_class_token and config.class_token_read)
+    T = config.context_length if config.pads_are_text else text_tokens
+    vision = config.vision_layers * (4 * n * Dv * (2 * Dv + (config.vision_mlp_width or 4 * Dv)) + 4 * n**2 * Dv)
+    vision += 6 * patches * config.patch_size**2 * Dv
+    if config.image_pooling == "attention":
+        vision += 4 * (1 + P) * Dv**2 + 4 * P * Dv
+    vision += 2 * Dv * D * (Dv != D if config.image_projection is None else config.image_projection)
+    cross = math.ceil(L / config.cross_attention_every)
+    late = {"one": (0, 0), "caption": (-cross, 0), "both": (0, cross)}[config.cross_layer_mlp]
+    contrastive = L * (8 * T * D**2 + 4 * T**2 * D) + (L + late[0]) * 16 * T * D**2
+    caption = L * (8 * t * D**2 + 4 * t**2 * D) + (L + late[1]) * 16 * t * D**2
+    caption += 2 * P * Dv * D + cross * (4 * (t + P) * D**2 + 4 * t * P * D)
+    return {"vision": vision, "contrastive": contrastive, "caption": caption, "vocabulary": 2 * t * D * config.vocab_size}

@@ -7,6 +7,7 @@ has an encoding and decodes to itself.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -84,13 +85,14 @@ def load(folder: Path | str) -> PreTrainedTokenizerFast:
         raise ModelError(f"{path} cannot be read as a tokenizer: {error}") from error
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> np.ndarray:
+def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], counts: Counter | None = None) -> np.ndarray:
     """Encode texts as one array, as long as the longest of them.
 
     Args:
-        tokenizer: From `train` or `load`; its `model_max_length` bounds T. Longer texts are cut before their `<eos>`, and how
-            many is logged.
+        tokenizer: From `train` or `load`; its `model_max_length` bounds T. Longer texts are cut before their `<eos>`, which is
+            logged once.
         texts: B non-empty strings.
+        counts: Receives, as `text cut`, how many were cut.
 
     Returns:
         (B, T) int64 token ids, `PAD_ID` after each text's end.
@@ -98,6 +100,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> np.ndarr
     Raises:
         DataError: A text is empty or blank: it would have an embedding that means nothing.
     """
+    _check_present(tokenizer)
     if blank := [i for i, text in enumerate(texts) if not text.strip()]:
         raise DataError(f"text {blank[0]} of {len(texts)} is empty: drop it, or write a caption")
     encodings = tokenizer(
@@ -110,11 +113,20 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> np.ndarr
     tokens = np.asarray(encodings["input_ids"], dtype=np.int64)
     if tokens.shape[1] == tokenizer.model_max_length:
         cut = sum(bool(e.overflowing) for e in encodings.encodings)
-        if cut:
+        if counts is not None:
+            counts["text cut"] += cut
+        if cut and not getattr(tokenizer, "said_cut", False):
+            tokenizer.said_cut = True
             logger.warning("%d of %d texts were cut to %d tokens", cut, len(texts), tokens.shape[1])
     return tokens
 
 
 def decode(tokenizer: PreTrainedTokenizerFast, tokens: np.ndarray) -> list[str]:
     """Turn (B, T) token ids back into B strings, special tokens left out."""
+    _check_present(tokenizer)
     return [text.strip() for text in tokenizer.batch_decode(np.asarray(tokens), skip_special_tokens=True)]
+
+
+def _check_present(tokenizer: PreTrainedTokenizerFast | None) -> None:
+    if tokenizer is None:
+        raise ModelError("this model came without a tokenizer: put its tokenizer.json beside the weights and load it again")

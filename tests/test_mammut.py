@@ -1,14 +1,24 @@
 """The two passes behave as the paper says, the losses as worked by hand, and a folder comes back as it was saved."""
 
+import io
 import json
+import math
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel
 
 import rsvlm
-from rsvlm import mammut, tokenizer
+from rsvlm import embed, mammut, tokenizer
+from rsvlm import images as imaging
 from rsvlm.errors import ModelError
 
 PAD = tokenizer.PAD_ID
@@ -37,7 +47,7 @@ def batch():
 
 
 def contrastive_states(model, tokens):
-    return model._decode(tokens, None, causal=False, image=None)
+    return model._decode(tokens)
 
 
 @torch.no_grad()
@@ -196,6 +206,8 @@ def test_a_saved_folder_comes_back_the_same(saved):
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(model.encode_image(images), again.encode_image(images))
     assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
+    for found in (AutoModel.from_pretrained(folder), mammut.Mammut.from_pretrained(folder)):
+        assert isinstance(found, mammut.Mammut) and torch.equal(found.eval().encode_image(images), model.encode_image(images))
 
 
 @pytest.mark.parametrize("fault", ["missing", "extra", "misshaped"])
@@ -217,7 +229,7 @@ def test_a_pickle_is_not_read(saved):
     model, folder = saved
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"model\.safetensors is missing"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is missing; pytorch_model\.bin may run code"):
         rsvlm.load(folder)
 
 
@@ -245,3 +257,254 @@ def test_wrong_shapes_are_named(model):
         model.encode_image(torch.zeros(1, 3, 63, 64))
     with pytest.raises(ModelError, match="context_length is 96"):
         model.encode_text(torch.full((1, 97), 5))
+
+
+def test_unknown_switches_are_named():
+    with pytest.raises(ModelError, match="image_pooling='max'"):
+        mammut.MammutConfig(image_pooling="max")
+
+
+def test_presets_have_the_parameters_that_their_table_states():
+    rows = re.findall(r'"(\w+)": dict\(zip.*# ([\d,]+) \+ ([\d,]+)', Path(mammut.__file__).read_text())
+    assert [row[0] for row in rows] == list(mammut.PRESETS)
+    for name, *stated in rows:
+        with torch.device("meta"):
+            model = mammut.Mammut(mammut.MammutConfig(**mammut.PRESETS[name], vocab_size=49408, context_length=77))
+        vision, whole = (sum(p.numel() for p in part.parameters()) for part in (model.vision, model))
+        assert [f"{vision:,}", f"{whole - vision:,}"] == stated
+    assert name == "so400m" and vision == pytest.approx(400e6, rel=0.05) and whole - vision == pytest.approx(400e6, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"image_pooling": "attention", "cross_attention_every": 1},
+        {name: value for name, value in mammut.PRESETS["l14"].items() if isinstance(value, bool | str)},
+        {"cross_layer_mlp": "caption", "vision_class_token": True, "class_token_read": False, "image_projection": True},
+    ],
+)
+@torch.no_grad()
+def test_flops_are_those_that_torch_counts(changes):
+    config = mammut.MammutConfig(**mammut.PRESETS["nano"] | SIZES | {"patch_size": 4, "vision_mlp_width": 200} | changes)
+    with torch.device("meta"):
+        model = mammut.Mammut(config).requires_grad_(False)
+        image, tokens, states = torch.zeros(1, 3, 32, 32), torch.full((1, 20), 5), torch.zeros(19, 192)
+    patches = model.image_tokens(image)
+    runs = {
+        "vision": lambda: model.encode_image(image),
+        "contrastive": lambda: model.train().encode_text(tokens),  # in training it does not look for texts that are all pads
+        "caption": lambda: model.caption_states(tokens[:, 1:], patches),
+        "vocabulary": lambda: model.vocabulary(states),
+    }
+    for name, run in runs.items():
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            run()
+        assert mammut.flops(config, 20)[name] == pytest.approx(counter.get_total_flops(), rel=0.01), name
+
+
+@torch.no_grad()
+def test_images_of_other_sizes_are_taken(model):
+    assert model.image_tokens(torch.randn(1, 3, 64, 64)).shape == (1, 64, 64)
+    assert model.image_tokens(torch.randn(1, 3, 24, 40)).shape == (1, 15, 64)
+    before = model.vision.pos_embed.clone()
+    model.vision.pos_embed.fill_(0.7)
+    seen = []
+    handle = model.vision.norm_pre.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    model.image_tokens(torch.zeros(1, 3, 56, 40))
+    handle.remove()
+    model.vision.pos_embed.copy_(before)
+    torch.testing.assert_close(seen[0], (0.7 + model.vision.patch_embed.proj.bias).expand(1, 35, 64))  # a constant stays one
+
+
+@torch.no_grad()
+def test_positions_of_a_crop(model):
+    generator = torch.Generator().manual_seed(0)
+    grid = torch.randn(1, 4, 4, 6, generator=generator)
+    whole, quarter = torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[0.5, 0, 1, 0.5]])  # the quarter at the top right
+    torch.testing.assert_close(mammut.cropped_positions(grid, whole, (4, 4)), grid, rtol=0, atol=1e-5)
+    plain = torch.nn.functional.interpolate(grid.permute(0, 3, 1, 2), (8, 8), mode="bilinear").permute(0, 2, 3, 1)
+    torch.testing.assert_close(mammut.cropped_positions(grid, whole, (8, 8)), plain, rtol=0, atol=1e-5)
+    found = mammut.cropped_positions(grid, torch.cat([whole, quarter]), (4, 4))[1]
+    # Two cells become four: centres at columns 1.75, 2.25, 2.75, 3.25 and rows -0.25, 0.25, 0.75, 1.25; edges are held.
+    columns = [{1: 0.25, 2: 0.75}, {2: 0.75, 3: 0.25}, {2: 0.25, 3: 0.75}, {3: 1.0}]
+    rows = [{0: 1.0}, {0: 0.75, 1: 0.25}, {0: 0.25, 1: 0.75}, {1: 0.75, 2: 0.25}]
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            expected = sum(a * b * grid[0, y, x] for y, a in row.items() for x, b in column.items())
+            torch.testing.assert_close(found[i, j], expected, rtol=0, atol=1e-5)
+    images = torch.randn(2, 3, 32, 32, generator=generator)
+    torch.testing.assert_close(model.image_tokens(images, whole.expand(2, 4)), model.image_tokens(images), rtol=0, atol=1e-4)
+    assert (model.image_tokens(images, quarter.expand(2, 4)) - model.image_tokens(images)).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_attention_pooling_worked_by_hand():
+    pool = mammut.AttentionPool(2, 1)
+    for linear in (pool.attention.query, pool.attention.out):
+        linear.weight.copy_(torch.eye(2))
+        linear.bias.zero_()
+    pool.attention.key_value.weight.copy_(torch.cat([torch.eye(2), 2 * torch.eye(2)]))  # keys are tokens, values twice them
+    pool.attention.key_value.bias.zero_()
+    pool.query.copy_(torch.tensor([[[2**0.5, 0.0]]]))  # so that q·k / √2 is the first coordinate
+    tokens = torch.tensor([[[0.0, 1.0], [math.log(3), 5.0]]])  # weights 1/4 and 3/4
+    torch.testing.assert_close(pool(tokens), torch.tensor([[1.5 * math.log(3), 2 * (0.25 + 3.75)]]))
+
+
+def in_mode(mode: str) -> np.ndarray:
+    pixels = np.arange(40 * 50 * 3).reshape(40, 50, 3) % 256
+    if mode == "16-bit":
+        picture = Image.fromarray((pixels[..., 0] * 257).astype(np.uint16))
+    else:
+        picture = Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+    buffer = io.BytesIO()
+    picture.save(buffer, "TIFF")
+    return imaging.decode(buffer.getvalue())
+
+
+@torch.no_grad()
+def test_images_of_every_mode_are_embedded(model):
+    arrays = [in_mode(mode) for mode in ("RGB", "L", "RGBA", "CMYK", "16-bit", "P", "1")]
+    assert {array.shape for array in arrays} == {(40, 50, 3)}
+    found = embed.images(model, arrays)
+    assert found.shape == (7, 192)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(found[2], found[0], rtol=0, atol=1e-6)  # opaque
+
+
+def test_text_without_a_word_is_refused(model):
+    tokens = torch.full((2, 5), 7)
+    tokens[1] = PAD
+    with pytest.raises(ModelError, match="nothing but padding"):
+        model.encode_text(tokens)
+
+
+def test_texts_too_long_are_cut_and_counted_in_one_line(caplog):
+    words = tokenizer.train(["red in the north", "blue in the south"], 300, 16)
+    tokens = tokenizer.encode(words, ["red " * 40, "blue", "north " * 40])
+    assert tokens.shape == (3, 16) and tokens[0, -1] == tokenizer.EOS_ID
+    assert [record.getMessage() for record in caplog.records] == ["2 of 3 texts were cut to 16 tokens"]
+    config = mammut.MammutConfig(**mammut.PRESETS["nano"] | SIZES, vocab_size=300, context_length=16, pads_are_text=True)
+    with pytest.raises(ModelError, match="text of 17 tokens"):
+        mammut.Mammut(config).encode_text(torch.full((1, 17), 5))
+
+
+def gradients(model, given, run):
+    model.zero_grad(set_to_none=True)
+    out = run(*given)
+    (out.caption_loss + mammut.softmax_loss(out.image_embeddings, out.text_embeddings, model.logit_scale)).backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def tiny(**changes):
+    torch.manual_seed(0)
+    sizes = {"image_size": 16, "vision_width": 32, "vision_layers": 1, "vision_heads": 2}
+    sizes |= {"text_width": 32, "text_layers": 2, "text_heads": 2, "vocab_size": 50, "context_length": 12}
+    return mammut.Mammut(mammut.MammutConfig(**sizes | changes))
+
+
+@pytest.mark.parametrize("where", ["one", "caption", "both"])
+def test_activation_checkpointing_gives_the_same_gradients(where):
+    model = tiny(cross_layer_mlp=where).train()
+    given = torch.randn(3, 3, 16, 16), torch.randint(3, 50, (3, 9))
+    plain = gradients(model, given, model)
+    model.gradient_checkpointing = True
+    again = gradients(model, given, model)
+    assert plain.keys() == again.keys() and len(plain) > 40
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_equals_plain():
+    model = tiny(text_layers=1)
+    given = torch.randn(3, 3, 16, 16), torch.randint(3, 50, (3, 9))
+    given[1][0, 5:] = PAD
+    plain = gradients(model, given, model)
+    traced = gradients(model, given, torch.compile(model, backend="aot_eager"))  # the same graphs without the C++ compiler
+    for name, gradient in plain.items():
+        torch.testing.assert_close(traced[name], gradient, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        compiled = torch.compile(model.caption_logits)(*given)
+        torch.testing.assert_close(compiled, model.caption_logits(*given), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def talker():
+    """A model whose captions differ, end, and are not sure of themselves."""
+    model = tiny(context_length=24, cross_layer_mlp="both").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(6)
+    return model
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+
+
+def log_probability(model, image, tokens):
+    """Of (1, T) tokens after the first."""
+    log_p = model.caption_logits(image, tokens[:, :-1]).log_softmax(-1)
+    return log_p.gather(2, tokens[:, 1:, None]).sum().item()
+
+
+@torch.no_grad()
+def test_greedy_captions_equal_a_loop_without_a_cache(talker, pictures):
+    found = talker.generate(pictures)
+    assert found.shape[1] <= 24 and len({tuple(row) for row in found.tolist()}) > 1
+    for image, row in zip(pictures, found.tolist(), strict=True):
+        tokens = [tokenizer.BOS_ID]
+        while len(tokens) < 24 and tokens[-1] != tokenizer.EOS_ID:
+            tokens.append(talker.caption_logits(image[None], torch.tensor([tokens]))[0, -1].argmax().item())
+        assert row[: len(tokens)] == tokens and set(row[len(tokens) :]) <= {PAD}
+        assert talker.generate(image[None])[0].tolist() == tokens  # alone as in the batch
+
+
+@torch.no_grad()
+def test_captions_stop_at_the_end_and_are_padded(talker, pictures):
+    first = talker.generate(pictures, max_new_tokens=3)
+    assert first.shape == (4, 4)
+    talker.config.eos_token_id = first[0, 2].item()  # whatever the first image says second now ends a text
+    try:
+        found = talker.generate(pictures, max_new_tokens=8)
+    finally:
+        talker.config.eos_token_id = tokenizer.EOS_ID
+    assert found[0, 2] == first[0, 2] and (found[0, 3:] == PAD).all() and found.shape[1] > 4
+
+
+@torch.no_grad()
+def test_beams_find_nothing_worse_than_greedy(talker, pictures):
+    length = {"max_new_tokens": 6, "min_new_tokens": 6}
+    greedy = talker.generate(pictures, **length)
+    beams = talker.generate(pictures, num_beams=6, **length)
+    scores = [[log_probability(talker, i[None], row[None]) for i, row in zip(pictures, rows)] for rows in (greedy, beams)]
+    assert (np.array(scores[1]) >= np.array(scores[0]) - 1e-4).all() and not torch.equal(greedy, beams)
+    assert torch.equal(beams, torch.cat([talker.generate(image[None], num_beams=6, **length) for image in pictures]))
+
+
+@torch.no_grad()
+def test_nucleus_sampling_is_seeded(talker, pictures):
+    length = {"max_new_tokens": 6, "min_new_tokens": 6}
+
+    def sample(seed, top_p):
+        torch.manual_seed(seed)
+        return talker.generate(pictures, do_sample=True, top_p=top_p, top_k=0, **length).tolist()
+
+    assert sample(1, 0.9) == sample(1, 0.9) != sample(2, 0.9)
+    assert sample(1, 1e-6) == talker.generate(pictures, **length).tolist()
+
+
+@torch.no_grad()
+def test_captions_are_words(talker, pictures):
+    with pytest.raises(ModelError, match="came without a tokenizer"):
+        talker.captions(pictures)
+    with pytest.raises(ModelError, match="captions of 31 tokens"):
+        talker.generate(pictures, max_new_tokens=30)
+    model = tiny(vocab_size=300).eval()
+    model.tokenizer = tokenizer.train(["red in the north", "blue in the south"], 300, 12)
+    captions = model.captions(pictures, max_new_tokens=5)
+    assert len(captions) == 4 and all(isinstance(caption, str) for caption in captions)

@@ -1,22 +1,23 @@
 """The loop learns, and ends in the same bytes whether or not it was killed."""
 
 import json
+import multiprocessing
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from conftest import write_tar, write_toy
+from conftest import png, toy_sample, write_tar, write_toy
 from safetensors.torch import load_file
 
 import rsvlm
-from rsvlm import config, embed, mammut, shards, train
-from rsvlm.errors import ModelError, RsvlmError
+from rsvlm import checkpoints, config, embed, mammut, shards, train
+from rsvlm.curriculum import Place
+from rsvlm.errors import ConfigError, DataError, ModelError, RsvlmError
 
 TOY = {"vocabulary_size": 320, "context_length": 32}
 
@@ -61,7 +62,7 @@ def test_a_short_training_learns_the_toy_world(toy_shards, tiny_preset, tmp_path
 def test_interrupted_at_any_checkpoint_gives_the_same_weights(toy_shards, tiny_preset, tmp_path, monkeypatch):
     settings = options(train__steps=13, train__checkpoint_every=4, train__log_every=3)  # 13 steps of 16: more than two epochs
     whole = weights(train.train(settings, toy_shards, tmp_path / "whole"))
-    real = train.save_checkpoint
+    real = checkpoints.save
     for stop in (4, 8, 13):  # the last: every step is taken, but the model is not written yet
 
         def save_and_die(out, step, *rest, stop=stop):
@@ -69,10 +70,10 @@ def test_interrupted_at_any_checkpoint_gives_the_same_weights(toy_shards, tiny_p
             if step == stop:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(train, "save_checkpoint", save_and_die)
+        monkeypatch.setattr(checkpoints, "save", save_and_die)
         with pytest.raises(KeyboardInterrupt):
             train.train(settings, toy_shards, tmp_path / f"cut-{stop}")
-        monkeypatch.setattr(train, "save_checkpoint", real)
+        monkeypatch.setattr(checkpoints, "save", real)
         assert not (tmp_path / f"cut-{stop}" / "model").exists()
         again = weights(train.train(settings, toy_shards, tmp_path / f"cut-{stop}"))
         assert same(whole, again)
@@ -80,40 +81,179 @@ def test_interrupted_at_any_checkpoint_gives_the_same_weights(toy_shards, tiny_p
         assert steps == sorted(steps) and steps.count(6) == 1
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from rsvlm import config, mammut, train
-mammut.PRESETS["test"] = {preset!r}
-train.train(config.load("smoke", {overrides!r}), Path(sys.argv[1]), Path(sys.argv[2]))
-"""
-
-
 def test_killed_at_random_moments_gives_the_same_weights(toy_shards, tiny_preset, tmp_path):
-    settings = options(train__steps=60, train__checkpoint_every=5)
-    overrides = {"device": "cpu"} | {f"train.{k}": v for k, v in settings.train.model_dump().items()}
-    overrides |= {f"model.{k}": v for k, v in settings.model.model_dump().items()}
-    script = KILLED.format(preset=mammut.PRESETS["test"], overrides=overrides)
+    loop = {"train__ema": 0.9, "train__micro_batch_size": 6, "train__augment": True, "train__workers": 2}
+    settings = options(train__steps=60, train__checkpoint_every=4, **loop)
+    started = time.perf_counter()
     whole = weights(train.train(settings, toy_shards, tmp_path / "whole"))
+    duration = time.perf_counter() - started
     out = tmp_path / "killed"
     rng = np.random.default_rng(int.from_bytes(os.urandom(4)))
-    kills = 0
-    command = [sys.executable, "-c", script, str(toy_shards), str(out)]
-    for attempt in range(20):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        while attempt < 3 and process.poll() is None and not (out / "run.json").is_file():
-            time.sleep(0.02)  # the import takes seconds; a kill before the run began would prove nothing
-        if attempt < 3:
-            time.sleep(rng.uniform(0.0, 1.5))
-            process.send_signal(signal.SIGKILL)
-        _, errors = process.communicate(timeout=120)
-        kills += process.returncode == -signal.SIGKILL
-        if process.returncode == 0:
+    kills = []
+    # forked, for importing takes longer than the training
+    fork = multiprocessing.get_context("fork")
+    for attempt in range(9):
+        process = fork.Process(target=train.train, args=(settings, toy_shards, out))
+        process.start()
+        process.join(rng.uniform(0.05, 0.4) * duration if attempt < 8 else 120)
+        if process.is_alive():
+            process.kill()
+            newest = checkpoints.newest(out)
+            kills.append(newest.name if newest else "none")
+        process.join()
+        if process.exitcode == 0:
             break
-        assert process.returncode == -signal.SIGKILL, errors.decode()[-500:]
+        assert process.exitcode == -signal.SIGKILL
     assert (out / "model").is_dir()
-    assert kills >= 1
+    assert kills and kills == sorted(kills, key=lambda name: name.replace("none", ""))
     assert same(whole, weights(out / "model"))
+
+
+def direct(settings, data, **changed):
+    """Loss and gradient of the first batch, with other options of the loop than `settings` says."""
+    settings = settings.model_copy(update={"train": settings.train.model_copy(update=changed)})
+    model = train.prepare(train.build(settings, data), settings.train).train()
+    batch = next(train.read_batches(model, {"data": data}, settings, Place.start(), 0))
+    losses = train.backward(model, batch, settings.train)
+    return {k: float(v.detach()) for k, v in losses.items()}, {n: p.grad for n, p in model.named_parameters()}, batch
+
+
+def furthest(a, b):
+    """Largest difference of two gradients, relative to the largest entry of each tensor."""
+    assert {n for n, g in a.items() if g is None} == {n for n, g in b.items() if g is None}
+    pairs = [(a[n], b[n]) for n in a if a[n] is not None]
+    return max(float((x - y).abs().max() / x.abs().max().clamp(min=1e-3)) for x, y in pairs)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid", "focal"])
+@pytest.mark.parametrize("caption_weight", [0.0, 0.5])
+def test_the_accumulated_gradient_is_the_direct_one(toy_shards, tiny_preset, loss, caption_weight):
+    settings = options(train__contrastive_loss=loss, train__caption_weight=caption_weight)
+    losses, gradient, _ = direct(settings, toy_shards)
+    for micro in (1, 5, 8):
+        found, accumulated, batch = direct(settings, toy_shards, micro_batch_size=micro)
+        assert len(batch.parts) == -(-16 // micro) and all(len(images) <= micro for images, _ in batch.parts)
+        assert found == pytest.approx(losses, rel=1e-5)
+        assert furthest(gradient, accumulated) < 1e-5
+
+
+def test_a_loss_of_each_micro_batch_alone_would_be_another(toy_shards, tiny_preset):
+    settings = options()
+    losses, gradient, _ = direct(settings, toy_shards)
+    model = train.build(settings, toy_shards).train()
+    batch = next(train.read_batches(model, {"data": toy_shards}, settings, Place.start(), 0))
+    (images, groups), rows = batch.parts[0], 8
+    halves = [(images[:rows], groups[:2]), (images[rows:], groups[2:])]
+    for half in halves:
+        part = train.Batch([half], batch.keys, batch.place, Counter())
+        train.backward(model, part, settings.train)
+    mean = {n: p.grad / 2 for n, p in model.named_parameters() if p.grad is not None}
+    assert furthest({n: g for n, g in gradient.items() if g is not None}, mean) > 1e-2
+
+
+def test_activation_checkpointing_changes_no_gradient(toy_shards, tiny_preset):
+    losses, gradient, _ = direct(options(), toy_shards)
+    found, other, _ = direct(options(), toy_shards, activation_checkpointing=True)
+    assert found == losses and furthest(gradient, other) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPU")
+def test_compiled_is_uncompiled(toy_shards, tiny_preset, monkeypatch):
+    monkeypatch.setitem(mammut.PRESETS, "test", mammut.PRESETS["test"] | {"vision_layers": 1, "text_layers": 1})
+    losses, gradient, _ = direct(options(), toy_shards)
+    found, other, _ = direct(options(), toy_shards, compile=True)
+    assert found == pytest.approx(losses, rel=1e-5)
+    assert furthest(gradient, other) < 2e-5
+
+
+@pytest.mark.parametrize(("precision", "near"), [("bf16", 0.1), ("fp16", 0.02)])
+def test_half_precision_is_near_and_trains(toy_shards, tiny_preset, tmp_path, precision, near):
+    losses, gradient, _ = direct(options(), toy_shards)
+    found, other, _ = direct(options(), toy_shards, precision=precision)
+    assert found == pytest.approx(losses, rel=0.02) and found != losses
+    flat, half = (torch.cat([g.flatten() for g in part.values() if g is not None]) for part in (gradient, other))
+    assert 0 < (flat - half).norm() < near * flat.norm()
+    settings = options(
+        train__precision=precision, train__steps=25, train__log_every=1, train__learning_rate=3e-3, train__micro_batch_size=8
+    )
+    saved = weights(train.train(settings, toy_shards, tmp_path / "run"))
+    assert all(tensor.dtype == torch.float32 for tensor in saved.values())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    found = [line["loss"] for line in lines if "loss" in line]
+    assert np.mean(found[-5:]) < 0.8 * found[0]
+    state = json.loads((checkpoints.newest(tmp_path / "run") / "state.json").read_text())
+    assert bool(state["scaler"]) == (precision == "fp16")
+
+
+def test_the_model_ends_with_the_averaged_weights(toy_shards, tiny_preset, tmp_path):
+    settings = options(train__steps=2, train__checkpoint_every=1, train__ema=0.75)
+    end = weights(train.train(settings, toy_shards, tmp_path / "run"))
+    first, second = (weights(tmp_path / "run" / "checkpoints" / f"step-00000{step}") for step in (1, 2))
+    start = train.build(settings, toy_shards).state_dict()
+    for name in end:
+        average = 0.75 * (0.75 * start[name] + 0.25 * first[name]) + 0.25 * second[name]
+        torch.testing.assert_close(end[name], average, rtol=1e-5, atol=1e-6)
+    assert same(end, load_file(tmp_path / "run" / "checkpoints" / "step-000002" / "ema.safetensors"))
+    plain = weights(train.train(options(train__steps=2), toy_shards, tmp_path / "plain"))
+    assert same(plain, second)  # averaging does not touch the training
+
+
+def test_everything_at_once_goes_on_in_the_same_bytes(toy_shards, tiny_preset, tmp_path, monkeypatch):
+    other = write_toy(tmp_path / "other", {"train": 40})
+    data = {"a": toy_shards, "b": other}
+    stages = '[{"steps":4,"data":{"a":1}},{"steps":5,"data":{"a":1,"b":2}}]'
+    loop = {"train__stages": stages, "train__ema": 0.9, "train__micro_batch_size": 6, "train__augment": True}
+    loop |= {"train__checkpoint_every": 1, "train__schedule": "cosine", "train__precision": "fp16"}
+    whole = weights(train.train(options(**loop), data, tmp_path / "whole"))
+    real = checkpoints.save
+    for stop in (2, 4, 7):
+
+        def save_and_die(out, step, *rest, stop=stop):
+            real(out, step, *rest)
+            if step == stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(checkpoints, "save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(options(**loop), data, tmp_path / f"cut-{stop}")
+        monkeypatch.setattr(checkpoints, "save", real)
+        again = train.train(options(**loop, train__workers=2), data, tmp_path / f"cut-{stop}")  # threads are free to choose
+        assert same(whole, weights(again))
+
+
+def test_a_run_starts_from_the_model_of_another(toy_shards, tiny_preset, tmp_path):
+    first = train.train(options(train__steps=2), toy_shards, tmp_path / "first")
+    settings = options(train__steps=1, train__start=str(first), train__learning_rate=1e-30)
+    second = train.train(settings, toy_shards, tmp_path / "second")
+    ours, theirs = weights(first), weights(second)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-12) for name in ours)
+    with pytest.raises(ModelError, match="holds no safetensors"):
+        train.train(options(train__start=str(tmp_path)), toy_shards, tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_long_texts_are_cut_counted_and_said_once(toy_shards, tiny_preset, tmp_path, caplog):
+    settings = options(model__context_length=8, train__steps=4, train__log_every=1)
+    train.train(settings, toy_shards, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    counts = [line["texts_cut"] for line in lines if "texts_cut" in line]
+    assert 0 < counts[0] < counts[1] < counts[3] <= 4 * 16
+    assert len([record for record in caplog.records if "cut" in record.message]) == 1
+
+
+def test_a_line_tells_speed_and_memory(toy_shards, tiny_preset, tmp_path, capsys):
+    train.train(options(train__steps=4, train__log_every=2), toy_shards, tmp_path / "run")
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert line["samples_per_s"] > 0 and 0.05 < line["memory_gb"] < 64 and line["skipped"] == 0
+    shown = capsys.readouterr().err
+    assert "samples/s" in shown and "GB" in shown and "64/64" in shown
+
+
+def test_options_that_exclude_each_other_stop_before_any_work(toy_shards, tiny_preset, tmp_path):
+    with pytest.raises(ConfigError, match="torchrun"):
+        train.train(options(train__fsdp=True), toy_shards, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_finished_runs_are_not_run_again(toy_shards, tiny_preset, tmp_path):
@@ -134,9 +274,9 @@ def test_a_checkpoint_of_another_model_is_refused(toy_shards, tiny_preset, tmp_p
     settings = options(train__steps=2)
     train.train(settings, toy_shards, tmp_path / "run")
     other = train.build(options(preset="nano"), toy_shards)
-    checkpoint = train.newest_checkpoint(tmp_path / "run")
+    checkpoint = checkpoints.newest(tmp_path / "run")
     with pytest.raises(ModelError, match="cannot be continued"):
-        train.load_checkpoint(checkpoint, other, train.make_optimizer(other, settings.train))
+        checkpoints.load(checkpoint, other, train.make_optimizer(other, settings.train))
 
 
 def test_checkpoints_hold_no_pickle_and_only_the_newest_two_stay(toy_shards, tiny_preset, tmp_path):
@@ -148,7 +288,7 @@ def test_checkpoints_hold_no_pickle_and_only_the_newest_two_stay(toy_shards, tin
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(toy_shards, tiny_preset, tmp_path, monkeypatch):
     settings = options(train__steps=6, train__checkpoint_every=2)
-    real, calls = train.save_file, []
+    real, calls = checkpoints.save_file, []
 
     def full_disk(*arguments, **named):
         calls.append(1)
@@ -156,16 +296,19 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(toy_shards, tiny_preset, t
             raise OSError(28, "No space left on device")
         real(*arguments, **named)
 
-    monkeypatch.setattr(train, "save_file", full_disk)
+    monkeypatch.setattr(checkpoints, "save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         train.train(settings, toy_shards, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
-    monkeypatch.setattr(train, "save_file", real)
+    monkeypatch.setattr(checkpoints, "save_file", real)
     assert train.train(settings, toy_shards, tmp_path / "run").is_dir()
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_keys(toy_shards, tiny_preset, tmp_path):
-    settings = options(train__steps=30, train__learning_rate=1e30, train__warmup_steps=0)
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
+def test_a_loss_that_is_not_finite_stops_with_the_keys(toy_shards, tiny_preset, tmp_path, micro_batch_size):
+    settings = options(
+        train__steps=30, train__learning_rate=1e30, train__warmup_steps=0, train__micro_batch_size=micro_batch_size
+    )
     with pytest.raises(RsvlmError, match="not_finite"):
         train.train(settings, toy_shards, tmp_path / "run")
     saved = json.loads((tmp_path / "run" / "not_finite.json").read_text())
@@ -177,8 +320,17 @@ def test_broken_samples_are_skipped_and_counted(tiny_preset, tmp_path):
     write_tar(data / "train" / "000001.tar", {"bad.png": b"not a png", "bad.json": b'{"captions": ["red"]}'})
     settings = options(train__steps=4)
     train.train(settings, data, tmp_path / "run")
-    state = json.loads((train.newest_checkpoint(tmp_path / "run") / "state.json").read_text())
-    assert sum(state["place"]["skipped"].values()) >= 2  # 4 × 16 samples: at least two epochs
+    state = json.loads((checkpoints.newest(tmp_path / "run") / "state.json").read_text())
+    assert sum(state["place"]["counts"].values()) >= 2  # 4 × 16 samples: at least two epochs
+
+
+def test_a_data_set_without_a_readable_image_is_one_sentence(tiny_preset, tmp_path):
+    cut = png(toy_sample(0)[0])[:400]
+    write_tar(
+        tmp_path / "data" / "train" / "0.tar", {f"{i}.{k}": v for i in range(9) for k, v in (("png", cut), ("txt", b"red"))}
+    )
+    with pytest.raises(DataError, match="only 0 of 16 images"):
+        train.train(options(), tmp_path / "data", tmp_path / "run")
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "focal"])
@@ -196,12 +348,16 @@ def test_learning_rate_warms_up_then_falls_to_zero():
     assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == 1.0
     assert 0 < rates[-1] < 0.02
     assert np.all(np.diff(rates[10:]) < 0)
+    half = [train.learning_rate(step, settings.model_copy(update={"schedule": "cosine"})) for step in range(1, 101)]
+    assert half[:10] == rates[:10] and 0 < half[-1] < 0.001 and np.all(np.diff(half[10:]) < 0)
+    assert half[55] == pytest.approx(0.5, abs=0.02) and half[30] > rates[30] and half[80] < rates[80]
 
 
 def test_biases_norms_and_positions_do_not_decay(toy_shards, tiny_preset):
     model = train.build(options(), toy_shards)
-    decayed, plain = (group["params"] for group in train.make_optimizer(model, options().train).param_groups)
+    decayed, plain, scalars = (group["params"] for group in train.make_optimizer(model, options().train).param_groups)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    assert {names[id(p)] for p in plain} >= {"log_scale", "logit_bias", "norm.weight", "position_embedding.weight"}
+    assert {names[id(p)] for p in plain} >= {"norm.weight", "position_embedding.weight"}
+    assert {names[id(p)] for p in scalars} == {"log_scale", "logit_bias"}
     assert {names[id(p)] for p in decayed} >= {"vocabulary.weight", "layers.0.mlp.0.weight"}
-    assert len(decayed) + len(plain) == len(names)
+    assert len(decayed) + len(plain) + len(scalars) == len(names)

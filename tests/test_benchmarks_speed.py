@@ -1,0 +1,115 @@
+"""The speed comparisons: what they compare is the same, and a peer that is missing is told, not a failure."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from rsvlm import runs
+
+ROOT = Path(__file__).parent.parent
+SMALL = {"batch": 2, "repeats": 1, "text_tokens": 6, "vocabulary": 300, "context": 12, "device": "cpu"}
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """benchmarks/train.py, as `rsvlm bench` loads it."""
+    spec = importlib.util.spec_from_file_location("benchmarks.train", ROOT / "benchmarks" / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def without_peers(monkeypatch):
+    for name in ("open_clip", "open_clip.coca_model", "mammut_pytorch", "mammut_pytorch.mammut_pytorch"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def test_a_missing_peer_says_how_to_install_it(bench, tiny_preset, without_peers):
+    rows = bench.measure(shape=tiny_preset, memory=False, **SMALL)
+    problems = {row["implementation"]: row["problem"] for row in rows if "problem" in row}
+    assert len(problems) == 4 and all('pip install -e ".[bench]"' in problem for problem in problems.values())
+    ours, padded = rows[:2]
+    assert ours["samples_per_s"] > 0 and ours["speedup"] == 1 and padded["speedup"] > 0
+    assert 'pip install -e ".[bench]"' in bench.table(rows)
+
+
+def test_the_padded_reference_is_our_model(bench, tiny_preset, without_peers):
+    setting = bench.Setting(tiny_preset, 3, 6, 300, 12)
+    images, tokens = setting.inputs()
+    ours, padded = (bench.MAKERS[name](setting) for name in ("rsvlm", "padded reference"))
+    losses = [float(contender.backward(images, tokens).detach()) for contender in (ours, padded)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for (name, one), other in zip(ours.model.named_parameters(), padded.model.parameters(), strict=True):
+        if one.grad is None or other.grad is None:
+            assert one.grad is other.grad, name
+        else:
+            torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("package", ["mammut_pytorch", "open_clip"])
+def test_the_peers_take_a_step_of_the_same_shapes(bench, tiny_preset, package):
+    pytest.importorskip(package, reason="the extra [bench] is not installed")
+    setting = bench.Setting(tiny_preset, 2, 6, 300, 12)
+    images, tokens = setting.inputs()
+    names = [name for name in bench.MAKERS if name.startswith(package.replace("_pytorch", "-").split("-")[0])]
+    assert len(names) == 2
+    for name in names:
+        assert bench._checked(bench.MAKERS[name](setting), images, tokens, setting) > 0
+
+
+def test_a_peer_whose_shapes_differ_is_left_out(bench, tiny_preset, without_peers, monkeypatch):
+    def wrong(setting):
+        made = bench._make_padded(setting)
+        made.check = lambda images, tokens: {"image": (1, 1)}
+        return made
+
+    monkeypatch.setitem(bench.MAKERS, "padded reference", wrong)
+    rows = bench.measure(shape=tiny_preset, memory=False, **SMALL)
+    assert "it gives" in rows[1]["problem"] and "samples_per_s" in rows[0]
+
+
+def test_memory_is_measured_in_a_process_of_its_own(bench):
+    setting = bench.Setting("nano", 2, 6, 300, 12)
+    assert bench._memory_of("rsvlm", setting) > 10
+
+
+def test_a_wrong_shape_is_one_sentence(tmp_path):
+    from rsvlm.__main__ import app
+
+    result = CliRunner().invoke(app, ["bench", "train", "--shape", "huge"])
+    assert result.exit_code and "huge" in str(result.exception) and "so400m" in str(result.exception)
+
+
+def test_the_verb_stores_rows_with_their_provenance(tiny_preset, without_peers, tmp_path, monkeypatch):
+    from rsvlm.__main__ import app
+
+    monkeypatch.setenv("RSVLM_HOME", str(ROOT))
+    options = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    out = tmp_path / "train.json"
+    result = CliRunner().invoke(app, ["bench", "train", "--shape", tiny_preset, *options, "--no-memory", "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    stored = json.loads(out.read_text())
+    assert [row["implementation"] for row in stored["rows"]][:2] == ["rsvlm", "padded reference"]
+    assert stored["provenance"]["package_hash"] == runs.source_hash()
+    assert stored["provenance"]["command"].startswith(f"rsvlm bench train --shape {tiny_preset} --batch 2")
+    assert "samples/s" in result.output
+
+
+def test_both_readers_give_the_same_samples(toy_shards, monkeypatch):
+    pytest.importorskip("webdataset", reason="the extra [bench] is not installed")
+    spec = importlib.util.spec_from_file_location("benchmarks.loader", ROOT / "benchmarks" / "loader.py")
+    loader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loader)
+    readers = {"rsvlm": lambda epoch: loader._ours(toy_shards, epoch)}
+    readers["webdataset"] = lambda epoch: loader._webdataset(toy_shards, epoch)
+    assert loader._compare(readers) == 96
+    assert all(len(passes) == 1 for passes in loader._rounds(readers, 1).values())

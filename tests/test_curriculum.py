@@ -1,0 +1,175 @@
+"""What is read depends on the seed, the step and the place, and on nothing else."""
+
+import json
+import sys
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+from conftest import png, toy_sample, write_toy
+
+from rsvlm import __main__ as cli
+from rsvlm import config, curriculum, train
+from rsvlm.curriculum import Place
+from rsvlm.errors import ConfigError, DataError
+
+STAGES = [
+    {"steps": 3, "data": {"a": 1}},
+    {"steps": 2, "data": {"karpathy": 2.0}},
+    {"steps": 6, "data": {"a": 1, "karpathy": 3}},
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Shards `a`, and a benchmark folder as its authors pack it."""
+    home = tmp_path_factory.mktemp("sets")
+    write_toy(home / "a", {"train": 40, "val": 8}, samples_per_shard=8)
+    (home / "karpathy" / "images").mkdir(parents=True)
+    rows = []
+    for index in range(30):
+        array, captions = toy_sample(1000 + index)
+        (home / "karpathy" / "images" / f"{index}.png").write_bytes(png(array))
+        sentences = [{"raw": caption} for caption in captions]
+        rows.append({"filename": f"{index}.png", "split": "val" if index < 6 else "train", "sentences": sentences})
+    rows.append({"filename": "gone.png", "split": "train", "sentences": [{"raw": "not there"}]})
+    (home / "karpathy" / "dataset_toy.json").write_text(json.dumps({"images": rows}))
+    return {"a": home / "a", "karpathy": home / "karpathy"}
+
+
+def options(**overrides):
+    names = {"train.batch_size": 12, "train.stages": json.dumps(STAGES)}
+    return config.load("smoke", names | {name.replace("__", "."): value for name, value in overrides.items()}).train
+
+
+def read(data, settings, place=None, step=0, **process):
+    return list(curriculum.read(data, settings, 5, 32, place or Place.start(), step, **process))
+
+
+def same(a, b):
+    return (
+        (a.captions, a.keys, a.place) == (b.captions, b.keys, b.place)
+        and len(a.images) == len(b.images)
+        and all(np.array_equal(x, y) for x, y in zip(a.images, b.images))
+    )
+
+
+def test_each_stage_mixes_its_sets_for_its_steps(data):
+    batches = read(data, options())
+    shares = [Counter(key.split("/")[0] for key in batch.keys) for batch in batches]
+    assert shares[:3] == [{"a": 12}] * 3 and shares[3:5] == [{"karpathy": 12}] * 2
+    assert shares[5:] == [{"a": 3, "karpathy": 9}] * 6
+    assert options().steps == len(batches) == 11
+    epoch = [key for batch in batches for key in batch.keys if key.startswith("karpathy")][:24]
+    assert len(set(epoch)) == 24  # every training sample once before any comes again, over the border of two stages
+    assert epoch != sorted(epoch, key=lambda key: int(key.split("/")[1].split(".")[0]))
+    assert batches[-1].place.counts["no image file"] == 4  # one in each epoch that was begun
+
+
+def test_an_even_mixture_without_stages(data):
+    for batch in read(data, options(train__stages="", train__steps=4)):
+        assert Counter(key.split("/")[0] for key in batch.keys) == {"a": 6, "karpathy": 6}
+
+
+def test_shares_are_rounded_by_chance_and_true_on_average():
+    drawn = [Counter(curriculum.draw_sets({"a": 1, "b": 2.2}, 5, [0, step])) for step in range(2000)]
+    assert {count["a"] for count in drawn} == {1, 2}
+    assert np.mean([count["a"] for count in drawn]) == pytest.approx(5 / 3.2, abs=0.03)
+    assert curriculum.draw_sets({"a": 0.3}, 4, [0]) == ["a"] * 4
+
+
+@pytest.mark.parametrize("stop", [1, 4, 8])
+def test_reading_goes_on_exactly_where_it_was(data, stop):
+    settings = options(train__augment=True)
+    whole = read(data, settings)
+    place = json.loads(json.dumps(vars(whole[stop - 1].place)))  # as a checkpoint keeps it
+    rest = read(data, settings, Place(place["positions"], Counter(place["counts"])), stop)
+    assert len(rest) == 11 - stop and all(same(a, b) for a, b in zip(whole[stop:], rest, strict=True))
+
+
+def test_threads_change_nothing(data):
+    plain, threaded = (read(data, options(train__augment=True, train__workers=n)) for n in (0, 3))
+    assert all(same(a, b) for a, b in zip(plain, threaded, strict=True))
+    assert all(same(a, b) for a, b in zip(plain, curriculum.ahead(iter(threaded)), strict=True))
+
+
+def test_processes_share_a_batch_without_overlap_or_gap(data):
+    settings = options(train__augment=True)
+    for whole, *shares in zip(read(data, settings), *(read(data, settings, rank=r, ranks=3) for r in range(3)), strict=True):
+        for rank, share in enumerate(shares):
+            assert share.captions == whole.captions[rank::3]
+            assert all(np.array_equal(a, b) for a, b in zip(share.images, whole.images[rank::3], strict=True))
+            assert (share.keys, share.place) == (whole.keys, whole.place)
+
+
+def test_other_seeds_read_other_orders(data):
+    a, b = (next(curriculum.read(data, options(), seed, 32, Place.start(), 0)).keys for seed in (1, 2))
+    assert a != b
+
+
+def test_an_error_in_the_thread_ahead_reaches_the_reader():
+    def failing():
+        yield 1
+        raise DataError("no more")
+
+    ahead = curriculum.ahead(failing())
+    assert list(islice(ahead, 1)) == [1]
+    with pytest.raises(DataError, match="no more"):
+        next(ahead)
+
+
+@pytest.mark.parametrize(
+    ("stages", "says"),
+    [
+        ('[{"steps":5,"data":{}}]', r"train\.stages\.0\.data.*at least 1 item"),
+        ('[{"steps":0,"data":{"a":1}}]', r"train\.stages\.0\.steps' = 0.*greater"),
+        ('[{"data":{"a":1}}]', r"train\.stages\.0\.steps.*required"),
+        ('[{"steps":5,"data":{"a":-1}}]', r"train\.stages\.0\.data\.a' = -1.*greater than 0"),
+        ('[{"steps":5,"data":{"a":0}}]', r"train\.stages\.0\.data\.a' = 0.*greater than 0"),
+        ('[{"steps":5,"data":{"a":NaN}}]', r"train\.stages\.0\.data\.a"),
+        ('[{"steps":5,"set":{"a":1}}]', r"train\.stages\.0"),
+        ("[{'steps':5}]", "not JSON"),
+        ('{"steps":5}', "not a list of stages"),
+    ],
+)
+def test_a_stage_that_cannot_be_is_one_sentence(stages, says):
+    with pytest.raises(ConfigError, match=says) as error:
+        config.load("smoke", {"train.stages": stages})
+    assert "\n" not in str(error.value)
+
+
+def test_a_set_that_was_not_given_stops_before_any_work(data, tmp_path):
+    settings = config.load("smoke", {"train.stages": '[{"steps":1,"data":{"a":1}},{"steps":1,"data":{"webli":1}}]'})
+    with pytest.raises(DataError, match="stage 2 mixes 'webli', but the data sets are a, karpathy"):
+        train.train(settings, data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_take_stages_as_text_on_the_command_line():
+    text = 'train.stages=[{"steps":7,"data":{"a":1,"b":0.5}}] train.batch_size=4'
+    loaded = config.load("laptop", text).train
+    assert (loaded.steps, loaded.stages[0].data, loaded.batch_size) == (7, {"a": 1.0, "b": 0.5}, 4)
+
+
+def test_the_verb_trains_on_named_mixtures(data, tiny_preset, tmp_path, capsys, monkeypatch):
+    stages = tmp_path / "stages.json"
+    stages.write_text('[{"steps": 1, "data": {"a": 1}},\n {"steps": 1, "data": {"a": 1, "papers": 2}}]')
+    base = ["rsvlm", "train", "--data", str(data["a"]), "--out", str(tmp_path / "run"), "--profile", "smoke"]
+    base += ["--set", "model.preset=test", "--set", "model.vocabulary_size=320", "--set", "train.batch_size=9"]
+    for more, says in [
+        (["--stages", str(stages)], "stage 2 mixes 'papers', but the data sets are a"),
+        (["--stages", str(tmp_path / "no.json")], "no.json is no file"),
+        (["--data", f"a={data['karpathy']}"], "two data sets are named 'a'"),
+        (["--data", "papers=nowhere"], "nowhere is not a folder"),
+    ]:
+        monkeypatch.setattr(sys, "argv", [*base, *more])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert says in ended.value.code and not (tmp_path / "run").exists()
+    monkeypatch.setattr(sys, "argv", [*base, "--data", f"papers={data['karpathy']}", "--stages", str(stages)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code and (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step-000002" / "state.json").read_text())
+    assert state["place"]["positions"] == {"a": [0, 12], "papers": [0, 6]}

@@ -1,0 +1,145 @@
+"""Two gloo processes are one: the same gradient, the same weights, the same checkpoints."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+
+import pytest
+import torch
+from conftest import png, toy_sample, write_tar, write_toy
+from safetensors.torch import load_file, save_file
+
+from rsvlm import checkpoints, config, curriculum, distributed, mammut, train
+from rsvlm.errors import RsvlmError
+
+LOSSES = ("softmax", "sigmoid", "focal")
+
+
+def one_of_two(rank, port, preset, data, out):
+    """What each of two processes does; their environment is the one that torchrun makes."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    mammut.PRESETS["test"] = preset
+    with distributed.joined(torch.device("cpu")):
+        for loss in LOSSES:
+            settings = options(train__contrastive_loss=loss, train__micro_batch_size=3)
+            gradient(settings, data, out / f"{loss}.safetensors")
+        gradient(options(), data.parent / "broken", out / "broken.safetensors")
+        train.train(options(), data, out / "two")
+        train.train(options(train__fsdp=True, train__micro_batch_size=3), data, out / "shards")
+        train.train(options(), data, out / "goes-on")
+        train.train(options(train__fsdp=True), data, out / "goes-on-in-shards")
+        said = {}
+        for name, changed in (("batch", {"train__batch_size": 15}), ("rate", {"train__learning_rate": 1e30})):
+            try:
+                train.train(options(**changed), data, out / name)
+            except RsvlmError as error:
+                said[name] = str(error)
+        (out / f"said-{rank}.json").write_text(json.dumps(said))
+
+
+def options(**overrides):
+    names = {"device": "cpu", "model.preset": "test", "model.vocabulary_size": 320, "model.context_length": 32}
+    names |= {"train.batch_size": 16, "train.steps": 6, "train.warmup_steps": 2, "train.checkpoint_every": 3, "train.ema": 0.5}
+    return config.load("smoke", names | {name.replace("__", "."): value for name, value in overrides.items()})
+
+
+def gradient(settings, data, path):
+    """Store the loss and the gradient of the first batch."""
+    torch.manual_seed(0)
+    model = train.build(settings, data)
+    batch = next(train.read_batches(model, {"data": data}, settings, curriculum.Place.start(), 0))
+    losses = train.backward(model.train(), batch, settings.train)
+    found = {name: p.grad.contiguous() for name, p in model.named_parameters() if p.grad is not None}
+    if distributed.rank() == 0:
+        save_file(found | {name: value.detach().reshape(1) for name, value in losses.items()}, path)
+    return batch
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    """Folders of the same work done by two processes and by one."""
+    home = tmp_path_factory.mktemp("worlds")
+    data = write_toy(home / "data", {"train": 96, "val": 24})
+    broken = write_toy(home / "broken", {"train": 13})
+    cut = png(toy_sample(0)[0])[:400]  # its header is whole: found out by the process alone that has it in its share
+    extra = {f"bad-{i}.{kind}": value for i in range(5) for kind, value in (("png", cut), ("txt", b"red"))}
+    write_tar(broken / "train" / "000001.tar", extra)
+    preset = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 2, "vision_heads": 2}
+    preset |= {"text_width": 32, "text_layers": 2, "text_heads": 2}
+    one, two = home / "one", home / "out"
+    two.mkdir()
+    one.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(mammut.PRESETS, "test", preset)
+        for loss in LOSSES:
+            gradient(options(train__contrastive_loss=loss), data, one / f"{loss}.safetensors")
+        assert gradient(options(), broken, one / "broken.safetensors").counts["broken image"] > 0
+        train.train(options(), data, one / "run")
+        for name, fsdp in (
+            ("goes-on", False),
+            ("goes-on-in-shards", True),
+        ):  # what is left of a run that was killed after step 3
+            shutil.copytree(one / "run", two / name, ignore=shutil.ignore_patterns("model", "step-000006"))
+            identity = json.loads((two / name / "run.json").read_text())
+            identity["options"]["train"]["fsdp"] = fsdp
+            (two / name / "run.json").write_text(json.dumps(identity))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        spawn = multiprocessing.get_context("spawn")  # a forked child would wait for threads that other tests left behind
+        arguments = port, preset, data, two
+        processes = [spawn.Process(target=one_of_two, args=(rank, *arguments), daemon=True) for rank in (0, 1)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(240)
+        assert [process.exitcode for process in processes] == [0, 0]
+    return one, two
+
+
+def furthest(a, b):
+    """Largest difference between two sets of tensors, relative to the largest entry of the tensor."""
+    a, b = load_file(a), load_file(b)
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max() / a[name].abs().max().clamp(min=1e-3)) for name in a)
+
+
+@pytest.mark.parametrize("case", [*LOSSES, "broken"])
+def test_gathered_loss_and_gradient_are_those_of_one_process(worlds, case):
+    one, two = worlds
+    assert furthest(one / f"{case}.safetensors", two / f"{case}.safetensors") < 1e-5
+    a, b = (torch.cat([g.flatten() for g in load_file(folder / f"{case}.safetensors").values()]) for folder in worlds)
+    assert (a - b).norm() < 1e-6 * a.norm()
+
+
+@pytest.mark.parametrize("run", ["two", "shards", "goes-on", "goes-on-in-shards"])
+def test_two_processes_end_in_the_weights_of_one(worlds, run):
+    one, two = worlds
+    assert furthest(one / "run" / "model" / "model.safetensors", two / run / "model" / "model.safetensors") < 1e-4
+    for name in ("model", "ema", "optimizer"):
+        newest = (checkpoints.newest(folder) / f"{name}.safetensors" for folder in (one / "run", two / run))
+        assert furthest(*newest) < (1e-2 if name == "optimizer" else 1e-4)
+    lines = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (one / "run", two / run)]
+    assert lines[0][-1] == pytest.approx(lines[1][-1])
+    files = {path.suffix for path in (two / run).rglob("*") if path.is_file()}
+    assert files == {".json", ".jsonl", ".safetensors"}  # no pickle
+
+
+def test_a_bad_request_is_one_sentence_in_every_process(worlds):
+    _, two = worlds
+    said = [json.loads((two / f"said-{rank}.json").read_text()) for rank in (0, 1)]
+    assert said[0] == said[1]
+    assert "train.batch_size=15 cannot be shared by 2 processes" in said[0]["batch"]
+    assert not (two / "batch").exists()
+    saved = json.loads((two / "rate" / "not_finite.json").read_text())
+    assert "not_finite.json" in said[0]["rate"] and len(saved["keys"]) == 16
+
+
+def test_one_process_alone_gathers_nothing():
+    rows = torch.randn(3, 4)
+    gathered, first = distributed.gather(rows, 5)
+    assert gathered is rows and first == 0 and distributed.size() == 1 and distributed.rank() == 0
+    assert distributed.add_up(rows) is rows
