@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsvlm import config, mammut, tokenizer, train
+from rsvlm import config, distributed, losses, mammut, tokenizer, train
 from rsvlm.curriculum import Place
 from rsvlm.errors import ConfigError
 
@@ -127,7 +127,7 @@ def measure(
         )
     if threads:
         torch.set_num_threads(threads)
-    target = str(mammut.resolve_device(device))
+    target = str(distributed.resolve_device(device))
     setting = Setting(shape, batch, text_tokens, vocabulary, context, precision, target)
     names = ["rsvlm"] + ["rsvlm, compiled"] * compile + [name for name in MAKERS if not name.startswith("rsvlm")] * peers
     images, tokens = setting.inputs()
@@ -237,7 +237,7 @@ def _make_padded(setting: Setting) -> Contender:
     def loss(images: Tensor, tokens: Tensor) -> Tensor:
         image, text, logits, _ = passes(images, tokens)
         caption = F.cross_entropy(logits.permute(0, 2, 1), tokens[:, 1:], ignore_index=tokenizer.PAD_ID)
-        contrastive = mammut.softmax_loss(image, text, model.logit_scale)
+        contrastive = losses.softmax_loss(image, text, model.logit_scale)
         return options.contrastive_weight * contrastive + options.caption_weight * caption
 
     def check(images: Tensor, tokens: Tensor) -> dict[str, tuple]:

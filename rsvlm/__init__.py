@@ -30,6 +30,6 @@ def load(folder: Path | str, device: str = "auto") -> Mammut:
     Raises:
         rsvlm.errors.ModelError: A file is missing or does not fit; the message lists what.
     """
-    from rsvlm import mammut, weights
+    from rsvlm import distributed, weights
 
-    return weights.load(folder, mammut.resolve_device(device))
+    return weights.load(folder, distributed.resolve_device(device))

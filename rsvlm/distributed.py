@@ -1,4 +1,4 @@
-"""Several processes, one training: who is who, sums over all, and tensors that are whole or in shards.
+"""Devices, and several processes in one training: who is who, sums over all, and tensors that are whole or in shards.
 
 Without `torchrun` everything here does nothing: one process, rank 0, every tensor whole.
 """
@@ -12,6 +12,17 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from rsvlm.errors import ModelError
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that is there; CUDA by name without any is a ModelError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"device '{name}' was asked for, but torch sees no CUDA device here: use device=auto or cpu")
+    return torch.device(name)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from rsvlm import benchmarks, mammut, runs, shards, weights
+from rsvlm import benchmarks, distributed, runs, shards, weights
 from rsvlm import images as imaging
 from rsvlm import tokenizer as tokenizers
 from rsvlm.errors import DataError
@@ -128,7 +128,7 @@ def load_or_embed(model: Path, data: Path, split: str, *, recompute: bool = Fals
     parts = {"model": digest, "data": benchmarks.fingerprint(data), "split": split, "source": source}
 
     def compute(folder: Path) -> None:
-        write(weights.load(model, mammut.resolve_device(device)), benchmarks.samples(data, split), folder)
+        write(weights.load(model, distributed.resolve_device(device)), benchmarks.samples(data, split), folder)
 
     return runs.stage("embed", parts, compute, recompute)
 

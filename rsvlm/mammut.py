@@ -27,6 +27,7 @@ from transformers import AutoConfig, AutoModel, Cache, GenerationConfig, Generat
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
+from rsvlm import losses
 from rsvlm import tokenizer as tokenizers
 from rsvlm.errors import ModelError
 
@@ -337,7 +338,7 @@ class Mammut(PreTrainedModel):
         states = self.caption_states(tokens[:, :-1], image_tokens)  # (B, T-1, D)
         targets = tokens[:, 1:]
         real = targets != self.config.pad_token_id
-        return F.cross_entropy(self.vocabulary(states[real]).float(), targets[real], reduction="sum")
+        return losses.SummedCrossEntropy.apply(states[real], self.vocabulary.weight, targets[real])
 
     def forward(
         self, images: Tensor, tokens: Tensor | Sequence[Tensor], with_caption: bool = True, crops: Tensor | None = None
@@ -439,39 +440,6 @@ def cropped_positions(grid: Tensor, crops: Tensor, size: Sequence[int]) -> Tenso
     source = grid.permute(0, 3, 1, 2).float().expand(len(crops), -1, -1, -1)
     found = F.grid_sample(source, where, mode="bilinear", padding_mode="border", align_corners=False)  # (B, D, h, w)
     return found.permute(0, 2, 3, 1).to(grid.dtype)
-
-
-def resolve_device(name: str = "auto") -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that is there; CUDA by name without any is a ModelError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"device '{name}' was asked for, but torch sees no CUDA device here: use device=auto or cpu")
-    return torch.device(name)
-
-
-def softmax_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:
-    """Contrastive cross-entropy of Radford et al. 2021 (CLIP), mean of both directions: pair i of (B, E) against all B."""
-    logits = scale * image_embeddings @ text_embeddings.T  # (B, B)
-    target = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
-def focal_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor, bias: Tensor, gamma: float) -> Tensor:
-    """Focal loss on sigmoids: -(1/B) Σ (1 - p)^γ log p over all (B, B) pairs, image→text plus text→image.
-
-    p is σ(logit) on the diagonal and 1 - σ(logit) elsewhere. Both directions read the same matrix, so their sum is twice one.
-    With γ = 0 this is twice the sigmoid loss of SigLIP. Source: MaMMUT section 3.3; γ is not stated there.
-    """
-    logits = scale * image_embeddings @ text_embeddings.T + bias  # (B, B)
-    sign = 2 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype) - 1
-    log_p = F.logsigmoid(sign * logits)
-    return -2 * ((-torch.expm1(log_p)).clamp_min(0) ** gamma * log_p).sum() / len(logits)
-
-
-def sigmoid_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Sigmoid loss of Zhai et al. 2023 (SigLIP, algorithm 1): each of the (B, B) pairs is a yes or no. Bias -10, scale 10."""
-    return focal_loss(image_embeddings, text_embeddings, scale, bias, gamma=0.0) / 2
 
 
 def flops(config: MammutConfig, text_tokens: int) -> dict[str, int]:

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rsvlm import benchmarks, checkpoints, curriculum, distributed, embed, mammut, runs, weights
+from rsvlm import benchmarks, checkpoints, curriculum, distributed, embed, losses, mammut, runs, weights
 from rsvlm import images as imaging
 from rsvlm import tokenizer as tokenizers
 from rsvlm.curriculum import Place
@@ -69,7 +69,7 @@ def train(config: Config, data: Path | Mapping[str, Path], out: Path) -> Path:
         RsvlmError: The loss became NaN or infinite; the step and the keys of its batch are in `out/not_finite.json`.
     """
     options, data, finished = config.train, _named(data), out / "model"
-    with distributed.joined(mammut.resolve_device(config.device)) as target:
+    with distributed.joined(distributed.resolve_device(config.device)) as target:
         _check(config, data)
         identity = _identity(config, data)
         if (out / "run.json").is_file():
@@ -103,8 +103,8 @@ def train(config: Config, data: Path | Mapping[str, Path], out: Path) -> Path:
             rate = learning_rate(step, options)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            losses = backward(model, batch, options, scaler)
-            _stop_if_not_finite(losses["loss"], step, batch.keys, out)
+            found = backward(model, batch, options, scaler)
+            _stop_if_not_finite(found["loss"], step, batch.keys, out)
             scaler.unscale_(optimizer)
             norm = clip_gradients(model, options.clip_norm)
             scaler.step(optimizer)
@@ -119,7 +119,7 @@ def train(config: Config, data: Path | Mapping[str, Path], out: Path) -> Path:
             progress.update(pairs)
             if step % options.log_every == 0 or step == options.steps:
                 seconds, clock = time.perf_counter() - clock, time.perf_counter()
-                values = {name: float(value.detach()) for name, value in losses.items()}
+                values = {name: float(value.detach()) for name, value in found.items()}
                 line = {"step": step, "learning_rate": rate, **values, "gradient_norm": float(norm)}
                 line |= {"scale": float(model.logit_scale.detach()), "epoch": max(e for e, _ in place.positions.values())}
                 line |= {"samples_per_s": metrics.steps_since(step) * pairs / seconds, "memory_gb": _memory_gb(target)}
@@ -200,7 +200,7 @@ def make_optimizer(model: Mammut, options: Train) -> torch.optim.AdamW:
     scalars = [p for p in model.parameters() if p.ndim == 0]  # apart, for FSDP does not shard them
     groups = [{"params": decayed, "weight_decay": options.weight_decay}]
     groups += [{"params": group, "weight_decay": 0.0} for group in (plain, scalars)]
-    fused = True if model.device.type == "cuda" else None
+    fused = model.device.type in ("cpu", "cuda")
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=fused)
 
 
@@ -260,10 +260,10 @@ def contrastive_loss(model: Mammut, image_embeddings: Tensor, text_embeddings: T
     """The chosen contrastive loss of (B, E) and (B, E), in float32."""
     pair = image_embeddings.float(), text_embeddings.float()
     if options.contrastive_loss == "softmax":
-        return mammut.softmax_loss(*pair, model.logit_scale)
+        return losses.softmax_loss(*pair, model.logit_scale)
     if options.contrastive_loss == "sigmoid":
-        return mammut.sigmoid_loss(*pair, model.logit_scale, model.logit_bias)
-    return mammut.focal_loss(*pair, model.logit_scale, model.logit_bias, options.focal_gamma)
+        return losses.sigmoid_loss(*pair, model.logit_scale, model.logit_bias)
+    return losses.focal_loss(*pair, model.logit_scale, model.logit_bias, options.focal_gamma)
 
 
 def backward(model: Mammut, batch: Batch, options: Train, scaler: torch.amp.GradScaler | None = None) -> dict[str, Tensor]:
@@ -334,9 +334,9 @@ def backward(model: Mammut, batch: Batch, options: Train, scaler: torch.amp.Grad
     for parameter in model.parameters():
         if parameter.grad is not None and not distributed.in_shards(parameter):
             distributed.add_up(parameter.grad)
-    losses = {"contrastive": contrastive.detach()} | ({"caption": distributed.add_up(caption)} if with_caption else {})
-    loss = options.contrastive_weight * losses["contrastive"] + options.caption_weight * losses.get("caption", 0.0)
-    return {"loss": loss, **losses}
+    found = {"contrastive": contrastive.detach()} | ({"caption": distributed.add_up(caption)} if with_caption else {})
+    loss = options.contrastive_weight * found["contrastive"] + options.caption_weight * found.get("caption", 0.0)
+    return {"loss": loss, **found}
 
 
 def clip_gradients(model: Mammut, max_norm: float) -> Tensor:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "rsvlm"
 # Floor by floor, and on each floor in the order in which work passes through: what comes later may use what came before.
 LAYERS = {
     0: "errors config",
-    1: "runs kernels images tokenizer distributed",
+    1: "runs kernels images tokenizer distributed losses",
     2: "tiles landmarks captions crawl fetch filters dedup shards benchmarks augment curriculum",
     3: "mammut weights",
     4: "embed checkpoints train",

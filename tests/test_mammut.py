@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
 import rsvlm
-from rsvlm import embed, mammut, tokenizer
+from rsvlm import embed, losses, mammut, tokenizer
 from rsvlm import images as imaging
 from rsvlm.errors import ModelError
 
@@ -121,18 +121,21 @@ def test_caption_loss_is_the_mean_over_real_targets(model, batch):
     torch.testing.assert_close(model(images, tokens).caption_loss, torch.stack(terms).mean())
 
 
-def test_vocabulary_product_is_computed_only_where_there_is_a_target(model, batch):
+def test_vocabulary_product_is_computed_only_where_there_is_a_target(model, batch, monkeypatch):
     images, tokens = batch
     tokens = tokens.clone()
     tokens[0, 6:] = PAD
-    seen = []
-    hook = model.vocabulary.register_forward_hook(lambda module, given, out: seen.append(given[0].shape))
+    products, real = [], losses.SummedCrossEntropy.apply
+    monkeypatch.setattr(
+        losses.SummedCrossEntropy, "apply", lambda states, *rest: products.append(len(states)) or real(states, *rest)
+    )
+    hook = model.vocabulary.register_forward_hook(lambda module, given, out: products.append(out.numel()))
     try:
         model(images, tokens)
         model.encode_text(tokens)
     finally:
         hook.remove()
-    assert sum(shape[0] for shape in seen) == 23
+    assert products == [23]
 
 
 @torch.no_grad()
@@ -158,7 +161,7 @@ def test_softmax_loss_worked_by_hand():
     rows = [np.log(sum(np.exp(2 * c) for c in row)) - 2 * row[i] for i, row in enumerate(cosines)]
     columns = [np.log(sum(np.exp(2 * row[j]) for row in cosines)) - 2 * cosines[j][j] for j in range(3)]
     expected = (np.mean(rows) + np.mean(columns)) / 2
-    assert mammut.softmax_loss(images, texts, torch.tensor(2.0)).item() == pytest.approx(expected, rel=1e-5)
+    assert losses.softmax_loss(images, texts, torch.tensor(2.0)).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
@@ -170,18 +173,36 @@ def test_focal_loss_worked_by_hand(gamma):
             p = 1 / (1 + np.exp(-(2 * cosines[i][j] - 1)))
             p = p if i == j else 1 - p
             total -= (1 - p) ** gamma * np.log(p)
-    found = mammut.focal_loss(images, texts, torch.tensor(2.0), torch.tensor(-1.0), gamma).item()
+    found = losses.focal_loss(images, texts, torch.tensor(2.0), torch.tensor(-1.0), gamma).item()
     assert found == pytest.approx(2 * total / 3, rel=1e-5)  # image→text plus text→image
     if gamma == 0:
-        assert mammut.sigmoid_loss(images, texts, torch.tensor(2.0), torch.tensor(-1.0)).item() == pytest.approx(
+        assert losses.sigmoid_loss(images, texts, torch.tensor(2.0), torch.tensor(-1.0)).item() == pytest.approx(
             total / 3, rel=1e-5
         )
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_cross_entropy_in_parts_is_the_cross_entropy(precision, monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    states, weight = (torch.randn(n, 8, generator=rng, requires_grad=True) for n in (11, 50))
+    targets = torch.randint(0, 50, (11,), generator=rng)
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 4 * 50)  # parts of 4, 4 and 3 rows
+    with torch.autocast("cpu", precision, enabled=precision is not None):
+        found = losses.SummedCrossEntropy.apply(states, weight, targets)
+    plain = torch.nn.functional.cross_entropy(states @ weight.T, targets, reduction="sum")
+    exact = precision is None
+    assert found.item() == pytest.approx(plain.item(), rel=1e-6 if exact else 1e-2)
+    for mine, theirs in zip(
+        torch.autograd.grad(3 * found, (states, weight)), torch.autograd.grad(3 * plain, (states, weight)), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5 if exact else 0.05, atol=1e-6 if exact else 0.1)
+    assert losses.SummedCrossEntropy.apply(states[:0], weight, targets[:0]).item() == 0
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_focal_gradient_is_finite_when_every_answer_is_sure(scale):
     images = torch.eye(3, requires_grad=True)
-    mammut.focal_loss(images, torch.eye(3), torch.tensor(scale), torch.tensor(-scale / 2), 2.0).backward()
+    losses.focal_loss(images, torch.eye(3), torch.tensor(scale), torch.tensor(-scale / 2), 2.0).backward()
     assert images.grad.isfinite().all()
 
 
@@ -392,7 +413,7 @@ def test_texts_too_long_are_cut_and_counted_in_one_line(caplog):
 def gradients(model, given, run):
     model.zero_grad(set_to_none=True)
     out = run(*given)
-    (out.caption_loss + mammut.softmax_loss(out.image_embeddings, out.text_embeddings, model.logit_scale)).backward()
+    (out.caption_loss + losses.softmax_loss(out.image_embeddings, out.text_embeddings, model.logit_scale)).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 

@@ -37,7 +37,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, config, figures, mammut, runs, shards, train
+from rsvlm import benchmarks, config, distributed, figures, runs, shards, train
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -113,6 +113,10 @@ Markdown(
 
 # %% tags=["hide-input"]
 origin = runs.provenance(
-    options, benchmarks.fingerprint(data), str(mammut.resolve_device(device)), started, "rsvlm run notebooks/02_training.ipynb"
+    options,
+    benchmarks.fingerprint(data),
+    str(distributed.resolve_device(device)),
+    started,
+    "rsvlm run notebooks/02_training.ipynb",
 )
 figures.provenance(origin)

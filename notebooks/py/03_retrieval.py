@@ -37,7 +37,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, config, embed, figures, images, mammut, retrieval, runs, shards, train
+from rsvlm import benchmarks, config, distributed, embed, figures, images, retrieval, runs, shards, train
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -84,7 +84,7 @@ Markdown(
 origin = runs.provenance(
     options,
     benchmarks.fingerprint(data),
-    str(mammut.resolve_device(device)),
+    str(distributed.resolve_device(device)),
     started,
     "rsvlm run notebooks/03_retrieval.ipynb",
 )

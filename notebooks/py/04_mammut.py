@@ -38,7 +38,7 @@ import torch
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, config, embed, figures, images, mammut, runs, shards, tokenizer, train
+from rsvlm import benchmarks, config, distributed, embed, figures, images, mammut, runs, shards, tokenizer, train
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -368,6 +368,10 @@ Markdown(
 
 # %% tags=["hide-input"]
 origin = runs.provenance(
-    options, benchmarks.fingerprint(data), str(mammut.resolve_device(device)), started, "rsvlm run notebooks/04_mammut.ipynb"
+    options,
+    benchmarks.fingerprint(data),
+    str(distributed.resolve_device(device)),
+    started,
+    "rsvlm run notebooks/04_mammut.ipynb",
 )
 figures.provenance(origin)

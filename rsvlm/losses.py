@@ -1,0 +1,69 @@
+"""What is minimised: the caption loss, and three contrastive ones.
+
+Letters: B batch, R rows of the batch's texts that have a target, D width, E embedding, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOGITS_AT_ONCE = 2**25
+
+
+class SummedCrossEntropy(torch.autograd.Function):
+    """Sum of the cross-entropies (nats) of linear logits: of (R, D) states, the (V, D) weight and (R,) int64 targets.
+
+    Logits are made for some rows at a time and turned in place into their own gradient, so memory never holds (R, V) of them, let
+    alone the three copies that a plain cross-entropy keeps. It follows autocast; sums are float32.
+    """
+
+    @staticmethod
+    def forward(ctx, states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """Add up the loss, and keep the gradients, which are known by then."""
+        kind = states.device.type
+        low = weight.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else weight
+        total = torch.zeros((), device=states.device)
+        of_states, of_weight = [states.new_zeros((0, states.shape[1]))], torch.zeros_like(weight, dtype=torch.float32)
+        rows = max(LOGITS_AT_ONCE // len(weight), 1)
+        for part, target in zip(states.to(low.dtype).split(rows), targets[:, None].split(rows), strict=True):
+            logits = (part @ low.T).float()  # (rows, V)
+            top, right = logits.amax(dim=1, keepdim=True), logits.gather(1, target)
+            norm = logits.sub_(top).exp_().sum(dim=1, keepdim=True)
+            total += (norm.log() + top - right).sum()
+            slope = logits.div_(norm).scatter_add_(1, target, torch.full_like(right, -1.0)).to(low.dtype)  # softmax - one-hot
+            of_states.append((slope @ low).to(states.dtype))
+            of_weight.addmm_(slope.T, part) if slope.dtype == torch.float32 else of_weight.add_(slope.T @ part)
+        ctx.save_for_backward(torch.cat(of_states), of_weight.to(weight.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Scale the kept gradients."""
+        of_states, of_weight = ctx.saved_tensors
+        return of_states * gradient, of_weight * gradient, None
+
+
+def softmax_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:
+    """Contrastive cross-entropy of Radford et al. 2021 (CLIP), mean of both directions: pair i of (B, E) against all B."""
+    logits = scale * image_embeddings @ text_embeddings.T  # (B, B)
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def focal_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor, bias: Tensor, gamma: float) -> Tensor:
+    """Focal loss on sigmoids: -(1/B) Σ (1 - p)^γ log p over all (B, B) pairs, image→text plus text→image.
+
+    p is σ(logit) on the diagonal and 1 - σ(logit) elsewhere. Both directions read the same matrix, so their sum is twice one.
+    With γ = 0 this is twice the sigmoid loss of SigLIP. Source: MaMMUT section 3.3; γ is not stated there.
+    """
+    logits = scale * image_embeddings @ text_embeddings.T + bias  # (B, B)
+    sign = 2 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype) - 1
+    log_p = F.logsigmoid(sign * logits)
+    return -2 * ((-torch.expm1(log_p)).clamp_min(0) ** gamma * log_p).sum() / len(logits)
+
+
+def sigmoid_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Sigmoid loss of Zhai et al. 2023 (SigLIP, algorithm 1): each of the (B, B) pairs is a yes or no. Bias -10, scale 10."""
+    return focal_loss(image_embeddings, text_embeddings, scale, bias, gamma=0.0) / 2
