@@ -37,7 +37,7 @@ lab: $(READY)
 
 # Resolves the newest versions; the file keeps names, versions and hashes, and no address.
 lock: $(READY)
-	$(BIN)/uv pip compile pyproject.toml --extra demo --extra book --extra dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra demo --extra data --extra llm --extra scale --extra book --extra dev --universal --python-version 3.11 \
 	  --upgrade --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean:

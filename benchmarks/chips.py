@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsvlm import captions, config, landmarks, shards, tiles
+from rsvlm import config, grammar, shards, tiles, worldmap
 
 
 def measure(n_chips: int = 4000, repeats: int = 3) -> list[dict]:
@@ -32,15 +32,15 @@ def measure(n_chips: int = 4000, repeats: int = 3) -> list[dict]:
         MissingExtraError: The packages with imagery and map are not installed.
     """
     options = config.Landmarks()
-    imagery, world = tiles.load_imagery(), landmarks.load_map()
+    imagery, world = tiles.load_imagery(), worldmap.load_map()
     table = _sample(options, world, n_chips)
     pixels = tiles.cut(imagery, table)
-    records = landmarks.describe(world, table, pixels)
+    records = worldmap.describe(world, table, pixels)
     with ThreadPoolExecutor(shards.workers()) as pool:
         rows = [
             _row("tiles", n_chips, repeats, lambda: tiles.cut(imagery, table)),
-            _row("landmarks", n_chips, repeats, lambda: landmarks.describe(world, table, pixels)),
-            _row("captions", n_chips, repeats, lambda: captions.write_all(records, options.captions_per_chip)),
+            _row("landmarks", n_chips, repeats, lambda: worldmap.describe(world, table, pixels)),
+            _row("captions", n_chips, repeats, lambda: grammar.write_all(records, options.captions_per_chip)),
             _row("shards", n_chips, repeats, lambda: shards.pack(table, imagery, world, options.captions_per_chip, pool)),
         ]
     small = options.model_copy(update={"max_chips": n_chips})
@@ -48,10 +48,10 @@ def measure(n_chips: int = 4000, repeats: int = 3) -> list[dict]:
     return rows
 
 
-def _sample(options: config.Landmarks, world: landmarks.Map, n_chips: int) -> pd.DataFrame:
-    weights = landmarks.block_weights(world.mask, options.block_deg, options.max_latitude_deg)
+def _sample(options: config.Landmarks, world: worldmap.Map, n_chips: int) -> pd.DataFrame:
+    weights = worldmap.block_weights(world.mask, options.block_deg, options.max_latitude_deg)
     table, _ = tiles.chips(options, 0, weights=weights)
-    sea = landmarks.shares(world.mask, table[["west", "south", "east", "north"]].to_numpy()).mean(axis=1)[:, landmarks.SEA]
+    sea = worldmap.shares(world.mask, table[["west", "south", "east", "north"]].to_numpy()).mean(axis=1)[:, worldmap.SEA]
     dry = np.flatnonzero(sea <= options.max_water_share)
     chosen = np.random.default_rng(0).choice(dry, n_chips, replace=n_chips > len(dry))
     return table.iloc[chosen].reset_index(drop=True)

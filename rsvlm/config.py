@@ -21,6 +21,17 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict) -> dict:
+        """Read `a,b` as a tuple where one is wanted, as the command line gives it."""
+        wanted = {name for name, field in cls.model_fields.items() if str(field.annotation).startswith("tuple")}
+        return {k: _items(v) if k in wanted and isinstance(v, str) else v for k, v in values.items()}
+
+
+def _items(text: str) -> str | list[str]:
+    return text if text.lstrip().startswith("[") else [item.strip() for item in text.split(",") if item.strip()]
+
 
 class Landmarks(Section):
     """How chips are cut from the imagery, described, and split."""
@@ -42,6 +53,108 @@ class Landmarks(Section):
         None, ge=1, description="Keep at most this many chips per split (a seeded sample); none: all."
     )
     samples_per_shard: int = Field(1000, ge=1, description="Samples in one shard file.")
+
+
+class Chips(Section):
+    """How chips are laid out over anybody's imagery, read, and split."""
+
+    size_px: int = Field(256, ge=16, le=4096, description="Side of a chip, in pixels.")
+    size_m: float | None = Field(
+        None, gt=0, description="Side of a chip on the ground, in metres; none: `size_px` pixels of the imagery as it is."
+    )
+    place: Literal["grid", "landmark", "list"] = Field(
+        "grid", description="Where chips lie: side by side, one around each landmark, or at the points of a file."
+    )
+    points: str = Field("", description="For place=list: a CSV or GeoJSON file of lon, lat and perhaps key.")
+    stride: float = Field(1.0, gt=0, le=4, description="Step between neighbouring chips of the grid, in chip sides.")
+    bands: tuple[int, ...] = Field(
+        (), description="Bands shown as red, green and blue, from 1, or one for grey; empty: found out."
+    )
+    stretch: Literal["auto", "none", "minmax", "percentile"] = Field(
+        "auto",
+        description="How other than 8-bit values become 0 to 255, one rule for a whole image; auto: none for 8 bits, else percentile.",
+    )
+    stretch_percent: float = Field(
+        2.0, ge=0, lt=50, description="Share of pixels cut at each end by stretch=percentile, in percent."
+    )
+    min_valid_share: float = Field(
+        0.9, ge=0, le=1, description="Chips with a smaller share of pixels that hold data are dropped."
+    )
+    allow_loopback: bool = Field(False, description="Also read imagery from addresses of this machine.")
+    h3_resolution: int = Field(5, ge=0, le=12, description="Resolution of the H3 cells that splits are made of.")
+    test_share: float = Field(0.1, ge=0, lt=0.5, description="Share of the cells held back for testing.")
+    val_share: float = Field(0.05, ge=0, lt=0.5, description="Share of the cells held back for validation.")
+    min_landmarks: int = Field(1, ge=0, description="Chips with fewer visible landmarks are dropped.")
+    max_chips: int | None = Field(None, ge=1, description="Keep at most this many chips (a seeded sample); none: all.")
+    samples_per_shard: int = Field(500, ge=1, description="Chips in one shard file; also one unit of work.")
+
+
+class Captioner(Section):
+    """Who writes captions of landmarks, and what that may cost."""
+
+    kind: Literal["grammar", "gemini", "openai"] = Field(
+        "grammar", description="The offline grammar, Gemini, or any OpenAI-compatible server."
+    )
+    model: str = Field("", description="Name of the model on the server; empty: the client's default.")
+    base_url: str = Field("", description="Address of the server; empty: the vendor's.")
+    prompt: str = Field("landmarks-v1", description="Name of a prompt template in `rsvlm/prompts`, or the path of one.")
+    kinds: tuple[Literal["full", "short", "relational"], ...] = Field(
+        ("full", "short", "relational"), min_length=1, description="Captions wanted for each chip; the first is the fullest."
+    )
+    temperature: float = Field(0.4, ge=0, le=2, description="Sampling temperature of the model.")
+    max_output_tokens: int = Field(600, ge=32, description="Longest answer, in tokens.")
+    concurrency: int = Field(8, ge=1, le=256, description="Requests on their way at once.")
+    timeout_s: float = Field(120.0, gt=0, description="Longest wait for one answer, in seconds.")
+    retries: int = Field(5, ge=0, description="Further attempts after failures that may pass (429, 5xx, time-outs).")
+    max_requests: int | None = Field(None, ge=0, description="Budget in requests; none: no limit.")
+    max_tokens: int | None = Field(None, ge=0, description="Budget in tokens, in and out together; none: no limit.")
+    max_cost: float | None = Field(None, ge=0, description="Budget in the currency of the prices; none: no limit.")
+    price_in: float = Field(0.0, ge=0, description="Price of a million tokens sent.")
+    price_out: float = Field(0.0, ge=0, description="Price of a million tokens received.")
+    language: str = Field("en", description="Language that captions must be in, as an ISO 639-1 code.")
+    max_words: int = Field(120, ge=5, description="Longer captions are rejected.")
+
+
+class Fetch(Section):
+    """How images are downloaded."""
+
+    contact: str = Field("", description="Address or page for owners of websites, told in the User-Agent.")
+    concurrency: int = Field(32, ge=1, le=1024, description="Downloads at once.")
+    per_host: int = Field(2, ge=1, le=16, description="Downloads at once from one host.")
+    host_delay_s: float = Field(0.5, ge=0, description="Shortest time between two requests to one host, in seconds.")
+    connect_timeout_s: float = Field(10.0, gt=0, description="Longest wait for a connection, in seconds.")
+    read_timeout_s: float = Field(15.0, gt=0, description="Longest silence of a server, in seconds.")
+    total_timeout_s: float = Field(60.0, gt=0, description="Longest time for one image, in seconds.")
+    max_bytes: int = Field(20_000_000, ge=1, description="Larger images are given up, in bytes.")
+    max_redirects: int = Field(5, ge=0, le=20, description="Redirects followed, each one checked anew.")
+    retries: int = Field(2, ge=0, description="Further attempts after failures that may pass.")
+    retry_failed: bool = Field(False, description="Try again what failed in an earlier run for a reason that may have passed.")
+    allow_loopback: bool = Field(
+        False, description="Also fetch from this machine's loopback addresses (for tests and the demo)."
+    )
+
+
+class Web(Section):
+    """Which pairs of a crawl are kept."""
+
+    languages: tuple[str, ...] = Field(
+        ("en",), description="Languages of texts that are kept, as ISO 639-1 codes; empty: all."
+    )
+    min_words: int = Field(3, ge=1, description="Shorter texts are rejected.")
+    max_words: int = Field(200, ge=1, description="Longer texts are cut.")
+    min_relevance: float = Field(0.5, ge=0, le=1, description="Texts with a lower score for remote sensing are rejected.")
+    min_side_px: int = Field(64, ge=1, description="Images with a shorter side are rejected, in pixels.")
+    max_aspect: float = Field(4.0, ge=1, description="Images longer than this many times their shorter side are rejected.")
+    max_side_px: int = Field(1024, ge=32, description="Larger images are scaled down to this side, in pixels.")
+    overhead_precision: float = Field(
+        0.95, gt=0, le=1, description="The overhead threshold is set to this precision on labelled images."
+    )
+    hash_distance: int = Field(
+        6, ge=0, le=16, description="Images whose perceptual hashes differ in at most this many bits are one."
+    )
+    test_share: float = Field(0.05, ge=0, lt=0.5, description="Share of the hosts held back for testing.")
+    val_share: float = Field(0.05, ge=0, lt=0.5, description="Share of the hosts held back for validation.")
+    samples_per_shard: int = Field(1000, ge=1, description="Pairs in one shard file.")
 
 
 class Model(Section):
@@ -129,6 +242,10 @@ class Config(Section):
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     landmarks: Landmarks = Landmarks()
+    chips: Chips = Chips()
+    captioner: Captioner = Captioner()
+    fetch: Fetch = Fetch()
+    web: Web = Web()
     model: Model = Model()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()

@@ -32,7 +32,7 @@ import pandas as pd
 import PIL
 from tqdm.auto import tqdm
 
-from rsvlm import captions, images, kernels, landmarks, runs, tiles
+from rsvlm import grammar, images, kernels, runs, tiles, worldmap
 from rsvlm.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ SCHEMA = 1
 NAME = "rs-landmarks-blue-marble"
 IMAGE_TYPES = ("png", "jpg", "jpeg", "webp")
 
-_SOURCES = (tiles.IMAGERY_SOURCE, landmarks.MAP_SOURCE, landmarks.CITY_SOURCE)
+_SOURCES = (tiles.IMAGERY_SOURCE, worldmap.MAP_SOURCE, worldmap.CITY_SOURCE)
 _LICENSE = "; ".join(source["license"] for source in _SOURCES)
 _ATTRIBUTION = "; ".join(source["attribution"] for source in _SOURCES)
 
@@ -91,7 +91,7 @@ def build(options: config.Landmarks, seed: int, out: Path, *, progress: bool = T
     finished = _finished(out, plan)
     if finished is not None:
         return finished
-    imagery, world = tiles.load_imagery(), landmarks.load_map()
+    imagery, world = tiles.load_imagery(), worldmap.load_map()
     table, funnel = _select(options, seed, world, imagery.shape[1] / 360.0)
     try:
         result = _write_all(out, plan, table, imagery, world, options, known, progress)
@@ -386,16 +386,16 @@ def _read_manifest(folder: Path) -> dict | None:
 
 def _plan(options: config.Landmarks, seed: int) -> tuple[str, list[dict]]:
     """Return a hash of everything that the shards' bytes depend on, and the sources with their hashes."""
-    hashes = {name: tiles.file_sha256(path) for name, path in landmarks.source_files().items()}
+    hashes = {name: tiles.file_sha256(path) for name, path in worldmap.source_files().items()}
     picture = tiles.file_sha256(tiles.imagery_file())
     map_names = sorted(name for name in hashes if name.endswith((".dat", ".bin")))
     city_names = sorted(name for name in hashes if name.endswith(".json"))
     sources = [
         tiles.IMAGERY_SOURCE | {"sha256": picture},
-        landmarks.MAP_SOURCE | {"sha256": _join_hashes([hashes[name] for name in map_names])},
-        landmarks.CITY_SOURCE | {"sha256": _join_hashes([hashes[name] for name in city_names])},
+        worldmap.MAP_SOURCE | {"sha256": _join_hashes([hashes[name] for name in map_names])},
+        worldmap.CITY_SOURCE | {"sha256": _join_hashes([hashes[name] for name in city_names])},
     ]
-    modules = (captions, images, landmarks, tiles, kernels)
+    modules = (grammar, images, worldmap, tiles, kernels)
     code = [tiles.file_sha256(Path(module.__file__)) for module in modules] + [tiles.file_sha256(Path(__file__))]
     parts = {
         "schema": SCHEMA,
@@ -454,12 +454,12 @@ def _finished(out: Path, plan: str) -> dict | None:
 
 
 def _select(
-    options: config.Landmarks, seed: int, world: landmarks.Map, pixels_per_degree: float
+    options: config.Landmarks, seed: int, world: worldmap.Map, pixels_per_degree: float
 ) -> tuple[pd.DataFrame, list[dict]]:
     """Return the chips to write, in the order of writing, and the funnel."""
-    weights = landmarks.block_weights(world.mask, options.block_deg, options.max_latitude_deg)
+    weights = worldmap.block_weights(world.mask, options.block_deg, options.max_latitude_deg)
     table, funnel = tiles.chips(options, seed, pixels_per_degree, weights)
-    sea = landmarks.shares(world.mask, table[["west", "south", "east", "north"]].to_numpy()).mean(axis=1)[:, landmarks.SEA]
+    sea = worldmap.shares(world.mask, table[["west", "south", "east", "north"]].to_numpy()).mean(axis=1)[:, worldmap.SEA]
     parts, rows = [], []
     for number, split in enumerate(tiles.SPLITS):
         inside = (table["split"] == split).to_numpy()
@@ -498,7 +498,7 @@ def _write_all(
     plan: str,
     table: pd.DataFrame,
     imagery: np.ndarray,
-    world: landmarks.Map,
+    world: worldmap.Map,
     options: config.Landmarks,
     known: dict[str, dict],
     progress: bool,
@@ -556,7 +556,7 @@ def workers() -> int:
 
 
 def pack(
-    part: pd.DataFrame, imagery: np.ndarray, world: landmarks.Map, captions_per_chip: int, pool: ThreadPoolExecutor
+    part: pd.DataFrame, imagery: np.ndarray, world: worldmap.Map, captions_per_chip: int, pool: ThreadPoolExecutor
 ) -> tuple[list[dict], bytes]:
     """Cut, describe and encode the chips of one shard.
 
@@ -573,8 +573,8 @@ def pack(
     pixels = tiles.cut(imagery, part)
     # Level 1 is twice as fast as zlib's default and a twentieth larger on these pictures.
     encoded = pool.map(functools.partial(images.encode_png, compress_level=1), pixels)
-    described = landmarks.describe(world, part, pixels)
-    written = captions.write_all(described, captions_per_chip)
+    described = worldmap.describe(world, part, pixels)
+    written = grammar.write_all(described, captions_per_chip)
     records = []
     for chip, description, texts in zip(part.to_dict("records"), described, written, strict=True):
         records.append(

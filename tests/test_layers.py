@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "rsvlm"
 LAYERS = {
     0: "errors config",
     1: "runs kernels images tokenizer distributed losses",
-    2: "tiles landmarks captions crawl fetch filters dedup shards benchmarks augment curriculum",
+    2: "tiles imagery maps landmarks worldmap grammar captions audit engines crawl fetch filters overhead dedup shards bluemarble webdemo benchmarks augment curriculum build web",
     3: "mammut weights",
     4: "embed checkpoints train",
     5: "retrieval localize",

