@@ -1,0 +1,265 @@
+"""Duplicates are found whatever size, compression or turn hides them, and distinct pictures are left alone."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from rsvlm import dedup, images
+from rsvlm.errors import ConfigError, DataError
+
+DATA = Path(os.environ.get("RSVLM_DATA") or Path(__file__).parent.parent.parent / "shared" / "data")
+
+
+def picture(seed, size=96):
+    """A smooth random picture with fine grain."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(coarse, np.int16) + rng.integers(-12, 13, (size, size, 3)), 0, 255).astype(np.uint8)
+
+
+def jpeg(array, quality):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG", quality=quality)
+    return images.decode(buffer.getvalue())
+
+
+def table(*rows):
+    """Rows are (key, pixels) or (key, pixels, text)."""
+    return dedup.hash_table((key, images.encode_png(array), array, *(text or [""])) for key, array, *text in rows)
+
+
+# Hashes
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hash_is_that_of_an_outside_implementation_for_all_turns(seed):
+    imagehash = pytest.importorskip("imagehash", reason="the extra [data] is not installed")
+    array = picture(seed, dedup.SIDE)  # of this size, resizing has no part in it
+    found = dedup.perceptual_hashes(dedup.thumbnails([array]), turns=True)[0]
+    for number in range(dedup.TURNS):
+        turned = Image.fromarray(np.ascontiguousarray(dedup.turn(array, number)))
+        assert f"{found[number]:016x}" == str(imagehash.phash(turned)), number
+    assert len(set(found)) == dedup.TURNS
+    assert dedup.perceptual_hashes(dedup.thumbnails([array]))[0] == found[0]
+
+
+def brute_groups(hashes, distance):
+    label = np.arange(len(hashes))
+    near = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= distance
+    while True:
+        new = np.array([label[row].min() for row in near])
+        if (new == label).all():
+            return label
+        label = new
+
+
+def noisy_hashes(rng, count):
+    """Random hashes, many of them another one with up to nine bits flipped."""
+    hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
+    for i in range(1, count):
+        if rng.random() < 0.7:
+            flips = rng.choice(64, rng.integers(0, 10), replace=False).astype(np.uint64)
+            hashes[i] = hashes[rng.integers(0, i)] ^ np.bitwise_or.reduce(np.uint64(1) << flips, initial=np.uint64(0))
+    return hashes
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), distance=st.integers(0, 12))
+def test_groups_are_those_of_all_pairs(seed, distance):
+    hashes = noisy_hashes(np.random.default_rng(seed), 60)
+    assert (dedup.groups(hashes, distance) == brute_groups(hashes, distance)).all()
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), distance=st.integers(0, 12))
+def test_nearest_is_that_of_all_pairs(seed, distance):
+    rng = np.random.default_rng(seed)
+    hashes = noisy_hashes(rng, 70)
+    gallery, queries = np.unique(hashes[:30]), hashes[30:].reshape(20, 2)
+    best, bits, form = dedup.kernels.nearest_hashes(queries, gallery, *dedup._bands(gallery, distance), distance)
+    every = np.bitwise_count(queries[:, :, None] ^ gallery).astype(int)  # (N, F, M)
+    for i, row in enumerate(every):
+        if row.min() > distance:
+            assert best[i] == -1
+        else:
+            assert (bits[i], row[form[i], best[i]]) == (row.min(), row.min())
+            assert (form[i], best[i]) == min(zip(*np.nonzero(row == row.min()), strict=True))
+
+
+def test_a_distance_out_of_range_is_refused():
+    with pytest.raises(ConfigError, match="0 to 16"):
+        dedup.groups(np.zeros(3, np.uint64), 17)
+
+
+def test_no_pictures_are_no_duplicates():
+    empty = dedup.hash_table([])
+    assert len(dedup.duplicates(empty)) == 0 and len(dedup.overlap(empty, empty, "nothing")) == 0
+    assert list(empty.columns[: len(dedup.COLUMNS)]) == dedup.COLUMNS
+
+
+def test_a_million_equal_hashes_take_no_time():
+    hashes = np.zeros(1_000_000, np.uint64)
+    hashes[0] = 1 << 40
+    assert dedup.groups(hashes, 6).max() == 0 and dedup.groups(hashes, 0).max() == 1
+
+
+# Duplicates within a data set
+
+
+def test_duplicates_are_found_and_the_best_is_kept():
+    first, other = picture(1), picture(2)
+    large = images.resize(first, 140, 140)
+    found = dedup.duplicates(
+        table(
+            ("a", first, "long enough text"),
+            ("b", jpeg(first, 60), ""),
+            ("c", large, ""),
+            ("d", other, "x"),
+            ("e", other, "longer"),
+        )
+    )
+    assert dict(zip(found["key"], found["kept"], strict=True)) == {"a": "c", "b": "c", "d": "e"}
+    assert list(found["reason"]) == ["near picture", "near picture", "same bytes"]
+    assert (found["distance"] <= dedup.DISTANCE).all()
+
+
+def test_same_pixels_in_other_bytes():
+    array = picture(3)
+    rows = [
+        ("a", images.encode_png(array), array, ""),
+        ("b", images.encode_png(array, compress_level=0), array, ""),
+        ("c", b"", array, ""),
+    ]
+    assert list(dedup.duplicates(dedup.hash_table(rows))["reason"]) == ["same pixels", "same pixels"]
+
+
+def test_flat_pictures_are_no_duplicates_of_each_other():
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"sea{i}", np.full((64, 64, 3), 40 + i, np.uint8) + rng.integers(0, 2, (64, 64, 3), dtype=np.uint8))
+        for i in range(20)
+    ]
+    assert len(dedup.duplicates(table(*rows))) == 0
+    assert len(dedup.overlap(table(*rows[:10]), table(*rows[10:]), "sea")) == 0
+    assert list(dedup.duplicates(table(*rows, ("again", rows[0][1])))["key"]) == ["sea0"]  # "again" comes first by key
+
+
+def test_order_decides_nothing():
+    rows = [("a", picture(1)), ("b", jpeg(picture(1), 50)), ("c", picture(2)), ("d", jpeg(picture(2), 70)), ("e", picture(4))]
+    one, two = (dedup.duplicates(table(*part)).sort_values("key").reset_index(drop=True) for part in (rows, rows[::-1]))
+    pd.testing.assert_frame_equal(one, two)
+
+
+# Against a benchmark
+
+
+@pytest.mark.parametrize("number", range(dedup.TURNS))
+def test_a_turned_picture_of_a_benchmark_is_found(number):
+    mine = [(f"m{i}", picture(10 + i)) for i in range(5)]
+    theirs = [(f"b{i}", picture(20 + i)) for i in range(5)]
+    mine.append(("stolen", jpeg(np.ascontiguousarray(dedup.turn(theirs[3][1], number)), 75)))
+    found = dedup.overlap(table(*mine), table(*theirs), "bench")
+    assert found[["key", "benchmark", "benchmark_key", "reason"]].to_numpy().tolist() == [
+        ["stolen", "bench", "b3", "near picture"]
+    ]
+    turned = dedup.turn(mine[-1][1].astype(float), int(found["turn"][0]))  # ours, turned so, is the benchmark's
+    assert np.abs(turned - theirs[3][1]).mean() < 12
+
+
+def test_the_strongest_reason_is_given_once():
+    array = picture(5)
+    found = dedup.overlap(table(("a", array)), table(("b", array), ("c", jpeg(array, 80))), "bench")
+    assert found["reason"].tolist() == ["same bytes"]
+
+
+def test_equal_and_near_texts_are_found():
+    long = "several white storage tanks stand beside a wide grey road with some green trees around a small square pond"
+    mine = table(
+        ("same", picture(1), "Many buildings are near a river!"),
+        ("near", picture(2), long.replace("pond", "lake")),
+        ("far", picture(3), "several white boats lie beside a wide grey pier with some people on it"),
+        ("none", picture(4), ""),
+        ("short", picture(6), "a river"),
+    )
+    theirs = table(
+        ("b1", picture(7), "many buildings are near a river"),
+        ("b2", picture(8), f"something else\n{long}"),
+        ("b3", picture(9), ""),
+    )
+    found = dedup.overlap(mine, theirs, "bench").set_index("key")
+    assert found["reason"].to_dict() == {"same": "same text", "near": "near text"}
+    assert found["benchmark_key"].to_dict() == {"same": "b1", "near": "b2"}
+    assert 0 < found["distance"]["near"] <= 0.2 and (found["turn"] == -1).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(texts=st.lists(st.text(max_size=60), max_size=6))
+def test_any_text_is_found_in_itself_and_breaks_nothing(texts):
+    rows = table(*((str(i), picture(i), text) for i, text in enumerate(texts)))
+    wordy = {str(i) for i, text in enumerate(texts) if any(dedup.normalise_text(pd.Series(text.split("\n"))) != "")}
+    found = dedup.overlap(rows, rows, "itself")
+    assert set(found[found["reason"] == "same text"]["key"]) == wordy
+
+
+# Embeddings
+
+
+def test_embedding_pairs_are_those_of_the_whole_product():
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(50, 8)).astype(np.float32)
+    embeddings[30] = embeddings[4] + 0.05
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    pairs, cosines = dedup.embedding_pairs(embeddings, 0.6, block=16)
+    every = np.triu(embeddings @ embeddings.T >= 0.6, k=1)
+    assert sorted(map(tuple, pairs)) == sorted(zip(*np.nonzero(every), strict=True)) and (4, 30) in map(tuple, pairs)
+    np.testing.assert_allclose(cosines, (embeddings[pairs[:, 0]] * embeddings[pairs[:, 1]]).sum(1), rtol=1e-5)
+    embeddings[7, 0] = np.nan
+    with pytest.raises(DataError, match="not finite"):
+        dedup.embedding_pairs(embeddings, 0.6)
+
+
+# The cache
+
+
+def test_hashes_are_kept_until_the_pictures_change(tmp_path):
+    calls = []
+
+    def samples():
+        calls.append(1)
+        yield "a", b"x", picture(0), "text"
+
+    for fingerprint in ("one", "one", "two"):
+        found = dedup.load_or_hash(tmp_path / "hashes.parquet", fingerprint, samples())
+    assert len(calls) == 2 and found["hash"].dtype == np.uint64
+    assert not list(tmp_path.glob(".*"))
+
+
+# Real pictures
+
+
+@pytest.mark.skipif(not (DATA / "rsicd").is_dir(), reason="RSICD is not on this disk: set RSVLM_DATA")
+def test_real_pictures_are_found_again_and_distinct_ones_kept_apart():
+    rows = json.loads((DATA / "rsicd" / "dataset_rsicd.json").read_text())["images"]
+    files = [DATA / "rsicd" / "RSICD_images" / row["filename"] for row in rows if row["split"] == "val"][:300]
+    arrays = [images.decode(path.read_bytes()) for path in files]
+    detailed = [array for array in arrays if dedup.thumbnails([array]).std() >= dedup.FLAT]
+    changes = {
+        "jpeg": lambda a: jpeg(a, 60),
+        "smaller": lambda a: images.resize(a, int(a.shape[0] * 0.8), int(a.shape[1] * 0.8)),
+        "brighter": lambda a: np.clip(a.astype(np.float32) * 1.15, 0, 255).astype(np.uint8),
+    }
+    before = dedup.perceptual_hashes(dedup.thumbnails(detailed))
+    for name, change in changes.items():
+        after = dedup.perceptual_hashes(dedup.thumbnails(map(change, detailed)))
+        recall = (np.bitwise_count(before ^ after) <= dedup.DISTANCE).mean()
+        assert recall > 0.95, (name, recall)
+    apart = np.bitwise_count(before[:, None] ^ before[None])[np.triu_indices(len(before), 1)]
+    assert (apart <= dedup.DISTANCE).mean() < 2e-3
