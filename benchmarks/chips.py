@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsvlm import config, grammar, shards, tiles, worldmap
+from rsvlm import bluemarble, config, grammar, shards, tiles, worldmap
 
 
 def measure(n_chips: int = 4000, repeats: int = 3) -> list[dict]:
@@ -36,12 +36,12 @@ def measure(n_chips: int = 4000, repeats: int = 3) -> list[dict]:
     table = _sample(options, world, n_chips)
     pixels = tiles.cut(imagery, table)
     records = worldmap.describe(world, table, pixels)
-    with ThreadPoolExecutor(shards.workers()) as pool:
+    with ThreadPoolExecutor(bluemarble.threads()) as pool:
         rows = [
             _row("tiles", n_chips, repeats, lambda: tiles.cut(imagery, table)),
             _row("landmarks", n_chips, repeats, lambda: worldmap.describe(world, table, pixels)),
             _row("captions", n_chips, repeats, lambda: grammar.write_all(records, options.captions_per_chip)),
-            _row("shards", n_chips, repeats, lambda: shards.pack(table, imagery, world, options.captions_per_chip, pool)),
+            _row("shards", n_chips, repeats, lambda: _shard(table, imagery, world, options, pool)),
         ]
     small = options.model_copy(update={"max_chips": n_chips})
     rows.append(_row("total", None, max(1, repeats // 2), lambda: _build(small)))
@@ -57,9 +57,16 @@ def _sample(options: config.Landmarks, world: worldmap.Map, n_chips: int) -> pd.
     return table.iloc[chosen].reset_index(drop=True)
 
 
+def _shard(
+    table: pd.DataFrame, imagery: np.ndarray, world: worldmap.Map, options: config.Landmarks, pool: ThreadPoolExecutor
+) -> None:
+    task = shards.Task("train/000000.tar", table)
+    shards.pack(bluemarble.make(imagery, world, options.captions_per_chip, pool, task).samples, [])
+
+
 def _build(options: config.Landmarks) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        content = shards.build(options, 0, Path(folder), progress=False)
+        content = bluemarble.build(options, 0, Path(folder), progress=False)
     return sum(split["samples"] for split in content["splits"].values())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rsvlm import config, images, shards
+from rsvlm import bluemarble, config, images, shards
 from rsvlm.errors import DataError
 
 INSTALL = 'pip install -e ".[bench]"'
@@ -38,7 +38,7 @@ def measure(n_chips: int = 4000, repeats: int = 5) -> list[dict]:
     options = config.Landmarks().model_copy(update={"max_chips": n_chips})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shards.build(options, 0, folder, progress=False)
+        bluemarble.build(options, 0, folder, progress=False)
         readers = {"rsvlm": lambda epoch: _ours(folder, epoch)}
         problems = {}
         try:

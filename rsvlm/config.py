@@ -104,6 +104,7 @@ class Captioner(Section):
     temperature: float = Field(0.4, ge=0, le=2, description="Sampling temperature of the model.")
     max_output_tokens: int = Field(600, ge=32, description="Longest answer, in tokens.")
     concurrency: int = Field(8, ge=1, le=256, description="Requests on their way at once.")
+    batch: int = Field(0, ge=0, description="Chips in one batch job, where the server has such jobs; 0: none.")
     timeout_s: float = Field(120.0, gt=0, description="Longest wait for one answer, in seconds.")
     retries: int = Field(5, ge=0, description="Further attempts after failures that may pass (429, 5xx, time-outs).")
     max_requests: int | None = Field(None, ge=0, description="Budget in requests; none: no limit.")

@@ -1,52 +1,82 @@
-"""Shards: chips with captions as WebDataset tar files, and the reader that trains from them.
+"""Shards: pictures with captions as WebDataset tar files, the writer that any number of workers share, and the reader.
 
 Layout of a data folder:
 
     manifest.json       what is inside, how it was made, and the hash of every shard; written last
-    chips.parquet       one row per chip, captions included, pictures not
-    train/000000.tar    members {key}.json and {key}.png, samples in a seeded random order
+    funnel.json         how many items each stage kept, and how many it rejected for which reason
+    rejected.jsonl      one line per rejected item: its key, stage and reason
+    train/000000.tar    members {key}.json and {key}.png (or .jpg, .webp)
     val/...  test/...
+    .tasks/             what each shard's maker reported; read when a build is taken up again
 
 Every file is written under a temporary name and renamed when whole. A build that was stopped goes on where it was: shards that
-are whole are kept, and the bytes of the result do not depend on how often it was stopped.
+are whole are kept, and the bytes of the result depend neither on how often it was stopped nor on how many made it.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import hashlib
 import io
 import json
 import logging
 import os
+import re
+import shutil
 import tarfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import PIL
 from tqdm.auto import tqdm
 
-from rsvlm import grammar, images, kernels, runs, tiles, worldmap
+from rsvlm import engines, images, runs, tiles
 from rsvlm.errors import DataError
-
-if TYPE_CHECKING:
-    from rsvlm import config
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
-NAME = "rs-landmarks-blue-marble"
 IMAGE_TYPES = ("png", "jpg", "jpeg", "webp")
 
-_SOURCES = (tiles.IMAGERY_SOURCE, worldmap.MAP_SOURCE, worldmap.CITY_SOURCE)
-_LICENSE = "; ".join(source["license"] for source in _SOURCES)
-_ATTRIBUTION = "; ".join(source["attribution"] for source in _SOURCES)
+_FILE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_.-]*[A-Za-z0-9_-]\.tar")
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")  # longer names do not fit into every tar header
+_TEXTS_TOLD = 50
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard to make.
+
+    Attributes:
+        file: Where it goes, `{split}/{name}.tar`; the split is what the folder is called.
+        items: Whatever its maker needs, picklable; small, since it is sent to another process.
+    """
+
+    file: str
+    items: object
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a task's items.
+
+    Attributes:
+        samples: Record, encoded picture and its extension (`png`, `jpg`, `jpeg`, `webp`), in the order of writing. A record has a
+            `key` of letters, digits, `_` and `-`, unlike all others, and should have `licence` and `attribution`.
+        rejected: One dictionary per rejected item, with at least `stage` and `reason`. With `n` it stands for that many items. With
+            `part` (what was rejected: `caption`) it tells of a sample that was kept nevertheless.
+        counts: Anything else that is worth counting, summed over all tasks.
+        usage: Numbers that something cost (requests, tokens, currency), summed over all tasks. Count what was answered from a
+            cache like the rest, so that the sums do not depend on how often the build was stopped.
+    """
+
+    samples: list[tuple[dict, bytes, str]]
+    rejected: list[dict] = field(default_factory=list)
+    counts: Mapping[str, int] = field(default_factory=collections.Counter)
+    usage: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,76 +98,227 @@ class Sample:
     position: int
 
 
-def build(options: config.Landmarks, seed: int, out: Path, *, progress: bool = True) -> dict:
-    """Cut, describe and write the demo's data set; go on with it where a stopped build left it.
+def write(
+    out: Path | str,
+    plan: str,
+    tasks: Iterable[Task],
+    work: Callable[[Task], Made],
+    engine: str = "local",
+    workers: int = 0,
+    progress: bool = True,
+    *,
+    header: Mapping[str, object] | None = None,
+    stages: Sequence[str] = (),
+    before: Iterable[Mapping] = (),
+    finish: Callable[[dict], Sequence[str]] | None = None,
+) -> dict:
+    """Have every task made into a shard, and sum up; go on where a stopped build left it.
+
+    Whoever makes a shard also writes it, so that only its hash travels. Memory holds one task's samples per worker, and
+    their tar file.
 
     Args:
-        options: How chips are cut, described and split.
-        seed: Seed of the splits, the samples' order and the draw of `max_chips`.
-        out: Folder to fill; made when missing.
-        progress: Show progress bars.
+        out: Folder to fill; made when missing. With an engine that uses other machines, a folder that they all see.
+        plan: Hash of everything that the bytes depend on: options, sources, code.
+        tasks: The shards, each with another file; the same ones for the same plan.
+        work: Makes one task; see `engines.run` for what it may be.
+        engine: `local` or `ray`.
+        workers: As in `engines.run`: 0 is one per core, 1 is this process.
+        progress: Show a bar.
+        header: Further entries of the manifest: name, options, seed, sources.
+        stages: Names of the stages that items pass, in order; the funnel lists them so.
+        before: Items rejected before there were tasks, as in `Made.rejected`, with `split` where they had one. Read once, late.
+        finish: Called with the manifest when all shards are there and the manifest is not; may write more files into the folder
+            and returns their names.
 
     Returns:
-        The manifest.
+        The manifest: `schema plan splits` (see `manifest`), what the header gave, `funnel` (rows of `split stage in kept rejected
+        reason reasons`, where in = kept + rejected, kept is what the next stage gets, and the split `all` stands for items that
+        had none yet), `rejected_counts` and `part_counts` (stage → reason → number), `counts`, `usage`, `licences` and
+        `attributions` (text → samples; the commonest), and `files`.
 
     Raises:
-        MissingExtraError: The packages with imagery and map are not installed.
-        DataError: A source file is broken, the options leave a split empty, the folder holds shards of something else, or
+        DataError: The folder holds shards of another plan or of somebody else, a file or key is no name or is there twice, or
             the disk is full.
+        ConfigError: As `engines.run`.
+        MissingExtraError: As `engines.run`.
     """
     out = Path(out)
-    plan, sources = _plan(options, seed)
-    known = _known_shards(out, plan)
-    finished = _finished(out, plan)
-    if finished is not None:
-        return finished
-    imagery, world = tiles.load_imagery(), worldmap.load_map()
-    table, funnel = _select(options, seed, world, imagery.shape[1] / 360.0)
-    try:
-        result = _write_all(out, plan, table, imagery, world, options, known, progress)
-        content = {
-            "schema": SCHEMA,
-            "name": NAME,
-            "plan": plan,
-            "seed": seed,
-            "options": options.model_dump(),
-            "splits": result,
-            "funnel": funnel,
-            "sources": sources,
-        }
-        runs.write_atomic(out / "manifest.json", (json.dumps(content, indent=1) + "\n").encode())
-    except OSError as error:
-        raise DataError(f"writing to {out} failed ({error}): make room or choose another folder, then run again") from error
-    for sidecar in out.glob("*/.*.tar.json"):
-        sidecar.unlink()
+    if (content := finished(out, plan)) is not None:
+        return content
+    with _writing(out):
+        runs.write_atomic(out / ".tasks" / "plan", plan)
+        # From here on the folder is unfinished; what the tasks reported says which shards are whole.
+        (out / "manifest.json").unlink(missing_ok=True)
+        for leftover in [*out.glob(".*.partial"), *out.glob("*/.*.partial"), *out.glob(".tasks/*/.*.partial")]:
+            leftover.unlink(missing_ok=True)
+    files: dict[str, None] = {}
+
+    def checked() -> Iterator[Task]:
+        for task in tasks:
+            if not _FILE.fullmatch(task.file) or task.file in files:
+                raise DataError(f"'{task.file}' cannot name a shard: give each another split/name.tar of letters and digits")
+            files[task.file] = None
+            yield task
+
+    make = functools.partial(_make, out, plan, work)
+    total = len(tasks) if isinstance(tasks, Sequence) else None
+    with tqdm(total=total, unit="shard", desc="shards", disable=not progress) as bar:
+        samples = 0
+        for made in engines.run(make, checked(), engine, workers):
+            samples += made
+            bar.update()
+            bar.set_postfix(samples=samples, refresh=False)
+    with _writing(out):
+        content = _sum_up(out, plan, list(files), dict(header or {}), stages, before)
+        content["files"] = ["funnel.json", "rejected.jsonl", *(finish(content) if finish else ())]
+        runs.write_atomic(out / "manifest.json", json.dumps(content, indent=1) + "\n")
     return content
 
 
-def load_or_build(options: config.Config, recompute: bool = False) -> Path:
-    """Return the folder of these options' data set, built now unless it was before; a stopped build goes on.
+def finished(out: Path | str, plan: str) -> dict | None:
+    """Return the manifest where `write` has nothing left to do; none where it has. Reads all bytes of a data set that is there.
+
+    Args:
+        out: A folder, perhaps missing or empty.
+        plan: As in `write`.
 
     Raises:
-        DataError: As `build`.
-        MissingExtraError: As `build`.
+        DataError: The folder holds shards of another plan or of somebody else, or samples were removed from it and it is broken.
     """
-    plan, _ = _plan(options.landmarks, options.seed)
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file: give the folder that the shards shall go into")
+    content = _read_manifest(out)
+    ours = {shard["file"] for entry in content["splits"].values() for shard in entry["shards"]} if content else set()
+    if content:  # a removal that was stopped leaves files behind, until it is called again
+        ours |= {_next_file(file) for file in ours} | set(content.get("replaced", ()))
+    plans = {content["plan"]} if content else set()
+    with contextlib.suppress(OSError):
+        plans.add((out / ".tasks" / "plan").read_text(encoding="utf-8", errors="replace"))
+    if plans - {plan}:
+        raise DataError(
+            f"{out} holds a data set of other options, sources or code: choose an empty folder, or delete this one"
+        )
+    for path in [*out.glob("*/*.tar"), *out.glob("*.tar")]:
+        file = path.relative_to(out).as_posix()
+        if file not in ours and not _report_path(out, file).is_file():
+            raise DataError(f"{path} was not written by this build: choose an empty folder instead of {out}")
+    if content is None:
+        return None
+    try:
+        manifest(out, verify=True)
+        if missing := [name for name in content.get("files", ()) if not (out / name).is_file()]:
+            raise DataError(f"{out / missing[0]} is missing")
+    except DataError as error:
+        if content.get("rewritten"):
+            raise DataError(
+                f"{error}; samples were removed from {out}, so it is not mended: build it into a new folder"
+            ) from error
+        log.warning("%s; rebuilding what is broken", error)
+        return None
+    return content
 
-    def compute(folder: Path) -> None:
-        build(options.landmarks, options.seed, folder)
 
-    return runs.stage("landmarks", {"plan": plan}, compute, recompute)
+def rewrite(
+    folder: Path | str,
+    keep: Callable[[dict], bool],
+    reason: str = "removed",
+    finish: Callable[[dict], Sequence[str]] | None = None,
+) -> dict:
+    """Take samples out of a finished data set, for good; shards without any of them stay as they are.
+
+    A shard that changes gets another name (`000000.1.tar` after `000000.tar`), so that manifest and shards fit at every moment;
+    the old file is deleted afterwards. When this is stopped, calling it again completes it. Files that `finish` wrote when the
+    data set was built go too, unless this `finish` writes them anew: they may tell of what was taken out.
+
+    Args:
+        folder: A finished data set.
+        keep: Told a sample's record, says whether it stays.
+        reason: Why samples go; told in the funnel, under the stage `removal`.
+        finish: As in `write`.
+
+    Returns:
+        The manifest, with `rewritten` set: `write` does not mend such a folder, since that would bring samples back.
+
+    Raises:
+        DataError: The data set is unfinished or broken, or the disk is full.
+    """
+    folder = Path(folder)
+    content = manifest(folder, verify=True)
+    stale = set(content.get("replaced", ()))
+    sums = {"licences": collections.Counter(), "attributions": collections.Counter()}
+    splits: dict[str, dict] = {}
+    rows: list[dict] = []
+    with _writing(folder):
+        for split, entry in content["splits"].items():
+            shards = [kept for shard in entry["shards"] if (kept := _without(folder, shard, keep, sums)) is not None]
+            # One of these names is this run's; the other may be there from a run that was stopped.
+            stale |= {name for shard in entry["shards"] for name in (shard["file"], _next_file(shard["file"]))}
+            splits[split] = {"samples": sum(shard["samples"] for shard in shards), "shards": shards}
+            if removed := entry["samples"] - splits[split]["samples"]:
+                rows.append(_funnel_row(split, "removal", splits[split]["samples"], {reason: removed}))
+        if rows:
+            files = content.get("files", [])
+            content |= {"splits": splits, "funnel": [*content.get("funnel", []), *rows], "rewritten": True}
+            content |= {name: _commonest(counts) for name, counts in sums.items()}
+            content["files"] = ["funnel.json", "rejected.jsonl", *(finish(content) if finish else ())]
+            content["replaced"] = sorted(stale | set(files))
+            runs.write_atomic(folder / "manifest.json", json.dumps(content, indent=1) + "\n")
+        # From here on also what a run that was stopped did not come to.
+        _write_funnel(folder, content)
+        wanted = {shard["file"] for entry in splits.values() for shard in entry["shards"]} | set(content.get("files", ()))
+        for file in stale - wanted:
+            (folder / file).unlink(missing_ok=True)
+        if content.get("rewritten"):
+            shutil.rmtree(folder / ".tasks", ignore_errors=True)
+    return content
+
+
+def pack(samples: Iterable[tuple[dict, bytes, str]], rejected: list[dict]) -> tuple[list[dict], bytes]:
+    """Put samples into a tar file; equal samples give equal bytes.
+
+    Args:
+        samples: As in `Made`.
+        rejected: Receives those whose record is no JSON text (lone surrogates, infinities), as in `Made.rejected`.
+
+    Returns:
+        The records written, and the tar file.
+
+    Raises:
+        DataError: A key that is no name or is there twice, or an extension that the reader does not know.
+    """
+    records: dict[str, dict] = {}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for record, picture, extension in samples:
+            key = record.get("key")
+            if not isinstance(key, str) or not _KEY.fullmatch(key) or key in records:
+                raise DataError(
+                    f"'{key}' cannot name a sample: keys are 1 to 90 letters, digits, '_' and '-', each there once"
+                )
+            if extension not in IMAGE_TYPES:
+                raise DataError(f"sample {key} has a picture of type '{extension}': write {', '.join(IMAGE_TYPES)}")
+            try:
+                text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+            except ValueError:
+                rejected.append({"key": key, "stage": "shard", "reason": "record is no JSON text"})
+                continue
+            _add(archive, f"{key}.json", text)
+            _add(archive, f"{key}.{extension}", picture)
+            records[key] = record
+    return list(records.values()), buffer.getvalue()
 
 
 def manifest(folder: Path, *, verify: bool = False) -> dict:
     """Read a data folder's manifest and check that its shards are there.
 
     Args:
-        folder: Folder that `build` filled.
+        folder: Folder that `write` filled.
         verify: Also compare every shard's SHA-256, which reads all bytes.
 
     Returns:
-        The manifest: `schema plan seed options splits funnel sources`; `splits` maps a name to `samples` and `shards`, a list
-        of `{file, samples, bytes, sha256}`.
+        The manifest (see `write`); `splits` maps a name to `samples` and `shards`, a list of `{file, samples, bytes, sha256}`.
 
     Raises:
         DataError: No manifest, an unknown schema, or a shard that is missing, of the wrong size or (`verify`) of other content.
@@ -246,6 +427,24 @@ def _stream(
             # Every picture is used once; letting go of it here keeps less than a pool in memory.
             loaded[place] = None
             position += 1
+
+
+def records(path: Path | str) -> Iterator[dict]:
+    """Read the records of one shard, in stored order; pictures are passed over.
+
+    Args:
+        path: A shard that `write` wrote.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.isreg() and _split_name(member.name)[1] == "json":
+                    yield json.loads(archive.extractfile(member).read())
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): build the data set again, whole shards are kept") from error
 
 
 class _BrokenSample(Exception):
@@ -376,7 +575,9 @@ def _read_manifest(folder: Path) -> dict | None:
         raise DataError(f"{path} has schema {found}, this version reads {SCHEMA}: build the data set again")
     try:
         files = [(s["file"], s["samples"], s["bytes"], s["sha256"]) for e in content["splits"].values() for s in e["shards"]]
-        outside = [file for file, *_ in files if Path(file).is_absolute() or ".." in Path(file).parts]
+        others = [*content.get("files", ()), *content.get("replaced", ())]
+        names = [Path(name) for name in [*(file for file, *_ in files), *others]]
+        outside = [str(name) for name in names if name.is_absolute() or ".." in name.parts]
     except (AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a manifest of this package ({error!r}): build the data set again") from error
     if outside or not isinstance(content.get("plan"), str):
@@ -384,253 +585,178 @@ def _read_manifest(folder: Path) -> dict | None:
     return content
 
 
-def _plan(options: config.Landmarks, seed: int) -> tuple[str, list[dict]]:
-    """Return a hash of everything that the shards' bytes depend on, and the sources with their hashes."""
-    hashes = {name: tiles.file_sha256(path) for name, path in worldmap.source_files().items()}
-    picture = tiles.file_sha256(tiles.imagery_file())
-    map_names = sorted(name for name in hashes if name.endswith((".dat", ".bin")))
-    city_names = sorted(name for name in hashes if name.endswith(".json"))
-    sources = [
-        tiles.IMAGERY_SOURCE | {"sha256": picture},
-        worldmap.MAP_SOURCE | {"sha256": _join_hashes([hashes[name] for name in map_names])},
-        worldmap.CITY_SOURCE | {"sha256": _join_hashes([hashes[name] for name in city_names])},
-    ]
-    modules = (grammar, images, worldmap, tiles, kernels)
-    code = [tiles.file_sha256(Path(module.__file__)) for module in modules] + [tiles.file_sha256(Path(__file__))]
-    parts = {
-        "schema": SCHEMA,
-        "options": options.model_dump(),
-        "seed": seed,
-        "sources": [source["sha256"] for source in sources],
-        "code": code,
-        # Pillow resamples and compresses; another version may write other bytes.
-        "pillow": PIL.__version__,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), sources
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    # TarInfo's own defaults are time 0 and owner 0, so equal samples give equal bytes.
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
 
 
-def _join_hashes(hashes: list[str]) -> str:
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+def _make(out: Path, plan: str, work: Callable[[Task], Made], task: Task) -> int:
+    """Make one shard unless it is there; runs in a worker. Returns its number of samples."""
+    report = _read_report(out, task.file, plan)
+    if report is not None and (shard := report["shard"]) is None:
+        return 0
+    if report is not None and (out / task.file).is_file() and tiles.file_sha256(out / task.file) == shard["sha256"]:
+        return shard["samples"]
+    made = work(task)
+    rejected = list(made.rejected)
+    records, data = pack(made.samples, rejected)
+    report = {"plan": plan, "shard": _entry(task.file, len(records), data) if records else None, "rejected": rejected}
+    report |= {"counts": dict(made.counts), "usage": dict(made.usage), **_licences(records)}
+    with _writing(out):
+        # The report goes first: a shard without one would look like somebody else's.
+        runs.write_atomic(_report_path(out, task.file), _line(report))
+        if records:
+            runs.write_atomic(out / task.file, data)
+    return len(records)
 
 
-def _known_shards(out: Path, plan: str) -> dict[str, dict]:
-    """Return the shards that an earlier run of the same plan finished, by file name.
-
-    Raises:
-        DataError: The folder holds tar files that no build wrote.
-    """
-    entries: dict[str, dict] = {}
-    ours: set[str] = set()
-    content = _read_manifest(out)
-    if content is not None:
-        for split in content["splits"].values():
-            for shard in split["shards"]:
-                ours.add(shard["file"])
-                if content["plan"] == plan:
-                    entries[shard["file"]] = shard
-    for path in out.glob("*/.*.tar.json"):
-        try:
-            sidecar = json.loads(path.read_text(encoding="utf-8"))
-            ours.add(sidecar["shard"]["file"])
-            if sidecar["plan"] == plan:
-                entries[sidecar["shard"]["file"]] = sidecar["shard"]
-        except (ValueError, KeyError, TypeError):
-            continue
-    strangers = [path for path in out.glob("*/*.tar") if path.relative_to(out).as_posix() not in ours]
-    if strangers:
-        raise DataError(f"{strangers[0]} was not written by this build: choose an empty folder instead of {out}")
-    return entries
+def _entry(file: str, samples: int, data: bytes) -> dict:
+    return {"file": file, "samples": samples, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _finished(out: Path, plan: str) -> dict | None:
-    content = _read_manifest(out)
-    if content is None or content["plan"] != plan or not (out / "chips.parquet").is_file():
-        return None
+def _line(content: Mapping) -> bytes:
+    # A lone surrogate becomes its escape, which is JSON again.
+    return json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _report_path(out: Path, file: str) -> Path:
+    return out / ".tasks" / f"{file}.json"
+
+
+def _read_report(out: Path, file: str, plan: str) -> dict | None:
     try:
-        return manifest(out, verify=True)
-    except DataError as error:
-        log.warning("%s; rebuilding what is broken", error)
+        report = json.loads(_report_path(out, file).read_bytes())
+        return report if report["plan"] == plan else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _select(
-    options: config.Landmarks, seed: int, world: worldmap.Map, pixels_per_degree: float
-) -> tuple[pd.DataFrame, list[dict]]:
-    """Return the chips to write, in the order of writing, and the funnel."""
-    weights = worldmap.block_weights(world.mask, options.block_deg, options.max_latitude_deg)
-    table, funnel = tiles.chips(options, seed, pixels_per_degree, weights)
-    sea = worldmap.shares(world.mask, table[["west", "south", "east", "north"]].to_numpy()).mean(axis=1)[:, worldmap.SEA]
-    parts, rows = [], []
-    for number, split in enumerate(tiles.SPLITS):
-        inside = (table["split"] == split).to_numpy()
-        dry = np.flatnonzero(inside & (sea <= options.max_water_share))
-        if not len(dry):
-            raise DataError(
-                f"every chip of the split '{split}' is sea: raise landmarks.max_water_share or choose another seed"
-            )
-        order = np.random.default_rng([seed, number]).permutation(len(dry))
-        kept = dry[order][: options.max_chips]
-        rows += [row for row in funnel if row["split"] == split]
-        rows.append(
-            {
-                "split": split,
-                "stage": "water",
-                "kept": len(dry),
-                "rejected": int(inside.sum()) - len(dry),
-                "reason": f"more than {options.max_water_share:.0%} sea",
-            }
-        )
-        rows.append(
-            {
-                "split": split,
-                "stage": "sample",
-                "kept": len(kept),
-                "rejected": len(dry) - len(kept),
-                "reason": "beyond landmarks.max_chips",
-            }
-        )
-        parts.append(table.iloc[kept])
-    return pd.concat(parts, ignore_index=True), rows
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"writing to {out} failed ({error}): make room or choose another folder, then run again") from error
 
 
-def _write_all(
-    out: Path,
-    plan: str,
-    table: pd.DataFrame,
-    imagery: np.ndarray,
-    world: worldmap.Map,
-    options: config.Landmarks,
-    known: dict[str, dict],
-    progress: bool,
-) -> dict[str, dict]:
-    """Write every shard and chips.parquet; return the manifest's `splits`."""
-    # From here on the folder is unfinished. Sidecars take over what the old manifest said, about shards of other plans too:
-    # they are replaced one by one, and until then must not look like somebody else's.
-    old = _read_manifest(out)
-    if old is not None:
-        for shard in (shard for entry in old["splits"].values() for shard in entry["shards"]):
-            _write_sidecar(out, old["plan"], shard)
-        (out / "manifest.json").unlink()
-    for leftover in [*out.glob(".*.partial"), *out.glob("*/.*.partial")]:
-        leftover.unlink()
-    splits: dict[str, dict] = {}
+def _sum_up(out: Path, plan: str, files: list[str], header: dict, stages: Sequence[str], before: Iterable[Mapping]) -> dict:
+    """Merge what the tasks reported, one at a time, and write rejected.jsonl and funnel.json; return the manifest."""
+    splits: dict[str, dict] = {file.partition("/")[0]: {"samples": 0, "shards": []} for file in files}
+    lost: collections.Counter = collections.Counter()  # (split, stage, reason) → items
+    parts: collections.Counter = collections.Counter()
+    sums = {name: collections.Counter() for name in ("counts", "usage", "licences", "attributions")}
+    temporary = out / f".rejected.jsonl.{os.getpid()}.partial"
+    with open(temporary, "wb") as lines:
+        for line in before:
+            _tally(line, str(line.get("split") or "all"), lost, parts)
+            lines.write(_line(line))
+        for file in files:
+            split, report = file.partition("/")[0], _read_report(out, file, plan)
+            if report is None:
+                raise DataError(f"{_report_path(out, file)} has gone since its shard was made: run the build again")
+            if report["shard"] is not None:
+                splits[split]["shards"].append(report["shard"])
+                splits[split]["samples"] += report["shard"]["samples"]
+            for line in report["rejected"]:
+                _tally(line, split, lost, parts)
+                lines.write(_line({"shard": file} | line))
+            for name, counter in sums.items():
+                counter.update(report[name])
+        lines.flush()
+        os.fsync(lines.fileno())
+    os.replace(temporary, out / "rejected.jsonl")
+    content = {"schema": SCHEMA, "plan": plan} | header | {"splits": splits, "funnel": _funnel(splits, lost, stages)}
+    content |= {"rejected_counts": _by_stage(lost), "part_counts": _by_stage(parts)}
+    content |= {name: dict(sorted(sums[name].items())) for name in ("counts", "usage")}
+    content |= {name: _commonest(sums[name]) for name in ("licences", "attributions")}
+    _write_funnel(out, content)
+    return content
+
+
+def _tally(line: Mapping, split: str, lost: collections.Counter, parts: collections.Counter) -> None:
+    target = parts if line.get("part") else lost
+    target[split, line["stage"], line["reason"]] += line.get("n", 1)
+
+
+def _by_stage(counts: collections.Counter) -> dict[str, dict[str, int]]:
+    told: dict[str, dict[str, int]] = {}
+    for (_, stage, reason), n in sorted(counts.items()):
+        reasons = told.setdefault(stage, {})
+        reasons[reason] = reasons.get(reason, 0) + n
+    return told
+
+
+def _funnel(splits: dict[str, dict], lost: collections.Counter, stages: Sequence[str]) -> list[dict]:
+    seen = {stage for _, stage, _ in lost}
+    order = [stage for stage in stages if stage in seen] + sorted(seen - set(stages))
+    names = [*splits, *sorted({split for split, _, _ in lost} - {*splits, "all"})]
     rows: list[dict] = []
-    with tqdm(total=len(table), unit="chip", desc="chips", disable=not progress) as bar, ThreadPoolExecutor(workers()) as pool:
-        for split in tiles.SPLITS:
-            chips = table[table["split"] == split].reset_index(drop=True)
-            shards = []
-            for number, first in enumerate(range(0, len(chips), options.samples_per_shard)):
-                part = chips.iloc[first : first + options.samples_per_shard].reset_index(drop=True)
-                file = f"{split}/{number:06d}.tar"
-                shard = known.get(file)
-                if shard is not None and (out / file).is_file() and tiles.file_sha256(out / file) == shard["sha256"]:
-                    records = [json.loads(members["json"]) for _, members in _read_shard(out / file, shard["samples"])]
-                else:
-                    records, data = pack(part, imagery, world, options.captions_per_chip, pool)
-                    shard = {
-                        "file": file,
-                        "samples": len(part),
-                        "bytes": len(data),
-                        "sha256": hashlib.sha256(data).hexdigest(),
-                    }
-                    # The sidecar goes first: a shard without one would look like somebody else's.
-                    _write_sidecar(out, plan, shard)
-                    runs.write_atomic(out / file, data)
-                rows += [_row(record, file) for record in records]
-                shards.append(shard)
-                bar.update(len(part))
-            splits[split] = {"samples": len(chips), "shards": shards}
-    wanted = {shard["file"] for entry in splits.values() for shard in entry["shards"]}
-    for path in out.glob("*/*.tar"):
-        if path.relative_to(out).as_posix() not in wanted:
-            path.unlink()
-    buffer = io.BytesIO()
-    pd.DataFrame(rows).to_parquet(buffer, index=False)
-    runs.write_atomic(out / "chips.parquet", buffer.getvalue())
-    return splits
+    total = 0
+    for split in [*names, "all"]:
+        # Backwards: what the last stage kept is there to be counted.
+        kept = splits.get(split, {"samples": 0})["samples"] if split != "all" else total
+        chain = []
+        for stage in reversed(order):
+            reasons = {reason: n for (where, what, reason), n in sorted(lost.items()) if (where, what) == (split, stage)}
+            if reasons:
+                chain.append(_funnel_row(split, stage, kept, reasons))
+                kept = chain[-1]["in"]
+        rows = chain[::-1] + rows if split == "all" else rows + chain[::-1]
+        total += kept
+    return rows
 
 
-def workers() -> int:
-    """Return how many threads encode pictures; the bytes do not depend on it."""
-    return min(4, os.cpu_count() or 1)
+def _funnel_row(split: str, stage: str, kept: int, reasons: dict[str, int]) -> dict:
+    rejected = sum(reasons.values())
+    row = {"split": split, "stage": stage, "in": kept + rejected, "kept": kept, "rejected": rejected}
+    return row | {"reason": "; ".join(reasons), "reasons": reasons}
 
 
-def pack(
-    part: pd.DataFrame, imagery: np.ndarray, world: worldmap.Map, captions_per_chip: int, pool: ThreadPoolExecutor
-) -> tuple[list[dict], bytes]:
-    """Cut, describe and encode the chips of one shard.
+def _write_funnel(out: Path, content: Mapping) -> None:
+    rows = content.get("funnel", [])
+    kept = sum(entry["samples"] for entry in content["splits"].values())
+    rejected = sum(row["rejected"] for row in rows)
+    told = {"in": kept + rejected, "kept": kept, "rejected": rejected, "rows": rows}
+    told |= {name: content.get(name, {}) for name in ("rejected_counts", "part_counts", "counts", "usage")}
+    runs.write_atomic(out / "funnel.json", json.dumps(told, indent=1) + "\n")
 
-    Args:
-        part: Chips of one size, in the order of writing.
-        imagery: `(R, 2 R, 3)`, uint8, as from `tiles.load_imagery`.
-        world: The map.
-        captions_per_chip: Captions written for each chip.
-        pool: Threads that encode pictures while this one describes them.
 
-    Returns:
-        The JSON records and the bytes of the tar file.
-    """
-    pixels = tiles.cut(imagery, part)
-    # Level 1 is twice as fast as zlib's default and a twentieth larger on these pictures.
-    encoded = pool.map(functools.partial(images.encode_png, compress_level=1), pixels)
-    described = worldmap.describe(world, part, pixels)
-    written = grammar.write_all(described, captions_per_chip)
-    records = []
-    for chip, description, texts in zip(part.to_dict("records"), described, written, strict=True):
-        records.append(
-            {
-                "key": chip["key"],
-                "split": chip["split"],
-                "captions": texts,
-                "footprint_lonlat": [round(chip[side], 6) for side in ("west", "south", "east", "north")],
-                "lon": round(chip["lon"], 6),
-                "lat": round(chip["lat"], 6),
-                "gsd_m": round(chip["gsd_m"], 3),
-                "size_px": chip["size_px"],
-                "landmarks": description["landmarks"],
-                "measurements": description["measurements"],
-                "license": _LICENSE,
-                "attribution": _ATTRIBUTION,
-            }
-        )
+def _licences(records: Iterable[dict]) -> dict[str, dict[str, int]]:
+    counts = {"licences": collections.Counter(), "attributions": collections.Counter()}
+    for record in records:
+        counts["licences"][str(record.get("licence") or record.get("license") or "unknown")] += 1
+        counts["attributions"][str(record.get("attribution") or "unknown")] += 1
+    return {name: dict(counter) for name, counter in counts.items()}
+
+
+def _commonest(counts: collections.Counter) -> dict[str, int]:
+    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    told = dict(order[:_TEXTS_TOLD])
+    return told | ({"(others)": sum(n for _, n in order[_TEXTS_TOLD:])} if len(order) > _TEXTS_TOLD else {})
+
+
+def _without(folder: Path, shard: dict, keep: Callable[[dict], bool], sums: dict[str, collections.Counter]) -> dict | None:
+    """Return a shard's entry after removals, written anew where there were any; none where nothing is left."""
+    groups = [group for group in _read_shard(folder / shard["file"], shard["samples"]) if not isinstance(group, _BrokenSample)]
+    kept = [(key, members, record) for key, members in groups if keep(record := json.loads(members["json"]))]
+    for name, counts in _licences(record for *_, record in kept).items():
+        sums[name].update(counts)
+    if len(kept) == shard["samples"]:
+        return shard
+    if not kept:
+        return None
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for record, picture in zip(records, encoded, strict=True):
-            text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
-            for extension, data in (("json", text), ("png", picture)):
-                # TarInfo's own defaults are time 0 and owner 0, so equal samples give equal bytes.
-                member = tarfile.TarInfo(f"{record['key']}.{extension}")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-    return records, buffer.getvalue()
+        for key, members, _ in kept:
+            for extension, data in members.items():
+                _add(archive, f"{key}.{extension}", data)
+    file = _next_file(shard["file"])
+    runs.write_atomic(folder / file, buffer.getvalue())
+    return _entry(file, len(kept), buffer.getvalue())
 
 
-def _row(record: dict, file: str) -> dict:
-    west, south, east, north = record["footprint_lonlat"]
-    facts = record["measurements"]
-    return {
-        "key": record["key"],
-        "split": record["split"],
-        "shard": file,
-        "lon": record["lon"],
-        "lat": record["lat"],
-        "west": west,
-        "south": south,
-        "east": east,
-        "north": north,
-        "gsd_m": record["gsd_m"],
-        "size_px": record["size_px"],
-        "sea_share": facts["sea_share"],
-        "land_share": facts["land_share"],
-        "lake_share": facts["lake_share"],
-        "islands": facts["islands"],
-        "lakes": facts["lakes"],
-        "belt": facts["belt"],
-        "countries": [country["name"] for country in facts["countries"]],
-        "captions": record["captions"],
-    }
-
-
-def _write_sidecar(out: Path, plan: str, shard: dict) -> None:
-    folder, name = (out / shard["file"]).parent, Path(shard["file"]).name
-    runs.write_atomic(folder / f".{name}.json", json.dumps({"plan": plan, "shard": shard}).encode())
+def _next_file(file: str) -> str:
+    stem, _, number = file.removesuffix(".tar").partition(".")
+    return f"{stem}.{int(number or 0) + 1}.tar"

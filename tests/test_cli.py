@@ -80,6 +80,41 @@ def test_a_bad_request_stops_before_any_work(trained, toy_shards, tmp_path, caps
     assert not (tmp_path / "x.json").exists() and not (tmp_path / "t").exists()
 
 
+def test_landmarks_build_audit_show(capsys, monkeypatch, tmp_path):
+    pytest.importorskip("rasterio", reason="the extra [data] is not installed")
+    from test_build import write_features, write_raster
+
+    raster, features = write_raster(tmp_path / "picture.tif"), write_features(tmp_path / "map.geojson")
+    settings = [part for pair in ("size_px=64", "test_share=0", "val_share=0") for part in ("--set", f"chips.{pair}")]
+    base = ["landmarks", "build", "--imagery", raster, "--map", features, "--workers", "1", *settings]
+    code, text = call(capsys, monkeypatch, *base, "--captioner", "grammar", "--out", tmp_path / "data")
+    assert code == 0 and "train" in text, text
+    names = {path.name for path in (tmp_path / "data").iterdir()}
+    assert {"manifest.json", "funnel.json", "rejected.jsonl", "train"} <= names
+    sheet, page = tmp_path / "sheet.csv", tmp_path / "audit.html"
+    code, text = call(
+        capsys, monkeypatch, "landmarks", "audit", tmp_path / "data", "--sample-sheet", sheet, "--size", "5", "--html", page
+    )
+    assert code == 0 and '"kept"' in text, text
+    assert len(sheet.read_text(encoding="utf-8-sig").splitlines()) == 6 and "<h1>Audit of captions</h1>" in page.read_text()
+    code, text = call(capsys, monkeypatch, "landmarks", "show", tmp_path / "data", "--html", tmp_path / "map.html")
+    assert code == 0 and "Lagoa Azul" in (tmp_path / "map.html").read_text()
+    key = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert key["name"] == "rs-landmarks"
+    for arguments, says in [
+        (["landmarks", "build", "--map", features, "--out", tmp_path / "x"], "has its own map"),
+        (["landmarks", "build", "--imagery", raster, "--out", tmp_path / "x"], "--map"),
+        ([*base, "--captioner", "parrot", "--out", tmp_path / "x"], "captioner.kind"),
+        ([*base, "--engine", "steam", "--out", tmp_path / "x"], "no engine 'steam'"),
+        (["landmarks", "show", tmp_path / "data", "--key", "nothing", "--html", tmp_path / "y"], "no chip 'nothing'"),
+        (["landmarks", "show", tmp_path, "--html", tmp_path / "y"], "manifest.json is missing"),
+        (["landmarks", "audit", tmp_path / "nowhere"], "nowhere"),
+    ]:
+        code, text = call(capsys, monkeypatch, *arguments)
+        assert code != 0 and says in text, (arguments, text)
+    assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()
+
+
 def test_doctor_says_what_is_there_and_what_is_missing(capsys, monkeypatch):
     code, text = call(capsys, monkeypatch, "doctor")
     assert code == 0 and "extra [demo]" in text and "torch" in text

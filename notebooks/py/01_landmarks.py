@@ -38,7 +38,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, config, figures, images, runs, shards
+from rsvlm import benchmarks, bluemarble, config, figures, images, runs, shards
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -50,7 +50,7 @@ options = config.load(profile, {"seed": seed, "device": device} | config.pairs(o
 # the most: sea and land, coast, islands and lakes, the colours that its pixels have and where, and the names the map knows.
 
 # %%
-data = shards.load_or_build(options, recompute=recompute)
+data = bluemarble.load_or_build(options, recompute=recompute)
 manifest = shards.manifest(data)
 chips = pd.read_parquet(data / "chips.parquet")
 chips["caption"] = [captions[0] for captions in chips["captions"]]

@@ -37,7 +37,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, config, distributed, figures, runs, shards, train
+from rsvlm import benchmarks, bluemarble, config, distributed, figures, runs, shards, train
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -50,7 +50,7 @@ options = config.load(profile, {"seed": seed, "device": device} | config.pairs(o
 # seeing the patches and only the words so far, to predict the next word. The losses of both runs are added.
 
 # %%
-data = shards.load_or_build(options)
+data = bluemarble.load_or_build(options)
 run = train.load_or_train(options, data, recompute=recompute)
 model = rsvlm.load(run / "model", device="cpu")
 parts = {"vision tower": model.vision, "text decoder": model.layers, "token embedding": model.token_embedding}

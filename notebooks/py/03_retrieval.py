@@ -37,11 +37,11 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, config, distributed, embed, figures, images, retrieval, runs, shards, train
+from rsvlm import benchmarks, bluemarble, config, distributed, embed, figures, images, retrieval, runs, shards, train
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
-data = shards.load_or_build(options)
+data = bluemarble.load_or_build(options)
 run = train.load_or_train(options, data)
 
 # %% [markdown]

@@ -38,11 +38,11 @@ import torch
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, config, distributed, embed, figures, images, mammut, runs, shards, tokenizer, train
+from rsvlm import benchmarks, bluemarble, config, distributed, embed, figures, images, mammut, runs, shards, tokenizer, train
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
-data = shards.load_or_build(options)
+data = bluemarble.load_or_build(options)
 run = train.load_or_train(options, data, recompute=recompute)
 rng = np.random.default_rng(seed)
 

@@ -1,0 +1,278 @@
+"""Is a picture taken from above? A small head on image features, trained from labelled pictures.
+
+The features need no network: colour, edges, spectrum, and above all what gravity does to a photograph, for a picture of the ground
+has no up and down. The head is a kernel ridge regression: a picture is overhead as far as it is like the overhead pictures it was
+shown, and unlike the others; what is like neither gets 0. Its threshold is the lowest that reaches a stated precision on labelled
+pictures held back from the fit, best of sources that the fit has not seen. With a model, its image embeddings take the features' place.
+
+Source: our choice. The paper filters its web images by classifiers trained on human labels; features, labels and thresholds were
+not published.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from rsvlm import images, runs
+from rsvlm.errors import DataError
+
+if TYPE_CHECKING:
+    from rsvlm import config
+
+SIDE = 64  # pixels that the features see
+CLASSES = ("other", "overhead")
+WIDTH, RIDGE = 0.003, 0.01  # of the kernel, on standardised features, and of the fit
+
+REASONS = {
+    "broken image": "the bytes cannot be decoded: damaged, cut short, of another format, or a bomb",
+    "too small": "the shorter side is below web.min_side_px",
+    "too long": "the longer side is more than web.max_aspect times the shorter",
+    "one colour": "all pixels are nearly alike",
+    "not overhead": "the overhead score is below the threshold",
+}
+"""Why the image stage rejects a picture."""
+
+
+def decode(data: bytes, options: config.Web) -> tuple[np.ndarray | None, str | None]:
+    """Decode bytes and check size and content: `(H, W, 3)` uint8 and None, or None and one of `REASONS`."""
+    try:
+        array = images.decode(data)
+    except DataError:
+        return None, "broken image"
+    short, long = sorted(array.shape[:2])
+    if short < options.min_side_px:
+        return None, "too small"
+    if long > options.max_aspect * short:
+        return None, "too long"
+    if array.reshape(-1, 3)[:: max(array.size // 30_000, 1)].std(axis=0).max() < 1.0:
+        return None, "one colour"
+    if long > options.max_side_px:
+        factor = options.max_side_px / long
+        array = images.resize(array, max(round(array.shape[0] * factor), 1), max(round(array.shape[1] * factor), 1))
+    return array, None
+
+
+def thumbnails(pictures: Iterable[np.ndarray]) -> np.ndarray:
+    """Squeeze `(H, W, 3)` uint8 pictures to `(N, 64, 64, 3)` float32 in 0…1."""
+    small = [np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BOX)) for picture in pictures]
+    return np.stack(small).astype(np.float32) / 255 if small else np.zeros((0, SIDE, SIDE, 3), np.float32)
+
+
+def features(small: np.ndarray) -> np.ndarray:
+    """Measure `(N, 64, 64, 3)` float32 thumbnails: `(N, F)` float32, each of about unit size."""
+    n = len(small)
+    luma = small @ np.array([0.299, 0.587, 0.114], np.float32)  # (N, 64, 64)
+    highest, lowest = small.max(axis=3), small.min(axis=3)
+    saturation = (highest - lowest) / np.maximum(highest, 1 / 255)
+    parts = [
+        small.mean(axis=(1, 2)),
+        small.std(axis=(1, 2)),
+        saturation.mean(axis=(1, 2))[:, None],
+        saturation.std(axis=(1, 2))[:, None],
+    ]
+    # what gravity does: the means of nine bands from top to bottom against those from left to right
+    rows = np.stack([band.mean(axis=(1, 2)) for band in np.array_split(small, 8, axis=1)], axis=1)  # (N, 8, 3)
+    columns = np.stack([band.mean(axis=(1, 2)) for band in np.array_split(small, 8, axis=2)], axis=1)
+    parts += [rows[:, 0] - rows[:, -1], np.abs(columns[:, 0] - columns[:, -1]), rows.std(axis=1), columns.std(axis=1)]
+    parts += [rows[:, :2].mean(axis=1) - rows[:, 2:].mean(axis=1)]
+    # the thing in the middle, and a plain border around it
+    inner, border = small[:, 16:48, 16:48], np.concatenate([small[:, :4], small[:, -4:]], axis=1)
+    parts += [inner.mean(axis=(1, 2)) - border.mean(axis=(1, 2)), inner.std(axis=(1, 2)), border.std(axis=(1, 2))]
+    # edges: how many, how strong, and in which of eight directions
+    across, down = np.diff(luma[:, :-1], axis=2), np.diff(luma[:, :, :-1], axis=1)
+    strength = np.hypot(across, down)
+    direction = np.floor((np.arctan2(down, across) / np.pi % 1) * 8).astype(np.int64).clip(0, 7)
+    where = np.arange(n)[:, None, None] * 8 + direction
+    edges = np.bincount(where.ravel(), weights=strength.ravel(), minlength=8 * n).reshape(n, 8)
+    total = strength.sum(axis=(1, 2))[:, None]
+    parts += [edges / (total + 1e-6), total / SIDE**2]
+    parts += [np.stack([(strength < level).mean(axis=(1, 2)) for level in (1 / 255, 4 / 255, 16 / 255, 64 / 255)], axis=1)]
+    halves = np.stack([part.mean(axis=(1, 2)) for part in np.array_split(strength, 4, axis=1)], axis=1)
+    parts += [halves / (halves.sum(axis=1, keepdims=True) + 1e-6)]
+    # the spectrum: its slope says how rough the picture is at each scale
+    window = np.hanning(SIDE)[:, None] * np.hanning(SIDE)
+    power = np.abs(np.fft.rfft2((luma - luma.mean(axis=(1, 2), keepdims=True)) * window)) ** 2  # (N, 64, 33)
+    fy, fx = np.meshgrid(np.fft.fftfreq(SIDE) * SIDE, np.arange(SIDE // 2 + 1), indexing="ij")
+    ring = np.digitize(np.hypot(fx, fy), [1, 2, 4, 6, 9, 13, 18, 24, 32])
+    rings = np.stack([power[:, ring == k].mean(axis=1) for k in range(1, 10)], axis=1)
+    parts += [np.log(rings + 1e-4)]
+    upright = power[:, np.abs(fy) > np.abs(fx)].sum(axis=1) / (power.sum(axis=(1, 2)) + 1e-6)
+    parts += [upright[:, None]]
+    # ground is rough everywhere; photographs have smooth parts and sharp outlines, at every scale
+    blocks = luma.reshape(n, 8, 8, 8, 8).std(axis=(2, 4)).reshape(n, 64)
+    parts += [np.log(np.percentile(blocks, [2, 25, 50, 75, 98], axis=1).T + 2e-3), blocks.std(axis=1, keepdims=True) * 5]
+    coarse = luma
+    for _ in range(3):
+        change = np.abs(np.diff(coarse, axis=1)).reshape(n, -1), np.abs(np.diff(coarse, axis=2)).reshape(n, -1)
+        change = np.concatenate(change, axis=1)
+        spread = change.std(axis=1) / (change.mean(axis=1) + 1e-3)
+        parts += [np.stack([spread, np.log(change.mean(axis=1) + 1e-3), (change < 0.02).mean(axis=1)], axis=1)]
+        coarse = coarse.reshape(n, coarse.shape[1] // 2, 2, coarse.shape[2] // 2, 2).mean(axis=(2, 4))
+    # colours: which hues, weighted by how strong they are, and how far the channels go together
+    hue = np.arctan2(np.sqrt(3) * (small[..., 1] - small[..., 2]), 2 * small[..., 0] - small[..., 1] - small[..., 2])
+    bins = np.floor((hue / (2 * np.pi) % 1) * 12).astype(np.int64).clip(0, 11) + 12 * np.arange(n)[:, None, None]
+    hues = np.bincount(bins.ravel(), weights=(highest - lowest).ravel(), minlength=12 * n).reshape(n, 12) / SIDE**2
+    parts += [hues * 10, np.sort(hues / (hues.sum(axis=1, keepdims=True) + 1e-3), axis=1)[:, -3:]]
+    centred = (small - small.mean(axis=(1, 2), keepdims=True)).reshape(n, -1, 3)
+    norm = np.sqrt((centred**2).sum(axis=1)) + 1e-3
+    parts += [
+        (centred[..., a] * centred[..., b]).sum(axis=1, keepdims=True) / (norm[:, [a]] * norm[:, [b]])
+        for a, b in ((0, 1), (1, 2), (0, 2))
+    ]
+    # how the brightness is spread
+    histogram = np.stack([((luma >= k / 8) & (luma < (k + 1) / 8 + (k == 7))).mean(axis=(1, 2)) for k in range(8)], axis=1)
+    parts += [histogram, -(histogram * np.log(histogram + 1e-6)).sum(axis=1, keepdims=True)]
+    parts += [(lowest > 0.95).mean(axis=(1, 2))[:, None], (highest < 0.05).mean(axis=(1, 2))[:, None]]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A trained overhead classifier.
+
+    Attributes:
+        mean: `(F,)`, of each feature; likewise `scale`, its spread.
+        centres: `(K, F)`, the standardised features of the labelled pictures.
+        weights: `(K,)`, of the kernel's value at each.
+        threshold: Scores from here on are overhead.
+        precision: Stated for `threshold`; `recall` and `auc` (area under the ROC curve) were measured with it on `held_back`
+            pictures.
+        recall: See `precision`.
+        auc: See `precision`.
+        held_back: Labelled pictures that were not fitted.
+        roc: `(L, 4)`: threshold, false positive rate, true positive rate, precision.
+        source: What it was trained on.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    centres: np.ndarray
+    weights: np.ndarray
+    threshold: float
+    precision: float
+    recall: float
+    auc: float
+    held_back: int
+    roc: np.ndarray
+    source: str
+
+    def scores(self, found: np.ndarray) -> np.ndarray:
+        """Score `(N, F)` features: `(N,)` float64, about 1 for overhead and 0 for others."""
+        if found.shape[1] != len(self.mean):
+            raise DataError(f"{found.shape[1]} features for a head of {len(self.mean)}: train it again with this version")
+        return _kernel(_standardise(found, self.mean, self.scale), self.centres) @ self.weights
+
+
+def _standardise(found: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return np.clip((found.astype(np.float64) - mean) / scale, -4, 4)
+
+
+def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    square = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
+    return np.exp(-WIDTH * np.maximum(square, 0))
+
+
+def score(head: Head, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Score `(H, W, 3)` uint8 pictures: `(N,)` float64, 0…1."""
+    return head.scores(features(thumbnails(pictures)))
+
+
+def fit(found: np.ndarray, labels: np.ndarray, held_back: np.ndarray, precision: float = 0.95, source: str = "") -> Head:
+    """Train a head.
+
+    Args:
+        found: `(N, F)` features.
+        labels: `(N,)` bool, overhead.
+        held_back: `(N,)` bool, kept from the fit, for the ROC and the threshold.
+        precision: The threshold is the lowest that reaches it.
+        source: What the pictures are, for the record.
+
+    Raises:
+        DataError: A part lacks one of the two classes, or no threshold reaches the precision.
+    """
+    for part, name in ((~held_back, "fitted"), (held_back, "held back")):
+        if not (labels & part).any() or not (~labels & part).any():
+            raise DataError(f"the {name} pictures are all of one class: label more, at least a dozen of each")
+    mean, scale = found[~held_back].mean(axis=0, dtype=np.float64), found[~held_back].std(axis=0, dtype=np.float64) + 1e-3
+    centres = _standardise(found[~held_back], mean, scale)
+    gram = _kernel(centres, centres)
+    weights = np.linalg.solve(gram + RIDGE * np.eye(len(gram)), labels[~held_back].astype(np.float64))
+    head = Head(mean, scale, centres, weights, 0.0, precision, 0.0, 0.0, int(held_back.sum()), np.zeros((0, 4)), source)
+    known, scores = labels[held_back], head.scores(found[held_back])
+    order = np.argsort(-scores, kind="stable")
+    scores, known = scores[order], known[order]
+    last = np.append(np.diff(scores) != 0, True)  # equal scores pass or fail together
+    true, false = np.cumsum(known)[last], np.cumsum(~known)[last]
+    levels, reached = scores[last], true / (true + false)
+    good = np.flatnonzero(reached >= precision)
+    if not len(good):
+        raise DataError(
+            f"no threshold reaches a precision of {precision}: the best is {reached.max():.3f}; label more pictures"
+        )
+    chosen = good[-1]
+    tpr, fpr = true / known.sum(), false / (~known).sum()
+    auc = float(np.trapezoid(np.append(0, tpr), np.append(0, fpr)))
+    roc = np.stack([levels, fpr, tpr, reached], axis=1)
+    return replace(head, threshold=float(levels[chosen]), recall=float(tpr[chosen]), auc=auc, roc=roc)
+
+
+def train_folder(folder: Path, precision: float, seed: int = 0, held_back: float = 0.3) -> tuple[Head, dict[str, int]]:
+    """Train a head from `folder/overhead` and `folder/other`, pictures at any depth.
+
+    Returns:
+        The head, and how many pictures of each class were used and how many could not be read.
+
+    Raises:
+        DataError: A class folder is missing or holds no picture, or as `fit`.
+    """
+    rows, labels, counts = [], [], {"broken": 0}
+    for label, name in enumerate(CLASSES):
+        paths = sorted(path for path in (Path(folder) / name).rglob("*") if path.is_file())
+        used = 0
+        for path in paths:
+            try:
+                rows.append(thumbnails([images.decode(path.read_bytes())])[0])
+            except DataError:
+                counts["broken"] += 1
+                continue
+            labels.append(bool(label))
+            used += 1
+        counts[name] = used
+        if not used:
+            raise DataError(
+                f"{Path(folder) / name} holds no readable picture: put labelled pictures into overhead/ and other/"
+            )
+    rng = np.random.default_rng(seed)
+    part = rng.random(len(labels)) < held_back
+    return fit(
+        features(np.stack(rows)), np.array(labels), part, precision, source=f"labelled folder {Path(folder).name}"
+    ), counts
+
+
+def save(head: Head, path: Path) -> None:
+    """Write a head as an .npz of plain numbers."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **asdict(head))
+    runs.write_atomic(path, buffer.getvalue())
+
+
+def load(path: Path) -> Head:
+    """Read a head; nothing is unpickled.
+
+    Raises:
+        DataError: The file is missing or is no head.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            values = {name: content[name] for name in content.files}
+        return Head(**{name: value if value.ndim else value.item() for name, value in values.items()})
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(f"{path} is no overhead head ({error}): make one with `rsvlm web train-filter`") from error

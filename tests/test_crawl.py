@@ -1,0 +1,567 @@
+"""Archives and tables become the candidates that are in them; what is broken or hostile is counted and costs little."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+import zlib
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rsvlm import crawl
+from rsvlm.errors import DataError
+
+pytest.importorskip("fastwarc", reason="the extra [data] is not installed")
+pytest.importorskip("resiliparse", reason="the extra [data] is not installed")
+
+PAGE = b'<title>T</title><h1>Near</h1><img src="/a.jpg" alt="one two three">'
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 50
+
+
+def http(body: bytes, kind: str = "text/html; charset=utf-8", *headers: str, status: int = 200) -> bytes:
+    lines = [f"HTTP/1.1 {status} OK", f"Content-Type: {kind}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def record(url: str, block: bytes, kind: str = "response", content: str = "application/http; msgtype=response", *more: str):
+    lines = [
+        "WARC/1.1",
+        f"WARC-Type: {kind}",
+        f"WARC-Target-URI: {url}",
+        f"WARC-Record-ID: <urn:uuid:{zlib.crc32(url.encode()):08x}>",
+        "WARC-Date: 2026-01-01T00:00:00Z",
+        f"Content-Type: {content}",
+        f"Content-Length: {len(block)}",
+        *more,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + block + b"\r\n\r\n"
+
+
+def page(number: int, body: bytes = PAGE, **options) -> bytes:
+    return record(f"http://site.example/{number}", http(body), **options)
+
+
+def read(tmp_path, data: bytes, name: str = "x.warc") -> tuple[list[dict], Counter]:
+    path = tmp_path / name
+    path.write_bytes(data)
+    counts: Counter = Counter()
+    rows = [row for batch in crawl.read(path, counts) for row in batch.to_pylist()]
+    assert counts["candidates"] == len(rows)
+    return rows, counts
+
+
+def rows_of(html: str, url: str = "http://site.example/dir/page.html") -> list[dict]:
+    return [dict(zip(crawl.SCHEMA.names, row)) for row in crawl.page_rows(html, url)]
+
+
+def pairs(html: str) -> list[tuple[str, str]]:
+    return [(row["url"].removeprefix("http://site.example"), row["text"]) for row in rows_of(html)]
+
+
+# Pages
+
+
+def test_a_candidate_knows_its_page(tmp_path):
+    rows, counts = read(tmp_path, page(1) + page(2))
+    assert rows[0] == {
+        "url": "http://site.example/a.jpg",
+        "text": "one two three",
+        "page": "http://site.example/1",
+        "title": "T",
+        "heading": "Near",
+        "source": f"x.warc:0:urn:uuid:{zlib.crc32(b'http://site.example/1'):08x}",
+        "kind": "img",
+        "robots": "",
+    }
+    assert [row["page"][-1] for row in rows] == ["1", "2"] and counts == {"pages": 2, "candidates": 2}
+    assert int(rows[1]["source"].split(":")[1]) == len(page(1))
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("<img src=a.jpg alt='x y'>", [("/dir/a.jpg", "x y")]),
+        ("<IMG ALT=one SRC='../b.jpg'/>", [("/b.jpg", "one")]),
+        ("<base href='/deep/'><base href='/no/'><img src=a.jpg alt=t>", [("/deep/a.jpg", "t")]),
+        ("<img src=a.jpg alt=t><base href='http://site.example/late/'>", [("/late/a.jpg", "t")]),
+        ("<img src='//site.example/a.jpg#part' alt=t>", [("/a.jpg", "t")]),
+        ("<img src=' my photo é.jpg\n' alt=t>", [("/dir/my%20photo%20%C3%A9.jpg", "t")]),
+        ("<img src='?id=1&copy=2&amp;x=3' alt='a &amp; b &lt;b&gt;'>", [("/dir/page.html?id=1&copy=2&x=3", "a & b <b>")]),
+        ("<img src=data:image/gif;base64,R0 data-src=/lazy.jpg alt=t>", [("/lazy.jpg", "t")]),
+        ("<img src=wait.gif data-original=/o.jpg alt=t>", [("/o.jpg", "t")]),
+        ("<img src=s.jpg srcset='m.jpg 480w, l.jpg 1024w,k.jpg 700w' alt=t>", [("/dir/l.jpg", "t")]),
+        ("<img src=s.jpg srcset='a,b.jpg, c.jpg 1.5x, d.jpg 3x' alt=t>", [("/dir/d.jpg", "t")]),
+        ("<img src=s.jpg data-srcset='data:image/png;base64,AA,A 9x, c.jpg 2x' alt=t>", [("/dir/c.jpg", "t")]),
+        ("<img src=s.jpg srcset='' alt=t>", [("/dir/s.jpg", "t")]),
+        (
+            "<picture><source type=image/avif srcset='n.avif 2000w'><source srcset='y.webp 900w'><img src=s.jpg alt=t></picture>"
+            "<img src=z.jpg alt=u>",
+            [("/dir/y.webp", "t"), ("/dir/z.jpg", "u")],
+        ),
+        ("<video><source srcset=no.jpg></video><img src=a.jpg alt=t>", [("/dir/a.jpg", "t")]),
+        (
+            "<figure><a href=/x><img src=a.jpg alt=''></a><figcaption>The <b>old</b> to<i>wn</i><br>here</figcaption></figure>",
+            [("/dir/a.jpg", "The old town here")],
+        ),
+        (
+            "<figure><figcaption>First</figcaption><img src=a.jpg alt=alt></figure><img src=b.jpg>",
+            [("/dir/a.jpg", "alt"), ("/dir/a.jpg", "First")],
+        ),
+        ("<figure><img src=a.jpg><figcaption>Never closed", [("/dir/a.jpg", "Never closed")]),
+        ("<noscript><img src=a.jpg alt=t></noscript><img src=a.jpg alt=t>", [("/dir/a.jpg", "t")]),
+        ("<!-- <img src=no.jpg alt=no> --><!--><img src=a.jpg alt=t>", [("/dir/a.jpg", "t")]),
+        (
+            "<script>'<img src=no.jpg alt=no>'</script><textarea><img src=no alt=no></textarea><img src=a alt=t>",
+            [("/dir/a", "t")],
+        ),
+        ("<img =x src=a.jpg alt=it's><img alt='x > y' src=b.jpg>", [("/dir/a.jpg", "it's"), ("/dir/b.jpg", "x > y")]),
+        ("<img alt=first alt=second src=a.jpg>", [("/dir/a.jpg", "first")]),
+        (
+            "<div><p><img src=a.jpg alt='in unclosed'><table><img alt=b src=b.jpg",
+            [("/dir/a.jpg", "in unclosed"), ("/dir/b.jpg", "b")],
+        ),
+        ("<imgs src=no.jpg alt=no><image src=no.jpg alt=no>", []),
+        (
+            "<img src=javascript:alert(1) alt=t><img src=file:///etc/passwd alt=t><img src=ftp://h/a alt=t><img src='http://[' alt=t>",
+            [],
+        ),
+        ("<img src='http:///nohost.jpg' alt=t><img src='https://' alt=t>", []),
+    ],
+)
+def test_markup(html, expected):
+    assert pairs(html) == expected
+
+
+def test_the_nearest_heading_and_the_first_title():
+    html = "<title> A &amp;\n B </title><svg><title>no</title></svg><img src=a alt=t><h1>One <a href=x>link</a></h1><p><img src=b alt=t>"
+    html += "<h2>Two<img src=c alt=t></h2><h3>un<h4>closed<img src=d alt=t>"
+    rows = rows_of(html)
+    assert [row["heading"] for row in rows] == ["", "One link", "Two", "closed"]
+    assert {row["title"] for row in rows} == {"A & B"}
+
+
+def test_kinds_and_reasons_are_counted():
+    counts: Counter = Counter()
+    html = "<img src=a><img alt=x><img src=data:x alt=x><img src=mailto:x alt=x><img src=a alt=b><img src=a alt=b><img srcset=c alt=d>"
+    rows = crawl.page_rows(html, "http://h.example/", counts=counts)
+    assert [row[6] for row in rows] == ["img", "srcset"]
+    assert counts == {"no_text": 1, "no_url": 2, "bad_url": 1, "duplicate_on_page": 1}
+    assert set(counts) <= set(crawl.REASONS)
+
+
+def test_directives_for_machines(tmp_path):
+    html = b"<meta name=ROBOTS content='NoAI, max-snippet:5, noindex'>" + PAGE
+    headers = ("X-Robots-Tag: noimageai", "X-Robots-Tag: otherbot: noindex, none", "TDM-Reservation: 1")
+    data = record("http://h.example/1", http(html, "text/html", *headers)) + page(2)
+    rows, _ = read(tmp_path, data)
+    assert [row["robots"] for row in rows] == ["noai,noimageai,noindex,tdm-reservation", ""]
+
+
+def test_one_page_gives_only_so_many():
+    counts: Counter = Counter()
+    html = "".join(f"<img src=/{i} alt=t>" for i in range(crawl.MAX_PER_PAGE + 7))
+    assert len(crawl.page_rows(html, "http://h.example/", counts=counts)) == crawl.MAX_PER_PAGE
+    assert counts == {"too_many_on_page": 7}
+
+
+# Encodings
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("Zürich, Straße".encode("latin-1"), "text/html; charset=iso-8859-1"),
+        ("Zürich, Straße".encode(), "text/html; charset=iso-8859-1x"),
+        ("Zürich, Straße".encode(), "text/html; charset=zlib"),
+        ("Zürich, Straße".encode(), "text/html"),
+        ("Zürich, Straße".encode("cp1252"), "text/html; charset=utf-8"),
+    ],
+)
+def test_the_charset_is_found(tmp_path, body, kind):
+    filler = (
+        b"<p>"
+        + "Die Häuser der Stadt stehen an größeren Straßen und über den Flüssen. ".encode(
+            "utf-8" if b"\xc3" in body else "cp1252"
+        )
+        * 5
+    )
+    rows, _ = read(tmp_path, record("http://h.example/1", http(b"<img src=a alt='" + body + b"'>" + filler, kind)))
+    assert rows[0]["text"] == "Zürich, Straße"
+
+
+def test_the_page_says_its_charset(tmp_path):
+    body = b"<meta charset='windows-1251'><img src=a alt='" + "вид сверху".encode("cp1251") + b"'>"
+    wide = "<img src=a alt='вид сверху'>".encode("utf-16")
+    rows, _ = read(tmp_path, record("http://h.example/1", http(body, "text/html")) + record("http://h.example/2", http(wide)))
+    assert [row["text"] for row in rows] == ["вид сверху"] * 2
+
+
+def test_bytes_that_are_no_text_do_not_end_the_page(tmp_path):
+    rows, _ = read(tmp_path, page(1, b"<img src=a alt='one \xff\xfe two \x81'>" + PAGE))
+    assert len(rows) == 2 and rows[0]["text"].startswith("one ") and rows[1]["text"] == "one two three"
+
+
+def packed(body: bytes, coding: str) -> bytes:
+    if coding == "deflate-raw":
+        return zlib.compress(body)[2:-4]
+    if coding in ("br", "zstd"):
+        return pa.Codec({"br": "brotli"}.get(coding, coding)).compress(body, asbytes=True)
+    return {"gzip": gzip.compress, "deflate": zlib.compress}[coding](body)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "deflate-raw", "br", "zstd"])
+def test_packed_bodies(tmp_path, coding):
+    name = coding.removesuffix("-raw")
+    good = record("http://h.example/1", http(packed(PAGE, coding), "text/html", f"Content-Encoding: {name}"))
+    already = record("http://h.example/2", http(PAGE, "text/html", f"Content-Encoding: {name}"))
+    broken = record("http://h.example/3", http(b"\x1f\x8b" + b"~~~" * 9, "text/html", f"Content-Encoding: {name}"))
+    rows, counts = read(tmp_path, good + already + broken + page(4))
+    assert [row["page"][-1] for row in rows] == ["1", "2", "4"] and counts["broken_encoding"] == 1
+
+
+def test_chunks(tmp_path):
+    chunks = b"5;note=1\r\n" + PAGE[:5] + b"\r\n" + f"{len(PAGE) - 5:X}\r\n".encode() + PAGE[5:] + b"\r\n0\r\n\r\n"
+    header = "Transfer-Encoding: chunked"
+    data = record("http://h.example/1", http(chunks, "text/html", header))
+    data += record("http://h.example/2", http(PAGE, "text/html", header))
+    data += record("http://h.example/3", http(b"ffff\r\n" + PAGE, "text/html", header))
+    squeezed = gzip.compress(PAGE)
+    both = f"{len(squeezed):x}\r\n".encode() + squeezed + b"\r\n0\r\n\r\n"
+    data += record("http://h.example/4", http(both, "text/html", header, "Content-Encoding: gzip"))
+    rows, counts = read(tmp_path, data)
+    assert [row["page"][-1] for row in rows] == ["1", "2", "4"] and counts["broken_encoding"] == 1
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
+def test_a_bomb_is_not_unpacked(tmp_path, coding):
+    import tracemalloc
+
+    bomb = packed(b"\0" * (100_000_000 if coding != "br" else 20_000_000), coding)
+    assert len(bomb) < 1_000_000
+    data = record("http://h.example/1", http(bomb, "text/html", f"Content-Encoding: {coding}")) + page(2)
+    tracemalloc.start()
+    rows, counts = read(tmp_path, data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert counts["too_large"] == 1 and len(rows) == 1 and peak < 60_000_000
+
+
+def test_a_page_of_ten_megabytes_is_too_large(tmp_path):
+    rows, counts = read(tmp_path, page(1, PAGE + b"x" * 10_000_000) + page(2))
+    assert len(rows) == 1 and counts["too_large"] == 1
+
+
+# Broken archives
+
+
+def members(*records: bytes) -> bytes:
+    return b"".join(map(gzip.compress, records))
+
+
+@pytest.mark.parametrize("middle", ["garbage", "negative", "no length", "cut"])
+@pytest.mark.parametrize("name", ["x.warc", "x.warc.gz"])
+def test_reading_goes_on_behind_what_is_broken(tmp_path, middle, name):
+    pack = members if name.endswith("gz") else b"".join
+    two = page(2)
+    broken = {
+        "garbage": b"neither record nor member\r\n\r\n",
+        "negative": pack([two.replace(b"Content-Length: ", b"Content-Length: -")]) if pack == b"".join else b"",
+        "no length": pack([two.replace(b"Content-Length", b"Content-Lenght")]) if pack == b"".join else b"",
+        "cut": (gzip.compress(two) if name.endswith("gz") else two)[:-70],
+    }[middle]
+    if name.endswith("gz") and middle in ("negative", "no length"):
+        broken = gzip.compress(
+            two.replace(b"Content-Length: ", b"Content-Length: -" if middle == "negative" else b"Content-Len: ")
+        )
+    good = [page(number) for number in (1, 3, 4)]
+    first, *rest = map(gzip.compress, good) if name.endswith("gz") else good
+    rows, counts = read(tmp_path, first + broken + b"".join(rest), name)
+    found = [row["page"][-1] for row in rows]
+    # A cut record in a plain archive takes the beginning of its neighbour with it: its length says so.
+    assert found[0] == "1" and found[-1] == "4" and "2" not in found[: 0 if middle == "cut" else 9]
+    assert counts["broken_record"] >= 1
+
+
+def test_records_that_end_early_are_counted(tmp_path):
+    rows, counts = read(tmp_path, page(1) + page(2)[:-30])
+    assert len(rows) == 1 and counts["cut_record"] == 1
+    told = record("http://h.example/1", http(PAGE), "response", "application/http", "WARC-Truncated: length")
+    rows, counts = read(tmp_path, told + page(2))
+    assert len(rows) == 1 and counts["cut_record"] == 1
+
+
+def test_other_records_and_answers(tmp_path):
+    data = record("http://h.example/0", b"software: x\r\n", "warcinfo", "application/warc-fields")
+    data += record("http://h.example/1", b"GET / HTTP/1.1\r\n\r\n", "request", "application/http; msgtype=request")
+    data += record("http://h.example/2", http(PAGE, status=404)) + record(
+        "http://h.example/3", http(b"{}", "application/json")
+    )
+    data += record("dns:h.example", b"1.2.3.4", "response", "text/dns") + record("http://h.example/4", http(PNG, "image/png"))
+    data += record("http://h.example/5", b"\0\xff not http at all \r\n\r\nx") + record("ftp://h.example/6", http(PAGE))
+    data += record("<http://h.example/7>", PAGE, "resource", "text/html") + page(8)
+    rows, counts = read(tmp_path, data)
+    assert [row["page"] for row in rows] == ["http://h.example/7", "http://site.example/8"]
+    expected = {"http_status": 2, "not_a_page": 2, "image_records": 1, "bad_url": 1, "pages": 2, "candidates": 2}
+    assert counts == expected
+
+
+def test_http_headers_without_end(tmp_path):
+    data = record("http://h.example/1", b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 3_000_000) + page(2)
+    rows, counts = read(tmp_path, data)
+    assert [row["page"] for row in rows] == ["http://site.example/2"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_damage_gives_counts_and_no_error(tmp_path_factory, data):
+    plain = [page(1), record("http://h.example/2", http(gzip.compress(PAGE), "text/html", "Content-Encoding: gzip")), page(3)]
+    whole = bytearray(b"".join(map(gzip.compress, plain)) if data.draw(st.booleans()) else b"".join(plain))
+    for _ in range(data.draw(st.integers(1, 6))):
+        position = data.draw(st.integers(0, len(whole) - 1))
+        whole[position : position + data.draw(st.integers(0, 40))] = data.draw(st.binary(max_size=30))
+        if not whole:
+            whole = bytearray(b"x")
+    path = tmp_path_factory.getbasetemp() / "fuzz.warc"
+    path.write_bytes(whole)
+    try:
+        assert sum(batch.num_rows for batch in crawl.read(path)) <= 6
+        list(crawl.images(path))
+    except DataError as error:
+        assert "fuzz.warc" in str(error)
+
+
+def test_many_broken_places_do_not_take_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(crawl, "MAX_BROKEN", 200)
+    fake = gzip.compress(b"WARC/1.1\r\n")[:-4]
+    start = time.process_time()
+    rows, counts = read(tmp_path, gzip.compress(page(1)) + fake * 20_000, "x.warc.gz")
+    assert len(rows) == 1 and counts["broken_record"] == 201 and time.process_time() - start < 5
+
+
+def test_what_is_no_archive_says_so(tmp_path):
+    for name, data in {"a.warc": b"<html>", "a.warc.gz": b"\x1f\x8b\x08zz", "b.warc": b"x" * 100_000}.items():
+        with pytest.raises(DataError, match=name):
+            read(tmp_path, data, name)
+    with pytest.raises(DataError, match="no file"):
+        list(crawl.read(tmp_path / "absent.warc"))
+    assert read(tmp_path, b"", "empty.warc")[0] == []
+
+
+# Hostile pages: the time is that of the length.
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        '<img src="',
+        "<img a='",
+        "<!--",
+        "<title ",
+        "<title>",
+        "<figure>",
+        "<figure><figcaption><img src=a alt=b>",
+        "<img  \t ",
+        "<h1>",
+    ]
+    + [
+        "<",
+        "<img a a a a ",
+        "<picture><source srcset='a 1w'>",
+        "<img src=a1 alt=b>",
+        "<figcaption><script ",
+        "<h1><img src=a alt=b>",
+    ]
+    + [
+        "&#9",
+        "<div>",
+        "<b id=1><p>",
+        "<img srcset='a,,, ,",
+        "</",
+        "<base href='http://[",
+        "<meta name=robots content=",
+        "\0",
+        "a,",
+    ],
+)
+def test_hostile_pages_take_linear_time(piece):
+    start = time.process_time()
+    wrappers = ("{}", "<img src=a alt='{}'>", "<figure><img src=a alt=b><figcaption>{}", "<img alt=x srcset='{}'>")
+    for html in [wrapper.replace("{}", piece * (200_000 // len(piece))) for wrapper in wrappers]:
+        crawl.page_rows(html, "http://h.example/")
+    assert time.process_time() - start < 8, "0.8 MB take a second on a busy machine, minutes if the time is quadratic"
+
+
+def test_the_bomb_of_nested_formatting_is_none():
+    """18 kB of which a tree builder makes 860 MB."""
+    html = "<p>" + "".join(f"<b id={i}>" for i in range(1000)) + "<p>x" * 2000 + "<img src=a alt=t>"
+    assert pairs(html) == [("/dir/a", "t")]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from(list("<>/='\"!- \t&;#x1aimgsrcaltfigurecaptionh,")), max_size=300))
+def test_any_markup_gives_rows(html):
+    for row in crawl.page_rows("<img src=a alt='" + html, "http://h.example/") + crawl.page_rows(html, "http://h.example/"):
+        assert row[0].startswith("http://") and row[1].strip() and all(isinstance(cell, str) for cell in row)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.text(max_size=60),
+    st.sampled_from(["", "http:", "https://h", "//", "/", "http://h/", "http://[::1]/", "http://\ud800/"]),
+)
+def test_any_address_is_http_or_nothing(text, prefix):
+    url = crawl.absolute_url(prefix + text, "https://base.example/x/")
+    assert url is None or (url.startswith(("http://", "https://")) and "#" not in url and " " not in url)
+    assert url is None or crawl.absolute_url(url) == url
+
+
+def test_hostile_texts_are_kept_as_data(tmp_path):
+    text = "<script>alert(1)</script> Ignore previous instructions " + "x" * 1_000_000
+    rows, _ = read(tmp_path, page(1, f"<img src=a alt='{text}'>".encode()))
+    assert rows[0]["text"] == text[: crawl.MAX_TEXT]
+
+
+# Images in archives
+
+
+def test_images_of_an_archive(tmp_path):
+    jpeg = b"\xff\xd8\xff\xe0" + b"1" * 40
+    data = page(1) + record("http://h.example/a b.png", http(PNG, "image/png", "X-Robots-Tag: noai"))
+    data += record("http://h.example/b.jpg", http(gzip.compress(jpeg), "application/octet-stream", "Content-Encoding: gzip"))
+    data += record("http://h.example/c.png", http(PNG, "image/png", status=404)) + record(
+        "http://h.example/d", http(b"%PDF", "x/y")
+    )
+    data += record("http://h.example/e.png", http(PNG * 100, "image/png")) + record(
+        "http://h.example/f.png", PNG, "resource", "image/png"
+    )
+    path = tmp_path / "x.warc"
+    path.write_bytes(data)
+    counts: Counter = Counter()
+    found = {picture.url: picture for picture in crawl.images(path, counts=counts, max_bytes=1000)}
+    assert [url[-5:] for url in found] == ["b.png", "b.jpg", "f.png"]
+    assert found["http://h.example/a%20b.png"].data == PNG and found["http://h.example/a%20b.png"].robots == "noai"
+    assert found["http://h.example/b.jpg"].data == jpeg
+    assert counts == {"images": 3, "too_large": 1}
+    wanted = [picture.url for picture in crawl.images(path, wanted={"http://h.example/b.jpg"})]
+    assert wanted == ["http://h.example/b.jpg"]
+
+
+# Tables
+
+COLUMNS = [("url", "text"), ("URL", "TEXT"), ("image_url", "caption"), ("URL", "top_caption"), ("Url", "alt_text")]
+ROWS = [
+    ("http://h.example/a.jpg", "a text, with comma"),
+    ("http://h.example/ü b", "second"),
+    ("nowhere", "x"),
+    ("http://h.example/c", " "),
+]
+EXPECTED = [("http://h.example/a.jpg", "a text, with comma"), ("http://h.example/%C3%BC%20b", "second")]
+
+
+def write_table(path, url: str, text: str) -> None:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"uid": [1, 2, 3, 4], url: [r[0] for r in ROWS], text: [r[1] for r in ROWS]}), path)
+        return
+    if ".jsonl" in path.name:
+        data = "\n".join(json.dumps({"uid": 1, url: r[0], text: r[1]}) for r in ROWS)
+    elif path.suffix == ".tsv":
+        data = "\n".join(["\t".join(("uid", url, text)), *("\t".join(("1", *row)) for row in ROWS)])
+    else:
+        data = "\r\n".join([f"uid,{url},{text}", *(f'1,{row[0]},"{row[1]}"' for row in ROWS)])
+    path.write_bytes(gzip.compress(data.encode()) if path.suffix == ".gz" else data.encode())
+
+
+@pytest.mark.parametrize(("url", "text"), COLUMNS)
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.tsv", "t.jsonl", "t.csv.gz", "t.jsonl.gz"])
+def test_tables(tmp_path, name, url, text):
+    write_table(tmp_path / name, url, text)
+    counts: Counter = Counter()
+    rows = [row for batch in crawl.read(tmp_path / name, counts) for row in batch.to_pylist()]
+    assert [(row["url"], row["text"]) for row in rows] == EXPECTED
+    assert {row["kind"] for row in rows} == {"table"} and rows[1]["source"] == f"{name}:2"
+    assert counts == {"candidates": 2, "bad_url": 1, "no_text": 1}
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.tsv", "t.jsonl"])
+def test_wrong_columns_are_listed(tmp_path, name):
+    write_table(tmp_path / name, "address", "words")
+    with pytest.raises(DataError, match=r"(?s)t\.\w+ has no column of text for url .* and text .*'uid'|'address'"):
+        crawl.inspect(tmp_path / name)
+    write_table(tmp_path / name, "url", "words")
+    with pytest.raises(DataError, match="for text .*'words'"):
+        next(crawl.read(tmp_path / name))
+
+
+def test_a_column_of_another_type_is_none(tmp_path):
+    pq.write_table(pa.table({"url": [1], "text": [["list"]]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="no column of text"):
+        crawl.inspect(tmp_path / "t.parquet")
+
+
+def test_other_formats_are_refused(tmp_path):
+    for name, data in {
+        "a.txt": b"url,text\n",
+        "a.json": b'[{"url": 1}]',
+        "a.parquet": b"PAR1 no",
+        "a.png": PNG,
+        "a": b"",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match=name):
+            crawl.inspect(tmp_path / name)
+
+
+def test_broken_rows_are_counted(tmp_path):
+    good = '{"url": "http://h.example/a", "text": "%s"}'
+    lines = [
+        good % "one",
+        "{broken",
+        "[1]",
+        good % "\\ud800 half",
+        "",
+        "null",
+        "[" * 100_000,
+        good % ("x" * 5_000_000),
+        good % "last",
+    ]
+    rows, counts = read(tmp_path, "\n".join(lines).encode(), "t.jsonl")
+    assert [row["text"] for row in rows] == ["one", "\ufffd half", "last"] and counts["broken_row"] == 5
+    table = b"url,text\nhttp://h.example/a,one\nhttp://h.example/b,\xff\xfe bad\nthree,cells,here\nhttp://h.example/c,last\n"
+    rows, counts = read(tmp_path, table, "t.csv")
+    assert [row["text"] for row in rows] == ["one", "\ufffd\ufffd bad", "last"] and counts["broken_row"] == 1
+
+
+def test_a_table_that_breaks_midway_ends_there(tmp_path):
+    path = tmp_path / "t.jsonl.gz"
+    noise = np.random.default_rng(0).integers(97, 123, (30_000, 60), dtype=np.uint8)
+    noise = [line.tobytes() for line in noise]
+    path.write_bytes(gzip.compress(b"".join(b'{"url": "http://h.example/a", "text": "%s"}\n' % line for line in noise))[:-9])
+    counts: Counter = Counter()
+    assert sum(batch.num_rows for batch in crawl.read(path, counts)) > 10_000
+    assert counts["broken_row"] == 1
+    rows, counts = read(tmp_path, b'url,text\nhttp://h.example/a,one\nhttp://h.example/b,"' + b"x" * 9_000_000, "t.csv")
+    assert counts["broken_row"] == 1
+
+
+def test_batches_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(crawl, "BATCH_BYTES", 50_000)
+    path = tmp_path / "t.parquet"
+    texts = ["x" * 9_000] * 30 + ["y"] * 100
+    pq.write_table(pa.table({"url": [f"http://h.example/{i}" for i in range(130)], "text": texts}), path)
+    sizes = [batch.num_rows for batch in crawl.read(path, batch_rows=40)]
+    assert sum(sizes) == 130 and max(sizes) == 40 and sizes[0] == 6
+
+
+def test_the_same_file_gives_the_same_rows(tmp_path):
+    rng = np.random.default_rng(0)
+    bodies = [b"".join(b"<img src=/%d alt='t %d'>" % tuple(rng.integers(0, 99, 2)) for _ in range(20)) for _ in range(30)]
+    data = members(*(page(i, body) for i, body in enumerate(bodies)))
+    first, second = read(tmp_path, data, "a.warc.gz"), read(tmp_path, data, "a.warc.gz")
+    assert first == second and len(first[0]) > 300
