@@ -111,7 +111,8 @@ def features(small: np.ndarray) -> np.ndarray:
     parts += [np.log(np.percentile(blocks, [2, 25, 50, 75, 98], axis=1).T + 2e-3), blocks.std(axis=1, keepdims=True) * 5]
     coarse = luma
     for _ in range(3):
-        change = np.abs(np.diff(coarse, axis=1)).reshape(n, -1), np.abs(np.diff(coarse, axis=2)).reshape(n, -1)
+        count = coarse.shape[1] * (coarse.shape[1] - 1)
+        change = [np.abs(np.diff(coarse, axis=axis)).reshape(n, count) for axis in (1, 2)]
         change = np.concatenate(change, axis=1)
         spread = change.std(axis=1) / (change.mean(axis=1) + 1e-3)
         parts += [np.stack([spread, np.log(change.mean(axis=1) + 1e-3), (change < 0.02).mean(axis=1)], axis=1)]
@@ -121,7 +122,7 @@ def features(small: np.ndarray) -> np.ndarray:
     bins = np.floor((hue / (2 * np.pi) % 1) * 12).astype(np.int64).clip(0, 11) + 12 * np.arange(n)[:, None, None]
     hues = np.bincount(bins.ravel(), weights=(highest - lowest).ravel(), minlength=12 * n).reshape(n, 12) / SIDE**2
     parts += [hues * 10, np.sort(hues / (hues.sum(axis=1, keepdims=True) + 1e-3), axis=1)[:, -3:]]
-    centred = (small - small.mean(axis=(1, 2), keepdims=True)).reshape(n, -1, 3)
+    centred = (small - small.mean(axis=(1, 2), keepdims=True)).reshape(n, SIDE**2, 3)
     norm = np.sqrt((centred**2).sum(axis=1)) + 1e-3
     parts += [
         (centred[..., a] * centred[..., b]).sum(axis=1, keepdims=True) / (norm[:, [a]] * norm[:, [b]])
@@ -192,7 +193,7 @@ def fit(found: np.ndarray, labels: np.ndarray, held_back: np.ndarray, precision:
         found: `(N, F)` features.
         labels: `(N,)` bool, overhead.
         held_back: `(N,)` bool, kept from the fit, for the ROC and the threshold.
-        precision: The threshold is the lowest that reaches it.
+        precision: The threshold is set as low as reaches it.
         source: What the pictures are, for the record.
 
     Raises:
@@ -218,10 +219,11 @@ def fit(found: np.ndarray, labels: np.ndarray, held_back: np.ndarray, precision:
             f"no threshold reaches a precision of {precision}: the best is {reached.max():.3f}; label more pictures"
         )
     chosen = good[-1]
+    threshold = levels[chosen : chosen + 2].mean()  # halfway to the next score, which would break the promise
     tpr, fpr = true / known.sum(), false / (~known).sum()
     auc = float(np.trapezoid(np.append(0, tpr), np.append(0, fpr)))
     roc = np.stack([levels, fpr, tpr, reached], axis=1)
-    return replace(head, threshold=float(levels[chosen]), recall=float(tpr[chosen]), auc=auc, roc=roc)
+    return replace(head, threshold=float(threshold), recall=float(tpr[chosen]), auc=auc, roc=roc)
 
 
 def train_folder(folder: Path, precision: float, seed: int = 0, held_back: float = 0.3) -> tuple[Head, dict[str, int]]:

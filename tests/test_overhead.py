@@ -1,0 +1,155 @@
+"""The overhead head: features are sane, the threshold keeps its promise, and hostile bytes come to a reason."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsvlm import config, images, overhead
+from rsvlm.errors import DataError
+
+OPTIONS = config.Web()
+
+
+def png(array):
+    return images.encode_png(np.asarray(array, np.uint8))
+
+
+def noise(height=80, width=90, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+# Decoding
+
+
+def bomb():
+    """A PNG of 60,000 by 60,000 pixels in a few hundred bytes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "broken image"),
+        (b"GIF89a", "broken image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "broken image"),
+        (b"<html>not found</html>", "broken image"),
+        (bomb(), "broken image"),
+        (png(noise())[:400], "broken image"),
+        (png(np.zeros((1, 1, 3))), "too small"),
+        (png(noise(63, 200)), "too small"),
+        (png(noise(70, 300)), "too long"),
+        (png(np.full((80, 80, 3), 200)), "one colour"),
+    ],
+)
+def test_what_is_no_usable_picture_has_a_reason(data, reason):
+    array, found = overhead.decode(data, OPTIONS)
+    assert (array, found) == (None, reason) and reason in overhead.REASONS
+
+
+def test_usable_pictures_are_decoded_whatever_their_mode():
+    for mode in ("L", "P", "RGBA", "LA", "CMYK", "1"):
+        buffer = io.BytesIO()
+        Image.fromarray(noise()).convert(mode).save(buffer, "TIFF" if mode == "CMYK" else "PNG")
+        array, reason = overhead.decode(buffer.getvalue(), OPTIONS)
+        assert reason is None and array.shape == (80, 90, 3) and array.dtype == np.uint8, mode
+
+
+def test_large_pictures_are_scaled_down_and_keep_their_shape():
+    array, _ = overhead.decode(png(noise(300, 500)), OPTIONS.model_copy(update={"max_side_px": 100}))
+    assert array.shape == (60, 100, 3)
+
+
+# The head
+
+
+def test_features_are_finite_and_see_up_and_down():
+    flat, sky = np.full((80, 80, 3), 120, np.uint8), noise()
+    sky = np.clip(sky * 0.2 + np.linspace(200, 0, 80)[:, None, None], 0, 255).astype(np.uint8)
+    found = overhead.features(overhead.thumbnails([flat, sky, sky[::-1], noise()]))
+    assert np.isfinite(found).all() and found.dtype == np.float32
+    assert np.abs(found[1] - found[2]).max() > 0.3
+    assert overhead.features(overhead.thumbnails([])).shape == (0, found.shape[1])
+
+
+def test_each_picture_is_measured_by_itself():
+    pictures = [noise(seed=i) for i in range(3)]
+    together = overhead.features(overhead.thumbnails(pictures))
+    alone = np.concatenate([overhead.features(overhead.thumbnails([picture])) for picture in pictures])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def two_clouds(rng, count, distance):
+    labels = np.arange(count) % 2 == 0
+    return (rng.normal(size=(count, 103)) + labels[:, None] * distance).astype(np.float32), labels
+
+
+def test_threshold_is_the_lowest_that_keeps_the_precision():
+    found, labels = two_clouds(np.random.default_rng(0), 800, 0.12)
+    held_back = np.arange(800) % 4 >= 2
+    recalls = []
+    for precision in (0.8, 0.9):
+        head = overhead.fit(found, labels, held_back, precision)
+        scores, known = head.scores(found[held_back]), labels[held_back]
+        passed = scores >= head.threshold
+        assert known[passed].mean() >= precision
+        lower = np.sort(scores[~passed])[::-1]
+        assert all(known[scores >= level].mean() < precision for level in lower)
+        assert head.recall == pytest.approx(known[passed].mean() * passed.sum() / known.sum())
+        assert head.auc == pytest.approx((scores[known][:, None] > scores[~known]).mean(), abs=1e-9)
+        recalls.append(head.recall)
+    assert recalls[0] > recalls[1] > 0
+
+
+def test_pictures_of_one_class_and_hopeless_labels_are_refused():
+    found, labels = two_clouds(np.random.default_rng(0), 40, 1.0)
+    half = np.arange(40) < 20
+    with pytest.raises(DataError, match="one class"):
+        overhead.fit(found, np.ones(40, bool), half)
+    worst = found.copy()
+    worst[half & labels] -= 5  # in the held-back half the overhead pictures look like the others, only more so
+    with pytest.raises(DataError, match="no threshold"):
+        overhead.fit(worst, labels, half, 0.999)
+
+
+def test_a_head_is_kept_and_nothing_else_is_taken_for_one(tmp_path):
+    found, labels = two_clouds(np.random.default_rng(0), 60, 1.0)
+    head = overhead.fit(found, labels, np.arange(60) < 20, 0.8, source="toy")
+    overhead.save(head, tmp_path / "head.npz")
+    again = overhead.load(tmp_path / "head.npz")
+    assert (again.scores(found) == head.scores(found)).all()
+    assert (again.threshold, again.source, again.held_back) == (head.threshold, "toy", 20)
+    with pytest.raises(DataError, match="features for a head"):
+        again.scores(found[:, :5])
+    (tmp_path / "junk.npz").write_bytes(b"PK\x03\x04 junk")
+    np.savez(tmp_path / "other.npz", mean=np.zeros(3))
+    np.savez(tmp_path / "pickle.npz", **{"mean": np.array([{}], object)})
+    for name in ("junk.npz", "other.npz", "pickle.npz", "missing.npz"):
+        with pytest.raises(DataError, match="no overhead head"):
+            overhead.load(tmp_path / name)
+
+
+def test_a_labelled_folder_trains_a_head(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        rough = noise(seed=number)
+        smooth = np.full((80, 80, 3), rng.integers(40, 200, 3), np.uint8)
+        smooth[20:60, 20:60] = rng.integers(0, 256, 3)
+        for name, array in (("overhead", rough), ("other", smooth)):
+            path = tmp_path / name / f"part{number % 2}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(array))
+    (tmp_path / "other" / "notes.txt").write_text("no picture")
+    head, counts = overhead.train_folder(tmp_path, 0.9)
+    assert counts == {"overhead": 24, "other": 24, "broken": 1}
+    assert overhead.score(head, [noise(seed=99)])[0] >= head.threshold
+    with pytest.raises(DataError, match="no readable picture"):
+        overhead.train_folder(tmp_path / "overhead", 0.9)
