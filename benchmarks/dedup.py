@@ -57,7 +57,7 @@ def _measure_here(n: int, distance: int, share: float) -> dict:
     seconds = time.perf_counter() - start
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    row = {"hashes": n, "distance": distance, "seconds": round(seconds, 2), "hashes_per_s": round(n / seconds)}
+    row = {"hashes": n, "distance": distance, "seconds": round(seconds, 4), "hashes_per_s": round(n / seconds)}
     return row | {"peak_memory_mb": round(peak), "groups": len(np.unique(found)), "expected": int(copies[0]) + 1}
 
 
