@@ -14,7 +14,7 @@ book: $(READY)
 	$(BIN)/python -m rsvlm book --profile $(PROFILE)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -28,6 +28,9 @@ format: $(READY)
 bench: $(READY)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --requirement pyproject.toml --extra bench
 	$(BIN)/python -m rsvlm bench chips --json results/bench/chips.json
+	$(BIN)/python -m rsvlm bench landmarks --many 100000 --json results/bench/landmarks.json
+	$(BIN)/python -m rsvlm bench web --json results/bench/web.json
+	$(BIN)/python -m rsvlm bench dedup --json results/bench/dedup.json
 	$(BIN)/python -m rsvlm bench train --json results/bench/train.json
 	$(BIN)/python -m rsvlm bench loader --json results/bench/loader.json
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from rsvlm import maps
+from rsvlm.taxonomy import Category, taxonomy
 
 SECTORS = ("northwest", "north", "northeast", "west", "centre", "east", "southwest", "south", "southeast")
 """The nine sectors of a chip, row by row, as in `worldmap`."""
@@ -94,9 +95,9 @@ def index(features: maps.Features) -> Index:
     """
     import shapely
 
-    taxonomy = maps.taxonomy()
-    order = {name: number for number, name in enumerate(taxonomy)}
-    entries = [taxonomy[name] for name in features.table["category"]]
+    categories = taxonomy()
+    order = {name: number for number, name in enumerate(categories)}
+    entries = [categories[name] for name in features.table["category"]]
     names = pd.factorize(features.table["name"].fillna("").map(str.casefold))
     code = np.where(features.table["name"].isna(), -1, names[0])
     kind = shapely.get_dimensions(features.geometry)
@@ -569,7 +570,7 @@ def _metres_per_degree(lat: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]
     return np.maximum(east, 1e-6), np.radians(_WGS84_A * (1 - _WGS84_E2) / root**3)
 
 
-def _never_seen(entry: maps.Category, tags: dict[str, str], kind: int) -> int:
+def _never_seen(entry: Category, tags: dict[str, str], kind: int) -> int:
     """Return the position in `HIDDEN` of why a feature is never seen from above; 0: it is."""
     if not entry.visible_from_above:
         return HIDDEN.index(NOT_FROM_ABOVE)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from rsvlm import landmarks, maps, worldmap
+from rsvlm.taxonomy import clean_geometry
 
 shapely = pytest.importorskip("shapely", reason="the extra [data] is not installed")
 
@@ -25,7 +26,7 @@ def features(*rows) -> maps.Features:
         name, tags = (*more, None, {})[:2] if len(more) < 2 else more
         table.append((name, {}, category, "Map", "ODbL-1.0", "© somebody", str(i), tags or {}))
         shapes[i] = shape
-    shapes, reasons = maps.clean_geometry(shapes)
+    shapes, reasons = clean_geometry(shapes)
     assert all(reason is None for reason in reasons)
     frame = pd.DataFrame(table, columns=["name", "names", "category", "source", "licence", "attribution", "id", "tags"])
     frame["name"] = frame["name"].astype(object).where(frame["name"].notna(), None)

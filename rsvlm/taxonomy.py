@@ -1,0 +1,270 @@
+"""The categories of things on maps, and the cleaning of what maps say: texts, names, geometry.
+
+`taxonomy.json` documents itself; here its rules are asked. What a map says is data: texts are cleaned of control and direction
+marks and kept otherwise as they are, markup included; geometry that cannot be mended has a reason.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rsvlm.errors import DataError
+
+TAXONOMY = Path(__file__).with_name("taxonomy.json")
+"""The categories: their words, what makes them visible, and the tags, classes, types and codes that mean them."""
+
+MAX_NAME = 120
+"""Longest name, in characters; longer ones are cut."""
+
+_GENERIC_KEYS = ("fclass", "class", "subclass", "category", "type", "kind", "feature", "landmark", "label")
+_JOINERS = "\u200c\u200d"  # Persian, Hindi and others need them inside words
+
+
+@dataclass(frozen=True)
+class Category:
+    """One category of `taxonomy.json`; the file says what each field means."""
+
+    name: str
+    words: tuple[str, str]
+    visible_from_above: bool
+    smallest_visible_px: float
+    typical_size_m: float
+    shape: str
+    countable: bool
+    interest: float
+    osm: tuple[str, ...] = ()
+    overture: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    geonames: tuple[str, ...] = ()
+
+
+@functools.cache
+def taxonomy() -> dict[str, Category]:
+    """Return the categories by name, in order of precedence: of several that match a feature, the first is its category.
+
+    Raises:
+        DataError: The taxonomy is missing or broken.
+    """
+    try:
+        entries = json.loads(TAXONOMY.read_text(encoding="utf-8"))["categories"]
+        return {
+            name: Category(name=name, **{key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()})
+            for name, entry in entries.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{TAXONOMY} is broken ({error}): reinstall the package") from error
+
+
+def category_of(tags: dict[str, str]) -> str | None:
+    """Return the category that OpenStreetMap tags mean, or none.
+
+    Properties of other maps count too where one named `fclass`, `class`, `category`, `type` or the like has the value of a tag
+    or the words of a category.
+
+    Args:
+        tags: Keys to values; of several values (`a;b`) each one counts.
+    """
+    rules, _, bare = _rules()
+    best = None
+    for key, value in tags.items():
+        for part in value.split(";") if ";" in value else (value,):
+            for rank, rest, name in rules.get((key, part.strip()), ()) + (rules.get((key, "*"), ()) if part != "no" else ()):
+                if (best is None or rank < best[0]) and all(_holds(tags, k, v) for k, v in rest):
+                    best = (rank, name)
+    if best is not None:
+        return best[1]
+    words = (tags[key].lower().replace("_", " ") for key in _GENERIC_KEYS if key in tags)
+    return next((bare[word] for word in words if word in bare), None)
+
+
+def category_of_code(kind: str, code: str) -> str | None:
+    """Return the category that a code of another map means, or none.
+
+    Args:
+        kind: `overture`, `places` or `geonames`.
+        code: As in the taxonomy, `land.beach` or `T.BCH`.
+    """
+    return _rules()[1].get((kind, code))
+
+
+def osm_keys() -> list[str]:
+    """Return the keys of OpenStreetMap tags without which a thing has no category."""
+    return sorted({key for key, _ in _rules()[0]})
+
+
+def clean_text(value: object, limit: int = MAX_NAME) -> str | None:
+    """Make one printable line of a text from a map, without changing what it says.
+
+    Unicode is composed (NFC); line breaks and control characters become spaces; marks that steer direction or print nothing
+    are removed, but for the joiners of some scripts; right-to-left text and markup stay as they are.
+
+    Args:
+        value: Anything; only text and numbers give a text.
+        limit: Longest result in characters.
+
+    Returns:
+        The text, or none where nothing printable is left.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    text = str(value)[: 20 * limit]
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    if not text.isprintable():
+        text = "".join(_printable(letter) for letter in text)
+    text = " ".join(text.split())[:limit].strip()
+    return text if text.strip(_JOINERS) else None
+
+
+def names_of(tags: dict[str, str]) -> dict[str, str]:
+    """Return names by language, the map's own under the empty string."""
+    lower = {key.lower(): value for key, value in tags.items()}
+    own = next((lower[key] for key in ("name", "official_name", "int_name", "name:en", "name_en") if lower.get(key)), None)
+    found = {"": own} if own else {}
+    for key, value in lower.items():
+        if match := re.fullmatch(r"name[:_]([a-z]{2,3}(?:-[a-z]{2,8})?)", key):
+            found[match.group(1)] = value
+    return found
+
+
+def clean_geometry(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mend geometries, or say why they cannot be used.
+
+    Rings that cross themselves are repaired; of mixed collections the parts of the highest dimension stay; what crosses the
+    antimeridian is made whole beyond 180 degrees.
+
+    Args:
+        geometry: `(F,)`, shapely geometries or none, lon and lat in degrees.
+
+    Returns:
+        `(F,)` geometries as in `Features`, none where unusable, and `(F,)` reasons, none where usable.
+    """
+    import shapely
+
+    geometry = shapely.force_2d(np.asarray(geometry, dtype=object))
+    reasons = np.full(len(geometry), None, dtype=object)
+
+    def refuse(where: np.ndarray, why: str) -> None:
+        where = where & np.equal(reasons, None)
+        reasons[where], geometry[where] = why, None
+
+    refuse(shapely.is_missing(geometry) | shapely.is_empty(geometry), "empty geometry")
+    coordinates, row = shapely.get_coordinates(geometry, return_index=True)
+    odd = ~(np.abs(coordinates[:, 0]) <= 540) | ~(np.abs(coordinates[:, 1]) <= 90.0000001)  # not a number counts as odd
+    refuse(np.isin(np.arange(len(geometry)), row[odd]), "coordinates outside the world")
+    before = shapely.get_dimensions(geometry)
+    # Crossing the antimeridian comes first: only then does it show whether a ring is valid.
+    bounds = shapely.bounds(geometry)
+    for i in np.flatnonzero(bounds[:, 2] - bounds[:, 0] > 180):
+        geometry[i] = _unwrapped(geometry[i])
+    broken = ~shapely.is_valid(geometry) & ~shapely.is_missing(geometry)
+    geometry[broken] = shapely.make_valid(geometry[broken])
+    for i in np.flatnonzero(shapely.get_type_id(geometry) == 7):
+        geometry[i] = _of_highest_dimension(geometry[i])
+    refuse(shapely.is_missing(geometry) | shapely.is_empty(geometry), "empty geometry")
+    refuse(
+        (shapely.get_dimensions(geometry) < before) | ((before == 1) & (shapely.length(geometry) == 0)),
+        "geometry without extent",
+    )
+    shift = -360.0 * np.floor((shapely.bounds(geometry)[:, 0] + 180.0) / 360.0)
+    for i in np.flatnonzero(np.nan_to_num(shift) != 0):
+        geometry[i] = shapely.transform(geometry[i], lambda xy, by=shift[i]: xy + (by, 0.0))
+    return geometry, reasons
+
+
+def touches(bounds: np.ndarray, bbox_lonlat: Sequence[float]) -> np.ndarray:
+    """Tell which boxes meet a box, around the antimeridian too.
+
+    Args:
+        bounds: `(F, 4)`, `west, south, east, north` in degrees.
+        bbox_lonlat: The other box.
+
+    Returns:
+        `(F,)`, bool.
+    """
+    west, south, east, north = bbox_lonlat
+    across = np.zeros(len(bounds), bool)
+    for shift in (-360.0, 0.0, 360.0):
+        across |= (bounds[:, 0] <= east + shift) & (bounds[:, 2] >= west + shift)
+    return across & (bounds[:, 1] <= north) & (bounds[:, 3] >= south)
+
+
+@functools.cache
+def _rules() -> tuple[dict, dict, dict]:
+    """Return OSM rules by (key, value), codes of other maps, and words and bare values, each to its category."""
+    rules: dict[tuple[str, str], tuple] = {}
+    codes: dict[tuple[str, str], str] = {}
+    bare: dict[str, str] = {}
+    for rank, category in enumerate(taxonomy().values()):
+        for rule in category.osm:
+            (key, value), *rest = [tuple(part.split("=", 1)) for part in rule.split("&")]
+            rules[key, value] = rules.get((key, value), ()) + ((rank, tuple(rest), category.name),)
+        for kind in ("overture", "places", "geonames"):
+            codes.update({(kind, code): category.name for code in getattr(category, kind)})
+    for category in taxonomy().values():
+        for word in (category.name, *category.words):
+            bare.setdefault(word.lower(), category.name)
+    for category in taxonomy().values():
+        for rule in category.osm:
+            if "&" not in rule and (value := rule.split("=", 1)[1]) not in ("*", "yes"):
+                bare.setdefault(value.replace("_", " "), category.name)
+    return rules, codes, bare
+
+
+def _holds(tags: dict[str, str], key: str, wanted: str) -> bool:
+    value = tags.get(key, "no")
+    return value != "no" if wanted == "*" else wanted in (part.strip() for part in value.split(";"))
+
+
+def _printable(letter: str) -> str:
+    if letter.isprintable() or letter in _JOINERS:
+        return letter
+    return "" if unicodedata.category(letter) in ("Cf", "Cs", "Cn", "Co") else " "
+
+
+def _of_highest_dimension(collection):
+    import shapely
+
+    parts = np.array([part for part in _leaves(collection) if not part.is_empty], dtype=object)
+    if not len(parts):
+        return None
+    dimension = shapely.get_dimensions(parts)
+    return shapely.union_all(parts[dimension == dimension.max()])
+
+
+def _leaves(geometry) -> Iterator:
+    if geometry.geom_type.startswith(("Multi", "GeometryCollection")):
+        for part in geometry.geoms:
+            yield from _leaves(part)
+    else:
+        yield geometry
+
+
+def _unwrapped(geometry):
+    """Return a geometry wider than half the world with its parts put together across the antimeridian, if that is narrower."""
+    import shapely
+
+    parts = []
+    for part in _leaves(geometry):
+        longitudes = shapely.get_coordinates(part)[:, 0]
+        steps = np.abs(np.diff(longitudes))
+        # An edge from -180 to 180 is one around the world; a shorter leap is a step over the antimeridian.
+        if ((steps > 180) & (steps < 359.99)).any():
+            part = shapely.transform(part, lambda xy: np.column_stack([xy[:, 0] + 360.0 * (xy[:, 0] < 0), xy[:, 1]]))
+        parts.append(part)
+    bounds = shapely.bounds(np.array(parts, dtype=object))
+    east = np.where(bounds[:, 0] + bounds[:, 2] < 0, 360.0, 0.0)
+    if np.ptp(np.concatenate([bounds[:, 0] + east, bounds[:, 2] + east])) < np.ptp(bounds[:, [0, 2]]):
+        parts = [shapely.transform(part, lambda xy, by=by: xy + (by, 0.0)) if by else part for part, by in zip(parts, east)]
+    if len(parts) == 1:
+        return parts[0]
+    # Parts are mended before they are joined: a union of crossing rings is an error.
+    return shapely.union_all([part if part.is_valid else shapely.make_valid(part) for part in parts])
