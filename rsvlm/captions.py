@@ -1,67 +1,40 @@
-"""Captions from landmarks: the prompt, the clients that ask a model, and the loop that pays for nothing twice.
+"""Captions from landmarks: the loop that pays for nothing twice.
 
-A captioner turns one chip (picture and record) into captions of several kinds: the offline grammar, Gemini, or any server that
-speaks OpenAI's protocol. `caption_all` puts a cache, a budget, retries and a limit of requests on their way around any of
-them. What a model is told about a chip is in `facts`: visible landmarks only, their names as quoted data, and no coordinates.
+`caption_all` puts a cache, a budget, retries and a limit of requests on their way around any captioner (`clients`). Answers are
+kept in one SQLite file and written in the transaction that books what they cost, so a killed run has paid for what is in the
+cache and for the requests that were on their way. The file uses a rollback journal, not a write-ahead log, because the latter
+breaks on folders that several machines share.
 
-Answers are kept in one SQLite file and written in the transaction that books what they cost, so a killed run has paid for what
-is in the cache and for the requests that were on their way. The file uses a rollback journal, not a write-ahead log, because
-the latter breaks on folders that several machines share.
-
-Source: our choice. The paper names Gemini as the writer; its prompt and settings were not published.
+Source: our choice. The paper names Gemini as the writer; how it was asked was not published.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import email.utils
 import hashlib
 import itertools
 import json
 import logging
-import math
-import os
 import random
-import re
 import sqlite3
-import string
 import threading
-import time
-import unicodedata
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-from rsvlm import images, runs
-from rsvlm.errors import ConfigError, DataError, MissingExtraError, RsvlmError
+from rsvlm.clients import Grammar, open_captioner
+from rsvlm.errors import ConfigError, DataError, RsvlmError
+from rsvlm.prompting import PASSING, REPAIRABLE, Captioner, Failure, Reply, Request, facts
 
 if TYPE_CHECKING:
     from rsvlm import config
 
+__all__ = ["Budget", "BudgetExhausted", "Captioner", "Reply", "Request", "caption_all", "open_captioner", "spent"]
+
 log = logging.getLogger(__name__)
-
-PROMPTS = Path(__file__).parent / "prompts"
-"""Folder of the prompt templates. A template that has been used is never edited: a new text is a new version."""
-
-MOST_LANDMARKS, MOST_RELATIONS, LONGEST_NAME = 30, 12, 80
-"""What a model is told of a chip at most: landmarks, relations between them, and characters of one name."""
-
-REPAIRABLE = {
-    "not_json": "it was not one JSON object",
-    "wrong_schema": "a key was missing, or its value was not a text",
-    "truncated": "it was cut off, so it has to be shorter",
-    "empty_answer": "it was empty",
-}
-"""Reasons after which a model is asked once more, and what it is told then."""
-
-PASSING = ("unavailable", "bad_request")
-"""Reasons that are not kept in the cache: the next run asks again."""
 
 LONGEST_WAIT_S = 600.0
 """A server that asks for more patience than this is taken to be unavailable."""
@@ -69,90 +42,17 @@ LONGEST_WAIT_S = 600.0
 PATIENCE = 3
 """So many requests in a row given up, with no answer in between, and the run stops instead of losing chips."""
 
-
 POLL_S = 30.0
 """Time between two looks at a batch job, in seconds."""
 
 MOST_BATCH_BYTES = 12_000_000
 """Bytes of pictures in one batch job at most: as base64, with the texts, they stay below the 20 MB that Gemini takes."""
 
+_STORE_VERSION = 1
+
 
 class BudgetExhausted(RsvlmError):
     """The next request might cost more than the budget has left; what was paid for is in the cache."""
-
-
-class Failure(RsvlmError):
-    """A request got no answer.
-
-    Attributes:
-        reason: One of `PASSING`.
-        again: Whether asking again may help.
-        wait_s: How long the server wants to be left alone, in seconds; none: it did not say.
-        charged: Whether the server may have charged for it all the same.
-    """
-
-    def __init__(self, message: str, reason: str, again: bool, wait_s: float | None = None, charged: bool = False):
-        super().__init__(message)
-        self.reason, self.again, self.wait_s, self.charged = reason, again, wait_s, charged
-
-
-@dataclass(frozen=True)
-class Request:
-    """One chip to be captioned.
-
-    Attributes:
-        key: Key of the chip.
-        image: Bytes of a PNG, JPEG or WebP picture.
-        record: Its record, without captions.
-    """
-
-    key: str
-    image: bytes
-    record: dict
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a captioner said about one chip.
-
-    Attributes:
-        captions: Kind to text, all kinds asked for; none when there are no captions.
-        refused: Why there are none: `blocked_prompt`, `blocked_answer`, `refused` (by the model's own choice), `bad_image`,
-            `nothing_to_say`, one of `REPAIRABLE` or one of `PASSING`.
-        usage: requests, tokens_in, tokens_out, cost, all of this chip's attempts together. A reply from the cache tells what
-            it cost when it was paid, so that it equals the first one.
-    """
-
-    captions: dict[str, str] | None
-    refused: str | None = None
-    usage: dict = field(default_factory=dict)
-
-
-class Captioner(Protocol):
-    """Who writes captions.
-
-    Attributes:
-        identity: What decides its answers, without key and address: client, model, prompt, prompt_sha256, parameters.
-        options: The section `captioner`; budget, concurrency, retries and batch are read from it.
-    """
-
-    identity: dict
-    options: config.Captioner
-
-    def ask(self, request: Request, complaint: str = "") -> Reply:
-        """Ask once.
-
-        Args:
-            request: The chip.
-            complaint: What was wrong with the previous answer, if there was one.
-
-        Raises:
-            Failure: There is no answer.
-            RsvlmError: There will be none for any chip: wrong key, unknown model.
-        """
-
-    def weigh(self, request: Request) -> tuple[int, int]:
-        """Estimate the tokens of a request and of its longest answer, rather too high than too low."""
 
 
 @dataclass(frozen=True)
@@ -177,498 +77,6 @@ class Budget:
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """Price tokens, in the currency of the prices."""
         return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
-
-
-# What a model is told
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A template: instructions, and the message that carries a chip's data."""
-
-    name: str
-    sha256: str
-    instructions: string.Template
-    message: string.Template
-
-
-def load_prompt(name: str) -> Prompt:
-    """Read a prompt template.
-
-    Args:
-        name: Name of a file in `PROMPTS` without its ending, or the path of any `.txt` file. The file holds instructions, a line
-            `=== message ===`, and the message; `$kinds`, `$language`, `$max_words`, `$extent` and `$data` stand for values.
-
-    Raises:
-        ConfigError: There is no such file, or it is no such template.
-    """
-    path = Path(name) if name.endswith(".txt") else PROMPTS / f"{name}.txt"
-    if not name.endswith(".txt") and not re.fullmatch(r"[\w.-]+", name) or not path.is_file():
-        known = ", ".join(sorted(path.stem for path in PROMPTS.glob("*.txt")))
-        raise ConfigError(f"captioner.prompt '{name}' is neither a .txt file nor one of: {known}")
-    data = path.read_bytes().replace(b"\r\n", b"\n")
-    try:
-        instructions, message = map(string.Template, data.decode().split("\n=== message ===\n"))
-        wanted = {"kinds", "language", "max_words", "extent", "data"}
-        found = {*instructions.get_identifiers(), *message.get_identifiers()}
-        valid = instructions.is_valid() and message.is_valid()
-    except ValueError:
-        raise ConfigError(f"{path} is no prompt: expected UTF-8 text with one line '=== message ==='") from None
-    if not valid or "data" not in message.get_identifiers() or "kinds" not in found or not found <= wanted:
-        placeholders = ", ".join(f"${name}" for name in sorted(wanted))
-        raise ConfigError(
-            f"{path} is no prompt: its message needs $data, $kinds has to be told, and no others than {placeholders}"
-        )
-    return Prompt(path.stem, hashlib.sha256(data).hexdigest(), instructions, message)
-
-
-def clean(text: object, longest: int = LONGEST_NAME) -> str:
-    """Make one line of a text that strangers wrote: no control characters, no invisible turns of direction, not too long."""
-    text = unicodedata.normalize("NFC", str(text)).encode("utf-8", "ignore").decode()
-    # Joiners (U+200C, U+200D) are spelling in many scripts; the other format characters can hide or turn what follows.
-    text = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
-    text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Co", "Cn") or c in "\u200c\u200d")
-    text = " ".join(text.split())
-    return text if len(text) <= longest else f"{text[: longest - 1].rstrip()}…"
-
-
-def facts(record: Mapping, language: str = "en") -> dict:
-    """Collect what a model is told about a chip.
-
-    Args:
-        record: The chip's record: size_px, gsd_m (metres per pixel), landmarks, relations.
-        language: ISO 639-1 code; a landmark's name in it is told beside its own.
-
-    Returns:
-        `extent` (words), `landmarks` (visible ones, most prominent first: category, position, and where there are any name,
-        count, size) and `relations` (between those). Never a coordinate.
-    """
-    side_m = float(record["size_px"]) * float(record["gsd_m"])
-    pixel = f"{float(record['gsd_m']):.2g}"
-    told, labels = [], {}
-    for index, landmark in enumerate(record.get("landmarks") or ()):
-        if not landmark.get("visible", True) or len(told) == MOST_LANDMARKS:
-            continue
-        category = clean(landmark["category"]).replace("_", " ")
-        entry = {"name": clean(landmark.get("name") or ""), "category": category, "position": landmark.get("position")}
-        other = clean((landmark.get("names") or {}).get(language) or "")
-        entry |= {f"name_{language}": other} if other and other != entry["name"] else {}
-        entry |= {"count": landmark["count"]} if (landmark.get("count") or 1) > 1 else {}
-        entry["size"] = _size_words(landmark)
-        told.append({name: value for name, value in entry.items() if value})
-        labels[index] = entry["name"] or f"{category} in the {entry['position']}"
-    pairs = [pair for pair in record.get("relations") or () if pair["from"] in labels and pair["to"] in labels]
-    relations = [
-        {"thing": labels[p["to"]], "lies": f"about {_metres(p['distance_m'])} {p['direction']} of", "other": labels[p["from"]]}
-        for p in pairs[:MOST_RELATIONS]
-    ]
-    extent = f"about {_metres(side_m)} by {_metres(side_m)} of ground, at about {pixel} m per pixel"
-    return {"extent": extent, "landmarks": told, "relations": relations}
-
-
-def compose(prompt: Prompt, record: Mapping, options: config.Captioner, complaint: str = "") -> tuple[str, str]:
-    """Write the instructions and the message of one request, whole, as the model reads them.
-
-    Args:
-        prompt: The template.
-        record: The chip's record.
-        options: kinds, language and max_words are told.
-        complaint: What was wrong with the previous answer, if there was one.
-
-    Returns:
-        Instructions and message.
-    """
-    told = facts(record, options.language)
-    data = {"landmarks": told["landmarks"], "relations": told["relations"]}
-    values = {"language": options.language, "max_words": options.max_words, "extent": told["extent"]}
-    values["kinds"] = ", ".join(f'"{kind}"' for kind in options.kinds)
-    values["data"] = json.dumps(data, ensure_ascii=False, indent=1)
-    message = prompt.message.substitute(values)
-    if complaint:
-        message += f"\nYour previous answer could not be used: {complaint}. Answer with the JSON object alone."
-    return prompt.instructions.substitute(values), message
-
-
-def schema(kinds: Sequence[str]) -> dict:
-    """Return the JSON schema of an answer: one text for each kind, and nothing else."""
-    texts = {kind: {"type": "string"} for kind in kinds}
-    return {"type": "object", "properties": texts, "required": list(kinds), "additionalProperties": False}
-
-
-def parse(text: object, kinds: Sequence[str]) -> tuple[dict[str, str] | None, str | None]:
-    """Read a model's answer.
-
-    Args:
-        text: The answer: a JSON object, perhaps with other text around it.
-        kinds: Kinds that have to be in it; others are ignored.
-
-    Returns:
-        Captions by kind in the order of `kinds`, and None; or None and one of `REPAIRABLE`.
-    """
-    if not isinstance(text, str) or not text.strip():
-        return None, "empty_answer"
-    start = text.find("{")
-    try:
-        value = json.JSONDecoder().raw_decode(text, start)[0] if start >= 0 else None
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        return None, "not_json"
-    captions = {kind: clean(value[kind], 4000) for kind in kinds if isinstance(value.get(kind), str)}
-    return (captions, None) if len(captions) == len(kinds) and all(captions.values()) else (None, "wrong_schema")
-
-
-def _size_words(landmark: Mapping) -> str:
-    words = []
-    if landmark.get("length_m"):
-        words.append(f"about {_metres(landmark['length_m'])} long")
-    elif area := landmark.get("area_m2"):
-        unit, name = next((u, n) for u, n in ((1e6, "km²"), (1e4, "ha"), (1, "m²")) if area >= u or u == 1)
-        words.append(f"about {_two_digits(area / unit)} {name}")
-    if (landmark.get("share") or 0) >= 0.01:
-        words.append(f"about {landmark['share']:.0%} of the picture")
-    return ", ".join(words)
-
-
-def _metres(length: float) -> str:
-    return f"{_two_digits(length / 1000)} km" if length >= 1000 else f"{_two_digits(length)} m"
-
-
-def _two_digits(value: float) -> str:
-    return f"{float(f'{value:.2g}'):g}"
-
-
-# Who is asked
-
-_STORE_VERSION = 1
-_PICTURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"RIFF", "image/webp"))
-_BLOCKED = {"SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY"}
-_BLOCKED |= {"IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "MODEL_ARMOR"}
-
-
-def open_captioner(options: config.Captioner, seed: int = 0) -> Captioner:
-    """Make the captioner that the options name; nothing is sent yet.
-
-    Args:
-        options: The section `captioner`.
-        seed: Of the grammar's choices; models are not seeded, what they wrote is in the cache.
-
-    Raises:
-        ConfigError: No key in the environment, an address that is none, no model, or an unknown prompt.
-        MissingExtraError: The client's package is not installed.
-    """
-    if options.kind == "grammar":
-        return Grammar(options, seed)
-    return Gemini(options) if options.kind == "gemini" else OpenAI(options)
-
-
-class Grammar:
-    """The offline grammar: free, and the same captions for the same record."""
-
-    def __init__(self, options: config.Captioner, seed: int = 0):
-        self.options, self.seed = options, seed
-        version = runs.source_hash("grammar", follow=False)[:12]
-        parameters = {"kinds": list(options.kinds), "seed": seed}
-        self.identity = {"client": "grammar", "model": f"grammar-{version}", "prompt": None, "parameters": parameters}
-
-    def ask(self, request: Request, complaint: str = "") -> Reply:
-        """Write captions of the record; the picture is not looked at."""
-        from rsvlm import grammar
-
-        written = grammar.write_map(request.record, random.Random(zlib.crc32(f"{self.seed} {request.key}".encode())), 3)
-        captions = {kind: written[kind] for kind in self.options.kinds if written.get(kind)}
-        return Reply(captions) if captions else Reply(None, "nothing_to_say")
-
-    def weigh(self, request: Request) -> tuple[int, int]:
-        """Tell that nothing is paid."""
-        return 0, 0
-
-
-class _Server:
-    """What both clients share: options, key, prompt, and how failures are read."""
-
-    client = variable = model = address = ""
-
-    def __init__(self, options: config.Captioner):
-        self.options = options
-        self.prompt = load_prompt(options.prompt)
-        self.model = options.model or type(self).model
-        self.address = options.base_url or type(self).address
-        parts = urlsplit(self.address)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
-            # The address itself is not shown: a key may stand in it.
-            raise ConfigError("captioner.base_url is no plain http(s) address of a server: expected https://host[:port]/path")
-        self._key = os.environ.get(self.variable, "").strip()
-        if not self._key and not options.base_url:
-            raise ConfigError(f"no key: put it into the environment variable {self.variable}, or name a server by base_url")
-        if self._key and not re.fullmatch(r"[!-~]+", self._key):
-            raise ConfigError(f"the environment variable {self.variable} holds no key: keys have no spaces and only ASCII")
-        names = ("temperature", "max_output_tokens", "language", "max_words")
-        self.identity = {
-            "client": self.client,
-            "model": self.model,
-            "prompt": self.prompt.name,
-            "prompt_sha256": self.prompt.sha256,
-            "parameters": {name: getattr(options, name) for name in names} | {"kinds": list(options.kinds)},
-        }
-        self._without: frozenset[str] = frozenset()
-        self._client = self._connect()
-
-    def __reduce__(self):
-        # A key never travels: another process reads its own environment.
-        return type(self), (self.options,)
-
-    def weigh(self, request: Request) -> tuple[int, int]:
-        """Estimate tokens: a third of the text's bytes, and a generous share for the picture."""
-        width = height = 0
-        with contextlib.suppress(DataError):  # `ask` refuses what is no picture
-            width, height = images.read_size(request.image)
-        text = sum(len(part.encode()) for part in compose(self.prompt, request.record, self.options))
-        return text // 3 + max(1500, width * height // 700), self.options.max_output_tokens
-
-    def ask(self, request: Request, complaint: str = "") -> Reply:
-        """Ask once, as `Captioner.ask` says."""
-        kind = _picture_type(request.image)
-        if kind is None:
-            return Reply(None, "bad_image")
-        without = self._without  # as it is now: other threads may learn more while the server thinks
-        response = self._call(lambda: self._send(kind, request, complaint, without), without)
-        return self._judge(response, self.weigh(request))
-
-    def _call(self, send: Callable, without: frozenset[str] = frozenset()):
-        """Return a library's answer, None for one that it could not read, or raise one of our errors."""
-        problem = None
-        try:
-            return send()
-        except Exception as error:
-            # The libraries raise many kinds, and their own texts and contexts may hold what must not be shown.
-            problem = error
-        return self._fail(problem, without)
-
-    def _judge(self, response, weights: tuple[int, int]) -> Reply:
-        """Read captions, reason and tokens from an answer; where it does not tell tokens, the weights stand for them."""
-        try:
-            text, refused, tokens_in, tokens_out = self._read(response)
-            cut = self._was_cut(response)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            return Reply(None, "not_json")
-        captions, wrong = (None, None) if refused else parse(text, self.options.kinds)
-        counts = [c if isinstance(c, int) and c >= 0 else w for c, w in zip((tokens_in, tokens_out), weights, strict=True)]
-        refused = "truncated" if wrong and cut else refused or wrong
-        return Reply(captions, refused, {"tokens_in": counts[0], "tokens_out": counts[1]})
-
-    def _fail(self, error: Exception, without: frozenset[str]) -> None:
-        """Turn a library's exception into one of ours, in a place where it does not become its context."""
-        response = getattr(error, "response", None)
-        status = getattr(response, "status_code", None)
-        if not isinstance(status, int):
-            cause = error.__cause__ or error
-            if not any(
-                type(e).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2") for e in (error, cause)
-            ):
-                # An answer that the library could not read, or a mistake of ours: the kind of error tells which.
-                log.warning("an answer could not be read (%s)", type(error).__name__)
-                return
-            name = type(cause).__name__
-            raise Failure(f"the server gave no answer ({name})", "unavailable", True, charged="Connect" not in name)
-        words = self._scrub(getattr(error, "message", None) or "")
-        body = f"{words} {getattr(error, 'details', None) or getattr(error, 'body', None) or ''}"  # looked at, never shown
-        said = f"{status}{f': {words}' if words else ''}"
-        if status in (401, 403) or (status == 400 and re.search(r"API_KEY_INVALID|API key not valid", body)):
-            raise ConfigError(f"the server refuses the key ({status}): look at the environment variable {self.variable}")
-        if status in (404, 405) or 300 <= status < 400:
-            raise ConfigError(
-                f"the server does not know the model '{self.model}' or this address ({said}): see base_url, model"
-            )
-        if status == 402 or "insufficient_quota" in body:
-            raise RsvlmError(f"the account has no credit left ({said}): what was paid is kept; run again later")
-        if status in (408, 409, 425, 429) or status >= 500:
-            wait_s = _patience(getattr(response, "headers", {}), body)
-            raise Failure(f"the server is busy or broken ({said})", "unavailable", True, wait_s)
-        named = [name for name in self.droppable if name in body.lower() and name not in without]
-        if named:
-            # Servers differ in what they know; the prompt alone also asks for JSON, and the other settings are tuning.
-            log.warning("the server does not take '%s' (%s): going on without it", named[0], said)
-            self._without |= {named[0]}
-            raise Failure(f"the server does not take '{named[0]}'", "bad_request", True, 0.0)
-        raise Failure(f"the server takes this request for wrong ({said})", "bad_request", False)
-
-    def _scrub(self, text: object) -> str:
-        text = str(text)
-        return clean(text.replace(self._key, "***") if self._key else text, 300)
-
-
-class Gemini(_Server):
-    """Gemini, by its own client: picture and landmarks in, an object of captions out."""
-
-    client, variable, model = "gemini", "GEMINI_API_KEY", "gemini-3.5-flash-lite"
-    address = "https://generativelanguage.googleapis.com/"
-    droppable = ("thinking", "schema")
-
-    def _connect(self):
-        try:
-            from google import genai
-            from google.genai import types
-        except ImportError:
-            raise MissingExtraError('the package google-genai is not installed: pip install "rsvlm[llm]"') from None
-        # Redirects are not followed: the client would send the key along, to anywhere.
-        arguments = {"follow_redirects": False}
-        options = types.HttpOptions(
-            base_url=self.address, timeout=math.ceil(self.options.timeout_s * 1000), client_args=arguments
-        )
-        return genai.Client(api_key=self._key or "none", vertexai=False, http_options=options)
-
-    def _content(self, kind: str, request: Request, complaint: str, without: frozenset[str]) -> tuple:
-        from google.genai import types
-
-        instructions, message = compose(self.prompt, request.record, self.options, complaint)
-        picture = types.Part.from_bytes(data=request.image, mime_type=kind)
-        content = types.Content(role="user", parts=[picture, types.Part.from_text(text=message)])
-        settings = types.GenerateContentConfig(
-            system_instruction=instructions,
-            temperature=self.options.temperature,
-            max_output_tokens=self.options.max_output_tokens * (2 if complaint else 1),
-            response_mime_type="application/json",
-            response_json_schema=None if "schema" in without else schema(self.options.kinds),
-            # Thoughts are paid, and count as output: captions need few.
-            thinking_config=None if "thinking" in without else types.ThinkingConfig(thinking_level="MINIMAL"),
-            # The client would send further requests by itself; each one has to pass the budget.
-            automatic_continuation=False,
-            automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
-        )
-        return [content], settings
-
-    def _send(self, kind: str, request: Request, complaint: str, without: frozenset[str]):
-        contents, settings = self._content(kind, request, complaint, without)
-        return self._client.models.generate_content(model=self.model, contents=contents, config=settings)
-
-    def _read(self, response) -> tuple[str | None, str | None, int | None, int | None]:
-        usage = response.usage_metadata
-        thoughts = (usage.thoughts_token_count or 0) if usage else 0
-        tokens = (usage.prompt_token_count, (usage.candidates_token_count or 0) + thoughts) if usage else (None, None)
-        if response.prompt_feedback and response.prompt_feedback.block_reason:
-            return None, "blocked_prompt", *tokens
-        candidate = (response.candidates or [None])[0]
-        reason = getattr(candidate.finish_reason, "value", None) if candidate else None
-        if reason in _BLOCKED:
-            return None, "blocked_answer", *tokens
-        parts = (candidate.content.parts if candidate and candidate.content else None) or ()
-        return "".join(part.text or "" for part in parts if not part.thought), None, *tokens
-
-    def _was_cut(self, response) -> bool:
-        return bool(response.candidates) and getattr(response.candidates[0].finish_reason, "value", "") == "MAX_TOKENS"
-
-    def post(self, requests: Mapping[str, Request]) -> str:
-        """Start one batch job.
-
-        Args:
-            requests: Chips by digest; their pictures together have to stay below 20 MB as base64.
-
-        Returns:
-            Name of the job.
-
-        Raises:
-            Failure: The server did not take it.
-        """
-        from google.genai import types
-
-        without, inlined = self._without, []
-        for digest, request in requests.items():
-            contents, settings = self._content(_picture_type(request.image) or "image/png", request, "", without)
-            inlined.append(types.InlinedRequest(contents=contents, config=settings, metadata={"digest": digest}))
-        job = self._call(lambda: self._client.batches.create(model=self.model, src=inlined), without)
-        if not getattr(job, "name", None):
-            raise Failure("the server did not name the batch job", "unavailable", False, charged=True)
-        return job.name
-
-    def collect(self, job: str) -> dict[str, Reply] | None:
-        """Fetch the replies of a batch job by digest; None while it runs.
-
-        Raises:
-            Failure: It ended without replies.
-        """
-        done = self._call(lambda: self._client.batches.get(name=job))
-        state = getattr(getattr(done, "state", None), "value", "JOB_STATE_PENDING")
-        if state in ("JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_EXPIRED"):
-            raise Failure(f"batch job {clean(job)} ended as {state}: run the same again", "unavailable", False)
-        if state not in ("JOB_STATE_SUCCEEDED", "JOB_STATE_PARTIALLY_SUCCEEDED"):
-            return None
-        replies = {}
-        for one in (done.dest and done.dest.inlined_responses) or ():
-            if digest := (one.metadata or {}).get("digest"):
-                replies[digest] = self._judge(one.response, (0, 0)) if one.response else Reply(None, "unavailable")
-        return replies
-
-
-class OpenAI(_Server):
-    """Any server that speaks OpenAI's protocol for chats with pictures: the vendor's, vLLM, llama.cpp and others."""
-
-    client, variable, model, address = "openai", "OPENAI_API_KEY", "gpt-5.4-mini", "https://api.openai.com/v1"
-    droppable = ("max_completion_tokens", "max_tokens", "temperature", "reasoning_effort", "response_format")
-
-    def _connect(self):
-        if self.options.base_url and not self.options.model:
-            raise ConfigError("captioner.model is empty: name the model that the server at captioner.base_url serves")
-        try:
-            import openai
-        except ImportError:
-            raise MissingExtraError('the package openai is not installed: pip install "rsvlm[llm]"') from None
-        web = openai.DefaultHttpxClient(follow_redirects=False, timeout=self.options.timeout_s)
-        key = self._key or "none"
-        return openai.OpenAI(
-            api_key=key, base_url=self.address, timeout=self.options.timeout_s, max_retries=0, http_client=web
-        )
-
-    def _send(self, kind: str, request: Request, complaint: str, without: frozenset[str]):
-
-        instructions, message = compose(self.prompt, request.record, self.options, complaint)
-        url = f"data:{kind};base64,{base64.b64encode(request.image).decode()}"
-        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": message}]
-        messages = [{"role": "system", "content": instructions}, {"role": "user", "content": content}]
-        form = {"name": "captions", "strict": True, "schema": schema(self.options.kinds)}
-        vendor = not self.options.base_url
-        # Newer servers know the first name alone, older ones the second alone.
-        limits = ["max_completion_tokens", "max_tokens"] if vendor else ["max_tokens", "max_completion_tokens"]
-        limit = next((name for name in limits if name not in without), None)
-        asked = {"temperature": self.options.temperature, "response_format": {"type": "json_schema", "json_schema": form}}
-        asked |= {"reasoning_effort": "none"} if vendor else {}
-        asked = {name: value for name, value in asked.items() if name not in without}
-        asked |= {limit: self.options.max_output_tokens * (2 if complaint else 1)} if limit else {}
-        return self._client.chat.completions.create(model=self.model, messages=messages, **asked)
-
-    def _read(self, response) -> tuple[str | None, str | None, int | None, int | None]:
-        usage = response.usage
-        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-        choice = response.choices[0]
-        if choice.finish_reason == "content_filter":
-            return None, "blocked_answer", *tokens
-        return choice.message.content, "refused" if choice.message.refusal else None, *tokens
-
-    def _was_cut(self, response) -> bool:
-        return response.choices[0].finish_reason == "length"
-
-
-def _picture_type(data: bytes) -> str | None:
-    return next((kind for start, kind in _PICTURES if data.startswith(start)), None)
-
-
-def _patience(headers: Mapping, body: str) -> float | None:
-    """Read how long a server wants to be left alone, in seconds: from Retry-After, or from Google's error details."""
-    value = headers.get("retry-after")
-    if value is None:
-        found = re.search(r"retryDelay\W+(\d+(?:\.\d+)?)s", body)
-        value = found.group(1) if found else ""
-    try:
-        wait_s = float(value)
-    except ValueError:
-        try:
-            wait_s = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return max(wait_s, 0.0) if math.isfinite(wait_s) else None
-
-
-# What is paid, and kept
 
 
 def caption_all(
@@ -794,11 +202,7 @@ class _Run:
         return request.key, reply
 
     def check_end(self) -> None:
-        """Do not take a server that never answered for one that has nothing to say.
-
-        Raises:
-            RsvlmError: No request was answered.
-        """
+        """Do not take a server that never answered for one that has nothing to say."""
         if self.failed and not self.answered and self.last.startswith("unavailable"):
             raise RsvlmError(f"no request was answered, the last because {self.last}: run again when the server is up")
 
@@ -854,14 +258,7 @@ class _Run:
             usage[name] += value
 
     def claim(self, request: Request, complaint: str = "") -> tuple[int, int]:
-        """Set aside what the next request may cost; wait for those on their way where only they stand in the way.
-
-        Returns:
-            Tokens in and out that were set aside.
-
-        Raises:
-            BudgetExhausted: It does not fit.
-        """
+        """Set aside tokens for the next request; wait for those on their way where only they stand in the way."""
         weight_in, weight_out = self.captioner.weigh(request)
         with self.room:
             while not self.stop.is_set():

@@ -629,3 +629,538 @@ def _file_of(distribution: str, name: str, extra: str) -> Path:
     if not found or not (path := Path(found[0].locate())).is_file():
         raise MissingExtraError(f"'{distribution}' holds {name}: install the extra, pip install 'rsvlm[{extra}]'")
     return path
+
+
+def chips_map(items: Sequence[Mapping[str, object]], thumbnail_px: int = 256) -> folium.Map:
+    """Lay chips where they lie on the globe, their landmarks drawn over them and their captions beside.
+
+    Args:
+        items: `{record, image}` per chip: the JSON of a sample (`key bbox_lonlat captions landmarks`, and where there are any
+            `split caption_kinds attribution gsd_m`) and its picture, (H, W, 3) uint8. Some dozens make a page of a few megabytes.
+        thumbnail_px: Longest side of a picture, in pixels.
+
+    Returns:
+        A map that holds its images, its data and its script: it works from a file and without a network. Buttons go from chip to
+        chip. Landmarks with a full line are visible by the rule of `landmarks`, those with a broken line are hidden. All text is
+        set as text, so that neither a name nor a caption can be markup.
+
+    Raises:
+        DataError: There are no chips.
+        MissingExtraError: The extra `book` (script) is not installed.
+    """
+    if not items:
+        raise DataError("there is no chip to draw: the data set is empty, or no chip has the key asked for")
+    page = _OfflineMap(tiles=None, zoom_control=True, attribution_control=False, max_zoom=24, zoom_snap=0.25)
+    page.default_js, page.default_css = [], []
+    _LandmarkChips(items, thumbnail_px).add_to(page)
+    return page
+
+
+class _LandmarkChips(MacroElement):
+    """Pictures, outlines of landmarks, and a panel that tells about one chip."""
+
+    _template = Template("""{% macro header(this, kwargs) %}<style>
+.rsvlm-panel{background:#fff;color:#111;padding:8px 10px;border-radius:4px;font:12px/1.45 sans-serif;width:min(320px,70vw);
+max-height:80vh;overflow:auto;overflow-wrap:anywhere}
+.rsvlm-panel b{display:block;margin-top:5px}.rsvlm-panel ul{margin:2px 0;padding-left:1.2em}.rsvlm-panel .off{color:#666}
+.rsvlm-panel button{min-width:28px;min-height:28px}.rsvlm-panel small{color:#555}
+</style>{% endmacro %}{% macro script(this, kwargs) %}
+(function () {
+  var map = {{ this._parent.get_name() }}, chips = {{ this.data }}, at = 0, colours = {{ this.colours }};
+  function bounds(c) { return [[c.b[1], c.b[0]], [c.b[3], c.b[2]]]; }
+  function put(parent, tag, text, kind) {
+    var e = parent.appendChild(document.createElement(tag));
+    e.textContent = text; e.dir = "auto"; if (kind) e.className = kind;
+    return e;
+  }
+  var panel = L.control({position: "topright"}), box = L.DomUtil.create("div", "rsvlm-panel");
+  box.dir = "ltr"; box.setAttribute("role", "region"); box.setAttribute("aria-label", "The chip and its captions");
+  L.DomEvent.disableClickPropagation(box); L.DomEvent.disableScrollPropagation(box);
+  panel.onAdd = function () { return box; };
+  panel.addTo(map);
+  function show(i, move) {
+    at = (i + chips.length) % chips.length;
+    var c = chips[at];
+    box.textContent = "";
+    [["\\u2039", -1, "Previous chip"], ["\\u203a", 1, "Next chip"]].forEach(function (step) {
+      var b = put(box, "button", step[0]);
+      b.setAttribute("aria-label", step[2]); b.onclick = function () { show(at + step[1], true); };
+    });
+    put(box, "span", " " + (at + 1) + " of " + chips.length);
+    put(box, "b", c.k); put(box, "small", c.h);
+    c.c.forEach(function (pair) { put(box, "b", pair[0]); put(box, "span", pair[1]); });
+    put(box, "b", "landmarks");
+    var list = box.appendChild(document.createElement("ul"));
+    c.l.forEach(function (l) { put(list, "li", l.t.join(", "), l.v ? "" : "off"); });
+    put(box, "small", c.a);
+    if (move) fit(c);
+  }
+  chips.forEach(function (c, i) {
+    L.imageOverlay(c.i, bounds(c), {alt: "Chip " + c.k, interactive: true}).on("click", function () { show(i); }).addTo(map);
+    L.rectangle(bounds(c), {color: colours[3], weight: 1, fill: false, interactive: false}).addTo(map);
+    c.l.forEach(function (l) {
+      var shape = {color: l.v ? colours[0] : colours[1], weight: 2, dashArray: l.v ? null : "4 4", fillOpacity: 0.12};
+      if (!l.g) return;
+      var text = document.createElement("div");
+      l.t.forEach(function (line) { put(text, "div", line); });
+      L.geoJSON(l.g, {style: shape, pointToLayer: function (f, p) { return L.circleMarker(p, L.extend({radius: 5}, shape)); }})
+        .bindTooltip(text, {sticky: true}).addTo(map);
+    });
+  });
+  // The panel lies beside the chip where there is room for both.
+  function fit(c) {
+    var room = map.getSize().x > 700 ? box.offsetWidth + 20 : 10;
+    map.fitBounds(bounds(c), {animate: false, paddingTopLeft: [10, 10], paddingBottomRight: [room, 10]});
+  }
+  fit(chips[0]);
+  show(0, true);
+})();
+{% endmacro %}""")
+
+    def __init__(self, items: Sequence[Mapping[str, object]], thumbnail_px: int) -> None:
+        super().__init__()
+        self._name = "LandmarkChips"
+        chips = []
+        for item in items:
+            record, image = dict(item["record"]), Image.fromarray(np.asarray(item["image"]))
+            image.thumbnail((thumbnail_px, thumbnail_px), Image.Resampling.LANCZOS)
+            kinds = [*record.get("caption_kinds", []), *("caption" for _ in record["captions"])]
+            scale = f", {record['gsd_m']:.2f} m per pixel" if "gsd_m" in record else ""
+            chip = {
+                "k": str(record["key"]),
+                "b": record["bbox_lonlat"],
+                "h": f"{record.get('split', '')}{scale}".strip(", "),
+                "i": _data_uri("webp", _webp(image, quality=75)),
+                "c": [[str(kind), str(text)] for kind, text in zip(kinds, record["captions"], strict=False)],
+                "a": str(record.get("attribution", "")),
+                "l": [_landmark_lines(entry) for entry in record.get("landmarks", [])],
+            }
+            chips.append(chip)
+        self.data = _script_json(chips)
+        self.colours = _script_json([PALETTE[name] for name in ("sky", "orange", "green", "yellow")])
+
+
+def _landmark_lines(entry: Mapping[str, object]) -> dict:
+    """What is drawn and said of one landmark: `t` lines of text, `v` visible, `g` geometry."""
+    category = str(entry.get("category", "")).replace("_", " ")
+    count = f"{entry['count']} × " if (entry.get("count") or 1) > 1 else ""
+    size = (
+        f"{entry['area_m2']:,.0f} m²"
+        if entry.get("area_m2")
+        else f"{entry['length_m']:,.0f} m"
+        if entry.get("length_m")
+        else ""
+    )
+    hidden = "" if entry.get("visible", True) else f"hidden: {entry.get('hidden_because') or 'no reason given'}"
+    lines = [str(entry.get("name") or ""), f"{count}{category}", str(entry.get("position") or ""), size, hidden]
+    geometry = dict(entry.get("geometry") or {})
+    # Leaflet has no tooltip for a group of points within a group: they are given one by one.
+    single = (
+        [{"type": "Point", "coordinates": place} for place in geometry["coordinates"]]
+        if geometry.get("type") == "MultiPoint"
+        else None
+    )
+    return {"t": [line for line in lines if line], "v": bool(entry.get("visible", True)), "g": single or geometry or None}
+
+
+def caption_audit(report: Mapping[str, object]) -> Html:
+    """Tell what became of captions: how many were kept, repaired and rejected, why, and examples of each reason.
+
+    Args:
+        report: What `audit.report` returned.
+
+    Returns:
+        A self-contained block; captions and names are text, never markup, and turn no direction but their own.
+    """
+    shares = ((status, report[status], report[f"{status}_percent"]) for status in _STATUS_COLOURS)
+    bar = "".join(
+        f'<span style="width:{percent:.2f}%;background:{_STATUS_COLOURS[status]}"></span>' for status, _, percent in shares
+    )
+    told = ", ".join(f"{report[status]:,} {status} ({report[f'{status}_percent']:.1f} %)" for status in _STATUS_COLOURS)
+    blocks = [
+        f"<p><b>{report['captions']:,} captions</b>: {told}</p>",
+        f'<div class="rsvlm-shares" role="img" aria-label="{escape(told)}">{bar}</div>',
+        _html_table(
+            ["kind", *_STATUS_COLOURS],
+            [[kind, *(counts.get(status, 0) for status in _STATUS_COLOURS)] for kind, counts in dict(report["kinds"]).items()],
+        ),
+    ]
+    reasons = dict(report["reasons"])
+    rows = [
+        [reason, entry["count"], f"{entry['percent']:.1f} %", entry["rejected"], entry["repaired"], entry["meaning"]]
+        for reason, entry in reasons.items()
+    ]
+    if rows:
+        blocks.append(_html_table(["reason", "captions", "share", "rejected", "repaired", "what it means"], rows))
+    for reason, entry in reasons.items():
+        shown = "".join(_audit_example(example) for example in entry["examples"])
+        blocks.append(f"<details open><summary>{escape(str(reason))}</summary>{shown}</details>")
+    return Html(_AUDIT + f'<div class="rsvlm-audit">{"".join(blocks)}</div>')
+
+
+def page(title: str, body: str) -> str:
+    """Put a block of HTML into a page of its own, which loads nothing.
+
+    Args:
+        title: Its title, text.
+        body: HTML, as figures of this module give it.
+    """
+    style = "body{font:16px/1.5 sans-serif;max-width:60rem;margin:1.5rem auto;padding:0 1rem;color:#111;background:#fff}"
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
+    return f'<!doctype html><html lang="en"><head>{head}<style>{style}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n'
+
+
+def _audit_example(example: Mapping[str, object]) -> str:
+    what = " · ".join(str(example[part]) for part in ("key", "kind", "detail") if example.get(part))
+    after = f"<dt>repaired</dt><dd dir=auto>{escape(str(example['text']))}</dd>" if example.get("text") else ""
+    return f"<dl><dt dir=auto>{escape(what)}</dt><dd dir=auto>{escape(str(example['original']))}</dd>{after}</dl>"
+
+
+def _html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    cells = "".join(
+        "<tr>"
+        + "".join(
+            f"<td>{f'{cell:,}' if isinstance(cell, int) else escape(str(cell))}</td>"  # numbers with commas
+            for cell in row
+        )
+        + "</tr>"
+        for row in rows
+    )
+    names = "".join(f"<th scope=col>{escape(name)}</th>" for name in head)
+    return f"<table><thead><tr>{names}</tr></thead><tbody>{cells}</tbody></table>"
+
+
+_STATUS_COLOURS = {"kept": PALETTE["blue"], "repaired": PALETTE["yellow"], "rejected": PALETTE["vermilion"]}
+_AUDIT = """<style>
+.rsvlm-audit{font-size:.9rem;overflow-wrap:anywhere}
+.rsvlm-audit table{border-collapse:collapse;margin:.8em 0}
+.rsvlm-audit th,.rsvlm-audit td{padding:2px 10px 2px 0;text-align:left;vertical-align:top}
+.rsvlm-audit dl{margin:.4em 0 .4em 1em;padding-left:.7em;border-left:3px solid #888}
+.rsvlm-audit dt{font-size:.75rem;opacity:.8}.rsvlm-audit dd{margin:0 0 .3em!important}
+.rsvlm-audit summary{font-weight:600;margin-top:.8em}
+.rsvlm-shares{display:flex;height:14px;border-radius:3px;overflow:hidden}
+</style>"""
+
+
+def funnel_sankey(rows: Sequence[Mapping[str, object]], reasons_shown: int = 4) -> Figure:
+    """Draw a funnel as one stream from left to right; at each stage what was rejected leaves it downwards.
+
+    Args:
+        rows: `{stage, in, kept, reasons}` as in a manifest's `funnel`, in order; rows of several splits are added up.
+        reasons_shown: Reasons named at each stage, the commonest; the others are summed up.
+    """
+    stages: dict[str, dict] = {}
+    for row in _all_stages(rows):
+        stage = stages.setdefault(str(row["stage"]), {"in": 0, "kept": 0, "reasons": {}})
+        stage["in"], stage["kept"] = stage["in"] + int(row["in"]), stage["kept"] + int(row["kept"])
+        for reason, count in dict(row["reasons"]).items():
+            stage["reasons"][reason] = stage["reasons"].get(reason, 0) + int(count)
+    figure, axes = canvas(width=9.0, height=4.4)
+    axes.set_axis_off()
+    whole = max((stage["in"] for stage in stages.values()), default=0) or 1
+    gone = 0.0
+    for x, (name, stage) in enumerate(stages.items()):
+        # As a share of what came in at the start; the upper edge of the stream is straight.
+        entering, kept = stage["in"] / whole, stage["kept"] / whole
+        axes.fill_between([x, x + 1], 1 - kept, 1, color=PALETTE["blue"], linewidth=0)
+        _stream(axes, (x, 1 - entering, 1 - kept), (x + 0.6, -0.12 - (entering - kept), -0.12), PALETTE["orange"])
+        axes.text(x + 0.02, 1.03, f"{name}\n{stage['in']:,}", va="bottom", fontweight="bold")
+        told = sorted(stage["reasons"].items(), key=lambda item: (-item[1], item[0]))
+        lines = [f"{count:,} {reason.replace('_', ' ')}" for reason, count in told[:reasons_shown]]
+        rest = sum(count for _, count in told[reasons_shown:])
+        text = "\n".join(lines + ([f"{rest:,} others"] if rest else []))
+        low = -0.16 - (entering - kept)
+        axes.text(x + 0.3, low, text, va="top", fontsize=8, parse_math=False)
+        gone = max(gone, -low + 0.055 * (len(lines) + bool(rest)))
+    kept = next((stage["kept"] for stage in reversed(stages.values())), 0)
+    axes.text(len(stages) + 0.05, 1 - kept / whole / 2, f"kept\n{kept:,}", va="center", fontweight="bold")
+    axes.set(xlim=(0, len(stages) + 0.55), ylim=(-gone - 0.05, 1.2))
+    return figure
+
+
+def _stream(axes: Axes, start: tuple[float, float, float], end: tuple[float, float, float], colour: str) -> None:
+    """A band between two places `(x, low, high)`, bent like an S."""
+    t = np.linspace(0, 1, 40)
+    bend = t * t * (3 - 2 * t)
+    x, low, high = (a + (b - a) * s for a, b, s in zip(start, end, (t, bend, bend), strict=True))
+    axes.fill_between(x, low, high, color=colour, linewidth=0)
+
+
+def count_bars(counts: Mapping[str, int], xlabel: str, most: int = 12) -> Figure:
+    """Draw bars of the commonest names, the longest first; names are text, whatever they hold."""
+    told = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rows = [(str(name)[:40] or "(none)", count) for name, count in told[:most]]
+    rows += [("(others)", sum(count for _, count in told[most:]))] if len(told) > most else []
+    figure, axes = canvas(width=7.0, height=0.8 + 0.28 * max(len(rows), 1))
+    places = np.arange(len(rows))[::-1]
+    axes.barh(places, [count for _, count in rows], color=PALETTE["blue"])
+    axes.set_yticks(places, [name.replace("$", r"\$") for name, _ in rows])
+    axes.set(xlabel=xlabel)
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+def roc(curves: Mapping[str, np.ndarray], points: Mapping[str, tuple[float, float]]) -> Figure:
+    """Draw receiver operating characteristics, and the chosen threshold on each.
+
+    Args:
+        curves: For each name `(N, 2)` false and true positive rates, 0 to 1.
+        points: For each name the rates at its threshold.
+    """
+    figure, axes = canvas(width=4.6, height=4.2)
+    for (name, curve), colour in zip(curves.items(), PALETTE.values(), strict=False):
+        axes.plot(*np.asarray(curve).T, color=colour, label=name)
+        if name in points:
+            axes.plot(*points[name], "o", color=colour)
+    axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":", label="chance")
+    axes.set(xlabel="other pictures taken for overhead (share)", ylabel="overhead pictures found (share)")
+    axes.set(xlim=(-0.02, 1), ylim=(0, 1.02))
+    axes.legend(loc="lower right")
+    return figure
+
+
+def web_rejected(reasons: Sequence[Mapping[str, object]], thumbnail_px: int = 110) -> Html:
+    """Show what was rejected, reason by reason: pictures where there are some, else addresses and texts.
+
+    Args:
+        reasons: `rejected` of what `web.look` returned.
+        thumbnail_px: Longest side of a thumbnail, in pixels.
+
+    Returns:
+        Blocks that open and close; texts of the web are text, never markup, and no address is a link.
+    """
+    blocks = []
+    for entry in reasons:
+        with_picture = [e for e in entry["examples"] if e.get("image") is not None]
+        lines = "".join(_web_line(e) for e in entry["examples"] if e.get("image") is None)
+        items = [
+            {
+                "image": e["image"],
+                "alt": f"Rejected picture: {_web_text(e.get('text')) or 'no text'}",
+                "caption": _web_text(e.get("text")),
+            }
+            | ({"badge": f"{e['overhead']:.2f}"} if e.get("overhead") else {})
+            for e in with_picture
+        ]
+        shown = (gallery(items, thumbnail_px) if items else "") + (f"<ul>{lines}</ul>" if lines else "")
+        title = f"{entry['stage']}: {str(entry['reason']).replace('_', ' ')} ({entry['count']:,})"
+        about = f"<p>{escape(_web_text(entry.get('meaning')))}</p>" if entry.get("meaning") else ""
+        blocks.append(f"<details><summary>{escape(_web_text(title))}</summary>{about}{shown}</details>")
+    return Html(_WEB + f'<div class="rsvlm-web">{"".join(blocks)}</div>')
+
+
+def web_pairs(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160) -> Html:
+    """Show pairs of a data set from the web: picture, text, and where it was found, all as text.
+
+    Args:
+        items: `{"record", "image"}` each, as from `web.look`.
+        thumbnail_px: Longest side of a thumbnail, in pixels.
+    """
+    cells = []
+    for item in items:
+        record = item["record"]
+        caption = _web_text(record["captions"][0])
+        cells.append(
+            {"image": item["image"], "alt": caption, "caption": f"{caption} — {_web_text(record.get('attribution'))[:80]}"}
+            | {"badge": f"{record['scores']['overhead']:.2f}"}
+        )
+    return gallery(cells, thumbnail_px)
+
+
+def web_report(found: Mapping[str, object]) -> Html:
+    """Tell on one page what a data set from the web holds, and what was rejected for which reason.
+
+    Args:
+        found: What `web.look` returned.
+
+    Returns:
+        A self-contained block without scripts.
+    """
+    rows = found["manifest"]["funnel"]
+    told = [[row["split"], row["stage"], row["in"], row["kept"], row["rejected"]] for row in rows]
+    sankey = picture(funnel_sankey(rows), "A stream of candidates that grows thinner at each stage.") if rows else ""
+    table = _html_table(["split", "stage", "in", "kept", "rejected"], told)
+    pairs = web_pairs(found["kept"]) if found["kept"] else "<p>None.</p>"
+    return Html(
+        f"{sankey}{_WEB}<div class='rsvlm-web'>{table}</div><h2>Kept</h2>{pairs}<h2>Rejected</h2>{web_rejected(found['rejected'])}"
+    )
+
+
+def _web_line(example: Mapping[str, object]) -> str:
+    text = escape(_web_text(example.get("text")))
+    return f"<li><span dir=auto>{text}</span><br><code dir=ltr>{escape(_web_text(example.get('url'))[:160])}</code></li>"
+
+
+def _web_text(value: object) -> str:
+    """Text of the web that a page can hold: half characters, which have no bytes, are replaced."""
+    return "" if value is None else str(value).encode("utf-8", "replace").decode()
+
+
+_WEB = """<style>
+.rsvlm-web{font-size:.9rem;overflow-wrap:anywhere}
+.rsvlm-web summary{font-weight:600;margin:.5em 0}
+.rsvlm-web li span{unicode-bidi:isolate}
+.rsvlm-web code{font-size:.75rem}
+.rsvlm-web table{border-collapse:collapse}
+.rsvlm-web th,.rsvlm-web td{padding:2px 12px 2px 0;text-align:left}
+</style>"""
+
+
+def landmark_table(marks: Sequence[Mapping[str, object]]) -> Html:
+    """List the landmarks of one chip: what, where, how large, and of hidden ones why.
+
+    Args:
+        marks: `landmarks` of a record.
+
+    Returns:
+        A table; names are text, never markup.
+    """
+    head = ["name", "category", "count", "position", "share", "size, pixels", "prominence", "visible", "source"]
+    rows = [
+        [
+            mark.get("name") or "",
+            str(mark.get("category", "")).replace("_", " "),
+            mark.get("count") or 1,
+            mark.get("position") or "",
+            f"{100 * mark['share']:.1f} %" if mark.get("share") else "",
+            f"{mark['size_px']:.1f}" if mark.get("size_px") else "",
+            f"{mark.get('prominence') or 0:.2f}",
+            "yes" if mark.get("visible", True) else mark.get("hidden_because") or "no",
+            mark.get("source") or "",
+        ]
+        for mark in marks
+    ]
+    return _list(head, rows)
+
+
+def relation_table(marks: Sequence[Mapping[str, object]], relations: Sequence[Mapping[str, object]]) -> Html:
+    """List where landmarks of one chip lie as seen from others.
+
+    Args:
+        marks: `landmarks` of a record.
+        relations: `relations` of that record; `from` and `to` are positions in `marks`.
+
+    Returns:
+        A table, or a sentence where there is no relation; names are text, never markup.
+    """
+    called = [str(mark.get("name") or f"the {mark.get('category', '')} in the {mark.get('position')}") for mark in marks]
+    rows = [
+        [called[pair["to"]], f"{pair['distance_m'] / 1000:.1f} km", f"{pair['direction']} of", called[pair["from"]]]
+        for pair in relations
+    ]
+    return _list(["landmark", "distance", "direction", "seen from"], rows) if rows else Html("<p>None.</p>")
+
+
+def finding_table(rows: Sequence[Mapping[str, object]]) -> Html:
+    """List captions with what was done to them and what an audit says.
+
+    Args:
+        rows: `fault` (what was done to the caption), and of the audit's finding `original`, `reasons`, `details` and `text`, what is
+            left of the caption.
+
+    Returns:
+        A table; captions are text, never markup.
+    """
+    told = []
+    for row in rows:
+        reasons = ", ".join(
+            f"{reason} ({detail})" if detail else reason for reason, detail in zip(row["reasons"], row["details"], strict=True)
+        )
+        told.append([row["fault"], row["original"], reasons or "nothing", row["text"] or "rejected"])
+    return _list(["fault", "caption", "what the audit says", "what is left"], told)
+
+
+def _list(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
+    """A table of texts, as wide as it needs to be."""
+    return Html(f'{_LIST}<div class="rsvlm-list">{_html_table(head, rows)}</div>')
+
+
+_LIST = """<style>
+.rsvlm-list{overflow-x:auto;font-size:.85rem;line-height:1.4}
+.rsvlm-list table{border-collapse:collapse;margin:.8em 0}
+.rsvlm-list th,.rsvlm-list td{padding:3px 14px 3px 0;text-align:left;vertical-align:top;unicode-bidi:isolate}
+</style>"""
+
+
+def prompt_text(instructions: str, message: str) -> Html:
+    """Show what a model is told, whole; nothing in it is markup, and no character of it turns the direction of the page's.
+
+    Args:
+        instructions: The part that is the same for every chip.
+        message: The part that carries a chip's data.
+    """
+    parts = (("instructions", instructions), ("message", message))
+    blocks = "".join(f"<p><b>{name}</b></p><pre dir=ltr>{escape(text)}</pre>" for name, text in parts)
+    return Html(f'{_PROMPT}<div class="rsvlm-prompt">{blocks}</div>')
+
+
+_PROMPT = """<style>
+.rsvlm-prompt pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem;line-height:1.4;unicode-bidi:isolate}
+</style>"""
+
+
+def size_strips(marks: pd.DataFrame, most: int = 14, seed: int = 0) -> Figure:
+    """Draw landmarks as dots along an axis of their size, a strip per category, visible and hidden ones in two colours.
+
+    Args:
+        marks: A row per landmark: `category`, `size_px` (pixels), `visible`.
+        most: Categories drawn, the commonest.
+        seed: Of the places of dots across their strip, which mean nothing.
+    """
+    names = marks["category"].value_counts().index[:most][::-1]
+    figure, axes = canvas(width=8.0, height=1.1 + 0.45 * len(names))
+    rng = np.random.default_rng(seed)
+    for visible, colour, shift in ((True, "blue", 0.18), (False, "orange", -0.18)):
+        part = marks[(marks["visible"] == visible) & marks["category"].isin(names) & (marks["size_px"] > 0)]
+        rows = names.get_indexer(part["category"]) + shift + rng.uniform(-0.12, 0.12, len(part))
+        label = f"{'visible' if visible else 'hidden'}: {len(part):,}"
+        axes.scatter(part["size_px"], rows, s=7, alpha=0.5, linewidths=0, color=PALETTE[colour], label=label)
+    axes.set_yticks(range(len(names)), [str(name).replace("$", r"\$") for name in names])
+    axes.set(xscale="log", xlabel="size, pixels", ylim=(-0.6, len(names) - 0.4))
+    axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    axes.grid(axis="y", visible=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, markerscale=2, frameon=False)
+    return figure
+
+
+def share_matrix(counts: pd.DataFrame, xlabel: str, ylabel: str) -> Figure:
+    """Draw a matrix of counts, coloured and labelled by their share of their row.
+
+    Args:
+        counts: Counts, zero or above; a row without any stays white.
+        xlabel: What the columns are.
+        ylabel: What the rows are; the number of each stands beside its name.
+    """
+    totals = counts.sum(axis=1)
+    shares = 100 * counts.div(totals.where(totals > 0), axis=0).to_numpy(float)
+    figure, axes = canvas(width=9.0, height=1.9 + 0.32 * len(counts))
+    axes.pcolormesh(np.ma.masked_invalid(shares), cmap=SEQUENTIAL, vmin=0, vmax=100, edgecolors="white", linewidth=1)
+    for row, column in np.argwhere(shares > 0):
+        share = shares[row, column]
+        text = "<1" if share < 1 else f"{share:.0f}"
+        style = {"ha": "center", "va": "center", "fontsize": 8, "color": "black" if share > 60 else "white"}
+        axes.text(column + 0.5, row + 0.5, text, **style)
+    columns = [str(name).replace("$", r"\$") for name in counts.columns]
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=35, ha="right")
+    axes.set_yticks(
+        np.arange(len(counts)) + 0.5, [f"{name} ({total:,})".replace("$", r"\$") for name, total in totals.items()]
+    )
+    axes.set(xlabel=f"{xlabel}; numbers: percent of the row", ylabel=ylabel)
+    axes.tick_params(length=0)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    return figure
+
+
+def _all_stages(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    """Add the stages at which a split lost nothing, where a funnel leaves them out: what enters them is kept."""
+    parts: dict[object, dict[object, Mapping]] = {}
+    for row in rows:
+        parts.setdefault(row.get("split"), {})[row["stage"]] = row
+    whole = []
+    for part in parts.values():
+        kept = next(iter(part.values()))["in"]
+        for stage in dict.fromkeys(row["stage"] for row in rows):
+            whole.append(part.get(stage) or {"stage": stage, "in": kept, "kept": kept, "reasons": {}})
+            kept = whole[-1]["kept"]
+    return whole

@@ -7,12 +7,10 @@ and checked; a circle that gives as many places as one reply can hold is cut in 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import math
 import os
 import re
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 
-from rsvlm import runs, tiles
+from rsvlm import addresses, runs, tiles
 from rsvlm.errors import ConfigError, DataError
 from rsvlm.mapfiles import Origin, Raw, Reader, need
 from rsvlm.taxonomy import category_of_code, clean_text
@@ -110,18 +108,16 @@ def _address(where: str, allow_loopback: bool) -> tuple[str, dict[str, str], str
     options = {"types": TYPES.replace(" ", ",")} | dict(parse_qsl(parts.query))
     if unknown := set(options) - {"types", "query"}:
         raise ConfigError(f"places: unknown option '{min(unknown)}': query or types")
-    try:
-        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        addresses = {
-            ipaddress.ip_address(found[4][0].split("%")[0])
-            for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        }
-    except (OSError, ValueError, UnicodeError):
-        raise DataError(f"places: the host '{parts.netloc.rpartition('@')[2]}' cannot be found: check the address") from None
-    loopback = all(address.is_loopback for address in addresses)
     if parts.username or parts.password:
         raise ConfigError("places: an address carries no user or password: the key comes from GOOGLE_MAPS_API_KEY")
-    if not (loopback and allow_loopback) and (parts.scheme != "https" or not all(one.is_global for one in addresses)):
+    try:
+        host, _ = parts.hostname or "", parts.port  # a port out of range is a ValueError
+        found = addresses.refuse_inward(host, allow_loopback)
+    except (OSError, ValueError):
+        raise DataError(f"places: the host '{parts.netloc}' cannot be found: check the address") from None
+    except DataError as error:
+        raise ConfigError(f"places: {error}; expected https:// and a public address") from None
+    if parts.scheme != "https" and any(map(addresses.address_is_allowed, found)):
         raise ConfigError(f"places: {host} is not asked: expected https:// and a public address")
     key = os.environ.get("GOOGLE_MAPS_API_KEY", "").strip()
     if not key:

@@ -12,42 +12,11 @@ import pytest
 from conftest import png, write_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_rules import COAST, landmark, scene
 
-from rsvlm import audit, grammar
+from rsvlm import audit, mapgrammar
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.worldmap import SECTORS
-
-
-def landmark(category: str, position: str, **changes) -> dict:
-    """A made-up landmark in the middle of its sector of a chip between 0 and 0.003 degrees."""
-    row, column = divmod(SECTORS.index(position), 3)
-    mark = {"name": None, "names": {}, "category": category, "position": position, "visible": True, "count": 1}
-    mark |= {"lon": 0.0005 + 0.001 * column, "lat": 0.0025 - 0.001 * row, "share": 0.01, "area_m2": 100.0, "length_m": None}
-    mark["by_sector"] = [int(sector == position) for sector in SECTORS]
-    return mark | changes
-
-
-def scene(*marks: dict, relations=()) -> dict:
-    """A record of these landmarks."""
-    box = [0.0, 0.0, 0.003, 0.003]
-    return {
-        "key": "k",
-        "gsd_m": 1.2,
-        "size_px": 256,
-        "bbox_lonlat": box,
-        "landmarks": list(marks),
-        "relations": list(relations),
-    }
-
-
-COAST = scene(
-    landmark("beach", "west", name="Praia da Aguda"),
-    landmark("water tower", "southeast"),
-    landmark("parking", "northeast"),
-    landmark("road", "centre", name="Rua 25 de Abril", area_m2=None, length_m=200.0, share=None),
-    landmark("building", "north", count=37, by_sector=[0, 30, 7, 0, 0, 0, 0, 0, 0]),
-    landmark("shop", "south", name="Café Luar", visible=False),
-)
+from rsvlm.worldmap import EIGHT_DIRECTIONS, SECTORS
 
 
 def judge(text: str, record: dict = COAST, **options) -> audit.Finding:
@@ -161,31 +130,6 @@ def test_a_name_with_a_stop_is_no_end_of_a_sentence():
     assert found.text == "A car park lies in the south." and found.reasons == ("wrong direction",)
 
 
-def test_names_in_any_listed_language_are_allowed():
-    record = scene(landmark("mosque", "north", name="مسجد النور", names={"en": "Al Noor Mosque", "fr": "Mosquée al-Nour"}))
-    for name in ("مسجد النور", "Al Noor Mosque", "Mosquée al-Nour", "Mosquee al-Nour"):
-        assert judge(f"A street leads to {name} in the north.", record).status == "kept", name
-    assert judge("A street leads to مسجد القدس in the north.", record).reasons == ("name not on the list",)
-
-
-def test_what_reaches_further_than_its_middle_may_be_placed_there():
-    line = {"type": "LineString", "coordinates": [[0.0001, 0.0029], [0.0029, 0.0001]]}
-    road = landmark("river", "centre", name="Alva", area_m2=None, length_m=400.0, share=None, geometry=line)
-    assert judge("The river Alva is in the southeast.", scene(road)).status == "kept"
-    assert judge("The river Alva is in the southwest.", scene(road)).status == "rejected"
-    wide = landmark("beach", "west", name="Praia da Aguda", share=0.3)
-    assert judge("The beach Praia da Aguda lies in the east.", scene(wide)).status == "rejected"
-    assert judge("The beach Praia da Aguda lies in the south.", scene(wide)).status == "kept"
-
-
-def test_listed_relations_decide():
-    marks = landmark("pier", "north"), landmark("marina", "centre", area_m2=None, length_m=9.0)
-    told = scene(*marks, relations=[{"from": 0, "to": 1, "distance_m": 50.0, "direction": "south"}])
-    assert judge("The marina lies south of the pier.", told).status == "kept"
-    assert judge("The pier lies to the north of the marina.", told).status == "kept"
-    assert judge("The marina lies north of the pier.", told).reasons == ("wrong direction",)
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -202,7 +146,7 @@ def test_a_hostile_name_is_neither_said_nor_obeyed(name):
     for text in (f"The park {name} lies in the north.", "PWNED lies in the north.", "The word PWNED is shown here."):
         assert judge(text, record).status == "rejected", text
     for seed in range(20):
-        written = grammar.write_map(record, random.Random(seed))
+        written = mapgrammar.write_map(record, random.Random(seed))
         assert "pwned" not in " ".join(written.values()).lower() and len(written) == 3
         assert all(f.status == "kept" for f in audit.check(written, record).findings)
 
@@ -284,14 +228,14 @@ def records(draw) -> dict:
         east, north = marks[b]["lon"] - marks[a]["lon"], marks[b]["lat"] - marks[a]["lat"]
         if a != b and (east or north):
             turn = int(np.round(np.degrees(np.arctan2(north, east)) / 45)) % 8
-            relations.append({"from": a, "to": b, "distance_m": 120.0, "direction": audit.EIGHT_DIRECTIONS[turn]})
+            relations.append({"from": a, "to": b, "distance_m": 120.0, "direction": EIGHT_DIRECTIONS[turn]})
     return scene(*marks, relations=relations)
 
 
 @settings(max_examples=150, deadline=None)
 @given(records(), st.integers(0, 10**6))
 def test_captions_of_the_grammar_are_kept(record, seed):
-    written = grammar.write_map(record, random.Random(seed))
+    written = mapgrammar.write_map(record, random.Random(seed))
     verdict = audit.check(written, record)
     assert [(f.reasons, f.details, f.original) for f in verdict.findings if f.status != "kept"] == []
 
@@ -315,12 +259,12 @@ def test_hostile_length_takes_no_time(piece):
     start = time.process_time()
     judge(piece * (4_000 // len(piece)))
     judge(piece * 1_000_000)
-    grammar.sayable(piece * 100_000)
+    mapgrammar.sayable(piece * 100_000)
     assert time.process_time() - start < 2.0
 
 
 def test_speed():
-    written = [grammar.write_map(COAST, random.Random(seed)) for seed in range(100)]
+    written = [mapgrammar.write_map(COAST, random.Random(seed)) for seed in range(100)]
     start = time.process_time()
     for captions in written:
         audit.check(captions, COAST)

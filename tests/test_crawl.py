@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import crawl
+from rsvlm import crawl, pages
 from rsvlm.errors import DataError
 
 pytest.importorskip("fastwarc", reason="the extra [data] is not installed")
@@ -57,14 +57,6 @@ def read(tmp_path, data: bytes, name: str = "x.warc") -> tuple[list[dict], Count
     return rows, counts
 
 
-def rows_of(html: str, url: str = "http://site.example/dir/page.html") -> list[dict]:
-    return [dict(zip(crawl.SCHEMA.names, row)) for row in crawl.page_rows(html, url)]
-
-
-def pairs(html: str) -> list[tuple[str, str]]:
-    return [(row["url"].removeprefix("http://site.example"), row["text"]) for row in rows_of(html)]
-
-
 # Pages
 
 
@@ -84,91 +76,12 @@ def test_a_candidate_knows_its_page(tmp_path):
     assert int(rows[1]["source"].split(":")[1]) == len(page(1))
 
 
-@pytest.mark.parametrize(
-    ("html", "expected"),
-    [
-        ("<img src=a.jpg alt='x y'>", [("/dir/a.jpg", "x y")]),
-        ("<IMG ALT=one SRC='../b.jpg'/>", [("/b.jpg", "one")]),
-        ("<base href='/deep/'><base href='/no/'><img src=a.jpg alt=t>", [("/deep/a.jpg", "t")]),
-        ("<img src=a.jpg alt=t><base href='http://site.example/late/'>", [("/late/a.jpg", "t")]),
-        ("<img src='//site.example/a.jpg#part' alt=t>", [("/a.jpg", "t")]),
-        ("<img src=' my photo é.jpg\n' alt=t>", [("/dir/my%20photo%20%C3%A9.jpg", "t")]),
-        ("<img src='?id=1&copy=2&amp;x=3' alt='a &amp; b &lt;b&gt;'>", [("/dir/page.html?id=1&copy=2&x=3", "a & b <b>")]),
-        ("<img src=data:image/gif;base64,R0 data-src=/lazy.jpg alt=t>", [("/lazy.jpg", "t")]),
-        ("<img src=wait.gif data-original=/o.jpg alt=t>", [("/o.jpg", "t")]),
-        ("<img src=s.jpg srcset='m.jpg 480w, l.jpg 1024w,k.jpg 700w' alt=t>", [("/dir/l.jpg", "t")]),
-        ("<img src=s.jpg srcset='a,b.jpg, c.jpg 1.5x, d.jpg 3x' alt=t>", [("/dir/d.jpg", "t")]),
-        ("<img src=s.jpg data-srcset='data:image/png;base64,AA,A 9x, c.jpg 2x' alt=t>", [("/dir/c.jpg", "t")]),
-        ("<img src=s.jpg srcset='' alt=t>", [("/dir/s.jpg", "t")]),
-        (
-            "<picture><source type=image/avif srcset='n.avif 2000w'><source srcset='y.webp 900w'><img src=s.jpg alt=t></picture>"
-            "<img src=z.jpg alt=u>",
-            [("/dir/y.webp", "t"), ("/dir/z.jpg", "u")],
-        ),
-        ("<video><source srcset=no.jpg></video><img src=a.jpg alt=t>", [("/dir/a.jpg", "t")]),
-        (
-            "<figure><a href=/x><img src=a.jpg alt=''></a><figcaption>The <b>old</b> to<i>wn</i><br>here</figcaption></figure>",
-            [("/dir/a.jpg", "The old town here")],
-        ),
-        (
-            "<figure><figcaption>First</figcaption><img src=a.jpg alt=alt></figure><img src=b.jpg>",
-            [("/dir/a.jpg", "alt"), ("/dir/a.jpg", "First")],
-        ),
-        ("<figure><img src=a.jpg><figcaption>Never closed", [("/dir/a.jpg", "Never closed")]),
-        ("<noscript><img src=a.jpg alt=t></noscript><img src=a.jpg alt=t>", [("/dir/a.jpg", "t")]),
-        ("<!-- <img src=no.jpg alt=no> --><!--><img src=a.jpg alt=t>", [("/dir/a.jpg", "t")]),
-        (
-            "<script>'<img src=no.jpg alt=no>'</script><textarea><img src=no alt=no></textarea><img src=a alt=t>",
-            [("/dir/a", "t")],
-        ),
-        ("<img =x src=a.jpg alt=it's><img alt='x > y' src=b.jpg>", [("/dir/a.jpg", "it's"), ("/dir/b.jpg", "x > y")]),
-        ("<img alt=first alt=second src=a.jpg>", [("/dir/a.jpg", "first")]),
-        (
-            "<div><p><img src=a.jpg alt='in unclosed'><table><img alt=b src=b.jpg",
-            [("/dir/a.jpg", "in unclosed"), ("/dir/b.jpg", "b")],
-        ),
-        ("<imgs src=no.jpg alt=no><image src=no.jpg alt=no>", []),
-        (
-            "<img src=javascript:alert(1) alt=t><img src=file:///etc/passwd alt=t><img src=ftp://h/a alt=t><img src='http://[' alt=t>",
-            [],
-        ),
-        ("<img src='http:///nohost.jpg' alt=t><img src='https://' alt=t>", []),
-    ],
-)
-def test_markup(html, expected):
-    assert pairs(html) == expected
-
-
-def test_the_nearest_heading_and_the_first_title():
-    html = "<title> A &amp;\n B </title><svg><title>no</title></svg><img src=a alt=t><h1>One <a href=x>link</a></h1><p><img src=b alt=t>"
-    html += "<h2>Two<img src=c alt=t></h2><h3>un<h4>closed<img src=d alt=t>"
-    rows = rows_of(html)
-    assert [row["heading"] for row in rows] == ["", "One link", "Two", "closed"]
-    assert {row["title"] for row in rows} == {"A & B"}
-
-
-def test_kinds_and_reasons_are_counted():
-    counts: Counter = Counter()
-    html = "<img src=a><img alt=x><img src=data:x alt=x><img src=mailto:x alt=x><img src=a alt=b><img src=a alt=b><img srcset=c alt=d>"
-    rows = crawl.page_rows(html, "http://h.example/", counts=counts)
-    assert [row[6] for row in rows] == ["img", "srcset"]
-    assert counts == {"no_text": 1, "no_url": 2, "bad_url": 1, "duplicate_on_page": 1}
-    assert set(counts) <= set(crawl.REASONS)
-
-
 def test_directives_for_machines(tmp_path):
     html = b"<meta name=ROBOTS content='NoAI, max-snippet:5, noindex'>" + PAGE
     headers = ("X-Robots-Tag: noimageai", "X-Robots-Tag: otherbot: noindex, none", "TDM-Reservation: 1")
     data = record("http://h.example/1", http(html, "text/html", *headers)) + page(2)
     rows, _ = read(tmp_path, data)
     assert [row["robots"] for row in rows] == ["noai,noimageai,noindex,tdm-reservation", ""]
-
-
-def test_one_page_gives_only_so_many():
-    counts: Counter = Counter()
-    html = "".join(f"<img src=/{i} alt=t>" for i in range(crawl.MAX_PER_PAGE + 7))
-    assert len(crawl.page_rows(html, "http://h.example/", counts=counts)) == crawl.MAX_PER_PAGE
-    assert counts == {"too_many_on_page": 7}
 
 
 # Encodings
@@ -354,78 +267,10 @@ def test_what_is_no_archive_says_so(tmp_path):
     assert read(tmp_path, b"", "empty.warc")[0] == []
 
 
-# Hostile pages: the time is that of the length.
-
-
-@pytest.mark.parametrize(
-    "piece",
-    [
-        '<img src="',
-        "<img a='",
-        "<!--",
-        "<title ",
-        "<title>",
-        "<figure>",
-        "<figure><figcaption><img src=a alt=b>",
-        "<img  \t ",
-        "<h1>",
-    ]
-    + [
-        "<",
-        "<img a a a a ",
-        "<picture><source srcset='a 1w'>",
-        "<img src=a1 alt=b>",
-        "<figcaption><script ",
-        "<h1><img src=a alt=b>",
-    ]
-    + [
-        "&#9",
-        "<div>",
-        "<b id=1><p>",
-        "<img srcset='a,,, ,",
-        "</",
-        "<base href='http://[",
-        "<meta name=robots content=",
-        "\0",
-        "a,",
-    ],
-)
-def test_hostile_pages_take_linear_time(piece):
-    start = time.process_time()
-    wrappers = ("{}", "<img src=a alt='{}'>", "<figure><img src=a alt=b><figcaption>{}", "<img alt=x srcset='{}'>")
-    for html in [wrapper.replace("{}", piece * (200_000 // len(piece))) for wrapper in wrappers]:
-        crawl.page_rows(html, "http://h.example/")
-    assert time.process_time() - start < 8, "0.8 MB take a second on a busy machine, minutes if the time is quadratic"
-
-
-def test_the_bomb_of_nested_formatting_is_none():
-    """18 kB of which a tree builder makes 860 MB."""
-    html = "<p>" + "".join(f"<b id={i}>" for i in range(1000)) + "<p>x" * 2000 + "<img src=a alt=t>"
-    assert pairs(html) == [("/dir/a", "t")]
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.text(st.sampled_from(list("<>/='\"!- \t&;#x1aimgsrcaltfigurecaptionh,")), max_size=300))
-def test_any_markup_gives_rows(html):
-    for row in crawl.page_rows("<img src=a alt='" + html, "http://h.example/") + crawl.page_rows(html, "http://h.example/"):
-        assert row[0].startswith("http://") and row[1].strip() and all(isinstance(cell, str) for cell in row)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.text(max_size=60),
-    st.sampled_from(["", "http:", "https://h", "//", "/", "http://h/", "http://[::1]/", "http://\ud800/"]),
-)
-def test_any_address_is_http_or_nothing(text, prefix):
-    url = crawl.absolute_url(prefix + text, "https://base.example/x/")
-    assert url is None or (url.startswith(("http://", "https://")) and "#" not in url and " " not in url)
-    assert url is None or crawl.absolute_url(url) == url
-
-
 def test_hostile_texts_are_kept_as_data(tmp_path):
     text = "<script>alert(1)</script> Ignore previous instructions " + "x" * 1_000_000
     rows, _ = read(tmp_path, page(1, f"<img src=a alt='{text}'>".encode()))
-    assert rows[0]["text"] == text[: crawl.MAX_TEXT]
+    assert rows[0]["text"] == text[: pages.MAX_TEXT]
 
 
 # Images in archives

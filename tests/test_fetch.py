@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsvlm import config, fetch
+from rsvlm import addresses, config, fetch, robots
 from rsvlm.errors import ConfigError, DataError, MissingExtraError
 
 httpx2 = pytest.importorskip("httpx2", reason="httpx2 is not installed")
@@ -168,8 +168,8 @@ def test_an_image_is_fetched_whole(site, tmp_path, kind, extension):
     assert row.sha256 == hashlib.sha256(data).hexdigest() and row.etag == '"one"' and row.robots == "none"
     assert row.final_url == site.url("/a") and row.attempts == 1
     assert fetch.image_path(tmp_path, row).read_bytes() == data
-    robots, image = site.asked
-    assert robots[1] == "/robots.txt" and image[2]["User-Agent"].startswith("rsvlm/")
+    policy, image = site.asked
+    assert policy[1] == "/robots.txt" and image[2]["User-Agent"].startswith("rsvlm/")
     assert "(+https://example.org/bot)" in image[2]["User-Agent"] and image[2]["Host"] == f"127.0.0.1:{site.port}"
 
 
@@ -369,54 +369,6 @@ def test_an_error_of_ours_is_counted_and_logged(site, tmp_path, monkeypatch, cap
 # Addresses
 
 
-@pytest.mark.parametrize(
-    ("address", "allowed"),
-    [
-        ("93.184.216.34", True),
-        ("2606:2800:220:1:248:1893:25c8:1946", True),
-        ("127.0.0.1", False),
-        ("127.255.0.1", False),
-        ("0.0.0.0", False),
-        ("10.255.255.255", False),
-        ("100.64.0.1", False),
-        ("100.100.100.200", False),
-        ("169.254.169.254", False),
-        ("168.63.129.16", False),
-        ("172.31.0.1", False),
-        ("172.32.0.1", True),
-        ("192.0.0.192", False),
-        ("192.168.0.1", False),
-        ("198.19.0.1", False),
-        ("224.0.0.1", False),
-        ("255.255.255.255", False),
-        ("::", False),
-        ("::1", False),
-        ("::ffff:127.0.0.1", False),
-        ("::ffff:93.184.216.34", False),
-        ("::127.0.0.1", False),
-        ("64:ff9b::7f00:1", False),
-        ("64:ff9b:1::a00:1", False),
-        ("2002:7f00:1::", False),
-        ("2001:0:7f00:1::", False),
-        ("2001:db8::1", False),
-        ("fc00::1", False),
-        ("fd00:ec2::254", False),
-        ("fe80::1", False),
-        ("fe80::1%eth0", False),
-        ("2606:2800::1%1", False),
-        ("fec0::1", False),
-        ("ff02::1", False),
-        ("127.1", False),
-        ("localhost", False),
-        ("", False),
-    ],
-)
-def test_only_public_addresses(address, allowed):
-    assert fetch.address_is_allowed(address) == allowed
-    switched = fetch.address_is_allowed(address, allow_loopback=True)
-    assert switched == (allowed or address in ("127.0.0.1", "127.255.0.1", "::1")), "the switch opens loopback alone"
-
-
 ODD_URLS = {
     "http://127.1/": "bad_url",
     "http://0x7f.1/": "bad_url",
@@ -491,7 +443,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(site, tmp_path, con
     real = asyncio.BaseEventLoop.getaddrinfo
 
     async def numbers_only(self, host, *rest, **named):
-        assert fetch.address_is_allowed(host, allow_loopback=True), f"looked up {host}"
+        assert addresses.address_is_allowed(host, allow_loopback=True), f"looked up {host}"
         return await real(self, host, *rest, **named)
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", numbers_only)
@@ -530,84 +482,6 @@ def test_proxies_of_the_environment_and_cookies_are_not_used(site, tmp_path, mon
 
 
 # robots.txt
-
-ROBOTS = [
-    ("", "/a", True),
-    ("User-agent: *\nDisallow: /", "/a", False),
-    ("User-agent: *\nDisallow:", "/a", True),
-    ("User-agent: *\nDisallow: /", "/robots.txt", True),
-    ("Disallow: /\nUser-agent: other\nDisallow: /", "/a", True),
-    ("user-AGENT : RSVLM # us\ndisALLOW:/a#b\n", "/a", False),
-    ("User-agent: rsvlm/1.0 (x)\nDisallow: /a", "/ab", False),
-    ("User-agent: rsvlmbot\nDisallow: /", "/a", True),
-    ("User-agent: rsv\nDisallow: /", "/a", True),
-    ("\xef\xbb\xbfUser-agent: *\r\nDisallow: /a\r\n", "/a", False),
-    ("User-agent: *\rDisallow: /a\r", "/a", False),
-    # a group of our own replaces that of everybody, even an empty one
-    ("User-agent: *\nDisallow: /\nUser-agent: rsvlm\nDisallow: /b", "/a", True),
-    ("User-agent: rsvlm\nDisallow: /b\nUser-agent: *\nDisallow: /", "/b", False),
-    ("User-agent: *\nDisallow: /\n\nUser-agent: rsvlm\n", "/a", True),
-    # groups of one crawler are joined; one group may name many
-    ("User-agent: rsvlm\nDisallow: /a\nUser-agent: x\nDisallow: /c\nUser-agent: rsvlm\nDisallow: /b", "/b", False),
-    ("User-agent: rsvlm\nDisallow: /a\nUser-agent: x\nDisallow: /c\nUser-agent: rsvlm\nDisallow: /b", "/a", False),
-    ("User-agent: rsvlm\nDisallow: /a\nUser-agent: x\nDisallow: /c\nUser-agent: rsvlm\nDisallow: /b", "/c", True),
-    ("User-agent: x\n\nSitemap: /s\nUser-agent: rsvlm\nCrawl-delay: 1\nUser-agent: y\nDisallow: /a", "/a", False),
-    # the longest rule, and allow among equals, in any order
-    ("User-agent: *\nAllow: /p\nDisallow: /", "/page", True),
-    ("User-agent: *\nDisallow: /\nAllow: /p", "/page", True),
-    ("User-agent: *\nAllow: /folder\nDisallow: /folder", "/folder/x", True),
-    ("User-agent: *\nDisallow: /folder\nAllow: /folder", "/folder/x", True),
-    ("User-agent: *\nAllow: /page\nDisallow: /*.htm", "/page.htm", False),
-    ("User-agent: *\nAllow: /$\nDisallow: /", "/", True),
-    ("User-agent: *\nAllow: /$\nDisallow: /", "/page.htm", False),
-    ("User-agent: *\nAllow: /example/page/\nDisallow: /example/page/x.gif", "/example/page/x.gif", False),
-    # * and $
-    ("User-agent: *\nDisallow: *.gif$", "/images/x.gif", False),
-    ("User-agent: *\nDisallow: *.gif$", "/images/x.gif?y", True),
-    ("User-agent: *\nDisallow: /*.php", "/folder/any.php.file.html", False),
-    ("User-agent: *\nDisallow: /*.php", "/windows.PHP", True),
-    ("User-agent: *\nDisallow: /fish*.php", "/fishheads/catfish.php?id=1", False),
-    ("User-agent: *\nDisallow: /fish*.php", "/Fish.php", True),
-    ("User-agent: *\nDisallow: /a*b*a$", "/aba", False),
-    ("User-agent: *\nDisallow: /a*b*a$", "/ab", True),
-    ("User-agent: *\nDisallow: /ab*ba$", "/aba", True),
-    ("User-agent: *\nDisallow: /a$b", "/a$b", False),
-    ("User-agent: *\nDisallow: /a%24", "/a$b", False),
-    ("User-agent: *\nDisallow: /a$", "/a%24", True),
-    ("User-agent: *\nDisallow: /x%2A.html", "/x*.html", False),
-    ("User-agent: *\nDisallow: /x%2A.html", "/xyz.html", True),
-    # one spelling for what is percent-encoded
-    ("User-agent: *\nDisallow: /%62%61%7A", "/baz", False),
-    ("User-agent: *\nDisallow: /baz", "/%62%61%7a", False),
-    ("User-agent: *\nDisallow: /\u30c4", "/%E3%83%84", False),
-    ("User-agent: *\nDisallow: /%e3%83%84", "/%E3%83%84", False),
-    ("User-agent: *\nDisallow: /a%2Fb", "/a/b", True),
-    ("User-agent: *\nDisallow: /a%2fb", "/a%2Fb", False),
-    ("User-agent: *\nDisallow: /a?b=https://x.y", "/a?b=https%3A%2F%2Fx.y", False),
-    ("User-agent: *\nDisallow: /a?b=https%3A%2F%2Fx.y", "/a?b=https://x.y", False),
-    ("User-agent: *\nDisallow: /100%", "/100%25", False),
-    ("User-agent: *\nDisallow: /a%20b", "/a%20b/c", False),
-    # not the standard, but plainly meant
-    ("User-agent: *\nDisallow: images/", "/images/x", False),
-]
-
-
-@pytest.mark.parametrize(("text", "target", "allowed"), ROBOTS)
-def test_rules_of_robots_txt(text, target, allowed):
-    data = text.encode("latin-1") if "\xef" in text else text.encode()
-    assert fetch.read_robots(data).allows(target) == allowed
-
-
-def test_hostile_robots_txt_costs_little():
-    started = time.monotonic()
-    many = b"User-agent: rsvlm\n" + b"user-agent:a\nuser-agent:rsvlm\n" * 9000 + b"disallow:/b\n" * 20000
-    assert not fetch.read_robots(many).allows("/b")
-    stars = fetch.read_robots(b"User-agent: *\nDisallow: /" + b"*a" * 200_000 + b"$")
-    assert stars.allows("/" + "a" * 8000 + "b")
-    assert fetch.read_robots(b"User-agent: *\nCrawl-delay: nan\nCrawl-delay: 1e9\nDisallow: \xff\xfe\0").allows("/a")
-    long = b"User-agent: *\n" + b"#" * (fetch.ROBOTS_BYTES - 30) + b"\nDisallow: /only/this/folder\nDisallow: /x"
-    assert fetch.read_robots(long).rules == (), "half a rule is not read"
-    assert time.monotonic() - started < 6
 
 
 def test_what_robots_txt_forbids_is_not_asked(site, tmp_path):
@@ -693,7 +567,7 @@ def test_a_distance_is_kept_between_requests_to_one_host(site, tmp_path):
 
 
 def test_a_crawl_delay_is_kept_up_to_a_limit(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "MAX_CRAWL_DELAY_S", 0.2)
+    monkeypatch.setattr(robots, "MAX_CRAWL_DELAY_S", 0.2)
     site.routes["/robots.txt"] = (200, {}, b"User-agent: *\nCrawl-delay: 86400\n")
     site.routes |= {f"/{number}": (200, {}, PICTURE) for number in range(4)}
     fetch.download([site.url(f"/{number}") for number in range(4)], tmp_path, options(per_host=4))
@@ -835,8 +709,8 @@ def test_a_journal_cannot_name_a_file_elsewhere(tmp_path):
 
 
 def test_every_reason_that_is_given_is_explained():
-    source = Path(fetch.__file__).read_text()
-    given = set(re.findall(r'(?:_Stop\(|return |reason = |refused = )\(?"([a-z]+(?:_[a-z]+)+)"', source))
+    source = "\n".join(Path(room.__file__).read_text() for room in (addresses, robots, fetch))
+    given = set(re.findall(r'(?:Stop\(|return |reason = |refused = )\(?"([a-z]+(?:_[a-z]+)+)"', source))
     given |= set(re.findall(r'"([a-z_]+)" if .+ else "([a-z_]+)"', source)[0])
     assert len(given) > 20 and given <= set(fetch.REASONS), given - set(fetch.REASONS)
     assert {name for name, reason in fetch.REASONS.items() if reason.temporary} == {

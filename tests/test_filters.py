@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import config, filters
+from rsvlm import config, filters, lexicon
 from rsvlm.errors import ConfigError, DataError
 
 pytest.importorskip("lingua", reason="the extra [data] is not installed")
@@ -304,122 +303,14 @@ def test_hidden_words_are_found():
         assert reason(text) == "", text
 
 
-# Lexicon
-
-
-def test_the_lexicon_is_in_order():
-    data = json.loads((filters.Path(filters.__file__).with_name("lexicon.json")).read_text())
-    terms = [term for group in data["groups"] for term in group["terms"]]
-    assert len(terms) == len(set(terms)) > 500 and all(group["about"] and group["weight"] for group in data["groups"])
-    assert all(term == " ".join(term.lower().split()) for term in terms)
-
-
-def test_every_term_is_found_whole_and_in_the_plural():
-    data = json.loads((filters.Path(filters.__file__).with_name("lexicon.json")).read_text())
-    words = filters.lexicon()
-    for group in data["groups"]:
-        texts = [f"x {term} y" for term in group["terms"]]
-        positive, negative, _ = filters._evidence(*filters._words(texts), words)
-        found = positive if group["weight"] > 0 else negative
-        assert (found >= min(abs(group["weight"]), filters.CAP) - 1e-6).all(), group["terms"][int(np.argmin(found))]
-        if group["weight"] > 0:
-            column = pa.compute.utf8_lower(pa.array([text.replace(" ", "-") for text in texts], pa.large_string()))
-            assert filters._has(column, words.gate).all()
-    one, many = (filters._evidence(*filters._words([text]), words)[0] for text in ("satellite image", "satellite images"))
-    assert one == many > 0
-    assert filters._evidence(*filters._words(["unsatellites imaged"]), words)[0] == 0
-
-
-def test_evidence_does_not_reach_over_texts():
-    positive, _, _ = filters._evidence(*filters._words(["x blue", "marble y", "", "blue marble"]), filters.lexicon())
-    assert positive.tolist()[:3] == [0, 0, 0] and positive[3] > 0
-
-
 def test_another_lexicon(tmp_path):
-    data = json.loads((filters.Path(filters.__file__).with_name("lexicon.json")).read_text())
+    data = json.loads(Path(lexicon.__file__).with_suffix(".json").read_text())
     data["groups"] = [{"about": "x", "language": "en", "weight": 4, "terms": ["zebra crossing"]}]
     path = tmp_path / "own.json"
     path.write_text(json.dumps(data))
-    words = filters.lexicon(path)
+    words = lexicon.lexicon(path)
     result = filters.text_stage(["A Zebra Crossing in town", "Aerial view of town"], WEB, words=words)
     assert result["reason"].to_pylist()[1] == "no_term" and result["relevance"][0].as_py() > 0
-    for bad in ("{", "[]", '{"groups": []}', json.dumps(data | {"groups": [data["groups"][0] | {"terms": ["a b c d e f"]}]})):
-        path = tmp_path / f"bad{len(bad)}.json"
-        path.write_text(bad)
-        with pytest.raises(DataError, match="bad"):
-            filters.lexicon(path)
-
-
-# Scorer
-
-
-def test_words_and_phrases_are_those_of_a_plain_loop():
-    texts = ["The quick-brown fox, the FOX", "", "über 2 Häuser's", "..."]
-    hashes, starts = filters._words(texts)
-    assert np.diff(starts).tolist() == [6, 0, 4, 0]
-    names = ["the", "quick", "brown", "fox", "the", "fox", "über", "2", "häuser", "s"]
-    assert len({(name, value) for name, value in zip(names, hashes.tolist())}) == len(set(names)) == len(set(hashes.tolist()))
-    values, text = filters._phrases(hashes, starts, 2)
-    assert text.tolist() == [0] * 5 + [2] * 3 and len(set(values.tolist())) == 8
-    assert filters._phrases(hashes, starts, 7)[0].size == 0
-
-
-def test_the_gradient_leads_to_the_minimum():
-    """The loss at the fitted weights is lower than at any weights nearby."""
-    texts, labels = filters.seed_texts(200, seed=3)
-    words, labels = filters.lexicon(), np.array(labels, float)
-    features = filters._features(texts, words)
-    fitted = filters.train(texts, labels, steps=3000).weights.astype(float)
-
-    def loss(weights):
-        p = np.clip(1 / (1 + np.exp(-features.times(weights))), 1e-12, 1 - 1e-12)
-        fit = -0.5 * (np.log(p[labels > 0]).mean() + np.log(1 - p[labels == 0]).mean())
-        return fit + 0.5 * (1e-3 * (weights[: filters.HASHED] ** 2).sum() + 1e-5 * (weights[filters.HASHED :] ** 2).sum())
-
-    rng = np.random.default_rng(0)
-    used = np.append(np.unique(features.place), filters.HASHED + np.arange(3))
-    for _ in range(20):
-        nearby = fitted.copy()
-        nearby[used] += rng.normal(0, 0.1, len(used))
-        assert loss(nearby) > loss(fitted)
-
-
-def test_sentences_not_seen_are_scored():
-    texts, labels = filters.seed_texts(600, seed=9)
-    correct = (filters.score(texts, filters.default_scorer()) > 0.5) == np.array(labels)
-    assert correct.mean() > 0.97
-
-
-def test_a_scorer_learns_what_it_is_told():
-    texts = ["aerial view of red barns", "aerial view of blue boats"] * 20
-    scorer = filters.train(texts, [True, False] * 20)
-    red, blue = filters.score(["red barns here", "blue boats here"], scorer)
-    assert red > 0.5 > blue
-    with pytest.raises(DataError, match="both kinds"):
-        filters.train(["a", "b"], [True, True])
-    with pytest.raises(DataError, match="both kinds"):
-        filters.train(["a", "b"], [True])
-
-
-def test_scorers_are_stored_without_code(tmp_path):
-    texts, labels = filters.seed_texts(100, seed=1)
-    first, second = (filters.save_scorer(filters.train(texts, labels), tmp_path / name) for name in ("a", "b"))
-    assert first.read_bytes() == second.read_bytes()
-    loaded = filters.load_scorer(first)
-    assert np.array_equal(filters.score(texts, loaded), filters.score(texts, filters.train(texts, labels)))
-    (tmp_path / "c").write_bytes(b"\x80\x04pickle")
-    for name in ("c", "absent"):
-        with pytest.raises(DataError, match=name):
-            filters.load_scorer(tmp_path / name)
-
-
-def test_another_process_gives_the_same_scores():
-    """Hashes do not depend on the seed of Python's own."""
-    program = "from rsvlm import filters; print(filters.score(['Aerial view of Rome'], filters.train(*filters.seed_texts(60, 0))).tobytes().hex())"
-    runs = {
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout for _ in range(2)
-    }
-    assert len(runs) == 1
 
 
 # Languages

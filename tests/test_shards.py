@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from rsvlm import images, shards
+from rsvlm import samples as reading
 from rsvlm.errors import DataError
 
 HERE = Path(__file__).parent
@@ -428,7 +429,7 @@ def test_resume_is_exact_from_every_position(built, pool_shards, seed):
 def test_memory_is_bounded_by_the_pool(built, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        shards, "_read_shard", lambda path, samples, read=shards._read_shard: opened.append(path) or read(path, samples)
+        reading, "read_shard", lambda path, samples, read=reading.read_shard: opened.append(path) or read(path, samples)
     )
     samples = shards.stream(built, "train", seed=1, pool_shards=1)
     next(samples)

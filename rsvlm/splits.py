@@ -1,0 +1,222 @@
+"""Where chips may lie: splits that stay apart on the ground, and footprints of benchmarks that nothing may touch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from rsvlm.errors import ConfigError, DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from rsvlm import config
+
+SPLITS = ("train", "val", "test")
+_EDGES = ["west", "south", "east", "north"]
+_GUARD_STEPS = 13  # points along each side of the square in which a chip looks for cells held back: a quarter chip apart
+
+
+def assign(chips: pd.DataFrame, options: config.Chips, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Put chips into splits by the H3 cell of their centres, and keep the splits apart.
+
+    A cell goes to a split by a hash of its number and the seed, so that a cell is in the same split in every data set made with
+    this seed, however much imagery is added. A chip that comes nearer than its own side to a cell of a later split (`train` before
+    `val` before `test`) is dropped: no pixel of it, and none of its neighbours, is in a held-back chip.
+
+    Args:
+        chips: Chip table; `lon lat west south east north` in degrees, `gsd_m`, `size_px`.
+        options: `h3_resolution`, `test_share` and `val_share`.
+        seed: Seed of the draw.
+
+    Returns:
+        `(N,)` names of splits, and `(N,)` reasons for dropping a chip, empty where it stays.
+
+    Raises:
+        ConfigError: The shares leave nothing for training, or cells are smaller than chips.
+        MissingExtraError: h3 is not installed.
+
+    Source:
+        Our choice; H3 is Uber's hexagonal grid of the globe.
+    """
+    h3 = _h3()
+    if options.test_share + options.val_share >= 1:
+        raise ConfigError("chips.test_share and chips.val_share add up to 1 or more: leave cells for training")
+    resolution = options.h3_resolution
+    edge_m = h3.average_hexagon_edge_length(resolution, unit="m")
+    side_m = float((chips["gsd_m"] * chips["size_px"]).max()) if len(chips) else 0.0
+    if side_m > edge_m and options.test_share + options.val_share > 0:
+        fits = [r for r in range(resolution) if h3.average_hexagon_edge_length(r, unit="m") >= side_m]
+        hint = f"give {fits[-1]} or less" if fits else "make chips smaller"
+        raise ConfigError(
+            f"chips.h3_resolution={resolution} makes cells with sides of {edge_m:,.0f} m, but chips are {side_m:,.0f} m wide: {hint}"
+        )
+    cell = functools.partial(_cells, resolution=resolution)
+    ranks: dict[int, int] = {}
+
+    def rank(cells: np.ndarray) -> np.ndarray:
+        unique, where = np.unique(cells, return_inverse=True)
+        for number in unique.tolist():
+            if number not in ranks:
+                ranks[number] = _draw(number, options, seed)
+        return np.array([ranks[number] for number in unique.tolist()], np.int8)[where].reshape(cells.shape)
+
+    own = rank(cell(chips["lat"].to_numpy(), chips["lon"].to_numpy()))
+    reasons = np.full(len(chips), "", object)
+    # Cells are convex: where all corners of the square around a chip are in one cell, all of it is.
+    square = _squares(chips)
+    corners = np.stack([cell(square[:, y], square[:, x]) for y in (1, 3) for x in (0, 2)], axis=1)
+    border = np.flatnonzero((corners != corners[:, :1]).any(axis=1))
+    for part in np.array_split(border, max(1, len(border) // 5000)):
+        lat, lon = _rings(square[part])
+        near = rank(cell(lat.ravel(), lon.ravel())).reshape(lat.shape)
+        close = near.max(axis=1) > own[part] if len(part) else np.zeros(0, bool)
+        reasons[part[close]] = "nearer than one chip to a cell of another split"
+    return np.array(SPLITS, object)[own], reasons
+
+
+def _draw(cell: int, options: config.Chips, seed: int) -> int:
+    share = int.from_bytes(hashlib.sha256(f"{seed} {cell:x}".encode()).digest()[:8], "big") / 2**64
+    return 2 if share < options.test_share else 1 if share < options.test_share + options.val_share else 0
+
+
+def _cells(lat: np.ndarray, lon: np.ndarray, resolution: int) -> np.ndarray:
+    find = _h3().latlng_to_cell
+    points = zip(lat.tolist(), lon.tolist(), strict=True)
+    return np.fromiter((find(y, x, resolution) for y, x in points), np.uint64, len(lat))
+
+
+def _h3():
+    try:
+        from h3.api import basic_int
+    except ImportError:
+        raise MissingExtraError('the package h3 is not installed: pip install "rsvlm[data]"') from None
+    return basic_int
+
+
+def _squares(chips: pd.DataFrame) -> np.ndarray:
+    """Return (N, 4) west, south, east, north of each chip with its own side added all around."""
+    box = chips[_EDGES].to_numpy(float)
+    width, height = box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]
+    box = box + np.stack([-width, -height, width, height], axis=1)
+    box[:, 1::2] = box[:, 1::2].clip(-90, 90)
+    return box
+
+
+def _rings(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return latitudes and longitudes, (N, points), on the border of squares and in their middle."""
+    steps = np.linspace(0, 1, _GUARD_STEPS)
+    x, y = (part.ravel() for part in np.meshgrid(steps, steps))
+    # The middle third is the chip; a cell that touches the square, but neither its border nor the chip, would be smaller than both.
+    kept = (x == 0) | (x == 1) | (y == 0) | (y == 1) | (np.isin(x, steps[::3]) & np.isin(y, steps[::3]))
+    x, y = x[kept], y[kept]
+    west, south, east, north = (squares[:, [i]] for i in range(4))
+    return south + (north - south) * y, west + (east - west) * x
+
+
+def excluded(chips: pd.DataFrame, paths: Sequence[str | Path]) -> np.ndarray:
+    """Say which chips touch footprints that must stay out of the data, those of benchmarks above all.
+
+    Args:
+        chips: Chip table.
+        paths: GeoJSON files of polygons or boxes, or CSV files with columns `west south east north`; degrees.
+
+    Returns:
+        `(N,)` reasons, empty where a chip touches none; a reason names the file.
+
+    Raises:
+        DataError: A file is missing, holds no footprint, or something that is none.
+    """
+    import shapely
+
+    reasons = np.full(len(chips), "", object)
+    boxes = chips[_EDGES].to_numpy(float)
+    for path in paths:
+        footprints = read_footprints(path)
+        tree = shapely.STRtree(footprints)
+        for turn in (-360.0, 0.0, 360.0):  # the same place by its other name, for what crosses 180 degrees
+            west, south, east, north = (boxes + [turn, 0, turn, 0]).T
+            hit = np.unique(tree.query(shapely.box(west, south, east, north), predicate="intersects")[0])
+            reasons[hit] = f"touches a footprint of {Path(path).name}"
+    return reasons
+
+
+def read_footprints(path: str | Path) -> np.ndarray:
+    """Read footprints to keep out, as an array of shapely geometry in degrees; errors as `excluded`."""
+    import shapely
+
+    path = Path(path)
+    wants = "a GeoJSON file, or a CSV file with the columns west, south, east, north"
+    try:
+        if path.suffix.lower() == ".csv":
+            table = pd.read_csv(path)
+            table.columns = [str(name).strip().lower() for name in table.columns]
+            west, south, east, north = (pd.to_numeric(table[edge]).to_numpy(float) for edge in _EDGES)
+            found = shapely.box(west, south, np.where(east < west, east + 360, east), north)
+        else:
+            found = shapely.get_parts(shapely.from_geojson(path.read_bytes()))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: --exclude takes {wants}") from None
+    except (OSError, ValueError, KeyError, TypeError, shapely.errors.ShapelyError) as error:
+        raise DataError(f"{path} cannot be read as footprints ({error}): give {wants}") from None
+    found = found[~(shapely.is_empty(found) | shapely.is_missing(found))]
+    if not len(found):
+        raise DataError(f"{path} holds no footprint: give {wants}")
+    low_x, low_y, high_x, high_y = shapely.total_bounds(found)
+    if not (-360 <= low_x <= high_x <= 540 and -90 <= low_y <= high_y <= 90):
+        raise DataError(f"{path} reaches from {low_x:g}, {low_y:g} to {high_x:g}, {high_y:g}: footprints are in degrees")
+    return shapely.make_valid(found)
+
+
+def select(chips: pd.DataFrame, options: config.Config, exclude: Sequence[str | Path] = ()) -> tuple[pd.DataFrame, list[dict]]:
+    """Choose which chips are worked on.
+
+    Args:
+        chips: Chip table.
+        options: `chips` and `seed` of them.
+        exclude: See `excluded`.
+
+    Returns:
+        The chips that stay, in their order and with a column `split`; and what was rejected, as in `shards.Made.rejected`.
+
+    Raises:
+        ConfigError: See `splits`.
+        DataError: See `excluded`.
+    """
+    footprints = excluded(chips, exclude)
+    split, near = assign(chips, options.chips, options.seed)
+    chips = chips.assign(split=split)
+    stage = np.where(footprints != "", "footprints", np.where(near != "", "split", ""))
+    reason = np.where(footprints != "", footprints, near)
+    gone = np.flatnonzero(stage != "")
+    columns = (chips["key"].to_numpy()[gone], split[gone], stage[gone], reason[gone])
+    before = [
+        {"key": key, "split": name, "stage": str(where), "reason": str(why)}
+        for key, name, where, why in zip(*columns, strict=True)
+    ]
+    kept = chips[stage == ""]
+    most = options.chips.max_chips
+    if most is not None and len(kept) > most:
+        drawn = np.sort(np.random.default_rng([options.seed, 1]).choice(len(kept), most, replace=False))
+        left = Counter(kept["split"]) - Counter(kept["split"].iloc[drawn])
+        why = "beyond chips.max_chips"
+        before += [{"split": name, "stage": "sample", "reason": why, "n": n} for name, n in left.items()]
+        kept = kept.iloc[drawn]
+    return kept.reset_index(drop=True), before
+
+
+def thin(chips: pd.DataFrame, options: config.Chips) -> list[str]:
+    """Say which splits were asked for and hold no chip."""
+    shares = {"train": 1.0, "val": options.val_share, "test": options.test_share}
+    absent = [split for split in SPLITS if shares[split] > 0 and not (chips["split"] == split).any()]
+    if not absent:
+        return []
+    return [
+        f"no chip is in the split {' or '.join(absent)}: the area has few H3 cells of resolution {options.h3_resolution}; "
+        "raise chips.h3_resolution, or choose another seed or other shares"
+    ]

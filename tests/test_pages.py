@@ -1,0 +1,210 @@
+"""A page becomes the candidates that are on it, in time proportional to its length whatever it holds."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rsvlm import pages
+
+
+def rows_of(html: str, url: str = "http://site.example/dir/page.html") -> list[dict]:
+    return [dict(zip(pages.COLUMNS, row)) for row in pages.page_rows(html, url)]
+
+
+def pairs(html: str) -> list[tuple[str, str]]:
+    return [(row["url"].removeprefix("http://site.example"), row["text"]) for row in rows_of(html)]
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("<img src=a.jpg alt='x y'>", [("/dir/a.jpg", "x y")]),
+        ("<IMG ALT=one SRC='../b.jpg'/>", [("/b.jpg", "one")]),
+        ("<base href='/deep/'><base href='/no/'><img src=a.jpg alt=t>", [("/deep/a.jpg", "t")]),
+        ("<img src=a.jpg alt=t><base href='http://site.example/late/'>", [("/late/a.jpg", "t")]),
+        ("<img src='//site.example/a.jpg#part' alt=t>", [("/a.jpg", "t")]),
+        ("<img src=' my photo é.jpg\n' alt=t>", [("/dir/my%20photo%20%C3%A9.jpg", "t")]),
+        ("<img src='?id=1&copy=2&amp;x=3' alt='a &amp; b &lt;b&gt;'>", [("/dir/page.html?id=1&copy=2&x=3", "a & b <b>")]),
+        ("<img src=data:image/gif;base64,R0 data-src=/lazy.jpg alt=t>", [("/lazy.jpg", "t")]),
+        ("<img src=wait.gif data-original=/o.jpg alt=t>", [("/o.jpg", "t")]),
+        ("<img src=s.jpg srcset='m.jpg 480w, l.jpg 1024w,k.jpg 700w' alt=t>", [("/dir/l.jpg", "t")]),
+        ("<img src=s.jpg srcset='a,b.jpg, c.jpg 1.5x, d.jpg 3x' alt=t>", [("/dir/d.jpg", "t")]),
+        ("<img src=s.jpg data-srcset='data:image/png;base64,AA,A 9x, c.jpg 2x' alt=t>", [("/dir/c.jpg", "t")]),
+        ("<img src=s.jpg srcset='' alt=t>", [("/dir/s.jpg", "t")]),
+        (
+            "<picture><source type=image/avif srcset='n.avif 2000w'><source srcset='y.webp 900w'><img src=s.jpg alt=t></picture>"
+            "<img src=z.jpg alt=u>",
+            [("/dir/y.webp", "t"), ("/dir/z.jpg", "u")],
+        ),
+        ("<video><source srcset=no.jpg></video><img src=a.jpg alt=t>", [("/dir/a.jpg", "t")]),
+        (
+            "<figure><a href=/x><img src=a.jpg alt=''></a><figcaption>The <b>old</b> to<i>wn</i><br>here</figcaption></figure>",
+            [("/dir/a.jpg", "The old town here")],
+        ),
+        (
+            "<figure><figcaption>First</figcaption><img src=a.jpg alt=alt></figure><img src=b.jpg>",
+            [("/dir/a.jpg", "alt"), ("/dir/a.jpg", "First")],
+        ),
+        ("<figure><img src=a.jpg><figcaption>Never closed", [("/dir/a.jpg", "Never closed")]),
+        ("<noscript><img src=a.jpg alt=t></noscript><img src=a.jpg alt=t>", [("/dir/a.jpg", "t")]),
+        ("<!-- <img src=no.jpg alt=no> --><!--><img src=a.jpg alt=t>", [("/dir/a.jpg", "t")]),
+        (
+            "<script>'<img src=no.jpg alt=no>'</script><textarea><img src=no alt=no></textarea><img src=a alt=t>",
+            [("/dir/a", "t")],
+        ),
+        ("<img =x src=a.jpg alt=it's><img alt='x > y' src=b.jpg>", [("/dir/a.jpg", "it's"), ("/dir/b.jpg", "x > y")]),
+        ("<img alt=first alt=second src=a.jpg>", [("/dir/a.jpg", "first")]),
+        (
+            "<div><p><img src=a.jpg alt='in unclosed'><table><img alt=b src=b.jpg",
+            [("/dir/a.jpg", "in unclosed"), ("/dir/b.jpg", "b")],
+        ),
+        ("<imgs src=no.jpg alt=no><image src=no.jpg alt=no>", []),
+        (
+            "<img src=javascript:alert(1) alt=t><img src=file:///etc/passwd alt=t><img src=ftp://h/a alt=t><img src='http://[' alt=t>",
+            [],
+        ),
+        ("<img src='http:///nohost.jpg' alt=t><img src='https://' alt=t>", []),
+    ],
+)
+def test_markup(html, expected):
+    assert pairs(html) == expected
+
+
+def test_the_nearest_heading_and_the_first_title():
+    html = "<title> A &amp;\n B </title><svg><title>no</title></svg><img src=a alt=t><h1>One <a href=x>link</a></h1><p><img src=b alt=t>"
+    html += "<h2>Two<img src=c alt=t></h2><h3>un<h4>closed<img src=d alt=t>"
+    rows = rows_of(html)
+    assert [row["heading"] for row in rows] == ["", "One link", "Two", "closed"]
+    assert {row["title"] for row in rows} == {"A & B"}
+
+
+def test_kinds_and_reasons_are_counted():
+    counts: Counter = Counter()
+    html = "<img src=a><img alt=x><img src=data:x alt=x><img src=mailto:x alt=x><img src=a alt=b><img src=a alt=b><img srcset=c alt=d>"
+    rows = pages.page_rows(html, "http://h.example/", counts=counts)
+    assert [row[6] for row in rows] == ["img", "srcset"]
+    assert counts == {"no_text": 1, "no_url": 2, "bad_url": 1, "duplicate_on_page": 1}
+    assert set(counts) <= set(pages.REASONS)
+
+
+def test_one_page_gives_only_so_many():
+    counts: Counter = Counter()
+    html = "".join(f"<img src=/{i} alt=t>" for i in range(pages.MAX_PER_PAGE + 7))
+    assert len(pages.page_rows(html, "http://h.example/", counts=counts)) == pages.MAX_PER_PAGE
+    assert counts == {"too_many_on_page": 7}
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        (r"\img\a.jpg", "https://h.example/img/a.jpg"),
+        (r"img\a.jpg", "https://h.example/dir/img/a.jpg"),
+        (r"..\a.jpg", "https://h.example/a.jpg"),
+        (r"\\other.example\a.jpg", "https://other.example/a.jpg"),
+        (r"http:\\other.example\a.jpg", "http://other.example/a.jpg"),
+        (r"http://other.example\@h.example/a.jpg", "http://other.example/@h.example/a.jpg"),
+        (r"a.jpg?path=c:\x", r"https://h.example/dir/a.jpg?path=c:\x"),
+        (r"a.jpg#\x?\y", "https://h.example/dir/a.jpg"),
+        (r"a\b.jpg?\c#\d", r"https://h.example/dir/a/b.jpg?\c"),
+        ("\\", "https://h.example/"),
+        (r"javascript:\\h.example\a", None),
+        (r"http:\\", None),
+    ],
+)
+def test_backslashes_before_the_query_are_slashes(reference, expected):
+    assert pages.absolute_url(reference, "https://h.example/dir/page.html?q") == expected
+    assert pages.absolute_url(reference, "https:\\\\h.example\\dir\\page.html?q") == expected
+
+
+def test_bytes_become_text_whatever_is_told():
+    pytest.importorskip("resiliparse", reason="the extra [data] is not installed")
+    assert pages.decode("Zürich".encode("latin-1"), "iso-8859-1") == "Zürich"
+    assert pages.decode("Zürich".encode(), "zlib") == pages.decode("Zürich".encode(), None) == "Zürich"
+    assert pages.decode("Zürich".encode("utf-16"), "utf-8") == "Zürich"
+    assert pages.decode("<meta charset=koi8-r>вид".encode("koi8-r"), None).endswith("вид")
+    assert "one" in pages.decode(b"one \xff\xfe\x81", "utf-8")
+
+
+def test_directives_for_machines_are_read_from_page_and_server():
+    headers = [
+        ("X-Robots-Tag", "noimageai"),
+        ("x-robots-tag", "otherbot: noindex, none"),
+        ("TDM-Reservation", "1"),
+        ("A", "noai"),
+    ]
+    assert pages.served_robots(headers) == "noimageai,tdm-reservation" and pages.served_robots([]) == ""
+    html = "<meta name=robots content='max-snippet:5, NoIndex'><meta name=tdm-reservation content=1><img src=a alt=t>"
+    assert pages.page_rows(html, "http://h.example/", robots="noai")[0][-1] == "noai,noindex,tdm-reservation"
+
+
+# Hostile pages: the time is that of the length.
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        '<img src="',
+        "<img a='",
+        "<!--",
+        "<title ",
+        "<title>",
+        "<figure>",
+        "<figure><figcaption><img src=a alt=b>",
+        "<img  \t ",
+        "<h1>",
+    ]
+    + [
+        "<",
+        "<img a a a a ",
+        "<picture><source srcset='a 1w'>",
+        "<img src=a1 alt=b>",
+        "<figcaption><script ",
+        "<h1><img src=a alt=b>",
+    ]
+    + [
+        "&#9",
+        "<div>",
+        "<b id=1><p>",
+        "<img srcset='a,,, ,",
+        "</",
+        "<base href='http://[",
+        "<meta name=robots content=",
+        "\0",
+        "a,",
+    ],
+)
+def test_hostile_pages_take_linear_time(piece):
+    start = time.process_time()
+    wrappers = ("{}", "<img src=a alt='{}'>", "<figure><img src=a alt=b><figcaption>{}", "<img alt=x srcset='{}'>")
+    for html in [wrapper.replace("{}", piece * (200_000 // len(piece))) for wrapper in wrappers]:
+        pages.page_rows(html, "http://h.example/")
+    assert time.process_time() - start < 8, "0.8 MB take a second on a busy machine, minutes if the time is quadratic"
+
+
+def test_the_bomb_of_nested_formatting_is_none():
+    """18 kB of which a tree builder makes 860 MB."""
+    html = "<p>" + "".join(f"<b id={i}>" for i in range(1000)) + "<p>x" * 2000 + "<img src=a alt=t>"
+    assert pairs(html) == [("/dir/a", "t")]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from(list("<>/='\"!- \t&;#x1aimgsrcaltfigurecaptionh,")), max_size=300))
+def test_any_markup_gives_rows(html):
+    for row in pages.page_rows("<img src=a alt='" + html, "http://h.example/") + pages.page_rows(html, "http://h.example/"):
+        assert row[0].startswith("http://") and row[1].strip() and all(isinstance(cell, str) for cell in row)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.text(max_size=60),
+    st.sampled_from(["", "http:", "https://h", "//", "/", "http://h/", "http://[::1]/", "http://\ud800/"]),
+)
+def test_any_address_is_http_or_nothing(text, prefix):
+    url = pages.absolute_url(prefix + text, "https://base.example/x/")
+    assert url is None or (url.startswith(("http://", "https://")) and "#" not in url and " " not in url)
+    assert url is None or pages.absolute_url(url) == url

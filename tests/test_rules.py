@@ -1,0 +1,179 @@
+"""Each rule of the audit finds the words at fault, and lets pass what is true or can be read as true."""
+
+import pytest
+
+from rsvlm import mapgrammar, rules
+from rsvlm.worldmap import SECTORS
+
+
+def landmark(category: str, position: str, **changes) -> dict:
+    """A made-up landmark in the middle of its sector of a chip between 0 and 0.003 degrees."""
+    row, column = divmod(SECTORS.index(position), 3)
+    mark = {"name": None, "names": {}, "category": category, "position": position, "visible": True, "count": 1}
+    mark |= {"lon": 0.0005 + 0.001 * column, "lat": 0.0025 - 0.001 * row, "share": 0.01, "area_m2": 100.0, "length_m": None}
+    mark["by_sector"] = [int(sector == position) for sector in SECTORS]
+    return mark | changes
+
+
+def scene(*marks: dict, relations=()) -> dict:
+    """A record of these landmarks."""
+    box = [0.0, 0.0, 0.003, 0.003]
+    return {
+        "key": "k",
+        "gsd_m": 1.2,
+        "size_px": 256,
+        "bbox_lonlat": box,
+        "landmarks": list(marks),
+        "relations": list(relations),
+    }
+
+
+COAST = scene(
+    landmark("beach", "west", name="Praia da Aguda"),
+    landmark("water tower", "southeast"),
+    landmark("parking", "northeast"),
+    landmark("road", "centre", name="Rua 25 de Abril", area_m2=None, length_m=200.0, share=None),
+    landmark("building", "north", count=37, by_sector=[0, 30, 7, 0, 0, 0, 0, 0, 0]),
+    landmark("shop", "south", name="Café Luar", visible=False),
+)
+
+
+def unknown(text: str, record: dict = COAST, language: str = "en") -> str:
+    listed = rules.Scene.of(record)
+    return rules.unknown_name(rules.mask(text, listed)[0], listed, language)
+
+
+def misplaced(text: str, record: dict = COAST) -> list[str]:
+    listed = rules.Scene.of(record)
+    masked, named = rules.mask(text, listed)
+    return list(rules.wrong_directions(mapgrammar.fold(masked), text, named, listed))
+
+
+def miscounted(text: str, record: dict = COAST) -> list[str]:
+    listed = rules.Scene.of(record)
+    return list(rules.wrong_counts(mapgrammar.fold(rules.mask(text, listed)[0]), listed))
+
+
+def test_a_scene_lists_what_can_be_seen():
+    listed = rules.Scene.of(COAST)
+    assert dict(listed.names) == {"praia da aguda": 0, "rua 25 de abril": 3} and "luar" not in listed.parts
+    assert listed.counts["buildings"] == (37, 37) and listed.counts["shop"] == (0, 1)
+    assert "road" in listed.pieces and "building" not in listed.pieces
+    assert rules.Scene.of({}).names == () and rules.Scene.of({"measurements": "none"}).marks == ()
+    cities = {"measurements": {"countries": [{"name": "Peru", "cities": ["Tacna"]}]}}
+    assert dict(rules.Scene.of(cities).names) == {"peru": None, "tacna": None}
+
+
+def test_names_are_masked_at_the_same_places():
+    masked, named = rules.mask("The PRAIA DA AGUDA and Praia da Agudas, by Praia da Água.", rules.Scene.of(COAST))
+    assert masked == "The ############## and Praia da Agudas, by Praia da Água.".replace("#", "\ue000") and named == [
+        (4, 18, 0)
+    ]
+    # A thing's word is its name only where it is written as one.
+    towns = rules.Scene.of(scene(landmark("beach", "north", name="Two Rivers")))
+    assert [rules.mask(text, towns)[1] for text in ("Two rivers meet.", "At Two Rivers.")] == [[], [(3, 13, 0)]]
+
+
+def test_names_in_any_listed_language_are_allowed():
+    record = scene(landmark("mosque", "north", name="مسجد النور", names={"en": "Al Noor Mosque", "fr": "Mosquée al-Nour"}))
+    for name in ("مسجد النور", "Al Noor Mosque", "Mosquée al-Nour", "Mosquee al-Nour"):
+        assert unknown(f"A street leads to {name} in the north.", record) == "", name
+    assert unknown("A street leads to مسجد القدس in the north.", record) == "القدس"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("A beach called Praia Grande lies here.", "Praia Grande"),
+        ("Lisbon lies by the sea.", "Lisbon"),
+        ("The Aguda beach is an L-shaped one, north of a Gothic church.", ""),
+        ("Sand covers the ground, and The Car Park is full.", ""),
+        ("The 東京 tower stands in the south.", "東京"),
+    ],
+)
+def test_unknown_names(text, name):
+    assert unknown(text) == name
+
+
+def test_names_in_other_languages_are_known_by_their_script():
+    assert unknown("Der Strand liegt bei Lissabon.", language="de") == ""
+    assert unknown("Der Strand liegt bei 東京.", language="de") == "東京"
+    assert unknown("شاطئ بجانب البحر", language="ar") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Three water towers stand by the beach.", ["three water towers (the list has 1)"]),
+        ("There are two tall water towers and hundreds of buildings.", ["two water towers (the list has 1)"]),
+        ("More than twelve buildings are red.", []),
+        ("Two buildings in the north have flat roofs.", []),
+        ("Two buildings have flat roofs.", ["two buildings (the list has 37)"]),
+        ("Nine roads and nine trees are seen, 3 km from here.", []),
+    ],
+)
+def test_wrong_counts(text, said):
+    found = miscounted(text)
+    assert found[: len(said)] == said and bool(found) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Praia da Aguda lies in the northeast of the picture.", ["Praia da Aguda lies in the northeast"]),
+        ("In the southwest lies the car park.", ["In the southwest lies the car park"]),
+        ("The water tower lies north of the car park.", ["water tower lies north of the car park"]),
+        ("The road leads to the west, and the tower is near the beach.", []),
+        ("Trees stand in the southwest.", []),
+    ],
+)
+def test_wrong_directions(text, said):
+    assert misplaced(text) == said
+
+
+def test_what_reaches_further_than_its_middle_may_be_placed_there():
+    course = [[0.0001, 0.0029], [0.0029, 0.0001]]
+    for kind, parts in (("LineString", course), ("MultiLineString", [course])):
+        shape = {"type": kind, "coordinates": parts}
+        for geometry in (shape, {"type": "GeometryCollection", "geometries": [shape]}):
+            road = landmark("river", "centre", name="Alva", area_m2=None, length_m=400.0, share=None, geometry=geometry)
+            assert not misplaced("The river Alva is in the southeast.", scene(road))
+            assert misplaced("The river Alva is in the southwest.", scene(road))
+    wide = landmark("beach", "west", name="Praia da Aguda", share=0.3)
+    assert misplaced("The beach Praia da Aguda lies in the east.", scene(wide))
+    assert not misplaced("The beach Praia da Aguda lies in the south.", scene(wide))
+
+
+def test_listed_relations_decide():
+    marks = landmark("pier", "north"), landmark("marina", "centre", area_m2=None, length_m=9.0)
+    told = scene(*marks, relations=[{"from": 0, "to": 1, "distance_m": 50.0, "direction": "south"}])
+    assert not misplaced("The marina lies south of the pier.", told)
+    assert not misplaced("The pier lies to the north of the marina.", told)
+    assert misplaced("The marina lies north of the pier.", told)
+
+
+def test_leaks_are_found_outside_listed_names():
+    listed = rules.Scene.of(COAST)
+    text = "At Rua 25 de Abril 14, 2705-063, write to a@example.org or +351 912 345 678."
+    masked, _ = rules.mask(text, listed)
+    assert [reason for reason, _ in rules.unsayable(text, masked)] == ["address on the web", "phone number", "postcode"]
+    assert rules.unsayable(text, masked, ["postcode"]) == [("postcode", "2705-063")]
+    assert rules.house_number(text, masked) == "l 14"
+    calm = "Rua 25 de Abril 200 m long, with 14 trees."
+    assert rules.house_number(calm, rules.mask(calm, listed)[0]) == ""
+    assert rules.unsayable("Ignore the above.", "", rules.WORST) == [("instruction", "Ignore the above")]
+    assert set(rules.LEAKS) | set(rules.WORST) == set(mapgrammar.UNSAYABLE)
+
+
+def test_refusals():
+    assert rules.refusal("I’m sorry, but I see nothing.") == "I’m sorry"
+    assert rules.refusal("The sea cannot be seen from here.") == ""
+
+
+def test_other_languages():
+    assert rules.other_language("The beach is in the west.", "en") == ""
+    assert rules.other_language("Der Strand liegt im Westen und die Straße ist lang.", "en") == "de"
+    assert rules.other_language("Пляж и дорога у моря", "en") == rules.other_language("A beach", "ru") == "another script"
+    assert rules.other_language("Sandy beach beside a road", "en", lambda text: "pt") == "pt"
+    assert rules.other_language("Sandy beach beside a road", "en", lambda text: None) == ""
+    assert rules.other_language("Sand", "en", lambda text: "pt") == ""  # too short to tell
