@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = "rs-landmarks"
-STAGES = ("footprints", "split", "sample", "landmarks", "imagery", "benchmarks", "captions", "audit", "shard")
+STAGES = ("turned", "footprints", "split", "sample", "landmarks", "imagery", "benchmarks", "captions", "audit", "shard")
 _EDGES = ["west", "south", "east", "north"]
 _TOLD = ("name", "kind", "licence", "attribution", "fingerprint", "bbox_lonlat")
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}

@@ -182,7 +182,7 @@ def facts(record: Mapping, language: str = "en") -> dict:
         count, size) and `relations` (between those). Never a coordinate.
     """
     side_m = float(record["size_px"]) * float(record["gsd_m"])
-    pixel = f"{float(record['gsd_m']):.2g}"
+    pixel = _two_digits(float(record["gsd_m"]))
     told, labels = [], {}
     for index, landmark in enumerate(record.get("landmarks") or ()):
         if not landmark.get("visible", True) or len(told) == MOST_LANDMARKS:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rsvlm import config
 
 SPLITS = ("train", "val", "test")
+MOST_TURNED_DEG = 6.0
+"""Chips whose upper edge is turned further from true north are dropped: their captions would name wrong directions."""
+TURNED = f"up is more than {MOST_TURNED_DEG:g} degrees from true north: warp the imagery, for instance to its UTM zone"
 _EDGES = ["west", "south", "east", "north"]
 _GUARD_STEPS = 13  # points along each side of the square in which a chip looks for cells held back: a quarter chip apart
 
@@ -191,8 +194,10 @@ def select(chips: pd.DataFrame, options: config.Config, exclude: Sequence[str | 
     footprints = excluded(chips, exclude)
     split, near = assign(chips, options.chips, options.seed)
     chips = chips.assign(split=split)
-    stage = np.where(footprints != "", "footprints", np.where(near != "", "split", ""))
-    reason = np.where(footprints != "", footprints, near)
+    up_deg = chips["up_deg"].to_numpy(float) if "up_deg" in chips else np.zeros(len(chips))
+    turned = np.abs((up_deg + 180) % 360 - 180) > MOST_TURNED_DEG
+    stage = np.where(turned, "turned", np.where(footprints != "", "footprints", np.where(near != "", "split", "")))
+    reason = np.where(turned, TURNED, np.where(footprints != "", footprints, near))
     gone = np.flatnonzero(stage != "")
     columns = (chips["key"].to_numpy()[gone], split[gone], stage[gone], reason[gone])
     before = [

@@ -519,3 +519,12 @@ def test_the_beach_is_named_where_it_is(tmp_path):
     captions = " ".join(caption for record in made for caption in record["captions"])
     assert "Praia da Aguda" in captions and "water tower" in captions
     assert all("OpenStreetMap" in record["attribution"] for record in made)
+
+
+def test_chips_that_are_turned_from_north_are_dropped_with_advice():
+    chips = pd.DataFrame({"key": list("abcd"), "lon": 10.0, "lat": 50.0, "up_deg": [0.0, -5.9, 30.0, 354.1]})
+    chips[["west", "south", "east", "north"]] = [9.99, 49.99, 10.01, 50.01]
+    chips = chips.assign(gsd_m=5.0, size_px=256)
+    kept, before = splits.select(chips, config.load("smoke", {"chips.test_share": 0, "chips.val_share": 0}))
+    assert list(kept["key"]) == ["a", "b", "d"]
+    assert [(line["key"], line["stage"]) for line in before] == [("c", "turned")] and "warp" in before[0]["reason"]
