@@ -311,7 +311,7 @@ def _agreement(model: Path, device: str):
     from rsvlm import runs, tiles, webstages
 
     loaded = rsvlm.load(model, device)
-    weights = [tiles.file_sha256(path) for path in sorted(model.glob("*.safetensors"))]
+    weights = [tiles.file_sha256(path) for path in sorted(model.iterdir()) if path.is_file()]
     code = runs.source_hash("embed", "mammut", "tokenizer", "images", follow=False)
 
     def score(pictures, texts):

@@ -153,6 +153,8 @@ _SERIAL = re.compile(
 )
 _SIGNS = re.compile(r"([!?.,;:*~=+_#|<>-])(?:\s?\1){2,}")
 
+_EMPTY = re.compile(r"[(\[{]\s*[)\]}]")  # brackets around what was taken out
+
 
 def clean(texts: Sequence[str | bytes | None], words: Lexicon | None = None) -> list[str]:
     """Clean texts for use as captions: what a person would have written about the image, on one line.
@@ -198,7 +200,7 @@ def _clean(text: str | bytes | None, words: Lexicon) -> str:
             text = text.replace("-", " ")
     text = _CAMERA.sub(" ", text)
     text = _SERIAL.sub(" ", _SIZE.sub(" ", text))
-    text = " ".join(words.boilerplate.sub(" ", text).split())
+    text = " ".join(_EMPTY.sub(" ", words.boilerplate.sub(" ", text)).split())
     text = _SIGNS.sub(r"\1", words.sites.sub("", text))
     if "|" in text or "»" in text:
         text = _main_part(text, words)

@@ -101,6 +101,8 @@ def build(
     paths = [Path(path) for path in inputs]
     if not paths:
         raise DataError("there is no input: name WARC, parquet, CSV or JSON-lines files")
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file: give the folder that the shards shall go into")
     formats = [crawl.inspect(path)["format"] for path in paths]
     tables = {folder: webstages.benchmark_table(Path(folder)) for folder in map(str, benchmark_folders)}
     unwanted = {crawl.absolute_url(url.strip()) or url.strip() for url in removed if url.strip()}
@@ -149,13 +151,8 @@ def build(
     archived = [
         (str(paths[n].resolve()), str(folder / "archive" / f"{names[n][:-8]}-{chosen_key}.parquet")) for n in with_pictures
     ]
-    list(
-        run(
-            "archived pictures",
-            functools.partial(webstages.unpack, str(folder / "addresses" / chosen_key), folder / "archive"),
-            archived,
-        )
-    )
+    unpack = functools.partial(webstages.unpack, str(folder / "addresses" / chosen_key), folder / "archive")
+    list(run("archived pictures", unpack, archived))
     store = Path(cache) if cache else folder / "fetch"
     fetched = folder / "fetched" / runs.key(addresses=chosen_key, archived=[path[-40:] for _, path in archived])
     digests = webstages.fetch_all(parts, [Path(path) for _, path in archived], store, fetched, options.fetch, progress)
@@ -463,7 +460,7 @@ def _run(what: str, work: Callable, items: Sequence, *, engine: str, workers: in
     waiting = [item for item in items if not Path(item[1]).is_file()]
     # Where all is there, no processes are started to find that out.
     engine, workers = (engine, workers) if waiting else ("local", 1)
-    yield from tqdm(engines.run(work, items, engine, workers), total=len(items), desc=what, disable=not progress)
+    yield from tqdm(engines.run(work, items, engine, workers), total=len(items), desc=what, disable=not (progress and items))
 
 
 def _opened(out: Path, base: str, retry: bool) -> dict | None:

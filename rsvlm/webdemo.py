@@ -141,17 +141,19 @@ def make(folder: Path, seed: int = 0, pictures: int = 720) -> pd.DataFrame:
     for number in range(pictures):
         host = HOSTS[number % len(HOSTS)]
         held_back = bool(HOSTS.index(host) % 2)
-        from_above = bool(rng.random() < 0.45)
+        trap = _trap(number)
+        from_above = bool(rng.random() < 0.45) or trap == "copy"  # of what is rejected anyway, nobody notices a copy
         if from_above:
             style = str(rng.choice(OVERHEAD_STYLES + (HELD_BACK_STYLES * 2 if held_back else ())))
             array = _from_above(style, held_back, rng)
         else:
             style = str(rng.choice(OTHER_STYLES))
             array = _other(style, held_back, rng)
-        relevant = bool(rng.random() < (0.85 if from_above else 0.15))
+        relevant = bool(rng.random() < (0.85 if from_above else 0.15)) or trap == "copy"
         text, language = _text(relevant, rng)
+        if trap == "copy":
+            text, language = _GOOD[number % len(_GOOD)].format(what=_WHAT[number % 10], where=_WHERE[number % 9]), "en"
         path, data = _encode(array, number, rng)
-        trap = _trap(number)
         rows.append([host, path, held_back, from_above, style, text, relevant and language != "", language, trap])
         _place(folder, host, path, data, trap, answers)
         if trap == "copy":
@@ -393,7 +395,7 @@ _TRAPS = {
 
 
 def _trap(number: int) -> str:
-    return _TRAPS.get(number % 90, "")
+    return _TRAPS.get(number % 91, "")  # an odd period: traps come to training hosts and to held-back ones
 
 
 def _place(folder: Path, host: str, path: str, data: bytes, trap: str, answers: dict) -> None:

@@ -9,9 +9,11 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from collections import Counter
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,11 +22,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from rsvlm import __main__ as commands
-from rsvlm import config, fetch, figures, images, overhead, runs, shards, web, webdemo, webstages
+from rsvlm import config, embed, fetch, figures, images, mammut, overhead, runs, shards, tokenizer, web, webdemo, webstages
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 
 for package in ("fastwarc", "resiliparse", "httpx2", "lingua"):
@@ -293,6 +296,27 @@ def test_pictures_are_encoded_anew_without_what_hides_in_them(demo, site, tmp_pa
     np.testing.assert_allclose(images.decode(sample.image).astype(int), images.decode(hidden).astype(int), atol=12)
 
 
+def test_bombs_and_what_only_looks_like_a_picture_get_a_reason(demo, site, tmp_path):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    size = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
+    svg = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
+    page = b"\xff\xd8\xff<html><script>alert(1)</script>"
+    animated = io.BytesIO()
+    frames = [Image.fromarray(picture(n)) for n in (5, 6)]
+    frames[0].save(animated, "GIF", save_all=True, append_images=frames[1:])
+    bodies = {"bomb": ("image/png", bomb), "svg": ("image/svg+xml", svg), "page": ("text/html", page)}
+    bodies |= {"cut": ("image/jpeg", jpeg(picture(1))[:700]), "moving": ("image/gif", animated.getvalue())}
+    site.routes |= {f"/{name}.jpg": (200, {"Content-Type": kind}, body) for name, (kind, body) in bodies.items()}
+    rows = [(f"{site.url}/{name}.jpg", GOOD.format(name)) for name in bodies]
+    build([table(tmp_path / "l.csv", rows)], tmp_path / "out", demo[0] / "all.npz")
+    ends = {Path(line["url"]).stem: line["reason"] for line in rejected(tmp_path / "out")}
+    assert ends == {"bomb": "broken image", "svg": "not_image", "page": "type_mismatch", "cut": "broken image"}
+    assert [Path(record["url"]).stem for record in records(tmp_path / "out")] == ["moving"]
+
+
 def test_duplicates_and_pictures_and_texts_of_benchmarks_stay_out(demo, site, tmp_path):
     larger = np.asarray(Image.fromarray(picture(1)).resize((160, 160), Image.Resampling.BICUBIC))
     site.routes["/large.jpg"] = (200, {}, jpeg(larger))
@@ -383,6 +407,26 @@ def test_agreement_is_a_score_and_drops_nothing(demo, site, tmp_path):
     assert scores == {str(n): pytest.approx(n / 10 - 0.5, abs=1e-4) for n in range(6)}
 
 
+def test_a_model_folder_gives_the_cosine_of_its_embeddings(demo, site, tmp_path):
+    torch.manual_seed(0)
+    words = tokenizer.train([GOOD.format(f"{n} Dakar") for n in range(50)], 320, 32)
+    sizes = {"image_size": 32, "vision_width": 64, "vision_heads": 2, "vision_layers": 2, "text_width": 48, "text_heads": 2}
+    settings = mammut.MammutConfig(**mammut.PRESETS["nano"] | sizes, vocab_size=len(words), context_length=32)
+    model = mammut.Mammut(settings).eval()
+    model.save_pretrained(tmp_path / "model")
+    words.save_pretrained(tmp_path / "model")
+    model.tokenizer = words
+    source = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"{n} Dakar")) for n in range(3)])
+    command = ["web", "build", "--input", source, "--out", tmp_path / "out", "--head", demo[0] / "all.npz", "--workers", "1"]
+    command += ["--model", tmp_path / "model", "--allow-loopback", "--device", "cpu", "--set", "fetch.host_delay_s=0"]
+    result = CliRunner().invoke(commands.app, [str(part) for part in command])
+    assert result.exit_code == 0, result.output
+    found = records(tmp_path / "out")
+    pictures = [images.decode(site.routes["/" + record["url"].split("/")[-1]][2]) for record in found]
+    wanted = (embed.images(model, pictures) * embed.texts(model, [r["captions"][0] for r in found])).sum(axis=1)
+    assert [record["scores"]["agreement"] for record in found] == pytest.approx(wanted.tolist(), abs=2e-3) and len(found) == 3
+
+
 def test_no_picture_and_no_text_leave_an_empty_data_set_not_an_error(demo, tmp_path):
     source = table(tmp_path / "l.csv", [("http://127.0.0.1:9/x.jpg", "My cat"), ("http://[::1", "x"), ("ftp://a/b", "y")])
     content = build([source], tmp_path / "out", demo[0] / "all.npz")
@@ -403,6 +447,8 @@ def test_requests_that_cannot_be_met_stop_before_any_work(demo, built, tmp_path)
             web=config.Web.model_construct(**config.Web().model_dump() | {"test_share": 0.6, "val_share": 0.4})
         )
         build([source], out, head, shares)
+    with pytest.raises(DataError, match="is a file"):
+        build([source], source, head)
     with pytest.raises(ConfigError, match="engine"):
         build([source], out, head, engine="spark")
     with pytest.raises(DataError, match="overhead head"):
@@ -545,6 +591,17 @@ def test_rejected_pictures_are_shown_beside_their_reason(built):
     figure = figures.funnel_sankey(found["manifest"]["funnel"])
     drawn = " ".join(text.get_text() for text in figure.axes[0].texts)
     assert f"kept\n{len(records(out))}" in drawn and "not overhead" in drawn
+
+
+def test_names_from_the_web_are_drawn_as_text():
+    figure = figures.count_bars(
+        {"a$b$c": 3, "<script>": 2, "$\\frac{$": 1} | {f"host{n}": 1 for n in range(20)}, "pairs", most=3
+    )
+    assert "<script" not in figures.picture(figure, "Bars.")
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(names) == 4 and names[-1] == "(others)"
+    curve = np.array([[0, 0], [0, 1], [1, 1]])
+    assert "img" in figures.picture(figures.roc({"all": curve}, {"all": (0, 1)}), "A curve.")
 
 
 def test_splits_are_drawn_by_host_in_the_shares_asked_for():
