@@ -484,9 +484,9 @@ def bench_chips(
 
 @bench_app.command("landmarks")
 def bench_landmarks(
-    chips: Annotated[int, typer.Option(min=16, help="Chips of a timed build.")] = 4000,
+    chips: Annotated[int, typer.Option(min=16, help="Chips of a timed build.")] = 16_000,
     features: Annotated[int, typer.Option(min=1, help="Features of the map.")] = 10_000,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed builds.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed builds.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     many: Annotated[int, typer.Option(min=0, help="Also the memory of a build of this many chips; 0: none.")] = 0,
     json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
