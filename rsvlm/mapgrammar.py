@@ -111,7 +111,7 @@ def sayable(name: str | None) -> str | None:
     """Return a map's name as it may stand in a caption, or none.
 
     A name of letters, digits, spaces, hyphens, apostrophes and dots stands as it is; any other stands in double quotes, without
-    the quotes, signs of markup and control characters it may hold. A name is not said at all that is one letter, one word in
+    the quotes, signs of markup and control characters it may hold. A name is not said at all that is one letter or small single letters, one word in
     lower case or as long as a text, that has a sentence's end inside, or that reads as an address, a number to call, markup or an
     instruction (`UNSAYABLE`).
     """
@@ -121,6 +121,8 @@ def sayable(name: str | None) -> str | None:
     kept = " ".join(re.sub(r"[\"“”„«»`<>{}\[\]\\_*|~]", " ", kept).split())
     words = kept.split()
     if not any(c.isalnum() for c in kept) or not 1 < len(kept) <= _NAME_LENGTH or len(words) > _NAME_WORDS:
+        return None
+    if max(map(len, words)) < 2 and not kept.isupper():
         return None
     # "beach" as the name of a beach is a mapper's note; such a word could not be told from any other.
     if kept.isalpha() and kept[0].islower():

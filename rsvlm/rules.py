@@ -106,7 +106,8 @@ def _find_words(folded: str, words: Iterable[tuple[str, int | None]], taken: lis
             alone = not (folded[start - 1 : start].isalnum() and word[0].isalnum()) and not folded[end : end + 1].isalnum()
             # Names are written with capitals: "a sandy beach" is not the road "Beach", nor "Two rivers" the town "Two Rivers".
             named = text is None or not word.isascii() or any(map(str.isupper, text[start + (" " in word) : end]))
-            named = named or not any(map(str.isalpha, word))
+            # Of "A0 0" or "7 8" no letter could be a capital, or none but the first.
+            named = named or not any(map(str.isalpha, word[text[start].isupper() :]))
             if alone and named and all(end <= a or start >= b for a, b, _ in taken):
                 taken.append((start, end, owner))
             start = folded.find(word, end)

@@ -232,6 +232,13 @@ def records(draw) -> dict:
     return scene(*marks, relations=relations)
 
 
+@pytest.mark.parametrize("name", ['A0"0', "B 12", "77 8", "Q-4 5"])
+def test_names_with_hardly_a_letter_are_known(name):
+    record = scene(landmark("beach", "northwest", name=name))
+    written = mapgrammar.write_map(record, random.Random(0))
+    assert all(finding.status == "kept" for finding in audit.check(written, record).findings)
+
+
 @settings(max_examples=150, deadline=None)
 @given(records(), st.integers(0, 10**6))
 def test_captions_of_the_grammar_are_kept(record, seed):
