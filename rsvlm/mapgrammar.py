@@ -111,9 +111,9 @@ def sayable(name: str | None) -> str | None:
     """Return a map's name as it may stand in a caption, or none.
 
     A name of letters, digits, spaces, hyphens, apostrophes and dots stands as it is; any other stands in double quotes, without
-    the quotes, signs of markup and control characters it may hold. A name is not said at all that is one letter or small single letters, one word in
-    lower case or as long as a text, that has a sentence's end inside, or that reads as an address, a number to call, markup or an
-    instruction (`UNSAYABLE`).
+    the quotes, signs of markup and control characters it may hold. A name is not said at all that is one letter, small single
+    letters, one word in lower case or as long as a text, that has a sentence's end inside, or that reads as an address, a number to
+    call, markup or an instruction (`UNSAYABLE`).
     """
     if not name or len(name) > 5 * _NAME_LENGTH:
         return None
