@@ -198,6 +198,7 @@ def web_build(
         list[Path], typer.Option("--input", help="WARC file, or parquet, CSV or JSON lines of address and text. Repeatable.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the shards; an unfinished build in it is continued.")],
+    more: Annotated[list[Path] | None, typer.Argument(help="Further inputs, as a shell makes of --input crawl/*.gz")] = None,
     head: Annotated[Path | None, typer.Option(help="Overhead classifier, from `web train-filter`; none: the demo's.")] = None,
     benchmarks: Annotated[
         list[Path] | None,
@@ -230,7 +231,7 @@ def web_build(
     }
     config = _config(profile, overrides, seed, device, {name: value for name, value in given.items() if value is not None})
     manifest = web.build(
-        inputs,
+        [*inputs, *(more or [])],
         config,
         out,
         head=head,
