@@ -12,9 +12,7 @@ import functools
 import hashlib
 import heapq
 import logging
-import re
 import struct
-import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,7 +52,6 @@ NAME = "rs-landmarks"
 STAGES = ("turned", "footprints", "split", "sample", "landmarks", "imagery", "benchmarks", "captions", "audit", "shard")
 _EDGES = ["west", "south", "east", "north"]
 _TOLD = ("name", "kind", "licence", "attribution", "fingerprint", "bbox_lonlat")
-_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 _AT_ONCE = 64  # pictures in memory before they are encoded
 
 
@@ -150,7 +147,7 @@ def build(
     if (finished := shards.finished(out, plan)) is not None:
         return finished
     for path, name in zip(benchmark_folders, looks, strict=True):
-        hash_benchmark(path, folder / f"{name}.parquet")
+        dedup.load_or_hash(folder / f"{name}.parquet", name, dedup.pictures(Path(path)))
     maps.save(features, folder)
     # The limit is one for all workers together.
     at_once = max(1, chosen.concurrency // (workers or engines.cores()))
@@ -366,60 +363,11 @@ def _points(features: maps.Features) -> np.ndarray:
 
 
 def benchmark_table(folder: str | Path) -> str:
-    """Name the table of a benchmark's hashes by all that decides it.
-
-    Raises:
-        DataError: There is no such folder.
-    """
+    """Name the table of a benchmark's hashes; a folder that is not there is a DataError."""
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: --benchmarks takes folders of pictures, loose or in tar files")
-    mark = runs.key(code=runs.source_hash("dedup", "images"), content=benchmarks.fingerprint(folder))
-    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', benchmarks.name(folder)) or 'benchmark'}-{mark}"
-
-
-def hash_benchmark(folder: str | Path, kept: Path) -> int:
-    """Hash all pictures of a benchmark, loose ones and those in tar files, at any depth; once.
-
-    Args:
-        folder: The benchmark, however it is laid out.
-        kept: Where the hash table goes, named by `benchmark_table`.
-
-    Returns:
-        Its number of pictures.
-
-    Raises:
-        DataError: There is no picture in it, or a tar file is broken.
-    """
-    folder, broken = Path(folder), Counter()
-    table = dedup.load_or_hash(kept, kept.stem, _pictures_in(folder, broken))
-    if broken:
-        log.warning("%s: %d pictures cannot be decoded and are not looked for", folder, sum(broken.values()))
-    if not len(table):
-        raise DataError(f"{folder} holds no picture (.png, .jpg, .webp, .tif, .bmp), loose or in a tar file")
-    return len(table)
-
-
-def _pictures_in(folder: Path, broken: Counter) -> Iterator[tuple[str, bytes, np.ndarray, str]]:
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        where = path.relative_to(folder).as_posix()
-        for name, data in _members(path, where) if path.suffix == ".tar" else [(where, None)]:
-            if Path(name).suffix.lower() in _PICTURES:
-                data = path.read_bytes() if data is None else data
-                try:
-                    yield name, data, images.decode(data), ""
-                except DataError:
-                    broken[name] += 1
-
-
-def _members(path: Path, where: str) -> Iterator[tuple[str, bytes]]:
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if member.isreg():
-                    yield f"{where}/{member.name}", archive.extractfile(member).read()
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{path} is broken ({error}): fetch the benchmark again") from None
+    return dedup.table_name(benchmarks.name(folder), benchmarks.fingerprint(folder))
 
 
 @functools.lru_cache(1)

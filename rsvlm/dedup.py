@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import re
+import tarfile
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -19,8 +22,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from rsvlm import kernels, runs
+from rsvlm import images, kernels, runs
 from rsvlm.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
 
 SIDE = 32  # pixels that the hash sees, as in the usual pHash
 LOW = 8  # frequencies per axis: 64 bits
@@ -38,6 +43,8 @@ different pictures none is nearer than 12 bits. From 8 bits on the search takes 
 COLUMNS = ["key", "bytes_sha256", "pixels_sha256", "hash", "contrast", "pixels", "text"]
 TURNS = 8
 """Turn t = 4 f + q: flipped from left to right if f, then turned by q quarters, counter-clockwise."""
+
+_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2"}
 
 
 def thumbnails(arrays: Iterable[np.ndarray]) -> np.ndarray:
@@ -149,6 +156,45 @@ def load_or_hash(path: Path, fingerprint: str, samples: Iterable[tuple[str, byte
     runs.write_atomic(path, buffer.getvalue())
     runs.write_atomic(note, fingerprint)
     return table
+
+
+def table_name(name: str, fingerprint: str) -> str:
+    """Name the hash table of a benchmark's pictures by all that decides it; both are as from `benchmarks`."""
+    mark = runs.key(code=runs.source_hash("dedup", "images"), content=fingerprint)
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name) or 'benchmark'}-{mark}"
+
+
+def pictures(folder: Path) -> Iterator[tuple[str, bytes, np.ndarray, str]]:
+    """Give all pictures of a folder, loose ones and those in tar files, at any depth, as `hash_table` takes them, without texts.
+
+    Raises:
+        DataError: A tar file is broken, or at the end: there was no picture at all.
+    """
+    broken = total = 0
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for name, data in _members(path, path.relative_to(folder).as_posix()):
+            total += 1
+            try:
+                yield name, data, images.decode(data), ""
+            except DataError:
+                broken += 1
+    if not total:
+        raise DataError(f"{folder} holds no picture ({', '.join(sorted(_PICTURES))}), loose or in a tar file")
+    if broken:
+        log.warning("%s: %d pictures cannot be decoded and are not looked for", folder, broken)
+
+
+def _members(path: Path, where: str) -> Iterator[tuple[str, bytes]]:
+    if path.suffix.lower() in _PICTURES:
+        yield where, path.read_bytes()
+    elif path.suffix == ".tar":
+        try:
+            with tarfile.open(path, "r:") as archive:
+                for member in archive:
+                    if member.isreg() and Path(member.name).suffix.lower() in _PICTURES:
+                        yield f"{where}/{member.name}", archive.extractfile(member).read()
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise DataError(f"{path} is broken ({error}): fetch the benchmark again") from None
 
 
 def groups(hashes: np.ndarray, distance: int = DISTANCE) -> np.ndarray:

@@ -14,8 +14,6 @@ import io
 import json
 import logging
 import os
-import re
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -41,7 +39,6 @@ SPLITS = ("train", "val", "test")
 PART = 2048
 """Candidates of one part: the unit of work behind the text stage."""
 
-_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2"}
 _AT_ONCE = 64  # decoded pictures in memory
 _FORBID = fetch.HEADER_REFUSALS | {"tdm-reservation"}
 _TEXT_SCHEMA = crawl.SCHEMA
@@ -361,7 +358,7 @@ def overlaps(
     found: dict[str, list[dict]] = {}
     for place, name in tables.items():
         pictures = folder / f"{name}.parquet"
-        theirs = dedup.load_or_hash(pictures, name, _benchmark_pictures(Path(place)))
+        theirs = dedup.load_or_hash(pictures, name, dedup.pictures(Path(place)))
         theirs = pd.concat([theirs, _benchmark_texts(Path(place))], ignore_index=True)
         columns = [
             "key",
@@ -386,41 +383,10 @@ def overlaps(
 
 
 def benchmark_table(folder: Path) -> str:
-    """Name the table of a benchmark's hashes by all that decides it."""
+    """Name the table of a benchmark's hashes; a folder that is not there is a DataError."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: --benchmarks takes folders of pictures, loose or in tar files")
-    mark = runs.key(code=runs.source_hash("dedup"), content=benchmarks.fingerprint(folder))
-    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', benchmarks.name(folder)) or 'benchmark'}-{mark}"
-
-
-def _benchmark_pictures(folder: Path) -> Iterator[tuple[str, bytes, np.ndarray, str]]:
-    """All pictures of a benchmark, loose ones and those in tar files, at any depth."""
-    broken = total = 0
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        for name, data in _members(path, path.relative_to(folder).as_posix()):
-            if Path(name).suffix.lower() in _PICTURES:
-                total += 1
-                try:
-                    yield name, data, images.decode(data), ""
-                except DataError:
-                    broken += 1
-    if not total:
-        raise DataError(f"{folder} holds no picture ({', '.join(sorted(_PICTURES))}), loose or in a tar file")
-    if broken:
-        log.warning("%s: %d pictures cannot be decoded and are not looked for", folder, broken)
-
-
-def _members(path: Path, where: str) -> Iterator[tuple[str, bytes]]:
-    if path.suffix.lower() in _PICTURES:
-        yield where, path.read_bytes()
-    elif path.suffix == ".tar":
-        try:
-            with tarfile.open(path, "r:") as archive:
-                for member in archive:
-                    if member.isreg() and Path(member.name).suffix.lower() in _PICTURES:
-                        yield f"{where}/{member.name}", archive.extractfile(member).read()
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise DataError(f"{path} is broken ({error}): fetch the benchmark again") from None
+    return dedup.table_name(benchmarks.name(folder), benchmarks.fingerprint(folder))
 
 
 def _benchmark_texts(folder: Path) -> pd.DataFrame:
