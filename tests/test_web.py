@@ -655,3 +655,16 @@ def test_the_default_head_comes_from_the_demo(demo, site, tmp_path, monkeypatch)
     build([source], tmp_path / "out", None)
     assert asked == [OPTIONS.web.overhead_precision] and len(records(tmp_path / "out")) == 1
     assert runs.key(x=1)
+
+
+def test_one_input_may_be_followed_by_more_as_a_shell_expands_it(tmp_path, monkeypatch):
+    seen = []
+
+    def build(inputs, *rest, **more):
+        seen.extend(inputs)
+        raise DataError("that was all")
+
+    monkeypatch.setattr(web, "build", build)
+    command = ["web", "build", "--input", "a.warc.gz", "b.warc.gz", "c.warc.gz", "--out", str(tmp_path)]
+    CliRunner().invoke(commands.app, command)
+    assert [path.name for path in seen] == ["a.warc.gz", "b.warc.gz", "c.warc.gz"]
