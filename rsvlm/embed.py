@@ -1,4 +1,4 @@
-"""Model + images and captions → normalised embeddings on disk, and exact search among them."""
+"""Model + images and texts → normalised embeddings on disk, and exact search among them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,10 +20,60 @@ from tqdm.auto import tqdm
 from rsvlm import benchmarks, distributed, runs, shards, weights
 from rsvlm import images as imaging
 from rsvlm import tokenizer as tokenizers
-from rsvlm.errors import DataError
+from rsvlm.errors import DataError, ModelError
 from rsvlm.mammut import Mammut
 
 logger = logging.getLogger(__name__)
+
+
+class Encoder(Protocol):
+    """What an evaluation asks of a model, whoever made it; `encoders.open_encoder` gives one.
+
+    Attributes:
+        name: What to call it in a table.
+        fingerprint: Hexadecimal digits that name its weights and its preprocessing.
+        width: E.
+        logit_scale: The factor of the cosines in its own loss, for calibration; None if it is not known.
+    """
+
+    name: str
+    fingerprint: str
+    width: int
+    logit_scale: float | None
+
+    def images(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed B decoded images, each (H, W, 3) uint8 of any size, as (B, E) float32 of norm 1."""
+
+    def texts(self, captions: Sequence[str]) -> np.ndarray:
+        """Embed M texts, none blank, as (M, E) float32 of norm 1."""
+
+
+class MammutEncoder:
+    """A model of this package as an `Encoder`."""
+
+    def __init__(self, model: Mammut, folder: Path | None = None):
+        self.model, self.folder = model, folder
+        self.name = "/".join(folder.resolve().parts[-2:]) if folder else "mammut"  # most folders are named model
+        self.width = model.config.text_width
+        self.logit_scale = model.logit_scale.item()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the folder it came from; of a model that came from none, of its options and weights."""
+        if self.folder is not None:
+            return fingerprint(self.folder)
+        digest = hashlib.sha256(self.model.config.to_json_string().encode())
+        for name, value in self.model.state_dict().items():
+            digest.update(name.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def images(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed as `Encoder` says."""
+        return images(self.model, arrays)
+
+    def texts(self, captions: Sequence[str]) -> np.ndarray:
+        """Embed as `Encoder` says."""
+        return texts(self.model, captions)
 
 
 @dataclass(frozen=True)
@@ -29,7 +81,7 @@ class Embeddings:
     """N images and M captions of one split, in the order of the data set.
 
     `image_embeddings` (N, E) and `caption_embeddings` (M, E) are float32 of norm 1; `image_of_caption` (M,) int64 points from
-    captions to images; `keys` has N entries, `captions` M.
+    captions to images; `keys` has N entries, `captions` M (what the data set says, whatever was embedded for it).
     """
 
     keys: list[str]
@@ -37,6 +89,61 @@ class Embeddings:
     image_of_caption: np.ndarray
     image_embeddings: np.ndarray
     caption_embeddings: np.ndarray
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """N images with a class each: `image_embeddings` (N, E) float32 of norm 1, `labels` (N,) int64 into `class_names`.
+
+    `logit_scale` is that of the model, None if it is not known.
+    """
+
+    keys: list[str]
+    labels: np.ndarray
+    image_embeddings: np.ndarray
+    class_names: list[str]
+    logit_scale: float | None
+
+
+def fingerprint(folder: Path) -> str:
+    """Name the content of a model folder by 64 hexadecimal digits: of its weights, options and vocabulary.
+
+    Raises:
+        ModelError: There is no file of weights in the folder.
+    """
+    kinds = (".safetensors", ".bin", ".json", ".txt", ".model")
+    files = sorted(path for path in folder.glob("*") if path.suffix in kinds and path.is_file())
+    if not any(path.suffix in kinds[:2] for path in files):
+        raise ModelError(f"{folder} holds no weights (*.safetensors): give the folder that `rsvlm train` wrote as model/")
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def unit(vectors: np.ndarray, what: str) -> np.ndarray:
+    """Check vectors and scale them to norm 1.
+
+    Args:
+        vectors: (N, E), of any floating type.
+        what: What they are, for the message.
+
+    Returns:
+        (N, E) float32.
+
+    Raises:
+        DataError: Another shape or type; or a vector is zero, NaN or infinite, and so is no direction.
+    """
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or not vectors.shape[1] or vectors.dtype.kind != "f":
+        raise DataError(f"{what}: {vectors.dtype} of shape {vectors.shape}; expected floating-point numbers of shape (N, E)")
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.sqrt(np.einsum("ne,ne->n", vectors, vectors, dtype=np.float64)).astype(np.float32)
+    if (bad := np.flatnonzero(~np.isfinite(norms) | (norms == 0))).size:
+        kind = "is zero" if norms[bad[0]] == 0 else "is NaN or infinite"
+        raise DataError(f"{what}: row {bad[0]} {kind} ({bad.size} of {len(vectors)} rows are broken): embed them again")
+    return vectors.astype(np.float32) / norms[:, None]
 
 
 def images(model: Mammut, arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -77,80 +184,212 @@ def decoded(samples: Iterable[shards.Sample], skipped: Counter) -> Iterator[tupl
 
 
 def write(
-    model: Mammut, samples: Iterable[shards.Sample], out: Path, *, batch_size: int = 256, skipped: Counter | None = None
+    model: Mammut | Encoder,
+    samples: Iterable[shards.Sample],
+    out: Path,
+    *,
+    batch_size: int = 256,
+    skipped: Counter | None = None,
+    texts: Mapping[str, Callable[[list[str]], list[str]]] | None = None,
 ) -> Path:
-    """Embed every image and caption of a split into `out`, one batch in memory at a time.
+    """Embed every image and caption of a split into `out`, one batch in memory at a time, and equal texts once.
 
-    Writes `images.parquet` (key, embedding), `captions.parquet` (image, caption, embedding) and, last, `embeddings.json` with the
-    counts; a folder without it is unfinished.
+    Writes `images.parquet` (key, embedding), `texts.parquet` (text, embedding; every text there once), `captions.parquet` (image,
+    caption, and its row among the texts as `text`) and, last, `embeddings.json` with the counts; a folder without it is unfinished.
+
+    Args:
+        model: The model.
+        samples: The split.
+        out: The folder.
+        batch_size: Images per forward pass.
+        skipped: Counts the samples left out, by reason.
+        texts: Other wordings to embed beside the captions, by name: each function turns a list of captions into the list of what
+            the text tower is to read in their place. `read` takes the name.
 
     Raises:
-        DataError: No sample could be read.
+        DataError: No sample could be read, a wording gave another number of texts, or the model gave a broken embedding.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "embeddings.json").unlink(missing_ok=True)
+    encoder, texts = _encoder(model), texts or {}
     skipped = Counter() if skipped is None else skipped
-    vector = pa.list_(pa.float32(), model.config.text_width)
+    vector = pa.list_(pa.float32(), encoder.width)
+    wordings = [("text", list), *((f"text[{name}]", change) for name, change in texts.items())]
     image_schema = pa.schema({"key": pa.string(), "embedding": vector})
-    caption_schema = pa.schema({"image": pa.int64(), "caption": pa.string(), "embedding": vector})
-    pairs = decoded(samples, skipped)
+    text_schema = pa.schema({"text": pa.string(), "embedding": vector})
+    caption_schema = pa.schema({"image": pa.int64(), "caption": pa.string()} | {column: pa.int64() for column, _ in wordings})
+    _begin(out)
+    rows: dict[str, int] = {}  # of the texts so far; their embeddings are on disk
     n_images = n_captions = 0
-    progress = tqdm(desc="embed", unit=" images")
     with (
         pq.ParquetWriter(out / "images.parquet", image_schema) as image_file,
+        pq.ParquetWriter(out / "texts.parquet", text_schema) as text_file,
         pq.ParquetWriter(out / "captions.parquet", caption_schema) as caption_file,
-        progress,
     ):
-        while batch := list(islice(pairs, batch_size)):
-            owners = [n_images + i for i, (sample, _) in enumerate(batch) for _ in sample.captions]
-            captions = [caption for sample, _ in batch for caption in sample.captions]
-            image_columns = [pa.array([sample.key for sample, _ in batch]), _vectors(images(model, [a for _, a in batch]))]
-            caption_columns = [pa.array(owners), pa.array(captions), _vectors(texts(model, captions, batch_size))]
-            image_file.write_table(pa.Table.from_arrays(image_columns, schema=image_schema))
-            caption_file.write_table(pa.Table.from_arrays(caption_columns, schema=caption_schema))
+        for batch, vectors in _embedded(encoder, samples, batch_size, skipped):
+            captions = [caption for sample in batch for caption in sample.captions]
+            columns = [[n_images + i for i, sample in enumerate(batch) for _ in sample.captions], captions]
+            worded = [_reworded(change, captions, column) for column, change in wordings]
+            fresh = [text for text in dict.fromkeys(text for wording in worded for text in wording) if text not in rows]
+            rows |= {text: len(rows) + i for i, text in enumerate(fresh)}
+            columns += [[rows[text] for text in wording] for wording in worded]
+            image_file.write_table(pa.table([[sample.key for sample in batch], _vectors(vectors)], schema=image_schema))
+            caption_file.write_table(pa.table(columns, schema=caption_schema))
+            if fresh:
+                text_file.write_table(pa.table([fresh, _vectors(_texts(encoder, fresh))], schema=text_schema))
             n_images += len(batch)
             n_captions += len(captions)
-            progress.update(len(batch))
     if not n_images:
         raise DataError(f"no sample could be embedded ({dict(skipped) or 'the split is empty'})")
-    counts = {"images": n_images, "captions": n_captions, "skipped": dict(skipped)}
-    runs.write_atomic(out / "embeddings.json", json.dumps(counts, indent=1))
-    return out
+    return _finish(out, encoder, {"images": n_images, "captions": n_captions, "texts": len(rows), "skipped": dict(skipped)})
 
 
-def load_or_embed(model: Path, data: Path, split: str, *, recompute: bool = False, device: str = "auto") -> Path:
-    """Return the folder with the embeddings of a split by a saved model, made now unless they were before."""
-    digest = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
-    source = runs.source_hash("embed", "mammut", "weights", "tokenizer", "images", follow=False)
-    parts = {"model": digest, "data": benchmarks.fingerprint(data), "split": split, "source": source}
+def labelled(
+    model: Mammut | Encoder,
+    items: Iterable[tuple[str, bytes, int]],
+    out: Path,
+    *,
+    class_names: Sequence[str],
+    batch_size: int = 256,
+    skipped: Counter | None = None,
+) -> Path:
+    """Embed images that have a class into `out`, one batch in memory at a time; `read_labelled` reads it.
 
-    def compute(folder: Path) -> None:
-        write(weights.load(model, distributed.resolve_device(device)), benchmarks.samples(data, split), folder)
+    Args:
+        model: The model.
+        items: Key, encoded image and label of each, as `benchmarks.labelled` gives them.
+        out: The folder; it gets `images.parquet` (key, label, embedding) and, last, `embeddings.json`.
+        class_names: The classes, in the order that the labels count.
+        batch_size: Images per forward pass.
+        skipped: Counts the images left out, by reason.
+
+    Raises:
+        DataError: No image could be read, or a label is outside the classes.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    encoder, names = _encoder(model), list(class_names)
+    skipped = Counter() if skipped is None else skipped
+    vector = pa.list_(pa.float32(), encoder.width)
+    schema = pa.schema({"key": pa.string(), "label": pa.int64(), "embedding": vector})
+    samples = (shards.Sample(key, data, [], {"label": label}, i) for i, (key, data, label) in enumerate(items))
+    count = 0
+    _begin(out)
+    with pq.ParquetWriter(out / "images.parquet", schema) as file:
+        for batch, vectors in _embedded(encoder, samples, batch_size, skipped):
+            labels = [int(sample.record["label"]) for sample in batch]
+            if wrong := [(s.key, label) for s, label in zip(batch, labels) if not 0 <= label < len(names)]:
+                raise DataError(f"image {wrong[0][0]} has label {wrong[0][1]}: expected 0…{len(names) - 1}")
+            file.write_table(pa.table([[sample.key for sample in batch], labels, _vectors(vectors)], schema=schema))
+            count += len(batch)
+    if not count:
+        raise DataError(f"no image could be embedded ({dict(skipped) or 'there is none'})")
+    return _finish(out, encoder, {"images": count, "classes": names, "skipped": dict(skipped)})
+
+
+def caption_variants(
+    model: Mammut | Encoder, captions: Sequence[str], variants: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray]:
+    """Embed several wordings of the same M captions, equal texts once: name → (M, E) float32 of norm 1.
+
+    Raises:
+        DataError: A wording has another number of texts than there are captions, or the model gave a broken embedding.
+    """
+    for name, wording in variants.items():
+        _reworded(lambda _, wording=wording: wording, captions, name)
+    rows = {text: i for i, text in enumerate(dict.fromkeys(text for wording in variants.values() for text in wording))}
+    if not rows:
+        return {name: np.empty((0, _encoder(model).width), np.float32) for name in variants}
+    vectors = _texts(_encoder(model), list(rows))
+    return {name: vectors[[rows[text] for text in wording]] for name, wording in variants.items()}
+
+
+def load_or_embed(
+    model: Path | str | Encoder,
+    data: Path,
+    split: str,
+    *,
+    recompute: bool = False,
+    device: str = "auto",
+    texts: Mapping[str, Callable[[list[str]], list[str]]] | None = None,
+    benchmark: str | None = None,
+) -> Path:
+    """Return the folder with the embeddings of a split, made now unless they were before.
+
+    Args:
+        model: A model folder of this package, which is read only if it has to be; or any `Encoder`.
+        data: Folder of the data set, as for `benchmarks.samples`.
+        split: Its split.
+        recompute: Embed again.
+        device: Where a model folder is loaded to.
+        texts: Other wordings, as for `write`.
+        benchmark: What the data set is, by name, as for `benchmarks.samples`.
+    """
+    folder = Path(model) if isinstance(model, (str, Path)) else None
+    how = ("mammut", "weights", "tokenizer") if folder or isinstance(model, MammutEncoder) else ("encoders",)
+    parts = {
+        "model": fingerprint(folder) if folder else model.fingerprint,
+        "data": benchmarks.fingerprint(data),
+        "benchmark": benchmark,
+        "split": split,
+        "source": runs.source_hash("embed", "images", *how, follow=False),
+        "texts": {name: change(["a river, seen from above"]) for name, change in (texts or {}).items()},
+    }
+
+    def compute(out: Path) -> None:
+        encoder = weights.load(folder, distributed.resolve_device(device)) if folder else model
+        samples = benchmarks.samples(data, split, name=benchmark, skipped=(skipped := Counter()))
+        write(encoder, samples, out, skipped=skipped, texts=texts)
 
     return runs.stage("embed", parts, compute, recompute)
 
 
-def read(folder: Path) -> Embeddings:
+def read(folder: Path, texts: str = "") -> Embeddings:
     """Read what `write` wrote.
 
+    Args:
+        folder: The folder.
+        texts: Name of the wording that `caption_embeddings` are of; by default the captions themselves.
+
     Raises:
-        DataError: The folder is unfinished or not of embeddings.
+        DataError: The folder is unfinished or not of captions, or it has no such wording.
     """
     import pyarrow.parquet as pq
 
-    if not (folder / "embeddings.json").is_file():
-        raise DataError(f"{folder} holds no finished embeddings: run `rsvlm embed` again")
+    _finished(folder, "captions")
     image_table = pq.read_table(folder / "images.parquet")
     caption_table = pq.read_table(folder / "captions.parquet")
+    column = f"text[{texts}]" if texts else "text"
+    if column not in caption_table.column_names:
+        known = [name[5:-1] for name in caption_table.column_names[3:]]
+        raise DataError(f"{folder} has no wording '{texts}' of the captions (it has {known}): embed them again with it")
     return Embeddings(
         keys=image_table["key"].to_pylist(),
         captions=caption_table["caption"].to_pylist(),
         image_of_caption=caption_table["image"].to_numpy(),
         image_embeddings=_matrix(image_table["embedding"]),
-        caption_embeddings=_matrix(caption_table["embedding"]),
+        caption_embeddings=_matrix(pq.read_table(folder / "texts.parquet")["embedding"])[caption_table[column].to_numpy()],
+    )
+
+
+def read_labelled(folder: Path) -> Labelled:
+    """Read what `labelled` wrote.
+
+    Raises:
+        DataError: The folder is unfinished or not of labelled images.
+    """
+    import pyarrow.parquet as pq
+
+    facts = _finished(folder, "classes")
+    table = pq.read_table(folder / "images.parquet")
+    return Labelled(
+        keys=table["key"].to_pylist(),
+        labels=table["label"].to_numpy(),
+        image_embeddings=_matrix(table["embedding"]),
+        class_names=facts["classes"],
+        logit_scale=facts["logit_scale"],
     )
 
 
@@ -177,6 +416,53 @@ def search(queries: np.ndarray, gallery: np.ndarray, k: int, block: int = 65536)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         scores, index = np.take_along_axis(scores, best, 1), np.take_along_axis(index, best, 1)
     return scores, index
+
+
+def _encoder(model: Mammut | Encoder) -> Encoder:
+    return MammutEncoder(model) if isinstance(model, Mammut) else model
+
+
+def _embedded(
+    encoder: Encoder, samples: Iterable[shards.Sample], batch_size: int, skipped: Counter
+) -> Iterator[tuple[list[shards.Sample], np.ndarray]]:
+    """Yield batches of samples with the (B, E) embeddings of their images."""
+    pairs = decoded(samples, skipped)
+    with tqdm(desc="embed", unit=" images") as progress:
+        while batch := list(islice(pairs, batch_size)):
+            what = f"images from {batch[0][0].key} on, embedded by {encoder.name}"
+            yield [sample for sample, _ in batch], unit(encoder.images([array for _, array in batch]), what)
+            progress.update(len(batch))
+
+
+def _texts(encoder: Encoder, captions: list[str]) -> np.ndarray:
+    return unit(encoder.texts(captions), f"texts from {captions[0]!r} on, embedded by {encoder.name}")
+
+
+def _reworded(change: Callable[[list[str]], list[str]], captions: Sequence[str], name: str) -> list[str]:
+    found = list(change(captions))
+    if len(found) != len(captions):
+        raise DataError(f"the wording {name} has {len(found)} texts for {len(captions)} captions: expected one of each")
+    return found
+
+
+def _begin(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "embeddings.json").unlink(missing_ok=True)
+
+
+def _finish(out: Path, encoder: Encoder, facts: dict) -> Path:
+    facts |= {"model": encoder.name, "logit_scale": encoder.logit_scale}
+    runs.write_atomic(out / "embeddings.json", json.dumps(facts, indent=1))
+    return out
+
+
+def _finished(folder: Path, kind: str) -> dict:
+    if not (folder / "embeddings.json").is_file():
+        raise DataError(f"{folder} holds no finished embeddings: run `rsvlm embed` again")
+    facts = json.loads((folder / "embeddings.json").read_text(encoding="utf-8"))
+    if kind not in facts:
+        raise DataError(f"{folder} holds embeddings without {kind}: embed the data set with its {kind}")
+    return facts
 
 
 def _vectors(array: np.ndarray):

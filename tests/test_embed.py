@@ -1,6 +1,7 @@
 """Embeddings on disk and exact search."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from conftest import png, toy_sample, write_tar
 
 from rsvlm import embed, mammut, shards, tokenizer
-from rsvlm.errors import DataError
+from rsvlm.errors import DataError, ModelError
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,132 @@ def test_images_of_other_sizes_are_resized(model):
     large = np.kron(array, np.ones((3, 3, 1), np.uint8))
     close = embed.images(model, [array, large])
     assert close[0] @ close[1] > 0.99
+
+
+class Counting:
+    """An encoder of four dimensions that remembers what it was asked."""
+
+    name, fingerprint, width, logit_scale = "counting", "f" * 64, 4, 7.5
+
+    def __init__(self):
+        self.asked, self.batches = [], []
+
+    def images(self, arrays):
+        self.batches.append(len(arrays))
+        return np.stack([[*array.mean(axis=(0, 1)), 1] for array in arrays]).astype(np.float32)
+
+    def texts(self, captions):
+        self.asked += captions
+        return np.array([[len(text), text.count(" "), ord(text[0]), 1] for text in captions], np.float32)
+
+
+def shout(captions):
+    return [caption.upper() for caption in captions]
+
+
+def test_other_wordings_are_embedded_beside_the_captions_and_equal_texts_once(toy_shards, tmp_path):
+    encoder, samples = Counting(), list(shards.stream(toy_shards, "test"))
+    samples = samples + [replace(samples[0], key="again", captions=[samples[0].captions[0], "ON A ROOF"])]
+    wordings = {"shouted": shout, "same": lambda captions: list(captions)}
+    folder = embed.write(encoder, samples, tmp_path / "out", batch_size=7, texts=wordings)
+    captions = [caption for sample in samples for caption in sample.captions]
+    assert sorted(encoder.asked) == sorted({*captions, *shout(captions)})  # each once, over all batches
+    assert max(encoder.batches) == 7
+    for name, wording in {"": captions, "same": captions, "shouted": shout(captions)}.items():
+        found = embed.read(folder, name)
+        assert found.captions == captions
+        expected = embed.unit(Counting().texts(wording), "")
+        np.testing.assert_allclose(found.caption_embeddings, expected, atol=1e-6)
+    with pytest.raises(DataError, match=r"no wording 'whispered' .*\['shouted', 'same'\]"):
+        embed.read(folder, "whispered")
+    with pytest.raises(DataError, match="0 texts for"):
+        embed.write(encoder, samples, tmp_path / "out", texts={"lost": lambda captions: []})
+
+
+def test_variants_in_memory_encode_equal_texts_once():
+    encoder, captions = Counting(), ["a river", "a road", "a river"]
+    found = embed.caption_variants(encoder, captions, {"plain": captions, "loud": ["A ROAD", "a road", "A RIVER"]})
+    assert sorted(encoder.asked) == ["A RIVER", "A ROAD", "a river", "a road"]
+    np.testing.assert_array_equal(found["plain"], embed.unit(Counting().texts(captions), ""))
+    np.testing.assert_array_equal(found["plain"][0], found["plain"][2])
+    np.testing.assert_array_equal(found["loud"][1], found["plain"][1])
+    with pytest.raises(DataError, match="loud has 2 texts for 3"):
+        embed.caption_variants(encoder, captions, {"loud": ["A", "B"]})
+    assert embed.caption_variants(encoder, [], {"plain": []})["plain"].shape == (0, 4)
+
+
+def test_labelled_images_are_written_and_read(tmp_path):
+    items = [(f"{i}.png", png(toy_sample(i)[0]), i % 3) for i in range(11)]
+    items[4] = ("4.png", items[4][1][:60], 1)
+    skipped, encoder = Counter(), Counting()
+    folder = embed.labelled(encoder, items, tmp_path / "e", class_names=["a", "b", "ä"], batch_size=4, skipped=skipped)
+    found = embed.read_labelled(folder)
+    assert found.keys == [f"{i}.png" for i in range(11) if i != 4]
+    assert found.labels.tolist() == [i % 3 for i in range(11) if i != 4] and found.labels.dtype == np.int64
+    expected = embed.unit(Counting().images([toy_sample(i)[0] for i in range(11) if i != 4]), "")
+    np.testing.assert_allclose(found.image_embeddings, expected, atol=1e-6)
+    assert (found.class_names, found.logit_scale, sum(skipped.values())) == (["a", "b", "ä"], 7.5, 1)
+    with pytest.raises(DataError, match="without captions"):
+        embed.read(folder)
+    with pytest.raises(DataError, match=r"2.png has label 2: expected 0…1"):
+        embed.labelled(encoder, items, tmp_path / "e", class_names=["a", "b"])
+    with pytest.raises(DataError, match="no finished embeddings"):  # what was there is not taken for what was asked
+        embed.read_labelled(folder)
+    with pytest.raises(DataError, match="no image could be embedded"):
+        embed.labelled(encoder, [], tmp_path / "e", class_names=["a"])
+
+
+def test_an_embedding_that_is_no_direction_is_an_error(toy_shards, tmp_path):
+    class Broken(Counting):
+        def texts(self, captions):
+            return super().texts(captions) * np.float32(np.nan)
+
+    with pytest.raises(DataError, match="texts from .* embedded by counting: row 0 is NaN"):
+        embed.write(Broken(), shards.stream(toy_shards, "val"), tmp_path / "e")
+    with pytest.raises(DataError, match="no finished embeddings"):
+        embed.read(tmp_path / "e")
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1, 1e25])
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_unit_vectors(scale, kind):
+    vectors = (np.random.default_rng(0).normal(size=(5, 7)) * (1 if kind is np.float16 else scale)).astype(kind)
+    found = embed.unit(vectors, "")
+    expected = vectors.astype(float) / np.linalg.norm(vectors.astype(float), axis=1, keepdims=True)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_embeddings_are_made_once_for_each_model_and_wording(model, toy_shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("RSVLM_HOME", str(tmp_path / "home"))
+    saved = tmp_path / "model"
+    model.save_pretrained(saved)
+    model.tokenizer.save_pretrained(saved)
+    folder = embed.load_or_embed(saved, toy_shards, "val", device="cpu")
+    assert embed.load_or_embed(str(saved), toy_shards, "val") == folder
+    assert embed.load_or_embed(embed.MammutEncoder(model, saved), toy_shards, "val") == folder
+    expected = embed.texts(model, embed.read(folder).captions)
+    np.testing.assert_allclose(embed.read(folder).caption_embeddings, expected, atol=1e-5)
+
+    encoder = Counting()
+    foreign = embed.load_or_embed(encoder, toy_shards, "val", texts={"shouted": shout})
+    count = len(encoder.asked)
+    assert embed.load_or_embed(encoder, toy_shards, "val", texts={"shouted": shout}) == foreign
+    assert len(encoder.asked) == count and foreign != folder
+    assert embed.load_or_embed(encoder, toy_shards, "val") != foreign
+    assert embed.load_or_embed(encoder, toy_shards, "val", texts={"shouted": list}) != foreign
+    with pytest.raises(ModelError, match="holds no weights"):
+        embed.load_or_embed(tmp_path, toy_shards, "val")
+
+
+def test_a_models_fingerprint_is_of_its_weights(model, tmp_path):
+    first = embed.MammutEncoder(model).fingerprint
+    with torch.no_grad():
+        model.log_scale += 0.5
+    other = embed.MammutEncoder(model).fingerprint
+    with torch.no_grad():
+        model.log_scale -= 0.5
+    assert first != other and len(first) == 64
 
 
 @pytest.mark.parametrize("block", [1, 7, 1000])

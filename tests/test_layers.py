@@ -13,11 +13,11 @@ PACKAGE = Path(__file__).parent.parent / "rsvlm"
 # Floor by floor, and on each floor in the order in which work passes through: what comes later may use what came before.
 LAYERS = {
     0: "errors config",
-    1: "runs kernels images tokenizer distributed losses",
-    2: "tiles addresses robots ranges layout mosaics imagery taxonomy mapfiles places maps landmarks worldmap grammar mapgrammar prompting clients captions rules audit engines pages crawl fetch lexicon filters overhead dedup samples shards bluemarble webdemo benchmarks augment curriculum splits build webstages web",
+    1: "runs results kernels images tokenizer distributed losses",
+    2: "tiles addresses robots ranges layout mosaics imagery taxonomy mapfiles places maps landmarks worldmap grammar mapgrammar prompting clients captions rules audit engines pages crawl fetch lexicon filters overhead dedup samples shards bluemarble webdemo benchmarks maskfiles augment curriculum splits build webstages web",
     3: "mammut weights",
-    4: "embed checkpoints train",
-    5: "retrieval localize",
+    4: "embed encoders checkpoints train",
+    5: "retrieval classification leakage evaluate experiments masks scoring localize rounds scenes",
     6: "figures",
 }
 ORDER = [module for modules in LAYERS.values() for module in modules.split()]
@@ -64,7 +64,7 @@ def test_the_core_imports_without_the_optional_packages():
     program = (
         "import sys\n"
         f"sys.modules.update({{name: None for name in {absent.split()!r}}})\n"
-        "from rsvlm import benchmarks, embed, images, kernels, mammut, retrieval, shards, tokenizer, train, weights\n"
+        "from rsvlm import benchmarks, classification, embed, encoders, images, kernels, mammut, retrieval, shards, tokenizer, train, weights\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-800:]
