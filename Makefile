@@ -33,6 +33,7 @@ bench: $(READY)
 	$(BIN)/python -m rsvlm bench dedup --json results/bench/dedup.json
 	$(BIN)/python -m rsvlm bench train --json results/bench/train.json
 	$(BIN)/python -m rsvlm bench loader --json results/bench/loader.json
+	$(BIN)/python -m rsvlm bench retrieval --json results/bench/retrieval.json
 
 lab: $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python jupyterlab

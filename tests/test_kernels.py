@@ -1,57 +1,71 @@
 """Each kernel against its NumPy twin."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsvlm import kernels
 
 
-def numpy_best_positive_ranks(queries, gallery, positives):
-    """The full matrix, one query at a time; scores in float64 over exactly representable inputs, so ties are ties."""
-    scores = queries.astype(np.float64) @ gallery.astype(np.float64).T
-    ranks = []
-    for row, own in zip(scores, positives, strict=True):
-        if not len(own):
-            ranks.append(0)
-            continue
-        others = np.ones(len(row), bool)
-        others[own] = False
-        ranks.append(1 + int((row[others] >= row[own].max()).sum()))
-    return np.array(ranks)
+def numpy_count_rows(scores, row, low, high):
+    """Certain counts and the list of what is too close to call, from the whole matrix."""
+    picked = scores[row]
+    threshold, column = np.nonzero((picked >= low[:, None]) & (picked <= high[:, None]))
+    return (picked > high[:, None]).sum(1), {*zip(row[threshold].tolist(), column.tolist(), threshold.tolist(), strict=True)}
 
 
-def csr(positives):
-    start = np.concatenate([[0], np.cumsum([len(own) for own in positives])]).astype(np.int64)
-    return start, np.array([column for own in positives for column in own], np.int64)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 1300), st.integers(1, 17))
-def test_ranks_equal_the_full_matrix(seed, count, size, width):
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 150), st.integers(1, 150), st.integers(0, 200), st.sampled_from([0.0, 0.1, 5.0]))
+def test_counts_equal_the_whole_matrix(seed, height, width, thresholds, error):
     rng = np.random.default_rng(seed)
-    queries = rng.integers(-3, 4, (count, width)).astype(np.float32)  # small integers: sums are exact and ties are common
-    gallery = rng.integers(-3, 4, (size, width)).astype(np.float32)
-    positives = [np.sort(rng.choice(size, min(size, rng.integers(0, 4)), replace=False)) for _ in range(count)]
-    ranks, bad = kernels.best_positive_ranks(queries, np.ascontiguousarray(gallery.T), *csr(positives))
-    np.testing.assert_array_equal(ranks, numpy_best_positive_ranks(queries, gallery, positives))
-    assert not bad.any()
+    scores = np.round(rng.normal(size=(height, width)), 1).astype(np.float32)  # one decimal: many equal scores
+    row = np.sort(rng.integers(0, height, thresholds))
+    exact = np.round(rng.normal(size=thresholds), 1)
+    low, high = (exact - error).astype(np.float32), (exact + error).astype(np.float32)
+    start = rng.integers(0, 9, thresholds).astype(np.int32)
+    certain, close = numpy_count_rows(scores, row, low, high)
+
+    above = start.copy()
+    near = kernels.count_rows(scores, row, low, high, above)
+    np.testing.assert_array_equal(above - start, certain)
+    assert len(near) == len(close) and {*map(tuple, near.tolist())} == close
+
+    above = start.copy()
+    turned = np.ascontiguousarray(scores.T)
+    near = kernels.count_columns(turned, row, low, high, above)
+    np.testing.assert_array_equal(above - start, certain)
+    assert len(near) == len(close) and {*map(tuple, near[:, [1, 0, 2]].tolist())} == close
 
 
-def test_equal_items_tie_exactly_wherever_they_stand():
+def test_one_threshold_in_every_column_takes_the_fast_way_to_the_same_counts():
     rng = np.random.default_rng(0)
-    gallery = rng.normal(size=(1500, 64)).astype(np.float32)
-    gallery[[3, 517, 1499]] = gallery[700]  # copies in other blocks and in the short last block
-    query = gallery[700:701] * 2  # far above all but the copies
-    ranks, _ = kernels.best_positive_ranks(query, np.ascontiguousarray(gallery.T), np.array([0, 1]), np.array([700]))
-    assert ranks[0] == 4
+    scores = rng.normal(size=(130, 70)).astype(np.float32)
+    low = rng.normal(size=70).astype(np.float32)
+    high = low + np.float32(0.2)
+    above = np.zeros(70, np.int32)
+    near = kernels.count_columns(scores, np.arange(70), low, high, above)
+    np.testing.assert_array_equal(above, (scores > high).sum(0))
+    assert len(near) == ((scores >= low) & (scores <= high)).sum()
 
 
-@pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_scores_that_are_not_finite_are_counted(poison):
-    gallery = np.ones((5, 3), np.float32)
-    gallery[2, 1] = poison
-    queries = np.ones((2, 3), np.float32)
-    _, bad = kernels.best_positive_ranks(queries, np.ascontiguousarray(gallery.T), np.array([0, 1, 2]), np.array([0, 1]))
-    assert bad.tolist() == [1, 1]
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 600))
+def test_exact_scores_are_float64_dot_products(seed, width):
+    rng = np.random.default_rng(seed)
+    images, texts = rng.normal(size=(5, width)).astype(np.float32), rng.normal(size=(7, width)).astype(np.float32)
+    rows, columns = rng.integers(0, 5, 20), rng.integers(0, 7, 20)
+    scores = kernels.exact_scores(images, texts, rows, columns)
+    wanted = (images.astype(np.float64)[rows] * texts.astype(np.float64)[columns]).sum(1)
+    np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-12 * width)
+
+
+def test_equal_vectors_have_equal_bits_wherever_they_lie_in_memory():
+    rng = np.random.default_rng(0)
+    text = rng.normal(size=(1, 517)).astype(np.float32)
+    image = rng.normal(size=(1, 517)).astype(np.float32)
+    for count in (1, 2, 3, 8, 33):
+        places = np.arange(count)
+        scores = kernels.exact_scores(image, np.repeat(text, count, 0), places * 0, places)
+        shifted = np.empty(517 * count + 3, np.float32)[3:].reshape(count, 517)  # another alignment
+        shifted[:] = text
+        assert {*scores, *kernels.exact_scores(image, shifted, places * 0, places)} == {scores[0]}
