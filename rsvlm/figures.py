@@ -19,6 +19,8 @@ from pathlib import Path
 import folium
 import matplotlib as mpl
 import matplotlib.colors
+import matplotlib.lines
+import matplotlib.patches
 import matplotlib.ticker
 import numpy as np
 import pandas as pd
@@ -1164,3 +1166,176 @@ def _all_stages(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, objec
             whole.append(part.get(stage) or {"stage": stage, "in": kept, "kept": kept, "reasons": {}})
             kept = whole[-1]["kept"]
     return whole
+
+
+def score_matrix(
+    scores: np.ndarray,
+    right: np.ndarray,
+    names: tuple[Sequence[str], Sequence[str]],
+    ranks: tuple[Sequence[int], Sequence[int]],
+) -> Figure:
+    """Draw the scores of a few images and captions, the right pairs framed, and the rank of each query in the margins.
+
+    Args:
+        scores: (N, M), images by captions.
+        right: (N, M) bool, which caption belongs to which image.
+        names: N names of images and M of captions.
+        ranks: Of the best right caption of each image, drawn at the right; of the right image of each caption, drawn below.
+    """
+    N, M = scores.shape
+    figure, axes = canvas(width=2.2 + 0.75 * M, height=1.9 + 0.55 * N)
+    axes.pcolormesh(scores, cmap=SEQUENTIAL, vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
+    for row, column in np.ndindex(N, M):
+        colour = "black" if scores[row, column] > 0.6 else "white"
+        axes.text(column + 0.5, row + 0.5, f"{scores[row, column]:.2f}", ha="center", va="center", color=colour)
+    for row, column in np.argwhere(right):
+        frame = mpl.patches.Rectangle((column + 0.06, row + 0.06), 0.88, 0.88, fill=False, linewidth=3)
+        axes.add_patch(frame).set_edgecolor(PALETTE["vermilion"])
+    for row, rank in enumerate(ranks[0]):
+        axes.text(M + 0.15, row + 0.5, f"rank {rank}", va="center", fontweight="bold")
+    for column, rank in enumerate(ranks[1]):
+        axes.text(column + 0.5, N + 0.3, f"rank {rank}", ha="center", va="center", fontweight="bold")
+    rows, columns = ([str(name).replace("$", r"\$") for name in part] for part in names)
+    axes.set_yticks(np.arange(N) + 0.5, rows)
+    axes.set_xticks(np.arange(M) + 0.5, columns, rotation=25, ha="left")
+    axes.set(xlim=(0, M + 1.1), ylim=(N + 0.6, 0))
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+    return figure
+
+
+def interval_dots(rows: Sequence[Mapping[str, object]], xlabel: str) -> Figure:
+    """Draw values as dots with their intervals, one line per label, one colour per series, and chance as a grey mark.
+
+    Args:
+        rows: `{label, value}` in order and, where there are any, `series panel ci_low ci_high chance`. Panels stand side by side with
+            the same labels and the same scale.
+        xlabel: What the values are, with the unit.
+    """
+    table = pd.DataFrame(
+        [{"series": "", "panel": "", "ci_low": None, "ci_high": None, "chance": None} | dict(row) for row in rows]
+    )
+    labels, series, panels = (list(dict.fromkeys(map(str, table[name]))) for name in ("label", "series", "panel"))
+    colours = dict(zip(series, cycle(PALETTE.values()), strict=False))
+    height = 1.1 + len(labels) * (0.2 + 0.16 * len(series))
+    figure, all_axes = canvas(columns=len(panels), width=min(9.0, 5.0 + 2.2 * len(panels)), height=height)
+    for panel, axes in zip(panels, np.atleast_1d(all_axes), strict=True):
+        for row in table[table["panel"].astype(str) == panel].to_dict("records"):
+            y = labels.index(str(row["label"])) + 0.7 * (series.index(str(row["series"])) - (len(series) - 1) / 2) / len(
+                series
+            )
+            if not pd.isna(row["ci_low"]):
+                axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=colours[str(row["series"])], linewidth=2)
+            axes.plot(row["value"], y, "o", markersize=5, color=colours[str(row["series"])])
+            if not pd.isna(row["chance"]):
+                axes.plot(row["chance"], y, "|", markersize=9, markeredgewidth=2, color="#777777")
+        shown = [label.replace("$", r"\$") for label in labels] if axes is np.atleast_1d(all_axes)[0] else [""] * len(labels)
+        axes.set_yticks(range(len(labels)), shown)
+        axes.set(title=panel.replace("$", r"\$"), xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6))
+        axes.grid(axis="y", visible=False)
+    low = min(0.0, *(axes.get_xlim()[0] for axes in np.atleast_1d(all_axes)))
+    high = max(axes.get_xlim()[1] for axes in np.atleast_1d(all_axes))
+    for axes in np.atleast_1d(all_axes):
+        axes.set_xlim(low, high)
+    marks = [
+        mpl.lines.Line2D([], [], marker="o", color=colours[name], label=name.replace("$", r"\$")) for name in series if name
+    ]
+    if table["chance"].notna().any():
+        marks.append(mpl.lines.Line2D([], [], marker="|", linestyle="", markeredgewidth=2, color="#777777", label="chance"))
+    if marks:
+        figure.legend(handles=marks, loc="outside upper left", ncols=min(len(marks), 4))
+    return figure
+
+
+def curves_with_bands(
+    curves: Mapping[str, pd.DataFrame], xlabel: str, ylabel: str, guessing: pd.DataFrame | None = None
+) -> Figure:
+    """Draw curves on a logarithmic axis, each with the band of its interval, and guessing as a broken line.
+
+    Args:
+        curves: A name to `x value` and, where there are any, `ci_low ci_high`.
+        xlabel: What `x` is, with the unit.
+        ylabel: What the values are, with the unit.
+        guessing: `x value`, or none.
+    """
+    figure, axes = canvas(width=7.0, height=3.6)
+    for (name, curve), colour in zip(curves.items(), PALETTE.values(), strict=False):
+        axes.plot(curve["x"], curve["value"], "o-", markersize=4, color=colour, label=name)
+        if "ci_low" in curve:
+            axes.fill_between(curve["x"], curve["ci_low"], curve["ci_high"], color=colour, alpha=0.2, linewidth=0)
+    if guessing is not None:
+        axes.plot(guessing["x"], guessing["value"], "--", color="#666666", label="guessing")
+    axes.set(xscale="log", xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    places = sorted({float(x) for curve in curves.values() for x in curve["x"]})
+    axes.set_xticks(places, [f"{x:g}" for x in places])
+    axes.minorticks_off()
+    axes.legend()
+    return figure
+
+
+def reliability(bins: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw how often answers of each confidence are right, a panel per system, and below how many answers there are.
+
+    Args:
+        bins: A name to a row per bin, as from `classification.reliability`: `low high confidence accuracy` from 0 to 1, and `n` answers.
+    """
+    figure, axes = canvas(columns=len(bins), rows=2, width=min(9.0, 1.4 + 3.4 * len(bins)), height=4.6)
+    for (name, table), (upper, lower) in zip(bins.items(), np.reshape(axes, (2, -1)).T, strict=True):
+        part = table[table["n"] > 0]
+        upper.plot([0, 1], [0, 1], "--", color="#666666", label="as sure as right")
+        upper.plot(part["confidence"], part["accuracy"], "o-", color=PALETTE["blue"], label="measured")
+        upper.set(title=name.replace("$", r"\$"), ylabel="right, share", xlim=(0, 1), ylim=(0, 1.02))
+        lower.bar(part["low"], part["n"], part["high"] - part["low"], align="edge", color=PALETTE["sky"], edgecolor="white")
+        lower.set(xlabel="confidence, share", ylabel="answers", xlim=(0, 1))
+    np.reshape(axes, (2, -1))[0, 0].legend(loc="upper left")
+    return figure
+
+
+def leakage_pairs(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160) -> Html:
+    """Show pairs of a training set and a benchmark side by side, each with the reason that makes it a pair.
+
+    Args:
+        items: As from `leakage.look`: `train_set train_key benchmark benchmark_key reason distance turn`, `train_image` and
+            `benchmark_image` (pictures or None), `train_captions` and `benchmark_captions` (texts or None).
+        thumbnail_px: Longest side of a thumbnail, in pixels.
+
+    Returns:
+        A block without scripts; names and captions are text, never markup.
+    """
+    blocks = []
+    for item in items:
+        sides = []
+        for side, name in (("train", item["train_set"]), ("benchmark", item["benchmark"])):
+            shown = f"{name}: {item[f'{side}_key']}"
+            captions = [_web_text(text) for text in item.get(f"{side}_captions") or ()]
+            texts = "".join(f"<li dir=auto>{escape(text)}</li>" for text in dict.fromkeys(captions))
+            image = item.get(f"{side}_image")
+            image = gallery([{"image": image, "alt": _web_text(shown)}], thumbnail_px) if image is not None else ""
+            sides.append(f"<div><b>{escape(_web_text(shown))}</b>{image}<ul>{texts}</ul></div>")
+        turn, bits = int(item["turn"]), float(item["distance"])
+        moved = [*(["mirrored"] if turn >= 4 else []), *([f"turned by {90 * (turn % 4)}°"] if turn > 0 and turn % 4 else [])]
+        how = f"{bits:.0f} bits" if turn >= 0 else f"1 - Jaccard {bits:.2f}"
+        told = ", ".join([str(item["reason"]), how, *moved])
+        blocks.append(f"<p>{escape(told)}</p><div class='rsvlm-leak'>{''.join(sides)}</div>")
+    return Html(_LEAK + _WEB + f'<div class="rsvlm-web">{"".join(blocks) or "<p>None.</p>"}</div>')
+
+
+def leakage_report(rows: Sequence[Mapping[str, object]], items: Sequence[Mapping[str, object]]) -> Html:
+    """Tell on one page what a benchmark has in common with training sets, and show pairs.
+
+    Args:
+        rows: As from `leakage.rows`.
+        items: As for `leakage_pairs`.
+    """
+    told = [[row["dataset"], row["split"], row["protocol"], row["metric"], f"{row['value']:.2f} %", row["n"]] for row in rows]
+    head = ["benchmark", "split", "", "what", "share", "of"]
+    return Html(f"<div class='rsvlm-web'>{_html_table(head, told)}</div><h2>Pairs</h2>{leakage_pairs(items)}")
+
+
+_LEAK = """<style>
+.rsvlm-leak{display:grid;grid-template-columns:1fr 1fr;gap:14px;margin-bottom:1.2em}
+.rsvlm-leak .rsvlm-gallery{grid-template-columns:minmax(90px,170px)}
+.rsvlm-leak ul{margin:.3em 0;padding-left:1.2em}
+</style>"""

@@ -1,4 +1,4 @@
-"""Runs that are done once: keys, load-or-compute, provenance, the table of results, notebooks and the book.
+"""Runs that are done once: keys, load-or-compute, provenance, notebooks and the book.
 
 Whatever takes long is a *stage*: a folder `runs/<name>-<key>` whose key is a hash of everything that decides its content.
 A stage that is there is complete; one that is being made carries another name, so that a killed run resumes and a finished
@@ -214,7 +214,7 @@ def save_result(
     for name in (experiment, run_name):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ConfigError(f"'{name}' cannot name a folder of results: use letters, digits, '.', '_' and '-'")
-    rows = [_checked_row(row) for row in rows]
+    rows = [checked_row(row) for row in rows]
     names = [tuple(row.values())[:5] for row in rows]
     if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"the metric row {twice[0]} is there {names.count(twice[0])} times: keep one")
@@ -226,42 +226,6 @@ def save_result(
     for name, value in (("config", config.model_dump(mode="json")), ("provenance", dict(provenance)), ("metrics", rows)):
         write_atomic(folder / f"{name}.json", json.dumps(value, indent=1, allow_nan=False) + "\n")
     return folder
-
-
-def table(experiment: str | None = None):
-    """Read all results as one table, a row per metric.
-
-    Args:
-        experiment: Only this one; none means all.
-
-    Returns:
-        A `pandas.DataFrame` with experiment, run, the columns of `ROW`, profile, seed, device, commit and data_hash; sorted.
-    """
-    import pandas as pd
-
-    rows = []
-    for path in sorted((root() / "results").glob(f"{experiment or '*'}/*/metrics.json")):
-        try:
-            made, config = (json.loads((path.parent / f"{name}.json").read_text()) for name in ("provenance", "config"))
-            origin = {"profile": config["profile"], **{part: made[part] for part in ("seed", "device", "commit", "data_hash")}}
-            named = {"experiment": path.parent.parent.name, "run": path.parent.name}
-            rows += [named | row | origin for row in json.loads(path.read_text())]
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path.parent} is not a complete result ({error!r}): run it again or remove it") from None
-    frame = pd.DataFrame(rows, columns=["experiment", "run", *ROW, "profile", "seed", "device", "commit", "data_hash"])
-    return frame.astype({"value": float, "ci_low": float, "ci_high": float, "chance": float})
-
-
-def markdown(experiment: str | None = None) -> str:
-    """Return the results as a Markdown table, a row per metric; runs of the profile `smoke` measure nothing and are left out."""
-    lines = ["| run | direction | metric | value | 95 % interval | chance | n |", "|---|---|---|--:|--:|--:|--:|"]
-    measured = table(experiment)
-    for row in measured[measured["profile"] != "smoke"].itertuples():
-        interval = f"{row.ci_low:.1f} to {row.ci_high:.1f}"
-        lines.append(
-            f"| {row.run} | {row.direction} | {row.metric} | {row.value:.1f} | {interval} | {row.chance:.2f} | {row.n} |"
-        )
-    return "\n".join(lines)
 
 
 def execute(notebook: Path | str, parameters: Mapping[str, object], recompute: bool = False, data_hash: str = "") -> Path:
@@ -391,7 +355,7 @@ def _run_builder(home: Path) -> None:
 
 
 def _book_inputs(home: Path) -> str:
-    parts = [_version("jupyter-book"), _version("sphinx-book-theme"), source_hash("runs")]  # runs: options and results too
+    parts = [_version("jupyter-book"), _version("sphinx-book-theme"), source_hash("results")]  # and with it options and runs
     paths = [home / "_config.yml", home / "_toc.yml", *(home / "results").rglob("*.json"), *(home / "book").rglob("*")]
     generated, unread = home / "book" / "generated", (".failed.ipynb", ".partial.ipynb", ".pyc")
     for path in sorted(paths):
@@ -421,7 +385,12 @@ def _executed_key(path: Path) -> str | None:
         return None
 
 
-def _checked_row(row: Mapping[str, object]) -> dict:
+def checked_row(row: Mapping[str, object]) -> dict:
+    """Return a metric row with the keys of `ROW` in their order and plain numbers.
+
+    Raises:
+        DataError: A missing or unknown key, or a value of another kind than expected; the message names it.
+    """
     if wrong := sorted(set(row) ^ set(ROW)):
         raise DataError(f"a metric row has the keys {', '.join(ROW)}; missing or unknown: {', '.join(wrong)}")
     plain = {name: row[name].item() if hasattr(row[name], "item") else row[name] for name in ROW}

@@ -1,16 +1,18 @@
 """The verbs, end to end on a toy world, and one clear sentence for each mistake."""
 
+import csv
 import json
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
-from conftest import write_toy
+from conftest import png, toy_sample, write_toy
 
 from rsvlm import __main__ as cli
-from rsvlm import runs
+from rsvlm import leakage, results, retrieval, runs
 
 
 def call(capsys, monkeypatch, *arguments):
@@ -57,9 +59,88 @@ def test_train_embed_evaluate(trained, toy_shards, tmp_path, capsys, monkeypatch
     rows = json.loads(out.read_text())
     assert all(set(row) == set(runs.ROW) for row in rows)
     assert {(row["protocol"], row["direction"]) for row in rows} == {
-        (protocol, direction) for protocol in ("plain", "one-to-one") for direction in ("i2t", "t2i", "both")
+        (protocol, direction) for protocol in retrieval.PROTOCOLS for direction in ("i2t", "t2i", "both")
     }
     assert "chance" in text
+    made = json.loads((tmp_path / "rows.provenance.json").read_text())
+    assert made["model"].endswith("model") and made["command"].startswith("rsvlm evaluate retrieval") and made["skipped"] == {}
+    assert {"fingerprint", "data_hash", "benchmark", "commit", "versions", "seed"} <= set(made)
+    code, text = call(capsys, monkeypatch, "table", out, "--format", "markdown")
+    assert code == 0 and text.count("protocol skyscript:") == 1
+
+
+def test_evaluate_classify(trained, tmp_path, capsys, monkeypatch):
+    for index in range(12):
+        array, _ = toy_sample(index)
+        path = tmp_path / "scenes" / ("north", "south", "west", "east")[index % 4] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(array))
+    (tmp_path / "mine.txt").write_text("# two sentences\na picture of {class}\n{class}\n")
+    base = ["evaluate", "classify", "--model", trained, "--root", tmp_path / "scenes"]
+    more = [
+        "--prompts",
+        "paper",
+        "--prompts",
+        tmp_path / "mine.txt",
+        "--confusion",
+        tmp_path / "c.csv",
+        "--json",
+        tmp_path / "r.json",
+    ]
+    code, text = call(capsys, monkeypatch, *base, *more, "--bootstrap-samples", "20")
+    assert code == 0 and "top1[" not in text, text
+    rows = json.loads((tmp_path / "r.json").read_text())
+    assert {row["protocol"] for row in rows} == {"paper", "mine"} and {row["dataset"] for row in rows} == {"scenes"}
+    assert {"top1", "balanced_accuracy", "ece", "top1[north]"} <= {row["metric"] for row in rows}
+    counted = list(csv.DictReader((tmp_path / "c.csv").open()))
+    assert sum(int(row["images"]) for row in counted if row["prompts"] == "mine") == 12
+    for arguments, says in [
+        ([*base, "--prompts", "poem"], "unknown prompt set 'poem'"),
+        ([*base, "--benchmark", "EuroSAT"], "EuroSAT"),
+        ([*base, "--root", tmp_path / "no"], "no benchmark folder"),
+        (base[:4], "no benchmark folder"),
+    ]:
+        code, text = call(capsys, monkeypatch, *arguments)
+        assert code != 0 and says in text, (arguments, text)
+
+
+def test_evaluate_leakage(trained, toy_shards, tmp_path, capsys, monkeypatch):
+    leaky = write_toy(tmp_path / "leaky", {"train": 100})  # the toy's train split, and four samples of its val split
+    base = ["evaluate", "leakage", "--train", leaky, "--root", toy_shards, "--split", "val", "--bootstrap-samples", "20"]
+    files = ["--list", tmp_path / "l.csv", "--html", tmp_path / "p.html", "--json", tmp_path / "r.json"]
+    code, text = call(capsys, monkeypatch, *base, "--model", trained, "--protocol", "plain", *files)
+    assert code == 0, text
+    found = leakage.read_list(tmp_path / "l.csv")
+    same = found[found["reason"] == "same bytes"]
+    assert (same["train_key"] == same["benchmark_key"]).all() and len(same) == 4
+    rows = json.loads((tmp_path / "r.json").read_text())
+    splits = {row["split"] for row in rows if row["protocol"] == "plain"}
+    assert splits == {"val", "val without overlap", "val without as many others"}
+    assert "<h2>Pairs</h2>" in (tmp_path / "p.html").read_text()
+    for arguments, says in [
+        ([*base, "--split", "tset"], "no split 'tset'"),
+        ([*base, "--train", tmp_path / "no"], "no is not there"),
+        ([*base, "--distance", "40"], "distance"),
+    ]:
+        code, text = call(capsys, monkeypatch, *arguments)
+        assert code != 0 and says in text, (arguments, text)
+
+
+def test_evaluate_list_and_files_of_embeddings(tmp_path, capsys, monkeypatch):
+    code, text = call(capsys, monkeypatch, "evaluate", "--list")
+    assert code == 0 and "RSICD: retrieval" in text and "beware" in text
+    vectors = np.eye(12, dtype=np.float32)
+    np.savez(tmp_path / "v.npz", image_embeddings=vectors, caption_embeddings=vectors, image_of_caption=np.arange(12))
+    base = ["evaluate", "retrieval", "--model", f"embeddings:{tmp_path / 'v.npz'}", "--bootstrap-samples", "20"]
+    code, text = call(capsys, monkeypatch, *base, "--protocol", "plain")
+    assert code == 0 and "100.00" in text, text
+    code, text = call(capsys, monkeypatch, *base, "--protocol", "skyscript")
+    assert code == 1 and "captions" in text and "Traceback" not in text
+    code, text = call(capsys, monkeypatch, *base, "--ties", "lucky")
+    assert code == 1 and "lucky" in text
+    np.savez(tmp_path / "v.npz", image_embeddings=vectors * np.nan, caption_embeddings=vectors, image_of_caption=np.arange(12))
+    code, text = call(capsys, monkeypatch, *base)
+    assert code == 1 and "NaN" in text
 
 
 def test_a_bad_request_stops_before_any_work(trained, toy_shards, tmp_path, capsys, monkeypatch):
@@ -68,8 +149,12 @@ def test_a_bad_request_stops_before_any_work(trained, toy_shards, tmp_path, caps
         ([*base, "--split", "tset"], "no split 'tset'"),
         ([*base, "--protocol", "plane"], "unknown protocol"),
         ([*base, "--model", tmp_path], "config.json is missing"),
-        ([*base, "--data", tmp_path / "no"], "not a folder"),
+        ([*base, "--data", tmp_path / "no"], "no benchmark folder"),
         ([*base, "--device", "cuda:7"], "no CUDA device"),
+        ([*base, "--benchmark", "RSCID"], "unknown benchmark 'RSCID'"),
+        ([*base, "--per-class"], "does not say of what class"),
+        (base[:4], "no benchmark folder"),
+        (["table", "--format", "html"], "no format 'html'"),
         (["train", "--data", toy_shards, "--out", tmp_path / "t", "--set", "train.stepz=3"], "did you mean 'train.steps'"),
         (["book", "--profile", "huge"], "unknown profile"),
         (["run", tmp_path / "no.ipynb"], "no notebook"),
@@ -127,7 +212,7 @@ def test_a_full_disk_is_one_sentence(capsys, monkeypatch, tmp_path):
     def full(*arguments, **named):
         raise OSError(28, "No space left on device", "shard.tar")
 
-    monkeypatch.setattr(runs, "table", full)
+    monkeypatch.setattr(results, "table", full)
     code, text = call(capsys, monkeypatch, "table")
     assert code == 1 and "no space left on the disk (shard.tar)" in text
 
@@ -156,3 +241,5 @@ def test_results_are_printed_as_a_table(capsys, monkeypatch, tmp_path):
     runs.save_result("retrieval", "smoke-seed0", options, [row], runs.provenance(options, "0", "cpu", time.time(), "x"))
     code, text = call(capsys, monkeypatch, "table")
     assert code == 0 and "12.5" in text and "smoke-seed0" in text
+    code, text = call(capsys, monkeypatch, "table", "--published", "--format", "csv")
+    assert code == 0 and text.splitlines()[0].startswith("dataset,split,protocol")

@@ -87,11 +87,11 @@ def test_every_bound_has_a_reason():
 
 
 def test_the_table_of_the_readme_is_that_of_the_results():
-    from rsvlm import runs
+    from rsvlm import results
 
     readme = (ROOT / "README.md").read_text()
     for experiment, block in re.findall(r"<!-- results: (\w+) -->\n(.*?)\n?<!-- end -->", readme, re.DOTALL):
-        assert block.strip() == runs.markdown(experiment).strip(), f"rsvlm table {experiment} --markdown, into README.md"
+        assert block.strip() == results.markdown(experiment).strip(), f"rsvlm table {experiment} --format markdown, into README.md"
 
 
 def test_the_version_is_told_once():

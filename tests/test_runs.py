@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsvlm import config, runs
+from rsvlm import config, results, runs
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 
 PARAMETERS = 'profile = "laptop"\nseed = 0\ndevice = "auto"\nrecompute = False\nrun_name = ""'
@@ -213,12 +213,12 @@ def test_results_come_back_as_a_table(home):
     folder = save([row(), row(metric="mR", ci_low=None, ci_high=None, chance=None, value=np.float32(33.5), n=np.int64(210))])
     save([row(value=60)], run="laptop-seed1")
     assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.json", "provenance.json"}
-    table = runs.table("retrieval")
+    table = results.table("retrieval")
     assert list(table["run"]) == ["laptop-seed0", "laptop-seed0", "laptop-seed1"]
     assert list(table["value"]) == [50.0, 33.5, 60.0]
     assert list(table["seed"]) == [0, 0, 0]
     assert np.isnan(table["ci_low"][1])
-    assert len(runs.table("nothing")) == 0
+    assert len(results.table("nothing")) == 0
     made = json.loads((folder / "provenance.json").read_text())
     assert {"commit", "dirty", "package_hash", "data_hash", "seed", "device", "versions", "duration_s", "command"} <= set(made)
     assert str(home) not in (folder / "provenance.json").read_text()
@@ -260,7 +260,7 @@ def test_a_broken_result_is_named(home):
     folder = save([row()])
     (folder / "provenance.json").unlink()
     with pytest.raises(DataError, match="laptop-seed0 is not a complete result"):
-        runs.table()
+        results.table()
 
 
 # Notebooks

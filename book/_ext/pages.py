@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsvlm import config, runs
+from rsvlm import config, results, runs
 
 
 def options_page() -> str:
@@ -18,7 +18,7 @@ def options_page() -> str:
 def results_page() -> str:
     page = "# All results\n\nEvery number of this book, with its interval, the value that guessing gives, and its origin.\n"
     names = ("direction", "metric", "value", "95 % interval", "chance", "n")
-    measured = runs.table()
+    measured = results.table()
     if (measured["profile"] != "smoke").any():
         measured = measured[measured["profile"] != "smoke"]  # miniatures: they show that it runs, and measure nothing
     for (experiment, run), of_run in measured.groupby(["experiment", "run"]):

@@ -1,0 +1,407 @@
+"""Results read back: a table of all that was measured, and what others published beside it, never across protocols.
+
+Two numbers may stand in one column only if data set, split, protocol, direction and metric are the same: recalls of one model differ
+by several points between protocols. What is printed here is cut into one table per protocol, and `compare` refuses to mix them.
+"""
+
+from __future__ import annotations
+
+import csv as spreadsheet
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rsvlm import runs
+from rsvlm.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEY = ("dataset", "split", "protocol", "direction", "metric")
+"""What numbers in one column have in common."""
+
+ORIGIN = ("profile", "seed", "device", "commit", "data_hash")
+PUBLISHED = ("model", "backbone", "task", *KEY, "value", "trained_on_dataset", "source")
+TASKS = ("retrieval", "classification", "segmentation", "detection")
+UNSTATED = "unstated"
+FORMATS = ("text", "markdown", "csv", "latex")
+
+
+def table(experiment: str | None = None) -> pd.DataFrame:
+    """Read all results as one table, a row per metric.
+
+    Args:
+        experiment: Only this one; or a file of rows that `rsvlm evaluate --json` wrote; none means all of `results/`.
+
+    Returns:
+        experiment, run, the columns of `runs.ROW`, profile, seed, device, commit and data_hash; sorted by experiment and run.
+
+    Raises:
+        DataError: A result that is not complete, or a row that `runs.checked_row` refuses; the message names the file.
+    """
+    import pandas as pd
+
+    rows = []
+    if experiment is not None and experiment.endswith(".json"):
+        rows = _evaluated(Path(experiment))
+    else:
+        for path in sorted((runs.root() / "results").glob(f"{experiment or '*'}/*/metrics.json")):
+            try:
+                made, config = (json.loads((path.parent / f"{name}.json").read_text()) for name in ("provenance", "config"))
+                origin = {"profile": config["profile"]} | {part: made[part] for part in ORIGIN[1:]}
+                named = {"experiment": path.parent.parent.name, "run": path.parent.name}
+                rows += [named | runs.checked_row(row) | origin for row in json.loads(path.read_text())]
+            except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+                raise DataError(f"{path.parent} is not a complete result ({error!r}): run it again or remove it") from None
+    frame = pd.DataFrame(rows, columns=["experiment", "run", *runs.ROW, *ORIGIN])
+    return frame.astype({"value": float, "ci_low": float, "ci_high": float, "chance": float})
+
+
+def _evaluated(path: Path) -> list[dict]:
+    """Rows of a file of `rsvlm evaluate --json`, named by the model that the file of provenance beside it names."""
+    try:
+        rows = [runs.checked_row(row) for row in json.loads(path.read_text())]
+        beside = path.with_suffix(".provenance.json")
+        made = json.loads(beside.read_text()) if beside.is_file() else {}
+        return [{"experiment": path.name, "run": str(made.get("model", path.stem)), **row, **_origin(made)} for row in rows]
+    except (OSError, ValueError, TypeError, AttributeError, DataError) as error:
+        raise DataError(
+            f"{path} is no list of metric rows ({error}): give a file that `rsvlm evaluate --json` wrote"
+        ) from None
+
+
+def _origin(made: Mapping[str, object]) -> dict[str, object]:
+    return {"profile": "evaluate"} | {part: made.get(part, "") for part in ORIGIN[1:]}
+
+
+def published(path: Path | str | None = None) -> pd.DataFrame:
+    """Read figures of other systems as their authors, or others, printed them.
+
+    Args:
+        path: A CSV with the columns `PUBLISHED`; none means the package's own, `published.csv`.
+
+    Returns:
+        The columns of `PUBLISHED`. `value` is in percent; `trained_on_dataset` says whether the system saw that data set's training
+        split (yes or no); `source` says where the figure was read. A split or protocol that the source leaves open is `unstated`.
+
+    Raises:
+        DataError: Other columns, a value that is no percentage, an empty or unknown cell, or a figure that is there twice; the
+            message names the line.
+    """
+    import pandas as pd
+
+    path = Path(path) if path else runs.PACKAGE / "published.csv"
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = list(spreadsheet.reader(file, strict=True))
+    except (OSError, UnicodeDecodeError, spreadsheet.Error) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}): give a CSV in UTF-8 with the columns {', '.join(PUBLISHED)}"
+        ) from None
+    if not lines or tuple(lines[0]) != PUBLISHED:
+        raise DataError(f"{path} has the columns {lines[0] if lines else 'of an empty file'}: expected {', '.join(PUBLISHED)}")
+    rows: dict[tuple, dict] = {}
+    for number, cells in enumerate(lines[1:], start=2):
+        row = _published_row(cells, f"{path}, line {number}")
+        name = tuple(row[part] for part in ("model", "backbone", *KEY))
+        if name in rows:
+            raise DataError(f"{path}, line {number}: {', '.join(name)} is there twice: keep one, or tell them apart")
+        rows[name] = row
+    return pd.DataFrame(list(rows.values()), columns=list(PUBLISHED)).astype({"value": float})
+
+
+def _published_row(cells: Sequence[str], where: str) -> dict[str, object]:
+    if len(cells) != len(PUBLISHED):
+        raise DataError(f"{where}: {len(cells)} cells, expected {len(PUBLISHED)}: quote cells that hold a comma")
+    row: dict[str, object] = dict(zip(PUBLISHED, map(str.strip, cells), strict=True))
+    if empty := [name for name in PUBLISHED if not row[name] and name != "backbone"]:
+        raise DataError(f"{where}: '{empty[0]}' is empty: fill it in, or write {UNSTATED} for a split or protocol")
+    known = {"task": TASKS, "direction": runs.DIRECTIONS, "trained_on_dataset": ("yes", "no")}
+    for name, choices in known.items():
+        if row[name] not in choices:
+            raise DataError(f"{where}: '{name}' is '{row[name]}', expected {' or '.join(choices)}")
+    try:
+        row["value"] = float(str(row["value"]))
+    except ValueError:
+        row["value"] = math.nan
+    if not 0 <= row["value"] <= 100:  # also false for NaN
+        raise DataError(f"{where}: the value is no number from 0 to 100: give percent")
+    return row
+
+
+def beside(measured: pd.DataFrame, figures: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Put our rows beside published figures of the same data set, split, protocol, direction and metric.
+
+    Mean recalls of one direction, which some publish, are the mean of our R@1, R@5 and R@10 of that direction; such a row has no
+    interval. A figure whose split or protocol is unstated is beside nothing.
+
+    Args:
+        measured: As from `table`; runs of the profile `smoke` are left out.
+        figures: As from `published`, the default.
+
+    Returns:
+        Those columns (`KEY`) in which both have a number, best value first: KEY, system, value, ci_low, ci_high, n (0 where it is not
+        told), trained_on_dataset (empty for ours), source (empty for ours).
+    """
+    import pandas as pd
+
+    figures = published() if figures is None else figures
+    figures = figures[(figures["split"] != UNSTATED) & (figures["protocol"] != UNSTATED)]
+    figures = figures.assign(system=systems(figures), ci_low=math.nan, ci_high=math.nan, n=0)
+    spelling = dict(zip(figures["dataset"].map(_bare), figures["dataset"], strict=True))
+    ours = _usual_recalls(measured[measured["profile"] != "smoke"])
+    ours = pd.concat([ours, _mean_recalls(ours)], ignore_index=True)
+    ours = ours.assign(
+        system=systems(ours),
+        dataset=ours["dataset"].map(lambda name: spelling.get(_bare(name), name)),
+        trained_on_dataset="",
+        source="",
+    )
+    columns = [*KEY, "system", "value", "ci_low", "ci_high", "n", "trained_on_dataset", "source"]
+    shared = set(_keys(ours)) & set(_keys(figures))
+    both = [part.loc[_among(part, shared), columns] for part in (ours, figures)]
+    result = pd.concat([part for part in both if len(part)], ignore_index=True) if shared else ours.iloc[:0][columns]
+    return result.sort_values([*KEY, "value"], ascending=[True] * len(KEY) + [False], kind="stable", ignore_index=True)
+
+
+def systems(frame: pd.DataFrame) -> pd.Series:
+    """Name the system of each row of `table` (experiment/run) or of `published` (model and backbone)."""
+    first, second, joint = ("model", "backbone", ", ") if "model" in frame else ("experiment", "run", "/")
+    return (frame[first] + joint + frame[second]).str.removesuffix(joint).astype(object)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def _usual_recalls(ours: pd.DataFrame) -> pd.DataFrame:
+    """All rows but means of other recalls than R@1, R@5 and R@10: those are not what others call mean recall."""
+    recalls = ours[ours["metric"].str.fullmatch(r"R@\d+")]
+    other = recalls.loc[~recalls["metric"].isin(["R@1", "R@5", "R@10"]), ["experiment", "run", *KEY[:3]]].drop_duplicates()
+    unusual = ours.merge(other.assign(other=True), how="left")["other"].notna().to_numpy()
+    return ours[~(unusual & (ours["metric"] == "mR").to_numpy())]
+
+
+def _mean_recalls(ours: pd.DataFrame) -> pd.DataFrame:
+    """Mean of R@1, R@5 and R@10 of one direction, for the runs that have all three and no mean of their own."""
+    names = ["experiment", "run", *KEY[:4]]
+    one_way = ours[ours["direction"] != "both"]
+    recalls = one_way[one_way["metric"].isin(["R@1", "R@5", "R@10"])]
+    groups = recalls.groupby(names, sort=False)
+    means = groups[["value"]].mean()[groups.size() == 3].reset_index()
+    means = means.merge(groups["n"].first().reset_index(), on=names).assign(metric="mR", ci_low=math.nan, ci_high=math.nan)
+    there = set(_keys(one_way[one_way["metric"] == "mR"], names))
+    return means[~_among(means, there, names)]
+
+
+def _keys(frame: pd.DataFrame, names: Sequence[str] = KEY) -> list[tuple]:
+    return list(zip(*(frame[name] for name in names), strict=True))
+
+
+def _among(frame: pd.DataFrame, keys: set[tuple], names: Sequence[str] = KEY) -> np.ndarray:
+    return np.array([key in keys for key in _keys(frame, names)], bool)
+
+
+def compare(
+    rows: pd.DataFrame | Iterable[Mapping[str, object]],
+    metric: str,
+    protocol: str | None = None,
+    direction: str | None = None,
+) -> pd.DataFrame:
+    """Lay one metric out as systems × data sets; one column holds numbers of one data set, split, protocol and direction.
+
+    Args:
+        rows: As from `table`, `beside` or `published`; or rows with the keys `KEY`, `value` and `system`.
+        metric: `R@1`, `mR`, `top1`, ...
+        protocol: Which one; needed where the rows have several.
+        direction: Only this one; none means all there are, each in a column of its own.
+
+    Returns:
+        Values with the systems as index, in the order of their first row, and columns (dataset, split, direction); NaN where there is
+        no number. `attrs["protocol"]` and `attrs["metric"]` say what they are.
+
+    Raises:
+        DataError: No such rows, several protocols and none chosen, the protocol `unstated`, or two numbers for one cell.
+    """
+    import pandas as pd
+
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    if missing := [name for name in (*KEY, "value") if name not in frame]:
+        raise DataError(
+            f"the rows have no '{missing[0]}': give rows as from results.table, each with {', '.join(KEY)} and value"
+        )
+    if "system" not in frame:
+        if not {"experiment", "run"} <= set(frame) and not {"model", "backbone"} <= set(frame):
+            raise DataError("the rows do not say whose they are: give each a 'system'")
+        frame = frame.assign(system=systems(frame))
+    chosen = frame[(frame["metric"] == metric) & ((frame["direction"] == direction) | (direction is None))]
+    if not len(chosen):
+        known = ", ".join(sorted(set(frame["metric"])))
+        raise DataError(
+            f"no row has the metric '{metric}'{f' of {direction}' if direction else ''}: there are {known or 'none'}"
+        )
+    protocols = sorted(set(chosen["protocol"]))
+    if protocol is None and len(protocols) > 1:
+        raise DataError(
+            f"these {metric} are of the protocols {', '.join(protocols)}: numbers of different protocols do not compare, "
+            "choose one with protocol=..."
+        )
+    protocol = protocol or protocols[0]
+    if protocol == UNSTATED:
+        raise DataError(f"the protocol of these {metric} is unstated: they compare with nothing, not even with each other")
+    if protocol not in protocols:
+        raise DataError(f"no {metric} of protocol '{protocol}': there are {', '.join(protocols)}")
+    chosen = chosen[chosen["protocol"] == protocol]
+    cell = ["system", "dataset", "split", "direction"]
+    if (twice := chosen.duplicated(cell)).any():
+        raise DataError(f"two numbers for {' / '.join(chosen.loc[twice, cell].iloc[0])}: tell the systems apart, or keep one")
+    wide = chosen.set_index(cell)["value"].unstack(cell[1:]).reindex(chosen["system"].drop_duplicates())
+    wide.attrs = {"protocol": protocol, "metric": metric}
+    return wide
+
+
+# Printed tables: cut into blocks of one protocol each, then written in one of four ways.
+
+Block = tuple[str, list[str], list[list[str]]]  # title, names of columns, cells
+_TEXTS = {"run", "system", "direction", "metric", "trained on it", "source", "dataset", "model", "task"}
+
+
+def markdown(experiment: str | None = None, with_published: bool = False) -> str:
+    """Return the results as Markdown tables, one per protocol; runs of the profile `smoke` measure nothing and are left out."""
+    parts = []
+    for title, names, rows in _blocks(experiment, with_published):
+        rule = "|".join("---" if name in _TEXTS else "--:" for name in names)
+        lines = [f"| {' | '.join(map(_markdown, cells))} |" for cells in rows]
+        parts.append("\n".join([f"{_markdown(title)}:", "", f"| {' | '.join(names)} |", f"|{rule}|", *lines]))
+    return "\n\n".join(parts)
+
+
+def latex(experiment: str | None = None, with_published: bool = False) -> str:
+    """Return the results as LaTeX tables (package booktabs), one per protocol, without runs of the profile `smoke`."""
+    parts = []
+    for title, names, rows in _blocks(experiment, with_published):
+        columns = "".join("l" if name in _TEXTS else "r" for name in names)
+        lines = [" & ".join(map(_latex, cells)) + r" \\" for cells in (names, *rows)]
+        body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+        begin = [r"\begin{table}", rf"\caption{{{_latex(title)}}}", rf"\begin{{tabular}}{{{columns}}}"]
+        parts.append("\n".join([*begin, *body, r"\end{tabular}", r"\end{table}"]))
+    return "\n\n".join(parts)
+
+
+def text(experiment: str | None = None, with_published: bool = False) -> str:
+    """Return the results, those of the profile `smoke` too, as tables for a terminal, one per protocol."""
+    parts = []
+    for title, names, rows in _blocks(experiment, with_published, smoke=True):
+        cells = [names, *([_plain(cell) for cell in row] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        sides = ["<" if name in _TEXTS else ">" for name in names]
+        lines = ["  ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)).rstrip() for row in cells]
+        parts.append("\n".join([_plain(title), *lines]))
+    return "\n\n".join(parts)
+
+
+def csv(experiment: str | None = None, with_published: bool = False) -> str:
+    """Return the results as one CSV in which every number has its protocol beside it: the columns of `table`, or of `beside`.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
+    frame = table(experiment)
+    frame = beside(frame) if with_published else frame
+    for name in frame.select_dtypes(exclude="number"):
+        frame[name] = [f"'{cell}" if str(cell)[:1] in ("=", "+", "-", "@", "\t", "\r") else cell for cell in frame[name]]
+    buffer = io.StringIO()
+    frame.to_csv(buffer, index=False, lineterminator="\n")
+    return buffer.getvalue().rstrip("\n")
+
+
+def formatted(experiment: str | None, form: str, with_published: bool = False) -> str:
+    """Return the results in one of `FORMATS`.
+
+    Raises:
+        ConfigError: No such format.
+        DataError: As `table`.
+    """
+    writers = {"text": text, "markdown": markdown, "csv": csv, "latex": latex}
+    if form not in writers:
+        raise ConfigError(f"no format '{form}': choose {', '.join(FORMATS)}")
+    return writers[form](experiment, with_published)
+
+
+def _blocks(experiment: str | None, with_published: bool, smoke: bool = False) -> list[Block]:
+    measured = table(experiment)
+    measured = measured if smoke and not with_published else measured[measured["profile"] != "smoke"]
+    return _published_blocks(measured) if with_published else _measured_blocks(measured, experiment is None)
+
+
+def _measured_blocks(measured: pd.DataFrame, several: bool) -> list[Block]:
+    names = ["run", "direction", "metric", "value", "95 % interval", "chance", "n"]
+    blocks = []
+    for (experiment, *key), group in measured.groupby(["experiment", *KEY[:3]], sort=False):
+        chance = ["" if math.isnan(value) else f"{value:.2f}" for value in group["chance"]]
+        rows = [
+            [r.run, r.direction, r.metric, f"{r.value:.1f}", _interval(r), guess, str(r.n)]
+            for r, guess in zip(group.itertuples(), chance, strict=True)
+        ]
+        blocks.append((f"{f'{experiment}: ' if several else ''}{_named(*key)}", names, rows))
+    return blocks
+
+
+def _published_blocks(measured: pd.DataFrame) -> list[Block]:
+    figures = published()
+    both = beside(measured, figures)
+    alone = figures[~_among(figures, set(_keys(both)))]
+    alone = alone.assign(system=systems(alone), ci_low=math.nan, ci_high=math.nan)
+    unstated = alone["protocol"] == UNSTATED
+    blocks = []
+    for frame, about in ((both, ""), (alone[~unstated], "published, nothing of ours beside it: ")):
+        for (*key, direction, metric), group in frame.groupby(list(KEY), sort=False):
+            names = ["system", metric, "95 % interval", "trained on it", "source"]
+            rows = [[r.system, *_told(r), r.trained_on_dataset, r.source or "measured here"] for r in group.itertuples()]
+            blocks.append((f"{about}{_named(*key)}, {direction}", names, rows))
+    if unstated.any():
+        names = ["task", "dataset", "metric", "system", "value", "source"]
+        rows = [[r.task, r.dataset, r.metric, r.system, _told(r)[0], r.source] for r in alone[unstated].itertuples()]
+        blocks.append(("published under an unstated protocol, comparable with nothing", names, rows))
+    return blocks
+
+
+def _told(row) -> tuple[str, str]:
+    """Value and interval; figures of others as they printed them."""
+    return (f"{row.value:g}" if row.source else f"{row.value:.1f}"), _interval(row)
+
+
+def _named(dataset: str, split: str, protocol: str) -> str:
+    return f"{dataset}, {split}, protocol {protocol}"
+
+
+def _interval(row) -> str:
+    return "" if math.isnan(row.ci_low) or math.isnan(row.ci_high) else f"{row.ci_low:.1f} to {row.ci_high:.1f}"
+
+
+def _plain(cell: str) -> str:
+    """One line without control characters: names come from files, and a terminal obeys some of them."""
+    return "".join(letter if letter.isprintable() else " " for letter in cell)
+
+
+def _markdown(cell: str) -> str:
+    escaped = re.sub(
+        r"([\\`*\[\]|$~#])", r"\\\1", _plain(cell).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    )
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", escaped)  # inside a word it is no emphasis
+
+
+def _latex(cell: str) -> str:
+    special = {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+    }
+    return "".join(special.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in _plain(cell))
