@@ -8,19 +8,16 @@
 | tables (RS5M, SkyScript) | `*.csv` or `*.tsv` with a column of images and one of captions or labels |
 | folders of classes | every image below a folder that is in the class list |
 
-`benchmarks.json` says what each named benchmark is, where it comes from and what to beware of; `classes.json` and `prompt_sets.json`
-what the text tower reads. What is on disk is compared with it before the first image is read. Names in tables are data: one that
+What is on disk is compared with what `catalogue` knows of a benchmark before the first image is read. Names in tables are data: one that
 leads out of the benchmark's folder stops everything, and so does a folder that is a link out of it; such a file is left out.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import csv
 import dataclasses
 import errno
-import functools
 import hashlib
 import itertools
 import json
@@ -33,7 +30,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsvlm import shards
+from rsvlm import catalogue, shards
 from rsvlm.errors import DataError
 from rsvlm.samples import BrokenSample
 
@@ -79,7 +76,7 @@ def samples(
     Args:
         folder: A shard folder or a benchmark folder.
         split: Name of the split in that folder.
-        name: A benchmark of `catalogue`, whose numbers must then be met; none: what the folder's own files say, and a difference
+        name: A benchmark of `catalogue.rows`, whose numbers must then be met; none: what the folder's own files say, and a difference
             is only logged.
         partial: Accept less than half of what a named benchmark should have.
         skipped: Counts the samples left out, by reason.
@@ -115,7 +112,7 @@ def labelled(
     Args:
         folder: A benchmark folder: folders of classes with or without file lists, a table of files and labels, or shards whose
             records have a `class`.
-        name: A benchmark of `catalogue`, whose classes and numbers must then be met; none: what the folder is called, else every
+        name: A benchmark of `catalogue.rows`, whose classes and numbers must then be met; none: what the folder is called, else every
             folder of images is a class.
         split: Name of the split; none or `all`: every image there is.
         partial: Accept less than half of what a named benchmark should have.
@@ -135,44 +132,6 @@ def labelled(
     for path, rows in _tables(asked, _LABEL_COLUMNS):
         return _labelled_table(asked, path, list(rows))
     return _class_folders(asked)
-
-
-def catalogue() -> list[dict]:
-    """Return one row per known benchmark: `name title task splits classes layout where licence paper traps hashes verified unsure`.
-
-    `splits` maps a name to the expected numbers, `layout` is a little tree as text, `hashes` maps a file to its MD5, and `verified`
-    is false where something was not seen first-hand; `unsure` then says what.
-    """
-    rows = []
-    for name, entry in _file("benchmarks.json")["benchmarks"].items():
-        words = _file("classes.json").get(entry.get("class_list"), {"verified": True})
-        unsure = "; ".join(text for text in (entry.get("unsure"), words.get("unsure")) if text)
-        columns = ("title", "task", "splits", "classes", "layout", "where", "licence", "paper", "traps", "hashes")
-        row = {"classes": None, "hashes": {}} | entry | {"layout": "\n".join(entry["layout"])}
-        verified = entry["verified"] and words["verified"]
-        rows.append({"name": name} | {column: row[column] for column in columns} | {"verified": verified, "unsure": unsure})
-    return copy.deepcopy(rows)
-
-
-def class_names(name: str) -> list[str]:
-    """Return a benchmark's classes in the words the text tower reads, in the order of the labels."""
-    title, entry = _entry(name)
-    if "class_list" not in entry:
-        raise DataError(f"{title} has no class list here ({entry.get('unsure', 'none is known')}): read it with its images")
-    return list(_classes(entry["class_list"])[1])
-
-
-def prompt_set(name: str) -> list[str]:
-    """Return the templates of a prompt set, each with `{class}`; `prompt_sets.json` says where each is from."""
-    sets = prompt_sets()
-    if name not in sets:
-        raise DataError(f"unknown prompt set '{name}': choose one of {', '.join(sets)}")
-    return list(sets[name]["templates"])
-
-
-def prompt_sets() -> dict[str, dict]:
-    """Return all prompt sets: name → `templates source verified`, and `unsure` where not verified."""
-    return {name: content for name, content in _file("prompt_sets.json").items() if name != "about"}
 
 
 def name(folder: Path | str) -> str:
@@ -200,29 +159,7 @@ def fingerprint(folder: Path | str) -> str:
     return digest.hexdigest()[:16]
 
 
-# What is known
-
-
-@functools.cache
-def _file(file: str) -> dict:
-    return json.loads(Path(__file__).with_name(file).read_text(encoding="utf-8"))
-
-
-def _key(text: str) -> str:
-    return re.sub(r"[\W_]", "", text.casefold())
-
-
-def _words(folder: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|[_\s]+", " ", folder).strip().casefold()
-
-
-@functools.cache
-def _classes(name: str) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Labels by the key of a folder's name, and the words of each label."""
-    entry = _file("classes.json")[name]
-    labels = {_key(folder): label for label, folder in enumerate(entry["folders"])}
-    labels |= {_key(other): labels[_key(folder)] for other, folder in entry.get("other_names", {}).items()}
-    return labels, tuple(entry.get("words", {}).get(folder, _words(folder)) for folder in entry["folders"])
+# What was asked for
 
 
 def _asked(folder: Path | str, name: str | None, task: str, split, partial: bool, skipped: Counter | None) -> _Asked:
@@ -231,23 +168,11 @@ def _asked(folder: Path | str, name: str | None, task: str, split, partial: bool
         raise DataError(f"{folder} is not a folder: --data takes a folder of shards or a benchmark as its authors pack it")
     title, entry = folder.name, {}
     if name:
-        title, entry = _entry(name, task)
+        title, entry = catalogue.find(name, task)
     else:
         with contextlib.suppress(DataError):
-            title, entry = _entry(_name_of(folder), task)
+            title, entry = catalogue.find(_name_of(folder), task)
     return _Asked(folder, title, entry, split, bool(name), partial, Counter() if skipped is None else skipped)
-
-
-def _entry(name: str, task: str | None = None) -> tuple[str, dict]:
-    """A benchmark by its name, or by another name that no other benchmark of that task has."""
-    everything = _file("benchmarks.json")["benchmarks"]
-    known = {n: entry for n, entry in everything.items() if task in (None, entry["task"])}
-    found = [n for n in known if _key(n) == _key(name)]
-    found += [n for n, entry in known.items() if _key(name) in map(_key, entry.get("aliases", ()))]
-    if found:
-        return found[0], known[found[0]]
-    other = next((f"{n} is for {entry['task']}" for n, entry in everything.items() if _key(n) == _key(name)), None)
-    raise DataError(f"{other or f'unknown benchmark {name!r}'}: for {task or 'anything'} choose one of {', '.join(known)}")
 
 
 def _compare(asked: _Asked, where: str, found: dict, expected: dict | None = None) -> None:
@@ -513,38 +438,21 @@ def _stream(asked: _Asked, rows: list[tuple[str, list, str | None]], place: Call
             _count_skipped(asked.skipped, problem)
             continue
         record: dict = {"key": file, "split": asked.split}
-        if (scene := _scene(file, asked.entry)) is not None:
+        if (scene := catalogue.scene_of(file, asked.entry)) is not None:
             record["class"] = scene
         if len(captions) < len(texts):
             record["empty_captions"] = len(texts) - len(captions)
         yield shards.Sample(key=file, image=image, captions=captions, record=record, position=position)
 
 
-def _scene(file: str, entry: dict) -> str | None:
-    """The scene class that a file's name or folder tells, in words; none where it tells none."""
-    parent, _, base = file.rpartition("/")
-    told = None
-    if entry.get("class_from") == "folder":
-        told = parent.rpartition("/")[2] or base.rpartition("_")[0]
-    elif entry.get("class_from") == "prefix" and (match := re.match(r"([A-Za-z]+)_\d", base)):
-        told = match[1]
-    elif entry.get("class_from") == "order" and (match := re.fullmatch(r"([1-9]\d{0,3})\.\w+", base)):
-        words = _classes(entry["class_list"])[1]  # files 1 … 2100, a hundred of each class
-        told = words[(int(match[1]) - 1) // 100] if int(match[1]) <= 100 * len(words) else None
-    if not told:
-        return None
-    labels, words = _classes(entry["class_list"])
-    return words[labels[_key(told)]] if _key(told) in labels else _words(told)
-
-
 # Images with a class
 
 
 def _scenes(asked: _Asked) -> tuple[list[str], Iterator[tuple[str, bytes, int]]]:
-    source, of = _entry(asked.entry["scenes_of"])
-    words = class_names(asked.title)
+    source, of = catalogue.find(asked.entry["scenes_of"])
+    words = catalogue.class_names(asked.title)
     path, rows = _caption_table(dataclasses.replace(asked, title=source, entry=of))
-    scenes = {file: words.index(scene) for file, _, _ in rows if (scene := _scene(file, of)) in words}
+    scenes = {file: words.index(scene) for file, _, _ in rows if (scene := catalogue.scene_of(file, of)) in words}
     asked.skipped["no scene class"] += len(rows) - len(scenes)
     _compare(asked, f"{path}, split '{asked.split or 'all'}',", {"images": len(scenes)})
     place = _locate(asked, path, list(scenes))
@@ -563,7 +471,7 @@ def _labelled_shards(asked: _Asked) -> tuple[list[str], Iterator[tuple[str, byte
     folder, by_sea = asked.folder, asked.title == "blue-marble"
     splits = [asked.split] if asked.split else sorted({path.parent.name for path in folder.glob("*/*.tar")}) or ["train"]
     if by_sea:
-        words = class_names(asked.title)
+        words = catalogue.class_names(asked.title)
     else:
         files = sorted([*folder.glob("*.tar"), *folder.glob("*/*.tar")])
         records = (record for path in files for record in shards.records(path) if isinstance(record, dict))
@@ -586,7 +494,9 @@ def _labelled_shards(asked: _Asked) -> tuple[list[str], Iterator[tuple[str, byte
             else:
                 yield sample.key, sample.image, label
 
-    return [_words(word) for word in words], items([shards.stream(folder, split, skipped=asked.skipped) for split in splits])
+    return [catalogue.words_of(word) for word in words], items(
+        [shards.stream(folder, split, skipped=asked.skipped) for split in splits]
+    )
 
 
 def _labelled_table(
@@ -594,15 +504,19 @@ def _labelled_table(
 ) -> tuple[list[str], Iterator[tuple[str, bytes, int]]]:
     own = asked.folder / "classnames.txt"
     if "class_list" in asked.entry and not own.is_file():
-        labels, words = _classes(asked.entry["class_list"])
+        labels, words = catalogue.class_list(asked.entry["class_list"])
     else:
-        lines = own.read_text(encoding="utf-8").splitlines() if own.is_file() else sorted({_words(label) for _, label in rows})
+        lines = (
+            own.read_text(encoding="utf-8").splitlines()
+            if own.is_file()
+            else sorted({catalogue.words_of(label) for _, label in rows})
+        )
         words = [line.strip() for line in lines if line.strip()]
-        labels = {_key(word): label for label, word in enumerate(words)}
+        labels = {catalogue.key_of(word): label for label, word in enumerate(words)}
     if all(label.isdigit() for _, label in rows):
         labels = {str(label): label for label in range(len(words))}
-    found = {file: labels.get(_key(label), -1) for file, label in rows}
-    if unknown := sorted({label for _, label in rows if _key(label) not in labels}):
+    found = {file: labels.get(catalogue.key_of(label), -1) for file, label in rows}
+    if unknown := sorted({label for _, label in rows if catalogue.key_of(label) not in labels}):
         raise DataError(
             f"{path} has {len(unknown)} labels that are no class of {asked.title}, the first is {unknown[0]!r}: mend the table"
         )
@@ -613,7 +527,7 @@ def _labelled_table(
 def _class_folders(asked: _Asked) -> tuple[list[str], Iterator[tuple[str, bytes, int]]]:
     title, entry, split = asked.title, asked.entry, asked.split or "all"
     base, wanted = _split_of(asked)
-    labels, words = _classes(entry["class_list"]) if "class_list" in entry else _own_classes(asked.folder)
+    labels, words = catalogue.class_list(entry["class_list"]) if "class_list" in entry else _own_classes(asked.folder)
     images: Counter[int] = Counter()
     unknown, seen = Counter(), Counter()
     for place, label, files in _walk(asked, base, labels, wanted):
@@ -665,7 +579,9 @@ def _own_classes(base: Path) -> tuple[dict[str, int], list[str]]:
         base, children = base / children[0], below(base / children[0])
     if children and set(children) <= set(itertools.chain(*_SPLITS.values())):
         children = sorted({child for split in children for child in below(base / split)})
-    return {_key(child): label for label, child in enumerate(children)}, [_words(child) for child in children]
+    return {catalogue.key_of(child): label for label, child in enumerate(children)}, [
+        catalogue.words_of(child) for child in children
+    ]
 
 
 def _walk(
@@ -688,9 +604,9 @@ def _walk(
         files = [file for file in files if _listed(base.name, file, wanted)]
     if files:
         yield base, label, sorted(files)
-    found = Counter(labels[_key(child)] for child in children if _key(child) in labels)
+    found = Counter(labels[catalogue.key_of(child)] for child in children if catalogue.key_of(child) in labels)
     for child in sorted(children):
-        own = labels.get(_key(child))
+        own = labels.get(catalogue.key_of(child))
         if own is not None and found[own] > 1:
             raise DataError(f"{base} has more than one folder of the class of '{child}': put their images into one")
         yield from _walk(asked, base / child, labels, wanted, label if own is None else own)
@@ -698,7 +614,7 @@ def _walk(
 
 def _listed(parent: str, file: str, wanted: set[str]) -> str | None:
     stem = file.rpartition(".")[0]
-    return next((form for form in (f"{_key(parent)}/{stem}", stem) if form in wanted), None)
+    return next((form for form in (f"{catalogue.key_of(parent)}/{stem}", stem) if form in wanted), None)
 
 
 def _split_of(asked: _Asked) -> tuple[Path, set[str] | None]:
@@ -735,7 +651,7 @@ def _split_of(asked: _Asked) -> tuple[Path, set[str] | None]:
     ends = re.compile(rf".*?({'|'.join(map(re.escape, _IMAGES))})(?=[\s,]|$)", re.IGNORECASE)  # a label may follow the name
     names = [match[0] if (match := ends.match(line)) else line for line in lines]
     forms = [re.sub(r"\.[^./]*$", "", file).replace("\\", "/").split("/") for file in names]
-    stems = [form[-1] if len(form) == 1 else f"{_key(form[-2])}/{form[-1]}" for form in forms]
+    stems = [form[-1] if len(form) == 1 else f"{catalogue.key_of(form[-2])}/{form[-1]}" for form in forms]
     if twice := [stem for stem, n in Counter(stems).items() if n > 1]:
         raise DataError(
             f"{lists[0]} names {len(twice)} files more than once, the first is '{twice[0]}': keep one line of each"

@@ -1,7 +1,7 @@
 """Evaluations by name: open a model, read a benchmark, embed it once, score it under every protocol; what `rsvlm evaluate` calls.
 
 A model is a folder of this package, `open_clip:NAME[:FILE]`, `hf:FOLDER`, or `embeddings:FILE.npz`, which any other system may have
-written; the benchmark is one of `benchmarks.catalogue`, or a folder that says itself what it is.
+written; the benchmark is one of `catalogue.rows`, or a folder that says itself what it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsvlm import benchmarks, classification, embed, encoders, leakage, retrieval, runs, shards
+from rsvlm import benchmarks, catalogue, classification, embed, encoders, leakage, retrieval, runs, shards
 from rsvlm.errors import DataError
 
 FILE = "embeddings:"
@@ -62,7 +62,7 @@ def retrieve(
         model: As for `encoders.open_encoder`, or `embeddings:FILE.npz`, which needs no folder and no benchmark: it holds one
             wording of the captions, and whoever wrote it knows of which protocol.
         root: Folder of the benchmark.
-        benchmark: Its name in `benchmarks.catalogue`, whose numbers must then be met; none: what the folder itself says.
+        benchmark: Its name in `catalogue.rows`, whose numbers must then be met; none: what the folder itself says.
         split: Its split; of a file of embeddings only the name.
         protocol: One of `retrieval.PROTOCOLS`, or all of them.
         ties: As for `retrieval.evaluate`.
@@ -120,7 +120,7 @@ def classify(
         root: As for `retrieve`.
         benchmark: As for `retrieve`.
         split: The benchmark's split; none: every image.
-        prompts: Names of `benchmarks.prompt_sets`, or text files with one template on each line, with `{class}` for the name.
+        prompts: Names of `catalogue.prompt_sets`, or text files with one template on each line, with `{class}` for the name.
         bootstrap_samples: As for `classification.evaluate`.
         batch_size: Images per forward pass.
         seed: Of the bootstrap.
@@ -213,10 +213,10 @@ def overlap(
 
 
 def title(benchmark: str | None, root: Path | str | None) -> str:
-    """Return a benchmark's name as `benchmarks.catalogue` spells it; without a name, what the folder itself says."""
+    """Return a benchmark's name as `catalogue.rows` spells it; without a name, what the folder itself says."""
     if benchmark is None:
         return leakage.called(root) if root else "unnamed"
-    return next((e["name"] for e in benchmarks.catalogue() if e["name"].casefold() == benchmark.casefold()), benchmark)
+    return next((e["name"] for e in catalogue.rows() if e["name"].casefold() == benchmark.casefold()), benchmark)
 
 
 def write(evaluation: Evaluation, out: Path | str, provenance: Mapping[str, object]) -> Path:
@@ -238,7 +238,7 @@ def listing(names: Sequence[str] = ()) -> str:
     Raises:
         DataError: A name that is not known.
     """
-    rows = benchmarks.catalogue()
+    rows = catalogue.rows()
     known = {row["name"].casefold(): row for row in rows}
     if unknown := [name for name in names if name.casefold() not in known]:
         raise DataError(f"unknown benchmark '{unknown[0]}': there are {', '.join(row['name'] for row in rows)}")
@@ -322,7 +322,7 @@ def _templates(where: str) -> tuple[str, list[str]]:
     """Name and templates of a prompt set of ours, or of a file."""
     path = Path(where)
     if not path.is_file():
-        return where, benchmarks.prompt_set(where)
+        return where, catalogue.prompt_set(where)
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

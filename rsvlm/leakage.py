@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from rsvlm import benchmarks, dedup, embed, images, retrieval, runs, shards
+from rsvlm import benchmarks, catalogue, dedup, embed, images, retrieval, runs, shards
 from rsvlm.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def find(
         benchmark: One of the same.
         split: The benchmark's split, or `EVERYTHING`.
         train_split: The training sets' split, or `EVERYTHING`.
-        name: Of the benchmark, in the list or where it is one of `benchmarks.catalogue`; none: as its own files say.
+        name: Of the benchmark, in the list or where it is one of `catalogue.rows`; none: as its own files say.
         distance: Bits, 0 to 16, that the hashes of near pictures may differ in.
         min_jaccard: Smallest share of common word triples for a near text.
         batch: Pictures of a training set in memory at once.
@@ -115,7 +115,7 @@ def tables(where: Path | str, split: str, name: str | None = None, batch: int = 
     Args:
         where: As for `find`.
         split: As for `find`.
-        name: Of a benchmark of `benchmarks.catalogue`, whose numbers must then be met; those for classification have no captions.
+        name: Of a benchmark of `catalogue.rows`, whose numbers must then be met; those for classification have no captions.
         batch: Pictures in a table.
 
     Raises:
@@ -142,7 +142,7 @@ def called(where: Path | str) -> str:
 
 
 def _samples(folder: Path, split: str, name: str | None, skipped: Counter) -> Iterator[shards.Sample]:
-    known = {entry["name"].casefold(): entry for entry in benchmarks.catalogue()}
+    known = {entry["name"].casefold(): entry for entry in catalogue.rows()}
     if (entry := known.get((name or "").casefold())) is None:
         return benchmarks.samples(folder, split, skipped=skipped)
     if entry["task"] == "retrieval":

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import png, toy_sample, write_tar
 
-from rsvlm import benchmarks
+from rsvlm import benchmarks, catalogue
 from rsvlm.errors import DataError
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -66,10 +66,10 @@ CLASSES = {
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """The catalogue with no expected numbers, since miniatures have none; tests of the checks put some back."""
-    content = json.loads(json.dumps(benchmarks._file("benchmarks.json")))
+    content = json.loads(json.dumps(catalogue._file("benchmarks.json")))
     for entry in content["benchmarks"].values():
         entry["splits"] = {}
-    real = benchmarks._file
+    real = catalogue._file
     monkeypatch.setattr(benchmarks, "_file", lambda file: content if file == "benchmarks.json" else real(file))
     return content["benchmarks"]
 
@@ -170,13 +170,13 @@ def test_folders_of_classes_are_read_in_their_own_layout(tmp_path, name):
     folder = classes_on_disk(tmp_path, name, split)
     words, items = benchmarks.labelled(folder, name, split, partial=True)
     items = list(items)
-    assert words == benchmarks.class_names(name) and len(set(words)) == len(words)
+    assert words == catalogue.class_names(name) and len(set(words)) == len(words)
     assert len(items) == 4 and len({key for key, _, _ in items}) == 4
     labels = [label for _, _, label in items]
     assert len(set(labels)) == 2 and labels == [labels[0]] * 2 + [labels[2]] * 2
     for key, data, label in items:
-        scene = next(part for part in key.split("/")[::-1][1:] if benchmarks._key(part) in benchmarks._classes(name)[0])
-        assert benchmarks._classes(name)[0][benchmarks._key(scene)] == label
+        scene = next(part for part in key.split("/")[::-1][1:] if benchmarks._key(part) in catalogue.class_list(name)[0])
+        assert catalogue.class_list(name)[0][benchmarks._key(scene)] == label
         assert data[:4] == b"\x89PNG"
 
 
@@ -226,7 +226,7 @@ def test_a_pack_of_skyscript_brings_its_own_words(tmp_path):
     with pytest.raises(DataError, match="no class of SkyScript.*'moon'"):
         benchmarks.labelled(tmp_path, "SkyScript", "val")
     with pytest.raises(DataError, match="SkyScript has no class list"):
-        benchmarks.class_names("SkyScript")
+        catalogue.class_names("SkyScript")
 
 
 def test_unnamed_folders_are_classes(tmp_path):
@@ -365,7 +365,7 @@ def test_the_wrong_task_and_unknown_names_are_answered(tmp_path):
     with pytest.raises(DataError, match="unknown benchmark 'aid2'.*RSITMD"):
         benchmarks.samples(tmp_path, "test", name="aid2")
     with pytest.raises(DataError, match="unknown prompt set.*paper"):
-        benchmarks.prompt_set("nothing")
+        catalogue.prompt_set("nothing")
 
 
 @pytest.mark.parametrize(
@@ -488,13 +488,13 @@ def test_broken_csv_tables_have_one_clear_error(tmp_path, content, says):
 
 def test_the_catalogue_tells_everything(monkeypatch):
     monkeypatch.undo()  # the real numbers
-    rows = {row["name"]: row for row in benchmarks.catalogue()}
+    rows = {row["name"]: row for row in catalogue.rows()}
     for row in rows.values():
         assert row["task"] in ("retrieval", "classification")
         assert all(row[column] for column in ("title", "layout", "where", "licence", "traps"))
         assert row["verified"] or row["unsure"], row["name"]
         assert (
-            row["classes"] is None or row["name"] == "SkyScript" or row["classes"] == len(benchmarks.class_names(row["name"]))
+            row["classes"] is None or row["name"] == "SkyScript" or row["classes"] == len(catalogue.class_names(row["name"]))
         )
         assert all(re.fullmatch("[0-9a-f]{32}", digest) for digest in row["hashes"].values())
     assert rows["RSICD"]["splits"]["test"] == {"images": 1093, "captions": 5465}
@@ -505,19 +505,19 @@ def test_the_catalogue_tells_everything(monkeypatch):
 
 
 def test_class_words_are_read_by_a_text_tower():
-    assert benchmarks.class_names("aid")[1:3] == ["bare land", "baseball field"]
-    assert benchmarks.class_names("MLRSNet")[18] == "harbor and port"
-    for row in benchmarks.catalogue():
-        words = [] if row["name"] == "SkyScript" or not row["classes"] else benchmarks.class_names(row["name"])
+    assert catalogue.class_names("aid")[1:3] == ["bare land", "baseball field"]
+    assert catalogue.class_names("MLRSNet")[18] == "harbor and port"
+    for row in catalogue.rows():
+        words = [] if row["name"] == "SkyScript" or not row["classes"] else catalogue.class_names(row["name"])
         assert len(set(words)) == len(words) and not any("_" in word or word != word.lower() for word in words)
 
 
 def test_prompt_sets_are_templates():
-    assert benchmarks.prompt_set("paper") == ["An aerial image of {class}"]
-    assert {"plain", "remoteclip", "skyscript", "clip", "ensemble"} <= set(benchmarks.prompt_sets())
-    for name, content in benchmarks.prompt_sets().items():
+    assert catalogue.prompt_set("paper") == ["An aerial image of {class}"]
+    assert {"plain", "remoteclip", "skyscript", "clip", "ensemble"} <= set(catalogue.prompt_sets())
+    for name, content in catalogue.prompt_sets().items():
         assert content["source"] and (content["verified"] or content["unsure"])
-        assert all(template.count("{class}") == 1 for template in benchmarks.prompt_set(name))
+        assert all(template.count("{class}") == 1 for template in catalogue.prompt_set(name))
 
 
 def test_the_real_rsicd_is_whole_but_for_its_test_split(monkeypatch, caplog):
