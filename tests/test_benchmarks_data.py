@@ -70,7 +70,7 @@ def small(monkeypatch):
     for entry in content["benchmarks"].values():
         entry["splits"] = {}
     real = catalogue._file
-    monkeypatch.setattr(benchmarks, "_file", lambda file: content if file == "benchmarks.json" else real(file))
+    monkeypatch.setattr(catalogue, "_file", lambda file: content if file == "benchmarks.json" else real(file))
     return content["benchmarks"]
 
 
@@ -175,8 +175,8 @@ def test_folders_of_classes_are_read_in_their_own_layout(tmp_path, name):
     labels = [label for _, _, label in items]
     assert len(set(labels)) == 2 and labels == [labels[0]] * 2 + [labels[2]] * 2
     for key, data, label in items:
-        scene = next(part for part in key.split("/")[::-1][1:] if benchmarks._key(part) in catalogue.class_list(name)[0])
-        assert catalogue.class_list(name)[0][benchmarks._key(scene)] == label
+        scene = next(part for part in key.split("/")[::-1][1:] if catalogue.key_of(part) in catalogue.class_list(name)[0])
+        assert catalogue.class_list(name)[0][catalogue.key_of(scene)] == label
         assert data[:4] == b"\x89PNG"
 
 
@@ -252,15 +252,15 @@ def test_the_archive_beside_a_table_is_not_taken_for_shards(tmp_path):
 
 
 def test_the_number_of_an_image_of_ucm_tells_its_class():
-    entry = benchmarks._entry("UCM-Captions")[1]
-    told = [benchmarks._scene(f"{number}.tif", entry) for number in (1, 100, 101, 2100, 2101, 0)]
+    entry = catalogue.find("UCM-Captions")[1]
+    told = [catalogue.scene_of(f"{number}.tif", entry) for number in (1, 100, 101, 2100, 2101, 0)]
     assert told == ["agricultural", "agricultural", "airplane", "tennis court", None, None]
 
 
 def test_one_name_means_the_benchmark_of_that_task():
-    assert benchmarks._entry("nwpu", "retrieval")[0] == "NWPU-Captions"
-    assert benchmarks._entry("NWPU", "classification")[0] == "RESISC45"
-    assert benchmarks._entry("ucm", "retrieval")[0] == "UCM-Captions" and benchmarks._entry("ucm")[0] == "UCM"
+    assert catalogue.find("nwpu", "retrieval")[0] == "NWPU-Captions"
+    assert catalogue.find("NWPU", "classification")[0] == "RESISC45"
+    assert catalogue.find("ucm", "retrieval")[0] == "UCM-Captions" and catalogue.find("ucm")[0] == "UCM"
 
 
 def test_scenes_of_rsicd_are_labels(tmp_path):
