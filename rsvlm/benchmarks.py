@@ -211,8 +211,9 @@ def _has_shards(folder: Path) -> bool:
     if not (next(folder.glob("*.tar"), None) or next(folder.glob("*/*.tar"), None)):
         return False
     # a tar beside a table is the archive that the benchmark came in
-    return (folder / "manifest.json").is_file() or not any(
-        next(folder.glob(f"*.{kind}"), None) for kind in ("json", "csv", "tsv")
+    tables = any(next(folder.glob(f"*.{kind}"), None) for kind in ("csv", "tsv"))
+    return (folder / "manifest.json").is_file() or not (
+        tables or any(map(_image_rows, map(_read_json, folder.glob("*.json"))))
     )
 
 
@@ -230,11 +231,8 @@ def _caption_table(asked: _Asked) -> tuple[Path, list[tuple[str, list, str | Non
     folder, split = asked.folder, asked.split
     for path in sorted(folder.glob("*.json")):
         table = _read_json(path)
-        if isinstance(table, dict) and isinstance(table.get("images"), list):
-            rows = [(row, None) for row in table["images"]]
-        elif isinstance(table, dict) and table and all(_is_image_list(rows) for rows in table.values()):
-            rows = [(row, scene) for scene, rows in table.items() for row in rows]
-        else:
+        rows = _image_rows(table)
+        if rows is None:
             continue
         rows = [(row, scene) for row, scene in rows if isinstance(row, dict)]
         splits = Counter(str(row.get("split")) for row, _ in rows)
@@ -250,6 +248,15 @@ def _caption_table(asked: _Asked) -> tuple[Path, list[tuple[str, list, str | Non
             captions.setdefault(file, []).append(caption)
         return path, [(file, texts, None) for file, texts in captions.items()]
     raise _layout_error(asked)
+
+
+def _image_rows(table) -> list[tuple[dict, str | None]] | None:
+    """Entries of a table of images, each with its class where entries are listed by class; none if this is no such table."""
+    if isinstance(table, dict) and isinstance(table.get("images"), list):
+        return [(row, None) for row in table["images"]]
+    if isinstance(table, dict) and table and all(_is_image_list(rows) for rows in table.values()):
+        return [(row, scene) for scene, rows in table.items() for row in rows]
+    return None
 
 
 def _is_image_list(rows) -> bool:

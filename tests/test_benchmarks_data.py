@@ -251,6 +251,12 @@ def test_the_archive_beside_a_table_is_not_taken_for_shards(tmp_path):
     assert len(list(benchmarks.samples(folder, "test"))) == 3
 
 
+def test_another_json_beside_shards_is_not_taken_for_a_table(tmp_path):
+    (tmp_path / "stage.json").write_text('{"name": "pairs", "parts": {}}')
+    write_tar(tmp_path / "test" / "000000.tar", {"a.png": png(toy_sample(0)[0]), "a.txt": b"A field."})
+    assert [sample.key for sample in benchmarks.samples(tmp_path, "test")] == ["a"]
+
+
 def test_the_number_of_an_image_of_ucm_tells_its_class():
     entry = catalogue.find("UCM-Captions")[1]
     told = [catalogue.scene_of(f"{number}.tif", entry) for number in (1, 100, 101, 2100, 2101, 0)]

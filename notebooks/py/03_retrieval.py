@@ -91,6 +91,49 @@ origin = runs.provenance(
 saved = runs.save_result("retrieval", run_name or f"{profile}-seed{seed}", options, rows, origin)
 
 # %% [markdown]
+# ## And under the other protocols?
+#
+# One caption per chip is the strictest reading, and one of five that are in use; `mAP` asks for all captions of a chip, not the best alone.
+# The same vectors, counted in each way; [](07_recall_at_k) says what the protocols are, and what ties and the size of the gallery do.
+
+# %%
+every = retrieval.evaluate(*vectors, found.image_of_caption, found.captions, **settings | {"protocol": "all"})
+every = pd.DataFrame(every)
+every["measure"] = every["direction"] + " " + every["metric"]
+measures = ["both mR", "i2t mAP", "t2i mAP", "i2t median_rank", "t2i median_rank"]
+wide = every.pivot(index="protocol", columns="measure", values="value").loc[list(retrieval.PROTOCOLS), measures]
+wide.style.format(precision=1)
+
+# %% tags=["hide-input"]
+Markdown(
+    f"Mean recall lies between {wide['both mR'].min():.1f} % (`{wide['both mR'].idxmin()}`) and {wide['both mR'].max():.1f} % "
+    f"(`{wide['both mR'].idxmax()}`): a number without its protocol says little."
+)
+
+# %% [markdown]
+# ## Where on Earth is it easy?
+#
+# The same queries by the latitude belt of their chip; the gallery stays the whole test split.
+
+# %%
+belts = pd.read_parquet(data / "chips.parquet").set_index("key").loc[found.keys, "belt"].tolist()
+per_belt = retrieval.evaluate(*vectors, found.image_of_caption, classes=belts, **settings)
+ways = {"i2t": "image → text", "t2i": "text → image"}
+dots = [
+    row | {"label": row["metric"][4:-1], "series": ways[row["direction"]]}
+    for row in per_belt
+    if row["metric"].startswith("R@5[")
+]
+figures.picture(figures.interval_dots(dots, "R@5, percent"), "R@5 both ways for chips of each latitude belt, with intervals.")
+
+# %% tags=["hide-input"]
+easy, hard = (pick((dot for dot in dots if dot["direction"] == "t2i"), key=lambda dot: dot["value"]) for pick in (max, min))
+Markdown(
+    f"Text → image R@5 is highest for {easy['label']} chips ({easy['value']:.0f} % of {easy['n']}) and lowest for {hard['label']} ones "
+    f"({hard['value']:.0f} % of {hard['n']}); where the intervals overlap, the order may be chance."
+)
+
+# %% [markdown]
 # ## How far down is the right answer otherwise?
 
 # %%

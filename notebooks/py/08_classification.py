@@ -1,0 +1,309 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,mystnb
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Zero-shot classification
+#
+# **A model that was trained on captions alone sorts pictures into classes that are nothing but words; how well depends on the words as much
+# as on the pictures.**
+#
+# Cost: seconds, once the model of chapter 2 is trained. With RSICD on disk and a model worth it (`-p data FOLDER -p model FOLDER`), its
+# scene classes are tried as well.
+
+# %% tags=["parameters"]
+profile = "laptop"
+seed = 0
+device = "auto"
+recompute = False
+run_name = ""
+overrides = ""
+data = ""
+model = ""
+
+# %% tags=["hide-input"]
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+
+from rsvlm import benchmarks, bluemarble, classification, config, distributed, embed, encoders, figures, images, runs, train
+from rsvlm.catalogue import prompt_set
+
+# %% tags=["hide-input"]
+started = time.time()
+options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
+chips = bluemarble.load_or_build(options)
+run = train.load_or_train(options, chips)
+
+# %% [markdown]
+# ## Classes out of measurements
+#
+# Nobody labelled these chips: their class is measured. A chip that is at least half sea is “sea”; one whose land has one colour in at least
+# five of its nine sectors is land of that colour; the others are mixed, and left out.
+
+
+# %%
+def measured_class(record):
+    facts = record["measurements"]
+    if facts["sea_share"] >= 0.5:
+        return "sea"
+    colour, sectors = Counter(filter(None, facts["land_colours"])).most_common(1)[0]
+    return f"{colour} land" if sectors >= 5 else None
+
+
+samples = list(benchmarks.samples(chips, "test"))
+measured = pd.Series([measured_class(sample.record) for sample in samples])
+counts = measured.value_counts()
+class_names = [name for name in counts.index if counts[name] >= 5]
+kept = np.flatnonzero(measured.isin(class_names))
+labels = np.array([class_names.index(name) for name in measured[kept]])
+figures.picture(figures.count_bars(counts[class_names].to_dict(), "test chips"), "Bars of the test chips of each class.")
+
+# %% tags=["hide-input"]
+Markdown(
+    f"{len(kept)} of {len(samples)} test chips fall into {len(class_names)} classes; {measured.isna().sum()} are mixed, and "
+    f"{len(samples) - len(kept) - measured.isna().sum()} belong to classes of fewer than 5 chips. Always guessing “{class_names[0]}” would "
+    f"be right for {100 * counts.iloc[0] / len(kept):.0f} %."
+)
+
+# %%
+pictures = [images.decode(samples[i].image) for i in kept]
+typical = [int(np.flatnonzero(labels == c)[0]) for c in range(len(class_names))]
+figures.gallery(
+    [
+        {"image": pictures[i], "alt": f"A chip of class {class_names[labels[i]]}", "caption": class_names[labels[i]]}
+        for i in typical
+    ],
+    thumbnail_px=110,
+)
+
+# %% [markdown]
+# ## Which prompt?
+#
+# A class becomes a vector by way of a sentence; the picture goes to the class with the nearest vector. `paper` is the sentence of the paper,
+# `plain` the class's words alone, `ensemble` the mean of several sentences, and `as in training` the beginnings that the captions of the
+# training set have.
+
+# %%
+found = embed.read(embed.load_or_embed(run / "model", chips, "test", recompute=recompute, device=device))
+image_embeddings = found.image_embeddings[kept]
+encoder = encoders.open_encoder(str(run / "model"), device=device)
+prompts = {name: prompt_set(name) for name in ("paper", "plain", "clip", "skyscript", "ensemble")}
+prompts["as in training"] = ["{class}.", "A satellite picture of {class}.", "Seen from above: {class}."]
+vectors = {name: classification.class_embeddings(encoder, class_names, templates) for name, templates in prompts.items()}
+settings = {"dataset": f"{bluemarble.NAME}-cover", "split": "test", "seed": seed, "logit_scale": encoder.logit_scale}
+settings |= {"bootstrap_samples": options.evaluate.bootstrap_samples}
+rows = [
+    row
+    for name, of_classes in vectors.items()
+    for row in classification.evaluate(image_embeddings, labels, of_classes, class_names, protocol=name, **settings)
+]
+
+# %%
+PANELS = {"top1": "top-1", "balanced_accuracy": "mean over classes"}
+shown = [row | {"label": row["protocol"], "panel": PANELS[row["metric"]]} for row in rows if row["metric"] in PANELS]
+figures.picture(
+    figures.interval_dots(shown, "right, percent"),
+    "Top-1 and balanced accuracy of each prompt set, with intervals and chance.",
+)
+
+# %%
+table = pd.DataFrame(rows)
+table = table[~table["metric"].str.contains(r"\[")]
+columns = ["protocol", "metric", "value", "ci_low", "ci_high", "chance", "n"]
+table[columns].style.hide(axis="index").format(precision=1)
+
+# %% tags=["hide-input"]
+top = {row["protocol"]: row for row in rows if row["metric"] == "top1"}
+best, worst = (pick(top, key=lambda name: top[name]["value"]) for pick in (max, min))
+Markdown(
+    f"`{best}` is right for **{top[best]['value']:.1f} %** ({top[best]['ci_low']:.1f} to {top[best]['ci_high']:.1f}) of {len(kept)} chips, "
+    f"`{worst}` for {top[worst]['value']:.1f} %; guessing gives {top[best]['chance']:.1f} %. The same pictures, the same model, other words."
+)
+
+# %% [markdown]
+# ## Other names for the same things
+#
+# The classes are called as the training captions call them. A person would say “desert” or “forest”; the model never read these words in
+# a caption. The same chips, the same prompt, other names:
+
+# %%
+EVERYDAY = {"sea": "ocean", "pale sand land": "sandy desert", "tan land": "desert", "light brown land": "dry steppe"}
+EVERYDAY |= {"brown land": "bare hills", "reddish brown land": "red desert", "khaki land": "dry grassland"}
+EVERYDAY |= {"olive land": "savanna", "light green land": "fields", "green land": "grassland", "dark green land": "forest"}
+EVERYDAY |= {"very dark green land": "dense conifer forest", "white land": "snow and ice", "grey land": "rock"}
+renamed = [EVERYDAY.get(name, f"{name}, in other words") for name in class_names]
+everyday = {name: classification.class_embeddings(encoder, renamed, prompts[name]) for name in ("paper", "plain", "ensemble")}
+told = []
+for series, names, systems in (("words of the captions", class_names, vectors), ("everyday words", renamed, everyday)):
+    for name in everyday:
+        part = classification.evaluate(image_embeddings, labels, systems[name], names, protocol=name, **settings)
+        told += [row | {"label": name, "series": series} for row in part if row["metric"] == "top1"]
+figures.picture(figures.interval_dots(told, "top-1, percent"), "Top-1 with the captions' words and with everyday words.")
+
+# %% tags=["hide-input"]
+ours, theirs = ([row["value"] for row in told if row["series"] == s] for s in ("words of the captions", "everyday words"))
+Markdown(
+    f"With everyday words the best of the three prompts reaches {max(theirs):.1f} %, with the captions' words {max(ours):.1f} %. A zero-shot "
+    "classifier knows the words that it was trained on: a low score on somebody's class list need not be about the pictures."
+)
+
+# %% [markdown]
+# ## Which classes are taken for which?
+#
+# Rows are what was measured, columns what the model says, with the best of the prompts above.
+
+# %%
+matrix = classification.confusion(image_embeddings, labels, vectors[best])
+short = [name.removesuffix(" land") for name in class_names]
+figures.picture(
+    figures.share_matrix(pd.DataFrame(matrix, short, short), "said by the model", "measured"),
+    "Confusion matrix in percent of each row: what was measured against what the model says.",
+)
+
+# %%
+per_class = [
+    row | {"label": row["metric"][5:-1]} for row in rows if row["protocol"] == best and row["metric"].startswith("top1[")
+]
+figures.picture(
+    figures.interval_dots(sorted(per_class, key=lambda row: -row["value"]), "top-1 of the class, percent"),
+    "Top-1 of each class with its interval, best class first, and chance.",
+)
+
+# %% tags=["hide-input"]
+errors = matrix - np.diag(np.diag(matrix))
+true, said = np.unravel_index(errors.argmax(), errors.shape)
+easy, hard = (pick(per_class, key=lambda row: row["value"]) for pick in (max, min))
+Markdown(
+    f"“{easy['label']}” is recognised best ({easy['value']:.0f} % of {easy['n']}), “{hard['label']}” worst ({hard['value']:.0f} % of "
+    f"{hard['n']}). The commonest error is to say “{class_names[said]}” of “{class_names[true]}”: {errors.max()} of {errors.sum()} errors."
+)
+
+# %% [markdown]
+# ## Does it know how sure it is?
+#
+# The model's own scale turns scores into probabilities of the classes. A calibrated model is right in 80 % of the cases in which it is
+# 80 % sure; the expected calibration error is the mean distance from the broken line.
+
+# %%
+scale = encoder.logit_scale
+bins = {name: classification.reliability(image_embeddings, labels, vectors[name], scale) for name in ("paper", best)}
+figures.picture(
+    figures.reliability(bins),
+    "Reliability diagrams of two prompt sets: accuracy against confidence, and how many answers have it.",
+)
+
+# %% tags=["hide-input"]
+ece = {row["protocol"]: row for row in rows if row["metric"] == "ece"}
+sure = {name: 100 * (table["n"] * table["confidence"]).sum() / table["n"].sum() for name, table in bins.items()}
+Markdown(
+    " ".join(
+        f"With `{name}` the model is {sure[name]:.0f} % sure on average and right for {top[name]['value']:.0f} %; its calibration error is "
+        f"{ece[name]['value']:.1f} points ({ece[name]['ci_low']:.1f} to {ece[name]['ci_high']:.1f})."
+        for name in bins
+    )
+)
+
+# %% [markdown]
+# ## The clearest chips, and the worst mistakes
+#
+# By how far the true class's score lies above the best other's: first the clearest chip of each of six classes, then the six chips with the
+# largest lag.
+
+# %%
+scores = image_embeddings @ vectors[best].T
+own = scores[np.arange(len(labels)), labels]
+others = np.where(np.arange(len(class_names)) == labels[:, None], -np.inf, scores)
+lead = own - others.max(1)
+order = np.argsort(-lead)
+clearest = order[np.sort(np.unique(labels[order], return_index=True)[1])[:6]]
+figures.gallery(
+    [
+        {"image": pictures[i], "alt": f"Chip {samples[kept[i]].key}", "badge": "✓" if lead[i] > 0 else "✗"}
+        | {"caption": f"{class_names[labels[i]]}; said: {class_names[scores[i].argmax()]}"}
+        for i in [*clearest, *order[-6:][::-1]]
+    ],
+    thumbnail_px=110,
+)
+
+# %% [markdown]
+# ## Scenes of RSICD
+#
+# The file names of RSICD carry a scene class. The toy model of this book has never seen an airport; give a model that has, in any form
+# that `rsvlm evaluate classify --model` takes.
+
+# %%
+home = Path(data or os.environ.get("RSVLM_DATA") or runs.root().parent / "shared" / "data")
+folder = next((path for path in (home, home / "rsicd") if (path / "dataset_rsicd.json").is_file()), None)
+scene_rows = []
+if folder and model:
+    other = encoders.open_encoder(model, device=device)
+    names, items = benchmarks.labelled(folder, "RSICD-scenes", "val")
+    parts = {"model": other.fingerprint, "data": benchmarks.fingerprint(folder), "code": runs.source_hash("embed")}
+    stage = runs.stage("scenes", parts, lambda out: embed.labelled(other, items, out, class_names=names), recompute)
+    scenes = embed.read_labelled(stage)
+    for name in ("paper", "plain", "ensemble"):
+        of_classes = classification.class_embeddings(other, names, prompt_set(name))
+        about = settings | {"dataset": "RSICD-scenes", "split": "val", "logit_scale": other.logit_scale, "protocol": name}
+        scene_rows += classification.evaluate(scenes.image_embeddings, scenes.labels, of_classes, names, **about)
+
+# %% tags=["hide-input"]
+told = {row["protocol"]: row for row in scene_rows if row["metric"] == "top1"}
+lines = [f"`{n}` {r['value']:.1f} % ({r['ci_low']:.1f} to {r['ci_high']:.1f})" for n, r in told.items()]
+missing = "RSICD is not on disk (`-p data FOLDER`)" if not folder else "No model was given (`-p model FOLDER`)"
+Markdown(
+    f"Top-1 on the scenes of {told['plain']['n']} validation images, of {len(names)} classes: {'; '.join(lines)}. Guessing gives "
+    f"{told['plain']['chance']:.1f} %."
+    if scene_rows
+    else f"{missing}: nothing is measured here."
+)
+
+# %% tags=["hide-input"]
+origin = runs.provenance(
+    options,
+    benchmarks.fingerprint(chips),
+    str(distributed.resolve_device(device)),
+    started,
+    "rsvlm run notebooks/08_classification.ipynb",
+)
+saved = runs.save_result("classification", run_name or f"{profile}-seed{seed}", options, rows + scene_rows, origin)
+
+# %% [markdown]
+# ## What we found
+
+# %% tags=["hide-input"]
+Markdown(
+    f"- Without a single label the model is right for {top[best]['value']:.1f} % of {len(kept)} chips of {len(class_names)} classes; guessing "
+    f"gives {top[best]['chance']:.1f} %.\n"
+    f"- The prompt is worth {top[best]['value'] - top[worst]['value']:.1f} points: `{best}` against `{worst}`. With the prompt of the paper, "
+    f"which these captions do not resemble, it is {top['paper']['value']:.1f} %.\n"
+    f"- Everyday names of the same classes cost {max(ours) - max(theirs):.1f} points.\n"
+    f"- Calibration errors lie between {min(row['value'] for row in ece.values()):.1f} and {max(row['value'] for row in ece.values()):.1f} "
+    "points, by the prompt."
+)
+
+# %% [markdown]
+# ### Three edits to try
+#
+# - Write a prompt of your own into `prompts`, say “land that is {class}”. Can you beat the training captions' words?
+# - Change the classes: chips with many islands, with lakes, with a coast in the west. Which can the model tell?
+# - `-p model open_clip:ViT-B-32:FILE -p data FOLDER`: a published model on RSICD's scenes, with its own scale.
+
+# %% tags=["hide-input"]
+figures.provenance(origin)

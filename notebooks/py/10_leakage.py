@@ -1,0 +1,386 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,mystnb
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Leakage: test images in the training set
+#
+# **Copies of test images are found in a training set however they were turned, mirrored or saved anew, though not when they were cropped;
+# what they do to a score is measured with the overlap, without it, and without as many others.**
+#
+# Cost: about a minute on two CPU cores the first time, once the model of chapter 2 is trained. With RSICD on disk (`-p data FOLDER`) its own
+# splits are compared as well, which takes half a minute more.
+
+# %% tags=["parameters"]
+profile = "laptop"
+seed = 0
+device = "auto"
+recompute = False
+run_name = ""
+overrides = ""
+data = ""
+
+# %% tags=["hide-input"]
+import io
+import itertools
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+from PIL import Image
+
+from rsvlm import benchmarks, bluemarble, config, distributed, embed, figures, images, leakage, retrieval, runs, shards, train
+
+# %% tags=["hide-input"]
+started = time.time()
+options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
+chips = bluemarble.load_or_build(options)
+run = train.load_or_train(options, chips)
+
+# %% [markdown]
+# ## A training set with test images in it
+#
+# Test chips are copied into a training set, each in one way: as the file that it is, saved as JPEG, turned, mirrored, made smaller,
+# brighter, cropped; or only their captions, over another picture.
+
+
+# %%
+def jpeg(array, quality=75):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def cropped(array, share):
+    edge = round(share * len(array))
+    return images.resize(array[edge:-edge, edge:-edge], *array.shape[:2])
+
+
+# %%
+PICTURES = {
+    "the same file": None,
+    "saved as PNG anew": lambda a: a,
+    "saved as JPEG": jpeg,
+    "turned a quarter": lambda a: np.rot90(a),
+    "mirrored, as JPEG": lambda a: jpeg(a[:, ::-1]),
+    "half as large": lambda a: images.resize(a, len(a) // 2, len(a) // 2),
+    "brighter": lambda a: np.clip(1.2 * a + 10.0, 0, 255).astype(np.uint8),
+    "2 % cropped": lambda a: cropped(a, 0.02),
+    "10 % cropped": lambda a: cropped(a, 0.1),
+}
+
+
+# %%
+def reword(text, rng):
+    words = text.split()
+    words[rng.integers(len(words))] = "somewhere"
+    return " ".join(words)
+
+
+TEXTS = {
+    "captions copied": lambda texts, rng: texts,
+    "captions with a word changed": lambda texts, rng: [reword(text, rng) for text in texts],
+}
+KINDS = [*PICTURES, *TEXTS]
+
+
+# %%
+def encoded(sample, change):
+    made = sample.image if change is None else change(images.decode(sample.image))
+    if isinstance(made, bytes):
+        return made, "jpg" if change else "png"
+    return images.encode_png(np.ascontiguousarray(made)), "png"
+
+
+# %% [markdown]
+# Copies of pictures bring their captions along, in another order: that is how benchmarks leak into each other.
+
+
+# %%
+def plant(kind, number, test, other, rng):
+    picture = test if kind in PICTURES else other
+    texts = TEXTS[kind](test.captions, rng) if kind in TEXTS else [*test.captions[1:], test.captions[0]]
+    record = {"key": f"copy-{number:04d}", "kind": kind, "of": test.key, "captions": texts}
+    return record, *encoded(picture, PICTURES.get(kind))
+
+
+# %%
+def make(folder):
+    rng = np.random.default_rng(seed)
+    test, clean = (list(shards.stream(chips, split)) for split in ("test", "train"))
+    drawn, others = (rng.permutation(len(split))[: each * len(KINDS)] for split in (test, clean))
+    pairs = enumerate(zip(drawn, others))
+    copies = [plant(KINDS[n % len(KINDS)], n, test[i], clean[j], rng) for n, (i, j) in pairs]
+    runs.write_atomic(folder / "shards" / "train" / "000000.tar", shards.pack(copies, [])[1])
+
+
+# %%
+each = {"smoke": 4}.get(profile, 20)
+parts = {
+    "chips": benchmarks.fingerprint(chips),
+    "seed": seed,
+    "each": each,
+    "kinds": KINDS,
+    "code": runs.source_hash("shards"),
+}
+planted = runs.stage("planted", parts, make, recompute) / "shards"
+copies = pd.DataFrame([sample.record for sample in shards.stream(planted, "train")])
+figures.picture(figures.count_bars(copies["kind"].value_counts().to_dict(), "planted copies"), "Bars of copies of each kind.")
+
+# %% [markdown]
+# ## Are they found?
+#
+# `leakage.find` compares training sets with a benchmark; the same from the command line is `rsvlm evaluate leakage`. A copy of a picture
+# should be found by its picture, a copied caption by its words. The whole training set of chapter 2 is searched too: it lies on other
+# ground than the test chips, so whatever is found in it is a false alarm.
+
+# %%
+LIMITS = range(0, 17, 2)
+
+
+def bare(folder, split):
+    return pd.concat(leakage.tables(folder, split), ignore_index=True)
+
+
+def search(out):
+    leakage.write_list(leakage.find(planted, chips, split="test"), out / "copies.csv")
+    test, clean, copied = bare(chips, "test"), bare(chips, "train"), bare(planted, "train")
+    leakage.write_list(leakage.pairs(clean, test), out / "clean.csv")
+    for limit, (name, table) in itertools.product(LIMITS, {"clean": clean, "copies": copied}.items()):
+        near = leakage.pairs(table.assign(text=""), test.assign(text=""), limit)
+        leakage.write_list(near, out / f"{name}-{limit}.csv")
+
+
+# %%
+code = runs.source_hash("leakage", "dedup", "kernels", "benchmarks", follow=False)
+lists = runs.stage("overlap", parts | {"planted": benchmarks.fingerprint(planted), "code": code}, search, recompute)
+copied, clean = (leakage.read_list(lists / f"{name}.csv") for name in ("copies", "clean"))
+hits = copied.merge(copies, left_on=["train_key", "benchmark_key"], right_on=["key", "of"])
+fitting = hits["kind"].isin(PICTURES) == hits["reason"].isin(leakage.PICTURES)
+first = hits[fitting].drop_duplicates("train_key").set_index("train_key")["reason"]
+copies["found by"] = copies["key"].map(first).fillna("not found")
+order = [*leakage.PICTURES, *leakage.TEXTS, "not found"]
+matrix = pd.crosstab(copies["kind"], copies["found by"]).reindex(index=KINDS, columns=order, fill_value=0)
+figures.picture(
+    figures.share_matrix(matrix, "found by", "kind of copy"),
+    "Matrix of kinds of copies against what found them, in percent of each row.",
+)
+
+# %% tags=["hide-input"]
+lost = matrix["not found"] / matrix.sum(axis=1)
+told = ", ".join(f"{kind} ({100 * share:.0f} % not found)" for kind, share in lost[lost > 0].items())
+Markdown(
+    f"{int(matrix.drop(columns='not found').to_numpy().sum())} of {len(copies)} copies are found. All are of: "
+    f"{', '.join(kind for kind in KINDS if lost[kind] == 0)}. {f'Lost in part: {told}.' if told else 'No kind is lost.'}"
+)
+
+# %% [markdown]
+# How they are found, side by side: the copy in the training set, and the test picture that it is of.
+
+# %%
+items = leakage.look(copied, planted, chips, split="test", count=12, seed=seed)
+cells = []
+for item in items:
+    note = f"{item['reason']}, {item['distance']:.2g}, turn {item['turn']}"
+    for side in ("train", "benchmark"):
+        cell = {"image": item[f"{side}_image"], "alt": f"{side} picture {item[f'{side}_key']}", "badge": side}
+        cells.append(cell | {"caption": f"{note}: {item[f'{side}_captions'][0][:60]}…"})
+figures.gallery(cells, thumbnail_px=130)
+
+# %% [markdown]
+# ## And what is found that is no copy?
+#
+# Short captions are equal by chance, which is why captions alone do not count as an overlap unless asked for.
+
+# %%
+alarms = clean.drop_duplicates(["train_key", "reason"])["reason"].value_counts()
+table = pd.DataFrame({"copies found": copies["found by"].value_counts(), "false alarms": alarms}).reindex(order[:-1])
+table = table.fillna(0).astype(int)
+table["precision, %"] = 100 * table["copies found"] / table.sum(axis=1)
+table.style.format(precision=1, na_rep="")
+
+# %% [markdown]
+# How near is near? Two pictures are near when at most 6 of the 64 bits of their hashes differ, under the best of eight turns. The same search
+# with other limits:
+
+# %%
+lines = []
+is_picture = copies["kind"].isin(PICTURES)
+for limit in LIMITS:
+    near, alarm = (leakage.read_list(lists / f"{name}-{limit}.csv") for name in ("copies", "clean"))
+    right = near.merge(copies[is_picture], left_on=["train_key", "benchmark_key"], right_on=["key", "of"])
+    found = 100 * right["train_key"].nunique() / is_picture.sum()
+    lines.append({"bits": limit, "copies found, %": found, "false alarms": alarm["train_key"].nunique()})
+limits = pd.DataFrame(lines).set_index("bits")
+limits.T.style.format(precision=0)
+
+# %% tags=["hide-input"]
+texts = table.loc[list(leakage.TEXTS), "false alarms"].sum()
+searched = sum(1 for _ in shards.stream(chips, "train"))
+Markdown(
+    f"Among {searched:,} training chips {table.loc[list(leakage.PICTURES), 'false alarms'].sum()} are taken for copies by their picture and {texts} "
+    f"by a caption. At 6 bits {limits.loc[6, 'copies found, %']:.0f} % of the copied pictures are found, at 0 bits "
+    f"{limits.loc[0, 'copies found, %']:.0f} %, at 16 bits {limits.loc[16, 'copies found, %']:.0f} % with "
+    f"{limits.loc[16, 'false alarms']:.0f} false alarms."
+)
+
+# %% [markdown]
+# ## The list
+#
+# What others can use: a plain file with keys, reasons and turns, without pictures or captions.
+
+# %%
+copied.groupby("reason").head(2).style.hide(axis="index").format(precision=2)
+
+# %% [markdown]
+# ## What does it do to the scores?
+#
+# The model of chapter 2 goes on for a few steps on the copies alone, which is leakage at its worst. Then both are scored on the whole test
+# split, without the images that `leakage.find` lists, and, because a smaller gallery is an easier one, without as many others.
+
+# %%
+steps, batch = {"smoke": (6, 16)}.get(profile, (30, 64))
+more = {"train.start": str(run / "model"), "train.learning_rate": 1e-3, "train.warmup_steps": 2, "train.batch_size": batch}
+more |= {"train.stages": [{"steps": steps, "data": {"copies": 1}}], "train.checkpoint_every": steps}
+
+# %%
+going_on = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides) | more)
+leaked = train.load_or_train(going_on, {"copies": planted}, recompute)
+systems = {"before": run, "with copies": leaked}
+about = {"dataset": bluemarble.NAME, "bootstrap_samples": options.evaluate.bootstrap_samples, "seed": seed}
+
+# %%
+rows, vectors = [], {}
+for name, folder in systems.items():
+    vectors[name] = embed.read(embed.load_or_embed(folder / "model", chips, "test", recompute=recompute, device=device))
+    rows += [row | {"system": name} for row in leakage.compare(vectors[name], copied, split="test", **about)]
+shown = [row | {"label": row["split"], "series": row["system"]} for row in rows if row["metric"] == "mR"]
+figures.picture(
+    figures.interval_dots(shown, "mean recall, percent"),
+    "Mean recall before and after training on copies: on the whole split, without the overlap, and without as many others.",
+)
+
+# %% tags=["hide-input"]
+mean = {(row["system"], row["split"]): row["value"] for row in rows if row["metric"] == "mR"}
+gain = {split: mean["with copies", split] - mean["before", split] for _, split in mean}
+overlapping = set(copied.loc[copied["reason"].isin(leakage.PICTURES), "benchmark_key"])
+others = gain.get("test without as many others", np.nan)
+Markdown(
+    f"{len(overlapping)} of {len(vectors['before'].keys)} test images overlap by their picture. Further training on copies changes mean recall "
+    f"by {gain['test']:+.1f} points on the whole split, by {others:+.1f} without as many others, and by {gain['test without overlap']:+.1f} without "
+    f"the overlap. The last two galleries are of one size, so the copies themselves are worth "
+    f"**{others - gain['test without overlap']:+.1f}** points."
+)
+
+# %% [markdown]
+# The same, query by query: text → image R@5 in the whole gallery, of captions whose chip was copied and of the others.
+
+# %%
+parts_of = {}
+for name, found in vectors.items():
+    within = retrieval.ranks(found.image_embeddings, found.caption_embeddings, found.image_of_caption)[1] <= 5
+    seen = np.isin(np.array(found.keys)[found.image_of_caption], list(overlapping))
+    parts_of[name] = {"copied into training": 100 * within[seen].mean(), "not copied": 100 * within[~seen].mean()}
+dots = [{"label": label, "series": name, "value": v} for name, part in parts_of.items() for label, v in part.items()]
+figures.picture(
+    figures.interval_dots(dots, "text → image R@5, percent"),
+    "R@5 of copied and other chips, before and after training on copies.",
+)
+
+# %% tags=["hide-input"]
+rise = {label: parts_of["with copies"][label] - value for label, value in parts_of["before"].items()}
+Markdown(
+    f"R@5 of the chips that were copied changes by {rise['copied into training']:+.1f} points, of the others by {rise['not copied']:+.1f}."
+)
+
+# %% [markdown]
+# ## RSICD against itself
+#
+# RSICD is cut from web maps, several times over the same ground. Its training split against its validation split, and the captions of other
+# data sets against the same validation split, where they are on disk:
+
+# %%
+home = Path(data or os.environ.get("RSVLM_DATA") or runs.root().parent / "shared" / "data")
+rsicd = next((path for path in (home, home / "rsicd") if (path / "dataset_rsicd.json").is_file()), None)
+caption_files = [
+    path for path in (home / "captions" / f"{name}_captions.json" for name in ("rsitmd", "ucm")) if path.is_file()
+]
+
+
+def search_rsicd(out):
+    found = [leakage.find(rsicd, rsicd, split="val")]
+    found += [leakage.find(path, rsicd, split="val", train_split=leakage.EVERYTHING) for path in caption_files]
+    runs.write_atomic(out / "rows.json", json.dumps([row for part in found for row in leakage.rows(part)]))
+
+
+# %%
+rsicd_rows = []
+if rsicd and profile != "smoke":
+    known = {"data": benchmarks.fingerprint(rsicd), "others": [path.name for path in caption_files], "code": code}
+    rsicd_rows = json.loads((runs.stage("overlap-rsicd", known, search_rsicd, recompute) / "rows.json").read_text())
+wide = pd.DataFrame(rsicd_rows, columns=runs.ROW).pivot(index="metric", columns="protocol", values="value")
+wide.style.format(precision=2, na_rep="") if rsicd_rows else Markdown(
+    "Not measured here: this takes RSICD on disk (`-p data FOLDER`) and the profile `laptop`."
+)
+
+# %% tags=["hide-input"]
+value = {row["metric"]: row["value"] for row in rsicd_rows if row["protocol"] == "overlap with rsicd"}
+Markdown(
+    f"{value['images: any picture']:.1f} % of the {rsicd_rows[0]['n']:,} validation images are, or nearly are, in the training split as well, "
+    f"and {value['captions: same text']:.1f} % of the validation captions stand there word for word."
+    if value
+    else ""
+)
+
+# %% tags=["hide-input"]
+origin = runs.provenance(
+    options,
+    benchmarks.fingerprint(chips),
+    str(distributed.resolve_device(device)),
+    started,
+    "rsvlm run notebooks/10_leakage.ipynb",
+)
+kept = [{**row, "protocol": f"{row['protocol']}, {row['system']}"} for row in rows]
+kept = [{name: row[name] for name in runs.ROW} for row in kept]
+found_row = {"dataset": bluemarble.NAME, "split": "test", "protocol": "planted copies", "direction": "both"}
+found_row |= {"ci_low": None, "ci_high": None, "chance": None, "n": each}
+kept += [found_row | {"metric": f"found: {kind}", "value": 100 * (1 - lost[kind])} for kind in KINDS]
+saved = runs.save_result("leakage", run_name or f"{profile}-seed{seed}", options, kept + rsicd_rows, origin)
+
+# %% [markdown]
+# ## What we found
+
+# %% tags=["hide-input"]
+Markdown(
+    f"- {100 * (1 - (copies['found by'] == 'not found').mean()):.0f} % of {len(copies)} planted copies are found, with "
+    f"{table.loc[list(leakage.PICTURES), 'false alarms'].sum()} false alarms by picture among {searched:,} training chips."
+    f"{f' Not all are of: {told}.' if told else ''}\\n"
+    f"- Training on them is worth {gain['test']:+.1f} points of mean recall on the whole split and {gain['test without overlap']:+.1f} on what "
+    "was not copied.\\n"
+    f"- R@5 of copied chips changes by {rise['copied into training']:+.1f} points, of others by {rise['not copied']:+.1f}."
+)
+
+# %% [markdown]
+# ### Three edits to try
+#
+# - Plant a kind of your own, say a chip with a logo in one corner. From which size on is it lost?
+# - `leakage.compare(..., reasons=leakage.PICTURES + leakage.TEXTS)`: leave out what shares a caption too. What does that do to the gallery?
+# - Train on with only the copies of one kind: do turned pictures help as much as the same file?
+
+# %% tags=["hide-input"]
+figures.provenance(origin)
