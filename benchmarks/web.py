@@ -1,4 +1,4 @@
-"""Speed and memory of the web's data side: archives into candidates, texts through their stage.
+"""Speed and memory of the web's data side: archives into candidates, texts through their stage, and a whole build.
 
 Every figure is taken in processes of their own, one for each core, each with an input of its own; what they did is divided by the
 time that the slowest took. The inputs are made here, from a seed.
@@ -21,24 +21,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsvlm import config, crawl, engines, filters, lexicon
+from rsvlm import config, crawl, engines, filters, lexicon, overhead, web, webdemo
 from rsvlm.errors import RsvlmError
 
 TARGETS = {"warc": 2000.0, "text": 20_000.0}
 """Pages and texts per second that two cores must reach."""
 
 
-def measure(n_pages: int = 3000, n_texts: int = 100_000, repeats: int = 3, workers: int = 0) -> list[dict]:
+def measure(
+    n_pages: int = 3000, n_texts: int = 100_000, n_pictures: int = 0, repeats: int = 3, workers: int = 0
+) -> list[dict]:
     """Time the parts, and take the peak memory with the input and with four times as much.
 
     Args:
         n_pages: Pages of 20 kB for each process.
         n_texts: Texts for each process, 2 % of them relevant.
+        n_pictures: Pictures on the demo's web, for a build from its archive to shards, fetched over loopback; 0: no such build.
         repeats: Timed runs; the median is told.
         workers: Processes at once; 0: one for each core.
 
     Returns:
-        One row per part: `items` of all processes, `per_s` (median) with `min` and `max`, `target_per_s`; `per_cpu_s`, of
+        One row per part: `items` of all processes, `per_s` (median) with `min` and `max`, `target_per_s`, None where there is none; `per_cpu_s`, of
         one core without neighbours; `kept`, and `peak_mb` and
         `peak_mb_x4`, the largest memory of one process at one and at four times the input.
 
@@ -59,19 +62,42 @@ def measure(n_pages: int = 3000, n_texts: int = 100_000, repeats: int = 3, worke
         row["per_cpu_s"] = statistics.median(done["items"] / done["cpu_seconds"] for run in runs for done in run)
         row |= {"kept": sum(done["kept"] for done in runs[0])}
         row |= {"peak_mb": max(done["peak_mb"] for run in runs for done in run), "peak_mb_x4": peak}
-        rows.append({key: round(cell, 1) if isinstance(cell, float) else cell for key, cell in row.items()})
-    return rows
+        rows.append(row)
+    if n_pictures:
+        rows.append(_build(n_pictures, repeats))
+    return [{key: round(cell, 1) if isinstance(cell, float) else cell for key, cell in row.items()} for row in rows]
+
+
+def _build(count: int, repeats: int) -> dict:
+    """Build the demo's web in one fresh process, which works alone, while this one serves it."""
+    done = []
+    with tempfile.TemporaryDirectory() as name:
+        overhead.save(webdemo.default_head(), Path(name) / "head.npz")
+        for size, times in ((count, repeats), (4 * count, 1)):
+            folder = Path(name) / str(size)
+            webdemo.make(folder, 0, size)
+            with webdemo.serve(folder, port=0) as addresses:
+                webdemo.capture(addresses, folder / "crawl.warc.gz")
+                done += [_together("build", [folder])[0] for _ in range(times)]
+    speeds = [run["items"] / run["seconds"] for run in done[:-1]]
+    row = {"part": "build", "items": done[0]["items"], "processes": 1, "repeats": repeats}
+    row |= {"per_s": statistics.median(speeds), "min": min(speeds), "max": max(speeds), "target_per_s": None}
+    row["per_cpu_s"] = statistics.median(run["items"] / run["cpu_seconds"] for run in done[:-1])
+    row |= {"kept": done[0]["kept"], "peak_mb": max(run["peak_mb"] for run in done[:-1])}
+    return row | {"peak_mb_x4": done[-1]["peak_mb"]}
 
 
 def table(rows: list[dict]) -> str:
     """Lay rows out for a terminal."""
     what = {"warc": "pages of 20 kB into candidates", "text": "texts, 2 % relevant, through their stage"}
+    what["build"] = "candidates of the demo, pages to shards"
     lines = [
         f"{rows[0]['processes']} processes, {rows[0]['repeats']} runs.",
         f"{'':<44}{'per s':>10}{'min':>10}{'max':>10}{'target':>10}{'per CPU s':>10}{'peak MB':>9}{'at x4':>8}",
     ]
     for row in rows:
-        numbers = "".join(f"{row[key]:>10,.0f}" for key in ("per_s", "min", "max", "target_per_s", "per_cpu_s"))
+        cells = [row[key] for key in ("per_s", "min", "max", "target_per_s", "per_cpu_s")]
+        numbers = "".join(f"{'':>10}" if cell is None else f"{cell:>10,.0f}" for cell in cells)
         lines.append(f"{what.get(row['part'], row['part']):<44}{numbers}{row['peak_mb']:>9.0f}{row['peak_mb_x4']:>8.0f}")
     return "\n".join(lines)
 
@@ -103,6 +129,13 @@ def _alone(part: str, path: Path) -> dict:
         for batch in crawl.read(path, counts):
             kept += batch.num_rows
         items = counts["pages"]
+    elif part == "build":
+        options = config.load("laptop", {"fetch.allow_loopback": True, "fetch.host_delay_s": 0.0})
+        with tempfile.TemporaryDirectory() as name:
+            out, head = Path(name) / "pairs", path.parent / "head.npz"
+            manifest = web.build([path / "crawl.warc.gz"], options, out, head=head, workers=1, progress=False)
+        items = manifest["crawl"]["candidates"]
+        kept = sum(entry["samples"] for entry in manifest["splits"].values())
     else:
         for batch in pq.ParquetFile(path).iter_batches(8192):
             judged = filters.text_stage(pa.Table.from_batches([batch]), config.Web())

@@ -153,6 +153,12 @@ class Web(Section):
     hash_distance: int = Field(
         6, ge=0, le=16, description="Images whose perceptual hashes differ in at most this many bits are one."
     )
+    embedding_similarity: float = Field(
+        0.97,
+        ge=0,
+        le=1,
+        description="With a model: images whose embeddings have at least this cosine are one; 0: not compared.",
+    )
     test_share: float = Field(0.05, ge=0, lt=0.5, description="Share of the hosts held back for testing.")
     val_share: float = Field(0.05, ge=0, lt=0.5, description="Share of the hosts held back for validation.")
     samples_per_shard: int = Field(1000, ge=1, description="Pairs in one shard file.")

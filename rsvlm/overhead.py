@@ -2,8 +2,9 @@
 
 The features need no network: colour, edges, spectrum, and above all what gravity does to a photograph, for a picture of the ground
 has no up and down. The head is a kernel ridge regression: a picture is overhead as far as it is like the overhead pictures it was
-shown, and unlike the others; what is like neither gets 0. Its threshold is the lowest that reaches a stated precision on labelled
-pictures held back from the fit, best of sources that the fit has not seen. With a model, its image embeddings take the features' place.
+shown, and unlike the others; what is like neither gets 0. Its threshold is the lowest that reaches a stated precision where each
+labelled picture is scored by a head that has seen nothing of the same source (a photograph, a website, a region), for on the web most
+pictures are of things that nobody labelled. With a model, its image embeddings take the features' place.
 
 Source: our choice. The paper filters its web images by classifiers trained on human labels; features, labels and thresholds were
 not published.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 SIDE = 64  # pixels that the features see
 CLASSES = ("other", "overhead")
-WIDTH, RIDGE = 0.003, 0.01  # of the kernel, on standardised features, and of the fit
+WIDTH, RIDGE = 0.003, 0.3  # of the kernel, on standardised features, and of the fit: the best where sources are left out
 
 REASONS = {
     "broken image": "the bytes cannot be decoded: damaged, cut short, of another format, or a bomb",
@@ -144,13 +145,13 @@ class Head:
         centres: `(K, F)`, the standardised features of the labelled pictures.
         weights: `(K,)`, of the kernel's value at each.
         threshold: Scores from here on are overhead.
-        precision: Stated for `threshold`; `recall` and `auc` (area under the ROC curve) were measured with it on `held_back`
-            pictures.
+        precision: Stated for `threshold`; `recall` and `auc` (area under the ROC curve) were measured with it, like `roc`, on
+            each source by a head that has not seen it.
         recall: See `precision`.
         auc: See `precision`.
-        held_back: Labelled pictures that were not fitted.
+        sources: Different sources of the labelled pictures.
         roc: `(L, 4)`: threshold, false positive rate, true positive rate, precision.
-        source: What it was trained on.
+        about: What it was trained on.
     """
 
     mean: np.ndarray
@@ -161,9 +162,9 @@ class Head:
     precision: float
     recall: float
     auc: float
-    held_back: int
+    sources: int
     roc: np.ndarray
-    source: str
+    about: str
 
     def scores(self, found: np.ndarray) -> np.ndarray:
         """Score `(N, F)` features: `(N,)` float64, about 1 for overhead and 0 for others."""
@@ -186,32 +187,45 @@ def score(head: Head, pictures: Sequence[np.ndarray]) -> np.ndarray:
     return head.scores(features(thumbnails(pictures)))
 
 
-def fit(found: np.ndarray, labels: np.ndarray, held_back: np.ndarray, precision: float = 0.95, source: str = "") -> Head:
-    """Train a head.
+def fit(
+    found: np.ndarray,
+    labels: np.ndarray,
+    sources: np.ndarray,
+    precision: float = 0.95,
+    weights: np.ndarray | None = None,
+    about: str = "",
+) -> Head:
+    """Train a head on all pictures, and choose its threshold by heads that have not seen the source of what they score.
 
     Args:
         found: `(N, F)` features.
         labels: `(N,)` bool, overhead.
-        held_back: `(N,)` bool, kept from the fit, for the ROC and the threshold.
+        sources: `(N,)`, names or numbers; pictures with the same one are alike for reasons of their own: of one camera, site or place.
         precision: The threshold is set as low as reaches it.
-        source: What the pictures are, for the record.
+        weights: `(N,)`, how often each kind of picture is met, where some were labelled more than their share; none: 1 each.
+        about: What the pictures are, for the record.
 
     Raises:
-        DataError: A part lacks one of the two classes, or no threshold reaches the precision.
+        DataError: There are fewer than two sources of a class, or no threshold reaches the precision.
     """
-    for part, name in ((~held_back, "fitted"), (held_back, "held back")):
-        if not (labels & part).any() or not (~labels & part).any():
-            raise DataError(f"the {name} pictures are all of one class: label more, at least a dozen of each")
-    mean, scale = found[~held_back].mean(axis=0, dtype=np.float64), found[~held_back].std(axis=0, dtype=np.float64) + 1e-3
-    centres = _standardise(found[~held_back], mean, scale)
-    gram = _kernel(centres, centres)
-    weights = np.linalg.solve(gram + RIDGE * np.eye(len(gram)), labels[~held_back].astype(np.float64))
-    head = Head(mean, scale, centres, weights, 0.0, precision, 0.0, 0.0, int(held_back.sum()), np.zeros((0, 4)), source)
-    known, scores = labels[held_back], head.scores(found[held_back])
+    for name, part in zip(CLASSES, (~labels, labels), strict=True):
+        if (count := len(np.unique(sources[part]))) < 2:
+            raise DataError(
+                f"{count} sources of pictures of the class '{name}': label pictures of a dozen sources of each class"
+            )
+    mean, scale = found.mean(axis=0, dtype=np.float64), found.std(axis=0, dtype=np.float64) + 1e-3
+    centres = _standardise(found, mean, scale)
+    inverse = np.linalg.inv(_kernel(centres, centres) + RIDGE * np.eye(len(centres)))
+    dual = inverse @ labels.astype(np.float64)
+    # What a fit without a source says of that source, without fitting again: the block formula of leave-one-out.
+    scores = labels.astype(np.float64)
+    for source in np.unique(sources):
+        rows = np.flatnonzero(sources == source)
+        scores[rows] -= np.linalg.solve(inverse[np.ix_(rows, rows)], dual[rows])
     order = np.argsort(-scores, kind="stable")
-    scores, known = scores[order], known[order]
+    scores, known, weight = scores[order], labels[order], (np.ones(len(labels)) if weights is None else weights)[order]
     last = np.append(np.diff(scores) != 0, True)  # equal scores pass or fail together
-    true, false = np.cumsum(known)[last], np.cumsum(~known)[last]
+    true, false = np.cumsum(weight * known)[last], np.cumsum(weight * ~known)[last]
     levels, reached = scores[last], true / (true + false)
     good = np.flatnonzero(reached >= precision)
     if not len(good):
@@ -220,14 +234,18 @@ def fit(found: np.ndarray, labels: np.ndarray, held_back: np.ndarray, precision:
         )
     chosen = good[-1]
     threshold = levels[chosen : chosen + 2].mean()  # halfway to the next score, which would break the promise
-    tpr, fpr = true / known.sum(), false / (~known).sum()
+    tpr, fpr = true / true[-1], false / false[-1]
     auc = float(np.trapezoid(np.append(0, tpr), np.append(0, fpr)))
     roc = np.stack([levels, fpr, tpr, reached], axis=1)
-    return replace(head, threshold=float(threshold), recall=float(tpr[chosen]), auc=auc, roc=roc)
+    measured = (float(threshold), precision, float(tpr[chosen]), auc, len(np.unique(sources)))
+    return Head(mean, scale, centres, dual, *measured, roc, about)
 
 
-def train_folder(folder: Path, precision: float, seed: int = 0, held_back: float = 0.3) -> tuple[Head, dict[str, int]]:
+def train_folder(folder: Path, precision: float) -> tuple[Head, dict[str, int]]:
     """Train a head from `folder/overhead` and `folder/other`, pictures at any depth.
+
+    Pictures of one source (a camera, a website, a region) belong into one folder of their class, as in `other/my-phone/`; where a class
+    has fewer than two such folders, each of its pictures counts as a source.
 
     Returns:
         The head, and how many pictures of each class were used and how many could not be read.
@@ -235,28 +253,27 @@ def train_folder(folder: Path, precision: float, seed: int = 0, held_back: float
     Raises:
         DataError: A class folder is missing or holds no picture, or as `fit`.
     """
-    rows, labels, counts = [], [], {"broken": 0}
+    rows, labels, sources, counts = [], [], [], {"broken": 0}
     for label, name in enumerate(CLASSES):
-        paths = sorted(path for path in (Path(folder) / name).rglob("*") if path.is_file())
-        used = 0
-        for path in paths:
+        used = []
+        for path in sorted(path for path in (Path(folder) / name).rglob("*") if path.is_file()):
             try:
                 rows.append(thumbnails([images.decode(path.read_bytes())])[0])
             except DataError:
                 counts["broken"] += 1
                 continue
-            labels.append(bool(label))
-            used += 1
-        counts[name] = used
+            used.append(path)
+        counts[name] = len(used)
         if not used:
             raise DataError(
                 f"{Path(folder) / name} holds no readable picture: put labelled pictures into overhead/ and other/"
             )
-    rng = np.random.default_rng(seed)
-    part = rng.random(len(labels)) < held_back
-    return fit(
-        features(np.stack(rows)), np.array(labels), part, precision, source=f"labelled folder {Path(folder).name}"
-    ), counts
+        parts = [path.relative_to(Path(folder) / name).parts for path in used]
+        folders = {part[0] for part in parts if len(part) > 1}
+        sources += [f"{name}/{part[0] if len(folders) > 1 else '/'.join(part)}" for part in parts]
+        labels += [bool(label)] * len(used)
+    about = f"labelled folder {Path(folder).name}"
+    return fit(features(np.stack(rows)), np.array(labels), np.array(sources), precision, about=about), counts
 
 
 def save(head: Head, path: Path) -> None:

@@ -46,6 +46,7 @@ REASONS = {
     "same bytes": "another picture has the same bytes",
     "same pixels": "another picture has the same pixels",
     "near picture": "another picture looks the same",
+    "near duplicate by embedding": "another picture is nearly the same to the model",
     "removed": "taken out of the finished data set on request",
 }
 """Reasons of the stages that are this module's own; see `meaning` for all."""
@@ -62,6 +63,7 @@ def build(
     benchmark_folders: Sequence[str | Path] = (),
     removed: Iterable[str] = (),
     agreement: webstages.Agreement | None = None,
+    embedder: webstages.Embedder | None = None,
     cache: Path | str | None = None,
     engine: str = "local",
     workers: int = 0,
@@ -80,6 +82,7 @@ def build(
         benchmark_folders: Benchmarks whose pictures, however turned, and texts must not be in the data set.
         removed: Addresses of pictures or pages that stay out.
         agreement: Scores pictures against texts; none: no such score.
+        embedder: Finds near duplicates by embeddings, from `web.embedding_similarity` on; none: by hashes alone.
         cache: Folder of what was fetched, for several builds; none: in `out`.
         engine: `local` or `ray`, see `engines.run`.
         workers: As in `engines.run`.
@@ -119,6 +122,7 @@ def build(
         "benchmarks": sorted(tables.values()),
         "removed": sorted(unwanted),
         "agreement": agreement.fingerprint if agreement else "",
+        "embedder": embedder.fingerprint if embedder and chosen.embedding_similarity else "",
         "code": code(),
         "packages": {
             name: _version(name)
@@ -163,6 +167,9 @@ def build(
     list(run("pictures", functools.partial(webstages.judge, work), items))
 
     dropped = webstages.duplicates(judged, chosen.hash_distance)
+    if about["embedder"]:
+        at = folder / "embedded" / about["embedder"]
+        dropped |= webstages.embedding_duplicates(judged, set(dropped), embedder, at, folder, chosen)
     overlaps = webstages.overlaps(judged, set(dropped), folder / "benchmarks", tables, chosen.hash_distance)
     plan = runs.key(base=base, digests=digests)
     final, counts = webstages.deal(judged, {*dropped, *overlaps}, folder / "final" / plan, options, agreement, folder)

@@ -58,6 +58,7 @@ _ALL_PHOTOGRAPHS = (
 ).split()
 _HELD_BACK_PHOTOGRAPHS = _ALL_PHOTOGRAPHS[2::3]  # every third by name: decided before anything was measured
 _PHOTOGRAPHS = [name for name in _ALL_PHOTOGRAPHS if name not in _HELD_BACK_PHOTOGRAPHS]
+_STRIPS = 4  # of the western half: sources that are left out in turn
 _TEXTURES, _HELD_BACK_TEXTURES = ("grass.png", "brick.png"), ("gravel.png",)
 
 _WHAT = (
@@ -145,7 +146,7 @@ def make(folder: Path, seed: int = 0, pictures: int = 720) -> pd.DataFrame:
         from_above = bool(rng.random() < 0.45) or trap == "copy"  # of what is rejected anyway, nobody notices a copy
         if from_above:
             style = str(rng.choice(OVERHEAD_STYLES + (HELD_BACK_STYLES * 2 if held_back else ())))
-            array = _from_above(style, held_back, rng)
+            array = _from_above(style, rng, (0.5, 1.0) if held_back else (0.0, 0.5))
         else:
             style = str(rng.choice(OTHER_STYLES))
             array = _other(style, held_back, rng)
@@ -201,20 +202,21 @@ def _photograph(name: str) -> Image.Image:
         return image.convert("RGB")
 
 
-def _from_above(style: str, held_back: bool, rng: np.random.Generator) -> np.ndarray:
+def _from_above(style: str, rng: np.random.Generator, between: tuple[float, float]) -> np.ndarray:
+    """Cut a picture from a map of the Earth, between two shares of its width."""
     name = {"relief": "shadedrelief.jpg", "etopo": "etopo1.jpg"}.get(style, "bmng.jpg")
     if style in ("grey", "tinted", "annotated", "framed") and rng.random() < 0.4:
         name = "shadedrelief.jpg"
     world = _world(name)
-    half = world.width // 2
+    west, east = (int(world.width * share) for share in between)
     for _ in range(50):
         side = int(world.height * rng.uniform(0.03, 0.1))
         wide = int(side * (rng.uniform(1.5, 2.2) if style == "wide" else 1))
-        # training sees the west, the held-back hosts the east
-        left = int(rng.integers(0, half - wide)) + (half if held_back else 0)
+        left = int(rng.integers(west, east - wide))
         top = int(rng.integers(int(world.height * 0.12), int(world.height * 0.85) - side))
         crop = world.crop((left, top, left + wide, top + side))
-        if np.asarray(crop).std() > 12:  # not the open sea
+        pixels = np.asarray(crop)
+        if pixels.std() > 12 and pixels.std(axis=(0, 1)).max() > 4:  # no sea that a map paints in one colour
             break
     height = int(rng.integers(96, 200))
     image = crop.resize((round(height * wide / side), height), Image.Resampling.BICUBIC)
@@ -237,7 +239,7 @@ def _from_above(style: str, held_back: bool, rng: np.random.Generator) -> np.nda
     return np.asarray(image)
 
 
-def _other(style: str, held_back: bool, rng: np.random.Generator, photographs: list[str] | None = None) -> np.ndarray:
+def _other(style: str, held_back: bool, rng: np.random.Generator, names: list[str] | None = None) -> np.ndarray:
     if style == "chart":
         return _chart(held_back, rng)
     if style == "icon":
@@ -248,10 +250,10 @@ def _other(style: str, held_back: bool, rng: np.random.Generator, photographs: l
         return _landscape(rng)
     if style == "specimen":
         return _specimen(rng)
-    if style == "texture":
+    if not names and style == "texture":
         names = _HELD_BACK_TEXTURES if held_back else _TEXTURES
-    else:
-        names = photographs or (_HELD_BACK_PHOTOGRAPHS if held_back else _PHOTOGRAPHS)
+    elif not names:
+        names = _HELD_BACK_PHOTOGRAPHS if held_back else _PHOTOGRAPHS
     image = _photograph(str(rng.choice(names)))
     share = rng.uniform(0.45, 0.95)
     wide, high = int(image.width * share), int(image.height * share)
@@ -563,29 +565,34 @@ def _record(url: str, answer: bytes) -> bytes:
 # The default head
 
 
-def labelled(seed: int = 1, pictures: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def labelled(seed: int = 1, pictures: int = 2000) -> dict[str, np.ndarray]:
     """Draw pictures as the training hosts show them.
 
     Returns:
-        `(N, F)` features, `(N,)` bool overhead, and `(N,)` bool: every fourth, for choosing the threshold. Their photographs are
-        of other things than those of the fit, for on the web, too, most are of things that nobody labelled.
+        As `overhead.fit` takes them: `found`, `labels`; `sources`: the photograph that a picture is cut from, a strip of the Earth, or
+        for what is drawn its number; and `weights`, which give each style the share that it has on the hosts.
     """
     rng = np.random.default_rng([seed, 0x0E4D])
-    numbers = np.arange(pictures)
-    labels, held_back = numbers % 2 == 0, numbers % 8 >= 6
-    rows = []
-    for from_above, apart in zip(labels, held_back, strict=True):
+    labels, rows, sources, weights = np.arange(pictures) % 2 == 0, [], [], np.ones(pictures)
+    for number, from_above in enumerate(labels):
         if from_above:
-            array = _from_above(str(rng.choice(OVERHEAD_STYLES)), False, rng)
+            strip = int(rng.integers(_STRIPS))
+            source = f"strip {strip}"
+            between = (strip / (2 * _STRIPS), (strip + 1) / (2 * _STRIPS))  # of the western half
+            array = _from_above(str(rng.choice(OVERHEAD_STYLES)), rng, between)
         else:
-            # photographs are what is hard, so there are more of them
-            style = str(rng.choice((*OTHER_STYLES, "photograph", "photograph", "photograph")))
-            array = _other(
-                style, False, rng, _PHOTOGRAPHS[1::3] if apart else [n for n in _PHOTOGRAPHS if n not in _PHOTOGRAPHS[1::3]]
-            )
+            # photographs are what is hard, so there are more of them to learn from
+            style = str(rng.choice((*OTHER_STYLES, *["photograph"] * 3)))
+            share = len(OTHER_STYLES) + 3
+            weights[number] = share / len(OTHER_STYLES) / (4 if style == "photograph" else 1)
+            names = {"photograph": _PHOTOGRAPHS, "texture": _TEXTURES}.get(style)
+            source = str(rng.choice(names)) if names else f"drawn {number}"
+            array = _other(style, False, rng, [source])
         data = _jpeg(_vary(array, rng), int(rng.integers(55, 95)))
         rows.append(overhead.thumbnails([images.decode(data)])[0])
-    return overhead.features(np.stack(rows)), labels, held_back
+        sources.append(source)
+    found = overhead.features(np.stack(rows))
+    return {"found": found, "labels": labels, "sources": np.array(sources), "weights": weights}
 
 
 def _vary(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -610,7 +617,7 @@ def default_head(precision: float = 0.95) -> overhead.Head:
     """
 
     def train(folder: Path) -> None:
-        overhead.save(overhead.fit(*labelled(), precision, source="the demo's training hosts"), folder / "head.npz")
+        overhead.save(overhead.fit(**labelled(), precision=precision, about="the demo's training hosts"), folder / "head.npz")
 
     parts = {"precision": precision, "source": runs.source_hash("webdemo", "overhead", "images", follow=False)}
     return overhead.load(runs.stage("overhead-head", parts, train) / "head.npz")

@@ -88,6 +88,19 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Embedder:
+    """Who turns pictures into embeddings, by which near duplicates are found.
+
+    Attributes:
+        fingerprint: Names the model, by the hash of its weights.
+        embed: Takes `(H, W, 3)` uint8 pictures, gives `(N, E)` float32 of norm 1. Called in this process.
+    """
+
+    fingerprint: str
+    embed: Callable[[Sequence[np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Work:
     """What a worker needs beside its part; small, and sent along with every part.
 
@@ -349,6 +362,59 @@ def duplicates(judged: Sequence[Path], distance: int) -> dict[str, dict]:
     names = {"sha256": "bytes_sha256", "hash_0": "hash", "clean": "text"}
     found = dedup.duplicates(pd.concat(tables, ignore_index=True).rename(columns=names), distance)
     return {row["key"]: row for row in found.sort_values("key").to_dict("records")}
+
+
+def embedding_duplicates(
+    judged: Sequence[Path], dropped: set[str], embedder: Embedder, folder: Path, work: Path, options: config.Web
+) -> dict[str, dict]:
+    """Return for each pair to drop whose picture is embedded near another's which one stays, by key.
+
+    The embeddings of a part lie in a file of their own, as 16-bit floats, and are read through one memory map.
+    """
+    tables = []
+    for path in judged:
+        table = pd.read_parquet(path, columns=["key", "file", "pixels", "clean", "stage"])
+        table = table[table["stage"] == ""].reset_index(drop=True)
+        target = folder / f"{path.stem}.npy"
+        if len(table) and not target.is_file():
+            runs.write_atomic(target, _embedded(table["file"].tolist(), embedder, work, options))
+        tables.append(table.assign(part=len(tables), row=np.arange(len(table))))
+    tables = [table for table in tables if len(table)]
+    if not tables:
+        return {}
+    table = pd.concat(tables, ignore_index=True)
+    table = table[~table["key"].isin(dropped)].reset_index(drop=True)
+    stored = {part: np.load(folder / f"{judged[part].stem}.npy", mmap_mode="r") for part in table["part"].unique()}
+    width = {array.shape[1] for array in stored.values()}
+    if len(width) > 1:
+        raise DataError(f"{folder} holds embeddings of different widths {sorted(width)}: delete it and build again")
+    whole = folder / ".whole.npy"
+    whole.unlink(missing_ok=True)
+    embeddings = np.lib.format.open_memmap(whole, "w+", np.float32, (len(table), *width)) if len(table) else np.zeros((0, 1))
+    try:
+        for part, rows in table.groupby("part", sort=False):
+            values = stored[part][rows["row"].to_numpy()].astype(np.float32)
+            embeddings[rows.index.to_numpy()] = values / np.linalg.norm(values, axis=1, keepdims=True)
+        table = table.rename(columns={"clean": "text"})[["key", "pixels", "text"]]
+        found = dedup.embedding_duplicates(table, embeddings, options.embedding_similarity)
+    finally:
+        whole.unlink(missing_ok=True)
+    return {row["key"]: row for row in found.sort_values("key").to_dict("records")}
+
+
+def _embedded(files: Sequence[str], embedder: Embedder, work: Path, options: config.Web) -> bytes:
+    parts = []
+    for first in range(0, len(files), _AT_ONCE):
+        arrays = [overhead.decode(_bytes(work, file), options)[0] for file in files[first : first + _AT_ONCE]]
+        found = np.asarray(embedder.embed(arrays), np.float32)
+        if found.ndim != 2 or len(found) != len(arrays) or not (np.linalg.norm(found, axis=1) > 0.5).all():
+            raise DataError(
+                f"the model gave {found.shape} for {len(arrays)} pictures, or no unit vectors: one of norm 1 for each"
+            )
+        parts.append(found.astype(np.float16))
+    buffer = io.BytesIO()
+    np.save(buffer, np.concatenate(parts), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def overlaps(

@@ -7,11 +7,14 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from rsvlm import runs
+from rsvlm.errors import DataError
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"batch": 2, "repeats": 1, "text_tokens": 6, "vocabulary": 300, "context": 12, "device": "cpu"}
@@ -113,3 +116,38 @@ def test_both_readers_give_the_same_samples(toy_shards, monkeypatch):
     readers["webdataset"] = lambda epoch: loader._webdataset(toy_shards, epoch)
     assert loader._compare(readers) == 96
     assert all(len(passes) == 1 for passes in loader._rounds(readers, 1).values())
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"benchmarks.{name}", ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_copies_are_counted_by_their_bits_and_pairs_by_theirs(tmp_path):
+    bench = load("dedup")
+    for number in range(6):
+        rough = np.random.default_rng(number).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+        image = Image.fromarray(rough).resize((90, 80), Image.Resampling.BICUBIC)
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        image.save(tmp_path / "deep" / f"{number}.png")
+    Image.new("RGB", (80, 80), (9, 90, 200)).save(tmp_path / "flat.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    rows = {row["change"]: row for row in bench.quality(tmp_path, 50)}
+    assert rows["JPEG, quality 60"]["within_6"] == rows["80 % of the side"]["within_6"] == 100
+    assert all(row["pictures"] == 6 for row in rows.values()) and rows["other pictures"]["n"] == 15
+    assert rows["other pictures"]["within_6"] == 0 < rows["other pictures"]["least"]
+    (tmp_path / "deep" / "0.png").rename(tmp_path / "deep" / "copy.png")
+    (tmp_path / "deep" / "1.png").write_bytes((tmp_path / "deep" / "copy.png").read_bytes())
+    again = {row["change"]: row for row in bench.quality(tmp_path, 50)}["other pictures"]
+    assert again["within_0"] == 1 and again["least"] == 0
+    assert "nearest 0" in bench.table(list(bench.quality(tmp_path, 50)))
+    with pytest.raises(DataError, match="fewer than two"):
+        bench.quality(tmp_path / "nothing", 5)
+
+
+def test_a_part_without_a_target_is_shown():
+    row = {"part": "build", "processes": 1, "repeats": 1, "per_s": 5.0, "min": 5.0, "max": 5.0, "target_per_s": None}
+    row |= {"per_cpu_s": 6.0, "peak_mb": 100.0, "peak_mb_x4": 110.0}
+    assert "pages to shards" in load("web").table([row])

@@ -212,18 +212,46 @@ def test_any_text_is_found_in_itself_and_breaks_nothing(texts):
 # Embeddings
 
 
-def test_embedding_pairs_are_those_of_the_whole_product():
-    rng = np.random.default_rng(0)
-    embeddings = rng.normal(size=(50, 8)).astype(np.float32)
-    embeddings[30] = embeddings[4] + 0.05
+def greedy(table, embeddings, similarity):
+    """The twin: one picture after the other, the best first."""
+    keys, size = table["key"].tolist(), list(zip(-table["pixels"], -table["text"].str.len(), table["key"], strict=True))
+    stays, gone = [], {}
+    for i in sorted(range(len(keys)), key=size.__getitem__):
+        scores = [float(embeddings[i] @ embeddings[j]) for j in stays]
+        if scores and max(scores) >= similarity:
+            gone[keys[i]] = keys[stays[int(np.argmax(scores))]]
+        else:
+            stays.append(i)
+    return gone
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_embedding_duplicates_are_those_of_one_by_one(seed):
+    rng = np.random.default_rng(seed)
+    embeddings = rng.normal(size=(70, 6)).astype(np.float32)
+    embeddings[40:60] = embeddings[10:30] + rng.normal(0, 0.2, (20, 6))  # near, and among each other in chains
+    embeddings[60:] = embeddings[3]
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    pairs, cosines = dedup.embedding_pairs(embeddings, 0.6, block=16)
-    every = np.triu(embeddings @ embeddings.T >= 0.6, k=1)
-    assert sorted(map(tuple, pairs)) == sorted(zip(*np.nonzero(every), strict=True)) and (4, 30) in map(tuple, pairs)
-    np.testing.assert_allclose(cosines, (embeddings[pairs[:, 0]] * embeddings[pairs[:, 1]]).sum(1), rtol=1e-5)
+    rows = {
+        "key": [f"k{i:02d}" for i in rng.permutation(70)],
+        "pixels": rng.integers(1, 4, 70),
+        "text": ["x" * (i % 3) for i in range(70)],
+    }
+    rows = pd.DataFrame(rows)
+    expected = greedy(rows, embeddings, 0.9)
+    for block in (8, 16, 500):
+        found = dedup.embedding_duplicates(rows, embeddings, 0.9, block=block)
+        assert set(found["key"]) == set(expected) and len(expected) > 20
+        assert set(found["reason"]) == {"near duplicate by embedding"} and not set(found["kept"]) & set(found["key"])
+        at = {key: i for i, key in enumerate(rows["key"])}
+        cosines = [embeddings[at[r.key]] @ embeddings[at[r.kept]] for r in found.itertuples()]
+        best = [embeddings[at[r.key]] @ embeddings[at[expected[r.key]]] for r in found.itertuples()]
+        np.testing.assert_allclose(cosines, best, atol=1e-5)
+        np.testing.assert_allclose(1 - found["distance"], cosines, atol=1e-4)
+    assert len(dedup.embedding_duplicates(rows[:0], embeddings[:0], 0.9)) == 0
     embeddings[7, 0] = np.nan
     with pytest.raises(DataError, match="not finite"):
-        dedup.embedding_pairs(embeddings, 0.6)
+        dedup.embedding_duplicates(rows, embeddings, 0.9)
 
 
 # The cache

@@ -92,41 +92,64 @@ def two_clouds(rng, count, distance):
     return (rng.normal(size=(count, 103)) + labels[:, None] * distance).astype(np.float32), labels
 
 
-def test_threshold_is_the_lowest_that_keeps_the_precision():
-    found, labels = two_clouds(np.random.default_rng(0), 800, 0.12)
-    held_back = np.arange(800) % 4 >= 2
-    recalls = []
-    for precision in (0.8, 0.9):
-        head = overhead.fit(found, labels, held_back, precision)
-        scores, known = head.scores(found[held_back]), labels[held_back]
-        passed = scores >= head.threshold
-        assert known[passed].mean() >= precision
+def left_out(found, labels, sources):
+    """The twin of the block formula: fit again without each source."""
+    mean, scale = found.mean(axis=0, dtype=float), found.std(axis=0, dtype=float) + 1e-3
+    every, scores = overhead._standardise(found, mean, scale), np.empty(len(labels))
+    for source in set(sources.tolist()):
+        out = sources == source
+        gram = overhead._kernel(every[~out], every[~out]) + overhead.RIDGE * np.eye((~out).sum())
+        scores[out] = overhead._kernel(every[out], every[~out]) @ np.linalg.solve(gram, labels[~out].astype(float))
+    return scores
+
+
+def test_threshold_is_the_lowest_that_keeps_the_precision_on_sources_not_seen():
+    rng = np.random.default_rng(0)
+    found, labels = two_clouds(rng, 400, 0.12)
+    sources = rng.integers(0, 40, 400)
+    scores, recalls = left_out(found, labels, sources), []
+    for precision, weights in ((0.7, None), (0.9, None), (0.9, np.where(labels, 1.0, 0.2))):
+        head = overhead.fit(found, labels, sources, precision, weights)
+        passed, weight = scores >= head.threshold, np.ones(400) if weights is None else weights
+        assert np.average(labels[passed], weights=weight[passed]) >= precision
         lower = np.sort(scores[~passed])[::-1]
-        assert all(known[scores >= level].mean() < precision for level in lower)
-        assert head.recall == pytest.approx(known[passed].mean() * passed.sum() / known.sum())
-        assert head.auc == pytest.approx((scores[known][:, None] > scores[~known]).mean(), abs=1e-9)
+        assert all(np.average(labels[scores >= level], weights=weight[scores >= level]) < precision for level in lower)
+        assert head.recall == pytest.approx(labels[passed].sum() / labels.sum()) and head.sources == 40
+        assert head.auc == pytest.approx((scores[labels][:, None] > scores[~labels]).mean(), abs=1e-6)
         recalls.append(head.recall)
-    assert recalls[0] > recalls[1] > 0
+    assert recalls[0] > recalls[1] > 0 and recalls[2] > recalls[1]
 
 
-def test_pictures_of_one_class_and_hopeless_labels_are_refused():
+def test_a_source_that_is_alike_in_itself_does_not_flatter():
+    rng = np.random.default_rng(1)
+    found, labels = two_clouds(rng, 300, 0.05)
+    sources = np.arange(300) % 20
+    found += rng.normal(0, 2, (20, 103)).astype(np.float32)[sources]  # each source has features of its own
+    labels = np.isin(sources, rng.permutation(20)[:10])
+    assert overhead.fit(found, labels, np.arange(300), 0.5).auc > 0.95 > overhead.fit(found, labels, sources, 0.4).auc + 0.2
+
+
+def test_pictures_of_one_source_and_hopeless_labels_are_refused():
     found, labels = two_clouds(np.random.default_rng(0), 40, 1.0)
-    half = np.arange(40) < 20
-    with pytest.raises(DataError, match="one class"):
-        overhead.fit(found, np.ones(40, bool), half)
-    worst = found.copy()
-    worst[half & labels] -= 5  # in the held-back half the overhead pictures look like the others, only more so
+    with pytest.raises(DataError, match="0 sources of pictures of the class 'other'"):
+        overhead.fit(found, np.ones(40, bool), np.arange(40))
+    with pytest.raises(DataError, match="1 sources"):
+        overhead.fit(found, labels, np.where(labels, -1, np.arange(40)))
+    best = np.argmax(overhead.fit(found, labels, np.arange(40), 0.5).scores(found))
+    wrong = labels.copy()
+    wrong[labels] = np.random.default_rng(2).random(labels.sum()) < 0.5
     with pytest.raises(DataError, match="no threshold"):
-        overhead.fit(worst, labels, half, 0.999)
+        overhead.fit(np.zeros_like(found), wrong, np.arange(40), 0.999)
+    assert labels[best]
 
 
 def test_a_head_is_kept_and_nothing_else_is_taken_for_one(tmp_path):
     found, labels = two_clouds(np.random.default_rng(0), 60, 1.0)
-    head = overhead.fit(found, labels, np.arange(60) < 20, 0.8, source="toy")
+    head = overhead.fit(found, labels, np.arange(60), 0.8, about="toy")
     overhead.save(head, tmp_path / "head.npz")
     again = overhead.load(tmp_path / "head.npz")
     assert (again.scores(found) == head.scores(found)).all()
-    assert (again.threshold, again.source, again.held_back) == (head.threshold, "toy", 20)
+    assert (again.threshold, again.about, again.sources) == (head.threshold, "toy", 60)
     with pytest.raises(DataError, match="features for a head"):
         again.scores(found[:, :5])
     (tmp_path / "junk.npz").write_bytes(b"PK\x03\x04 junk")
@@ -150,6 +173,8 @@ def test_a_labelled_folder_trains_a_head(tmp_path):
     (tmp_path / "other" / "notes.txt").write_text("no picture")
     head, counts = overhead.train_folder(tmp_path, 0.9)
     assert counts == {"overhead": 24, "other": 24, "broken": 1}
-    assert overhead.score(head, [noise(seed=99)])[0] >= head.threshold
+    assert overhead.score(head, [noise(seed=99)])[0] >= head.threshold and head.sources == 4
+    (tmp_path / "other" / "part1").rename(tmp_path / "other" / "part0" / "deeper")
+    assert overhead.train_folder(tmp_path, 0.9)[0].sources == 2 + 24  # one folder says nothing of sources
     with pytest.raises(DataError, match="no readable picture"):
         overhead.train_folder(tmp_path / "overhead", 0.9)

@@ -94,8 +94,8 @@ def demo(tmp_path_factory):
     labels = webdemo.make(folder, 3, 96)
     whole = labels[labels["trap"] == ""]
     arrays = [images.decode((folder / "sites" / r.host / r.path).read_bytes()) for r in whole.itertuples()]
-    part = np.arange(len(whole)) % 3 == 0
-    head = overhead.fit(overhead.features(overhead.thumbnails(arrays)), whole["overhead"].to_numpy(), part, 0.8)
+    found, sources = overhead.features(overhead.thumbnails(arrays)), np.arange(len(whole))
+    head = overhead.fit(found, whole["overhead"].to_numpy(), sources, 0.8)
     overhead.save(head, folder / "head.npz")
     overhead.save(dataclasses.replace(head, threshold=-1e9), folder / "all.npz")
     with webdemo.serve(folder, port=0) as addresses:
@@ -407,6 +407,39 @@ def test_agreement_is_a_score_and_drops_nothing(demo, site, tmp_path):
     assert scores == {str(n): pytest.approx(n / 10 - 0.5, abs=1e-4) for n in range(6)}
 
 
+def test_pictures_that_a_model_takes_for_one_are_one(demo, site, tmp_path, monkeypatch):
+    """A fake model that sees the number of a picture modulo three: of six pictures three stay."""
+    source = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"{n} Accra")) for n in range(6)])
+    numbers = {images.decode(jpeg(picture(n))).tobytes(): n for n in range(6)}
+    calls = []
+
+    def embed(arrays):
+        calls.append(len(arrays))
+        return np.eye(5, dtype=np.float32)[[numbers[array.tobytes()] % 3 for array in arrays]]
+
+    embedder = webstages.Embedder("toy", embed)
+    monkeypatch.setattr(webstages, "deal", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        build([source], tmp_path / "out", demo[0] / "all.npz", embedder=embedder)
+    monkeypatch.undo()
+    build([source], tmp_path / "out", demo[0] / "all.npz", embedder=embedder)
+    assert calls == [6]  # what was embedded before the stop is not embedded again
+    lost = [line for line in rejected(tmp_path / "out") if line["stage"] == "duplicate"]
+    stays = {record["key"]: int(Path(record["url"]).stem) for record in records(tmp_path / "out")}
+    assert len(lost) == len(stays) == 3 and {line["reason"] for line in lost} == {"near duplicate by embedding"}
+    assert all(stays[line["duplicate_of"]] % 3 == int(Path(line["url"]).stem) % 3 for line in lost)
+    assert web.meaning("duplicate", "near duplicate by embedding")
+    assert not list((tmp_path / "out" / ".work").rglob(".whole.npy"))
+    web.build([source], OPTIONS, tmp_path / "two", head=demo[0] / "all.npz", embedder=embedder, workers=2, progress=False)
+    assert digests(tmp_path / "two") == digests(tmp_path / "out")
+    off = config.load("smoke", OVERRIDES | {"web.embedding_similarity": 0})
+    build([source], tmp_path / "off", demo[0] / "all.npz", off, embedder=embedder)
+    assert len(records(tmp_path / "off")) == 6 and len(calls) == 2
+    with pytest.raises(DataError, match="unit vectors"):
+        zero = webstages.Embedder("zero", lambda arrays: np.zeros((len(arrays), 4), np.float32))
+        build([source], tmp_path / "zero", demo[0] / "all.npz", embedder=zero)
+
+
 def test_a_model_folder_gives_the_cosine_of_its_embeddings(demo, site, tmp_path):
     torch.manual_seed(0)
     words = tokenizer.train([GOOD.format(f"{n} Dakar") for n in range(50)], 320, 32)
@@ -419,12 +452,22 @@ def test_a_model_folder_gives_the_cosine_of_its_embeddings(demo, site, tmp_path)
     source = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"{n} Dakar")) for n in range(3)])
     command = ["web", "build", "--input", source, "--out", tmp_path / "out", "--head", demo[0] / "all.npz", "--workers", "1"]
     command += ["--model", tmp_path / "model", "--allow-loopback", "--device", "cpu", "--set", "fetch.host_delay_s=0"]
-    result = CliRunner().invoke(commands.app, [str(part) for part in command])
+    strict = ["--set", "web.embedding_similarity=0"]
+    result = CliRunner().invoke(commands.app, [str(part) for part in command + strict])
     assert result.exit_code == 0, result.output
     found = records(tmp_path / "out")
     pictures = [images.decode(site.routes["/" + record["url"].split("/")[-1]][2]) for record in found]
     wanted = (embed.images(model, pictures) * embed.texts(model, [r["captions"][0] for r in found])).sum(axis=1)
     assert [record["scores"]["agreement"] for record in found] == pytest.approx(wanted.tolist(), abs=2e-3) and len(found) == 3
+    command[5] = tmp_path / "near"
+    between = np.sort(np.triu(embed.images(model, pictures) @ embed.images(model, pictures).T, 1).ravel())[-3:]
+    threshold = (between[1] + between[2]) / 2  # the nearest two are one, the others are not
+    assert between[2] - between[1] > 1e-4
+    near = ["--set", f"web.embedding_similarity={threshold}"]
+    result = CliRunner().invoke(commands.app, [str(part) for part in command + near])
+    assert result.exit_code == 0, result.output
+    assert len(records(tmp_path / "near")) == 2
+    assert [line["reason"] for line in rejected(tmp_path / "near")] == ["near duplicate by embedding"]
 
 
 def test_no_picture_and_no_text_leave_an_empty_data_set_not_an_error(demo, tmp_path):

@@ -92,6 +92,17 @@ def test_a_folder_without_a_web_is_refused(tmp_path):
 
 
 def test_pictures_from_above_are_told_from_others():
-    found, labels, held_back = webdemo.labelled(seed=5, pictures=400)
-    head = overhead.fit(found, labels, held_back, 0.9)
-    assert head.auc > 0.8 and np.isfinite(head.scores(found)).all()
+    shown = webdemo.labelled(seed=5, pictures=400)
+    head = overhead.fit(**shown, precision=0.9)
+    assert head.auc > 0.8 and np.isfinite(head.scores(shown["found"])).all()
+    assert not set(shown["sources"]) & {*webdemo._HELD_BACK_PHOTOGRAPHS, *webdemo._HELD_BACK_TEXTURES}
+    assert set(shown["sources"][shown["labels"]]) == {f"strip {n}" for n in range(4)}
+    assert shown["weights"].sum() == pytest.approx(400, rel=0.05)  # shares only: others stay half
+
+
+def test_no_picture_of_the_demo_is_one_colour(web):
+    folder, labels = web
+    above = labels[labels["overhead"] & labels["trap"].isin(["", "copy", "is a copy"])]
+    for row in above.itertuples():
+        data = (folder / "sites" / row.host / row.path).read_bytes()
+        assert overhead.decode(data, config.Web())[1] is None, (row.style, row.path)
