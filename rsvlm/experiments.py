@@ -104,7 +104,13 @@ _KNOWN = (
         _FRAME,
         "Sea on several sides covers nearly all of the picture. The coast crosses the centre.",
     ),
-    Category("sea", frozenset({"sea"}), ("sea",), "Sea to the west covers about half of the picture."),
+    Category(
+        "sea",
+        frozenset({"sea"}),
+        ("sea",),
+        "Sea to the west covers about half of the picture.",
+        "The west covers about half of the picture.",
+    ),
     Category("tan land", frozenset({"tan", "pale sand"}), ("tan", "sand"), "The land is tan and pale sand throughout."),
     Category("green land", frozenset({"green", "dark green"}), ("green",), "The land is green and dark green throughout."),
 )

@@ -16,8 +16,8 @@
 # %% [markdown]
 # # Unseen classes
 #
-# **Take every chip with a lake or an island out of the training data, and every caption that says so: what the model still knows of
-# them can be measured against one that saw as many chips of all kinds.**
+# **Take every chip that shows the sea out of the training data, and every caption that says the word: what the model still knows of
+# it can be measured against one that saw as many chips of all kinds.**
 #
 # Cost: two to three minutes on two CPU cores in profile `laptop`, seconds in `smoke`. Six short trainings, three kinds of data with two
 # seeds each; a run that is there is not trained again.
@@ -29,8 +29,8 @@ device = "auto"
 recompute = False
 run_name = ""
 overrides = ""
-held_out = "lake,island"
-seen = "sea,green land,tan land"
+held_out = "sea"
+seen = "green land,tan land,lake,island"
 seeds = "0,1"
 data = ""
 
@@ -64,7 +64,10 @@ settings |= {"train.batch_size": 64, "train.warmup_steps": 10} if profile == "la
 # - **all**: as many chips as the next has, drawn at random from all.
 # - **held out**: no chip with a held-out landmark in its record, and no caption that contains a held-out word, not even within another.
 # - **held out + names**: the same, but every eighth pair is a chip of a held-out category with nothing but its name, `An aerial image
-#   of a lake`. It stands for what a web at large tells: the word and the look, and no landmark caption.
+#   of a sea`. It stands for what a web at large tells: the word and the look, and no landmark caption.
+#
+# The sea is held out because models as small as these know it after so few steps; of lakes and islands the model that saw them knew
+# so little, and so differently from seed to seed, that nothing could be lost.
 
 # %%
 held, control = experiments.categories(held_out), experiments.categories(seen)
@@ -245,8 +248,8 @@ Markdown(
 # %% [markdown]
 # ### Three edits to try
 #
-# - `-p held_out river`: what can be lost that hardly shows?
-# - `-p held_out sea -p seen lake,island`: without the sea, is an island still one?
+# - `-p held_out lake,island -p seen sea -p seeds 0,1,2,3`: how far apart are models that differ in nothing but their seed?
+# - `-p held_out "tan land"`: a colour instead of a thing.
 # - `-p data FOLDER -p held_out stadium,airport`: your own shards; a category is looked for by its name, in records and in captions.
 
 # %% tags=["hide-input"]
