@@ -5,6 +5,9 @@ swapped; then the image is turned by that many quarters, counter-clockwise. A ca
 ("in the northwest, west and southwest" by a quarter: "in the southwest, south and southeast"), or, where a word might not mean
 a direction in the picture, not at all: then the image has to stay as it is.
 
+Where pictures are few, they can be varied further: a part of each for the whole, and other light. No caption changes with these,
+so parts should be large.
+
 Source: our choice; the paper does not say how it augments.
 """
 
@@ -79,6 +82,35 @@ def turn_text(text: str, turn: int) -> str | None:
         parts += [text[end : match.start()], word.capitalize() if match[0][0].isupper() else word]
         end = match.end()
     return "".join([*parts, text[end:]])
+
+
+def draw_boxes(rng: np.random.Generator, count: int, smallest: float) -> np.ndarray:
+    """Draw parts of pictures: (count, 4) boxes (x0, y0, x1, y1) in 0…1.
+
+    Areas are even in `smallest`…1, and the ratio of the sides is at most 5 : 4. Source: Szegedy et al. (arXiv 1409.4842),
+    section 6, with milder limits.
+    """
+    area, ratio = rng.uniform(smallest, 1, count), np.exp(rng.uniform(-1, 1, count) * np.log(1.25))
+    sides = np.minimum(np.sqrt(np.column_stack([area * ratio, area / ratio])), 1)  # (count, 2) width and height
+    corner = rng.random((count, 2)) * (1 - sides)
+    return np.column_stack([corner, corner + sides])
+
+
+def draw_light(rng: np.random.Generator, count: int, strength: float) -> np.ndarray:
+    """Draw changes of light: (count, 2, 3) factors and offsets of the three colours, for `relight`.
+
+    Contrast and brightness vary by up to `strength`, the balance of the colours by up to half of it.
+    """
+    contrast, balance = rng.uniform(-strength, strength, (count, 1)), rng.uniform(-strength / 2, strength / 2, (count, 3))
+    brightness = rng.uniform(-strength, strength, (count, 1))
+    factors = (1 + contrast) * (1 + balance)
+    return np.stack([factors, 64 * brightness - 128 * contrast * (1 + balance)], axis=1)
+
+
+def relight(image: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Change the light of an image (H, W, 3) uint8 by (2, 3) factors and offsets; what leaves 0…255 is cut."""
+    factors, offsets = light.astype(np.float32)
+    return np.clip(image * factors + offsets, 0, 255).astype(np.uint8)
 
 
 def compose(first: int, then: int) -> int:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CAPTION, _MIXTURE, _TURN = (), (1,), (2,)  # what a generator is for; the first is [seed, step] alone
+_CAPTION, _MIXTURE, _TURN, _VIEW = (), (1,), (2,), (3,)  # what a generator is for; the first is [seed, step] alone
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Share:
     """One process's share of a batch.
 
     Attributes:
-        images: n decoded images, each (S, S, 3) uint8; those that could not be decoded are left out.
+        images: n decoded images, each (S, S, 3) uint8, S being `side_at` the step; those that could not be decoded are left out.
         captions: Their n captions.
         keys: Of the whole batch, as `data set/key` where there are several sets.
         place: After this batch.
@@ -88,6 +88,11 @@ def weights_at(step: int, stages: Sequence[Stage], names: Sequence[str]) -> dict
     return stages[-1].data if stages else dict.fromkeys(names, 1.0)
 
 
+def side_at(step: int, options: Train, size_px: int) -> int:
+    """Return the side of the images of a step (1-based), in pixels: `train.sizes_px` over equal parts of the run, or `size_px`."""
+    return options.sizes_px[(step - 1) * len(options.sizes_px) // options.steps] if options.sizes_px else size_px
+
+
 def read(
     data: Mapping[str, Path],
     options: Train,
@@ -102,9 +107,9 @@ def read(
 
     Args:
         data: Folder of each data set: shards, or a benchmark with a train split.
-        options: Gives the stages, the batch size, how captions are drawn and images turned, and the number of threads.
+        options: Gives the stages, the batch size, how captions are drawn and images varied, and the number of threads.
         seed: Of every choice.
-        size_px: Images are resized to this side, S.
+        size_px: Images are resized to this side, where the options name none.
         place: Where to begin.
         step: Steps taken before.
         rank: Of this process: it decodes samples rank, rank + ranks, … of each batch.
@@ -115,6 +120,7 @@ def read(
     """
     names, counts = list(data), Counter(place.counts)
     positions = {name: (epoch, position) for name, (epoch, position) in place.positions.items()}
+    held: dict[str, np.ndarray] = {}
     sources = {name: _endless(folder, seed, *positions.get(name, (0, 0)), counts) for name, folder in data.items()}
     with ThreadPoolExecutor(max(options.workers, 1)) as pool:
         decode_all = pool.map if options.workers else map
@@ -133,7 +139,9 @@ def read(
                 turns = [turn if text is not None else 0 for text, turn in zip(turned, drawn)]
                 captions = [caption if text is None else text for text, caption in zip(turned, captions)]
             mine = range(rank, len(samples), ranks)
-            decoded = list(decode_all(partial(_decode, size_px), [samples[i] for i in mine], [turns[i] for i in mine]))
+            make = partial(_view, side_at(number, options, size_px), options.held_px, held)
+            views = _draw_views(np.random.default_rng([seed, number, *_VIEW]), len(samples), options)
+            decoded = list(decode_all(make, *zip(*((keys[i], samples[i], turns[i], *views[i]) for i in mine))))
             kept = [(array, captions[i]) for array, i in zip(decoded, mine) if array is not None]
             yield Share([a for a, _ in kept], [c for _, c in kept], keys, Place(dict(positions), Counter(counts)))
 
@@ -198,12 +206,21 @@ def _epochs(folder: Path, seed: int) -> Callable[..., Iterator[shards.Sample]]:
     return read_epoch
 
 
-def _decode(size_px: int, sample: shards.Sample, turn: int) -> np.ndarray | None:
-    try:
-        array = images.decode(sample.image)
-    except DataError as error:
-        logger.debug("image of %s: %s", sample.key, error)  # the trainer counts these and says so once
-        return None
-    if array.shape[:2] != (size_px, size_px):
-        array = images.resize(array, size_px, size_px)
-    return augment.turn_image(array, turn)
+def _draw_views(rng: np.random.Generator, count: int, options: Train) -> list[tuple]:
+    """Draw the part and the light of each picture; none where the options leave them as they are."""
+    boxes = augment.draw_boxes(rng, count, options.smallest_crop) if options.smallest_crop < 1 else [None] * count
+    lights = augment.draw_light(rng, count, options.light) if options.light else [None] * count
+    return list(zip(boxes, lights))
+
+
+def _view(side_px: int, held_px: int, held: dict, key: str, sample: shards.Sample, turn: int, box, light) -> np.ndarray | None:
+    if (array := held.get(key)) is None:
+        try:
+            array = images.decode(sample.image)
+        except DataError as error:
+            logger.debug("image of %s: %s", sample.key, error)  # the trainer counts these and says so once
+            return None
+        if held_px:
+            array = held[key] = images.resize(array, held_px, held_px)
+    array = images.resize(array, side_px, side_px, None if box is None else tuple(box))
+    return augment.turn_image(array if light is None else augment.relight(array, light), turn)

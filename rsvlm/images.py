@@ -123,13 +123,16 @@ def thumbnail_webp(array: np.ndarray, size_px: int, *, quality: int = 70) -> byt
     return buffer.getvalue()
 
 
-def resize(array: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
-    """Resample an image to a given size with a bicubic filter that averages when it shrinks.
+def resize(
+    array: np.ndarray, height_px: int, width_px: int, box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
+    """Resample an image, or a part of it, to a given size with a bicubic filter that averages when it shrinks.
 
     Args:
         array: `(H, W, 3)` or `(H, W)`, uint8, 0 to 255.
         height_px: Rows of the result.
         width_px: Columns of the result.
+        box: The part (x0, y0, x1, y1), in shares of the sides, 0 to 1; none: the whole.
 
     Returns:
         Array `(height_px, width_px, ...)`, uint8. The input itself when the size is already right.
@@ -140,9 +143,11 @@ def resize(array: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
     _check_pixels(array)
     if height_px < 1 or width_px < 1:
         raise DataError(f"image cannot be resized to {height_px} x {width_px}: sides must be at least 1 pixel")
-    if array.shape[:2] == (height_px, width_px):
+    if box is None and array.shape[:2] == (height_px, width_px):
         return array
-    return np.asarray(Image.fromarray(array).resize((width_px, height_px), Image.Resampling.BICUBIC))
+    rows, columns = array.shape[:2]
+    part = None if box is None else (box[0] * columns, box[1] * rows, box[2] * columns, box[3] * rows)
+    return np.asarray(Image.fromarray(array).resize((width_px, height_px), Image.Resampling.BICUBIC, part))
 
 
 def normalise(batch: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -5,6 +5,8 @@ Letters: B batch, R rows of the batch's texts that have a target, D width, E emb
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,10 +47,27 @@ class SummedCrossEntropy(torch.autograd.Function):
         return of_states * gradient, of_weight * gradient, None
 
 
-def softmax_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:
-    """Contrastive cross-entropy of Radford et al. 2021 (CLIP), mean of both directions: pair i of (B, E) against all B."""
+def text_numbers(tokens: Tensor) -> Tensor:
+    """Number the texts of (B, T) padded tokens: (B,) int64, equal for equal texts, whatever their padding.
+
+    They are hashes of 24 bits: of batches of 256 different texts, one in 500 holds two that are taken for one.
+    """
+    prime = 2**24 - 3
+    factors = torch.tensor([pow(5, i + 1, prime) for i in range(tokens.shape[1])], device=tokens.device)
+    return (tokens * factors).sum(dim=1) % prime  # the padding id is 0 and adds nothing
+
+
+def softmax_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor, texts: Tensor | None = None) -> Tensor:
+    """Contrastive cross-entropy of Radford et al. 2021 (CLIP), mean of both directions: pair i of (B, E) against all B.
+
+    With `texts` (B,), a number for each text, pairs of the same text are no wrong answers to each other: they are left out of the
+    comparison. (To share the right answer evenly among them instead would change nothing: their logits are the same.)
+    """
     logits = scale * image_embeddings @ text_embeddings.T  # (B, B)
     target = torch.arange(len(logits), device=logits.device)
+    if texts is not None:
+        same = (texts[:, None] == texts[None, :]).fill_diagonal_(False)
+        logits = logits.masked_fill(same, -math.inf)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 

@@ -37,6 +37,8 @@ _OPENMAMMUT |= {"cross_layer_mlp": "both", "image_map_bias": False, "pads_are_te
 # Behind each row its parameters, vision tower + all the rest, at a vocabulary of 49,408 and a context of 77.
 PRESETS: dict[str, dict] = {
     "nano": dict(zip(_SIZES, (64, 8, 128, 4, 4, 128, 3, 4))),  # 826,240 + 13,403,010
+    # For thousands of pictures, not millions: convolutions start with what a transformer would have to learn from them.
+    "conv": dict(zip(_SIZES, (128, 32, 512, 4, 8, 256, 2, 4)), vision_stages=(1, 1, 2, 1)),  # 6,096,416 + 27,423,234
     "tiny": dict(zip(_SIZES, (224, 16, 192, 12, 3, 192, 6, 3))),  # 5,524,032 + 22,141,058
     "s32": dict(zip(_SIZES, (224, 32, 384, 12, 6, 384, 12, 6))),  # 22,493,184 + 62,974,466
     "b32": dict(zip(_SIZES, (224, 32, 768, 12, 12, 512, 12, 8))),  # 87,453,696 + 95,565,826
@@ -54,6 +56,8 @@ class MammutConfig(PreTrainedConfig):
         image_size: Side of the square images it was trained on, in pixels; others are taken by interpolating the positions.
         patch_size: Side of a patch, in pixels.
         vision_width: Dv; likewise `vision_layers`, `vision_heads`, and `vision_mlp_width` (none: 4 Dv).
+        vision_stages: Residual blocks of each stage of a convolutional tower; empty: a transformer. The first stage works on
+            cells of 4 pixels; each further one on cells of twice the side with twice the channels, up to Dv on whole patches.
         vision_class_token: One more token in front of the patches, a patch like the others; dropped if not `class_token_read`.
         vision_pre_norm: A norm before the first block, and no bias in the patch projection (CLIP's towers).
         vision_norm_eps: Of the tower's norms.
@@ -84,6 +88,7 @@ class MammutConfig(PreTrainedConfig):
         vision_layers: int = 4,
         vision_heads: int = 4,
         vision_mlp_width: int | None = None,
+        vision_stages: Sequence[int] = (),
         vision_class_token: bool = False,
         class_token_read: bool = True,
         vision_pre_norm: bool = False,
@@ -112,6 +117,11 @@ class MammutConfig(PreTrainedConfig):
         own = {name: value for name, value in locals().items() if name not in ("self", "transformers_options", "__class__")}
         if image_pooling not in ("mean", "attention") or cross_layer_mlp not in ("one", "caption", "both"):
             raise ModelError(f"there is no image_pooling='{image_pooling}' with cross_layer_mlp='{cross_layer_mlp}'")
+        if vision_stages and (patch_size != 2 ** (len(vision_stages) + 1) or vision_class_token or norm_after_pooling):
+            raise ModelError(
+                f"vision_stages={list(vision_stages)} make patches of {2 ** (len(vision_stages) + 1)} pixels, without class token "
+                f"and with a norm before the pooling: patch_size={patch_size} and the other options say otherwise"
+            )
         super().__init__(**transformers_options)
         for name, value in own.items():
             setattr(self, name, list(value) if isinstance(value, tuple) else value)
@@ -132,8 +142,48 @@ class Attention(nn.Module):
         B, T, D = x.shape
         query = self.query(x).view(B, T, self.heads, -1).transpose(1, 2)  # (B, n, T, D/n)
         key, value = key_value.view(B, -1, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, n, S, D/n)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)  # (B, n, T, D/n)
+        if query.dtype == torch.bfloat16 and query.device.type == "cpu":  # there the backward of this is nine times slower
+            with torch.autocast("cpu", enabled=False):
+                query, key, value = query.float(), key.float(), value.float()
+                mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal).to(x.dtype)
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)  # (B, n, T, D/n)
         return self.out(mixed.transpose(1, 2).reshape(B, T, D))
+
+
+class ConvBlock(nn.Module):
+    """Two 3 × 3 convolutions with a way around them, which it starts as. Source: He et al. (arXiv 1512.03385), figure 2."""
+
+    def __init__(self, given: int, width: int):
+        super().__init__()
+        stride = 1 if given == width else 2
+        self.first, self.second = _conv(given, width, 3, stride), _conv(width, width, 3, 1)
+        nn.init.zeros_(self.second[1].weight)
+        self.around = nn.Sequential(nn.AvgPool2d(2), *_conv(given, width, 1, 1)) if stride == 2 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, given, h, w) to (B, width, h, w), or (B, width, h/2, w/2) where the width grows."""
+        return F.relu(self.around(x) + self.second(F.relu(self.first(x))))
+
+
+def _conv(given: int, width: int, side: int, stride: int) -> nn.Sequential:
+    conv = nn.Conv2d(given, width, side, stride, side // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.GroupNorm(math.ceil(width / 16), width))  # each image alone: no batch shows in a feature
+
+
+def _vision_tower(config: MammutConfig) -> nn.Module:
+    stages, width = config.vision_stages, config.vision_width
+    if stages:
+        widths = [width // 2 ** (len(stages) - 1 - stage) for stage, blocks in enumerate(stages) for _ in range(blocks)]
+        stem = _conv(3, widths[0] // 2, 3, 2), nn.ReLU(), _conv(widths[0] // 2, widths[0], 3, 2), nn.ReLU()
+        blocks = map(ConvBlock, [widths[0], *widths[:-1]], widths)
+        return nn.ModuleDict({"stem": nn.Sequential(*stem), "blocks": nn.Sequential(*blocks)})
+    sizes = {"img_size": config.image_size, "patch_size": config.patch_size, "embed_dim": width, "depth": config.vision_layers}
+    sizes |= {"num_heads": config.vision_heads, "mlp_ratio": (config.vision_mlp_width or 4 * width) / width}
+    switches = {"class_token": config.vision_class_token, "pre_norm": config.vision_pre_norm, "dynamic_img_size": True}
+    norm = functools.partial(nn.LayerNorm, eps=config.vision_norm_eps)
+    return VisionTransformer(**sizes, **switches, norm_layer=norm, num_classes=0, global_pool="")
 
 
 class AttentionPool(nn.Module):
@@ -215,20 +265,7 @@ class Mammut(PreTrainedModel):
     def __init__(self, config: MammutConfig):
         super().__init__(config)
         width = config.text_width
-        self.vision = VisionTransformer(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.vision_width,
-            depth=config.vision_layers,
-            num_heads=config.vision_heads,
-            mlp_ratio=(config.vision_mlp_width or 4 * config.vision_width) / config.vision_width,
-            class_token=config.vision_class_token,
-            pre_norm=config.vision_pre_norm,
-            norm_layer=functools.partial(nn.LayerNorm, eps=config.vision_norm_eps),
-            dynamic_img_size=True,
-            num_classes=0,
-            global_pool="",
-        )
+        self.vision = _vision_tower(config)
         self.pool = AttentionPool(config.vision_width, config.vision_heads) if config.image_pooling == "attention" else None
         project = config.vision_width != width if config.image_projection is None else config.image_projection
         self.image_projection = nn.Linear(config.vision_width, width, bias=False) if project else nn.Identity()
@@ -271,6 +308,11 @@ class Mammut(PreTrainedModel):
             raise ModelError(
                 f"images of shape {tuple(images.shape)}: this model takes (B, 3, H, W) with H and W multiples of {side}"
             )
+        if self.config.vision_stages:  # it has no positions to crop, and on a CPU it is twice as fast with channels last
+            x = self.vision.stem(images.contiguous(memory_format=torch.channels_last))
+            for block in self.vision.blocks:
+                x = self._run(block, x)
+            return x.flatten(2).transpose(1, 2)  # (B, P, Dv)
         x = self.vision.patch_embed(images)  # (B, h, w, Dv)
         prefix = self.vision.pos_embed[:, : self.vision.num_prefix_tokens]
         grid = self.vision.pos_embed[:, self.vision.num_prefix_tokens :]
@@ -445,8 +487,9 @@ def cropped_positions(grid: Tensor, crops: Tensor, size: Sequence[int]) -> Tenso
 def flops(config: MammutConfig, text_tokens: int) -> dict[str, int]:
     """Count the forward FLOPs of the matrix products for one image with a text of T tokens; backward takes twice as many.
 
-    A map of n tokens from width a to b takes 2nab, attention from n to m tokens of width D takes 4nmD: a block on n tokens with an
-    MLP of width M is 2n(4D² + 2DM) + 4n²D. The caption pass predicts T - 1 tokens from T - 1. Norms, softmax, GELU are left out.
+    A map of n tokens from width a to b takes 2nab (a 3 × 3 convolution nine times that), attention from n to m tokens of width D
+    takes 4nmD: a block on n tokens with an MLP of width M is 2n(4D² + 2DM) + 4n²D. The caption pass predicts T - 1 tokens from
+    T - 1. Norms, softmax, GELU are left out.
 
     Returns:
         The parts: `vision` (tower, pooling, projection), `contrastive`, `caption` (image map included) and `vocabulary`.
@@ -455,8 +498,12 @@ def flops(config: MammutConfig, text_tokens: int) -> dict[str, int]:
     patches = (config.image_size // config.patch_size) ** 2
     n, P = patches + config.vision_class_token, patches + (config.vision_class_token and config.class_token_read)
     T = config.context_length if config.pads_are_text else text_tokens
-    vision = config.vision_layers * (4 * n * Dv * (2 * Dv + (config.vision_mlp_width or 4 * Dv)) + 4 * n**2 * Dv)
-    vision += 6 * patches * config.patch_size**2 * Dv
+    if stages := config.vision_stages:  # where the width doubles, cells are quartered: w² times their number stays
+        width, cells = Dv // 2 ** (len(stages) - 1), (config.image_size // 4) ** 2
+        vision = cells * (108 * width + (9 + 36 * sum(stages) - 8 * (len(stages) - 1)) * width**2)
+    else:
+        vision = config.vision_layers * (4 * n * Dv * (2 * Dv + (config.vision_mlp_width or 4 * Dv)) + 4 * n**2 * Dv)
+        vision += 6 * patches * config.patch_size**2 * Dv
     if config.image_pooling == "attention":
         vision += 4 * (1 + P) * Dv**2 + 4 * P * Dv
     vision += 2 * Dv * D * (Dv != D if config.image_projection is None else config.image_projection)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import HALVES
 
-from rsvlm import augment
+from rsvlm import augment, images
 
 TURNS = range(augment.ELEMENTS)
 QUARTER, FLIP = 2, 1  # north becomes west; east and west are swapped
@@ -122,3 +122,36 @@ def test_turning_keeps_up_with_the_loader():
     for i, caption in enumerate(captions):
         augment.turn_text(caption, i % 8)
     assert (time.perf_counter() - start) / len(captions) < 1e-3  # decoding a chip takes about as long; typical is 30 µs
+
+
+def test_boxes_are_parts_of_the_wanted_size():
+    boxes = augment.draw_boxes(np.random.default_rng(0), 4000, 0.4)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    area, ratio = sides.prod(1), sides[:, 0] / sides[:, 1]
+    assert boxes.min() >= 0 and boxes.max() <= 1 + 1e-9
+    assert 0.38 < area.min() < 0.42 and area.max() > 0.97 and abs(area.mean() - 0.69) < 0.02
+    assert 0.79 < ratio.min() < 0.85 and 1.18 < ratio.max() < 1.26
+    assert np.abs(boxes.mean(0) - (1 - boxes.mean(0))[[2, 3, 0, 1]]).max() < 0.01  # no side is favoured
+
+
+def test_a_part_of_an_image_is_that_part():
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:20, 30:] = [10, 200, 30]  # the quarter at the top right
+    part = images.resize(image, 8, 8, (0.5, 0.0, 1.0, 0.5))
+    assert part.shape == (8, 8, 3) and (part[:-2, 2:] == [10, 200, 30]).all()  # at its edges the filter reaches beyond
+    assert np.abs(part.astype(int) - [10, 200, 30]).max() < 30
+    assert (images.resize(image, 8, 8, (0.0, 0.5, 0.5, 1.0))[2:, :-2] == 0).all()
+    whole = images.resize(image, 8, 8, (0.0, 0.0, 1.0, 1.0))
+    assert np.array_equal(whole, images.resize(image, 8, 8))
+
+
+def test_light_worked_by_hand():
+    image = np.full((2, 2, 3), 128, np.uint8)
+    brighter = np.array([[1.0, 1.0, 1.0], [10.0, 0.0, -10.0]])
+    assert (augment.relight(image, brighter) == [138, 128, 118]).all()
+    assert (augment.relight(image, np.array([[9.0, 0.0, 1.0], [0.0, -5.0, 0.0]])) == [255, 0, 128]).all()
+    drawn = augment.draw_light(np.random.default_rng(0), 4000, 0.2)
+    assert drawn.shape == (4000, 2, 3) and 0.8 * 0.9 <= drawn[:, 0].min() and drawn[:, 0].max() <= 1.2 * 1.1
+    grey = np.clip(128 * drawn[:, 0] + drawn[:, 1], 0, 255)  # contrast turns around the middle grey
+    assert abs(grey.mean() - 128) < 1 and grey.std() > 3
+    assert (augment.draw_light(np.random.default_rng(0), 3, 0.0) == [[1, 1, 1], [0, 0, 0]]).all()

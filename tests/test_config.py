@@ -8,7 +8,7 @@ from rsvlm.errors import ConfigError
 
 def test_profiles_are_valid_and_differ():
     loaded = {name: config.load(name) for name in config.PROFILES}
-    assert set(loaded) == set(config.ABOUT) == {"smoke", "laptop", "published"}
+    assert set(loaded) == set(config.ABOUT) == {"smoke", "laptop", "published", "rsicd"}
     assert loaded["smoke"].train.steps < loaded["laptop"].train.steps < loaded["published"].train.steps
     assert all(options.profile == name for name, options in loaded.items())
 

@@ -79,9 +79,12 @@ def test_shares_are_rounded_by_chance_and_true_on_average():
     assert curriculum.draw_sets({"a": 0.3}, 4, [0]) == ["a"] * 4
 
 
+VARIED = {"train__augment": True, "train__smallest_crop": 0.4, "train__light": 0.3, "train__sizes_px": (16, 24)}
+
+
 @pytest.mark.parametrize("stop", [1, 4, 8])
 def test_reading_goes_on_exactly_where_it_was(data, stop):
-    settings = options(train__augment=True)
+    settings = options(**VARIED, train__held_px=28)
     whole = read(data, settings)
     place = json.loads(json.dumps(vars(whole[stop - 1].place)))  # as a checkpoint keeps it
     rest = read(data, settings, Place(place["positions"], Counter(place["counts"])), stop)
@@ -89,18 +92,45 @@ def test_reading_goes_on_exactly_where_it_was(data, stop):
 
 
 def test_threads_change_nothing(data):
-    plain, threaded = (read(data, options(train__augment=True, train__workers=n)) for n in (0, 3))
+    plain, threaded = (read(data, options(**VARIED, train__held_px=28, train__workers=n)) for n in (0, 3))
     assert all(same(a, b) for a, b in zip(plain, threaded, strict=True))
     assert all(same(a, b) for a, b in zip(plain, curriculum.ahead(iter(threaded)), strict=True))
 
 
 def test_processes_share_a_batch_without_overlap_or_gap(data):
-    settings = options(train__augment=True)
+    settings = options(**VARIED)
     for whole, *shares in zip(read(data, settings), *(read(data, settings, rank=r, ranks=3) for r in range(3)), strict=True):
         for rank, share in enumerate(shares):
             assert share.captions == whole.captions[rank::3]
             assert all(np.array_equal(a, b) for a, b in zip(share.images, whole.images[rank::3], strict=True))
             assert (share.keys, share.place) == (whole.keys, whole.place)
+
+
+def test_images_grow_over_equal_parts_of_the_run(data):
+    sides = [{array.shape for array in batch.images} for batch in read(data, options(train__sizes_px="16,16,24"))]
+    assert sides == [{(16, 16, 3)}] * 8 + [{(24, 24, 3)}] * 3  # of 11 steps, parts of 4, 4 and 3
+    assert {array.shape for batch in read(data, options()) for array in batch.images} == {(32, 32, 3)}
+
+
+def test_held_images_are_decoded_once(data, monkeypatch):
+    decoded = Counter()
+    real = curriculum.images.decode
+    monkeypatch.setattr(curriculum.images, "decode", lambda content: decoded.update([content]) or real(content))
+    plain = read(data, options())
+    assert max(decoded.values()) > 1
+    decoded.clear()
+    held = read(data, options(train__held_px=32))  # their own size: nothing is lost
+    assert set(decoded.values()) == {1}
+    assert all(same(a, b) for a, b in zip(plain, held, strict=True))
+    smaller = read(data, options(train__held_px=8))
+    assert all(a.keys == b.keys and not same(a, b) for a, b in zip(plain, smaller, strict=True))
+
+
+def test_views_leave_captions_and_order_as_they_are(data):
+    plain, varied = read(data, options()), read(data, options(train__smallest_crop=0.5, train__light=0.2))
+    for a, b in zip(plain, varied, strict=True):
+        assert (a.captions, a.keys, a.place) == (b.captions, b.keys, b.place)
+        assert not any(np.array_equal(x, y) for x, y in zip(a.images, b.images, strict=True))
 
 
 def test_other_seeds_read_other_orders(data):

@@ -164,6 +164,30 @@ def test_softmax_loss_worked_by_hand():
     assert losses.softmax_loss(images, texts, torch.tensor(2.0)).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_pairs_of_the_same_text_are_no_wrong_answers():
+    images, texts, cosines = worked_pair()
+    numbers = losses.text_numbers(torch.tensor([[1, 7, 8, 2], [1, 8, 7, 2], [1, 7, 8, 2]]))
+    others = [(0, 1), (0, 1, 2), (1, 2)]  # what pair i is compared with: pairs 0 and 2 have the same text
+    rows = [np.log(sum(np.exp(2 * cosines[i][j]) for j in those)) - 2 * cosines[i][i] for i, those in enumerate(others)]
+    columns = [np.log(sum(np.exp(2 * cosines[j][i]) for j in those)) - 2 * cosines[i][i] for i, those in enumerate(others)]
+    given = [part.clone().requires_grad_() for part in (images, texts)]
+    found = losses.softmax_loss(*given, torch.tensor(2.0), numbers)
+    found.backward()
+    assert found.item() == pytest.approx((np.mean(rows) + np.mean(columns)) / 2, rel=1e-5)
+    assert all(part.grad.isfinite().all() for part in given)
+    alone = losses.softmax_loss(images, texts, torch.tensor(2.0), torch.tensor([4, 5, 6]))
+    assert torch.equal(alone, losses.softmax_loss(images, texts, torch.tensor(2.0)))
+
+
+def test_texts_are_numbered_whatever_their_padding():
+    tokens = torch.randint(1, 49408, (5000, 16), generator=torch.Generator().manual_seed(0))
+    numbers = losses.text_numbers(tokens)
+    assert len(numbers.unique()) >= 4996  # about 0.7 pairs of 5,000 meet by chance
+    padded = torch.cat([tokens, torch.full((5000, 5), PAD)], dim=1)
+    assert torch.equal(losses.text_numbers(padded), numbers)
+    assert (losses.text_numbers(tokens.flip(1)) != numbers).float().mean() > 0.99
+
+
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
 def test_focal_loss_worked_by_hand(gamma):
     images, texts, cosines = worked_pair()
@@ -283,6 +307,10 @@ def test_wrong_shapes_are_named(model):
 def test_unknown_switches_are_named():
     with pytest.raises(ModelError, match="image_pooling='max'"):
         mammut.MammutConfig(image_pooling="max")
+    with pytest.raises(ModelError, match="make patches of 16 pixels.*patch_size=8"):
+        mammut.MammutConfig(vision_stages=(1, 1, 1))
+    with pytest.raises(ModelError, match="without class token"):
+        mammut.MammutConfig(vision_stages=(1, 1), vision_class_token=True)
 
 
 def test_presets_have_the_parameters_that_their_table_states():
@@ -301,6 +329,7 @@ def test_presets_have_the_parameters_that_their_table_states():
     [
         {},
         {"image_pooling": "attention", "cross_attention_every": 1},
+        {"vision_stages": (2, 1, 3), "patch_size": 16},
         {name: value for name, value in mammut.PRESETS["l14"].items() if isinstance(value, bool | str)},
         {"cross_layer_mlp": "caption", "vision_class_token": True, "class_token_read": False, "image_projection": True},
     ],
@@ -336,6 +365,35 @@ def test_images_of_other_sizes_are_taken(model):
     handle.remove()
     model.vision.pos_embed.copy_(before)
     torch.testing.assert_close(seen[0], (0.7 + model.vision.patch_embed.proj.bias).expand(1, 35, 64))  # a constant stays one
+
+
+CONV = {"vision_stages": (1, 2), "patch_size": 8}
+
+
+@torch.no_grad()
+def test_convolutions_see_their_surroundings_and_one_image_at_a_time(tmp_path):
+    model = tiny(**CONV).train()
+    images = torch.randn(3, 3, 24, 40, generator=torch.Generator().manual_seed(0))
+    tokens = model.image_tokens(images)
+    assert tokens.shape == (3, 15, 32)
+    torch.testing.assert_close(model.image_tokens(images[1:2]), tokens[1:2])  # in training too: no statistics of the batch
+    with pytest.raises(ModelError, match="multiples of 8"):
+        model.image_tokens(images[:, :, :20])
+    model.eval().save_pretrained(tmp_path)
+    again = mammut.Mammut.from_pretrained(tmp_path).eval()
+    assert torch.equal(again.encode_image(images), model.encode_image(images))
+
+
+def test_convolutional_tokens_are_cells_in_reading_order():
+    model = tiny(**CONV)
+    images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for norm in (part for part in model.vision.modules() if isinstance(part, torch.nn.GroupNorm)):
+        norm.forward = lambda x: x  # a norm looks at the whole image: without it a token depends on its surroundings alone
+    model.image_tokens(images)[0, 16 * 7 + 9].sum().backward()
+    weight = images.grad[0].abs().sum(0) / images.grad.abs().sum()
+    row, column = ((weight.sum(axis) * torch.arange(128)).sum() for axis in (1, 0))
+    assert abs(row - 7.5 * 8) < 8 and abs(column - 9.5 * 8) < 8  # within the cell
+    assert weight[0].sum() == weight[-1].sum() == 0
 
 
 @torch.no_grad()
@@ -424,9 +482,11 @@ def tiny(**changes):
     return mammut.Mammut(mammut.MammutConfig(**sizes | changes))
 
 
-@pytest.mark.parametrize("where", ["one", "caption", "both"])
-def test_activation_checkpointing_gives_the_same_gradients(where):
-    model = tiny(cross_layer_mlp=where).train()
+@pytest.mark.parametrize(
+    "changes", [{"cross_layer_mlp": "one"}, {"cross_layer_mlp": "caption"}, {"cross_layer_mlp": "both"}, CONV]
+)
+def test_activation_checkpointing_gives_the_same_gradients(changes):
+    model = tiny(**changes).train()
     given = torch.randn(3, 3, 16, 16), torch.randint(3, 50, (3, 9))
     plain = gradients(model, given, model)
     model.gradient_checkpointing = True
@@ -434,6 +494,17 @@ def test_activation_checkpointing_gives_the_same_gradients(where):
     assert plain.keys() == again.keys() and len(plain) > 40
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient, rtol=0, atol=1e-6)
+
+
+def test_attention_in_half_precision_is_near():
+    model = tiny()
+    given = torch.randn(3, 3, 16, 16), torch.randint(3, 50, (3, 9))
+    given[1][0, 5:] = PAD
+    plain = gradients(model, given, model)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = gradients(model, given, model)
+    flat, low = (torch.cat([part[name].flatten() for name in plain]) for part in (plain, half))
+    assert 0 < (flat - low).norm() < 0.05 * flat.norm()
 
 
 @pytest.mark.slow

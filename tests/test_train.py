@@ -213,6 +213,7 @@ def test_everything_at_once_goes_on_in_the_same_bytes(toy_shards, tiny_preset, t
     stages = '[{"steps":4,"data":{"a":1}},{"steps":5,"data":{"a":1,"b":2}}]'
     loop = {"train__stages": stages, "train__ema": 0.9, "train__micro_batch_size": 6, "train__augment": True}
     loop |= {"train__checkpoint_every": 1, "train__schedule": "cosine", "train__precision": "fp16"}
+    loop |= {"train__smallest_crop": 0.5, "train__light": 0.2, "train__sizes_px": (16, 32), "train__held_px": 24}
     whole = weights(train.train(options(**loop), data, tmp_path / "whole"))
     real = checkpoints.save
     for stop in (2, 4, 7):
