@@ -1,0 +1,263 @@
+"""Every score against its definition written out, baselines, intervals, and differences on the same images."""
+
+import numpy as np
+import pytest
+from conftest import png
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rsvlm import kernels, maskfiles, runs, scoring
+from rsvlm.errors import DataError
+
+CLASSES = ("ship", "dock", "tree")
+
+
+def a_map(rng, shape, empty=True):
+    """Few values, so that ties are common, and some pixels without data."""
+    heat = rng.integers(0, 9, shape).astype(np.float32) / 8 - 0.3
+    heat[rng.random(shape) < 0.1 * empty] = np.nan
+    return heat
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6))
+def test_scores_of_one_map_equal_their_definitions(H, W, seed):
+    rng = np.random.default_rng(seed)
+    heat, mask = a_map(rng, (H, W)), rng.random((H, W)) < 0.4
+    there = np.isfinite(heat)
+    if not there.any():
+        assert scoring.pointing(heat, mask) == 0 and np.isnan(scoring.energy(heat, mask))
+        return
+    peak = heat[there].max()
+    assert scoring.pointing(heat, mask) == pytest.approx(mask[there & (heat == peak)].mean())
+    wide = np.array([[mask[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].any() for x in range(W)] for y in range(H)])
+    assert scoring.pointing(heat, mask, 2) == pytest.approx(wide[there & (heat == peak)].mean())
+    low = heat[there].min()
+    if peak > low:
+        lifted = np.where(there, heat - low, 0).astype(float)
+        assert scoring.energy(heat, mask) == pytest.approx(lifted[mask].sum() / lifted.sum(), abs=1e-6)
+    curve = scoring.iou_curve(heat, mask)
+    counts = kernels.heat_counts(heat, mask, low, peak, scoring.BINS)
+    for k in (0, 10, 49, 80, 99):  # no threshold that a value may equal but for rounding
+        inside = there & (heat.astype(float) - low >= k / 100 * (float(peak) - low)) if peak > low else there & (k == 0)
+        either = ((mask & there) | inside).sum()
+        assert counts[:, k:].sum() == inside.sum() and counts[1].sum() == (mask & there).sum()
+        wanted = (mask & inside).sum() / either if either else np.nan
+        assert curve[k] == pytest.approx(wanted, nan_ok=True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 4), st.sampled_from([None, 0.2]), st.integers(0, 10**6))
+def test_iou_of_classes_equals_its_definition(H, W, C, threshold, seed):
+    rng = np.random.default_rng(seed)
+    maps, masks = a_map(rng, (C, H, W)), rng.random((C, H, W)) < 0.3
+    there = np.isfinite(maps).any(0)
+    told = np.where(there, np.nan_to_num(maps, nan=-9).argmax(0), -1)
+    if threshold is not None:
+        told[there & (np.nan_to_num(maps, nan=-9).max(0) < threshold)] = C
+    truth = np.concatenate([masks, ~masks.any(0)[None]]) & there
+    wanted = [((told == c) & truth[c]).sum() / n if (n := ((told == c) | truth[c]).sum()) else np.nan for c in range(C + 1)]
+    found = scoring.mean_iou(maps, masks, threshold)
+    np.testing.assert_allclose(found[:C], wanted[:C])
+    if threshold is not None:
+        np.testing.assert_allclose(found[C], wanted[C])
+
+
+def test_counts_by_label_and_bin_equal_the_twin():
+    rng = np.random.default_rng(1)
+    maps, masks = a_map(rng, (3, 20, 30)), rng.random((3, 20, 30)) < 0.3
+    counts, truth = kernels.label_counts(maps, masks, -0.3, 0.7, 7)
+    there = np.isfinite(maps).any(0)
+    filled = np.nan_to_num(maps, nan=-9)
+    best, value = filled.argmax(0), filled.max(0).astype(float)
+    place = np.clip(((value + 0.3) * (7 / 1.0)).astype(int), 0, 6)
+    for c in range(3):
+        for b in range(7):
+            here = there & (best == c) & (place == b)
+            assert counts[c, b].tolist() == [here.sum(), (here & masks[c]).sum()]
+    free = ~masks.any(0)
+    assert counts[3, :, 0].sum() == there.sum() and counts[3, :, 1].sum() == (there & free).sum()
+    np.testing.assert_array_equal(truth, (masks & there).sum((1, 2)))
+
+
+def by_hand(score, right, total):
+    """Average precision, going down the list; wrong before right at equal scores."""
+    order = sorted(range(len(score)), key=lambda i: (-score[i], right[i]))
+    precision = [sum(right[j] for j in order[: k + 1]) / (k + 1) for k in range(len(order))]
+    return sum(max(precision[k:]) for k, i in enumerate(order) if right[i]) / total
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=14), st.integers(0, 5))
+def test_precision_and_presence_equal_their_definitions(pairs, missed):
+    score, right = np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs])
+    total = right.sum() + missed
+    if total:
+        assert scoring.average_precision(score, right, total) == pytest.approx(by_hand(score, right, total))
+    wins = [float(a > b) + 0.5 * (a == b) for a in score[right] for b in score[~right]]
+    assert scoring.presence_auc(score, right) == pytest.approx(np.mean(wins) if wins else np.nan, nan_ok=True)
+    weight = np.random.default_rng(len(pairs)).integers(0, 3, len(pairs))
+    again = np.repeat(np.arange(len(pairs)), weight)  # a weight is so many copies
+    weighted = scoring._auc(score, right, weight[None].astype(float))[0]
+    assert weighted == pytest.approx(scoring.presence_auc(score[again], right[again]) if len(again) else np.nan, nan_ok=True)
+    if right[again].any():
+        found = scoring._precision(score, right, weight[None].astype(float), np.array([right[again].sum()]))[0]
+        low, high = sorted([by_hand(score[again], right[again], right[again].sum()), found])
+        assert high - low < 1e-9 or (len(set(score)) < len(score) and high <= 1)
+
+
+def test_boxes_are_given_away_once_and_to_the_better():
+    truth = np.array([[0, 0, 10, 10], [20, 0, 30, 10]], float)
+    found = np.array([[1, 0, 11, 10], [0, 0, 10, 10], [20, 0, 30, 5.1], [20, 0, 30, 5.1], [50, 50, 60, 60]], float)
+    assert kernels.match_boxes(found, truth, 0.5).tolist() == [True, False, True, False, False]
+    assert kernels.match_boxes(found, np.zeros((0, 4)), 0.5).sum() == 0
+
+    def twin(found, truth):
+        taken, hits = set(), []
+        for a in found:
+            best = (0, None)
+            for j, b in enumerate(truth):
+                both = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
+                iou = both / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - both)
+                best = max(best, (iou, -j)) if j not in taken and iou >= 0.5 else best
+            taken |= set() if best[1] is None else {-best[1]}
+            hits.append(best[1] is not None)
+        return hits
+
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        corner = rng.integers(0, 6, (2, 12, 2))
+        found, truth = (np.concatenate([c, c + rng.integers(4, 9, (12, 2))], 1).astype(float) for c in corner)
+        assert kernels.match_boxes(found, truth, 0.5).tolist() == twin(found, truth)
+
+
+def world(count=24, seed=0):
+    """Images with a bright square (ship) and perhaps a dark one (dock); tree is nowhere but once."""
+    rng = np.random.default_rng(seed)
+    items = []
+    for n in range(count):
+        image, masks = np.full((32, 40, 3), 140, np.uint8), {}
+        for name, value in (("ship", 250), ("dock", 5)):
+            if name == "ship" or n % 2:
+                y, x = rng.integers(1, 22), rng.integers(1, 12) + (20 if name == "dock" else 0)
+                mask = np.zeros((32, 40), bool)
+                mask[y : y + 8, x : x + 7] = True
+                image[mask], masks[name] = value, mask
+        if n == 0:
+            masks["tree"] = np.eye(32, 40, dtype=bool)
+        items.append(maskfiles.Item(f"im{n}", png(image), masks))
+    return items
+
+
+def sees(image, noise=0.0):
+    """Maps that know the colours: ship is bright, dock is dark, tree is nothing."""
+    luma = image[..., 0].astype(np.float32) / 255
+    draw = np.random.default_rng(int(image.sum())).normal(0, noise, (3, *luma.shape)).astype(np.float32) if noise else 0
+    return np.stack([np.maximum(luma - 0.7, 0), np.maximum(0.3 - luma, 0), np.zeros_like(luma)]) + draw
+
+
+def value(rows, metric, field="value", protocol="maps"):
+    return next(row[field] for row in rows if row["metric"] == metric and row["protocol"] == protocol)
+
+
+def test_a_method_that_sees_scores_full_and_the_rows_are_rows():
+    rows = scoring.evaluate(world(), sees, CLASSES, dataset="toy", bootstrap_samples=50)
+    for row in rows:
+        runs.checked_row(row)
+    for name in ("ship", "dock"):
+        for metric in ("pointing", "ap50", "iou@0.5"):
+            assert value(rows, f"{metric}[{name}]") == 100, (metric, name)
+    assert value(rows, "presence_auc[dock]") == 100
+    assert not any(row["metric"] == "presence_auc[ship]" for row in rows)  # a ship is everywhere: nothing to tell
+    assert value(rows, "pointing", "n") == 24 + 12 + 1 and value(rows, "pointing[dock]", "n") == 12
+    assert value(rows, "pointing[ship]", "chance") == pytest.approx(100 * 56 / 1280)
+    assert value(rows, "miou", "n") == 24 and value(rows, "iou[ship]") == 100
+    assert value(rows, "miou_best") >= value(rows, "miou") and value(rows, "iou_best") >= value(rows, "iou@0.5")
+
+
+def test_without_a_background_each_pixel_gets_a_class_and_a_map_of_it_needs_no_threshold():
+    items, both = world(8), ["ship", "dock"]
+    rows = scoring.evaluate(items, lambda image: sees(image)[:2], both, background=False, bootstrap_samples=0)
+    total = 8 * 1280
+    assert not any(row["metric"] in ("miou_best", "iou[background]") for row in rows)
+    assert value(rows, "iou[ship]") == pytest.approx(100 * 8 * 56 / (total - 4 * 56))  # whatever is not dark is a ship
+    assert value(rows, "miou", "ci_low") is None
+    zero = lambda image: np.concatenate([sees(image)[:2], np.full((1, 32, 40), 0.2, np.float32)])  # noqa: E731
+    rows = scoring.evaluate(items, zero, both, bootstrap_samples=0)
+    assert value(rows, "miou") == 100 and value(rows, "iou[background]") == 100
+
+
+def test_intervals_cover_and_differences_are_paired():
+    methods = {"good": lambda image: sees(image, 0.1), "worse": lambda image: sees(image, 0.25)}
+    methods |= {"same": methods["good"]} | scoring.baselines(CLASSES)
+    rows = scoring.evaluate(world(), methods, CLASSES, against="good", bootstrap_samples=200)
+    for row in rows:
+        runs.checked_row(row)
+        assert row["ci_low"] is None or row["ci_low"] - 1e-9 <= row["value"] <= row["ci_high"] + 1e-9 or row["n"] < 13
+    assert (
+        value(rows, "miou", "ci_low", "good") < value(rows, "miou", protocol="good") < value(rows, "miou", "ci_high", "good")
+    )
+    assert {value(rows, "miou", field, "same - good") for field in ("value", "ci_low", "ci_high")} == {0.0}
+    assert value(rows, "miou", "ci_high", "worse - good") < 0
+    assert value(rows, "miou", protocol="worse - good") == pytest.approx(
+        value(rows, "miou", protocol="worse") - value(rows, "miou", protocol="good")
+    )
+    for name in ("random", "centre", "brightness"):
+        assert value(rows, "pointing", protocol=name) < value(rows, "pointing", protocol="good")
+    again = scoring.evaluate(world(), scoring.baselines(CLASSES), CLASSES, bootstrap_samples=200)
+    assert [row for row in rows if row["protocol"] in ("random", "centre", "brightness")] == again
+
+
+def test_baselines_are_what_they_say():
+    image = np.zeros((30, 50, 3), np.uint8)
+    image[:, 25:] = 200
+    bright = scoring.brightness_map(image)
+    assert bright.shape == (30, 50) and abs(bright.mean(0).argmax() - 25) <= 3 and bright[:, :10].max() == 0
+    centre = scoring.centre_map((31, 51))
+    assert np.unravel_index(centre.argmax(), centre.shape) == (15, 25) and centre.max() <= 1
+    noise = scoring.random_map((30, 50), np.random.default_rng(0))
+    assert noise.shape == (30, 50) and 0 <= noise.min() < noise.max() <= 1
+    assert scoring.brightness_map(np.zeros((1, 1, 3), np.uint8)).shape == (1, 1)
+    drawn = [scoring.baselines(CLASSES, seed)["centre"](image).argmax(0)[0, 0] for seed in range(20)]
+    assert set(drawn) == {0, 1, 2}  # no class is favoured
+
+
+def test_maps_without_data_and_flat_maps_are_scored():
+    nothing = lambda image: np.full((3, 32, 40), np.nan, np.float32)  # noqa: E731
+    methods = {"none": nothing, "flat": lambda image: np.ones((3, 32, 40))}
+    rows = scoring.evaluate(world(4), methods, CLASSES, bootstrap_samples=20)
+    assert value(rows, "pointing", protocol="none") == 0 and value(rows, "ap50", protocol="none") == 0
+    assert value(rows, "pointing[ship]", protocol="flat") == pytest.approx(value(rows, "pointing[ship]", "chance", "flat"))
+    assert value(rows, "presence_auc", protocol="flat") == 50
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"items": []}, "no image"),
+        ({"classes": []}, "0 classes"),
+        ({"classes": ["a", "a"]}, "no class twice"),
+        ({"maps_of": lambda image: np.zeros((3, 5, 5))}, "gave maps of shape"),
+        ({"maps_of": {"one": sees}, "against": "two"}, "no method 'two'"),
+        ({"threshold": 2}, "threshold 2"),
+        ({"items": [maskfiles.Item("x", png(np.zeros((8, 8, 3), np.uint8)), {"ship": np.ones((4, 4), bool)})]}, "equal sizes"),
+        ({"items": [maskfiles.Item("x", b"GIF89a", {})]}, "cannot be decoded"),
+    ],
+)
+def test_a_bad_request_is_refused(change, says):
+    with pytest.raises(DataError, match=says):
+        scoring.evaluate(**{"items": world(2), "maps_of": sees, "classes": CLASSES} | change)
+
+
+def test_two_methods_on_other_images_are_not_compared():
+    found = [scoring.measure(world(n), {"a": sees}, CLASSES)["a"] for n in (2, 3)]
+    with pytest.raises(DataError, match="same images"):
+        scoring.difference(*found)
+
+
+def test_shapes_that_differ_are_refused():
+    with pytest.raises(DataError, match="mask of shape"):
+        scoring.iou_curve(np.zeros((3, 4)), np.zeros((4, 3), bool))
+    for maps, threshold in ((np.zeros((1, 3, 4)), None), (np.zeros((3, 3, 4)), 0.5), (np.zeros((2, 4, 4)), None)):
+        with pytest.raises(DataError, match="one map more"):
+            scoring.mean_iou(maps, np.zeros((2, 3, 4), bool), threshold)
