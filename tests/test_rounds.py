@@ -1,0 +1,145 @@
+"""Rounds: what is labelled, what a region teaches, when it stops, and that a killed run ends in the same bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rsvlm import checkpoints, localize, rounds, weights
+from rsvlm.errors import DataError, ModelError
+
+SIZES = dict(image_size=16, patch_size=4, vision_width=16, vision_stages=[1], vision_heads=2, image_pooling="attention")
+SIZES |= dict(text_width=16, text_layers=1, text_heads=2)
+CLASSES = {"sea": ["blue sea"], "land": ["tan land", "land"]}
+FEW = rounds.Options(
+    rounds=1, steps=4, batch_size=8, checkpoint_every=2, warmup_steps=1, most_recall_lost=100, least_agreement=1
+)
+
+
+def halves(count: int, seed: int) -> rounds.Pictures:
+    """Pictures whose left side is blue and whose right side is tan, by a border that wanders; or one of the two."""
+    rng = np.random.default_rng(seed)
+    border = rng.choice([0, 8, 16], count)
+    sea = np.arange(16)[None, None, :] < border[:, None, None]
+    images = np.where(np.broadcast_to(sea, (count, 16, 16))[..., None], (20, 40, 140), (200, 170, 120))
+    images = (images + rng.integers(-9, 10, images.shape)).astype(np.uint8)
+    words = {0: ["tan land", "land"], 8: ["blue sea", "land"], 16: ["blue sea", "blue sea"]}
+    return rounds.Pictures(images, [words[b] for b in border])
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("begin")
+    options = replace(FEW, steps=60, learning_rate=5e-3, ema=0.5, checkpoint_every=100)
+    return rounds.begin(SIZES, halves(48, 0), folder, options, vocabulary=300)
+
+
+def same(one, other) -> bool:
+    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_captions_alone_teach_where_the_sea_is(start):
+    model, pictures = weights.load(start, "cpu"), halves(12, 1)
+    odds = rounds.probabilities(model, pictures.images, CLASSES, window=1)[0]
+    np.testing.assert_allclose(odds.sum(axis=1), 1, atol=1e-5)
+    land = pictures.images[:, 2::4, 2::4, 0] > pictures.images[:, 2::4, 2::4, 2]
+    assert ((odds.argmax(axis=1) == 1) == land).mean() > 0.8
+
+
+def test_flips_are_turned_back_and_a_larger_scale_keeps_the_grid(start):
+    model, images = weights.load(start, "cpu"), halves(6, 2).images
+    found = rounds.probabilities(model, images, CLASSES, window=1, scale=2, flips=4)
+    assert found.shape == (4, 6, 2, 4, 4)
+    assert np.abs(found[1:] - found[:1]).mean() < 0.1  # turned back wrongly, left and right would be exchanged
+
+
+def test_the_surest_patches_of_each_class_are_labelled():
+    odds = np.zeros((1, 2, 2, 4), np.float32)
+    odds[0, 0] = [[0.9, 0.8, 0.7, 0.6], [0.1, 0.2, 0.3, 0.4]]
+    odds[0, 1] = 1 - odds[0, 0]
+    assert rounds.choose(odds, 0.5).tolist() == [[[0, 0, -1, -1], [1, 1, -1, -1]]]
+    assert (rounds.choose(odds, 1.0) >= 0).all()
+    assert set(np.unique(rounds.choose(odds[:, :, :1], 0.5))) == {-1, 0}  # a class that nothing belongs to stays empty
+
+
+def test_region_losses_of_known_labels(start):
+    model = weights.load(start, "cpu")
+    batch = localize.to_batch(model, list(halves(3, 3).images), 16, 16)
+    texts = torch.nn.functional.normalize(torch.randn(2, 16, generator=torch.manual_seed(0)), dim=1)
+    with torch.no_grad():
+        found = localize.patches(model, batch)
+        none = torch.full((3, 4, 4), -1)
+        assert [float(x) for x in rounds.region_losses(model, found, none, texts, 3)] == [0, 0]
+        one = none.clone()
+        one[1, 2, 3] = 1
+        patch, region = rounds.region_losses(model, found, one, texts, 1)
+        wanted = -(model.logit_scale * found.embeddings[1, 2, 3] @ texts.T).log_softmax(0)[1]
+        assert float(patch) == pytest.approx(float(wanted), rel=1e-4) and float(region) == pytest.approx(
+            float(wanted), rel=1e-4
+        )
+        whole = torch.zeros_like(none)
+        _, region = rounds.region_losses(model, found, whole, texts, 1)
+        logits = model.logit_scale * model.encode_image(batch) @ texts.T
+        assert float(region) == pytest.approx(float(-logits.log_softmax(1)[:, 0].mean()), rel=1e-4)
+
+
+def test_a_killed_run_ends_in_the_same_bytes(start, tmp_path, monkeypatch):
+    pictures, validation = halves(24, 4), halves(12, 5)
+    whole = rounds.run(start, pictures, validation, CLASSES, tmp_path / "a", FEW, measure=lambda model: {"half": 0.5})
+    assert [row["round"] for row in whole["rounds"]] == [0, 1] and whole["kept"] == 1
+    assert whole["rounds"][1]["measured"] == {"half": 0.5} and not same(start, tmp_path / "a/round-1/model")
+    assert 0.4 < sum(whole["rounds"][1][f"labelled[{name}]"] for name in CLASSES) < 0.75
+    save, calls = checkpoints.save, []
+
+    def save_and_die(*given):
+        save(*given)
+        calls.append(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        rounds.run(start, pictures, validation, CLASSES, tmp_path / "b", FEW)
+    assert calls[0][1] == 2  # after step 2 of 4
+    monkeypatch.setattr(checkpoints, "save", save)
+    rounds.run(start, pictures, validation, CLASSES, tmp_path / "b", FEW, measure=lambda model: {"half": 0.5})
+    assert same(tmp_path / "a/round-1/model", tmp_path / "b/round-1/model")
+    assert (tmp_path / "a/round-1/labels.npz").read_bytes() == (tmp_path / "b/round-1/labels.npz").read_bytes()
+    with pytest.raises(ModelError, match="other options or data"):
+        rounds.run(start, pictures, validation, CLASSES, tmp_path / "b", replace(FEW, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({}, None), ({"agreement": 0.8}, "flips"), ({"val_R@5": 48.0}, "R@5"), ({"told[sea]": 0.01}, "vanished")],
+)
+def test_rounds_stop_by_what_needs_no_mask(change, reason):
+    before = {"round": 0, "agreement": 0.9, "val_R@5": 50.0, "told[sea]": 0.3, "told[land]": 0.7, "measured": {"miou": 0.9}}
+    after = before | {"round": 1, "measured": {"miou": 0.1}} | change
+    found = rounds._stop([before, after], rounds.Options())
+    assert found is None if reason is None else reason in found
+
+
+def test_a_round_that_is_worse_is_not_kept(start, tmp_path):
+    strict = replace(FEW, least_agreement=-1.0)  # agreement would have to grow by all there is
+    found = rounds.run(start, halves(8, 6), halves(6, 7), CLASSES, tmp_path, strict)
+    assert found["kept"] == 0 and "flips" in found["why"] and json.loads((tmp_path / "rounds.json").read_text()) == found
+    assert rounds.run(start, halves(8, 6), halves(6, 7), CLASSES, tmp_path, strict) == found
+
+
+@pytest.mark.parametrize("classes", [{"sea": ["sea"]}, {"sea": ["sea"], "land": []}])
+def test_one_class_is_no_question(start, tmp_path, classes):
+    with pytest.raises(DataError, match="two or more"):
+        rounds.run(start, halves(4, 0), halves(4, 1), classes, tmp_path)
+
+
+def test_pictures_of_another_size_are_refused(start, tmp_path):
+    wrong = rounds.Pictures(np.zeros((2, 8, 8, 3), np.uint8), [["a"], ["b"]])
+    with pytest.raises(DataError, match="expected \\(N, 16, 16, 3\\)"):
+        rounds.run(start, wrong, halves(4, 1), CLASSES, tmp_path)
+    assert not (tmp_path / "run.json").exists()
