@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import typer.core
 
 from rsvlm import __version__
 from rsvlm.errors import DataError, RsvlmError
@@ -33,6 +34,23 @@ landmarks_app = typer.Typer(no_args_is_help=True, help="Make data sets from imag
 app.add_typer(landmarks_app, name="landmarks")
 web_app = typer.Typer(no_args_is_help=True, help="Make data sets from crawls of the web, and look at them.")
 app.add_typer(web_app, name="web")
+
+
+class _SceneFirst(typer.core.TyperGroup):
+    """Verbs, the first of which may be left out: `search SCENE` is `search scene SCENE`."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        """Put the first verb in where none is named."""
+        named = args and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if named or not args else ["scene", *args])
+
+
+search_app = typer.Typer(
+    no_args_is_help=True,
+    cls=_SceneFirst,
+    help="""Search texts: in one scene, `search SCENE --text "..." --out DIR`; or in an archive, by `index` and `query`.""",
+)
+app.add_typer(search_app, name="search")
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed.")
 app.add_typer(bench_app, name="bench")
 
@@ -498,6 +516,103 @@ def evaluate_leakage(
         typer.echo(str(runs.write_atomic(html, page)))
 
 
+@evaluate_app.command("localize")
+def evaluate_localize(
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    root: Annotated[Path, typer.Option("--root", "--data", help="Folder of pictures with masks.")],
+    benchmark: Annotated[str, typer.Option(help="How the masks are stored: coco, masks, polygons or blue-marble.")] = "coco",
+    method: Annotated[
+        list[str] | None, typer.Option(help="raw, attention, smooth, weights, caption or gradient. Repeatable; none: smooth.")
+    ] = None,
+    window: Annotated[
+        list[int] | None, typer.Option(help="Side of smooth's window, in patches, odd. Repeatable: their mean.")
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="Also differences to this method, on the same resamples.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Also maps that know nothing: random, centre, brightness.")] = True,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="Only this class. Repeatable; none: all.")] = None,
+    prompts: Annotated[str, typer.Option(help="A prompt set; each template is a sentence of the class.")] = "plain",
+    texts: Annotated[Path | None, typer.Option(help="Sentences instead: a JSON file {class: [sentence, ...]}.")] = None,
+    background: Annotated[
+        list[str] | None, typer.Option(help="What else there may be; scores become probabilities. Repeatable.")
+    ] = None,
+    everywhere: Annotated[bool, typer.Option(help="Every pixel has a class: no threshold in miou.")] = False,
+    scale: Annotated[float, typer.Option(min=0.05, help="Pictures are enlarged by this first.")] = 1.0,
+    tile_px: Annotated[int | None, typer.Option(min=8, help="Pictures are looked at in tiles of this side.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many pictures, spread evenly.")] = None,
+    label: Annotated[str, typer.Option(help="polygons: class of shapes that tell none.")] = "building",
+    size_px: Annotated[int, typer.Option(min=16, help="polygons: side of the pictures cut from the imagery.")] = 256,
+    json_out: JsonOut = None,
+    bootstrap_samples: Resamples = 1000,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """How well maps of a text agree with true masks, beside maps that know nothing, with intervals."""
+    import rsvlm
+    from rsvlm import benchmarks, evaluate, localize, maskfiles, scoring
+    from rsvlm import embed as embedding
+
+    started = time.time()
+    asked, skipped = method or ["smooth"], Counter()
+    if unknown := [name for name in asked if name not in localize.METHODS]:
+        raise DataError(f"unknown method '{unknown[0]}': choose one of {', '.join(localize.METHODS)}")
+    for side in window or []:
+        localize.check_window(side)
+    names = maskfiles.classes(root, benchmark, label=label)
+    if unknown := [name for name in classes or [] if name not in names]:
+        raise DataError(f"{root} has no class '{unknown[0]}': it has {', '.join(names)}")
+    names = classes or names
+    sentences = _class_sentences(names, prompts, texts)
+    items = maskfiles.read(root, benchmark, skipped=skipped, limit=limit, label=label, size_px=size_px)
+    loaded = rsvlm.load(model, device)
+    options = {"window": window or [3], "background": background, "scale": scale, "tile_px": tile_px}
+
+    def mapper(name: str):
+        return lambda image: localize.maps(loaded, image, sentences, method=name, **options)
+
+    methods = {name: mapper(name) for name in asked} | (scoring.baselines(names, seed) if baselines else {})
+    rows = scoring.evaluate(
+        items,
+        methods,
+        names,
+        dataset=root.resolve().name,
+        split="test" if benchmark == "blue-marble" else "all",
+        against=against,
+        background=not everywhere,
+        bootstrap_samples=bootstrap_samples,
+        seed=seed,
+    )
+    about = {
+        "model": "/".join(model.resolve().parts[-2:]),
+        "fingerprint": embedding.fingerprint(model),
+        "benchmark": benchmark,
+    }
+    about |= {
+        "data_hash": benchmarks.fingerprint(root),
+        "skipped": dict(skipped),
+        "texts": dict(zip(names, sentences, strict=True)),
+    }
+    _evaluated(evaluate.Evaluation(rows, about | options), json_out, seed, device, started)
+
+
+def _class_sentences(names: list[str], prompts: str, texts: Path | None) -> list[list[str]]:
+    """The sentences that stand for each class: of a file, else of a prompt set."""
+    from rsvlm import catalogue
+
+    if texts is None:
+        templates = catalogue.prompt_set(prompts)
+        return [[line.replace("{class}", name).replace("{}", name) for line in templates] for name in names]
+    try:
+        table = json.loads(texts.read_text(encoding="utf-8-sig"))
+        found = [[table[name]] if isinstance(table[name], str) else list(table[name]) for name in names]
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{texts} cannot be read ({error}): give a JSON file {{class: [sentence, ...]}}") from None
+    except KeyError as error:
+        raise DataError(f"{texts} has no sentence for class {error}: give one, or leave the class out with --class") from None
+    if not all(group and all(isinstance(line, str) and line.strip() for line in group) for group in found):
+        raise DataError(f"{texts}: a class has no sentence, or one that is blank")
+    return found
+
+
 def _evaluated(found, json_out: Path | None, seed: int, device: str, started: float) -> None:
     """Print the rows, those of single classes left out, and write them all."""
     from rsvlm import config, distributed, evaluate, runs
@@ -516,6 +631,117 @@ def _evaluated(found, json_out: Path | None, seed: int, device: str, started: fl
         used = str(distributed.resolve_device(device))
         origin = runs.provenance(options, found.about["data_hash"], used, started, command)
         typer.echo(str(evaluate.write(found, json_out, origin)))
+
+
+SearchModel = Annotated[
+    Path | None, typer.Option(help="Model folder; none: the demo's, which knows the Earth from space and no houses.")
+]
+
+
+@search_app.command("scene")
+def search_scene(
+    scene: Annotated[str, typer.Argument(help="GeoTIFF, URL of one, folder of XYZ tiles or of rasters, or MBTiles.")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, as with --text.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for polygons.geojson, heat.tif, map.html and search.json.")] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", "--texts", help="What to look for. Repeatable.")] = None,
+    model: SearchModel = None,
+    confidence: Annotated[
+        float,
+        typer.Option(help="Least confidence of a place; from 0.5 on the text is likelier there than all others together."),
+    ] = 0.5,
+    background: Annotated[
+        list[str] | None, typer.Option(help="What else there may be, in place of the usual texts. Repeatable.")
+    ] = None,
+    window: Annotated[int, typer.Option(help="Patches, a side, that are smoothed over; odd; 1: raw patches.")] = 3,
+    tile_px: Annotated[
+        int | None, typer.Option(help="Pixels, a side, that the model sees at once; none: as many as its images have.")
+    ] = None,
+    overlap: Annotated[float, typer.Option(help="Share of that side which the next window shows too.")] = 0.125,
+    min_px: Annotated[
+        float | None, typer.Option(help="Least area of a region, in pixels of the scene; none: a patch.")
+    ] = None,
+    band: Annotated[list[int] | None, typer.Option(help="Bands shown as red, green and blue. Give three, or one.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where it is fast.")] = "auto",
+    device: Device = "auto",
+) -> None:
+    """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both."""
+    from rsvlm import figures, runs, scenefiles, scenes
+
+    texts = [*(more or []), *(text or [])]
+    if not texts or out is None:
+        raise DataError('a search needs a text and a folder for the results: --text "..." --out DIR')
+    found_in = scenefiles.open_scene(scene, band or ())
+    loaded = _search_model(model, device)[0]
+    options = {"background": background or scenes.BACKGROUND, "threshold": confidence, "window": window, "tile_px": tile_px}
+    options |= {"overlap": overlap, "min_px": min_px, "precision": precision}
+    for one in found_in:
+        folder = out if len(found_in) == 1 else out / one.source.name
+        found = scenes.search(one, texts, loaded, folder, **options)
+        runs.write_atomic(folder / "map.html", figures.scene_map(found).get_root().render())
+        for row in found.facts["texts"]:
+            told = f"{row['regions']:,} regions" if row["regions"] else f"nothing of confidence {confidence:g}"
+            typer.echo(f"{row['text']}: {told}; highest confidence {row['highest_confidence']:.2f}")
+        if found.facts["unreadable"]:
+            typer.echo(f"parts of the scene that cannot be read, left without data: {found.facts['unreadable']}")
+        typer.echo(f"{folder}: polygons.geojson, heat.tif, map.html, search.json")
+
+
+@search_app.command("index")
+def search_index(
+    folder: Annotated[str, typer.Argument(help="Folder of rasters or tiles, or whatever `search` takes.")],
+    out: Annotated[Path, typer.Option(help="Folder of the index.")],
+    model: SearchModel = None,
+    size_px: Annotated[int | None, typer.Option(help="Side of a chip in pixels; none: that of the model's images.")] = None,
+    stride: Annotated[float, typer.Option(help="Step between chips, in sides.")] = 1.0,
+    batch_size: BatchSize = 256,
+    device: Device = "auto",
+) -> None:
+    """Embed the chips of an archive of imagery, for `query`."""
+    from rsvlm import archive
+
+    loaded, origin = _search_model(model, device)
+    options = {"model_folder": origin, "size_px": size_px, "stride": stride, "batch_size": batch_size}
+    facts = archive.index(folder, loaded, out, **options)
+    typer.echo(f"{out}: {facts['chips']:,} chips" + (f"; left out: {facts['skipped']}" if facts["skipped"] else ""))
+
+
+@search_app.command("query")
+def search_query(
+    index: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="What to look for.")],
+    top: Annotated[int, typer.Option(min=1, help="Chips for each text.")] = 10,
+    model: Annotated[Path | None, typer.Option(help="Model folder; none: where the index says it was.")] = None,
+    geojson: Annotated[Path | None, typer.Option(help="Footprints of the chips, in longitude and latitude.")] = None,
+    html: Annotated[Path | None, typer.Option(help="A page with the chips.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Find the best chips of an archive for each text."""
+    from rsvlm import archive, figures, runs
+
+    facts = archive.read_facts(index)
+    found = archive.query(index, texts, _search_model(model or Path(facts["model"]), device)[0], top)
+    for text, part in found.groupby("text", sort=False):
+        typer.echo(text)
+        for row in part.itertuples():
+            typer.echo(f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}")
+    if geojson:
+        typer.echo(str(runs.write_atomic(geojson, json.dumps(archive.features(found), ensure_ascii=False))))
+    if html:
+        body = figures.chip_matches(found.to_dict("records"), archive.pictures(index, found))
+        typer.echo(str(runs.write_atomic(html, figures.page("Chips found", body))))
+
+
+def _search_model(folder: Path | None, device: str):
+    """Load a model, and say where it is from; none: the demo's, trained now if it never was."""
+    import rsvlm
+
+    if folder is None:
+        from rsvlm import bluemarble
+        from rsvlm import train as training
+
+        options = _config("laptop", None, 0, device)
+        folder = training.load_or_train(options, bluemarble.load_or_build(options)) / "model"
+    return rsvlm.load(folder, device), folder
 
 
 @app.command()
@@ -653,6 +879,19 @@ def bench_loader(
     _bench("loader", json_out, n_chips=chips, repeats=repeats)
 
 
+@bench_app.command("scenes")
+def bench_scenes(
+    side: Annotated[int, typer.Option(min=256, help="Side of the scene, in pixels.")] = 8192,
+    many: Annotated[int, typer.Option(min=0, help="Also the memory of a scene with this side; 0: none.")] = 0,
+    texts: Annotated[int, typer.Option(min=1, help="Texts looked for.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed searches.")] = 3,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: as they are.")] = 0,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
+) -> None:
+    """Megapixels per second, and memory, of a search in a scene with a nano model."""
+    _bench("scenes", json_out, n_side=side, many=many, n_texts=texts, repeats=repeats, threads=threads)
+
+
 @bench_app.command("retrieval")
 def bench_retrieval(
     images: Annotated[int, typer.Option(min=20, help="Images.")] = 10_000,
@@ -667,6 +906,20 @@ def bench_retrieval(
     """Time and memory of exact recall both ways, beside the bare matrix product."""
     options = {"n_images": images, "n_captions": captions, "width": width, "repeats": repeats}
     _bench("retrieval", json_out, **options, threads=threads, peers=peers, memory=memory)
+
+
+@bench_app.command("localize")
+def bench_localize(
+    size: Annotated[int, typer.Option(min=64, help="Side of the map, in pixels.")] = 10_000,
+    window: Annotated[int, typer.Option(min=1, help="Side of the window, odd.")] = 31,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; everyone runs once in each.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of ours and of OpenCV.")] = 2,
+    peers: Annotated[bool, typer.Option(help="Also OpenCV and SciPy.")] = True,
+    memory: Annotated[bool, typer.Option(help="Also peak memory, in one more process.")] = True,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
+) -> None:
+    """Time of smooth attention pooling over a large map, beside the same made of box filters."""
+    _bench("localize", json_out, n_size=size, window=window, repeats=repeats, threads=threads, peers=peers, memory=memory)
 
 
 def _bench(name: str, json_out: Path | None, **arguments) -> None:

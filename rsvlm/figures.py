@@ -1339,3 +1339,162 @@ _LEAK = """<style>
 .rsvlm-leak .rsvlm-gallery{grid-template-columns:minmax(90px,170px)}
 .rsvlm-leak ul{margin:.3em 0;padding-left:1.2em}
 </style>"""
+
+
+def chip_matches(rows: Sequence[Mapping[str, object]], pictures: Sequence[np.ndarray | None]) -> Html:
+    """Chips that an archive had for texts, best first.
+
+    Args:
+        rows: `{text, rank, score, key, lon, lat}`, those of one text together.
+        pictures: Of each row (S, S, 3) uint8, or None where it cannot be shown.
+    """
+    queries: dict[str, list] = {}
+    for row, image in zip(rows, pictures, strict=True):
+        told = f"{row['key']}: {row['lat']:.4f}°, {row['lon']:.4f}°, cosine {row['score']:.3f}"
+        cell = {"image": np.zeros((8, 8, 3), np.uint8) if image is None else image, "alt": told, "badge": row["rank"]}
+        queries.setdefault(str(row["text"]), []).append(cell | {"caption": told})
+    blocks = [
+        f'<p class="rsvlm-query">“{escape(text)}”</p>{gallery(cells, thumbnail_px=150)}' for text, cells in queries.items()
+    ]
+    return Html(_QUERIES + "".join(blocks))
+
+
+def scene_map(found: object, most: int = 2000) -> folium.Map:
+    """Show what a search found in a scene: the scene, confidence over it with a slider for its opacity, and the regions.
+
+    Args:
+        found: As from `scenes.search`: `facts` (`scene`, `texts`, `threshold`, `coordinates`, `attribution`), `image` (h, w, 3) uint8, `heat`
+            (M, h, w) in 0…1 or NaN, and `regions` (`text`, `confidence`, `peak`, `area_m2`, `area_px`, `x`, `y`, `lon`, `lat`, `rings`).
+        most: Regions drawn of each text, those of highest confidence; the page says how many there are.
+
+    Returns:
+        A map in the scene's own grid, so that nothing is warped, which holds all it shows: it works from a file and without a
+        network. All text is set as text, so that neither a query nor a file can be markup.
+
+    Raises:
+        MissingExtraError: The extra `book` (script) is not installed.
+    """
+    page = _SceneMap(
+        crs="Simple", tiles=None, zoom_control=True, attribution_control=False, zoom_snap=0, min_zoom=-8, max_zoom=8
+    )
+    page.default_js, page.default_css = [], []
+    page.get_root().title = "Search in a scene"
+    _SceneLayers(found, most).add_to(page)
+    return page
+
+
+class _SceneMap(_OfflineMap):
+    """A map of one scene; its frame says so."""
+
+    def _repr_html_(self) -> str:
+        page = escape(self.get_root().render())
+        return (
+            f'<iframe title="A scene, and where in it the texts were found" srcdoc="{page}" loading="lazy" '
+            'style="width:100%;aspect-ratio:3/2;min-height:420px;border:0;border-radius:4px"></iframe>'
+        )
+
+
+class _SceneLayers(MacroElement):
+    """The scene, a layer of confidence for each text, outlines of regions, and a panel that switches them."""
+
+    _template = Template("""{% macro header(this, kwargs) %}<style>
+.rsvlm-scene{background:#fff;color:#111;padding:8px 10px;border-radius:4px;font:13px/1.5 sans-serif;width:min(270px,60vw);
+max-height:90vh;overflow:auto;overflow-wrap:anywhere}
+.rsvlm-scene label{display:block}.rsvlm-scene input[type=range]{width:100%;min-height:24px}.rsvlm-scene small{color:#555}
+.rsvlm-scene i{display:block;height:10px;border-radius:3px;margin-top:4px}
+</style>{% endmacro %}{% macro script(this, kwargs) %}
+(function () {
+  var map = {{ this._parent.get_name() }}, data = {{ this.data }}, at = 0;
+  var bounds = [[-data.h, 0], [0, data.w]], none = L.layerGroup();
+  L.imageOverlay(data.image, bounds, {alt: "The scene " + data.scene}).addTo(map);
+  var heat = data.texts.map(function (t) { return L.imageOverlay(t.heat, bounds, {alt: "Confidence of " + t.text}); });
+  function corners(ring) { return ring.map(function (p) { return [-p[1], p[0]]; }); }
+  var regions = data.texts.map(function (t) {
+    return L.layerGroup(t.regions.map(function (r) {
+      var box = document.createElement("div");
+      r.t.forEach(function (line) {
+        var e = box.appendChild(document.createElement("div"));
+        e.textContent = line; e.dir = "auto";
+      });
+      var shape = r.p.map(function (polygon) { return polygon.map(corners); });
+      return L.polygon(shape, {color: data.colour, weight: 2, fillOpacity: 0.05}).bindTooltip(box, {sticky: true});
+    }));
+  });
+  var panel = L.control({position: "topright"}), box = L.DomUtil.create("div", "rsvlm-scene");
+  box.setAttribute("role", "region"); box.setAttribute("aria-label", "Texts and layers");
+  L.DomEvent.disableClickPropagation(box); L.DomEvent.disableScrollPropagation(box);
+  panel.onAdd = function () { return box; };
+  panel.addTo(map);
+  function put(tag, text, kind) {
+    var e = box.appendChild(document.createElement(tag));
+    e.textContent = text; e.dir = "auto"; if (kind) e.className = kind;
+    return e;
+  }
+  function choice(type, text, name) {
+    var label = put("label", ""), input = label.appendChild(document.createElement("input"));
+    input.type = type; input.name = name;
+    label.appendChild(document.createElement("bdi")).textContent = " " + text;
+    return input;
+  }
+  put("b", data.scene);
+  data.texts.forEach(function (t, i) {
+    var input = choice("radio", t.text, "text");
+    input.checked = i === 0;
+    input.onchange = function () { show(i); };
+    put("small", t.note);
+  });
+  var slider = put("label", "Opacity of confidence").appendChild(document.createElement("input"));
+  slider.type = "range"; slider.min = 0; slider.max = 100; slider.value = 60;
+  put("i", "").style.background = data.scale;
+  put("small", "0 to 1; outlined from " + data.threshold + " on");
+  var outlined = choice("checkbox", "Regions", "regions");
+  outlined.checked = true;
+  put("small", data.note);
+  function show(i) {
+    map.removeLayer(heat[at]).removeLayer(regions[at]);
+    at = i;
+    heat[at].addTo(map).setOpacity(slider.value / 100);
+    if (outlined.checked) regions[at].addTo(map);
+  }
+  slider.oninput = function () { heat[at].setOpacity(slider.value / 100); };
+  outlined.onchange = function () { show(at); };
+  function fit() { map.fitBounds(bounds, {animate: false}); }
+  map.on("resize", fit);
+  fit();
+  show(0);
+})();
+{% endmacro %}""")
+
+    def __init__(self, found: object, most: int) -> None:
+        super().__init__()
+        self._name = "SceneLayers"
+        facts, colours = found.facts, mpl.colormaps[SEQUENTIAL]
+        texts = []
+        for number, (row, heat) in enumerate(zip(facts["texts"], found.heat, strict=True)):
+            own = [region for region in found.regions if region["text"] == number]
+            known = np.isfinite(heat)
+            pixels = (255 * colours(np.where(known, heat, 0.0))).round().astype(np.uint8)
+            pixels[..., 3] = 255 * known  # one can see where there is no data, and set the rest with the slider
+            count = f"{row['regions']:,} regions" if row["regions"] else "nothing found"
+            drawn = f", {most:,} drawn" if len(own) > most else ""
+            entry = {
+                "text": str(row["text"]),
+                "note": f"{count}{drawn}; highest confidence {row['highest_confidence']:.2f}",
+                "heat": _data_uri("webp", _webp(Image.fromarray(pixels), quality=80)),
+                "regions": [{"t": _region_lines(region, str(row["text"])), "p": region["rings"]} for region in own[:most]],
+            }
+            texts.append(entry)
+        steps = ",".join(mpl.colors.to_hex(colours(step)) for step in np.linspace(0, 1, 7))
+        content = {"texts": texts, "scene": str(facts["scene"]), "threshold": facts["threshold"]}
+        content |= {"colour": PALETTE["vermilion"], "scale": f"linear-gradient(90deg,{steps})"}
+        content |= {"h": found.image.shape[0], "w": found.image.shape[1]}
+        content |= {"image": _data_uri("webp", _webp(Image.fromarray(found.image), quality=80))}
+        content |= {"note": " · ".join(str(facts[name])[:120] for name in ("coordinates", "attribution") if facts[name])}
+        self.data = _script_json(content)
+
+
+def _region_lines(region: Mapping[str, object], text: str) -> list[str]:
+    """What is said of one region."""
+    area = f"{region['area_px']:,.0f} pixels" if region["area_m2"] is None else f"{region['area_m2']:,.0f} m²"
+    place = f"{region['x']:.1f}, {region['y']:.1f}" if region["lon"] is None else f"{region['lat']:.5f}°, {region['lon']:.5f}°"
+    return [text, f"confidence {region['confidence']:.2f}, at best {region['peak']:.2f}", area, f"best at {place}"]

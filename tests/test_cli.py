@@ -126,6 +126,46 @@ def test_evaluate_leakage(trained, toy_shards, tmp_path, capsys, monkeypatch):
         assert code != 0 and says in text, (arguments, text)
 
 
+def test_evaluate_localize(trained, tmp_path, capsys, monkeypatch):
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    rows = [{"id": n, "file_name": f"{n}.png", "height": 32, "width": 32} for n in range(4)]
+    for n in range(4):
+        (tmp_path / "set" / "images" / f"{n}.png").write_bytes(png(toy_sample(n)[0]))
+    half = [[0, 0, 32, 0, 32, 16, 0, 16]]
+    found = [{"id": n, "image_id": n, "category_id": n % 2, "segmentation": half} for n in range(4)]
+    table = {"images": rows, "annotations": found, "categories": [{"id": 0, "name": "red"}, {"id": 1, "name": "blue_field"}]}
+    (tmp_path / "set" / "instances.json").write_text(json.dumps(table))
+    (tmp_path / "texts.json").write_text(json.dumps({"red": "a picture that is red", "blue field": ["blue", "a blue field"]}))
+    base = ["evaluate", "localize", "--model", trained, "--benchmark", "coco", "--root", tmp_path / "set"]
+    more = ["--method", "raw", "--method", "smooth", "--window", "3", "--against", "raw", "--bootstrap-samples", "20"]
+    code, text = call(capsys, monkeypatch, *base, *more, "--json", tmp_path / "r.json", "--device", "cpu")
+    assert code == 0 and "pointing[" not in text, text
+    rows = json.loads((tmp_path / "r.json").read_text())
+    protocols = ["raw", "smooth", "random", "centre", "brightness"]
+    assert {row["protocol"] for row in rows} == {*protocols, *(f"{name} - raw" for name in protocols[1:])}
+    assert {"pointing", "iou@0.5", "miou", "energy", "ap50", "presence_auc", "iou[red]"} <= {row["metric"] for row in rows}
+    made = json.loads((tmp_path / "r.provenance.json").read_text())
+    assert made["window"] == [3] and made["benchmark"] == "coco" and len(made["texts"]["blue field"]) >= 1
+    few = [*base, "--no-baselines", "--class", "red", "--texts", tmp_path / "texts.json", "--everywhere", "--limit", "2"]
+    code, text = call(capsys, monkeypatch, *few, "--background", "something else", "--bootstrap-samples", "20")
+    assert code == 0 and "pointing" in text and "miou_best" not in text, text
+    (tmp_path / "texts.json").write_text('{"red": []}')
+    for arguments, says in [
+        ([*base, "--method", "guess"], "unknown method 'guess'"),
+        ([*base, "--window", "4"], "odd"),
+        ([*base, "--class", "green"], "no class 'green'"),
+        ([*base, "--benchmark", "masks"], "images/ and masks/"),
+        ([*base, "--root", tmp_path / "no"], "not a folder"),
+        ([*base, "--prompts", "poem"], "unknown prompt set 'poem'"),
+        ([*base, "--texts", tmp_path / "texts.json"], "no sentence for class 'blue field'"),
+        ([*base, "--class", "red", "--texts", tmp_path / "texts.json"], "a class has no sentence"),
+        ([*base, "--against", "centre", "--no-baselines"], "no method 'centre'"),
+        ([*base, "--model", tmp_path], "config.json is missing"),
+    ]:
+        code, text = call(capsys, monkeypatch, *arguments)
+        assert code != 0 and says in text, (arguments, text)
+
+
 def test_evaluate_list_and_files_of_embeddings(tmp_path, capsys, monkeypatch):
     code, text = call(capsys, monkeypatch, "evaluate", "--list")
     assert code == 0 and "RSICD: retrieval" in text and "beware" in text
@@ -243,3 +283,41 @@ def test_results_are_printed_as_a_table(capsys, monkeypatch, tmp_path):
     assert code == 0 and "12.5" in text and "smoke-seed0" in text
     code, text = call(capsys, monkeypatch, "table", "--published", "--format", "csv")
     assert code == 0 and text.splitlines()[0].startswith("dataset,split,protocol")
+
+
+def test_search_in_a_scene_and_in_an_archive(trained, capsys, monkeypatch, tmp_path):
+    pytest.importorskip("rasterio")
+    pytest.importorskip("shapely")
+    from rasters import picture, write
+
+    scene = write(tmp_path / "archive" / "scene.tif", picture(64, 96))
+    wanted = ["--model", trained, "--out", tmp_path / "found", "--confidence", "0.05"]
+    code, text = call(capsys, monkeypatch, "search", scene, "red in the north", "--text", "blue elsewhere", *wanted)
+    assert code == 0 and text.count("highest confidence") == 2, text
+    names = {"polygons.geojson", "heat.tif", "map.html", "search.json"}
+    assert {path.name for path in (tmp_path / "found").iterdir()} == names
+    # options may come first, and the verb may be named
+    first = tmp_path / "found" / "heat.tif"
+    before = first.read_bytes()
+    code, text = call(capsys, monkeypatch, "search", *wanted, "--text", "red in the north", "--text", "blue elsewhere", scene)
+    assert code == 0 and first.read_bytes() == before, text
+
+    code, text = call(
+        capsys, monkeypatch, "search", "index", tmp_path / "archive", "--out", tmp_path / "index", "--model", trained
+    )
+    assert code == 0 and "6 chips" in text, text
+    shown = ["--top", "2", "--html", tmp_path / "q.html", "--geojson", tmp_path / "q.geojson"]
+    code, text = call(capsys, monkeypatch, "search", "query", tmp_path / "index", "red in the north", *shown)
+    assert code == 0 and text.startswith("red in the north\n    1  "), text
+    assert len(json.loads((tmp_path / "q.geojson").read_text())["features"]) == 2
+    assert "data:image/webp" in (tmp_path / "q.html").read_text()
+
+    for arguments, words in (
+        (["search", scene, "--model", trained], "--text"),
+        (["search", tmp_path / "absent.tif", "--text", "x", *wanted], "absent.tif does not exist"),
+        (["search", "query", tmp_path / "archive", "red", "--model", trained], "search index FOLDER"),
+    ):
+        code, text = call(capsys, monkeypatch, *arguments)
+        assert code == 1 and words in text, text
+    code, text = call(capsys, monkeypatch, "search", "--help")
+    assert code == 0 and all(verb in text for verb in ("scene", "index", "query"))

@@ -1,0 +1,61 @@
+"""An archive of imagery, indexed and asked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from rasters import picture, write
+
+from rsvlm import archive, embed, figures, localize, mammut, tokenizer
+from rsvlm.errors import DataError
+
+
+def nano(seed: int) -> mammut.Mammut:
+    torch.manual_seed(seed)
+    sizes = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 1, "vision_heads": 2}
+    sizes |= {"text_width": 32, "text_layers": 1, "text_heads": 2, "vocab_size": 320}
+    made = mammut.Mammut(mammut.MammutConfig(**sizes)).eval()
+    made.tokenizer = tokenizer.train(["a red field", "a blue lake"] * 3, 320, made.config.context_length)
+    return made
+
+
+@pytest.fixture
+def indexed(tmp_path):
+    array = picture(96, 130)
+    write(tmp_path / "scenes" / "a.tif", array)
+    hidden = array.copy()
+    hidden[:, :40] = 0
+    write(tmp_path / "scenes" / "b.tif", hidden, nodata=0)
+    model = nano(0)
+    facts = archive.index(tmp_path / "scenes", model, tmp_path / "index", batch_size=5, progress=False)
+    return model, facts, tmp_path / "index", array
+
+
+def test_the_best_chips_are_those_of_a_direct_search(indexed):
+    model, facts, folder, array = indexed
+    assert facts["chips"] == 12 + 8 and facts["skipped"] == {"all nodata": 4}
+    found = archive.query(folder, ["a red field", "a blue lake"], model, k=3)
+    assert found["rank"].tolist() == [1, 2, 3] * 2 and found["text"].tolist() == ["a red field"] * 3 + ["a blue lake"] * 3
+    parts = [array[:, y : y + 32, x : x + 32].transpose(1, 2, 0) for y in (0, 32, 64) for x in (0, 32, 64, 96)]
+    scores = embed.images(model, parts) @ localize.text_vectors(model, ["a red field"])[0]
+    assert found["score"][0] == pytest.approx(scores.max(), abs=1e-5)
+    best = found.iloc[0]
+    y, x = divmod(int(scores.argmax()), 4)
+    assert (best["top_px"], best["left_px"]) == (32 * y, 32 * x)
+    shown = archive.pictures(folder, found)
+    np.testing.assert_array_equal(shown[0], parts[int(scores.argmax())])
+    geometry = archive.features(found)["features"][0]["geometry"]
+    assert geometry["coordinates"][0][0] == [pytest.approx(best["west"]), pytest.approx(best["south"])]
+    assert "cosine" in figures.chip_matches(found.to_dict("records"), shown)
+
+
+def test_an_index_of_another_model_or_none_is_refused(indexed, tmp_path):
+    _, _, folder, _ = indexed
+    with pytest.raises(DataError, match="another model"):
+        archive.query(folder, ["a red field"], nano(1))
+    (folder / "index.json").write_text("[]")
+    with pytest.raises(DataError, match="no finished index"):
+        archive.query(folder, ["a red field"], nano(0))
+    with pytest.raises(DataError, match="text"):
+        localize.text_vectors(nano(0), [" "])

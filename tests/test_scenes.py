@@ -1,0 +1,362 @@
+"""Search in scenes: the same answer however it is cut up, and a stated behaviour for everything that may be wrong with one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rasters import picture, write
+
+from rsvlm import figures, kernels, mammut, scenefiles, scenes, tokenizer
+from rsvlm.errors import DataError
+
+rasterio = pytest.importorskip("rasterio")
+shapely = pytest.importorskip("shapely")
+
+DATA = Path(os.environ.get("RSVLM_DATA") or Path(__file__).parent.parent.parent / "shared" / "data") / "oam_osm" / "1"
+TEXTS = ["red in the north", "a picture that is blue"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    sizes = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 1, "vision_heads": 2}
+    sizes |= {"text_width": 32, "text_layers": 1, "text_heads": 2, "vocab_size": 320}
+    made = mammut.Mammut(mammut.MammutConfig(**sizes, image_pooling="attention")).eval()
+    made.tokenizer = tokenizer.train([*TEXTS, *scenes.BACKGROUND] * 3, 320, made.config.context_length)
+    return made
+
+
+def search(scene, model, out, **values):
+    settings = {"temperature": 0.05, "threshold": 0.2, "min_px": 0, "precision": "fp32", "progress": False}
+    return scenes.search(scene, TEXTS, model, out, **settings | values)
+
+
+def heat(out) -> np.ndarray:
+    with rasterio.open(out / "heat.tif") as file:
+        return file.read()
+
+
+def features(out) -> list:
+    return json.loads((out / "polygons.geojson").read_text())["features"]
+
+
+def scene(tmp_path, height=150, width=203, **profile):
+    """Fields of 25 pixels and some noise, so that places differ."""
+    fields = np.random.default_rng(3).integers(0, 256, (3, -(-height // 25), -(-width // 25))).repeat(25, 1).repeat(25, 2)
+    array = np.clip(fields[:, :height, :width] + picture(height, width).astype(int) // 8, 0, 255).astype(np.uint8)
+    return write(tmp_path / "scene.tif", array, tiled=True, blockxsize=32, blockysize=32, compress="deflate", **profile)
+
+
+def test_the_result_does_not_depend_on_how_the_scene_is_cut_into_blocks(model, tmp_path, monkeypatch):
+    path = scene(tmp_path)
+    whole = search(path, model, tmp_path / "whole")
+    monkeypatch.setattr(scenes, "_VIEW_PX", 48)
+    cut = search(path, model, tmp_path / "cut", batch_size=5)
+    np.testing.assert_allclose(heat(tmp_path / "cut"), heat(tmp_path / "whole"), atol=1e-5)
+    assert [t["regions"] for t in cut.facts["texts"]] == [t["regions"] for t in whole.facts["texts"]]
+    assert sum(t["regions"] for t in whole.facts["texts"]) > 3
+    np.testing.assert_allclose(cut.heat, whole.heat, atol=1e-5)
+    one, other = (
+        {
+            f["properties"]["text"] + f"{f['properties']['area_px']}{f['properties']['peak']:.3f}"
+            for f in features(tmp_path / out)
+        }
+        for out in ("cut", "whole")
+    )
+    assert one == other
+
+
+def test_polygons_are_the_cells_at_the_threshold_in_the_coordinates_of_the_scene(model, tmp_path, monkeypatch):
+    from rasterio.features import rasterize
+
+    monkeypatch.setattr(scenes, "_VIEW_PX", 64)
+    found = search(scene(tmp_path), model, tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "polygons.geojson").read_text())
+    assert content["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32629"
+    with rasterio.open(tmp_path / "out" / "heat.tif") as file:
+        assert file.crs.to_epsg() == 32629 and file.transform.a == 40 and file.descriptions == tuple(TEXTS)
+        assert file.bounds.left == 460_000 and file.bounds.top == 4_300_000
+        for number, text in enumerate(TEXTS, 1):
+            mask = file.read(number) >= 0.2
+            shapes = [f["geometry"] for f in content["features"] if f["properties"]["text"] == text]
+            drawn = rasterize(shapes, mask.shape, transform=file.transform) > 0 if shapes else np.zeros(mask.shape, bool)
+            np.testing.assert_array_equal(drawn, mask)
+            assert len(shapes) == kernels.label_components(mask, False)[1] == found.facts["texts"][number - 1]["regions"]
+    order = [f["properties"]["confidence"] for f in content["features"]]
+    assert order == sorted(order, reverse=True)
+    assert all(shapely.geometry.shape(f["geometry"]).is_valid for f in content["features"])
+    first = content["features"][0]
+    area = shapely.geometry.shape(first["geometry"]).area
+    assert first["properties"]["area_m2"] == pytest.approx(area, rel=0.01)
+    assert first["properties"]["lon"] == pytest.approx(-9.4, abs=0.2)
+
+
+def test_confidence_is_the_softmax_against_what_is_held_against_the_text():
+    scores = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+    held = np.array([[True, True, False], [False, True, True]])
+    found = scenes._confidence(scores, 2, held, 3.0)
+    for m in range(2):
+        logits = 3 * scores[[m, *(2 + np.flatnonzero(held[m]))]].astype(np.float64)
+        np.testing.assert_allclose(found[m], np.exp(logits[0]) / np.exp(logits).sum(0), rtol=1e-5)
+    assert np.isfinite(scenes._confidence(scores, 2, held, 1e6)).all()
+
+
+def test_a_background_text_of_the_same_words_is_not_held_against_a_text_but_nonsense_always_is():
+    rivals = ["many roads", "open water", "foo bar baz"]
+    vectors = np.eye(4, dtype=np.float32)[[0, 1, 2, 0]]
+    assert scenes._held_against(["a road"], rivals, vectors).tolist() == [[False, True, True]]
+
+
+def test_a_text_that_fits_nowhere_gives_an_empty_result_and_says_how_near_it_came(model, tmp_path):
+    found = search(scene(tmp_path), model, tmp_path / "out", threshold=0.999)
+    assert features(tmp_path / "out") == [] and found.regions == []
+    assert all(t["regions"] == 0 and 0 < t["highest_confidence"] < 0.999 for t in found.facts["texts"])
+    assert "confidence" in found.facts["meaning"]
+
+
+def test_without_coordinates_results_are_in_pixels_and_this_is_said_once(model, tmp_path, caplog):
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        path = scene(tmp_path, crs=None, transform=rasterio.Affine.identity())
+    with caplog.at_level(logging.WARNING):
+        found = search(path, model, tmp_path / "out")
+    assert sum("pixels" in record.message for record in caplog.records) == 1
+    content = json.loads((tmp_path / "out" / "polygons.geojson").read_text())
+    assert "crs" not in content and found.facts["coordinates"] == "pixels, y downwards"
+    points = np.concatenate(
+        [
+            np.array(r)
+            for f in content["features"]
+            for r in shapely.geometry.mapping(shapely.geometry.shape(f["geometry"]))["coordinates"]
+        ]
+    )
+    assert points.min() >= 0 and points.max() > 60 and points[:, 1].max() <= 152
+    assert content["features"][0]["properties"]["lon"] is None
+    figures.scene_map(found).get_root().render()
+
+
+def test_nodata_stays_nodata_and_all_of_it_is_an_error(model, tmp_path):
+    array = np.asarray(rasterio.open(scene(tmp_path)).read())
+    array[:, :, 100:] = 0
+    write(tmp_path / "half.tif", array, nodata=0)
+    search(tmp_path / "half.tif", model, tmp_path / "out")
+    found = heat(tmp_path / "out")
+    assert np.isnan(found[:, :, 26:]).all() and np.isfinite(found[:, :, :24]).all()
+    write(tmp_path / "none.tif", np.zeros_like(array), nodata=0)
+    with pytest.raises(DataError, match="every pixel is nodata"):
+        search(tmp_path / "none.tif", model, tmp_path / "nothing")
+    assert not list((tmp_path / "nothing").iterdir())
+
+
+def test_one_band_and_sixteen_bits(model, tmp_path):
+    array = picture(64, 96)[:1]
+    write(tmp_path / "grey.tif", array)
+    write(tmp_path / "deep.tif", array.astype(np.uint16) * 200)
+    for name in ("grey", "deep"):
+        found = search(tmp_path / f"{name}.tif", model, tmp_path / name)
+        assert np.isfinite(heat(tmp_path / name)).all() and found.image.std() > 10
+
+
+def test_a_broken_block_in_the_middle_is_counted_and_left_without_data(model, tmp_path):
+    path = scene(tmp_path, 160, 224)
+    with rasterio.open(path) as file:
+        offset = int(
+            file.tags(1, ns="TIFF").get("BLOCK_OFFSET_3_2", 0) or file.get_tag_item("BLOCK_OFFSET_3_2", "TIFF", bidx=1)
+        )
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 60] = b"\xff" * 60
+    path.write_bytes(data)
+    found = search(path, model, tmp_path / "out")
+    assert found.facts["unreadable"] == 1
+    missing = np.isnan(heat(tmp_path / "out"))[0]
+    expected = np.zeros_like(missing)
+    expected[16:24, 24:32] = True  # block column 3, row 2 of 32 pixels, in cells of 4
+    np.testing.assert_array_equal(missing, expected)
+
+
+def test_tiles_and_a_raster_made_of_them_give_the_same(model, tmp_path):
+    from PIL import Image
+    from rasterio.transform import from_origin
+
+    from rsvlm import layout
+
+    array, pixel = picture(192, 192, seed=5).transpose(1, 2, 0), 2 * layout.MERCATOR_M / (64 << 10)
+    for row in range(3):
+        for column in range(3):
+            if (row, column) != (1, 2):
+                folder = tmp_path / "tiles" / "10" / str(500 + column)
+                folder.mkdir(parents=True, exist_ok=True)
+                part = array[row * 64 : row * 64 + 64, column * 64 : column * 64 + 64]
+                Image.fromarray(part).save(folder / f"{400 + row}.png")
+    array = array.copy()
+    array[64:128, 128:] = 0
+    corner = -layout.MERCATOR_M + 500 * 64 * pixel, layout.MERCATOR_M - 400 * 64 * pixel
+    mask = np.full((192, 192), 255, np.uint8)
+    mask[64:128, 128:] = 0
+    path = write(tmp_path / "whole.tif", array.transpose(2, 0, 1), "EPSG:3857", from_origin(*corner, pixel, pixel))
+    with rasterio.open(path, "r+") as file:
+        file.write_mask(mask)
+    for zoom in (None, 64):
+        search(tmp_path / "tiles", model, tmp_path / "a", tile_px=zoom)
+        search(path, model, tmp_path / "b", tile_px=zoom)
+        one, other = heat(tmp_path / "a"), heat(tmp_path / "b")
+        np.testing.assert_allclose(one, other, atol=1e-5 if zoom is None else 0.05)
+        assert np.isnan(one).any()
+    assert len(features(tmp_path / "a")) > 0
+    assert json.loads((tmp_path / "a" / "search.json").read_text())["coordinates"] == "EPSG:3857"
+
+
+def test_a_coarser_look_has_larger_cells(model, tmp_path):
+    found = search(scene(tmp_path), model, tmp_path / "out", tile_px=64)
+    assert found.facts["cell_px"] == 8 and heat(tmp_path / "out").shape == (2, 19, 26)
+
+
+def test_a_scene_smaller_than_a_window(model, tmp_path):
+    write(tmp_path / "small.tif", picture(20, 13))
+    search(tmp_path / "small.tif", model, tmp_path / "out")
+    assert heat(tmp_path / "out").shape == (2, 5, 4) and np.isfinite(heat(tmp_path / "out")).all()
+
+
+def test_bf16_changes_little(model, tmp_path):
+    path = scene(tmp_path)
+    search(path, model, tmp_path / "a")
+    search(path, model, tmp_path / "b", precision="bf16")
+    assert np.abs(heat(tmp_path / "a") - heat(tmp_path / "b")).max() < 0.1
+    assert next(model.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"threshold": 1.5}, "threshold"),
+        ({"overlap": 0.9}, "overlap"),
+        ({"window": 2}, "odd"),
+        ({"precision": "fp8"}, "precision"),
+        ({"tile_px": 3}, "tile_px"),
+    ],
+)
+def test_a_bad_request_stops_before_anything_is_written(model, tmp_path, values, words):
+    with pytest.raises(DataError, match=words):
+        search(scene(tmp_path), model, tmp_path / "out", **values)
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_the_best_regions_are_kept_and_all_are_counted(model, tmp_path):
+    found = search(scene(tmp_path), model, tmp_path / "all")
+    few = search(scene(tmp_path), model, tmp_path / "few", max_regions=1)
+    best = [next(r["confidence"] for r in found.regions if r["text"] == m) for m in (0, 1)]
+    assert sorted(r["confidence"] for r in few.regions) == sorted(best)
+    assert [t["regions"] for t in few.facts["texts"]] == [t["regions"] for t in found.facts["texts"]]
+
+
+def test_regions_across_many_blocks_are_joined_as_whole_arrays_are():
+    rng = np.random.default_rng(7)
+    heat_map = rng.random((57, 83)).astype(np.float32).round(3)
+    heat_map = (heat_map + np.roll(heat_map, 1, 0) + np.roll(heat_map, 1, 1)) / 3
+    heat_map[20:40, 30:50] = np.nan
+    one, cut = scenes._Regions(83, 0.5, 3, 10_000), scenes._Regions(83, 0.5, 3, 10_000)
+    one.add(0, 0, heat_map)
+    for top in range(0, 57, 8):
+        for left in range(0, 83, 8):
+            part = heat_map[top : top + 8, left : left + 8]
+            cut.skip() if np.isnan(part).all() else cut.add(top, left, part)
+        cut.end_of_row()
+    for regions in (one, cut):
+        regions.close()
+    told = [sorted((round(r[0], 6), r[2], r[5], round(r[6].area, 6)) for r in regions.best) for regions in (one, cut)]
+    assert told[0] == told[1] and len(told[0]) > 10
+    labels, count = kernels.label_components(np.nan_to_num(heat_map) >= 0.5, False)
+    assert one.count == (np.bincount(labels.ravel())[1:] >= 3).sum()
+    assert one.cells == cut.cells and one.highest == cut.highest
+
+
+def test_what_is_held_open_is_bounded(monkeypatch):
+    monkeypatch.setattr(scenes, "_PENDING_POINTS", 10)
+    regions = scenes._Regions(8, 0.5, 1, 100)
+    for top in range(0, 32, 8):
+        regions.add(top, 0, np.ones((8, 8), np.float32))
+        regions.end_of_row()
+    regions.close()
+    assert regions.count > 1 and regions.cut >= 1 and sum(item[5] for item in regions.best) == 256
+
+
+def test_memory_does_not_grow_with_the_scene(model, tmp_path, monkeypatch):
+    import tracemalloc
+
+    monkeypatch.setattr(scenes, "_VIEW_PX", 64)
+    monkeypatch.setattr(scenes, "PREVIEW_PX", 32)
+    peaks = []
+    for side in (
+        192,
+        192,
+        448,
+    ):  # the first one for what is made once; half a window of overlap: as many windows in each block
+        path = scene(tmp_path, side, side)
+        tracemalloc.start()
+        search(path, model, tmp_path / "out", threshold=0.9, overlap=0.5)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.3 * peaks[1], peaks
+
+
+def test_the_page_holds_all_it_shows_and_no_text_of_others_is_markup(model, tmp_path):
+    evil = "</script><img src=x onerror=alert(1)>"
+    found = scenes.search(
+        scene(tmp_path), [evil], model, tmp_path / "out", temperature=0.05, threshold=0.1, precision="fp32", progress=False
+    )
+    page = figures.scene_map(found).get_root().render()
+    assert "<img src=x" not in page and 'type = "range"' in page
+    assert not re.findall(r"<script [^>]*src=|<link|<img", page.partition("L.imageOverlay")[2]) and "<link" not in page
+    shown = figures.scene_map(found)._repr_html_()
+    assert shown.startswith("<iframe title=") and evil not in shown
+
+
+def test_many_scenes_are_not_searched_as_one(model, tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / "folder" / f"{name}.tif", picture(40, 40))
+    assert len(scenefiles.open_scene(tmp_path / "folder")) == 2
+    with pytest.raises(DataError, match="2 scenes"):
+        search(tmp_path / "folder", model, tmp_path / "out")
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="oam_osm is not in RSVLM_DATA nor in ../shared/data")
+def test_real_tiles_and_a_geotiff_made_from_them(model, tmp_path):
+    from PIL import Image
+    from rasterio.transform import from_origin
+
+    known = scenefiles.open_scene(DATA)[0]
+    column, row = known.tiles[0]
+    here = [(x, y) for x, y in known.tiles.tolist() if 0 <= x - column < 3 and 0 <= y - row < 3]
+    pixel, side = known.source.transform[1], known.source.tile_px
+    array, valid = np.zeros((3 * side, 3 * side, 3), np.uint8), np.zeros((3 * side, 3 * side), np.uint8)
+    (tmp_path / "tiles").mkdir()
+    for x, y in here:
+        name = f"OAM-{x}-{y}-{known.source.zoom}.jpg"
+        shutil.copyfile(DATA / name, tmp_path / "tiles" / name)
+        at = np.s_[(y - row) * side : (y - row + 1) * side, (x - column) * side : (x - column + 1) * side]
+        array[at], valid[at] = np.asarray(Image.open(DATA / name).convert("RGB")), 255
+    one = scenefiles.open_scene(tmp_path / "tiles")[0]
+    array, valid = array[: one.height, : one.width], valid[: one.height, : one.width]
+    place = from_origin(
+        *(known.source.transform[0] + column * side * pixel, known.source.transform[2] - row * side * pixel), pixel, pixel
+    )
+    path = write(tmp_path / "scene.tif", array.transpose(2, 0, 1), "EPSG:3857", place)
+    with rasterio.open(path, "r+") as file:
+        file.write_mask(valid)
+    search(tmp_path / "tiles", model, tmp_path / "a", tile_px=64)
+    search(path, model, tmp_path / "b", tile_px=64)
+    difference = np.abs(heat(tmp_path / "a") - heat(tmp_path / "b"))
+    assert (
+        len(here) > 1
+        and np.nanmax(difference) < 0.05
+        and np.isnan(difference).mean() == pytest.approx(1 - (valid > 0).mean(), abs=0.01)
+    )
+    with rasterio.open(tmp_path / "a" / "heat.tif") as tiles, rasterio.open(tmp_path / "b" / "heat.tif") as raster:
+        np.testing.assert_allclose(tiles.bounds, raster.bounds, atol=pixel / 10)
