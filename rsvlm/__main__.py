@@ -54,7 +54,7 @@ app.add_typer(search_app, name="search")
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed.")
 app.add_typer(bench_app, name="bench")
 
-Profile = Annotated[str, typer.Option(help="smoke, laptop or published.")]
+Profile = Annotated[str, typer.Option(help="smoke, laptop, published or rsicd.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="An option as name=value, e.g. train.steps=200. Repeatable.")
 ]

@@ -352,7 +352,7 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
         recall.plot(part["step"], part["val_R@5"], "o-", color=PALETTE["green"], label="validation")
         recall.plot(part["step"], part["val_chance_R@5"], "--", color=PALETTE["vermilion"], label="chance")
         recall.legend()
-    recall.set(title="Recall@5 on unseen blocks", xlabel="step", ylabel="percent", ylim=(0, None))
+    recall.set(title="Recall@5 on the validation split", xlabel="step", ylabel="percent", ylim=(0, None))
     part = metrics.dropna(subset=["samples_per_s"])
     speed.plot(part["step"], part["samples_per_s"], color=PALETTE["purple"])
     speed.set(title="Throughput", xlabel="step", ylabel="pairs per second", ylim=(0, None))

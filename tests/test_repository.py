@@ -91,7 +91,9 @@ def test_the_table_of_the_readme_is_that_of_the_results():
 
     readme = (ROOT / "README.md").read_text()
     for experiment, block in re.findall(r"<!-- results: (\w+) -->\n(.*?)\n?<!-- end -->", readme, re.DOTALL):
-        assert block.strip() == results.markdown(experiment).strip(), f"rsvlm table {experiment} --format markdown, into README.md"
+        assert block.strip() == results.markdown(experiment).strip(), (
+            f"rsvlm table {experiment} --format markdown, into README.md"
+        )
 
 
 def test_the_version_is_told_once():
