@@ -33,6 +33,8 @@ bench: $(READY)
 	$(BIN)/python -m rsvlm bench dedup --json results/bench/dedup.json
 	$(BIN)/python -m rsvlm bench train --json results/bench/train.json
 	$(BIN)/python -m rsvlm bench loader --json results/bench/loader.json
+	$(BIN)/python -m rsvlm bench localize --json results/bench/localize.json
+	$(BIN)/python -m rsvlm bench scenes --json results/bench/scenes.json
 	$(BIN)/python -m rsvlm bench retrieval --json results/bench/retrieval.json
 
 lab: $(READY)
