@@ -43,6 +43,7 @@ from IPython.display import Markdown
 import rsvlm
 from rsvlm import augment, benchmarks, config, distributed, embed, evaluate, figures, images, results, retrieval, runs, train
 
+# %% tags=["hide-input"]
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 recipe = config.load("rsicd", {"seed": seed, "device": device} | config.pairs(overrides))

@@ -197,7 +197,7 @@ Markdown(
 )
 
 # %% tags=["hide-input"]
-origin = runs.provenance(options, benchmarks.fingerprint(chips), target, started, "rsvlm run notebooks/14_rounds.ipynb")
+origin = runs.provenance(options, benchmarks.fingerprint(chips), target, started, "rsvlm run notebooks/13_rounds.ipynb")
 recalls = [
     {"dataset": bluemarble.NAME, "split": "val", "protocol": f"round {row['round']}", "direction": "both", "metric": "R@5"}
     | {"value": row["val_R@5"], "ci_low": None, "ci_high": None, "chance": row["val_chance_R@5"], "n": len(validation.images)}

@@ -45,6 +45,7 @@ from rasterio.transform import from_origin
 import rsvlm
 from rsvlm import archive, benchmarks, bluemarble, config, distributed, figures, kernels, runs, scenes, tiles, train, worldmap
 
+# %% tags=["hide-input"]
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 data = bluemarble.load_or_build(options)
@@ -191,5 +192,5 @@ Markdown(
 
 # %% tags=["hide-input"]
 device_name = str(distributed.resolve_device(device))
-origin = runs.provenance(options, benchmarks.fingerprint(data), device_name, started, "rsvlm run notebooks/15_scene.ipynb")
+origin = runs.provenance(options, benchmarks.fingerprint(data), device_name, started, "rsvlm run notebooks/14_scene.ipynb")
 figures.provenance(origin)
