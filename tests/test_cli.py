@@ -265,7 +265,7 @@ def test_ctrl_c_is_one_sentence_and_the_run_can_continue(tmp_path):
     while process.poll() is None and not list((tmp_path / "run" / "checkpoints").glob("step-*")):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "rsvlm: stopped" in errors and "Traceback" not in errors
     assert not (tmp_path / "run" / "model").exists()
