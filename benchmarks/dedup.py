@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rsvlm import dedup, images
+from rsvlm import dedup, images, runs
 from rsvlm.errors import DataError
 
 DISTANCES = (0, 2, 4, 6, 8, 10, 12)
@@ -154,10 +153,12 @@ def _measure_here(n: int, distance: int, share: float) -> dict:
     start = time.perf_counter()
     found = dedup.groups(hashes, distance)
     seconds = time.perf_counter() - start
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     row = {"hashes": n, "distance": distance, "seconds": round(seconds, 4), "hashes_per_s": round(n / seconds)}
-    return row | {"peak_memory_mb": round(peak), "groups": len(np.unique(found)), "expected": int(copies[0]) + 1}
+    return row | {
+        "peak_memory_mb": round(runs.peak_memory_mb()),
+        "groups": len(np.unique(found)),
+        "expected": int(copies[0]) + 1,
+    }
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rsvlm import retrieval
+from rsvlm import retrieval, runs
 
 KS = (1, 5, 10)
 TOLERANCE = 0.05  # points of recall: a peer ranks float32 scores, in which neighbours may change places
@@ -171,8 +170,7 @@ def _compare(folder: Path, repeats: int, threads: int, peers: bool) -> list[dict
 def _memory_here(folder: str, threads: int) -> dict:
     torch.set_num_threads(threads)
     _ours(*_read(Path(folder), mapped=True))
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return {"peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)}
+    return {"peak_memory_mb": round(runs.peak_memory_mb())}
 
 
 if __name__ == "__main__":

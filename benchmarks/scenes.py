@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -89,7 +88,7 @@ def _main(call: str) -> None:
     import numba
     import torch
 
-    from rsvlm import mammut, scenes, tokenizer
+    from rsvlm import mammut, runs, scenes, tokenizer
 
     folder, name, precision, count, threads = json.loads(call)
     if threads:
@@ -104,8 +103,7 @@ def _main(call: str) -> None:
     started, cpu = time.perf_counter(), time.process_time()
     found = scenes.search(Path(folder) / name, texts, model, Path(folder) / "out", **options)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    told = {"mp": found.facts["megapixels"], "seconds": seconds, "cpu_s": cpu, "peak_mb": peak}
+    told = {"mp": found.facts["megapixels"], "seconds": seconds, "cpu_s": cpu, "peak_mb": runs.peak_memory_mb()}
     sys.stdout.write(json.dumps(told) + "\n")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsvlm import config, distributed, losses, mammut, tokenizer, train
+from rsvlm import config, distributed, losses, mammut, runs, tokenizer, train
 from rsvlm.curriculum import Place
 from rsvlm.errors import ConfigError
 
@@ -464,7 +463,7 @@ def _memory_here(job: dict) -> float:
     for package in ("open_clip", "mammut_pytorch"):
         if importlib.util.find_spec(package):
             __import__(package)  # the code of the peers is no memory of theirs
-    before = _peak_mb()
+    before = runs.peak_memory_mb()
     images, tokens = setting.inputs()
     contender = MAKERS[job["name"]](setting)
     optimizer = _optimizer(contender.model, setting)
@@ -472,14 +471,7 @@ def _memory_here(job: dict) -> float:
         _step(contender, optimizer, images, tokens, setting)
     if setting.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
-    return _peak_mb() - before
-
-
-def _peak_mb() -> float:
-    status = Path("/proc/self/status")
-    if status.is_file():  # ru_maxrss would begin with what the parent had
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return runs.peak_memory_mb() - before
 
 
 if __name__ == "__main__":

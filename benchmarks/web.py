@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsvlm import config, crawl, engines, filters, lexicon, overhead, web, webdemo
+from rsvlm import config, crawl, engines, filters, lexicon, overhead, runs, web, webdemo
 from rsvlm.errors import RsvlmError
 
 TARGETS = {"warc": 2000.0, "text": 20_000.0}
@@ -141,8 +140,8 @@ def _alone(part: str, path: Path) -> dict:
             judged = filters.text_stage(pa.Table.from_batches([batch]), config.Web())
             items, kept = items + judged.num_rows, kept + sum(judged["kept"].to_pylist())
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - used
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"items": items, "kept": kept, "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak_mb}
+    spent = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": runs.peak_memory_mb()}
+    return {"items": items, "kept": kept, **spent}
 
 
 # Inputs

@@ -20,7 +20,6 @@ import itertools
 import json
 import logging
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -454,8 +453,4 @@ def _memory_gb(device: torch.device) -> float:
     """Most memory held so far: of the GPU by tensors, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    return runs.peak_memory_mb() * 2**20 / 1e9

@@ -417,16 +417,16 @@ def test_a_bad_request_stops_before_any_work(wrong, says, monkeypatch):
 def test_memory_stays_flat_on_mapped_files(tmp_path):
     """The scores alone would take 288 MB; what is read from the files is 14 MB."""
     program = """
-import resource, sys
+import sys
 import numpy as np
-from rsvlm import retrieval
+from rsvlm import retrieval, runs
 folder = sys.argv[1]
 few = np.eye(40, dtype=np.float32)
 retrieval.standings(few, few, np.arange(40))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = runs.peak_memory_mb()
 images, texts = (np.load(f"{folder}/{name}.npy", mmap_mode="r") for name in ("images", "texts"))
 retrieval.evaluate(images, texts, np.arange(len(texts)) % len(images), bootstrap_samples=20)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (2**20 if sys.platform == "darwin" else 2**10))
+print(runs.peak_memory_mb() - before)
 """
     rng = np.random.default_rng(0)
     np.save(tmp_path / "images.npy", unit(rng.normal(size=(3600, 8))))

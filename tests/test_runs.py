@@ -315,3 +315,13 @@ def test_the_book_needs_notebooks_and_a_known_profile(home):
         runs.build_book("smoke")
     with pytest.raises(ConfigError, match="unknown profile 'tiny'"):
         runs.build_book("tiny")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux tells it of one program alone")
+def test_peak_memory_does_not_begin_with_that_of_the_parent():
+    program = "from rsvlm import runs; before = runs.peak_memory_mb(); b'x' * 2**27; print(before, runs.peak_memory_mb())"
+    held = np.ones(2**27)  # 1 GB here
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, after = map(float, done.stdout.split())
+    assert before < 500 < runs.peak_memory_mb()
+    assert held.nbytes and 120 < after - before < 200
