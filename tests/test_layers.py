@@ -13,12 +13,12 @@ PACKAGE = Path(__file__).parent.parent / "rsvlm"
 # Floor by floor, and on each floor in the order in which work passes through: what comes later may use what came before.
 LAYERS = {
     0: "errors config",
-    1: "runs results kernels images tokenizer distributed losses",
+    1: "runs grid results kernels images tokenizer distributed losses",
     2: "tiles addresses robots ranges layout mosaics imagery scenefiles taxonomy mapfiles places maps landmarks worldmap grammar mapgrammar prompting clients captions rules audit engines pages crawl fetch lexicon filters overhead dedup samples shards bluemarble webdemo catalogue benchmarks maskfiles augment curriculum splits build webstages web",
     3: "mammut weights",
     4: "embed encoders checkpoints train",
     5: "retrieval classification leakage evaluate experiments masks scoring localize rounds scenes archive",
-    6: "figures",
+    6: "figures searchpage",
 }
 ORDER = [module for modules in LAYERS.values() for module in modules.split()]
 FREE = {"__init__", "__main__"}  # they open onto every floor
