@@ -1,0 +1,115 @@
+"""Writes the page of speeds from `results/bench/`: a table per comparison, with its command and where it ran."""
+
+import json
+from html import escape
+from pathlib import Path
+
+from rsvlm import runs
+from rsvlm.errors import DataError
+
+# What each file of results/bench compares, and which of its columns are shown under which name.
+PARTS = {
+    "chips": ("Chips of the embedded Earth", {"stage": "stage", "n": "chips", "chips_per_s": "chips/s"}),
+    "landmarks": (
+        "Any imagery and any map to audited shards",
+        {"stage": "stage", "chips": "chips", "chips_per_s": "chips/s", "peak_mb": "memory, MB"},
+    ),
+    "landmarks-memory": (
+        "The same, whose memory must not grow with the input",
+        {"stage": "stage", "chips": "chips", "peak_mb": "memory, MB"},
+    ),
+    "web": (
+        "A crawl: archives read, and texts judged",
+        {
+            "part": "part",
+            "items": "items",
+            "per_s": "items/s",
+            "peak_mb": "memory, MB",
+            "peak_mb_x4": "of four times as many, MB",
+        },
+    ),
+    "dedup": (
+        "Near duplicates among hashes of pictures",
+        {"hashes": "hashes", "seconds": "seconds", "peak_memory_mb": "memory, MB"},
+    ),
+    "loader": (
+        "Reading shards, beside webdataset",
+        {"implementation": "implementation", "samples_per_s": "samples/s", "speedup": "our speed over its"},
+    ),
+    "train": (
+        "A training step, beside other ways to write it",
+        {
+            "implementation": "implementation",
+            "samples_per_s": "samples/s",
+            "speedup": "its time over ours",
+            "matched": "how matched",
+        },
+    ),
+    "retrieval": (
+        "Ranking in both directions, beside the bare product and its peers",
+        {
+            "images": "images",
+            "captions": "captions",
+            "implementation": "implementation",
+            "seconds": "seconds",
+            "ratio": "its time over the product's",
+            "peak_memory_mb": "memory, MB",
+        },
+    ),
+    "localize": (
+        "The Smooth-Attention-Operation on a large map, beside its peers",
+        {
+            "size": "side, pixels",
+            "implementation": "implementation",
+            "seconds": "seconds",
+            "ratio": "its time over ours",
+            "peak_memory_mb": "memory, MB",
+        },
+    ),
+    "scenes": (
+        "Searching a scene",
+        {"side": "side, pixels", "mp": "megapixels", "mp_per_s": "megapixels/s", "peak_mb": "memory, MB"},
+    ),
+}
+
+
+def page(folder: Path) -> str:
+    """The page of all files there; a name that has no place in PARTS is shown with all its columns."""
+    text = "# Performance\n\nWritten by `make bench`; every line is a record in `results/bench/`. Times of one table are of one machine "
+    text += "on one day, so read the ratios first. Memory is the most that the process held, in units of 2**20 bytes.\n"
+    paths = sorted(folder.glob("*.json"), key=lambda path: [*PARTS, path.stem].index(path.stem))
+    if not paths:
+        raise DataError(f"{folder} holds no measurement: run make bench, or restore the folder")
+    for path in paths:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows, origin = found["rows"], found["provenance"]
+        title, names = PARTS.get(path.stem, (path.stem, {name: name for row in rows for name in row}))
+        shown = {name: label for name, label in names.items() if any(row.get(name) is not None for row in rows)}
+        cells = [[_cell(row.get(name)) for name in shown] for row in rows]
+        lines = [[*shown.values()], ["--:" if _numbers(rows, name) else "---" for name in shown], *cells]
+        text += f"\n## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        text += f"\n`{origin['command']}`, {origin['cpu']}, {origin['cores']} cores, {origin['device']}, {origin['started'][:10]}, "
+        text += f"commit `{origin['commit'][:12]}`.\n"
+    return text
+
+
+def _numbers(rows: list[dict], name: str) -> bool:
+    return all(isinstance(row.get(name), int | float | None) for row in rows)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else escape(str(value)).replace("|", r"\|")
+
+
+def write_page(app) -> None:
+    home = Path(app.srcdir)
+    runs.write_atomic(home / "book" / "generated" / "performance.md", page(home / "results" / "bench"))
+
+
+def setup(app) -> dict:
+    app.connect("builder-inited", write_page)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
