@@ -1,11 +1,25 @@
-"""Writes the page of speeds from `results/bench/`: a table per comparison, with its command and where it ran."""
+"""Writes what is quoted from records: the table of the first page, and the page of speeds from `results/bench/`."""
 
 import json
 from html import escape
 from pathlib import Path
 
-from rsvlm import runs
+from rsvlm import results, runs
 from rsvlm.errors import DataError
+
+# The first page's table: a question, the page that answers it, and the one row of a record that does (experiment, run, split,
+# protocol, direction, metric).
+HEADLINE = (
+    ("Which place is meant by a sentence, among places never seen?", "03_retrieval", "retrieval", "laptop-seed0")
+    + ("test", "one-to-one", "both", "mR"),
+    ("What covers the ground, by its name alone?", "08_classification", "classification", "laptop-seed0")
+    + ("test", "as in training", "i2t", "top1"),
+    ("Which picture of RSICD is meant, starting from random weights?", "12_rsicd", "rsicd", "rsicd-seed0")
+    + ("val", "plain", "both", "mR"),
+    ("Is a picture of the web taken from above?", "06_web", "web", "laptop-seed0")
+    + ("held-back", "overhead", "both", "precision"),
+)
+METRICS = {"mR": "mean recall", "top1": "top-1 accuracy", "miou": "mean IoU"}
 
 # What each file of results/bench compares, and which of its columns are shown under which name.
 PARTS = {
@@ -73,6 +87,32 @@ PARTS = {
 }
 
 
+def headline() -> str:
+    """The table of HEADLINE, each number with its interval and what guessing gives.
+
+    Raises:
+        DataError: A record is missing; it is named.
+    """
+    measured = results.table()
+    text = "| question | measured | value | 95 % interval | chance | n |\n| --- | --- | --: | --: | --: | --: |\n"
+    for question, where, experiment, run, *rest in HEADLINE:
+        names = ("split", "protocol", "direction", "metric")
+        found = measured[(measured["experiment"] == experiment) & (measured["run"] == run)]
+        for name, wanted in zip(names, rest, strict=True):
+            found = found[found[name] == wanted]
+        if len(found) != 1:
+            path = f"results/{experiment}/{run}/metrics.json"
+            raise DataError(
+                f"{path} has {len(found)} rows of {', '.join(rest)}, the first page quotes one: run the notebook {where}"
+            )
+        row = found.iloc[0]
+        what = f"{METRICS.get(row.metric, row.metric)}, {row.protocol}"
+        chance = f"{row.chance:.1f}".replace("nan", "")
+        cells = (f"{row.value:.1f} %", f"{row.ci_low:.1f} to {row.ci_high:.1f}", chance, f"{row.n:,}")
+        text += f"| {{doc}}`{question} </book/executed/{where}>` | {what} | {' | '.join(cells)} |\n"
+    return text
+
+
 def page(folder: Path) -> str:
     """The page of all files there; a name that has no place in PARTS is shown with all its columns."""
     text = "# Performance\n\nWritten by `make bench`; every line is a record in `results/bench/`. Times of one table are of one machine "
@@ -105,11 +145,13 @@ def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else escape(str(value)).replace("|", r"\|")
 
 
-def write_page(app) -> None:
+def write_pages(app) -> None:
     home = Path(app.srcdir)
-    runs.write_atomic(home / "book" / "generated" / "performance.md", page(home / "results" / "bench"))
+    generated = home / "book" / "generated"
+    runs.write_atomic(generated / "performance.md", page(home / "results" / "bench"))
+    runs.write_atomic(generated / "headline.md", headline())
 
 
 def setup(app) -> dict:
-    app.connect("builder-inited", write_page)
+    app.connect("builder-inited", write_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
