@@ -1,13 +1,16 @@
 # Every target sets up .venv by itself; the second time that costs nothing.
 #   make book     run the notebooks and build the book   (PROFILE=smoke for a fast look)
+#   make serve    show the built book at http://127.0.0.1:8000   (PORT=9000 for another port)
+#   make lab      change and run the notebooks in JupyterLab
 #   make test     run the tests
 #   make bench    time the data side, a training step and the reader, beside their peers
 PYTHON  ?= python3
 PROFILE ?= laptop
+PORT    ?= 8000
 BIN     := .venv/bin
 READY   := .venv/.ready
 
-.PHONY: book test lint format bench lab lock clean
+.PHONY: book test lint format bench lab serve lock clean
 .DEFAULT_GOAL := book
 
 book: $(READY)
@@ -35,11 +38,17 @@ bench: $(READY)
 	$(BIN)/python -m rsvlm bench loader --json results/bench/loader.json
 	$(BIN)/python -m rsvlm bench localize --json results/bench/localize.json
 	$(BIN)/python -m rsvlm bench scenes --json results/bench/scenes.json
-	$(BIN)/python -m rsvlm bench retrieval --json results/bench/retrieval.json
+	$(BIN)/python -m rsvlm bench retrieval --many 100000 --json results/bench/retrieval.json
 
+# From the root of the repository: jupytext.toml, which pairs each notebook with its script, is read from there.
 lab: $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python jupyterlab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+# Pages can be opened as files, too; the one that searches needs a server, as browsers read no files from files.
+serve: $(READY)
+	@test -f _build/html/index.html || { echo "The book is not built yet: make book"; exit 1; }
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 # Resolves the newest versions; the file keeps names, versions and hashes, and no address.
 lock: $(READY)
@@ -47,7 +56,7 @@ lock: $(READY)
 	  --upgrade --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean:
-	rm -rf _build book/executed book/generated .pytest_cache .ruff_cache .hypothesis rsvlm.egg-info
+	rm -rf _build book/executed book/generated book/_static/search .pytest_cache .ruff_cache .hypothesis rsvlm.egg-info
 	find rsvlm tests book notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "Kept: .venv, runs/ and data/ (remove them by hand to start from nothing)."
 

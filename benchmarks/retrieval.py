@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,10 @@ import numpy as np
 import torch
 
 from rsvlm import retrieval, runs
+from rsvlm.errors import DataError
 
 KS = (1, 5, 10)
+MAPPED = "rsvlm, mapped files"
 TOLERANCE = 0.05  # points of recall: a peer ranks float32 scores, in which neighbours may change places
 
 
@@ -28,42 +31,40 @@ def measure(
     threads: int = 0,
     peers: bool = True,
     memory: bool = True,
+    many: int = 0,
 ) -> list[dict]:
     """Time everyone on the same random vectors, in turns.
 
     Args:
-        n_images: Images.
+        n_images: Images; 0: no comparison.
         n_captions: Captions, spread evenly over the images; each agrees a little with its own.
         width: Length of the vectors.
         repeats: Timed rounds.
         threads: Threads of torch, faiss and ours; 0: as they are.
         peers: Also faiss flat search and dense top-k, which hold all scores.
         memory: Also peak memory of ours, on memory-mapped files in a process of its own.
+        many: Also ours alone, once, on that many images with five captions each, memory-mapped in a process of its own; 0: none.
 
     Returns:
         One row each: `seconds` (median; `fastest`, `slowest`), `cpu_seconds` (median), `ratio` and `cpu_ratio` to the bare matrix
         product (median over the rounds of that round's ratio), `recalls` (both ways) or `problem`; ours also `peak_memory_mb` of the
-        whole process with the mapped files in it (2**20 bytes).
+        whole process with the mapped files in it, and `own_memory_mb`, most of it that was no file's (2**20 bytes; the latter only
+        where the system tells). The row of `many` has `seconds`, `cpu_seconds`, `recalls` and both memories.
     """
     threads = threads or torch.get_num_threads()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    rows = _sized(n_images, n_captions, width, repeats, threads, peers, memory) if n_images else []
+    if many:
         with tempfile.TemporaryDirectory() as scratch:
-            _write(Path(scratch), n_images, n_captions, width)
-            rows = _compare(Path(scratch), repeats, threads, peers)
-            if memory:
-                job = json.dumps({"folder": scratch, "threads": threads})
-                command = [sys.executable, str(Path(__file__).resolve()), job]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                rows[1] |= json.loads(done.stdout.splitlines()[-1])
-    finally:
-        torch.set_num_threads(before)
-    return [{"images": n_images, "captions": n_captions, "width": width, "threads": threads} | row for row in rows]
+            _write(Path(scratch), many, 5 * many, width)
+            sizes = {"images": many, "captions": 5 * many, "width": width, "threads": threads}
+            rows.append(sizes | {"implementation": MAPPED} | _apart(scratch, threads))
+    return rows
 
 
 def table(rows: list[dict]) -> str:
     """Lay rows out for a terminal."""
+    if not rows:
+        return "Nothing was asked for: give --images or --many"
     first = rows[0]
     lines = [
         f"Recall both ways, {first['images']:,} images × {first['captions']:,} captions, width {first['width']}, "
@@ -73,10 +74,28 @@ def table(rows: list[dict]) -> str:
         if "problem" in row:
             lines.append(f"  {row['implementation']:<15} {row['problem']}")
             continue
-        text = f"  {row['implementation']:<15} {row['seconds']:8.2f} s ({row['fastest']:.2f} to {row['slowest']:.2f})"
-        text += f"  {row['ratio']:.2f} × the product (CPU time {row['cpu_ratio']:.2f} ×)"
+        text = f"  {row['implementation']:<15} {row['seconds']:8.2f} s"
+        if row["implementation"] == MAPPED:
+            text += f", {row['images']:,} × {row['captions']:,}"
+        else:
+            text += f" ({row['fastest']:.2f} to {row['slowest']:.2f})"
+            text += f"  {row['ratio']:.2f} × the product (CPU time {row['cpu_ratio']:.2f} ×)"
         lines.append(text + (f"  {row['peak_memory_mb']:,} MB" if "peak_memory_mb" in row else ""))
     return "\n".join(lines)
+
+
+def _sized(n_images: int, n_captions: int, width: int, repeats: int, threads: int, peers: bool, memory: bool) -> list[dict]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            _write(Path(scratch), n_images, n_captions, width)
+            rows = _compare(Path(scratch), repeats, threads, peers)
+            if memory:
+                rows[1] |= {k: v for k, v in _apart(scratch, threads).items() if k.endswith("_mb")}
+    finally:
+        torch.set_num_threads(before)
+    return [{"images": n_images, "captions": n_captions, "width": width, "threads": threads} | row for row in rows]
 
 
 def _write(folder: Path, n_images: int, n_captions: int, width: int) -> None:
@@ -167,11 +186,37 @@ def _compare(folder: Path, repeats: int, threads: int, peers: bool) -> list[dict
     return list(rows.values())
 
 
-def _memory_here(folder: str, threads: int) -> dict:
+def _apart(folder: str, threads: int) -> dict:
+    """Run `_here` in a process of its own, whose memory is nobody else's."""
+    command = [sys.executable, str(Path(__file__).resolve()), json.dumps({"folder": folder, "threads": threads})]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise DataError(f"the process that measures memory failed: {done.stderr[-500:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _here(folder: str, threads: int) -> dict:
     torch.set_num_threads(threads)
-    _ours(*_read(Path(folder), mapped=True))
-    return {"peak_memory_mb": round(runs.peak_memory_mb())}
+    vectors = _read(Path(folder), mapped=True)
+    own, over = [0], threading.Event()
+    watch = threading.Thread(target=_watch, args=(own, over))
+    watch.start()
+    wall, cpu = time.perf_counter(), time.process_time()
+    recalls = _ours(*vectors)
+    spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu, "recalls": recalls}
+    over.set()
+    watch.join()
+    spent |= {"peak_memory_mb": round(runs.peak_memory_mb())}
+    return spent | ({"own_memory_mb": round(own[0] / 2**10)} if own[0] else {})
+
+
+def _watch(own: list[int], over: threading.Event) -> None:
+    """Note the most memory that is no file's, ten times a second."""
+    status = Path("/proc/self/status")
+    while status.is_file() and not over.wait(0.1):
+        line = next((line for line in status.read_text().splitlines() if line.startswith("RssAnon")), "RssAnon 0")
+        own[0] = max(own[0], int(line.split()[1]))
 
 
 if __name__ == "__main__":
-    print(json.dumps(_memory_here(**json.loads(sys.argv[1]))))
+    print(json.dumps(_here(**json.loads(sys.argv[1]))))

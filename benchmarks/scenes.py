@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,12 @@ import numpy as np
 from rsvlm.errors import RsvlmError
 
 
-def measure(n_side: int = 8192, many: int = 0, n_texts: int = 1, repeats: int = 3, threads: int = 0) -> list[dict]:
+def measure(n_side: int = 8192, many: Sequence[int] = (), n_texts: int = 1, repeats: int = 3, threads: int = 0) -> list[dict]:
     """Search scenes, each in a process of its own.
 
     Args:
         n_side: Side of the timed scene, in pixels: an 8-bit RGB GeoTIFF, JPEG inside, tiles of 512 pixels.
-        many: Also one search in a scene with this side, for the memory; 0: none.
+        many: Also one search in a scene of each of these sides, for the memory.
         n_texts: Texts looked for.
         repeats: Timed searches for each precision.
         threads: Threads of torch and numba; 0: as they are.
@@ -42,9 +43,9 @@ def measure(n_side: int = 8192, many: int = 0, n_texts: int = 1, repeats: int = 
         for precision in ("auto", "fp32"):
             done = [_child(folder, "scene.tif", precision, n_texts, threads) for _ in range(repeats)]
             rows.append(_row("search", precision, n_side, done))
-        if many:
-            write_scene(folder / "many.tif", many)
-            rows.append(_row("memory", "auto", many, [_child(folder, "many.tif", "auto", n_texts, threads)]))
+        for side in many:
+            write_scene(folder / "many.tif", side)
+            rows.append(_row("memory", "auto", side, [_child(folder, "many.tif", "auto", n_texts, threads)]))
     return rows
 
 

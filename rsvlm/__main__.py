@@ -527,26 +527,55 @@ def evaluate_localize(
     window: Annotated[
         list[int] | None, typer.Option(help="Side of smooth's window, in patches, odd. Repeatable: their mean.")
     ] = None,
-    against: Annotated[str | None, typer.Option(help="Also differences to this method, on the same resamples.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Also differences to this method, on the same resamples. Repeatable.")
+    ] = None,
     baselines: Annotated[bool, typer.Option(help="Also maps that know nothing: random, centre, brightness.")] = True,
     classes: Annotated[list[str] | None, typer.Option("--class", help="Only this class. Repeatable; none: all.")] = None,
     prompts: Annotated[str, typer.Option(help="A prompt set; each template is a sentence of the class.")] = "plain",
-    texts: Annotated[Path | None, typer.Option(help="Sentences instead: a JSON file {class: [sentence, ...]}.")] = None,
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            help='Sentences instead: rsicd, or a JSON file {class: [sentence, ...]}, where "" is what else there may be.'
+        ),
+    ] = None,
+    join: Annotated[str, typer.Option(help="Of several sentences of a class: best in each patch, or mean.")] = "best",
     background: Annotated[
         list[str] | None, typer.Option(help="What else there may be; scores become probabilities. Repeatable.")
     ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=1e-4, help="Of these probabilities, in cosines; none: the model's own.")
+    ] = None,
+    floor: Annotated[
+        float | None, typer.Option(help="Pixels whose best score is below are of no class; none: half of the picture's range.")
+    ] = None,
     everywhere: Annotated[bool, typer.Option(help="Every pixel has a class: no threshold in miou.")] = False,
-    scale: Annotated[float, typer.Option(min=0.05, help="Pictures are enlarged by this first.")] = 1.0,
+    scale: Annotated[
+        list[float] | None, typer.Option(min=0.05, help="Pictures are enlarged by this first. Repeatable: their mean.")
+    ] = None,
     tile_px: Annotated[int | None, typer.Option(min=8, help="Pictures are looked at in tiles of this side.")] = None,
+    size: Annotated[str, typer.Option(help="image: bilinear; guided: edges taken from the picture.")] = "image",
+    half: Annotated[
+        str | None,
+        typer.Option(help="Half of the pictures, a or b, by a hash of their names: choose on one, report the other."),
+    ] = None,
+    without: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text file of picture names, one a line: all rows come again without these. Repeatable."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="So many pictures, spread evenly.")] = None,
     label: Annotated[str, typer.Option(help="polygons: class of shapes that tell none.")] = "building",
     size_px: Annotated[int, typer.Option(min=16, help="polygons: side of the pictures cut from the imagery.")] = 256,
+    dataset: Annotated[str | None, typer.Option(help="Name in the rows; none: the folder's.")] = None,
+    save: Annotated[str | None, typer.Option(help="Also keep the rows as results/localize/NAME.")] = None,
     json_out: JsonOut = None,
     bootstrap_samples: Resamples = 1000,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """How well maps of a text agree with true masks, beside maps that know nothing, with intervals."""
+    import numpy as np
+
     import rsvlm
     from rsvlm import benchmarks, evaluate, localize, maskfiles, scoring
     from rsvlm import embed as embedding
@@ -561,25 +590,40 @@ def evaluate_localize(
     if unknown := [name for name in classes or [] if name not in names]:
         raise DataError(f"{root} has no class '{unknown[0]}': it has {', '.join(names)}")
     names = classes or names
-    sentences = _class_sentences(names, prompts, texts)
-    items = maskfiles.read(root, benchmark, skipped=skipped, limit=limit, label=label, size_px=size_px)
+    groups, rest = localize.sentences(texts, names) if texts else (_class_sentences(names, prompts), None)
+    left_out = {path.stem: _lines(path) for path in without or []}
+    items = maskfiles.read(root, benchmark, skipped=skipped, limit=limit, half=half, label=label, size_px=size_px)
     loaded = rsvlm.load(model, device)
-    options = {"window": window or [3], "background": background, "scale": scale, "tile_px": tile_px}
+    rest = background or rest
+    options = {"window": window or [3], "join": join, "temperature": temperature}
+    options |= {"scale": scale or [1.0], "tile_px": tile_px, "size": size}
+    words = {"texts": groups, "background": rest}
+    vectors = {name: some and [localize.text_vectors(loaded, text) for text in some] for name, some in words.items()}
+    last: list = [None, {}]  # the picture at hand, and what the tower saw in it: methods share that
 
     def mapper(name: str):
-        return lambda image: localize.maps(loaded, image, sentences, method=name, **options)
+        asking = words if name in ("caption", "gradient") else vectors
+
+        def look(image):
+            last[:] = last if last[0] is image else [image, {}]
+            found = localize.maps(loaded, image, method=name, seen=last[1], **asking, **options)
+            return found if floor is None else np.concatenate([found, np.full_like(found[:1], floor)])
+
+        return look
 
     methods = {name: mapper(name) for name in asked} | (scoring.baselines(names, seed) if baselines else {})
     rows = scoring.evaluate(
         items,
         methods,
         names,
-        dataset=root.resolve().name,
-        split="test" if benchmark == "blue-marble" else "all",
-        against=against,
+        dataset=dataset or root.resolve().name,
+        split=("test" if benchmark == "blue-marble" else "all") + (f", half {half}" if half else ""),
+        against=against or (),
+        without=left_out,
         background=not everywhere,
         bootstrap_samples=bootstrap_samples,
         seed=seed,
+        progress=sys.stderr.isatty(),
     )
     about = {
         "model": "/".join(model.resolve().parts[-2:]),
@@ -589,32 +633,34 @@ def evaluate_localize(
     about |= {
         "data_hash": benchmarks.fingerprint(root),
         "skipped": dict(skipped),
-        "texts": dict(zip(names, sentences, strict=True)),
+        "texts": dict(zip(names, groups, strict=True)),
+        "background": rest,
+        "floor": floor,
+        "half": half,
+        "without": left_out,
     }
-    _evaluated(evaluate.Evaluation(rows, about | options), json_out, seed, device, started)
+    _evaluated(evaluate.Evaluation(rows, about | options), json_out, seed, device, started, save and ("localize", save))
 
 
-def _class_sentences(names: list[str], prompts: str, texts: Path | None) -> list[list[str]]:
-    """The sentences that stand for each class: of a file, else of a prompt set."""
+def _class_sentences(names: list[str], prompts: str) -> list[list[str]]:
+    """The sentences that stand for each class, of a prompt set."""
     from rsvlm import catalogue
 
-    if texts is None:
-        templates = catalogue.prompt_set(prompts)
-        return [[line.replace("{class}", name).replace("{}", name) for line in templates] for name in names]
+    templates = catalogue.prompt_set(prompts)
+    return [[line.replace("{class}", name).replace("{}", name) for line in templates] for name in names]
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        table = json.loads(texts.read_text(encoding="utf-8-sig"))
-        found = [[table[name]] if isinstance(table[name], str) else list(table[name]) for name in names]
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{texts} cannot be read ({error}): give a JSON file {{class: [sentence, ...]}}") from None
-    except KeyError as error:
-        raise DataError(f"{texts} has no sentence for class {error}: give one, or leave the class out with --class") from None
-    if not all(group and all(isinstance(line, str) and line.strip() for line in group) for group in found):
-        raise DataError(f"{texts}: a class has no sentence, or one that is blank")
-    return found
+        return [line for line in map(str.strip, path.read_text(encoding="utf-8-sig").splitlines()) if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): give a text file with the name of a picture on each line") from None
 
 
-def _evaluated(found, json_out: Path | None, seed: int, device: str, started: float) -> None:
-    """Print the rows, those of single classes left out, and write them all."""
+def _evaluated(
+    found, json_out: Path | None, seed: int, device: str, started: float, save: tuple[str, str] | None = None
+) -> None:
+    """Print the rows, those of single classes left out, write them all, and keep them as a result where `save` names it."""
     from rsvlm import config, distributed, evaluate, runs
 
     for row in found.rows:
@@ -625,12 +671,20 @@ def _evaluated(found, json_out: Path | None, seed: int, device: str, started: fl
             typer.echo(f"{what} {row['value']:8.2f}{interval}{chance}  n {row['n']}")
     if skipped := found.about.get("skipped"):
         typer.echo(f"skipped: {skipped}")
-    if json_out:
+    if json_out or save:
         command = shlex.join(["rsvlm", *sys.argv[1:]])
         options = config.load("laptop", {"seed": seed, "device": device})
         used = str(distributed.resolve_device(device))
         origin = runs.provenance(options, found.about["data_hash"], used, started, command)
+    if json_out:
         typer.echo(str(evaluate.write(found, json_out, origin)))
+    if save:
+        experiment, name = save
+        for split in dict.fromkeys(row["split"] for row in found.rows):  # one table of a run has one split
+            rows = [row for row in found.rows if row["split"] == split]
+            part = split.partition(" without ")[2]
+            run = f"{name}-without-{part}" if part else name
+            typer.echo(str(runs.save_result(experiment, run, options, rows, origin | found.about)))
 
 
 SearchModel = Annotated[
@@ -656,7 +710,7 @@ def search_scene(
     tile_px: Annotated[
         int | None, typer.Option(help="Pixels, a side, that the model sees at once; none: as many as its images have.")
     ] = None,
-    overlap: Annotated[float, typer.Option(help="Share of that side which the next window shows too.")] = 0.125,
+    overlap: Annotated[float, typer.Option(help="Share of that side which the next look shows too.")] = 0.0,
     min_px: Annotated[
         float | None, typer.Option(help="Least area of a region, in pixels of the scene; none: a patch.")
     ] = None,
@@ -746,33 +800,70 @@ def _search_model(folder: Path | None, device: str):
 
 @app.command()
 def run(
-    notebooks: Annotated[list[Path], typer.Argument(help="Notebooks to execute.")],
+    notebooks: Annotated[list[str], typer.Argument(help="Notebooks, or patterns in quotes, as 'notebooks/05*.ipynb'.")],
     parameters: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="A notebook parameter, name=value.")
     ] = None,
-    profile: Profile = "laptop",
+    matrix: Annotated[
+        list[str] | None,
+        typer.Option("--grid", help="An option or parameter and its values, name=a,b; several make a matrix of runs."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="With --grid: runs at once.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --grid: show the runs and stop.")] = False,
+    profile: Annotated[str | None, typer.Option(help="Profile of the options: smoke, laptop (the default), ...")] = None,
     overrides: Overrides = None,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of every random choice; 0 by default.")] = None,
     recompute: Annotated[bool, typer.Option(help="Run even if nothing changed.")] = False,
 ) -> None:
-    """Execute notebooks with checked parameters; the executed copies go to book/executed/."""
-    from rsvlm import runs
+    """Execute notebooks with checked parameters, once each or, with --grid, once for every combination of values."""
+    from rsvlm import grid, runs
 
-    values: dict = {"profile": profile, "seed": seed, "overrides": " ".join(overrides or [])}
-    _config(profile, overrides, seed)
+    axes = grid.axes(matrix or [])
+    values: dict = {} if profile is None and "profile" in axes else {"profile": profile or "laptop"}
+    values |= {} if seed is None and "seed" in axes else {"seed": seed or 0}
+    _config(profile or "laptop", overrides, seed or 0)
     for item in parameters or []:
         name, equals, text = item.partition("=")
         if not equals:
             raise DataError(f"parameter '{item}' is not of the form name=value")
         values[name] = _literal(text)
-    for notebook in notebooks:
-        typer.echo(str(runs.execute(notebook, values, recompute=recompute)))
+    books = grid.notebooks(notebooks)
+    if axes:
+        _run_matrix(grid.plan(books, axes, values, overrides or []), jobs, dry_run, recompute)
+        return
+    if jobs > 1 or dry_run:
+        raise DataError("--jobs and --dry-run belong to --grid, which this command does not have")
+    for notebook in books:
+        typer.echo(str(runs.execute(notebook, {"overrides": " ".join(overrides or [])} | values, recompute=recompute)))
+
+
+def _run_matrix(planned: list, jobs: int, dry_run: bool, recompute: bool) -> None:
+    from rsvlm import grid, runs
+
+    there = sum(run.folder.is_dir() and not recompute for run in planned)
+    for run in planned:
+        told = "  ".join(f"{name}={value}" for name, value in run.chosen.items())
+        state = "there" if run.folder.is_dir() and not recompute else "to do"
+        typer.echo(f"{run.key}  {state}  {run.notebook.stem}  {told}")
+    typer.echo(f"{len(planned)} runs, {there} of them there, {jobs} at once")
+    if dry_run:
+        return
+    outcomes = grid.run_all(planned, jobs, recompute)
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if len(failed) < len(outcomes):
+        typer.echo(f"table: {grid.write_table(planned).relative_to(runs.root())}   (in a terminal: rsvlm table 'runs/grid-*')")
+    for outcome in failed:
+        told = " ".join(f"{name}={value}" for name, value in outcome.run.chosen.items())
+        typer.echo(f"failed: {outcome.run.notebook.stem} {told}: {outcome.last_line}", err=True)
+        typer.echo(f"        {outcome.run.log.relative_to(runs.root())}", err=True)
+    if failed:
+        raise RsvlmError(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries those again, and only those")
 
 
 @app.command()
 def table(
     experiment: Annotated[
-        str | None, typer.Argument(help="One experiment, or a file of rows from evaluate --json; none: all of results/.")
+        str | None, typer.Argument(help="One experiment, a file of evaluate --json, or 'runs/grid-*' (a matrix); none: all.")
     ] = None,
     form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
     published: Annotated[
@@ -793,9 +884,14 @@ def book(
     """Execute the notebooks and build the book."""
     from rsvlm import runs
 
+    def prepare(profile: str) -> bool:
+        from rsvlm import searchpage  # and with it torch: not needed where nothing changed
+
+        return searchpage.prepare(profile)
+
     start = time.perf_counter()
     _config(profile, None, 0)
-    page = runs.build_book(profile, recompute=recompute)
+    page = runs.build_book(profile, recompute=recompute, prepare=prepare)
     typer.echo(f"{page}  ({time.perf_counter() - start:.0f} s)")
 
 
@@ -882,30 +978,33 @@ def bench_loader(
 @bench_app.command("scenes")
 def bench_scenes(
     side: Annotated[int, typer.Option(min=256, help="Side of the scene, in pixels.")] = 8192,
-    many: Annotated[int, typer.Option(min=0, help="Also the memory of a scene with this side; 0: none.")] = 0,
+    many: Annotated[
+        list[int] | None, typer.Option(min=256, help="Also the memory of a scene with this side. Repeatable.")
+    ] = None,
     texts: Annotated[int, typer.Option(min=1, help="Texts looked for.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Timed searches.")] = 3,
     threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: as they are.")] = 0,
     json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
 ) -> None:
     """Megapixels per second, and memory, of a search in a scene with a nano model."""
-    _bench("scenes", json_out, n_side=side, many=many, n_texts=texts, repeats=repeats, threads=threads)
+    _bench("scenes", json_out, n_side=side, many=many or (), n_texts=texts, repeats=repeats, threads=threads)
 
 
 @bench_app.command("retrieval")
 def bench_retrieval(
-    images: Annotated[int, typer.Option(min=20, help="Images.")] = 10_000,
+    images: Annotated[int, typer.Option(min=0, help="Images; 0: no comparison.")] = 10_000,
     captions: Annotated[int, typer.Option(min=20, help="Captions, spread evenly over the images.")] = 50_000,
     width: Annotated[int, typer.Option(min=1, help="Length of the vectors.")] = 512,
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; everyone runs once in each.")] = 3,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0: as they are.")] = 0,
     peers: Annotated[bool, typer.Option(help="Also faiss flat search and dense top-k.")] = True,
     memory: Annotated[bool, typer.Option(help="Also peak memory, in one more process.")] = True,
+    many: Annotated[int, typer.Option(min=0, help="Also once so many images with five captions each, mapped; 0: none.")] = 0,
     json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
 ) -> None:
     """Time and memory of exact recall both ways, beside the bare matrix product."""
     options = {"n_images": images, "n_captions": captions, "width": width, "repeats": repeats}
-    _bench("retrieval", json_out, **options, threads=threads, peers=peers, memory=memory)
+    _bench("retrieval", json_out, **options, threads=threads, peers=peers, memory=memory, many=many)
 
 
 @bench_app.command("localize")

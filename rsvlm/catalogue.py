@@ -16,17 +16,18 @@ from rsvlm.errors import DataError
 
 
 def rows() -> list[dict]:
-    """Return one row per known benchmark: `name title task splits classes layout where licence paper traps hashes verified unsure`.
+    """Return one row per known benchmark: what it is, from where, with what numbers and traps.
 
-    `splits` maps a name to the expected numbers, `layout` is a little tree as text, `hashes` maps a file to its MD5, and `verified`
-    is false where something was not seen first-hand; `unsure` then says what.
+    Keys are `name title task splits classes layout where licence paper traps hashes sources verified unsure`. `splits` maps a name to
+    the expected numbers, `layout` is a little tree as text, `hashes` maps a file to its MD5, `sources` are the public pages in which
+    facts were looked up, and `verified` is false where one was seen nowhere; `unsure` then says which.
     """
     found = []
     for name, entry in _file("benchmarks.json")["benchmarks"].items():
         words = _file("classes.json").get(entry.get("class_list"), {"verified": True})
         unsure = "; ".join(text for text in (entry.get("unsure"), words.get("unsure")) if text)
-        columns = ("title", "task", "splits", "classes", "layout", "where", "licence", "paper", "traps", "hashes")
-        row = {"classes": None, "hashes": {}} | entry | {"layout": "\n".join(entry["layout"])}
+        columns = ("title", "task", "splits", "classes", "layout", "where", "licence", "paper", "traps", "hashes", "sources")
+        row = {"classes": None, "hashes": {}, "sources": []} | entry | {"layout": "\n".join(entry["layout"])}
         verified = entry["verified"] and words["verified"]
         found.append({"name": name} | {column: row[column] for column in columns} | {"verified": verified, "unsure": unsure})
     return copy.deepcopy(found)

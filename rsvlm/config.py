@@ -154,7 +154,7 @@ class Web(Section):
         6, ge=0, le=16, description="Images whose perceptual hashes differ in at most this many bits are one."
     )
     embedding_similarity: float = Field(
-        0.97,
+        0.98,
         ge=0,
         le=1,
         description="With a model: images whose embeddings have at least this cosine are one; 0: not compared.",
@@ -170,6 +170,7 @@ class Model(Section):
     preset: str = Field("nano", description="Name of a preset in `rsvlm.mammut.PRESETS`.")
     vocabulary_size: int = Field(2048, ge=300, description="Entries of the tokenizer trained on the training captions.")
     context_length: int = Field(112, ge=8, le=1024, description="Longest text, in tokens; longer texts are cut and counted.")
+    text_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout behind each part of the text decoder, in training.")
 
 
 class Stage(Section):
@@ -281,11 +282,11 @@ PROFILES: dict[str, dict] = {
     "laptop": {},
     "published": {"train": {"steps": 3000, "batch_size": 256, "warmup_steps": 200, "checkpoint_every": 250}},
     "rsicd": {
-        "model": {"preset": "conv", "vocabulary_size": 2048, "context_length": 64},
-        "train": {"steps": 3600, "batch_size": 128, "learning_rate": 2e-3, "warmup_steps": 200, "weight_decay": 0.2}
+        "model": {"preset": "conv-standard", "vocabulary_size": 2048, "context_length": 64, "text_dropout": 0.1},
+        "train": {"steps": 2000, "batch_size": 128, "learning_rate": 2e-3, "warmup_steps": 200, "weight_decay": 0.2}
         | {"ema": 0.995, "first_caption_share": 0.2, "augment": True, "smallest_crop": 0.4, "light": 0.3, "held_px": 144}
         | {"sizes_px": (64, 64, 96, 96, 128), "caption_weight": 1.0, "precision": "bf16"}
-        | {"workers": 2, "checkpoint_every": 300, "log_every": 20},
+        | {"workers": 2, "checkpoint_every": 500, "log_every": 20},
     },
 }
 

@@ -38,7 +38,7 @@ DISTANCE = 6
 Source: our choice, by `rsvlm bench dedup --pictures RSICD_images --sample 2000`. Of 2,000 pictures of RSICD 6 bits find all that were
 compressed (JPEG, quality 60) or made smaller (80 %), 99.8 % of those made brighter by 15 %, and 50 % of those cropped
 by 2.5 % on each side (8 bits: 75 %, 10 bits: 90 %); of 1,999,000 pairs of different pictures one is within 10 bits, and none within 8.
-From 8 bits on the search takes eight times as long.
+From 8 bits on more bands have to be tried: 200,000 hashes take 5.7 to 8.1 times as long as with 6 bits, in three runs.
 """
 
 COLUMNS = ["key", "bytes_sha256", "pixels_sha256", "hash", "contrast", "pixels", "text"]
@@ -299,12 +299,16 @@ def embedding_duplicates(table: pd.DataFrame, embeddings: np.ndarray, similarity
 
     The best come first, and a picture goes only when it is near one that stays: no chains, along which unlike pictures would be one.
     Memory holds two blocks and their scores, whatever is found. All blocks of what stays are compared, `N**2 / 2` products of width
-    E: meant for some hundred thousand pictures; past that, for one cluster of them after the other.
+    E: on one core 10,000 pictures of width 512 took 0.7 s and 20,000 took 2.6 s, so 100,000 take about a minute, and a million an hour
+    and more; past that, give one cluster of them after the other.
 
     Args:
         table: `key pixels text`, a row for each embedding.
         embeddings: `(N, E)`, float32, of norm 1; may be memory-mapped.
-        similarity: Smallest cosine.
+        similarity: Smallest cosine; what is near depends on the model. With a small one of 128-pixel pictures, trained on RSICD, of 500
+            pictures of RSICD's validation split 0.98 finds 95 to 100 % of copies that were compressed, made smaller or brighter, or
+            cropped by 2.5 % a side, 98 % of the mirrored, 92 % of the turned and 71 % of those cropped by 5 %; 3.8 % have another
+            picture as near, mostly another car park. With 0.97 that is 86 % of the cropped by 5 %, and 7.2 %; with 0.99 41 % and 0.8 %.
         block: Rows at once.
 
     Returns:

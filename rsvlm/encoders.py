@@ -66,7 +66,8 @@ def read_embeddings(path: str | Path) -> embed.Embeddings:
     """Read vectors that any other system computed, from an `.npz` file; a leading `embeddings:` is dropped.
 
     The file holds `image_embeddings` (N, E) and `caption_embeddings` (M, E), floating-point, of any norm but 0, and
-    `image_of_caption` (M,) integers from 0 to N - 1; perhaps `captions` (M,) and `keys` (N,), texts. Vectors are scaled to norm 1.
+    `image_of_caption` (M,) integers from 0 to N - 1; perhaps `captions` (M,) and `keys` (N,), texts, and `wording`, see there. Vectors
+    are scaled to norm 1.
 
     Raises:
         DataError: The file is missing, broken or pickled, or its arrays do not fit together; the message names the array.
@@ -100,6 +101,19 @@ def read_embeddings(path: str | Path) -> embed.Embeddings:
         image_embeddings=images,
         caption_embeddings=captions,
     )
+
+
+def wording(path: str | Path) -> str | None:
+    """Return what a file of embeddings says of its captions' words: the text `wording`, the name of a protocol; None if nothing.
+
+    Raises:
+        DataError: The file is missing, broken or pickled, or `wording` is not a single text.
+    """
+    path = Path(str(path).removeprefix("embeddings:"))
+    found = _arrays(path, ("wording",)).get("wording")
+    if found is not None and (found.dtype.kind != "U" or found.size != 1):
+        raise DataError(f"{path}: wording is {found.dtype} of shape {found.shape}: expected one text, the name of a protocol")
+    return None if found is None else str(found.item())
 
 
 class TowerEncoder:
@@ -299,15 +313,15 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:300]}{' …' * (len(text) > 300)}"
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of an npz file, none of which may be pickled."""
+def _arrays(path: Path, names: Sequence[str] = ARRAYS) -> dict[str, np.ndarray]:
+    """Read arrays of an npz file, as far as it has them; none may be pickled."""
     if not path.is_file():
         raise DataError(
             f"there is no file {path}: expected an .npz with image_embeddings, caption_embeddings, image_of_caption"
         )
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ARRAYS if name in file.files}
+            return {name: file[name] for name in names if name in file.files}
     except Exception as error:  # of zip, zlib, numpy's headers, memory: whatever a file can be wrong in
         raise DataError(
             f"{path} cannot be read as .npz without pickles: {_short(error)}; write it with numpy.savez"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,10 @@ import pandas as pd
 from rsvlm import benchmarks, catalogue, classification, embed, encoders, leakage, retrieval, runs, shards
 from rsvlm.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 FILE = "embeddings:"
+COUNTINGS = ("plain", "skyscript", "one-to-one")  # remoteclip and rs5m count as plain does, and differ in words
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,9 @@ def retrieve(
     """Score image→text and text→image retrieval. Images are embedded once, and every text once, whatever protocols read it.
 
     Args:
-        model: As for `encoders.open_encoder`, or `embeddings:FILE.npz`, which needs no folder and no benchmark: it holds one
-            wording of the captions, and whoever wrote it knows of which protocol.
+        model: As for `encoders.open_encoder`, or `embeddings:FILE.npz`, which needs no folder and no benchmark. It holds one wording
+            of the captions. Of all protocols it gets those whose words its `wording` names, or, where it names none, each way of
+            counting once, marked `(wording not stated)`; whoever asks for a single protocol says that the words are that one's.
         root: Folder of the benchmark.
         benchmark: Its name in `catalogue.rows`, whose numbers must then be met; none: what the folder itself says.
         split: Its split; of a file of embeddings only the name.
@@ -74,11 +79,11 @@ def retrieve(
         keep: Keep the embeddings in this folder.
 
     Raises:
-        DataError: An unknown protocol, or a benchmark or file that is missing, broken or of another form.
+        DataError: An unknown protocol, or a benchmark or file that is missing, broken, of another form or of other words.
         ModelError: As `encoders.open_encoder`.
     """
     classes: dict[str, str] = {}
-    parts, about = _embedded(model, root, benchmark, split, protocol, batch_size, device, keep, classes)
+    parts, about, labels = _embedded(model, root, benchmark, split, protocol, batch_size, device, keep, classes)
     if per_class and not classes:
         raise DataError(f"{about['benchmark']} does not say of what class its images are: leave --per-class out")
     rows = [
@@ -98,7 +103,7 @@ def retrieve(
             classes=[classes.get(key) for key in found.keys] if per_class else None,
         )
     ]
-    return Evaluation(rows, about)
+    return Evaluation(_labelled(rows, labels), about)
 
 
 def classify(
@@ -198,9 +203,10 @@ def overlap(
     if not train:
         raise DataError("no training set is given: --train takes a folder of shards or of a benchmark, or a file of captions")
     _checked_root(root)
-    parts, about = {}, {"benchmark": title(benchmark, root), "data_hash": _data_hash(root)}
+    parts, labels = {}, None
+    about = {"benchmark": title(benchmark, root), "data_hash": _data_hash(root)}
     if model:
-        parts, about = _embedded(model, root, benchmark, split, protocol, batch_size, device, None, {})
+        parts, about, labels = _embedded(model, root, benchmark, split, protocol, batch_size, device, None, {})
     name = about["benchmark"]
     found = leakage.find(
         train, root, split=split, train_split=train_split, name=name, distance=distance, min_jaccard=min_jaccard
@@ -208,7 +214,7 @@ def overlap(
     rows = leakage.rows(found)
     for each, embeddings in parts.items():
         options = {"protocol": each, "ties": ties, "bootstrap_samples": bootstrap_samples, "seed": seed}
-        rows += leakage.compare(embeddings, found, dataset=name, split=split, **options)
+        rows += _labelled(leakage.compare(embeddings, found, dataset=name, split=split, **options), labels)
     return Evaluation(rows, about | {"train": [leakage.called(where) for where in train]}, found=found)
 
 
@@ -255,6 +261,7 @@ def _described(row: Mapping) -> str:
     lines += [f"  from      {row['where']}", f"  licence   {row['licence']}", f"  layout    {layout}"]
     lines += [f"  paper     {row['paper']}"] if row.get("paper") else []
     lines += [f"  beware    {trap}" for trap in row["traps"]]
+    lines += [f"  looked up {source}" for source in row["sources"]]
     return "\n".join(lines + ([] if row["verified"] else [f"  not seen first-hand: {row['unsure'] or 'all of this'}"]))
 
 
@@ -268,19 +275,19 @@ def _embedded(
     device: str,
     keep: Path | None,
     classes: dict[str, str],
-) -> tuple[dict[str, embed.Embeddings], dict]:
-    """Embeddings for each protocol (of a file: one for all that were asked for), and what they are of."""
+) -> tuple[dict[str, embed.Embeddings], dict, dict[str, str] | None]:
+    """Embeddings for each protocol (of a file: one for all that were asked for), what they are of, and labels for `_labelled`."""
     names = list(retrieval.PROTOCOLS) if protocol == "all" else [protocol]
     if unknown := [name for name in names if name not in retrieval.PROTOCOLS]:
         raise DataError(f"unknown protocol '{unknown[0]}': choose one of {', '.join(retrieval.PROTOCOLS)}, or all")
     if str(model).startswith(FILE):
-        found = encoders.read_embeddings(model)
+        found, labels = encoders.read_embeddings(model), _labels(model, protocol)
         path = Path(str(model).removeprefix(FILE))
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         dataset = title(benchmark, root) if benchmark or root else path.stem
         about = {"model": path.stem, "fingerprint": digest, "benchmark": dataset, "data_hash": digest[:16], "skipped": {}}
-        return {protocol: found}, about
+        return {protocol: found}, about, labels
     _checked_root(root)
     skipped: Counter = Counter()
     samples = _noted(benchmarks.samples(root, split, name=benchmark, skipped=skipped), classes)
@@ -290,7 +297,37 @@ def _embedded(
         out = keep or Path(scratch)
         embed.write(encoder, samples, out, batch_size=batch_size, skipped=skipped, texts=wordings)
         parts = {name: embed.read(out, name) for name in names}
-    return parts, _about(encoder, root, benchmark, skipped)
+    return parts, _about(encoder, root, benchmark, skipped), None
+
+
+def _labels(model: str, protocol: str) -> dict[str, str]:
+    """For a file of embeddings, the protocols that may be reported, and under what name: one set of vectors has one wording."""
+    stated, probe = encoders.wording(model), ["A Lake."]
+    if stated is None:
+        return {protocol: protocol} if protocol != "all" else {name: f"{name} (wording not stated)" for name in COUNTINGS}
+    if stated not in retrieval.PROTOCOLS:
+        raise DataError(
+            f"{model}: its wording is '{stated}': expected the name of a protocol: {', '.join(retrieval.PROTOCOLS)}"
+        )
+    same = [
+        name for name in retrieval.PROTOCOLS if retrieval.caption_text(name, probe) == retrieval.caption_text(stated, probe)
+    ]
+    if protocol not in ("all", *same):
+        raise DataError(
+            f"{model} holds captions in the words of {stated}: {protocol} words them otherwise; it fits {', '.join(same)}"
+        )
+    left = [name for name in retrieval.PROTOCOLS if name not in same]
+    if protocol == "all":
+        logger.info("%s holds captions in the words of %s: left out are %s", model, stated, ", ".join(left))
+    return {name: name for name in same}
+
+
+def _labelled(rows: list[dict], labels: Mapping[str, str] | None) -> list[dict]:
+    """Keep the rows of the protocols in `labels` and name them so; ties stay in the name."""
+    if labels is None:
+        return rows
+    cut = [(row, *row["protocol"].partition(" ")) for row in rows]
+    return [row | {"protocol": labels[name] + blank + rest} for row, name, blank, rest in cut if name in labels]
 
 
 def _checked_root(root: Path | str | None) -> None:

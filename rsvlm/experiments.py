@@ -110,6 +110,7 @@ _KNOWN = (
         ("sea",),
         "Sea to the west covers about half of the picture.",
         "The west covers about half of the picture.",
+        "Dark blue and blue throughout, very smooth.",
     ),
     Category("tan land", frozenset({"tan", "pale sand"}), ("tan", "sand"), "The land is tan and pale sand throughout."),
     Category("green land", frozenset({"green", "dark green"}), ("green",), "The land is green and dark green throughout."),

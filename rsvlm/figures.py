@@ -1363,8 +1363,8 @@ def scene_map(found: object, most: int = 2000) -> folium.Map:
     """Show what a search found in a scene: the scene, confidence over it with a slider for its opacity, and the regions.
 
     Args:
-        found: As from `scenes.search`: `facts` (`scene`, `texts`, `threshold`, `coordinates`, `attribution`), `image` (h, w, 3) uint8, `heat`
-            (M, h, w) in 0…1 or NaN, and `regions` (`text`, `confidence`, `peak`, `area_m2`, `area_px`, `x`, `y`, `lon`, `lat`, `rings`).
+        found: As from `scenes.search`: `facts` (`scene`, `texts`, `threshold`, `coordinates`, `attribution`), `image` (H, W, 3) uint8, `heat`
+            (M, h, w) in 0…1 or NaN over the same ground, and `regions` (`text`, `confidence`, `peak`, `area_m2`, `area_px`, `x`, `y`, `lon`, `lat`, `rings`).
         most: Regions drawn of each text, those of highest confidence; the page says how many there are.
 
     Returns:
@@ -1374,9 +1374,7 @@ def scene_map(found: object, most: int = 2000) -> folium.Map:
     Raises:
         MissingExtraError: The extra `book` (script) is not installed.
     """
-    page = _SceneMap(
-        crs="Simple", tiles=None, zoom_control=True, attribution_control=False, zoom_snap=0, min_zoom=-8, max_zoom=8
-    )
+    page = _SceneMap(crs="Simple", tiles=None, zoom_control=True, attribution_control=False, zoom_snap=0)
     page.default_js, page.default_css = [], []
     page.get_root().title = "Search in a scene"
     _SceneLayers(found, most).add_to(page)
@@ -1400,7 +1398,7 @@ class _SceneLayers(MacroElement):
     _template = Template("""{% macro header(this, kwargs) %}<style>
 .rsvlm-scene{background:#fff;color:#111;padding:8px 10px;border-radius:4px;font:13px/1.5 sans-serif;width:min(270px,60vw);
 max-height:90vh;overflow:auto;overflow-wrap:anywhere}
-.rsvlm-scene label{display:block}.rsvlm-scene input[type=range]{width:100%;min-height:24px}.rsvlm-scene small{color:#555}
+.rsvlm-scene summary{font-weight:bold;cursor:pointer;min-height:24px}.rsvlm-scene label{display:block}.rsvlm-scene input[type=range]{width:100%;min-height:24px}.rsvlm-scene small{color:#555}
 .rsvlm-scene i{display:block;height:10px;border-radius:3px;margin-top:4px}
 </style>{% endmacro %}{% macro script(this, kwargs) %}
 (function () {
@@ -1420,8 +1418,9 @@ max-height:90vh;overflow:auto;overflow-wrap:anywhere}
       return L.polygon(shape, {color: data.colour, weight: 2, fillOpacity: 0.05}).bindTooltip(box, {sticky: true});
     }));
   });
-  var panel = L.control({position: "topright"}), box = L.DomUtil.create("div", "rsvlm-scene");
-  box.setAttribute("role", "region"); box.setAttribute("aria-label", "Texts and layers");
+  var panel = L.control({position: "topright"}), box = L.DomUtil.create("details", "rsvlm-scene");
+  box.setAttribute("aria-label", "Texts and layers");
+  box.open = map.getSize().x > 640;  // on a phone it would hide the scene
   L.DomEvent.disableClickPropagation(box); L.DomEvent.disableScrollPropagation(box);
   panel.onAdd = function () { return box; };
   panel.addTo(map);
@@ -1436,7 +1435,7 @@ max-height:90vh;overflow:auto;overflow-wrap:anywhere}
     label.appendChild(document.createElement("bdi")).textContent = " " + text;
     return input;
   }
-  put("b", data.scene);
+  put("summary", data.scene);
   data.texts.forEach(function (t, i) {
     var input = choice("radio", t.text, "text");
     input.checked = i === 0;
@@ -1458,7 +1457,10 @@ max-height:90vh;overflow:auto;overflow-wrap:anywhere}
   }
   slider.oninput = function () { heat[at].setOpacity(slider.value / 100); };
   outlined.onchange = function () { show(at); };
-  function fit() { map.fitBounds(bounds, {animate: false}); }
+  map.setMinZoom(-8).setMaxZoom(8);
+  function fit() {  // beside the panel, where there is room
+    map.fitBounds(bounds, {animate: false, paddingBottomRight: [map.getSize().x > 640 ? box.offsetWidth + 20 : 0, 0]});
+  }
   map.on("resize", fit);
   fit();
   show(0);
@@ -1498,3 +1500,173 @@ def _region_lines(region: Mapping[str, object], text: str) -> list[str]:
     area = f"{region['area_px']:,.0f} pixels" if region["area_m2"] is None else f"{region['area_m2']:,.0f} m²"
     place = f"{region['x']:.1f}, {region['y']:.1f}" if region["lon"] is None else f"{region['lat']:.5f}°, {region['lon']:.5f}°"
     return [text, f"confidence {region['confidence']:.2f}, at best {region['peak']:.2f}", area, f"best at {place}"]
+
+
+def slider(frames: Sequence[str], steps: Mapping[str, Sequence[str]], start: int = 0) -> Html:
+    """Show one of several figures, chosen by one slider or several; no script is loaded, and without any one figure is left.
+
+    Args:
+        frames: HTML of each figure, as from `gallery` or `picture`: one for every combination of steps, the last slider's first.
+        steps: What a slider is of → what each of its places is called, two or more; a screen reader says it.
+        start: Which frame is shown first, and to those without scripts.
+
+    Returns:
+        A block that holds all frames; its names are text, never markup.
+
+    Raises:
+        DataError: Frames that are not as many as combinations, a slider without two places, or no such start.
+    """
+    shape = [len(names) for names in steps.values()]
+    if not shape or min(shape) < 2 or len(frames) != np.prod(shape) or not 0 <= start < len(frames):
+        raise DataError(
+            f"{len(frames)} frames, sliders of {shape} places, start {start}: expected one frame for each combination"
+        )
+    labels, told = [], []
+    for (name, names), place in zip(steps.items(), np.unravel_index(start, shape), strict=True):
+        now, all_names = escape(str(names[place])), escape(json.dumps([str(one) for one in names]))
+        told.append(f"{name} {names[place]}")
+        labels.append(
+            f'<div class="rsvlm-range"><label>{escape(str(name))}<input type="range" min="0" max="{len(names) - 1}" value="{place}" '
+            f'autocomplete="off" aria-valuetext="{now}" data-names="{all_names}"></label><b aria-hidden="true">{now}</b></div>'
+        )
+    cells = [f"<div{'' if k == start else ' hidden'}>{frame}</div>" for k, frame in enumerate(frames)]
+    quiet = f"<style>.rsvlm-range{{display:none!important}}</style><p>Shown is {escape(', '.join(told))}; the slider needs scripts.</p>"
+    return Html(
+        f'{_SLIDER}<div class="rsvlm-slider" oninput="{escape(_SLIDE)}">{"".join(labels)}<noscript>{quiet}</noscript>'
+        f"<div>{''.join(cells)}</div></div>"
+    )
+
+
+_SLIDER = """<style>
+.rsvlm-slider{margin:.6rem 0}
+.rsvlm-range{display:flex;align-items:center;gap:.8rem;max-width:34rem;margin:0 0 .5rem;color:inherit}
+.rsvlm-range label{flex:1;min-width:0;margin:0}.rsvlm-range b{flex:0 0 9rem;overflow-wrap:anywhere}
+.rsvlm-range input{display:block;width:100%;min-height:2rem;margin:0;accent-color:#0072B2;cursor:pointer}
+.rsvlm-slider [hidden]{display:none!important}
+</style>"""
+# As an attribute, for text of HTML that a page puts in later brings attributes to life, and scripts it does not.
+_SLIDE = """var at = 0;
+this.querySelectorAll("input").forEach(function (input) {
+  var names = JSON.parse(input.dataset.names), name = names[input.value];
+  at = at * names.length + Number(input.value);
+  input.setAttribute("aria-valuetext", name);
+  input.parentElement.nextElementSibling.textContent = name;
+});
+Array.prototype.forEach.call(this.lastElementChild.children, function (frame, k) { frame.hidden = k !== at; });"""
+
+
+def heat_image(heat: np.ndarray, low: float = 0.0, high: float = 1.0, side_px: int = 128) -> np.ndarray:
+    """Colour a map as an image for `gallery`, its cells as squares; what is not finite is grey.
+
+    Args:
+        heat: (h, w) values.
+        low: What is darkest; all below is too.
+        high: What is yellow; all above is too.
+        side_px: The longer side becomes about as long.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    heat = np.asarray(heat, float)
+    known = np.isfinite(heat)
+    shown = (np.where(known, heat, low) - low) / max(high - low, np.finfo(float).tiny)
+    colours = (255 * mpl.colormaps[SEQUENTIAL](shown)[..., :3]).astype(np.uint8)
+    colours[~known] = 150
+    times = max(side_px // max(heat.shape), 1)
+    return colours.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def mask_image(image: np.ndarray, told: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Paint what a mask has right (blue), what it has too much (orange) and what it lacks (purple) over a picture in grey.
+
+    Args:
+        image: (H, W, 3) uint8.
+        told: (H, W) bool.
+        truth: (H, W) bool.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    painted = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+    for where, name in ((told & truth, "blue"), (told & ~truth, "orange"), (truth & ~told, "purple")):
+        painted[where] = 0.35 * painted[where] + 0.65 * 255 * np.array(mpl.colors.to_rgb(PALETTE[name]))
+    return painted.astype(np.uint8)
+
+
+def parallel_coordinates(rows: pd.DataFrame, colour_by: str) -> Html:
+    """Draw rows of a table as lines over one vertical axis per column; pointing at a line, or tabbing to it, reads it out.
+
+    Args:
+        rows: One line for each row; numbers have a linear axis from the smallest to the largest, all else one place per value.
+        colour_by: The column of numbers that colours the lines, from violet (small) to green (large).
+
+    Returns:
+        An SVG that needs no script.
+
+    Raises:
+        DataError: No rows, fewer than two columns, or a colour that is no column of numbers.
+    """
+    if not len(rows) or len(rows.columns) < 2:
+        raise DataError(f"lines need rows and two columns or more, not {len(rows)} × {len(rows.columns)}")
+    if colour_by not in rows or not pd.api.types.is_numeric_dtype(rows[colour_by]):
+        raise DataError(f"'{colour_by}' is no column of numbers: colour by one of {', '.join(map(str, rows.columns))}")
+    width, top, bottom, edge = 720, 70, 290, 70
+    lefts = np.linspace(edge, width - edge, len(rows.columns))
+    heights, parts = [], []
+    for left, (name, column) in zip(lefts, rows.items(), strict=True):
+        place, ticks = _axis_places(column)
+        heights.append(bottom - place * (bottom - top))
+        marks = [f'<text x="{left + 7:.0f}" y="{bottom - p * (bottom - top) + 4:.0f}">{escape(t)}</text>' for p, t in ticks]
+        words = str(name).replace("_", " ").replace(".", ". ").split(". ")
+        head = "".join(f'<tspan x="{left:.0f}" dy="1.2em">{escape(word)}</tspan>' for word in words[-2:])
+        line = f'<path class="axis" d="M{left:.0f},{top}V{bottom}"/>'
+        parts.append(f'{line}<text class="head" y="14">{head}</text>{"".join(marks)}')
+    values = rows[colour_by].to_numpy(float)
+    span = np.nanmax(values) - np.nanmin(values)
+    shares = np.nan_to_num((values - np.nanmin(values)) / span if span > 0 else values * 0)
+    for number, share in enumerate(shares):
+        known = [(x, line[number]) for x, line in zip(lefts, heights, strict=True) if np.isfinite(line[number])]
+        points = " L".join(f"{x:.1f},{y:.1f}" for x, y in known)
+        told = escape(", ".join(f"{name} {_short(value)}" for name, value in rows.iloc[number].items()))
+        colour = mpl.colors.to_hex(mpl.colormaps[SEQUENTIAL](0.25 + 0.55 * share))
+        parts.append(
+            f'<g class="row" tabindex="0" role="img" aria-label="{told}"><path class="wide" d="M{points}"/>'
+            f'<path d="M{points}" stroke="{colour}"/><text class="told" x="{width // 2}" y="{bottom + 40}">{told}</text></g>'
+        )
+    parts = parts[len(rows.columns) :] + parts[: len(rows.columns)]  # numbers of the axes lie above the lines
+    about = f"{len(rows)} lines over {len(rows.columns)} axes; each line is a row of the table."
+    svg = f'<svg viewBox="0 0 {width} {bottom + 55}" role="group" aria-label="{about}">{"".join(parts)}</svg>'
+    return Html(f'{_LINES}<div class="rsvlm-lines">{svg}</div>')
+
+
+def _axis_places(column: pd.Series) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """Places of the values on an axis from 0 to 1, and the ticks as (place, text)."""
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        values = column.to_numpy(float)
+        low, high = np.nanmin(values), np.nanmax(values)
+        if not high > low:
+            return np.where(np.isnan(values), np.nan, 0.5), [(0.5, _short(low))]
+        several = np.unique(values[~np.isnan(values)])
+        shown = several if len(several) <= 4 else np.linspace(low, high, 4)
+        return (values - low) / (high - low), [((value - low) / (high - low), _short(value)) for value in shown]
+    names = list(dict.fromkeys(column.astype(str)))
+    place = {name: (number + 0.5) / len(names) for number, name in enumerate(names)}
+    return column.astype(str).map(place).to_numpy(float), [(p, name) for name, p in place.items()]
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+
+
+_LINES = """<style>
+.rsvlm-lines { overflow-x: auto; } .rsvlm-lines svg { width: 100%; min-width: 34rem; font-size: 13px; }
+.rsvlm-lines text { fill: currentColor; pointer-events: none; }
+.rsvlm-lines > svg > text { paint-order: stroke; stroke: var(--pst-color-background, Canvas); stroke-width: 3px; }
+.rsvlm-lines .head { font-weight: 600; text-anchor: middle; }
+.rsvlm-lines .axis { stroke: currentColor; opacity: .5; } .rsvlm-lines .row { outline: none; cursor: pointer; }
+.rsvlm-lines .row path { fill: none; stroke-width: 2.5; } .rsvlm-lines .row .wide { stroke: transparent; stroke-width: 14; }
+.rsvlm-lines .told { visibility: hidden; text-anchor: middle; font-size: 12px; }
+.rsvlm-lines svg:is(:hover, :focus-within) .row path { opacity: .3; }
+.rsvlm-lines svg .row:is(:hover, :focus) path { opacity: 1; } .rsvlm-lines .row:is(:hover, :focus) path:not(.wide) { stroke-width: 5; }
+.rsvlm-lines .row:is(:hover, :focus) .told { visibility: visible; }
+</style>"""

@@ -40,13 +40,13 @@ DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".gtiff": "GTiff", ".jp2": "JP2Ope
 """Formats that are opened. Others, VRT and WMS above all, may point GDAL to any file or address."""
 
 _BATCH_BYTES = 32_000_000
-# GDAL follows some references inside files. With these options no such reference can reach a network.
-_GDAL = {
+GDAL_OPTIONS = {
     "GDAL_CACHEMAX": 128_000_000,
     "GDAL_HTTP_PROXY": "127.0.0.1:1",
     "CPL_VSIL_CURL_ALLOWED_FILENAME": "-",
     "GDAL_PAM_PROXY_DIR": "",
 }
+"""Held whenever GDAL opens or reads: it follows some references inside files, and with these none can reach a network."""
 
 
 # Opening
@@ -181,7 +181,7 @@ def _open_raster(path: str, text: str, options: config.Chips) -> Source:
         known = ", ".join(DRIVERS)
         raise DataError(f"{path} is not of a format that is read ({known}): convert it with rio convert IN OUT.tif")
     label = shown(path)
-    with _dataset(path, options.allow_loopback) as (dataset, file), rasterio.Env(**_GDAL):
+    with open_dataset(path, options.allow_loopback) as (dataset, file), rasterio.Env(**GDAL_OPTIONS):
         if dataset.tags(ns="OVERVIEWS"):
             raise DataError(f"{label} names another file as its overviews, which is not followed: copy it with rio convert")
         if dataset.crs is None:
@@ -190,7 +190,7 @@ def _open_raster(path: str, text: str, options: config.Chips) -> Source:
             raise DataError(f"{label} does not say where it lies (no geotransform): set it with rio edit-info --transform")
         if any(kind.startswith("complex") for kind in dataset.dtypes):
             raise DataError(f"{label} holds complex numbers: write their magnitude to a GeoTIFF first")
-        bands = _bands(dataset, options.bands, label)
+        bands = shown_bands(dataset, options.bands, label)
         transform, width, height, warped = layout.north_up(dataset.transform, dataset.width, dataset.height)
         source = Source(
             name=layout.name_of(text),
@@ -204,7 +204,7 @@ def _open_raster(path: str, text: str, options: config.Chips) -> Source:
             width=width,
             height=height,
             bands=bands,
-            limits=_limits(dataset, bands, options, label),
+            limits=value_limits(dataset, bands, options, label),
             min_valid_share=options.min_valid_share,
             warped=warped,
             allow_loopback=options.allow_loopback,
@@ -218,7 +218,17 @@ def _open_raster(path: str, text: str, options: config.Chips) -> Source:
     return replace(source, bbox_lonlat=tuple(box.tolist()))
 
 
-def _bands(dataset, wanted: tuple[int, ...], label: str) -> tuple[int, ...]:
+def shown_bands(dataset, wanted: tuple[int, ...], label: str) -> tuple[int, ...]:
+    """Return the bands of a raster that are shown as red, green and blue, or the one that is shown as grey, from 1 on.
+
+    Args:
+        dataset: The raster.
+        wanted: Bands that somebody asked for; empty: found out from what the file says of its bands.
+        label: Its name in messages.
+
+    Raises:
+        ConfigError: Not one or three bands, or some that are not there.
+    """
     count = dataset.count
     if wanted:
         if len(wanted) not in (1, 3) or not all(1 <= band <= count for band in wanted):
@@ -233,8 +243,21 @@ def _bands(dataset, wanted: tuple[int, ...], label: str) -> tuple[int, ...]:
     return (1, 2, 3) if count >= 3 and by_kind[0] != "palette" else (1,)
 
 
-def _limits(dataset, bands: tuple[int, ...], options: config.Chips, label: str) -> tuple[tuple[float, float], ...]:
-    """Find the values that become 0 and 255: one pair per band for the whole raster, so that its chips can be compared."""
+def value_limits(dataset, bands: tuple[int, ...], options: config.Chips, label: str) -> tuple[tuple[float, float], ...]:
+    """Find the values that become 0 and 255: one pair per band for the whole raster, so that its chips can be compared.
+
+    Args:
+        dataset: The raster.
+        bands: As from `shown_bands`.
+        options: Kind of stretch.
+        label: Its name in messages.
+
+    Returns:
+        A pair for each band; none where values are shown as they are.
+
+    Raises:
+        DataError: It holds no data.
+    """
     kind = "percentile" if options.stretch == "auto" else options.stretch
     if dataset.dtypes[bands[0] - 1] == "uint8" and options.stretch in ("auto", "none"):
         return ()
@@ -378,14 +401,14 @@ def _read_raster(source: Source, windows: np.ndarray) -> Iterator[tuple[np.ndarr
     from rasterio.enums import MaskFlags
 
     # The options are held while GDAL reads, not while the caller works: generators may be left in any order.
-    with _dataset(source.path, source.allow_loopback, source) as (dataset, file):
-        with rasterio.Env(**_GDAL):
+    with open_dataset(source.path, source.allow_loopback, source) as (dataset, file):
+        with rasterio.Env(**GDAL_OPTIONS):
             if (dataset.width, dataset.height) != (source.width, source.height) or dataset.count < max(source.bands):
                 raise DataError(f"{shown(source.path)} has changed since it was opened: start again")
             masked = any(MaskFlags.all_valid not in dataset.mask_flag_enums[band - 1] for band in source.bands)
-            palette = _palette(dataset, source.bands)
+            palette = read_palette(dataset, source.bands)
         for batch in _batches(windows):
-            with rasterio.Env(**_GDAL):
+            with rasterio.Env(**GDAL_OPTIONS):
                 results = [_read_window(dataset, source, window, masked, palette) for window in batch]
             if file and file.problem:
                 raise DataError(file.problem)
@@ -434,7 +457,8 @@ def _read_window(
     return mosaics.finish(pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2), valid, source)
 
 
-def _palette(dataset, bands: tuple[int, ...]) -> np.ndarray | None:
+def read_palette(dataset, bands: tuple[int, ...]) -> np.ndarray | None:
+    """Return the colours (N, 4) uint8, red, green, blue and opacity, of a band whose values are their numbers; none: it has none."""
     if len(bands) != 1 or dataset.colorinterp[bands[0] - 1].name != "palette":
         return None
     colours = dataset.colormap(bands[0])
@@ -445,8 +469,17 @@ def _palette(dataset, bands: tuple[int, ...]) -> np.ndarray | None:
 
 
 @contextmanager
-def _dataset(path: str, allow_loopback: bool, source: Source | None = None) -> Iterator[tuple]:
-    """Yield the open raster, on the grid of its source where one is given, and the file behind a URL."""
+def open_dataset(path: str, allow_loopback: bool, source: Source | None = None) -> Iterator[tuple]:
+    """Yield the open raster, on the grid of its source where one is given, and the file behind a URL (else none).
+
+    Args:
+        path: File or http(s) URL; of the formats in `DRIVERS` alone.
+        allow_loopback: Also addresses of this machine.
+        source: As from `open_imagery`; where its grid is north-up and the raster's is not, the raster is warped as it is read.
+
+    Raises:
+        DataError: It cannot be opened.
+    """
     rasterio = _rasterio()
     from affine import Affine
     from rasterio.enums import MaskFlags, Resampling
@@ -462,7 +495,7 @@ def _dataset(path: str, allow_loopback: bool, source: Source | None = None) -> I
             beside = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
         driver = DRIVERS.get(Path(urlsplit(path).path if file else path).suffix.lower(), "GTiff")
         try:
-            with rasterio.Env(**_GDAL, **beside):
+            with rasterio.Env(**GDAL_OPTIONS, **beside):
                 dataset = stack.enter_context(rasterio.open(**where, driver=driver))
         except rasterio.errors.RasterioError as error:
             raise DataError(

@@ -19,7 +19,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rsvlm import runs
 from rsvlm.errors import DataError
 
 HASHED = 1 << 15
@@ -270,7 +269,7 @@ def score(texts: Sequence[str], scorer: Scorer, words: Lexicon | None = None) ->
 
     Args:
         texts: Cleaned texts.
-        scorer: From `train`, `load_scorer` or `default_scorer`.
+        scorer: From `train` or `default_scorer`.
         words: None: the package's lexicon.
 
     Returns:
@@ -309,29 +308,3 @@ def seed_texts(count: int, seed: int, words: Lexicon | None = None) -> tuple[lis
         text = templates[generator.integers(len(templates))].format_map(filling)
         texts.append(text[:1].upper() + text[1:])
     return texts, [index % 2 == 0 for index in range(count)]
-
-
-def save_scorer(scorer: Scorer, path: Path | str) -> Path:
-    """Write a scorer as safetensors; equal scorers give equal bytes."""
-    from safetensors.numpy import save
-
-    # One entry of metadata: several are written in no fixed order.
-    return runs.write_atomic(path, save({"weights": scorer.weights}, {"rsvlm": f"text scorer, {HASHED} hashed words"}))
-
-
-def load_scorer(path: Path | str) -> Scorer:
-    """Read a scorer written by `save_scorer`.
-
-    Raises:
-        DataError: The file is missing, broken or something else.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        weights = load_file(path)["weights"]
-        if weights.shape != (HASHED + 3,) or weights.dtype != np.float32 or not np.isfinite(weights).all():
-            raise ValueError(f"{weights.dtype} {weights.shape}, expected finite float32 ({HASHED + 3},)")
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise DataError(f"{path} is no text scorer ({error}): train one and save it with save_scorer") from error
-    return Scorer(weights)

@@ -13,8 +13,11 @@ Source: the operation is named in the paper without its formula; this definition
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -162,18 +165,49 @@ def smooth(model: Mammut, found: Patches, window: int) -> Tensor:
     return project(model, smooth_attention(found.scores, found.values, window))
 
 
-def text_vectors(model: Mammut, texts: Sequence[str]) -> np.ndarray:
-    """Embed M texts: (M, E) float32 of norm 1.
+def text_vectors(model: Mammut, texts: str | Sequence[str]) -> np.ndarray:
+    """Embed M texts, one sentence or several: (M, E) float32 of norm 1.
 
     Raises:
         DataError: No text, or a blank one.
     """
-    return embed.texts(model, [text for (text,) in _groups(list(texts))])
+    return embed.texts(model, _groups([texts])[0])
+
+
+def sentences(where: Path | str, classes: Sequence[str]) -> tuple[list[list[str]], list[str] | None]:
+    """Read the sentences that stand for classes, and those of what else there may be.
+
+    Args:
+        where: A name in `sentences.json`, or a JSON file `{class: sentence or [sentence, ...]}`; there the key "" is what else there
+            may be.
+        classes: C names.
+
+    Returns:
+        C lists of sentences, and those of the background; None where the file has none.
+
+    Raises:
+        DataError: The file cannot be read, or has no sentence for a class, or a blank one.
+    """
+    own = json.loads(Path(__file__).with_name("sentences.json").read_text(encoding="utf-8"))
+    try:
+        table = own[where]["classes"] if where in own else json.loads(Path(where).read_text(encoding="utf-8-sig"))
+        rest = own[where]["background"] if where in own else table.get("", [])
+        groups = [table[name] for name in classes] + [rest]
+        groups = [[group] if isinstance(group, str) else list(group) for group in groups]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{where} cannot be read ({error}): give a JSON file {{class: [sentence, ...]}}, or {', '.join(own)}"
+        ) from None
+    except KeyError as error:
+        raise DataError(f"{where} has no sentence for class {error}: give one, or leave the class out with --class") from None
+    if not all(groups[:-1]) or not all(isinstance(line, str) and line.strip() for group in groups for line in group):
+        raise DataError(f"{where}: a class has no sentence, or one that is blank")
+    return groups[:-1], groups[-1] or None
 
 
 def heat(
     model: Mammut,
-    images: Tensor,
+    images: Tensor | Patches,
     texts: np.ndarray,
     *,
     method: str = "smooth",
@@ -184,7 +218,7 @@ def heat(
 
     Args:
         model: The model, in evaluation mode.
-        images: (B, 3, H, W) normalised, on the model's device.
+        images: (B, 3, H, W) normalised, on the model's device; or their patches, where they are there already.
         texts: (M, E) vectors of norm 1, as of `text_vectors`.
         method: One of `METHODS`, but not of those of the caption pass, which read words: see `cross_attention`.
         window: For `smooth`: the side in patches, odd; or several, whose scores are averaged.
@@ -195,9 +229,9 @@ def heat(
         DataError: An unknown method or an even window.
     """
     windows = _windows(method, window)
-    vectors = torch.from_numpy(np.ascontiguousarray(texts, np.float32)).to(images.device)
+    vectors = torch.from_numpy(np.ascontiguousarray(texts, np.float32)).to(model.device)
     with torch.inference_mode():
-        found = patches(model, images)
+        found = images if isinstance(images, Patches) else patches(model, images)
         if method in ("weights", "attention"):
             h, w = found.scores.shape[2:]
             share = found.scores.flatten(2).softmax(-1).unflatten(-1, (h, w))  # (B, n, h, w)
@@ -271,34 +305,38 @@ def maps(
     method: str = "smooth",
     window: int | Sequence[int] = 3,
     background: Sequence[str | Sequence[str] | np.ndarray] | None = None,
+    join: str = "best",
     temperature: float | None = None,
     global_share: float = 0.0,
-    scale: float = 1.0,
+    scale: float | Sequence[float] = 1.0,
     tile_px: int | None = None,
     overlap: float = 0.5,
     size: str = "image",
     batch_size: int = 32,
+    seen: dict | None = None,
 ) -> np.ndarray:
     """Score every pixel of an image for each text.
 
     Args:
         model: The model, in evaluation mode.
         image: (H, W, 3) uint8, of any size.
-        texts: M texts, each one sentence or several, of which the best in a patch speaks for it; or, for the methods that need no words,
-            vectors (m, E) of `text_vectors` in place of sentences, so that they are embedded once for many images.
+        texts: M texts, each one sentence or several; or, for the methods that need no words, vectors (m, E) of `text_vectors` in place of sentences, so that they are embedded once for many images.
         method: One of `METHODS`.
         window: For `smooth`: side of the window in patches, odd; or several, whose scores are averaged.
         background: What else there may be. If given (an empty list is), scores become probabilities: a softmax over the texts and
             these. If not, they are cosines, or for the other methods weights.
+        join: Of several sentences of a text: the `best` in a patch speaks for it, or their `mean`.
         temperature: Of that softmax, in cosines; none: that of the model's own loss.
         global_share: As for `heat`.
-        scale: The image is enlarged by this factor first, so that patches show less ground.
+        scale: The image is enlarged by this factor first, so that patches show less ground; or several, whose scores are averaged.
         tile_px: Side of the tiles in pixels of the image; none: the image at once, which for a tower with global attention costs
             the square of its pixels.
         overlap: Share of a tile's side that the next one shows too; tiles fade into each other.
         size: `image` for the image's size, by bilinear interpolation; `guided`: the same, edges then taken from the image;
             `patches` for the grid of patches (without tiles).
         batch_size: Tiles per forward pass.
+        seen: Empty at first, and then given again with the same image, model, scale and tiles: patches are kept here, so that several
+            methods and windows look at an image once.
 
     Returns:
         (M, H, W) float32, or (M, h, w) for `size="patches"`.
@@ -309,10 +347,13 @@ def maps(
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise DataError(f"an image of shape {image.shape}, {image.dtype}: expected (H, W, 3) uint8")
-    if size not in ("image", "guided", "patches") or (size == "patches" and tile_px):
-        raise DataError(f"size '{size}': choose image, guided, or, without tiles, patches")
-    if not 0 <= overlap < 1 or not scale > 0 or (tile_px is not None and tile_px < 1):
+    if size not in ("image", "guided", "patches") or (size == "patches" and (tile_px or not isinstance(scale, (int, float)))):
+        raise DataError(f"size '{size}': choose image, guided, or, without tiles and at one scale, patches")
+    scales = [scale] if isinstance(scale, (int, float)) else list(scale)
+    if not 0 <= overlap < 1 or not scales or min(scales) <= 0 or (tile_px is not None and tile_px < 1):
         raise DataError(f"overlap {overlap}, scale {scale}, tile_px {tile_px}: expected 0…1 (without 1), > 0 and ≥ 1")
+    if join not in ("best", "mean"):
+        raise DataError(f"join '{join}': choose best or mean")
     _windows(method, window)
     words = method in ("caption", "gradient")
     texts = [texts] if isinstance(texts, str) else texts
@@ -327,28 +368,41 @@ def maps(
     H, W = image.shape[:2]
     tile = (min(tile_px, H), min(tile_px, W)) if tile_px else (H, W)
     side = model.config.patch_size
-    shown = [max(round(length * scale / side), 1) * side for length in tile]  # pixels that the model sees
     corners = [(y, x) for y in _starts(H, tile[0], overlap) for x in _starts(W, tile[1], overlap)]
     fade = _fade(tile[0])[:, None] * _fade(tile[1])
     total, weight = np.zeros((len(sizes), H, W), np.float32), np.zeros((H, W), np.float32)
-    for start in range(0, len(corners), batch_size):
+    for factor, start in itertools.product(scales, range(0, len(corners), batch_size)):
         some = corners[start : start + batch_size]
-        cut = [image[y : y + tile[0], x : x + tile[1]] for y, x in some]
-        batch = to_batch(model, cut, shown[0], shown[1])
+        shown = [max(round(length * factor / side), 1) * side for length in tile]  # pixels that the model sees
+        kept = (seen or {}).get((factor, start))
+        if words or kept is None:
+            batch = to_batch(model, [image[y : y + tile[0], x : x + tile[1]] for y, x in some], *shown)
         if words:
             found = cross_attention(model, batch, sum(groups, []), method == "gradient").mean(axis=(2, 3))
         else:
-            found = heat(model, batch, vectors, method=method, window=window, global_share=global_share)
-        found = np.maximum.reduceat(found, starts, axis=1)  # a text is where any of its sentences is
+            if kept is None:
+                with torch.inference_mode():
+                    kept = patches(model, batch)
+                if seen is not None:
+                    seen[factor, start] = kept
+            found = heat(model, kept, vectors, method=method, window=window, global_share=global_share)
+        if join == "best":
+            found = np.maximum.reduceat(found, starts, axis=1)
+        else:
+            found = np.add.reduceat(found, starts, axis=1) / np.array(sizes, np.float32)[:, None, None]
         if size == "patches":
             return _contrast(model, found[0], count, background, temperature)
         pixels = F.interpolate(torch.from_numpy(found), size=tile, mode="bilinear", align_corners=False).numpy()
+        if len(corners) == 1:  # no tiles, nothing fades
+            total += pixels[0]
+            weight += 1
+            continue
         for (y, x), part in zip(some, pixels, strict=True):
             total[:, y : y + tile[0], x : x + tile[1]] += fade * part
             weight[y : y + tile[0], x : x + tile[1]] += fade
     scores = _contrast(model, total / weight, count, background, temperature)
     if size == "guided":
-        radius = max(round(side / scale / 2), 1)
+        radius = max(round(side / np.mean(scales) / 2), 1)
         scores = np.stack([masks.refine(one, image, radius, 1e-3) for one in scores])
     return scores
 
@@ -394,9 +448,10 @@ def _contrast(model: Mammut, scores: np.ndarray, count: int, background, tempera
     """Turn (texts + background, h, w) scores into probabilities of the first `count`, where a background is given."""
     if background is None:
         return scores.astype(np.float32, copy=False)
-    logits = scores / (temperature or 1 / model.logit_scale.item())
-    odds = np.exp(logits - logits.max(axis=0))
-    return (odds[:count] / odds.sum(axis=0)).astype(np.float32)
+    odds = scores * np.float32(1 / temperature if temperature else model.logit_scale.item())
+    odds -= odds.max(axis=0)  # in place: there may be dozens of texts and millions of pixels
+    np.exp(odds, out=odds)
+    return odds[:count] / odds.sum(axis=0)
 
 
 def _groups(texts: Sequence[str | Sequence[str]]) -> list[list[str]]:

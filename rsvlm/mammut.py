@@ -34,11 +34,13 @@ from rsvlm.errors import ModelError
 _SIZES = "image_size patch_size vision_width vision_layers vision_heads text_width text_layers text_heads".split()
 _OPENMAMMUT = {"vision_class_token": True, "vision_pre_norm": True, "vision_norm_eps": 1e-5, "norm_after_pooling": True}
 _OPENMAMMUT |= {"cross_layer_mlp": "both", "image_map_bias": False, "pads_are_text": True}
+_CONV = dict(zip(_SIZES, (128, 32, 512, 4, 8, 256, 2, 4)), vision_stages=(1, 1, 2, 1))
 # Behind each row its parameters, vision tower + all the rest, at a vocabulary of 49,408 and a context of 77.
 PRESETS: dict[str, dict] = {
     "nano": dict(zip(_SIZES, (64, 8, 128, 4, 4, 128, 3, 4))),  # 826,240 + 13,403,010
     # For thousands of pictures, not millions: convolutions start with what a transformer would have to learn from them.
-    "conv": dict(zip(_SIZES, (128, 32, 512, 4, 8, 256, 2, 4)), vision_stages=(1, 1, 2, 1)),  # 6,096,416 + 27,423,234
+    "conv": dict(_CONV),  # 6,096,416 + 27,423,234
+    "conv-standard": dict(_CONV, vision_standard_weights=True),  # 6,096,416 + 27,423,234
     "tiny": dict(zip(_SIZES, (224, 16, 192, 12, 3, 192, 6, 3))),  # 5,524,032 + 22,141,058
     "s32": dict(zip(_SIZES, (224, 32, 384, 12, 6, 384, 12, 6))),  # 22,493,184 + 62,974,466
     "b32": dict(zip(_SIZES, (224, 32, 768, 12, 12, 512, 12, 8))),  # 87,453,696 + 95,565,826
@@ -58,6 +60,7 @@ class MammutConfig(PreTrainedConfig):
         vision_width: Dv; likewise `vision_layers`, `vision_heads`, and `vision_mlp_width` (none: 4 Dv).
         vision_stages: Residual blocks of each stage of a convolutional tower; empty: a transformer. The first stage works on
             cells of 4 pixels; each further one on cells of twice the side with twice the channels, up to Dv on whole patches.
+        vision_standard_weights: The convolutions' weights have mean 0 and norm 1 for each channel, whatever is learned.
         vision_class_token: One more token in front of the patches, a patch like the others; dropped if not `class_token_read`.
         vision_pre_norm: A norm before the first block, and no bias in the patch projection (CLIP's towers).
         vision_norm_eps: Of the tower's norms.
@@ -72,6 +75,7 @@ class MammutConfig(PreTrainedConfig):
         pads_are_text: The text embedding is the mean over all `context_length` positions, pads attended to (openMaMMUT).
         vocab_size: V.
         context_length: Longest text, in tokens.
+        text_dropout: Dropout behind attention and MLP of the decoder's layers, in training.
         image_mean: Per channel, of images in 0…1; likewise `image_std`.
         initial_scale: Factor of the cosines at the start; `initial_bias` is added to them.
     """
@@ -89,6 +93,7 @@ class MammutConfig(PreTrainedConfig):
         vision_heads: int = 4,
         vision_mlp_width: int | None = None,
         vision_stages: Sequence[int] = (),
+        vision_standard_weights: bool = False,
         vision_class_token: bool = False,
         class_token_read: bool = True,
         vision_pre_norm: bool = False,
@@ -105,6 +110,7 @@ class MammutConfig(PreTrainedConfig):
         pads_are_text: bool = False,
         vocab_size: int = 2048,
         context_length: int = 96,
+        text_dropout: float = 0.0,
         image_mean: Sequence[float] = (0.5, 0.5, 0.5),
         image_std: Sequence[float] = (0.25, 0.25, 0.25),
         initial_scale: float = 1 / 0.07,
@@ -154,20 +160,30 @@ class Attention(nn.Module):
 class ConvBlock(nn.Module):
     """Two 3 × 3 convolutions with a way around them, which it starts as. Source: He et al. (arXiv 1512.03385), figure 2."""
 
-    def __init__(self, given: int, width: int):
+    def __init__(self, given: int, width: int, standard: bool):
         super().__init__()
         stride = 1 if given == width else 2
-        self.first, self.second = _conv(given, width, 3, stride), _conv(width, width, 3, 1)
+        self.first, self.second = _conv(given, width, 3, stride, standard), _conv(width, width, 3, 1, standard)
         nn.init.zeros_(self.second[1].weight)
-        self.around = nn.Sequential(nn.AvgPool2d(2), *_conv(given, width, 1, 1)) if stride == 2 else nn.Identity()
+        self.around = nn.Sequential(nn.AvgPool2d(2), *_conv(given, width, 1, 1, standard)) if stride == 2 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, given, h, w) to (B, width, h, w), or (B, width, h/2, w/2) where the width grows."""
         return F.relu(self.around(x) + self.second(F.relu(self.first(x))))
 
 
-def _conv(given: int, width: int, side: int, stride: int) -> nn.Sequential:
-    conv = nn.Conv2d(given, width, side, stride, side // 2, bias=False)
+class StandardConv2d(nn.Conv2d):
+    """A convolution by weights of mean 0 and norm 1 for each output channel. Source: Qiao et al. (arXiv 1903.10520), section 3."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, given, h, w) to (B, width, h', w')."""
+        rows = self.weight.flatten(1)
+        weight = F.normalize(rows - rows.mean(dim=1, keepdim=True), dim=1).view_as(self.weight)
+        return self._conv_forward(x, weight.contiguous(memory_format=torch.channels_last), None)
+
+
+def _conv(given: int, width: int, side: int, stride: int, standard: bool) -> nn.Sequential:
+    conv = (StandardConv2d if standard else nn.Conv2d)(given, width, side, stride, side // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.GroupNorm(math.ceil(width / 16), width))  # each image alone: no batch shows in a feature
 
@@ -176,8 +192,10 @@ def _vision_tower(config: MammutConfig) -> nn.Module:
     stages, width = config.vision_stages, config.vision_width
     if stages:
         widths = [width // 2 ** (len(stages) - 1 - stage) for stage, blocks in enumerate(stages) for _ in range(blocks)]
-        stem = _conv(3, widths[0] // 2, 3, 2), nn.ReLU(), _conv(widths[0] // 2, widths[0], 3, 2), nn.ReLU()
-        blocks = map(ConvBlock, [widths[0], *widths[:-1]], widths)
+        standard = config.vision_standard_weights
+        first, second = _conv(3, widths[0] // 2, 3, 2, standard), _conv(widths[0] // 2, widths[0], 3, 2, standard)
+        stem = first, nn.ReLU(), second, nn.ReLU()
+        blocks = (ConvBlock(*sides, standard) for sides in zip([widths[0], *widths[:-1]], widths))
         return nn.ModuleDict({"stem": nn.Sequential(*stem), "blocks": nn.Sequential(*blocks)})
     sizes = {"img_size": config.image_size, "patch_size": config.patch_size, "embed_dim": width, "depth": config.vision_layers}
     sizes |= {"num_heads": config.vision_heads, "mlp_ratio": (config.vision_mlp_width or 4 * width) / width}
@@ -215,6 +233,7 @@ class DecoderLayer(nn.Module):
         own, late = not cross or config.cross_layer_mlp != "caption", cross and config.cross_layer_mlp != "one"
         self.norm_mlp, self.mlp = (nn.LayerNorm(width), _mlp(width)) if own else (None, None)
         self.norm_cross_mlp, self.cross_mlp = (nn.LayerNorm(width), _mlp(width)) if late else (None, None)
+        self.drop = nn.Dropout(config.text_dropout)
 
     def image_states(self, image: Tensor) -> Tensor:
         """Project (B, P, D) mapped patches into the (B, P, 2D) keys and values of the cross-attention."""
@@ -230,14 +249,14 @@ class DecoderLayer(nn.Module):
         key_value = self.self_attention.key_value(normed)  # (B, T, 2D)
         if cache is not None:
             key_value = torch.cat(cache.update(*key_value[:, None].chunk(2, dim=-1), self.index), dim=-1)[:, 0]
-        x = x + self.self_attention(normed, key_value, mask, causal)
+        x = x + self.drop(self.self_attention(normed, key_value, mask, causal))
         if self.mlp is not None and self.cross_mlp is not None:
-            x = x + self.mlp(self.norm_mlp(x))
+            x = x + self.drop(self.mlp(self.norm_mlp(x)))
         if self.cross_attention is not None and image_states is not None:
-            x = x + self.cross_attention(self.norm_cross(x), image_states(self))
+            x = x + self.drop(self.cross_attention(self.norm_cross(x), image_states(self)))
             if self.cross_mlp is not None:
-                x = x + self.cross_mlp(self.norm_cross_mlp(x))
-        return x + self.mlp(self.norm_mlp(x)) if self.cross_mlp is None else x
+                x = x + self.drop(self.cross_mlp(self.norm_cross_mlp(x)))
+        return x + self.drop(self.mlp(self.norm_mlp(x))) if self.cross_mlp is None else x
 
 
 def _mlp(width: int) -> nn.Sequential:

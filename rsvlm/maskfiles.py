@@ -13,6 +13,7 @@ it was turned or cut since. Names in files are data: one that leads out of the f
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from rsvlm import imagery, images, kernels, mapfiles, shards, worldmap
@@ -68,6 +70,7 @@ def read(
     *,
     skipped: Counter | None = None,
     limit: int | None = None,
+    half: str | None = None,
     label: str = "building",
     size_px: int = 256,
 ) -> Iterator[Item]:
@@ -78,6 +81,8 @@ def read(
         benchmark: One of `BENCHMARKS`.
         skipped: Counts, by reason, the pictures and masks left out, and those resampled.
         limit: So many pictures, spread evenly over all of them; none: all.
+        half: `a` or `b`: only the pictures of this half, as `half_of` splits them, so that settings are chosen on one and scores are of
+            the other; none: all.
         label: Of `polygons`: the class of shapes without a property `class`.
         size_px: Of `polygons`: side of the chips that pictures are cut into.
 
@@ -90,13 +95,16 @@ def read(
         raise DataError(f"unknown kind of masks '{benchmark}': choose one of {', '.join(BENCHMARKS)}")
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit}: give the number of pictures, 1 or more")
+    if half not in (None, "a", "b"):
+        raise DataError(f"half '{half}': choose a or b, or none for all pictures")
     if benchmark == "coco":
-        return _coco(root, _instances(root), skipped, limit)
+        return _coco(root, _instances(root), skipped, limit, half)
     if benchmark == "masks":
-        return _mask_folder(root, _layout(root), skipped, limit)
+        return _mask_folder(root, _layout(root), skipped, limit, half)
     if benchmark == "polygons":
-        return _polygons(root, _maps(root), skipped, limit, label, size_px)
-    return blue_marble(root, skipped=skipped, limit=limit)
+        return _polygons(root, _maps(root), skipped, limit, half, label, size_px)
+    found = blue_marble(root, skipped=skipped, limit=limit)
+    return found if half is None else (item for item in found if half_of(item.key) == half)
 
 
 def classes(root: Path | str, benchmark: str = "coco", *, label: str = "building") -> list[str]:
@@ -148,7 +156,7 @@ def blue_marble(
     folder = _folder(folder)
     mask = worldmap.load_mask()
     total = shards.count(folder, split)
-    kept = set(_spread(total, limit))
+    kept = set(_chosen([""] * total, limit))
     for number, sample in enumerate(shards.stream(folder, split, skipped=skipped)):
         if number not in kept:
             continue
@@ -228,12 +236,17 @@ def _words(name: object) -> str:
     return re.sub(r"[_\s]+", " ", str(name)).strip()
 
 
-def _spread(total: int, limit: int | None) -> list[int]:
-    return (
-        list(range(total))
-        if limit is None or limit >= total
-        else np.linspace(0, total - 1, limit).round().astype(int).tolist()
-    )
+def half_of(key: str) -> str:
+    """Return `a` or `b`, by a hash of a picture's name alone."""
+    return "ab"[hashlib.sha256(key.encode()).digest()[-1] % 2]
+
+
+def _chosen(keys: Sequence[str], limit: int | None, half: str | None = None) -> list[int]:
+    """Numbers of the pictures of a half, and of these so many, spread evenly."""
+    found = [n for n, key in enumerate(keys) if half in (None, half_of(key))]
+    if limit is None or limit >= len(found):
+        return found
+    return [found[n] for n in np.linspace(0, len(found) - 1, limit).round().astype(int)]
 
 
 def _inside(root: Path, place: Path, file: str, table: Path) -> Path:
@@ -302,12 +315,13 @@ def _instances(root: Path) -> dict:
     return {"path": path, "names": names, "rows": rows, "annotations": by_picture, "strange": strange}
 
 
-def _coco(root: Path, table: dict, skipped: Counter, limit: int | None) -> Iterator[Item]:
+def _coco(root: Path, table: dict, skipped: Counter, limit: int | None, half: str | None) -> Iterator[Item]:
     place = root / "images" if (root / "images").is_dir() else root
     files = [_inside(root, place, row["file_name"], table["path"]) for row in table["rows"]]
     if table["strange"]:
         skipped["annotation of no picture or category"] += table["strange"]
-    for number in _spread(len(files), limit):
+    keys = [Path(row["file_name"]).with_suffix("").as_posix() for row in table["rows"]]
+    for number in _chosen(keys, limit, half):
         row = table["rows"][number]
         if (got := _pixels(files[number], skipped)) is None:
             continue
@@ -334,7 +348,7 @@ def _coco(root: Path, table: dict, skipped: Counter, limit: int | None) -> Itera
             if not one.get("iscrowd"):  # a crowd is an area, not a thing
                 boxes.setdefault(name, []).append(_box(mask))
         boxes = {name: np.array(rows, float) for name, rows in boxes.items()}
-        yield Item(Path(row["file_name"]).with_suffix("").as_posix(), data, found, {"file": row["file_name"], "boxes": boxes})
+        yield Item(keys[number], data, found, {"file": row["file_name"], "boxes": boxes})
 
 
 def _segmentation(what: object, said: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -410,9 +424,9 @@ def _numbers(path: Path) -> dict[int, str]:
     return found
 
 
-def _mask_folder(root: Path, layout: dict, skipped: Counter, limit: int | None) -> Iterator[Item]:
+def _mask_folder(root: Path, layout: dict, skipped: Counter, limit: int | None, half: str | None) -> Iterator[Item]:
     keys, names = list(layout["files"]), layout["names"]
-    for number in _spread(len(keys), limit):
+    for number in _chosen(keys, limit, half):
         key, file = keys[number], layout["files"][keys[number]].name
         if (got := _pixels(_inside(root, root / "images", file, root / "images"), skipped)) is None:
             continue
@@ -496,7 +510,13 @@ def _class_of(raw: mapfiles.Raw, label: str) -> str:
 
 
 def _polygons(
-    root: Path, folders: list[tuple[Path, Path]], skipped: Counter, limit: int | None, label: str, size_px: int
+    root: Path,
+    folders: list[tuple[Path, Path]],
+    skipped: Counter,
+    limit: int | None,
+    half: str | None,
+    label: str,
+    size_px: int,
 ) -> Iterator[Item]:
     from rsvlm import config
 
@@ -507,7 +527,7 @@ def _polygons(
         chips, _ = imagery.lay_out(sources, options)
         shapes = list(_shapes(path, skipped))
         laid += [(folder, source, chips[chips["source"] == source.name], shapes) for source in sources]
-    kept = set(_spread(sum(len(chips) for _, _, chips, _ in laid), limit))
+    kept = set(_chosen([key for folder, _, chips, _ in laid for key in _chip_keys(root, folder, chips)], limit, half))
     first = 0
     for folder, source, chips, shapes in laid:
         wanted = [row for row in range(len(chips)) if first + row in kept]
@@ -515,15 +535,18 @@ def _polygons(
         if not wanted:
             continue
         chips = chips.iloc[wanted]
-        draw = _drawing(source, shapes, label)
-        for row, (pixels, reason) in zip(chips.to_dict("records"), imagery.read(source, chips), strict=True):
+        draw, named = _drawing(source, shapes, label), _chip_keys(root, folder, chips)
+        for key, row, (pixels, reason) in zip(named, chips.to_dict("records"), imagery.read(source, chips), strict=True):
             if pixels is None:
                 skipped[f"picture: {reason}"] += 1
                 continue
             found, boxes = draw(row)
             where = {"footprint_lonlat": [row[side] for side in ("west", "south", "east", "north")], "boxes": boxes}
-            key = row["key"] if folder == root else f"{folder.name}/{row['key']}"
             yield Item(key, images.encode_png(pixels, compress_level=1), found, where)
+
+
+def _chip_keys(root: Path, folder: Path, chips: pd.DataFrame) -> list[str]:
+    return [key if folder == root else f"{folder.name}/{key}" for key in chips["key"]]
 
 
 def _drawing(source: imagery.Source, shapes: list[mapfiles.Raw], label: str) -> Callable[[dict], tuple[dict, dict]]:

@@ -1,7 +1,8 @@
-"""From heat to shapes: thresholds, connected parts, boxes, polygons, and edges drawn along those of the image."""
+"""From heat to shapes: thresholds, connected parts (also of a map too large to hold), boxes, polygons, and edges along the image's."""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ HOWS = ("fixed", "percentile", "otsu", "two")
 """Ways to put a threshold."""
 
 OTSU_BINS = 256
+PENDING_POINTS = 3_000_000
+"""Corners of parts that `Regions` holds at most before it closes them."""
 
 
 def threshold(heat: np.ndarray, how: str = "fixed", value: float = 0.5, high: float | None = None) -> np.ndarray:
@@ -179,6 +182,135 @@ def refine(heat: np.ndarray, image: np.ndarray, radius: int = 8, eps: float = 1e
     line = np.dstack([slope, np.where(known, value - (slope * colour).sum(-1), 0)]).astype(np.float32)
     line = kernels.smooth_pool(np.where(known, np.float32(0), np.float32(np.nan)), line, 2 * radius + 1)
     return ((line[..., :3] * guide).sum(-1) + line[..., 3] + offset).astype(np.float32)
+
+
+class Regions:
+    """Connected parts (by sides) of a map of any size, put together from blocks in reading order.
+
+    Give every block of a row, by `add` or, where it holds no data, by `skip`; after each row `end_of_row`, in the end `close`. Parts that
+    no further block can reach are closed, so what is held does not grow with the map.
+
+    Attributes:
+        count: Parts found; `cells` of the map inside; `highest` value; `cut` parts closed early, because `PENDING_POINTS` were held.
+        best: The `most` parts of highest mean: (mean, order, peak, its row, its column, cells, shapely shape in cells).
+    """
+
+    def __init__(self, columns: int, threshold: float, least: float, most: int):
+        """Begin a map of so many columns: inside from `threshold` on; parts of fewer than `least` cells are left out."""
+        self.threshold, self.least, self.most = threshold, least, most
+        self.count = self.cells = self.cut = 0
+        self.highest = 0.0
+        self.best: list[tuple] = []  # a heap of (confidence, order, peak, row, column, cells, shape)
+        self._parent: dict[int, int] = {}
+        self._open: dict[int, list] = {}  # by root: cells, sum, peak, its row, its column, shapes
+        self._next, self._points, self._order = 1, 0, 0
+        self._above, self._below = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
+        self._left: np.ndarray | None = None
+
+    def skip(self) -> None:
+        """Pass over a block without data."""
+        self._left = None
+
+    def add(self, top: int, left: int, heat: np.ndarray) -> None:
+        """Take the next block: (h, w) confidence, NaN where there is no data, at this row and column of cells."""
+        from affine import Affine
+        from rasterio.features import shapes
+        from shapely.geometry import shape
+
+        with np.errstate(invalid="ignore"):
+            mask = heat >= self.threshold
+        self.highest = max(self.highest, float(np.nanmax(heat, initial=0.0)))
+        self.cells += int(mask.sum())
+        labels, count = kernels.label_components(mask, False)
+        here, values = labels[mask], heat[mask].astype(np.float64)
+        sizes, sums = np.bincount(here, minlength=count + 1), np.bincount(here, values, minlength=count + 1)
+        edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+        keep = sizes >= self.least
+        keep[edge] = True
+        keep[0] = False
+        order = np.lexsort((-values, here))  # the highest value of each part comes first
+        first = order[np.searchsorted(here[order], np.arange(1, count + 1))] if count else order
+        rows, columns = np.nonzero(mask)
+        offset = self._next - 1
+        for label in np.flatnonzero(keep).tolist():
+            at = first[label - 1]
+            facts = [
+                int(sizes[label]),
+                float(sums[label]),
+                float(values[at]),
+                top + int(rows[at]),
+                left + int(columns[at]),
+                [],
+            ]
+            self._parent[offset + label], self._open[offset + label] = offset + label, facts
+        shown = keep[labels]
+        moved = Affine.translation(left, top)
+        for geometry, label in shapes(labels, mask=shown, connectivity=4, transform=moved) if shown.any() else ():
+            self._open[offset + int(label)][5].append(shape(geometry))
+            self._points += sum(map(len, geometry["coordinates"]))
+        self._next += count
+        ids = np.where(shown, labels.astype(np.int64) + offset, 0)
+        if self._left is not None:
+            self._join(self._left, ids[:, 0])
+        self._join(self._above[left : left + heat.shape[1]], ids[0])
+        self._left = ids[:, -1]
+        self._below[left : left + heat.shape[1]] = ids[-1]
+
+    def end_of_row(self) -> None:
+        """Close what ends above the last row of cells; and all, cut there, where too much would be held."""
+        reached = {self._root(part) for part in np.unique(self._below[self._below > 0]).tolist()}
+        if self._points > PENDING_POINTS:
+            self.cut += len(reached)
+            reached, self._below[:] = set(), 0
+        for root in [root for root in self._open if root not in reached]:
+            self._finish(root)
+        alive = np.unique(self._below[self._below > 0])
+        roots = [self._root(part) for part in alive.tolist()]
+        self._below[self._below > 0] = np.array(roots, np.int64)[np.searchsorted(alive, self._below[self._below > 0])]
+        self._parent = {root: root for root in self._open}
+        self._above, self._below = self._below, np.zeros_like(self._below)
+        self._left = None
+
+    def close(self) -> None:
+        """Close all that is open."""
+        for root in list(self._open):
+            self._finish(root)
+
+    def _join(self, one: np.ndarray, other: np.ndarray) -> None:
+        both = (one > 0) & (other > 0)
+        for a, b in {(self._root(a), self._root(b)) for a, b in zip(one[both].tolist(), other[both].tolist())}:
+            a, b = self._root(a), self._root(b)
+            if a == b:
+                continue
+            if len(self._open[a][5]) < len(self._open[b][5]):
+                a, b = b, a
+            self._parent[b] = a
+            kept, gone = self._open[a], self._open.pop(b)
+            kept[:2] = kept[0] + gone[0], kept[1] + gone[1]
+            if gone[2] > kept[2]:
+                kept[2:5] = gone[2:5]
+            kept[5] += gone[5]
+
+    def _root(self, part: int) -> int:
+        while self._parent[part] != part:
+            self._parent[part] = part = self._parent[self._parent[part]]
+        return part
+
+    def _finish(self, root: int) -> None:
+        from shapely import union_all
+
+        cells, total, peak, row, column, parts = self._open.pop(root)
+        self._points -= sum(len(ring.coords) for part in parts for ring in (part.exterior, *part.interiors))
+        if cells < self.least:
+            return
+        self.count += 1
+        self._order += 1
+        # Equal confidence: the earlier one stays.
+        item = total / cells, -self._order, peak, row, column, cells
+        if len(self.best) == self.most and item < self.best[0][:6]:
+            return
+        whole = parts[0] if len(parts) == 1 else union_all(parts).simplify(0)
+        (heapq.heappush if len(self.best) < self.most else heapq.heappushpop)(self.best, (*item, whole))
 
 
 def _geometry(parts: list) -> dict:

@@ -111,7 +111,8 @@ def _listed(group: dict) -> dict:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+    # Threads may ask it, one at a time.
+    database = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
     database.execute("PRAGMA trusted_schema = OFF")
     database.execute("PRAGMA query_only = ON")
     return database
@@ -180,7 +181,7 @@ def _sources(path: Path, kind: str, zooms: dict[int, dict], options: config.Chip
 
 def _tile_side(source: Source, candidates: Sequence) -> int:
     """Return the side of the first tile that can be read; 0: none can."""
-    with _tile_getter(source) as get:
+    with tile_getter(source) as get:
         for x, y in candidates:
             try:
                 width, height = images.read_size(get(x, y) or b"")
@@ -248,11 +249,11 @@ def read(source: Source, windows: np.ndarray) -> Iterator[tuple[np.ndarray | Non
     """
     side, kept = source.tile_px, OrderedDict()
     limit = max(8, _KEPT_BYTES // (side * side * 3))
-    with _tile_getter(source) as get:
+    with tile_getter(source) as get:
 
         def tile(x: int, y: int) -> tuple[np.ndarray, np.ndarray | None] | str:
             if (x, y) not in kept:
-                kept[x, y] = _decode_tile(get(x, y), side)
+                kept[x, y] = decode_tile(get(x, y), side)
                 if len(kept) > limit:
                     kept.popitem(last=False)
             kept.move_to_end((x, y))
@@ -290,7 +291,8 @@ def read(source: Source, windows: np.ndarray) -> Iterator[tuple[np.ndarray | Non
             yield finish(pixels, valid, source)
 
 
-def _decode_tile(data: bytes | None, side: int) -> tuple[np.ndarray, np.ndarray | None] | str:
+def decode_tile(data: bytes | None, side: int) -> tuple[np.ndarray, np.ndarray | None] | str:
+    """Decode a tile: (side, side, 3) uint8 and, where it has transparent pixels, which ones are seen; or a reason why not."""
     if data is None:
         return "tile missing"
     try:
@@ -306,7 +308,7 @@ def _decode_tile(data: bytes | None, side: int) -> tuple[np.ndarray, np.ndarray 
 
 
 @contextmanager
-def _tile_getter(source: Source) -> Iterator[Callable[[int, int], bytes | None]]:
+def tile_getter(source: Source) -> Iterator[Callable[[int, int], bytes | None]]:
     """Yield a function from column and row of a tile to its bytes; none: there is no such tile."""
     root, zoom = Path(source.path), source.zoom
     if source.kind == "tiles":

@@ -1,7 +1,7 @@
 """Is a picture taken from above? A small head on image features, trained from labelled pictures.
 
-The features need no network: colour, edges, spectrum, and above all what gravity does to a photograph, for a picture of the ground
-has no up and down. The head is a kernel ridge regression: a picture is overhead as far as it is like the overhead pictures it was
+The features need no network: colour, edges, spectrum, what gravity does to a photograph, for a picture of the ground has no up and
+down, and whether the picture swings alike in all its parts and directions, as ground does and things before a background do not. The head is a kernel ridge regression: a picture is overhead as far as it is like the overhead pictures it was
 shown, and unlike the others; what is like neither gets 0. Its threshold is the lowest that reaches a stated precision where each
 labelled picture is scored by a head that has seen nothing of the same source (a photograph, a website, a region), for on the web most
 pictures are of things that nobody labelled. With a model, its image embeddings take the features' place.
@@ -12,6 +12,7 @@ not published.
 
 from __future__ import annotations
 
+import functools
 import io
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rsvlm import config
 
 SIDE = 64  # pixels that the features see
+OCTAVES, DIRECTIONS, MARGIN = 4, 6, 16  # of the oriented filters, and pixels mirrored around the picture for them
 CLASSES = ("other", "overhead")
 WIDTH, RIDGE = 0.003, 0.3  # of the kernel, on standardised features, and of the fit: the best where sources are left out
 
@@ -133,7 +135,40 @@ def features(small: np.ndarray) -> np.ndarray:
     histogram = np.stack([((luma >= k / 8) & (luma < (k + 1) / 8 + (k == 7))).mean(axis=(1, 2)) for k in range(8)], axis=1)
     parts += [histogram, -(histogram * np.log(histogram + 1e-6)).sum(axis=1, keepdims=True)]
     parts += [(lowest > 0.95).mean(axis=(1, 2))[:, None], (highest < 0.05).mean(axis=(1, 2))[:, None]]
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    return np.concatenate([*parts, _swings(luma)], axis=1).astype(np.float32)
+
+
+@functools.cache
+def _filters() -> np.ndarray:
+    """Return `(4, 6, 96, 96)` float32: what each filter lets through of a spectrum, one octave wide about 0.35, 0.17, ... cycles a pixel."""
+    side = SIDE + 2 * MARGIN
+    fy, fx = np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)
+    octave = np.log2(np.hypot(fx, fy) + 1e-9) - np.log2(0.35 / 2.0 ** np.arange(OCTAVES))[:, None, None]
+    away = np.arctan2(fy, fx) - np.pi / DIRECTIONS * np.arange(DIRECTIONS)[:, None, None]
+    away = np.angle(np.exp(1j * away)) / (0.7 * np.pi / DIRECTIONS)
+    return np.exp(-3.125 * octave[:, None] ** 2 - away**2 / 2).astype(np.float32)
+
+
+def _swings(luma: np.ndarray) -> np.ndarray:
+    """Tell how strongly `(N, 64, 64)` lumas swing at each scale, in which directions, and how that differs between 16 cells: `(N, 40)`.
+
+    Source: Gabor 1946 for the filters; which of their statistics help is our choice, made where sources are left out.
+    """
+    found = [np.zeros((0, OCTAVES * (DIRECTIONS + 4)))]
+    for first in range(0, len(luma), 64):
+        part = luma[first : first + 64]
+        spectrum = np.fft.fft2(np.pad(part, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="reflect"))
+        columns = []
+        for filters in _filters():  # of one octave
+            swing = np.abs(np.fft.ifft2(spectrum[:, None] * filters))[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+            cells = swing.reshape(len(part), DIRECTIONS, 4, SIDE // 4, 4, SIDE // 4).mean(axis=(3, 5))
+            level, whole = cells.sum(axis=1), cells.mean(axis=(2, 3))  # (n, 4, 4), (n, 6)
+            share = cells / (level[:, None] + 1e-3)
+            numbers = [np.log(whole.sum(axis=1) + 1e-3), np.log(level + 1e-3).std(axis=(1, 2))]
+            numbers += [share.std(axis=(2, 3)).mean(axis=1), share.max(axis=1).mean(axis=(1, 2))]
+            columns += [whole / (whole.sum(axis=1, keepdims=True) + 1e-4), np.stack(numbers, axis=1)]
+        found.append(np.concatenate(columns, axis=1))
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True)
@@ -202,7 +237,8 @@ def fit(
         labels: `(N,)` bool, overhead.
         sources: `(N,)`, names or numbers; pictures with the same one are alike for reasons of their own: of one camera, site or place.
         precision: The threshold is set as low as reaches it.
-        weights: `(N,)`, how often each kind of picture is met, where some were labelled more than their share; none: 1 each.
+        weights: `(N,)`, how often each kind of picture is met, where some were labelled more than their share; none: 1 each. What has
+            the weight 0 is learnt from, and does not count where the threshold is set.
         about: What the pictures are, for the record.
 
     Raises:
@@ -226,7 +262,7 @@ def fit(
     scores, known, weight = scores[order], labels[order], (np.ones(len(labels)) if weights is None else weights)[order]
     last = np.append(np.diff(scores) != 0, True)  # equal scores pass or fail together
     true, false = np.cumsum(weight * known)[last], np.cumsum(weight * ~known)[last]
-    levels, reached = scores[last], true / (true + false)
+    levels, reached = scores[last], true / np.maximum(true + false, 1e-9)  # at first there may be none with a weight
     good = np.flatnonzero(reached >= precision)
     if not len(good):
         raise DataError(

@@ -37,7 +37,8 @@ def table(experiment: str | None = None) -> pd.DataFrame:
     """Read all results as one table, a row per metric.
 
     Args:
-        experiment: Only this one; or a file of rows that `rsvlm evaluate --json` wrote; none means all of `results/`.
+        experiment: Only this one; or a file of rows that `rsvlm evaluate --json` wrote; or folders of runs of a matrix, as in
+            `runs/grid-*`; none means all of `results/`.
 
     Returns:
         experiment, run, the columns of `runs.ROW`, profile, seed, device, commit and data_hash; sorted by experiment and run.
@@ -51,7 +52,7 @@ def table(experiment: str | None = None) -> pd.DataFrame:
     if experiment is not None and experiment.endswith(".json"):
         rows = _evaluated(Path(experiment))
     else:
-        for path in sorted((runs.root() / "results").glob(f"{experiment or '*'}/*/metrics.json")):
+        for path in sorted(runs.root().glob(f"{_where(experiment)}/metrics.json")):
             try:
                 made, config = (json.loads((path.parent / f"{name}.json").read_text()) for name in ("provenance", "config"))
                 origin = {"profile": config["profile"]} | {part: made[part] for part in ORIGIN[1:]}
@@ -61,6 +62,13 @@ def table(experiment: str | None = None) -> pd.DataFrame:
                 raise DataError(f"{path.parent} is not a complete result ({error!r}): run it again or remove it") from None
     frame = pd.DataFrame(rows, columns=["experiment", "run", *runs.ROW, *ORIGIN])
     return frame.astype({"value": float, "ci_low": float, "ci_high": float, "chance": float})
+
+
+def _where(experiment: str | None) -> str:
+    """Where the runs of an experiment are, or, as it holds a slash, those of runs of a matrix."""
+    if experiment and "/" in experiment:
+        return f"{experiment.removeprefix(f'{runs.root()}/').strip('/')}/results/*/*"
+    return f"results/{experiment or '*'}/*"
 
 
 def _evaluated(path: Path) -> list[dict]:

@@ -180,7 +180,8 @@ def evaluate(
 
     Protocols differ in what they compare and in how captions are written. The second is up to whoever embeds: give embeddings of
     `caption_text(protocol, captions)` to reproduce a protocol whole. With embeddings of the captions as they are, remoteclip and
-    rs5m equal plain.
+    rs5m equal plain. And plain equals `clip_benchmark.metrics.zeroshot_retrieval` of the package CLIP_benchmark, up to ties, which that
+    takes in the order of `topk`.
 
     Args:
         image_embeddings: (N, E) float32, norm 1; a memory map is read a block at a time.

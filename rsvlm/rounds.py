@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rsvlm import benchmarks, checkpoints, embed, localize, losses, train, weights
+from rsvlm import benchmarks, checkpoints, embed, localize, losses, retrieval, runs, train, weights
 from rsvlm import images as imaging
 from rsvlm import tokenizer as tokenizers
 from rsvlm.curriculum import Place
@@ -43,9 +44,24 @@ from rsvlm.errors import DataError, ModelError
 from rsvlm.mammut import Mammut, MammutConfig
 from rsvlm.runs import write_atomic
 
+if TYPE_CHECKING:
+    from rsvlm import config
+
 logger = logging.getLogger(__name__)
 
 FLIPS = ((), (-1,), (-2,), (-2, -1))
+
+LOCAL: dict = {"image_size": 64, "patch_size": 8, "vision_width": 64, "vision_stages": [1, 1], "image_pooling": "attention"}
+"""Sizes of the chapters' small model: a patch sees some forty pixels around its own eight, and no patch knows its position."""
+LOCAL |= {"vision_heads": 4, "text_width": 64, "text_layers": 2, "text_heads": 4}
+
+_COLOURS = ("dark green", "green", "tan", "brown", "light brown", "grey", "white", "olive", "very dark green")
+SEA_AND_LAND = {
+    "sea": ("Sea covers nearly all of the picture.", "Sea takes up nearly all of the picture."),
+    "land": tuple(f"The land is {colour} throughout." for colour in _COLOURS),
+}
+"""Sentences of the two classes that nearly every chip of the Blue Marble has, as whole as their captions are; single words such as
+“Sea.” say little to a model that has read none. Chosen by the masks of the validation chips."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +74,13 @@ class Options:
         learning_rate: Peak of each round's AdamW, with `warmup_steps` of warm-up and the fall of `schedule`, as in `rsvlm.train`;
             likewise `weight_decay` and `clip_norm`.
         ema: Decay per step of the averaged weights that end a round.
-        window: Of the Smooth-Attention-Operation, for teacher and pupil, in patches.
+        window: Of the Smooth-Attention-Operation, in patches; `teacher_window` is the teacher's (none: the same).
         teacher_scale: The teacher sees pictures enlarged by this whole number, and its maps are averaged over patches.
         sure_share: Of the patches that the teacher gives to a class, this share gets a label: the surest.
         patch_weight: Of the patch-text loss; `region_weight` of the region-text loss; 0 leaves a loss out.
         contrastive_weight: Of the image-text loss on captions; `caption_weight` of the caption loss.
         least_agreement: A round whose teacher agrees less with its flips than the one before, by more than this share, is not kept.
-        most_recall_lost: Nor is one whose validation R@5 is lower than at the start by more than so many points.
+        most_recall_lost: Nor is one whose mean recall on validation captions is lower than at the start by more than so many points.
         checkpoint_every: Steps between checkpoints.
         seed: Of every draw.
     """
@@ -79,6 +95,7 @@ class Options:
     clip_norm: float = 1.0
     ema: float = 0.95
     window: int = 3
+    teacher_window: int | None = None
     teacher_scale: int = 2
     sure_share: float = 0.5
     patch_weight: float = 1.0
@@ -193,7 +210,8 @@ def begin(
     Args:
         sizes: Options of `MammutConfig`. Patches have to know of themselves, not of the whole picture: a convolutional tower of few
             stages sees little around each, a transformer everything.
-        pictures: To learn from; each step reads one caption of a picture, or one of its sentences.
+        pictures: To learn from; each step reads a caption of each picture or, as often, a single sentence of one. The longest
+            caption, which says everything at once, is read by its sentences alone, unless it is the only one.
         out: The run's folder.
         options: `steps`, `batch_size`, `learning_rate`, … count; `rounds` and the losses of regions do not.
         vocabulary: Entries of the tokenizer, at most.
@@ -205,7 +223,7 @@ def begin(
         ModelError: `out` holds another beginning, or the sizes do not fit together.
     """
     options, out = options or Options(), Path(out)
-    pictures = Pictures(pictures.images, [[*texts, *_split(texts)] for texts in pictures.captions])
+    pictures = Pictures(pictures.images, [_readings(texts) for texts in pictures.captions])
     identity = json.dumps(
         {"sizes": dict(sizes), "vocabulary": vocabulary} | _identity(None, {"pictures": pictures}, {}, options)
     )
@@ -219,6 +237,25 @@ def begin(
         model.tokenizer = tokenizer
         checkpoints.finish(model, out / "untrained")
     return _train(out / "untrained", pictures, {}, options, 0, out, "cpu")
+
+
+def load_or_begin(options: config.Config, data: Path, recompute: bool = False) -> Path:
+    """Return the folder of the chapters' small model (`LOCAL`), trained on captions alone now unless it was before.
+
+    Args:
+        options: Twice its steps, its learning rate and seed.
+        data: Shards with a train split.
+        recompute: Train again.
+    """
+    steps, rate = options.train.steps // 2, options.train.learning_rate
+    chosen = Options(steps=steps, learning_rate=rate, warmup_steps=steps // 8, ema=0.9, seed=options.seed)
+    source = runs.source_hash("rounds", "mammut", "tokenizer", "images", "losses", "train", follow=False)
+    parts = {"sizes": LOCAL, "options": dataclasses.asdict(chosen), "data": benchmarks.fingerprint(data), "source": source}
+
+    def compute(folder: Path) -> None:
+        begin(LOCAL, read(data, "train", LOCAL["image_size"], seed=options.seed), folder, chosen)
+
+    return runs.stage("rounds-begin", parts, compute, recompute) / "model"
 
 
 def probabilities(
@@ -290,15 +327,22 @@ def region_losses(model: Mammut, found: localize.Patches, labels: Tensor, texts:
 
 
 def judge(model: Mammut, validation: Pictures, classes: Mapping[str, Sequence[str]], options: Options) -> dict[str, float]:
-    """Measure what needs no mask: `agreement` of each patch's class with that of the flips (0…1), and `val_R@5` in percent."""
+    """Measure what needs no mask: `agreement` of each patch's class with that of the flips (0…1), and `val_mR` (`recall`)."""
     winners = probabilities(model, validation.images, classes, window=options.window, flips=4).argmax(axis=2)
-    side = model.config.image_size
-    found = train.validate(
-        model, localize.to_batch(model, list(validation.images), side, side), [texts[0] for texts in validation.captions]
-    )
     shares = np.bincount(winners[0].ravel(), minlength=len(classes)) / winners[0].size
     told = {f"told[{name}]": float(share) for name, share in zip(classes, shares, strict=True)}
-    return {"agreement": float((winners[1:] == winners[0]).mean()), **found, **told}
+    agreement = float((winners[1:] == winners[0]).mean())
+    return {"agreement": agreement, "val_mR": recall(model, validation)["value"], **told}
+
+
+def recall(model: Mammut, pictures: Pictures, bootstrap_samples: int = 0, seed: int = 0) -> dict:
+    """Mean of R@1, R@5 and R@10 in both directions, in percent, over all captions of the pictures: a row of `retrieval.evaluate`."""
+    counts = [len(texts) for texts in pictures.captions]
+    captions = embed.texts(model, [text for texts in pictures.captions for text in texts])
+    found = embed.images(model, list(pictures.images)), captions, np.repeat(np.arange(len(counts)), counts)
+    ks = [k for k in (1, 5, 10) if k <= len(counts)]
+    rows = retrieval.evaluate(*found, dataset="", split="", ks=ks, bootstrap_samples=bootstrap_samples, seed=seed)
+    return next(row for row in rows if row["metric"] == "mR")
 
 
 def _stop(table: list[dict], options: Options) -> str | None:
@@ -310,8 +354,8 @@ def _stop(table: list[dict], options: Options) -> str | None:
         return (
             f"round {now['round']}: flips agree in {now['agreement']:.3f} of the patches, {table[-2]['agreement']:.3f} before"
         )
-    if now["val_R@5"] < first["val_R@5"] - options.most_recall_lost:
-        return f"round {now['round']}: validation R@5 is {now['val_R@5']:.1f}, {first['val_R@5']:.1f} at the start"
+    if now["val_mR"] < first["val_mR"] - options.most_recall_lost:
+        return f"round {now['round']}: mean recall of validation captions is {now['val_mR']:.1f}, {first['val_mR']:.1f} at the start"
     emptied = [name for name in now if name.startswith("told[") and now[name] < first[name] / 4]
     return f"round {now['round']}: a class all but vanished, {emptied[0]}" if emptied else None
 
@@ -319,7 +363,8 @@ def _stop(table: list[dict], options: Options) -> str | None:
 def _labels(model: Mammut, pictures: Pictures, classes: Mapping, options: Options, path: Path) -> dict:
     """Write the teacher's labels; return how many patches have one, of each class."""
     if not path.is_file():
-        odds = probabilities(model, pictures.images, classes, window=options.window, scale=options.teacher_scale, flips=4)
+        window = options.teacher_window or options.window
+        odds = probabilities(model, pictures.images, classes, window=window, scale=options.teacher_scale, flips=4)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, labels=choose(odds.mean(axis=0), options.sure_share))
         write_atomic(path, buffer.getvalue())
@@ -396,7 +441,7 @@ def _loss(
             * model.caption_loss(tokens, image_tokens)
             / (tokens[:, 1:] != model.config.pad_token_id).sum()
         )
-    if labels is None:
+    if labels is None or not (options.patch_weight or options.region_weight):
         return loss
     # one sentence of each class: over the steps, all of them
     words = [texts[rng.integers(len(texts))] for texts in classes.values()]
@@ -414,6 +459,13 @@ def _sentences(classes: Mapping[str, Sequence[str]]) -> tuple[list[str], list[in
 
 def _split(texts: Sequence[str]) -> list[str]:
     return [f"{part.strip(' .')}." for text in texts for part in text.split(". ") if part.strip(" .")]
+
+
+def _readings(texts: Sequence[str]) -> list[str]:
+    """Whole captions and single sentences, each kind repeated as often as the other is long, so that they are drawn alike."""
+    whole = sorted(texts, key=len)[:-1] or list(texts)
+    single = _split(texts)
+    return [*whole * len(single), *single * len(whole)]
 
 
 def _identity(start: Path | None, given: Mapping[str, Pictures], classes: Mapping, options: Options) -> dict:

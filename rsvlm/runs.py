@@ -175,9 +175,7 @@ def provenance(config: Config, data_hash: str, device: str, started: float, comm
     """
     distributions = ("torch", "timm", "transformers", "numpy", "numba")
     return {
-        "commit": _git("rev-parse", "HEAD") or "unknown",
-        # Results are written while runs go on: they do not make the code that wrote them another.
-        "dirty": bool(_git("status", "--porcelain", "--", ".", ":!results")),
+        **_commit(),
         "package_hash": source_hash(),
         "data_hash": data_hash,
         "seed": config.seed,
@@ -195,6 +193,8 @@ def save_result(
     experiment: str, run_name: str, config: Config, rows: Sequence[Mapping[str, object]], provenance: Mapping
 ) -> Path:
     """Write what a run measured to `results/<experiment>/<run_name>/`; a run of the same name is replaced.
+
+    Where the environment variable RSVLM_RESULTS names a folder, that one stands for `results/`.
 
     Args:
         experiment: Name of the question, as in `retrieval`.
@@ -218,7 +218,7 @@ def save_result(
     names = [tuple(row.values())[:5] for row in rows]
     if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"the metric row {twice[0]} is there {names.count(twice[0])} times: keep one")
-    folder = root() / "results" / experiment / run_name
+    folder = Path(os.environ.get("RSVLM_RESULTS") or root() / "results") / experiment / run_name
     with contextlib.suppress(OSError, ValueError):
         if (other := json.loads((folder / "config.json").read_text())["profile"]) not in ("smoke", config.profile):
             raise ConfigError(f"{folder} holds a run of profile {other}, not {config.profile}: give this run another name")
@@ -228,17 +228,60 @@ def save_result(
     return folder
 
 
-def execute(notebook: Path | str, parameters: Mapping[str, object], recompute: bool = False, data_hash: str = "") -> Path:
-    """Run a notebook into `book/executed/`, unless it already ran with the same cells, package, parameters and data.
+def parameters(notebook: Path | str) -> dict[str, object]:
+    """Return the names and defaults of a notebook's cell tagged `parameters`.
+
+    Raises:
+        DataError: There is no such notebook, it has no such cell, or a default is no literal.
+        MissingExtraError: nbformat is not installed.
+    """
+    return _parameters(Path(notebook), _cells(Path(notebook)))
+
+
+def notebook_key(notebook: Path | str, given: Mapping[str, object], data_hash: str = "") -> str:
+    """Check values for a notebook's parameters, and return the key of its run with them.
+
+    Args:
+        notebook: The notebook.
+        given: Values for names of its cell of parameters.
+        data_hash: Hash of data that it reads from outside the package.
+
+    Returns:
+        12 hexadecimal digits, made of its cells, the source of the package, the values and the data.
+
+    Raises:
+        ConfigError: A parameter that the notebook does not have.
+        DataError: As `parameters`.
+    """
+    notebook = Path(notebook)
+    cells = _cells(notebook)
+    defaults = _parameters(notebook, cells)
+    if unknown := [name for name in given if name not in defaults]:
+        hint = _nearest(unknown[0], list(defaults))
+        raise ConfigError(f"{notebook.name} has no parameter '{unknown[0]}'{hint}; it has {', '.join(defaults)}")
+    text = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
+    decisive = {name: value for name, value in given.items() if name != "recompute"}  # changes the time, not the answer
+    return key(cells=text, package=source_hash(), parameters=decisive, data=data_hash)
+
+
+def execute(
+    notebook: Path | str,
+    parameters: Mapping[str, object],
+    recompute: bool = False,
+    data_hash: str = "",
+    folder: Path | None = None,
+) -> Path:
+    """Run a notebook, unless it already ran with the same cells, package, parameters and data.
 
     Args:
         notebook: The notebook, with one cell tagged `parameters`.
         parameters: Values for names of that cell.
         recompute: Run even when nothing changed.
         data_hash: Hash of data that the notebook reads from outside the package.
+        folder: Where the executed copy goes; none: `book/executed/`.
 
     Returns:
-        The executed copy, `book/executed/<name>.ipynb`.
+        The executed copy, `<folder>/<name>.ipynb`.
 
     Raises:
         ConfigError: A parameter that the notebook does not have.
@@ -254,19 +297,10 @@ def execute(notebook: Path | str, parameters: Mapping[str, object], recompute: b
     except ImportError as error:
         raise MissingExtraError(f"'{error.name}' runs notebooks: install the extra, pip install 'rsvlm[book]'") from None
     notebook = Path(notebook)
-    if not notebook.is_file():
-        raise DataError(f"there is no notebook {notebook}: those at hand are in {root() / 'notebooks'}")
-    cells = nbformat.read(notebook, as_version=4).cells
-    defaults = _parameters(notebook, cells)
-    if unknown := [name for name in parameters if name not in defaults]:
-        hint = _nearest(unknown[0], list(defaults))
-        raise ConfigError(f"{notebook.name} has no parameter '{unknown[0]}'{hint}; it has {', '.join(defaults)}")
-
-    text = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
+    run_key = notebook_key(notebook, parameters, data_hash)
+    defaults = _parameters(notebook, _cells(notebook))
     repeated = all(defaults[name] == value for name, value in parameters.items())
-    decisive = {name: value for name, value in parameters.items() if name != "recompute"}  # changes the time, not the answer
-    run_key = key(cells=text, package=source_hash(), parameters=decisive, data=data_hash)
-    executed = root() / "book" / "executed" / notebook.name
+    executed = (folder or root() / "book" / "executed") / notebook.name
     if not recompute and _executed_key(executed) == run_key:
         return executed
 
@@ -283,13 +317,14 @@ def execute(notebook: Path | str, parameters: Mapping[str, object], recompute: b
             extra_arguments=["--IPKernelApp.log_level=50"],  # else each start warns of plain text on the loopback
         )
         result.metadata.pop("jupytext", None)  # the copy is no half of a pair
-        result.metadata["rsvlm"] = {"key": run_key, "duration_s": round(time.time() - started, 1)}
+        result.metadata["rsvlm"] = _origin(run_key, started, defaults | dict(parameters))
         for part in (result, *result.cells):
             part.metadata.pop("papermill", None)  # paths and times of one machine
         for cell in result.cells:
             if repeated and "injected-parameters" in cell.metadata.get("tags", []):
                 cell.metadata.tags.append("remove-cell")  # it says what the cell above says
         write_atomic(executed, nbformat.writes(result))
+        executed.with_suffix(".failed.ipynb").unlink(missing_ok=True)  # of an earlier attempt
     except PapermillExecutionError as error:
         failed = executed.with_suffix(".failed.ipynb")
         os.replace(temporary, failed)
@@ -303,12 +338,16 @@ def execute(notebook: Path | str, parameters: Mapping[str, object], recompute: b
     return executed
 
 
-def build_book(profile: str = "laptop", recompute: bool = False) -> Path:
+def build_book(
+    profile: str = "laptop", recompute: bool = False, prepare: Callable[[str], bool] = lambda profile: True
+) -> Path:
     """Run every notebook that changed, then build the book where any of its inputs changed.
 
     Args:
         profile: Profile of the options, given to every notebook.
         recompute: Run and build everything again; the notebooks are told, too.
+        prepare: Called with the profile between the notebooks and the builder, to write what pages load beside their text
+            (`searchpage.prepare`); where it says that something is missing, the next call builds again.
 
     Returns:
         The first page, `_build/html/index.html`.
@@ -329,13 +368,15 @@ def build_book(profile: str = "laptop", recompute: bool = False) -> Path:
         execute(notebook, {"profile": profile, "recompute": recompute}, recompute=recompute)
 
     index, stamp = home / "_build" / "html" / "index.html", home / "_build" / "inputs.txt"
-    inputs = _book_inputs(home)
-    if not recompute and index.is_file() and stamp.is_file() and stamp.read_text() == inputs:
+    if not recompute and index.is_file() and stamp.is_file() and stamp.read_text() == _book_inputs(home):
         return index
+    complete = prepare(profile)
+    inputs = _book_inputs(home)
     _run_builder(home)
     if not index.is_file():
         raise RsvlmError(f"the builder ended without {index}: is a root page named in _toc.yml?")
-    write_atomic(stamp, inputs)
+    if complete:
+        write_atomic(stamp, inputs)
     return index
 
 
@@ -350,7 +391,7 @@ def _run_builder(home: Path) -> None:
     done = subprocess.run(command, cwd=home, env=plain, capture_output=True, text=True, encoding="utf-8", errors="replace")
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        told = [line for line in lines if "WARNING" in line or "ERROR" in line][-20:]
+        told = [line for line in lines if any(word in line for word in ("WARNING", "ERROR", "rsvlm.errors."))][-20:]
         raise RsvlmError("jupyter-book failed:\n" + "\n".join([*told, "...", *lines[-10:]]))
 
 
@@ -362,6 +403,16 @@ def _book_inputs(home: Path) -> str:
         if path.is_file() and generated not in path.parents and not path.name.endswith(unread):
             parts += [path.relative_to(home).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()]
     return key(parts=parts)
+
+
+def _cells(notebook: Path) -> Sequence:
+    try:
+        import nbformat
+    except ImportError:
+        raise MissingExtraError("'nbformat' reads notebooks: install the extra, pip install 'rsvlm[book]'") from None
+    if not notebook.is_file():
+        raise DataError(f"there is no notebook {notebook}: those at hand are in {root() / 'notebooks'}")
+    return nbformat.read(notebook, as_version=4).cells
 
 
 def _parameters(notebook: Path, cells: Sequence) -> dict[str, object]:
@@ -376,6 +427,15 @@ def _parameters(notebook: Path, cells: Sequence) -> dict[str, object]:
         except ValueError:
             raise DataError(f"{notebook.name}: '{ast.unparse(line)}' is no literal: move it out of the parameters") from None
     return defaults
+
+
+def _origin(run_key: str, started: float, parameters: Mapping[str, object]) -> dict[str, object]:
+    """What an executed copy says about its run; the page of states and the tables of grids read it."""
+    taken = {"key": run_key, "duration_s": round(time.time() - started, 1)}
+    taken |= {name: parameters[name] for name in ("profile", "seed") if name in parameters}
+    taken["device"] = "cuda" if _cuda(str(parameters.get("device", "auto"))) else "cpu"
+    taken |= {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)), "cpu": _cpu(), "cores": os.cpu_count()}
+    return taken | _commit()
 
 
 def _executed_key(path: Path) -> str | None:
@@ -473,6 +533,22 @@ def _package_imports(source: bytes) -> tuple[str, ...]:
 def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _cuda(device: str) -> bool:
+    if device != "auto":
+        return device.startswith("cuda")
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+def _commit() -> dict[str, object]:
+    # Results are written while runs go on: they do not make the code that wrote them another.
+    dirty = bool(_git("status", "--porcelain", "--", ".", ":!results"))
+    return {"commit": _git("rev-parse", "HEAD") or "unknown", "dirty": dirty}
 
 
 def _git(*arguments: str) -> str:

@@ -6,9 +6,9 @@ data, blocks of the file that are broken, tiles that are missing, and no word ab
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rsvlm import imagery, layout, mosaics
+from rsvlm import imagery, layout, mosaics, runs
 from rsvlm.errors import DataError
 from rsvlm.layout import Source
 
@@ -173,6 +173,19 @@ def write_cells(path: Path, grid: Grid, size: tuple[int, int], texts: Sequence[s
         temporary.unlink(missing_ok=True)
 
 
+def write_polygons(path: Path, listed: Sequence[dict], texts: Sequence[str], grid: Grid) -> None:
+    """Write regions, as `scenes` lists them, whose `rings` are in cells, as GeoJSON in the coordinates that `grid.polygons_in` names."""
+    features = []
+    for region in listed:
+        coordinates = [[grid.outline(ring) for ring in polygon] for polygon in region["rings"]]
+        single = len(coordinates) == 1
+        geometry = {"type": "Polygon" if single else "MultiPolygon", "coordinates": coordinates[0] if single else coordinates}
+        told = {name: region[name] for name in ("confidence", "peak", "area_m2", "area_px", "lon", "lat")}
+        features.append({"type": "Feature", "properties": {"text": texts[region["text"]], **told}, "geometry": geometry})
+    content = {"type": "FeatureCollection"} | ({"crs": grid.member} if grid.member else {}) | {"features": features}
+    runs.write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
+
+
 # Pixels
 
 
@@ -188,13 +201,13 @@ def _without_place(path: Path, options) -> Source | None:
     """Open a raster that says nothing of where it lies; None: it does, or it is something else."""
     if not path.is_file() or path.suffix.lower() not in imagery.DRIVERS:
         return None
-    with imagery._dataset(str(path), False) as (dataset, _):
+    with imagery.open_dataset(str(path), False) as (dataset, _):
         if dataset.tags(ns="OVERVIEWS") or any(kind.startswith("complex") for kind in dataset.dtypes):
             return None
         if dataset.crs is not None and not dataset.transform.is_identity:
             return None
-        bands = imagery._bands(dataset, options.bands, str(path))
-        limits = imagery._limits(dataset, bands, options, str(path))
+        bands = imagery.shown_bands(dataset, options.bands, str(path))
+        limits = imagery.value_limits(dataset, bands, options, str(path))
         source = Source(
             name=layout.name_of(path.stem),
             path=str(path.resolve()),
@@ -213,20 +226,23 @@ def _without_place(path: Path, options) -> Source | None:
 
 
 @contextmanager
-def reader(scene: Scene, counts: Counter) -> Iterator[Callable]:
-    """Yield a function from a box of pixels as the model sees them, and their size, to pixels (h, w, 3) and what holds data."""
+def reader(scene: Scene, broken: set) -> Iterator[Callable]:
+    """Yield a function from a box of pixels as the model sees them, and their size, to pixels (h, w, 3) and what holds data.
+
+    Threads may call it, one at a time. Blocks of the file, or tiles, that cannot be read hold no data; their places go into `broken`.
+    """
     if scene.source.kind != "raster":
-        with mosaics._tile_getter(scene.source) as get:
-            yield lambda box, zoom: _read_tiles(scene, get, box, zoom, counts)
+        with mosaics.tile_getter(scene.source) as get:
+            yield lambda box, zoom: _read_tiles(scene, get, box, zoom, broken)
         return
-    with imagery._dataset(scene.source.path, scene.source.allow_loopback, scene.source) as (dataset, file):
+    with imagery.open_dataset(scene.source.path, scene.source.allow_loopback, scene.source) as (dataset, file):
         once = _raster_reader(dataset, scene.source)
 
         def read(box: tuple[int, int, int, int], zoom: float) -> tuple[np.ndarray, np.ndarray]:
             top, left, bottom, right = box
             shape = bottom - top, right - left
             pixels, valid = np.zeros((*shape, 3), np.uint8), np.zeros(shape, bool)
-            _read_patiently(once, dataset, file, box, (0, 0), zoom, pixels, valid, counts)
+            _read_patiently(once, dataset, file, box, (0, 0), zoom, pixels, valid, broken)
             return pixels, valid
 
         yield read
@@ -239,7 +255,7 @@ def _raster_reader(dataset, source: Source) -> Callable:
     from rasterio.windows import Window
 
     masked = any(MaskFlags.all_valid not in dataset.mask_flag_enums[band - 1] for band in source.bands)
-    palette = imagery._palette(dataset, source.bands)
+    palette = imagery.read_palette(dataset, source.bands)
 
     def once(box: tuple[int, int, int, int], zoom: float) -> tuple[np.ndarray, np.ndarray]:
         top, left, bottom, right = (edge * zoom for edge in box)
@@ -248,7 +264,7 @@ def _raster_reader(dataset, source: Source) -> Callable:
         shape = len(source.bands), box[2] - box[0], box[3] - box[1]
         how = Resampling.average if zoom > 1 else Resampling.bilinear if zoom < 1 else Resampling.nearest
         how = Resampling.nearest if palette is not None else how
-        with rasterio.Env(**imagery._GDAL):
+        with rasterio.Env(**imagery.GDAL_OPTIONS):
             values = dataset.read(source.bands, window=window, out_shape=shape, resampling=how)
             valid = np.ones(shape[1:], bool)
             if masked:
@@ -268,7 +284,7 @@ def _raster_reader(dataset, source: Source) -> Callable:
     return once
 
 
-def _read_patiently(once, dataset, file, box, origin, zoom: float, pixels, valid, counts: Counter) -> None:
+def _read_patiently(once, dataset, file, box, origin, zoom: float, pixels, valid, broken: set) -> None:
     """Read a box into `pixels` and `valid`; where that fails, its parts, down to the blocks of the file that are broken."""
     from rasterio.errors import RasterioError
 
@@ -286,8 +302,8 @@ def _read_patiently(once, dataset, file, box, origin, zoom: float, pixels, valid
     rows = _middle(top, bottom, high)
     columns = _middle(left, right, wide)
     if rows is None and columns is None:
-        counts["cannot be read"] += 1
-        if counts["cannot be read"] == 1:
+        broken.add((round(top / high), round(left / wide)))
+        if len(broken) == 1:
             log.warning("a part of the scene cannot be read; such parts are left without data and counted")
         return
     # Along the axis with more blocks; both halves begin and end with blocks of the file.
@@ -299,7 +315,7 @@ def _read_patiently(once, dataset, file, box, origin, zoom: float, pixels, valid
             ((top, columns, bottom, right), (origin[0], origin[1] + columns - left)),
         )
     for part, corner in parts:
-        _read_patiently(once, dataset, file, part, corner, zoom, pixels, valid, counts)
+        _read_patiently(once, dataset, file, part, corner, zoom, pixels, valid, broken)
 
 
 def _middle(low: int, high: int, step: int) -> int | None:
@@ -309,7 +325,7 @@ def _middle(low: int, high: int, step: int) -> int | None:
     return middle
 
 
-def _read_tiles(scene: Scene, get, box: tuple, zoom: float, counts: Counter) -> tuple[np.ndarray, np.ndarray]:
+def _read_tiles(scene: Scene, get, box: tuple, zoom: float, broken: set) -> tuple[np.ndarray, np.ndarray]:
     side, source = scene.source.tile_px, scene.source
     corner = scene.top, scene.left
     y0, x0, y1, x1 = (edge * zoom + corner[k % 2] for k, edge in enumerate(box))
@@ -318,9 +334,9 @@ def _read_tiles(scene: Scene, get, box: tuple, zoom: float, counts: Counter) -> 
     for ty in range(top // side, -(-bottom // side)):
         for tx in range(left // side, -(-right // side)):
             data = get(tx % (1 << source.zoom), ty)
-            got = "tile missing" if data is None else mosaics._decode_tile(data, side)
+            got = "tile missing" if data is None else mosaics.decode_tile(data, side)
             if isinstance(got, str):
-                counts["cannot be read"] += data is not None
+                broken.update([(ty, tx)] if data is not None else ())
                 continue
             rows = slice(max(ty * side, top), min(ty * side + side, bottom))
             columns = slice(max(tx * side, left), min(tx * side + side, right))

@@ -15,8 +15,10 @@ All in percent. `metric[CLASS]` is that of one class. Pixels where a map has no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -26,8 +28,13 @@ from tqdm.auto import tqdm
 from rsvlm import images, kernels, maskfiles, masks
 from rsvlm.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 BINS = 100
 """Thresholds that are tried: k / BINS of a map's range."""
+
+MOST_BOXES = 100
+"""Boxes of a class in an image that count, the best ones, as in COCO's own evaluation; noise would have thousands."""
 
 RESAMPLES_AT_ONCE = 100
 
@@ -81,13 +88,15 @@ def evaluate(
     dataset: str = "unnamed",
     split: str = "test",
     protocol: str = "maps",
-    against: str | None = None,
+    against: str | Collection[str] = (),
+    without: Mapping[str, Collection[str]] | None = None,
     background: bool = True,
     threshold: float = 0.5,
     tolerance_px: int = 0,
     min_px: int = 1,
     bootstrap_samples: int = 1000,
     seed: int = 0,
+    progress: bool = False,
 ) -> list[dict]:
     """Score one method or several on the same images, as rows (`runs.ROW`) with direction `t2i`.
 
@@ -98,29 +107,45 @@ def evaluate(
         dataset: Name that goes into the rows.
         split: Name that goes into the rows.
         protocol: Name of the method, where there is one.
-        against: A method; rows of every other one then also come as differences to it, over the same resamples, under the protocol
-            `OTHER - AGAINST`.
+        against: Methods; rows of every other one, but for those of single classes, then also come as differences to each, over the
+            same resamples, under the protocol `OTHER - AGAINST`; of two of them the later one minus the earlier.
+        without: Name → keys of images; all rows then come again, without these, under the split `SPLIT without NAME`. Where that leaves
+            all images or none, they do not, which is logged.
         background: See `measure`.
         threshold: See `measure`.
         tolerance_px: See `measure`.
         min_px: See `measure`.
         bootstrap_samples: Resamples of the images for the intervals (2.5 to 97.5 percentile); 0: no intervals.
         seed: Of the bootstrap; every method meets the same resamples.
+        progress: Show a bar.
 
     Raises:
         DataError: As `measure`, or `against` is no method.
     """
     methods = dict(maps_of) if isinstance(maps_of, Mapping) else {protocol: maps_of}
-    if against is not None and against not in methods:
-        raise DataError(f"no method '{against}' to compare with: there are {', '.join(methods)}")
+    against = [against] if isinstance(against, str) else list(against)
+    if unknown := [name for name in against if name not in methods]:
+        raise DataError(f"no method '{unknown[0]}' to compare with: there are {', '.join(methods)}")
     options = {"background": background, "threshold": threshold, "tolerance_px": tolerance_px, "min_px": min_px}
-    found = measure(items, methods, classes, **options)
-    common = {"dataset": dataset, "split": split}
-    more = {"bootstrap_samples": bootstrap_samples, "seed": seed}
-    result = [row for name, one in found.items() for row in rows(one, **common, protocol=name, **more)]
-    for name in found if against is not None else ():
-        if name != against:
-            result += difference(found[name], found[against], **common, protocol=f"{name} - {against}", **more)
+    found = measure(items, methods, classes, progress=progress, **options)
+    keys = next(iter(found.values())).keys
+    result = []
+    for part, left_out in ({"": ()} | {f" without {name}": some for name, some in (without or {}).items()}).items():
+        kept = np.array([key not in left_out for key in keys])
+        if not kept.any() or (part and kept.all()):  # known only now, and no reason to throw the rest away
+            logger.warning(
+                "%s%s: %d of %d images, left out: are there keys such as %s?", split, part, kept.sum(), len(keys), keys[0]
+            )
+            continue
+        some = {name: subset(one, kept) for name, one in found.items()}
+        drawn = {name: _drawn(one, bootstrap_samples, seed) for name, one in some.items()}
+        common = {"dataset": dataset, "split": f"{split}{part}"}
+        for name, one in some.items():
+            result += _rows(one, drawn[name], _chances(one), common | {"protocol": name})
+        for other, name in itertools.product(against, some):
+            if name != other and not (name in against and against.index(name) < against.index(other)):
+                gain = {m: v for m, v in _minus(drawn[name], drawn[other]).items() if "[" not in m}
+                result += _rows(some[name], gain, {}, common | {"protocol": f"{name} - {other}"})
     return result
 
 
@@ -185,11 +210,8 @@ def rows(
     seed: int = 0,
 ) -> list[dict]:
     """Metrics of one method with bootstrap intervals over its images; see `evaluate`."""
-    chances: dict[str, float] = {"presence_auc": 0.5}
-    for suffix, of in _groups(measured):
-        chances |= {f"{metric}{suffix}": measured.pairs["area"][of].mean() for metric in ("pointing", "energy")}
     drawn = _drawn(measured, bootstrap_samples, seed)
-    return _rows(measured, drawn, chances, {"dataset": dataset, "split": split, "protocol": protocol})
+    return _rows(measured, drawn, _chances(measured), {"dataset": dataset, "split": split, "protocol": protocol})
 
 
 def difference(
@@ -209,9 +231,27 @@ def difference(
     """
     if one.keys != other.keys or one.classes != other.classes:
         raise DataError("the two methods were not measured on the same images and classes: measure them together")
-    ours, theirs = (_drawn(measured, bootstrap_samples, seed) for measured in (one, other))
-    drawn = {name: ours[name] - theirs[name] for name in ours if name in theirs}
+    drawn = _minus(*(_drawn(measured, bootstrap_samples, seed) for measured in (one, other)))
     return _rows(one, drawn, {}, {"dataset": dataset, "split": split, "protocol": protocol})
+
+
+def subset(measured: Measured, kept: np.ndarray) -> Measured:
+    """What was measured on some of the images alone.
+
+    Args:
+        measured: What was measured on N images.
+        kept: (N,) bool.
+    """
+    number = np.cumsum(kept) - 1
+    pairs, boxes = (table[kept[table["image"]]] for table in (measured.pairs, measured.boxes))
+    return replace(
+        measured,
+        keys=tuple(np.array(measured.keys, object)[kept]),
+        pairs=pairs.assign(image=number[pairs["image"]]).reset_index(drop=True),
+        boxes=boxes.assign(image=number[boxes["image"]]).reset_index(drop=True),
+        curves=measured.curves[kept[measured.pairs["image"]]],
+        **{name: getattr(measured, name)[kept] for name in ("cells", "presence", "present", "true_boxes")},
+    )
 
 
 # One image
@@ -266,58 +306,50 @@ def iou_curve(heat: np.ndarray, mask: np.ndarray, value_range: tuple[float, floa
     heat, mask = np.ascontiguousarray(heat, np.float32), np.ascontiguousarray(mask, bool)
     if heat.ndim != 2 or heat.shape != mask.shape:
         raise DataError(f"a map of shape {heat.shape} and a mask of shape {mask.shape}: expected (H, W) of both")
-    low, high = value_range or _range(heat)
+    low, high = value_range or np.nan_to_num(_ends(np.where(np.isfinite(heat), heat, np.nan)[None])[:, 0])
     counts = kernels.heat_counts(heat, mask, low, high, BINS)
     outside, inside = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
     with np.errstate(invalid="ignore", divide="ignore"):
         return inside / (counts[1].sum() + outside)
 
 
-def mean_iou(maps: np.ndarray, masks: np.ndarray, threshold: float | None = None) -> np.ndarray:
-    """IoU of each class in one image, where the highest map names the class of a pixel.
-
-    Args:
-        maps: (C, H, W), or (C + 1, H, W) with one of the background.
-        masks: (C, H, W) bool.
-        threshold: Below it, in the maps' own units, a pixel is background; none: each pixel gets a class.
-
-    Returns:
-        (C + 1,) float64, the background last; NaN where a class is neither there nor told.
-
-    Raises:
-        DataError: Shapes that do not fit, or a threshold beside a map of the background.
-    """
-    found, truth = np.asarray(maps, np.float32), np.ascontiguousarray(masks, bool)
-    most = len(truth) + (threshold is None)
-    if found.ndim != 3 or found.shape[1:] != truth.shape[1:] or not len(truth) <= len(found) <= most:
-        raise DataError(
-            f"maps of shape {found.shape} and masks of shape {truth.shape}: expected (C, H, W), and one map more at most"
-        )
-    if threshold is not None:  # a map of the background that is the same everywhere
-        found = np.concatenate([found, np.where(np.isfinite(found).any(0), np.float32(threshold), np.float32(np.nan))[None]])
-    told, true, both = _cells(np.ascontiguousarray(found), truth, *_range(found))[0].T
-    with np.errstate(invalid="ignore"):
-        return both / (told + true - both)
-
-
-def average_precision(score: np.ndarray, right: np.ndarray, total: int) -> float:
+def average_precision(score: np.ndarray, right: np.ndarray, total: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Area under precision against recall, precision being the best at that recall or a higher one.
 
     Args:
         score: (D,) of what was found; of equal ones the wrong come first.
         right: (D,) bool.
-        total: Number of all true ones.
+        total: (S,) number of all true ones.
+        times: (S, D), how often each counts: one row for each resample.
 
     Returns:
-        0 to 1; NaN where there is nothing to find.
+        (S,) float64, 0 to 1; NaN where there is nothing to find.
     """
-    return float(_precision(np.asarray(score, float), np.asarray(right, bool), np.ones((1, len(score))), np.array([total]))[0])
+    order = np.lexsort((right, -score))
+    hits = times[:, order] * right[order]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.nan_to_num(np.cumsum(hits, 1) / np.cumsum(times[:, order], 1))
+        best = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+        return np.where(total > 0, (best * hits).sum(1) / total, np.nan)
 
 
-def presence_auc(score: np.ndarray, present: np.ndarray) -> float:
-    """Probability that an image with the class scores higher than one without, equal scores by half; NaN without both kinds."""
-    score, present = np.asarray(score, float), np.asarray(present, bool)
-    return float(_auc(score, present, np.ones((1, len(score))))[0])
+def presence_auc(score: np.ndarray, present: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Probability that an image with the class scores higher than one without, equal scores by half.
+
+    Args:
+        score: (N,).
+        present: (N,) bool.
+        times: (S, N), how often each image counts.
+
+    Returns:
+        (S,) float64, 0 to 1; NaN without both kinds.
+    """
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.concatenate([[True], score[order][1:] != score[order][:-1]]))  # of runs of equal scores
+    with_it, without = (np.add.reduceat(times[:, order] * kind[order], starts, 1) for kind in (present, ~present))
+    below = np.cumsum(without, 1) - without / 2
+    with np.errstate(invalid="ignore"):
+        return (with_it * below).sum(1) / (with_it.sum(1) * without.sum(1))
 
 
 # Baselines
@@ -400,12 +432,14 @@ def _checked_maps(found: np.ndarray, method: str, key: str, C: int, size: tuple[
         raise DataError(
             f"method '{method}' gave maps of shape {found.shape} for {key}: expected {(C, *size)}, or one more of the background"
         )
-    return found
+    known = np.isfinite(found)
+    return found if known.all() else np.where(known, found, np.float32(np.nan))
 
 
-def _range(heat: np.ndarray) -> tuple[float, float]:
-    values = heat[np.isfinite(heat)]
-    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+def _ends(maps: np.ndarray) -> np.ndarray:
+    """Lowest and highest value of each map (C, H, W), whose unknown pixels are NaN: (2, C) float64, NaN where nothing is known."""
+    flat = maps.reshape(len(maps), -1)
+    return np.array([np.fmin.reduce(flat, axis=1), np.fmax.reduce(flat, axis=1)], np.float64)
 
 
 def _cells(found: np.ndarray, truth: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -428,46 +462,55 @@ def _page(
     found: np.ndarray, truth: np.ndarray, boxes: list[np.ndarray], threshold: float, tolerance_px: int, min_px: int
 ) -> dict:
     """All that is kept of one image."""
-    page: dict = {"pairs": [], "curves": [], "boxes": [], "presence": []}
-    page["cells"] = _cells(found, truth, *_range(found)).astype(np.int32)
-    for c, mask in enumerate(truth):
-        heat = found[c]
-        low, high = _range(heat)
-        page["presence"].append(high if np.isfinite(heat).any() else -np.inf)
-        if mask.any():
-            page["pairs"].append((c, pointing(heat, mask, tolerance_px), energy(heat, mask), mask.mean()))
-            page["curves"].append(iou_curve(heat, mask, (low, high)))
-        with np.errstate(invalid="ignore"):
-            inside = np.isfinite(heat) & (heat >= low + threshold * (high - low)) & (high > low)
-        labels = masks.components(inside, min_px)
-        parts = masks.boxes(labels).astype(np.float64)
-        peaks = np.full(len(parts), -np.inf)
-        flat = labels.ravel()  # by runs of equal labels, of which there are few
-        starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-        run, most = flat[starts], np.maximum.reduceat(heat.ravel(), starts)
-        np.maximum.at(peaks, run[run > 0] - 1, most[run > 0])
-        order = np.argsort(-peaks, kind="stable")
-        right = kernels.match_boxes(parts[order], boxes[c], 0.5)
-        page["boxes"] += [(c, score, hit) for score, hit in zip(peaks[order], right, strict=True)]
-    page["true_boxes"] = [len(one) for one in boxes]
-    page["present"] = truth.any((1, 2))
+    C = len(truth)
+    ends = _ends(found)
+    known = np.nan_to_num(ends)
+    page: dict = {"pairs": [], "curves": [], "present": truth.any((1, 2)), "true_boxes": [len(one) for one in boxes]}
+    page["cells"] = _cells(found, truth, known[0].min(), known[1].max()).astype(np.int32)
+    page["presence"] = np.where(np.isnan(ends[1]), -np.inf, ends[1])[:C]
+    for c in np.flatnonzero(page["present"]):
+        heat, mask = found[c], truth[c]
+        page["pairs"].append((c, pointing(heat, mask, tolerance_px), energy(heat, mask), mask.mean()))
+        page["curves"].append(iou_curve(heat, mask, tuple(known[:, c])))
+    page["boxes"] = np.concatenate([_boxes(found[c], c, *known[:, c], boxes[c], threshold, min_px) for c in range(C)])
     return page
+
+
+def _boxes(heat: np.ndarray, c: int, low: float, high: float, truth: np.ndarray, threshold: float, min_px: int) -> np.ndarray:
+    """(n, 3) float64 of the best boxes of a map, best first: class, highest value inside, whether it is right."""
+    if not high > low:
+        return np.zeros((0, 3))
+    labels = masks.components(heat >= low + threshold * (high - low), min_px)
+    parts = masks.boxes(labels).astype(np.float64)
+    peaks = np.full(len(parts), -np.inf)
+    flat = labels.ravel()  # by runs of equal labels, of which there are few
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    run, most = flat[starts], np.maximum.reduceat(heat.ravel(), starts)
+    np.maximum.at(peaks, run[run > 0] - 1, most[run > 0])
+    order = np.argsort(-peaks, kind="stable")[:MOST_BOXES]
+    right = kernels.match_boxes(parts[order], truth, 0.5)
+    return np.column_stack([np.full(len(order), float(c)), peaks[order], right])
 
 
 def _bound(names: list[str], keys: list[str], pages: list[dict], background: bool, threshold: float) -> Measured:
     if len({page["cells"].shape for page in pages}) > 1:
         raise DataError("a method gave a map of the background for some images and none for others: decide on one")
     pairs = [(n, *pair) for n, page in enumerate(pages) for pair in page["pairs"]]
-    boxes = [(n, *box) for n, page in enumerate(pages) for box in page["boxes"]]
+    boxes = pd.DataFrame(np.concatenate([page["boxes"] for page in pages]), columns=["label", "score", "right"])
+    boxes = boxes.astype({"label": int, "right": bool}).assign(
+        image=np.repeat(range(len(pages)), [len(p["boxes"]) for p in pages])
+    )
     return Measured(
         classes=tuple(names),
         keys=tuple(keys),
-        pairs=pd.DataFrame(pairs, columns=["image", "label", "pointing", "energy", "area"]),
+        pairs=pd.DataFrame(pairs, columns=["image", "label", "pointing", "energy", "area"]).astype(
+            {"image": int, "label": int}
+        ),
         curves=np.array([curve for page in pages for curve in page["curves"]]).reshape(-1, BINS),
         cells=np.stack([page["cells"] for page in pages]),
         presence=np.array([page["presence"] for page in pages], float),
         present=np.stack([page["present"] for page in pages]),
-        boxes=pd.DataFrame(boxes, columns=["image", "label", "score", "right"]),
+        boxes=boxes,
         true_boxes=np.array([page["true_boxes"] for page in pages], np.int64),
         background=background,
         threshold=threshold,
@@ -512,9 +555,15 @@ def _values(m: Measured, times: np.ndarray) -> dict[str, np.ndarray]:
             if not suffix:
                 found["iou_best"] = means[:, 2:].max(1)
         found |= _mean_ious(m, times)
-        for metric, of_class in (("ap50", _class_precision), ("presence_auc", _class_auc)):
-            parts = {f"{metric}[{name}]": of_class(m, c, times) for c, name in enumerate(m.classes)}
-            found |= {metric: _nanmean(np.stack(list(parts.values()), 1))} | parts
+        label, image = m.boxes["label"].to_numpy(), m.boxes["image"].to_numpy(np.int64)
+        score, right = m.boxes["score"].to_numpy(float), m.boxes["right"].to_numpy(bool)
+        of_class = [label == c for c in range(len(m.classes))]
+        totals = times @ m.true_boxes
+        boxes = [average_precision(score[of], right[of], totals[:, c], times[:, image[of]]) for c, of in enumerate(of_class)]
+        presence = [presence_auc(m.presence[:, c], m.present[:, c], times) for c in range(len(m.classes))]
+        for metric, parts in (("ap50", boxes), ("presence_auc", presence)):
+            found |= {metric: _nanmean(np.stack(parts, 1))}
+            found |= {f"{metric}[{name}]": part for name, part in zip(m.classes, parts, strict=True)}
     return found
 
 
@@ -530,39 +579,21 @@ def _mean_ious(m: Measured, times: np.ndarray) -> dict[str, np.ndarray]:
     return found | {f"iou[{name}]": iou[:, place, c] for c, name in enumerate(labels)}
 
 
-def _class_precision(m: Measured, c: int, times: np.ndarray) -> np.ndarray:
-    boxes = m.boxes[m.boxes["label"] == c]
-    score, right = boxes["score"].to_numpy(float), boxes["right"].to_numpy(bool)
-    return _precision(score, right, times[:, boxes["image"].to_numpy(np.int64)], times @ m.true_boxes[:, c])
-
-
-def _class_auc(m: Measured, c: int, times: np.ndarray) -> np.ndarray:
-    return _auc(m.presence[:, c], m.present[:, c], times)
-
-
 def _nanmean(table: np.ndarray) -> np.ndarray:
     """Mean over the last axis of what is not NaN."""
     return np.nansum(table, axis=-1) / np.isfinite(table).sum(-1)
 
 
-def _precision(score: np.ndarray, right: np.ndarray, weight: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Average precision (S,) of boxes that count weight[s, d] times, of total[s] true ones."""
-    order = np.lexsort((right, -score))
-    hits = weight[:, order] * right[order]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.nan_to_num(np.cumsum(hits, 1) / np.cumsum(weight[:, order], 1))
-        best = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
-        return np.where(total > 0, (best * hits).sum(1) / total, np.nan)
+def _chances(m: Measured) -> dict[str, float]:
+    """What a map that knows nothing gets, 0 to 1, where that follows from the masks alone."""
+    chances: dict[str, float] = {"presence_auc": 0.5}
+    for suffix, of in _groups(m):
+        chances |= {f"{metric}{suffix}": m.pairs["area"][of].mean() for metric in ("pointing", "energy")}
+    return chances
 
 
-def _auc(score: np.ndarray, present: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve (S,) of images that count times[s, n] times."""
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.concatenate([[True], score[order][1:] != score[order][:-1]]))  # of runs of equal scores
-    with_it, without = (np.add.reduceat(times[:, order] * kind[order], starts, 1) for kind in (present, ~present))
-    below = np.cumsum(without, 1) - without / 2
-    with np.errstate(invalid="ignore"):
-        return (with_it * below).sum(1) / (with_it.sum(1) * without.sum(1))
+def _minus(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: ours[name] - theirs[name] for name in ours if name in theirs}
 
 
 def _rows(m: Measured, drawn: Mapping[str, np.ndarray], chances: Mapping[str, float], common: dict) -> list[dict]:

@@ -9,7 +9,7 @@ A run lives in one folder:
 
 Every random choice is a function of the seed and the step, and the reader's place is part of the checkpoint; so a run that was
 killed anywhere and started again ends, on CPU, in the same bytes as one that was not. Under `torchrun` the same batches are
-shared by several processes, which end in the same weights as one, up to the rounding of sums.
+shared by several processes, which end in the same weights as one, up to the rounding of sums (and to what dropout draws).
 """
 
 from __future__ import annotations
@@ -169,6 +169,7 @@ def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
             **mammut.PRESETS[config.model.preset],
             vocab_size=len(tokenizer),
             context_length=config.model.context_length,
+            text_dropout=config.model.text_dropout,
             # with as many negatives as SigLIP's loss has, a bias of 0 would start every pair as a likely match
             initial_scale=1 / 0.07 if softmax else 10.0,
             initial_bias=0.0 if softmax else -10.0,
@@ -221,12 +222,14 @@ class Batch:
         keys: Of the whole batch, of all processes.
         place: Of the reader, after this batch.
         counts: Of the whole batch: pairs left out and texts cut; known for all processes only after `backward`.
+        seed: Of what is dropped.
     """
 
     parts: list[tuple[Tensor, list[Tensor]]]
     keys: list[str]
     place: Place
     counts: Counter
+    seed: int = 0
 
 
 def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place: Place, step: int) -> Iterator[Batch]:
@@ -237,7 +240,7 @@ def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place:
     shares = curriculum.read(
         data, options, config.seed, settings.image_size, place, step, distributed.rank(), distributed.size()
     )
-    for rows in shares:
+    for number, rows in enumerate(shares, step + 1):
         if len(rows.images) < n_parts:
             raise DataError(
                 f"only {len(rows.images)} of {share} images of a batch are readable, as of {rows.keys[0]}: see the data"
@@ -252,7 +255,8 @@ def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place:
             pixels = np.stack([rows.images[i] for i in part])
             images = torch.from_numpy(imaging.normalise(pixels, settings.image_mean, settings.image_std))
             parts.append((images, [torch.from_numpy(tokens[group, : lengths[group[-1]]]) for group in groups]))
-        yield Batch(parts, rows.keys, rows.place, +counts)
+        seed = int(np.random.SeedSequence([config.seed, number, distributed.rank()]).generate_state(1)[0])
+        yield Batch(parts, rows.keys, rows.place, +counts, seed)
 
 
 def contrastive_loss(model: Mammut, image_embeddings: Tensor, text_embeddings: Tensor, options: Train) -> Tensor:
@@ -281,14 +285,15 @@ def backward(model: Mammut, batch: Batch, options: Train, scaler: torch.amp.Grad
     scale = scaler.scale if scaler is not None else lambda value: value
     with_caption = options.caption_weight > 0
 
-    def run(part: tuple[Tensor, list[Tensor]], with_caption: bool) -> mammut.MammutOutput:
-        images, groups = part
+    def run(i: int, with_caption: bool) -> mammut.MammutOutput:
+        images, groups = batch.parts[i]
         device, dtype = model.device, DTYPES[options.precision]
+        torch.manual_seed(batch.seed + i)  # what the first forward dropped, the second drops again
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return model(images.to(device), [group.to(device) for group in groups], with_caption=with_caption)
 
     if distributed.size() == len(batch.parts) == 1:
-        output = run(batch.parts[0], with_caption)
+        output = run(0, with_caption)
         contrastive = contrastive_loss(model, output.image_embeddings, output.text_embeddings, options)
         loss = options.contrastive_weight * contrastive
         if with_caption:
@@ -296,9 +301,10 @@ def backward(model: Mammut, batch: Batch, options: Train, scaler: torch.amp.Grad
         scale(loss).backward()
         return {"loss": loss, "contrastive": contrastive} | ({"caption": output.caption_loss} if with_caption else {})
 
+    dropped = model.config.text_dropout > 0  # then both forwards have to draw the same
     with torch.no_grad():
-        outputs = [run(part, False) for part in batch.parts[:-1]]
-    outputs.append(run(batch.parts[-1], with_caption))
+        outputs = [run(i, dropped and with_caption) for i in range(len(batch.parts) - 1)]
+    outputs.append(run(len(outputs), with_caption))
     own = [
         torch.cat([output[name].detach().float() for output in outputs]) for name in ("image_embeddings", "text_embeddings")
     ]
@@ -320,7 +326,7 @@ def backward(model: Mammut, batch: Batch, options: Train, scaler: torch.amp.Grad
     caption = torch.zeros((), device=model.device)
     last = first + len(own[0])
     for i in reversed(range(len(outputs))):
-        output = outputs[i] if i == len(outputs) - 1 else run(batch.parts[i], with_caption)
+        output = outputs[i] if i == len(outputs) - 1 else run(i, with_caption)
         last, rows = last - len(output.image_embeddings), slice(last - len(output.image_embeddings), last)
         roots = [output.image_embeddings, output.text_embeddings]
         gradients = [part * averaging for part in gradient[rows].chunk(2, dim=1)]

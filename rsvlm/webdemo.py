@@ -352,6 +352,41 @@ def _specimen(rng: np.random.Generator) -> np.ndarray:
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
+def _clutter(rng: np.random.Generator) -> np.ndarray:
+    """Paint things of all sizes that lie before one another, each lit from a side, some out of focus, as photographs are made up.
+
+    Source: dead leaves as a model of photographs, Lee, Mumford and Huang 2001.
+    """
+    width, height = int(rng.integers(120, 220)), int(rng.integers(100, 180))
+    y, x = np.arange(height)[:, None, None], np.arange(width)[:, None]
+    palette = rng.integers(0, 256, (int(rng.integers(3, 9)), 3))
+    picture = palette[0] + (2 * y / height - 1) * rng.normal(0, 30) + (2 * x / width - 1) * rng.normal(0, 20)
+    largest, noise = rng.uniform(0.05, 0.2) * height, rng.normal(size=(height, width, 1))
+    for _ in range(int(rng.choice([6, 15, 40, 120]))):
+        size = min(largest * rng.pareto(2) + 4, height)
+        middle, half = rng.uniform((0, 0), (width, height)), size * rng.uniform(0.4, 1, 2)
+        angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 8))))
+        if rng.random() < 0.5:  # round
+            angles = np.linspace(0, 2 * np.pi, 24)
+        mask = Image.new("L", (width, height))
+        corners = middle + half * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        ImageDraw.Draw(mask).polygon([tuple(corner) for corner in corners.tolist()], fill=255)
+        mask = np.asarray(mask.filter(ImageFilter.GaussianBlur(float(rng.choice([0.5, 1, 3])))), np.float32)[..., None] / 255
+        light = rng.normal(0, 40, 2)
+        lit = light[0] * np.clip((x - middle[0]) / half[0], -1, 1) + light[1] * np.clip((y - middle[1]) / half[1], -1, 1)
+        thing = palette[rng.integers(len(palette))] * rng.uniform(0.6, 1.2) + lit + rng.choice([0, 4, 15]) * noise
+        picture = picture * (1 - mask) + thing * mask
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def _cut_out(number: int) -> np.ndarray:
+    """Enlarge one of the 200 grey cut-outs of photographs, of 25 pixels, that come with scikit-image, the faces and others in turn."""
+    patches = np.load(tiles.demo_file("skimage", "data", "lfw_subset.npy"), allow_pickle=False)
+    patch = patches[number % 2 * 100 + number // 2 % 100]
+    image = Image.fromarray((patch * (255 / max(patch.max(), 1e-6))).astype(np.uint8))
+    return np.asarray(image.resize((128, 128), Image.Resampling.BICUBIC).convert("RGB"))
+
+
 def _jpeg(array: np.ndarray, quality: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "JPEG", quality=quality)
@@ -566,16 +601,21 @@ def _record(url: str, answer: bytes) -> bytes:
 
 
 def labelled(seed: int = 1, pictures: int = 2000) -> dict[str, np.ndarray]:
-    """Draw pictures as the training hosts show them.
+    """Draw pictures as the training hosts show them, and for one in ten of them two of kinds that no host shows, to learn from.
 
     Returns:
         As `overhead.fit` takes them: `found`, `labels`; `sources`: the photograph that a picture is cut from, a strip of the Earth, or
-        for what is drawn its number; and `weights`, which give each style the share that it has on the hosts.
+        for what is drawn its number; and `weights`, which give each style the share that it has on the hosts, 0 where it has none.
     """
     rng = np.random.default_rng([seed, 0x0E4D])
-    labels, rows, sources, weights = np.arange(pictures) % 2 == 0, [], [], np.ones(pictures)
+    more = pictures // 10
+    labels, rows, sources, weights = np.arange(pictures + 2 * more) % 2 == 0, [], [], np.ones(pictures + 2 * more)
+    labels[pictures:], weights[pictures:] = False, 0.0
     for number, from_above in enumerate(labels):
-        if from_above:
+        if number >= pictures:
+            source = f"more {number}"
+            array = _clutter(rng) if number % 2 else _cut_out((number - pictures) // 2)
+        elif from_above:
             strip = int(rng.integers(_STRIPS))
             source = f"strip {strip}"
             between = (strip / (2 * _STRIPS), (strip + 1) / (2 * _STRIPS))  # of the western half

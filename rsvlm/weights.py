@@ -93,8 +93,8 @@ def load_vision(model: Mammut, path: Path | str, ignore: Sequence[str] = ("head.
     return model
 
 
-def export_onnx(model: Mammut, folder: Path | str) -> Path:
-    """Write both towers as ONNX: `image.onnx`, `text.onnx`, and `onnx.json` with what a caller needs to feed them.
+def export_onnx(model: Mammut, folder: Path | str, towers: Sequence[str] = ("image", "text")) -> Path:
+    """Write the towers as ONNX: `image.onnx`, `text.onnx`, and `onnx.json` with what a caller needs to feed them.
 
     `image.onnx` takes `images` (B, 3, S, S) float32, normalised, and gives `image_embeddings`; `text.onnx` takes `tokens` (B, T)
     int64, padded on the right, and gives `text_embeddings`: (B, E) float32 of norm 1, for any B and any T up to the context. Files
@@ -119,7 +119,8 @@ def export_onnx(model: Mammut, folder: Path | str) -> Path:
     }
     training = model.training
     model.eval()
-    for name, (encode, given, example, dynamic) in parts.items():
+    for name in towers:
+        encode, given, example, dynamic = parts[name]
         program = torch.onnx.export(
             _Call(encode, model).eval(),
             (example,),

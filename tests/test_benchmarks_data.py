@@ -498,7 +498,8 @@ def test_the_catalogue_tells_everything(monkeypatch):
     for row in rows.values():
         assert row["task"] in ("retrieval", "classification")
         assert all(row[column] for column in ("title", "layout", "where", "licence", "traps"))
-        assert row["verified"] or row["unsure"], row["name"]
+        assert row["verified"] == (not row["unsure"]), row["name"]
+        assert all(re.match(r"\S.*: \S", source) for source in row["sources"]), row["name"]  # a place, and what it says
         assert (
             row["classes"] is None or row["name"] == "SkyScript" or row["classes"] == len(catalogue.class_names(row["name"]))
         )

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import rsvlm
 from rsvlm import figures, runs
 from rsvlm.errors import DataError, RsvlmError
 
@@ -267,7 +268,7 @@ def test_a_small_book_is_built_and_loads_nothing_from_elsewhere(small_book):
 
 
 @pytest.mark.slow
-def test_a_second_build_does_nothing_and_a_broken_page_is_told(small_book):
+def test_a_second_build_does_nothing_and_a_broken_page_or_a_lost_result_is_told(small_book):
     index = small_book / "_build" / "html" / "index.html"
     before, start = index.stat().st_mtime_ns, time.perf_counter()
     runs.build_book("smoke")
@@ -278,6 +279,12 @@ def test_a_second_build_does_nothing_and_a_broken_page_is_told(small_book):
     with pytest.raises(RsvlmError, match=r"lab_log.md:\d+: WARNING: unknown document: 'nowhere'"):
         runs.build_book("smoke")
     page.write_text(good)
+    run = small_book / "results" / "retrieval" / "laptop-seed0"
+    shutil.copytree(ROOT / "results" / "retrieval" / "laptop-seed0", run)
+    (run / "metrics.json").unlink()
+    with pytest.raises(RsvlmError, match=r"laptop-seed0.metrics.json is missing"):
+        runs.build_book("smoke")
+    shutil.rmtree(small_book / "results")
     assert runs.build_book("smoke") == index
 
 
@@ -286,6 +293,129 @@ def test_a_second_build_does_nothing_and_a_broken_page_is_told(small_book):
 def test_a_browser_asks_no_other_host_for_a_small_book(small_book, tmp_path):
     site = small_book / "_build" / "html"
     assert asked_for(site, site / "book" / "executed" / "01_small.html", tmp_path) == {"127.0.0.1"}
+
+
+# How it is published
+
+
+def test_the_workflows_take_actions_by_version_and_the_citation_is_of_this_one():
+    yaml = pytest.importorskip("yaml", reason="the extra [book] is not installed")
+    found = [
+        step["uses"]
+        for path in (ROOT / ".github" / "workflows").glob("*.yml")
+        for job in yaml.safe_load(path.read_text())["jobs"].values()
+        for step in job["steps"]
+        if "uses" in step
+    ]
+    assert found and [action for action in found if not re.fullmatch(r"actions/[\w-]+@v\d+", action)] == []
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == rsvlm.__version__ and citation["cff-version"] == "1.2.0"
+    assert f"## {rsvlm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# No number in prose that was typed by hand
+
+VOID = {"img", "br", "hr", "input", "meta", "link", "source", "wbr", "col", "area", "base", "embed"}
+BLOCKS = {"p", "li", "td", "th", "dt", "dd", "h1", "h2", "h3", "h4", "figcaption", "summary", "blockquote"}
+# Tables made of records, code and its outputs, formulas, entries of the bibliography, and what frames a page; `quoted` is looked at by itself.
+APART = {
+    "generated",
+    "cell_output",
+    "cell_input",
+    "math-block",
+    "citation",
+    "bd-sidebar-primary",
+    "bd-sidebar-secondary",
+    "headerlink",
+}
+DECIMAL = re.compile(r"(?<![\w.:/-])\d+\.\d+(?![\w./-]*\d)")
+VERSION = re.compile(r"\b(Python|CUDA|PyTorch|Sphinx|CC[ -]BY[\w -]*|ODbL|License|version|v)[ -]?\d+\.\d+", re.IGNORECASE)
+
+
+class Prose(HTMLParser):
+    """Collects decimals that stand in the prose of a page, and those marked as quoted with no source in the same block."""
+
+    def __init__(self, text: str, logged: bool = False):
+        super().__init__()
+        self.loose: list[str] = []
+        self.logged, self.dated, self.open = logged, False, []
+        self.block = {"text": "", "quoted": "", "source": False}
+        self.feed(re.sub(r"(?s)<(script|style|svg|math|head)\b.*?</\1>", "", text))
+        self.finish()
+
+    def finish(self) -> None:
+        text = VERSION.sub("", self.block["text"])
+        if not (self.logged and self.dated):
+            self.loose += [text[max(0, found.start() - 40) : found.end() + 20].strip() for found in DECIMAL.finditer(text)]
+        if DECIMAL.search(self.block["quoted"]) and not self.block["source"]:
+            self.loose.append(f"quoted without a source: {self.block['quoted'].strip()[:80]}")
+        self.block = {"text": "", "quoted": "", "source": False}
+
+    def handle_starttag(self, tag, attributes):
+        found = {name: value or "" for name, value in attributes}
+        classes = set(found.get("class", "").split())
+        if tag in BLOCKS:
+            self.finish()
+        apart = tag in ("pre", "code", "nav", "header", "footer", "button", "title") or bool(classes & APART)
+        self.block["text"] += " " if tag == "br" else ""
+        self.block["source"] |= tag == "a" and not classes & {"headerlink"} and bool(found.get("href"))
+        if tag not in VOID:
+            self.open.append((tag, apart, "quoted" in classes))
+
+    def handle_endtag(self, tag):
+        if tag in VOID or tag not in [name for name, *_ in self.open]:
+            return
+        if tag in BLOCKS:
+            self.dated = bool(re.match(r"\s*20\d\d-\d\d-\d\d\b", self.block["text"])) if tag == "h2" else self.dated
+            self.finish()
+        while self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        if not any(apart for _, apart, _ in self.open):
+            self.block["quoted" if any(quoted for *_, quoted in self.open) else "text"] += data
+
+
+def loose_decimals(site: Path) -> list[str]:
+    """Decimals in prose whose origin a reader cannot see.
+
+    Outputs of cells were computed, pages in `book/generated/` are made of records, code is code. In prose a decimal is `quoted`, as in
+    `[14.0]{.quoted}`, with a link or citation in the same paragraph or cell. The lab log is a record by itself, entry by dated entry.
+    """
+    loose = []
+    for path in pages_of(site):
+        if "generated" not in path.relative_to(site).parts:
+            found = Prose(path.read_text(encoding="utf-8"), logged=path.stem == "lab_log").loose
+            loose += [f"{path.relative_to(site)}: {text}" for text in found]
+    return loose
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("<p>Recall is 12.5 %.</p>", 1),
+        ("<p>Recall is <span>12.5</span> % and 1,094 images, Python 3.11, CC BY-SA 4.0, arXiv:2503.08722.</p>", 1),
+        ("<li>0.5</li><td>7.25</td><h2>About 3.5</h2>", 3),
+        ("<p><code>0.5</code> <script>1.5</script><math><mn>2.5</mn></math></p><pre>3.5</pre>", 0),
+        ('<div class="cell_output docutils"><div><p>12.5</p></div></div><p>1.5</p>', 1),
+        ('<p><span class="quoted">14.0</span> (<a class="reference" href="x">Chen</a>)</p>', 0),
+        ('<p><span class="quoted">14.0</span></p><p><a href="x">elsewhere</a></p>', 1),
+        ('<p><span class="quoted">14.0</span> and 3.5 (<a href="x">Chen</a>)</p>', 1),
+        ('<p>Unclosed <p>2.5<br>3.5<img alt="4.5">', 2),
+    ],
+)
+def test_decimals_without_an_origin_are_found(tmp_path, text, count):
+    (tmp_path / "generated").mkdir()
+    (tmp_path / "generated" / "results.html").write_text(text)
+    (tmp_path / "page.html").write_text(f"<html><head><title>9.9</title></head><body>{text}</body></html>")
+    assert len(loose_decimals(tmp_path)) == count
+
+
+def test_the_log_keeps_its_decimals_under_a_date(tmp_path):
+    (tmp_path / "lab_log.html").write_text(
+        '<h1>Log</h1><p>1.5</p><h2>2026-11-20: a try<a class="headerlink" href="#x">#</a></h2><p>2.5</p><h2>Later</h2><p>3.5</p>'
+    )
+    assert [line.partition(": ")[2] for line in loose_decimals(tmp_path)] == ["1.5", "3.5"]
 
 
 # The book itself, where it was built
@@ -306,3 +436,8 @@ def test_a_browser_asks_no_other_host_for_the_book(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         assert asked_for(SITE, page, folder) <= {"127.0.0.1"}, page.name
+
+
+@needs_site
+def test_no_decimal_of_the_book_was_typed_by_hand():
+    assert not (loose := loose_decimals(SITE)), "\n".join(loose)

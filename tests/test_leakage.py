@@ -293,7 +293,8 @@ def test_an_evaluation_of_a_file_of_embeddings_says_what_it_is_of(tmp_path):
     arrays = {"image_embeddings": whole.image_embeddings, "caption_embeddings": whole.caption_embeddings}
     np.savez(path, **arrays, image_of_caption=whole.image_of_caption, captions=np.array(whole.captions))
     found = evaluate.retrieve(f"embeddings:{path}", bootstrap_samples=10)
-    assert {row["protocol"] for row in found.rows} == set(evaluate.retrieval.PROTOCOLS)
+    countings = {"plain", "skyscript", "one-to-one"}
+    assert {row["protocol"] for row in found.rows} == {f"{name} (wording not stated)" for name in countings}
     assert found.about["model"] == "vectors" and len(found.about["fingerprint"]) == 64
     named = evaluate.retrieve(f"embeddings:{path}", benchmark="rsicd", protocol="rs5m", bootstrap_samples=10)
     assert {(row["dataset"], row["protocol"]) for row in named.rows} == {("RSICD", "rs5m")}
@@ -303,9 +304,33 @@ def test_an_evaluation_of_a_file_of_embeddings_says_what_it_is_of(tmp_path):
         evaluate.classify(f"embeddings:{path}", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("wording", "reported", "other"),
+    [("plain", {"plain", "rs5m", "one-to-one"}, "skyscript"), ("remoteclip", {"remoteclip"}, "plain")],
+)
+def test_one_wording_is_never_reported_as_another(tmp_path, wording, reported, other):
+    whole, path = vectors(), tmp_path / "vectors.npz"
+    arrays = {"image_embeddings": whole.image_embeddings, "caption_embeddings": whole.caption_embeddings}
+    arrays |= {"image_of_caption": whole.image_of_caption, "captions": np.array(whole.captions)}
+    np.savez(path, **arrays, wording=np.array(wording))
+    model, few = f"embeddings:{path}", {"bootstrap_samples": 5}
+    assert {row["protocol"] for row in evaluate.retrieve(model, **few).rows} == reported
+    ties = evaluate.retrieve(model, ties="average", **few).rows
+    assert {row["protocol"] for row in ties} == {f"{name} (average ties)" for name in reported}
+    with pytest.raises(DataError, match=f"words of {wording}: {other} words them otherwise; it fits {wording}"):
+        evaluate.retrieve(model, protocol=other, **few)
+    for wrong, says in ((np.array("rsicd"), "its wording is 'rsicd'"), (np.ones(2), "expected one text")):
+        np.savez(path, **arrays, wording=wrong)
+        with pytest.raises(DataError, match=says):
+            evaluate.retrieve(model, **few)
+    np.savez(path, **arrays)
+    unknown = evaluate.retrieve(model, ties="average", **few).rows
+    assert "plain (wording not stated) (average ties)" in {row["protocol"] for row in unknown}
+
+
 def test_the_listing_tells_every_benchmark_and_its_traps():
     text = evaluate.listing()
-    for word in ("RSICD", "Million-AID", "NWPU-Captions", "licence", "beware", "layout"):
+    for word in ("RSICD", "Million-AID", "NWPU-Captions", "licence", "beware", "layout", "looked up huggingface.co"):
         assert word in text
     assert evaluate.listing(["rsitmd"]).startswith("RSITMD: retrieval")
     with pytest.raises(DataError, match="unknown benchmark 'x'"):

@@ -175,6 +175,53 @@ def test_the_best_sentence_speaks_and_vectors_stand_for_sentences(model, picture
     np.testing.assert_allclose(localize.maps(model, picture, vectors, size="patches"), found, atol=1e-6)
 
 
+def test_the_mean_of_sentences_and_of_scales(model, picture):
+    single = localize.maps(model, picture, ["the sea", "a river", "tan land"])
+    mean = localize.maps(model, picture, [["the sea", "a river"], ["tan land"]], join="mean")
+    np.testing.assert_allclose(mean, [(single[0] + single[1]) / 2, single[2]], atol=1e-6)
+    one, two = (localize.maps(model, picture, ["the sea"], scale=scale) for scale in (1, 2))
+    both = localize.maps(model, picture, ["the sea"], scale=(1, 2))
+    np.testing.assert_allclose(both, (one + two) / 2, atol=1e-6)
+    tiled = [localize.maps(model, picture, ["the sea"], scale=scale, tile_px=16) for scale in (1, 2, (1, 2))]
+    np.testing.assert_allclose(tiled[2], (tiled[0] + tiled[1]) / 2, atol=1e-5)
+
+
+def test_several_methods_look_at_an_image_once(model, picture, monkeypatch):
+    how = {"scale": (1, 2), "tile_px": 24, "batch_size": 2}
+    wanted = [localize.maps(model, picture, ["the sea"], method=m, **how) for m in ("raw", "smooth", "caption")]
+    tower, looks, seen = localize.patches, [], {}
+    monkeypatch.setattr(localize, "patches", lambda *given: looks.append(1) or tower(*given))
+    for method, one in zip(("raw", "smooth", "caption"), wanted, strict=True):
+        found = localize.maps(model, picture, ["the sea"], method=method, seen=seen, **how)
+        np.testing.assert_allclose(found, one, atol=1e-6)
+    assert len(looks) == len(seen) > 2
+
+
+def test_sentences_are_read_from_a_file_or_the_package(tmp_path):
+    groups, rest = localize.sentences("rsicd", ["airplane", "ship"])
+    assert all("plane" in line for line in groups[0]) and len(groups) == 2 and len(rest) > 3
+    file = tmp_path / "texts.json"
+    file.write_text('{"ship": "a ship", "": ["a meadow"], "dock": ["a dock", "a pier"]}')
+    assert localize.sentences(file, ["dock", "ship"]) == ([["a dock", "a pier"], ["a ship"]], ["a meadow"])
+    file.write_text('{"ship": "a ship"}')
+    assert localize.sentences(str(file), ["ship"]) == ([["a ship"]], None)
+    for text, says in [
+        ('{"ship": []}', "no sentence, or one that is blank"),
+        ('{"ship": [" "]}', "blank"),
+        ('{"ship": [3]}', "blank"),
+        ('{"ship": "a ship", "": [""]}', "blank"),
+        ('{"dock": "a dock"}', "no sentence for class 'ship'"),
+        ("[1]", "cannot be read"),
+        ("{", "cannot be read"),
+        ('{"ship": 3}', "cannot be read"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(DataError, match=says):
+            localize.sentences(file, ["ship"])
+    with pytest.raises(DataError, match="cannot be read"):
+        localize.sentences(tmp_path / "no.json", ["ship"])
+
+
 def test_contrast_with_a_background_makes_probabilities(model, picture):
     both = localize.maps(model, picture, ["the sea", "tan land"], background=[])
     np.testing.assert_allclose(both.sum(0), 1, atol=1e-5)
@@ -217,6 +264,10 @@ def test_edges_can_be_taken_from_the_image(model, picture):
         ({"size": "patches", "tile_px": 8}, "without tiles"),
         ({"overlap": 1.0}, "overlap"),
         ({"scale": 0}, "scale"),
+        ({"scale": [1, -1]}, "scale"),
+        ({"scale": []}, "scale"),
+        ({"size": "patches", "scale": [1, 2]}, "one scale"),
+        ({"join": "worst"}, "join"),
         ({"image": np.zeros((8, 8), np.uint8)}, "expected"),
         ({"image": np.zeros((8, 8, 3), np.float32)}, "uint8"),
         ({"image": np.zeros((0, 8, 3), np.uint8)}, "expected"),

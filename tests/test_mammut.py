@@ -314,7 +314,7 @@ def test_unknown_switches_are_named():
 
 
 def test_presets_have_the_parameters_that_their_table_states():
-    rows = re.findall(r'"(\w+)": dict\(zip.*# ([\d,]+) \+ ([\d,]+)', Path(mammut.__file__).read_text())
+    rows = re.findall(r'"([\w-]+)": dict\(.*# ([\d,]+) \+ ([\d,]+)', Path(mammut.__file__).read_text())
     assert [row[0] for row in rows] == list(mammut.PRESETS)
     for name, *stated in rows:
         with torch.device("meta"):
@@ -382,6 +382,36 @@ def test_convolutions_see_their_surroundings_and_one_image_at_a_time(tmp_path):
     model.eval().save_pretrained(tmp_path)
     again = mammut.Mammut.from_pretrained(tmp_path).eval()
     assert torch.equal(again.encode_image(images), model.encode_image(images))
+
+
+@torch.no_grad()
+def test_standard_weights_do_not_depend_on_size_and_offset(tmp_path):
+    model = tiny(**CONV, vision_standard_weights=True).eval()
+    images = torch.randn(2, 3, 24, 40, generator=torch.Generator().manual_seed(0))
+    convolutions = [part for part in model.vision.modules() if isinstance(part, torch.nn.Conv2d)]
+    for part in (p for p in model.vision.modules() if isinstance(p, torch.nn.GroupNorm)):
+        part.weight.copy_(torch.linspace(0.5, 1.5, len(part.weight)))  # so that every block counts
+    before = model.image_tokens(images)
+    noise = torch.randn(convolutions[3].weight.shape, generator=torch.Generator().manual_seed(1))
+    for part in convolutions:
+        part.weight.mul_(torch.linspace(0.5, 3, len(part.weight)).view(-1, 1, 1, 1)).add_(0.7)
+    torch.testing.assert_close(model.image_tokens(images), before, rtol=1e-3, atol=1e-4)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(mammut.Mammut.from_pretrained(tmp_path).eval().image_tokens(images), model.image_tokens(images))
+    convolutions[3].weight.add_(noise)
+    assert (model.image_tokens(images) - before).abs().max() > 0.1
+
+
+def test_dropout_is_of_the_texts_and_of_training_alone():
+    model, plain = tiny(text_dropout=0.3), tiny()
+    plain.load_state_dict(model.state_dict())
+    images, tokens = torch.zeros(2, 3, 32, 32), torch.tensor([[1, 5, 6, 7, 2], [1, 8, 9, 2, 0]])
+    with torch.no_grad():
+        for one in (model.eval(), plain.train()):
+            torch.testing.assert_close(one.encode_text(tokens), plain.eval().encode_text(tokens))
+        first, second = (model.train()(images, tokens) for _ in range(2))
+    assert torch.equal(first.image_embeddings, second.image_embeddings)
+    assert (first.text_embeddings - second.text_embeddings).abs().max() > 1e-2 and first.caption_loss != second.caption_loss
 
 
 def test_convolutional_tokens_are_cells_in_reading_order():

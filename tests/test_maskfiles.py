@@ -148,6 +148,31 @@ def test_coco_broken_parts_are_counted(tmp_path):
     assert list(maskfiles.read(tmp_path, "coco", skipped=skipped)) == [] and skipped["picture broken"] == 1
 
 
+def test_coco_polygons_over_the_edge_are_cut_there(tmp_path):
+    over = [[-10, -5, 6, -5, 6, 4, -10, 4]]
+    item = next(maskfiles.read(coco(tmp_path, [of(over), of([[25, 15, 90, 15, 90, 90, 25, 90]], category=9)]), "coco"))
+    assert item.masks["storage tank"].sum() == 6 * 4 and item.masks["storage tank"][:4, :6].all()
+    assert item.masks["ship"].sum() == 5 * 5 and item.record["boxes"]["ship"].tolist() == [[25, 15, 30, 20]]
+
+
+def test_halves_share_no_picture_and_depend_on_the_name_alone(tmp_path):
+    root = coco(tmp_path, [])
+    names = [f"{n}.png" for n in range(40)]
+    for name in names:
+        (root / "images" / name).write_bytes(picture())
+    rows = [{"id": n, "file_name": name, "height": 20, "width": 30} for n, name in enumerate(names)]
+    coco(root, [], images=rows)
+    a, b = ([item.key for item in maskfiles.read(root, "coco", half=half)] for half in "ab")
+    assert sorted([*a, *b]) == sorted(name[:-4] for name in names) and min(len(a), len(b)) > 10
+    assert all(maskfiles.half_of(key) == "a" for key in a)
+    coco(root, [], images=rows[::2])
+    assert {item.key for item in maskfiles.read(root, "coco", half="a")} == {key for key in a if int(key) % 2 == 0}
+    few = [item.key for item in maskfiles.read(root, "coco", half="b", limit=3)]
+    assert len(few) == 3 and set(few) <= set(b)
+    with pytest.raises(DataError, match="choose a or b"):
+        maskfiles.read(root, "coco", half="c")
+
+
 @pytest.mark.parametrize(
     ("file", "says"),
     [
@@ -286,6 +311,8 @@ def test_polygons_land_on_the_right_pixels(tmp_path):
     cut = [item.masks["green house"].sum() for item in items.values() if "green house" in item.masks]
     assert sorted(cut) == [4 * 4 + 2 * 3, 8 * 4 + 1 * 3]
     assert len(list(maskfiles.read(tmp_path, "polygons", size_px=32, limit=2))) == 2
+    halves = [{item.key for item in maskfiles.read(tmp_path, "polygons", size_px=32, half=half)} for half in "ab"]
+    assert halves[0] | halves[1] == set(items) and not halves[0] & halves[1]
 
 
 def test_blue_marble_masks_follow_the_map_and_the_colours():

@@ -87,6 +87,21 @@ def test_each_picture_is_measured_by_itself():
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_swings_tell_scale_direction_and_place():
+    y, x = np.mgrid[:64, :64].astype(np.float32)
+    swings = overhead.OCTAVES * (overhead.DIRECTIONS + 4)
+    for octave, direction in ((0, 0), (1, 2), (2, 3), (3, 5)):
+        angle, cycles = np.pi * direction / overhead.DIRECTIONS, 0.35 / 2**octave
+        wave = 0.5 + 0.3 * np.sin(2 * np.pi * cycles * (x * np.cos(angle) + y * np.sin(angle)))
+        found = overhead._swings(wave[None])[0].reshape(overhead.OCTAVES, -1)
+        level = found[:, overhead.DIRECTIONS]
+        assert found[octave, : overhead.DIRECTIONS].argmax() == direction and level.argmax() == octave
+    part = np.where(x < 32, wave, 0.5)  # the same, in one half only
+    uneven = overhead._swings(part[None])[0].reshape(overhead.OCTAVES, -1)
+    assert uneven[octave, overhead.DIRECTIONS + 1] > 2 * found[octave, overhead.DIRECTIONS + 1]
+    assert uneven.size == swings and np.isfinite(overhead._swings(np.zeros((1, 64, 64), np.float32))).all()
+
+
 def two_clouds(rng, count, distance):
     labels = np.arange(count) % 2 == 0
     return (rng.normal(size=(count, 103)) + labels[:, None] * distance).astype(np.float32), labels

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import toy_sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from rsvlm import retrieval
+from rsvlm import embed, mammut, retrieval, tokenizer, weights
 from rsvlm.errors import DataError
 
 
@@ -145,6 +147,35 @@ def test_plain_is_the_definition_of_clip_benchmark(seed):
         assert 0 < image_retrieval < 1
         assert value(rows, "t2i", f"R@{k}") == pytest.approx(100 * image_retrieval, abs=1e-6)
         assert value(rows, "i2t", f"R@{k}") == pytest.approx(100 * text_retrieval, abs=1e-6)
+
+
+def test_clip_benchmark_gives_the_same_numbers():
+    reason = "clip_benchmark is not installed"
+    theirs = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval", reason=reason, exc_type=ImportError)
+    torch.manual_seed(0)
+    words = tokenizer.train([caption for index in range(50) for caption in toy_sample(index)[1]], 320, 48)
+    sizes = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 1, "vision_heads": 2}
+    sizes |= {"text_width": 32, "text_layers": 1, "text_heads": 2}
+    model = mammut.Mammut(mammut.MammutConfig(**sizes, vocab_size=len(words), context_length=48)).eval()
+    model.tokenizer = words
+    rng = np.random.default_rng(0)
+    pictures = [toy_sample(index)[0] for index in range(50)]
+    # one to seven captions of an image, all different: where scores tie, theirs takes the order that topk happens to give
+    captions = [[f"{toy_sample(i)[1][0]}, {i} {j}" for j in range(rng.integers(1, 8))] for i in range(50)]
+    owners = np.repeat(np.arange(50), [len(own) for own in captions])
+
+    encoder = embed.MammutEncoder(model)
+    strings = [caption for own in captions for caption in own]
+    ours = retrieval.evaluate(encoder.images(pictures), encoder.texts(strings), owners, strings, "plain", bootstrap_samples=0)
+
+    face = weights.open_clip_face(model)
+    batches = [slice(0, 24), slice(24, 48), slice(48, 50)]
+    loader = [(torch.stack([face.preprocess(Image.fromarray(a)) for a in pictures[part]]), captions[part]) for part in batches]
+    found = theirs.evaluate(face, loader, face.tokenizer, "cpu", amp=False, recall_k_list=[1, 5, 10])
+    assert len(found) == 6 and 0 < min(found.values()) < max(found.values()) < 1
+    for k in (1, 5, 10):
+        assert value(ours, "t2i", f"R@{k}") == pytest.approx(100 * found[f"image_retrieval_recall@{k}"], abs=1e-6)
+        assert value(ours, "i2t", f"R@{k}") == pytest.approx(100 * found[f"text_retrieval_recall@{k}"], abs=1e-6)
 
 
 def test_worked_example():
@@ -445,3 +476,6 @@ def test_the_benchmark_compares_answers_before_times():
     assert rows["dense top-k"]["recalls"] == pytest.approx(rows["rsvlm"]["recalls"])
     assert rows["rsvlm"]["ratio"] > 0 and "matrix product" in bench.table(list(rows.values()))
     assert "problem" not in rows["faiss flat"] or "[bench]" in rows["faiss flat"]["problem"]
+    (large,) = bench.measure(0, many=40, width=16, threads=1)
+    assert (large["images"], large["captions"], len(large["recalls"])) == (40, 200, 6)
+    assert large["peak_memory_mb"] > large.get("own_memory_mb", 0) and "40 × 200" in bench.table([large])

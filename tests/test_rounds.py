@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rsvlm import checkpoints, localize, rounds, weights
+from rsvlm import checkpoints, config, localize, rounds, weights
 from rsvlm.errors import DataError, ModelError
 
 SIZES = dict(image_size=16, patch_size=4, vision_width=16, vision_stages=[1], vision_heads=2, image_pooling="attention")
@@ -116,10 +116,10 @@ def test_a_killed_run_ends_in_the_same_bytes(start, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({}, None), ({"agreement": 0.8}, "flips"), ({"val_R@5": 48.0}, "R@5"), ({"told[sea]": 0.01}, "vanished")],
+    [({}, None), ({"agreement": 0.8}, "flips"), ({"val_mR": 48.0}, "mean recall"), ({"told[sea]": 0.01}, "vanished")],
 )
 def test_rounds_stop_by_what_needs_no_mask(change, reason):
-    before = {"round": 0, "agreement": 0.9, "val_R@5": 50.0, "told[sea]": 0.3, "told[land]": 0.7, "measured": {"miou": 0.9}}
+    before = {"round": 0, "agreement": 0.9, "val_mR": 50.0, "told[sea]": 0.3, "told[land]": 0.7, "measured": {"miou": 0.9}}
     after = before | {"round": 1, "measured": {"miou": 0.1}} | change
     found = rounds._stop([before, after], rounds.Options())
     assert found is None if reason is None else reason in found
@@ -143,3 +143,65 @@ def test_pictures_of_another_size_are_refused(start, tmp_path):
     with pytest.raises(DataError, match="expected \\(N, 16, 16, 3\\)"):
         rounds.run(start, wrong, halves(4, 1), CLASSES, tmp_path)
     assert not (tmp_path / "run.json").exists()
+
+
+def test_the_teacher_may_look_through_another_window(start, tmp_path, monkeypatch):
+    seen = []
+
+    def noted(model, images, classes, *, window=3, **how):
+        seen.append((window, how.get("scale", 1)))
+        return known(model, images, classes, window=window, **how)
+
+    known = rounds.probabilities
+    monkeypatch.setattr(rounds, "probabilities", noted)
+    rounds.run(start, halves(8, 4), halves(12, 5), CLASSES, tmp_path, replace(FEW, steps=1, teacher_window=1, window=5))
+    assert seen == [(5, 1), (1, 2), (5, 1)]  # round 0 is judged, the teacher labels, round 1 is judged
+
+
+def test_without_losses_of_regions_labels_teach_nothing(start):
+    model, pictures = weights.load(start, "cpu"), halves(8, 4)
+    captions_alone = replace(FEW, patch_weight=0.0, region_weight=0.0)
+
+    def loss(labels, options):
+        rng = np.random.default_rng(0)
+        return float(rounds._loss(model, pictures, labels, np.arange(8), CLASSES, options, rng))
+
+    sea, land = np.zeros((8, 4, 4), np.int8), np.ones((8, 4, 4), np.int8)
+    with torch.no_grad():
+        assert loss(sea, captions_alone) == loss(land, captions_alone) == loss(None, FEW)
+        assert len({round(loss(sea, replace(FEW, **{name: 0.0})), 4) for name in ("patch_weight", "region_weight")}) == 2
+        assert loss(sea, FEW) != loss(land, FEW)
+        assert loss(None, replace(FEW, caption_weight=0.5)) > loss(None, FEW)
+
+
+def test_mean_recall_is_that_of_all_captions(start, monkeypatch):
+    eye = np.eye(4, dtype=np.float32)
+    found = rounds.Pictures(np.zeros((4, 16, 16, 3), np.uint8), [["a", "b"], ["c"], ["d"], ["e"]])
+    monkeypatch.setattr(rounds.embed, "images", lambda model, arrays: eye)
+    monkeypatch.setattr(rounds.embed, "texts", lambda model, texts: eye[[0, 1, 1, 2, 3]])  # “b” is nearer to another
+    row = rounds.recall(None, found, bootstrap_samples=10)
+    assert row["metric"] == "mR" and row["n"] == 4 and row["ci_low"] < row["value"] < 100
+    # R@1 alone fits: of 4 images one finds a caption of another as near as its own; of 5 captions one finds another image
+    assert row["value"] == pytest.approx((100 * 3 / 4 + 100 * 4 / 5) / 2)
+
+
+def test_the_chapters_model_is_made_once(tmp_path, toy_shards, monkeypatch):
+    monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
+    made = []
+    monkeypatch.setattr(
+        rounds, "begin", lambda sizes, pictures, out, options: made.append((sizes, len(pictures.images), options))
+    )
+    options = config.load("smoke", {"seed": 3})
+    first, second = (rounds.load_or_begin(options, toy_shards) for _ in range(2))
+    assert first == second and first.parent.parent == tmp_path / "runs" and first.name == "model"
+    ((sizes, count, chosen),) = made
+    assert sizes == rounds.LOCAL and count == 96 and (chosen.steps, chosen.seed) == (options.train.steps // 2, 3)
+    assert rounds.load_or_begin(config.load("smoke", {"seed": 4}), toy_shards) != first
+
+
+def test_sentences_are_read_as_often_as_captions():
+    texts = ["Sea and land. A coast. Far away.", "Sea.", "Land. Sea."]
+    readings = rounds._readings(texts)
+    assert texts[0] not in readings and {"A coast.", "Far away.", "Sea and land."} < set(readings)
+    assert readings.count("Land. Sea.") * 2 == len(readings) // 2  # one of two whole captions
+    assert rounds._readings(["Sea and land"]) == ["Sea and land", "Sea and land."]

@@ -47,20 +47,33 @@ def test_scores_of_one_map_equal_their_definitions(H, W, seed):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 4), st.sampled_from([None, 0.2]), st.integers(0, 10**6))
-def test_iou_of_classes_equals_its_definition(H, W, C, threshold, seed):
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 4), st.booleans(), st.integers(0, 10**6))
+def test_iou_of_classes_equals_its_definition(H, W, C, own, seed):
+    """At the fixed threshold, or with a map of the background; over the pixels of two images together."""
     rng = np.random.default_rng(seed)
-    maps, masks = a_map(rng, (C, H, W)), rng.random((C, H, W)) < 0.3
-    there = np.isfinite(maps).any(0)
-    told = np.where(there, np.nan_to_num(maps, nan=-9).argmax(0), -1)
-    if threshold is not None:
-        told[there & (np.nan_to_num(maps, nan=-9).max(0) < threshold)] = C
-    truth = np.concatenate([masks, ~masks.any(0)[None]]) & there
-    wanted = [((told == c) & truth[c]).sum() / n if (n := ((told == c) | truth[c]).sum()) else np.nan for c in range(C + 1)]
-    found = scoring.mean_iou(maps, masks, threshold)
-    np.testing.assert_allclose(found[:C], wanted[:C])
-    if threshold is not None:
-        np.testing.assert_allclose(found[C], wanted[C])
+    names, blank = [f"class {c}" for c in range(C)], png(np.zeros((H, W, 3), np.uint8))
+    maps, masks = [a_map(rng, (C + own, H, W)) for _ in range(2)], rng.random((2, C, H, W)) < 0.3
+    items = [maskfiles.Item(str(n), blank, dict(zip(names, masks[n], strict=True))) for n in range(2)]
+    turn = iter(maps)
+    found = scoring.measure(items, {"a": lambda image: next(turn)}, names)["a"]
+    score = {row["metric"]: row["value"] for row in scoring.rows(found, bootstrap_samples=0)}
+    sums = np.zeros((C + 1, 3))
+    for heat, truth in zip(maps, masks, strict=True):
+        there, filled = np.isfinite(heat).any(0), np.nan_to_num(heat, nan=-9)
+        told = filled.argmax(0)
+        if not own and there.any():  # the thresholds are shares of the range of all maps
+            low, high = float(np.nanmin(heat)), float(np.nanmax(heat))
+            place = ((filled.max(0).astype(float) - low) * (scoring.BINS / max(high - low, 1e-9))).astype(int)
+            told[place < 50] = C
+        truth = np.concatenate([truth, ~truth.any(0)[None]]) & there
+        for c in range(C + 1):
+            hit = (told == c) & there
+            sums[c] += hit.sum(), truth[c].sum(), (hit & truth[c]).sum()
+    wanted = [100 * both / (told + true - both) for told, true, both in sums if true]
+    got = [score[f"iou[{name}]"] for name, (_, true, _) in zip([*names, "background"], sums, strict=True) if true]
+    np.testing.assert_allclose(got, wanted)
+    if wanted:
+        assert score["miou"] == pytest.approx(np.mean(wanted))
 
 
 def test_counts_by_label_and_bin_equal_the_twin():
@@ -91,17 +104,20 @@ def by_hand(score, right, total):
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=14), st.integers(0, 5))
 def test_precision_and_presence_equal_their_definitions(pairs, missed):
     score, right = np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs])
-    total = right.sum() + missed
+    total, once = right.sum() + missed, np.ones((1, len(pairs)))
     if total:
-        assert scoring.average_precision(score, right, total) == pytest.approx(by_hand(score, right, total))
+        found = scoring.average_precision(score, right, np.array([total]), once)
+        assert found[0] == pytest.approx(by_hand(score, right, total))
     wins = [float(a > b) + 0.5 * (a == b) for a in score[right] for b in score[~right]]
-    assert scoring.presence_auc(score, right) == pytest.approx(np.mean(wins) if wins else np.nan, nan_ok=True)
+    assert scoring.presence_auc(score, right, once)[0] == pytest.approx(np.mean(wins) if wins else np.nan, nan_ok=True)
     weight = np.random.default_rng(len(pairs)).integers(0, 3, len(pairs))
     again = np.repeat(np.arange(len(pairs)), weight)  # a weight is so many copies
-    weighted = scoring._auc(score, right, weight[None].astype(float))[0]
-    assert weighted == pytest.approx(scoring.presence_auc(score[again], right[again]) if len(again) else np.nan, nan_ok=True)
+    times, once = weight[None].astype(float), np.ones((1, len(again)))
+    if len(again):
+        copied = scoring.presence_auc(score[again], right[again], once)
+        np.testing.assert_allclose(scoring.presence_auc(score, right, times), copied)
     if right[again].any():
-        found = scoring._precision(score, right, weight[None].astype(float), np.array([right[again].sum()]))[0]
+        found = scoring.average_precision(score, right, np.array([right[again].sum()]), times)[0]
         low, high = sorted([by_hand(score[again], right[again], right[again].sum()), found])
         assert high - low < 1e-9 or (len(set(score)) < len(score) and high <= 1)
 
@@ -231,6 +247,18 @@ def test_maps_without_data_and_flat_maps_are_scored():
     assert value(rows, "presence_auc", protocol="flat") == 50
 
 
+def test_images_without_a_mask_count_as_background():
+    empty = [maskfiles.Item(f"no{n}", png(np.full((32, 40, 3), 140, np.uint8)), {}) for n in range(3)]
+    rows = scoring.evaluate(empty, sees, CLASSES, bootstrap_samples=5)
+    assert {row["metric"] for row in rows} == {"miou", "miou_best", "iou[background]"}  # nothing is there to point at
+    items = world(8)
+    alone, more = (scoring.evaluate(some, sees, CLASSES, bootstrap_samples=0) for some in (items, items + empty))
+    assert value(more, "pointing") == value(alone, "pointing") and value(more, "pointing", "n") == value(
+        alone, "pointing", "n"
+    )
+    assert value(more, "presence_auc[ship]") == 100 and value(more, "miou", "n") == 11
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -249,6 +277,36 @@ def test_a_bad_request_is_refused(change, says):
         scoring.evaluate(**{"items": world(2), "maps_of": sees, "classes": CLASSES} | change)
 
 
+def test_rows_without_some_images_are_those_of_the_others_alone(caplog):
+    items, methods = world(12), {"good": lambda image: sees(image, 0.1), "worse": lambda image: sees(image, 0.25)}
+    odd = {item.key for item in items[1::3]}
+    more = {"against": "good", "bootstrap_samples": 30, "dataset": "toy"}
+    rows = scoring.evaluate(items, methods, CLASSES, without={"odd": odd}, **more)
+    alone = scoring.evaluate(
+        [item for item in items if item.key not in odd], methods, CLASSES, split="test without odd", **more
+    )
+    assert [row for row in rows if row["split"] == "test without odd"] == alone
+    assert [row for row in rows if row["split"] == "test"] == scoring.evaluate(items, methods, CLASSES, **more)
+    for keys in (["no such image"], [item.key for item in items]):
+        caplog.clear()
+        more = scoring.evaluate(items, methods, CLASSES, without={"odd": keys}, bootstrap_samples=0)
+        assert {row["split"] for row in more} == {"test"} and "are there keys such as im0" in caplog.text
+
+
+def test_of_many_boxes_the_best_count():
+    """Noise has a part at every other pixel; the right box is found where its map is highest, and lost where it is not."""
+    mask = np.zeros((40, 60), bool)
+    mask[20:30, 20:30] = True
+    item = maskfiles.Item("a", png(np.zeros((40, 60, 3), np.uint8)), {"ship": mask})
+    for level, hits in ((1.0, 1), (0.6, 0)):
+        heat = np.zeros((40, 60), np.float32)
+        heat[::2, ::2] = 0.9
+        heat[18:32, 18:32] = 0
+        heat[mask] = level
+        found = scoring.measure([item], {"a": lambda image, heat=heat: heat[None]}, ["ship"])["a"]
+        assert len(found.boxes) == scoring.MOST_BOXES and found.boxes["right"].sum() == hits
+
+
 def test_two_methods_on_other_images_are_not_compared():
     found = [scoring.measure(world(n), {"a": sees}, CLASSES)["a"] for n in (2, 3)]
     with pytest.raises(DataError, match="same images"):
@@ -258,6 +316,3 @@ def test_two_methods_on_other_images_are_not_compared():
 def test_shapes_that_differ_are_refused():
     with pytest.raises(DataError, match="mask of shape"):
         scoring.iou_curve(np.zeros((3, 4)), np.zeros((4, 3), bool))
-    for maps, threshold in ((np.zeros((1, 3, 4)), None), (np.zeros((3, 3, 4)), 0.5), (np.zeros((2, 4, 4)), None)):
-        with pytest.raises(DataError, match="one map more"):
-            scoring.mean_iou(maps, np.zeros((2, 3, 4), bool), threshold)

@@ -89,6 +89,7 @@ def train_in_another_process(preset, threads, *arguments):
 
 def test_killed_at_random_moments_gives_the_same_weights(toy_shards, tiny_preset, tmp_path):
     loop = {"train__ema": 0.9, "train__micro_batch_size": 6, "train__augment": True, "train__workers": 2}
+    loop |= {"model__text_dropout": 0.2}
     settings = options(train__steps=60, train__checkpoint_every=4, **loop)
     # importing takes longer than the training, and a child of this process would wait for threads that other tests left behind
     server = multiprocessing.get_context("forkserver")
@@ -160,6 +161,31 @@ def test_a_loss_of_each_micro_batch_alone_would_be_another(toy_shards, tiny_pres
         train.backward(model, part, settings.train)
     mean = {n: p.grad / 2 for n, p in model.named_parameters() if p.grad is not None}
     assert furthest({n: g for n, g in gradient.items() if g is not None}, mean) > 1e-2
+
+
+def test_micro_batches_drop_the_same_in_both_forwards(toy_shards, tiny_preset):
+    settings = options(model__text_dropout=0.3)
+    losses, gradient, batch = direct(settings, toy_shards, micro_batch_size=8)
+    model, outputs = train.build(settings, toy_shards).train(), []
+    for i, (images, groups) in enumerate(batch.parts):
+        torch.manual_seed(batch.seed + i)
+        outputs.append(model(images, groups))
+    embeddings = [torch.cat([output[name] for output in outputs]) for name in ("image_embeddings", "text_embeddings")]
+    targets = [sum(int((group[:, 1:] != 0).sum()) for group in groups) for _, groups in batch.parts]
+    caption = sum(output.caption_loss * n for output, n in zip(outputs, targets, strict=True)) / sum(targets)
+    loss = 2 * train.contrastive_loss(model, *embeddings, settings.train) + 0.5 * caption
+    loss.backward()
+    assert losses["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert furthest({n: p.grad for n, p in model.named_parameters()}, gradient) < 1e-5
+
+
+def test_what_is_dropped_depends_on_seed_and_step_alone(toy_shards, tiny_preset):
+    def first(settings, step):
+        model = train.build(options(), toy_shards)
+        return next(train.read_batches(model, {"data": toy_shards}, settings, Place.start(), step)).seed
+
+    assert first(options(), 3) == first(options(train__micro_batch_size=4), 3)
+    assert len({first(options(), 3), first(options(), 4), first(options(seed=1), 3)}) == 3
 
 
 def test_activation_checkpointing_changes_no_gradient(toy_shards, tiny_preset):

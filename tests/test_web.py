@@ -232,24 +232,47 @@ def test_a_build_that_is_stopped_anywhere_goes_on_to_the_same_bytes(demo, built,
     assert allowed > 3 and digests(tmp_path / "again") == digests(out)
 
 
-def test_a_killed_process_leaves_a_build_that_goes_on(demo, built, tmp_path):
+KILLED_BEHIND = {  # at which call of what
+    "webstages.texts": 1,
+    "fetch._Journal.put": 7,
+    "webstages.judge": 1,
+    "webstages.write_frame": 1,
+    "shards._make": 1,
+}
+KILLING = """
+import os, signal, sys
+from rsvlm import config, fetch, shards, web, webstages
+
+def build(name, call):
+    owner = webstages if name.startswith("webstages") else shards if name.startswith("shards") else fetch._Journal
+    name = name.rpartition(".")[2]
+    real, left = getattr(owner, name), [call]
+    def deadly(*arguments, **options):
+        result = real(*arguments, **options)
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(owner, name, deadly)
+    web.build([CRAWL], config.load("smoke", OVERRIDES), OUT, head=HEAD, workers=1, progress=False)
+
+for name, call in CALLS.items():
+    if not (child := os.fork()):
+        build(name, call)
+        os._exit(0)
+    print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), os.path.exists(OUT + "/manifest.json"))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_process_killed_in_every_stage_leaves_a_build_that_goes_on(demo, built, tmp_path):
     folder, _ = demo
     out, _ = built
-    program = (
-        "import os, signal, sys\n"
-        "from rsvlm import config, web, shards\n"
-        "real = shards._make\n"
-        "def killed(*arguments):\n"
-        "    result = real(*arguments)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "shards._make = killed\n"
-        f"options = config.load('smoke', {OVERRIDES | {'web.test_share': 0.2, 'web.val_share': 0.2}!r})\n"
-        f"web.build([{str(folder / 'crawl.warc.gz')!r}], options, {str(tmp_path / 'killed')!r}, "
-        f"head={str(folder / 'head.npz')!r}, workers=1, progress=False)\n"
-    )
+    names = {"CRAWL": str(folder / "crawl.warc.gz"), "HEAD": str(folder / "head.npz"), "OUT": str(tmp_path / "killed")}
+    names |= {"OVERRIDES": OVERRIDES | {"web.test_share": 0.2, "web.val_share": 0.2}, "CALLS": KILLED_BEHIND}
+    program = "".join(f"{name} = {value!r}\n" for name, value in names.items()) + KILLING
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-800:]
-    assert not (tmp_path / "killed" / "manifest.json").exists()
+    assert done.stdout.splitlines() == [f"{name} {-signal.SIGKILL} False" for name in KILLED_BEHIND], done.stderr[-800:]
     build([folder / "crawl.warc.gz"], tmp_path / "killed", folder / "head.npz")
     assert digests(tmp_path / "killed") == digests(out)
 

@@ -98,6 +98,8 @@ def test_pictures_from_above_are_told_from_others():
     assert not set(shown["sources"]) & {*webdemo._HELD_BACK_PHOTOGRAPHS, *webdemo._HELD_BACK_TEXTURES}
     assert set(shown["sources"][shown["labels"]]) == {f"strip {n}" for n in range(4)}
     assert shown["weights"].sum() == pytest.approx(400, rel=0.05)  # shares only: others stay half
+    more = shown["weights"] == 0  # learnt from, and not counted: no host shows them
+    assert more.sum() == 80 and not shown["labels"][more].any() and len(set(shown["sources"][more])) == 80
 
 
 def test_no_picture_of_the_demo_is_one_colour(web):

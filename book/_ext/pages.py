@@ -1,23 +1,69 @@
-"""Writes the pages that are tables of what the package knows: all options, all results."""
+"""Writes the pages that are tables of what the package knows, and mends what the builder leaves: options, results, states of pages."""
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from rsvlm import config, results, runs
+from rsvlm.errors import DataError
+
+KINDS = {"int": "whole number", "float": "number", "str": "text", "bool": "`True` or `False`", "tuple": "list, commas between"}
+LIMITS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}", "min_length": "at least {} of them"}
 
 
 def options_page() -> str:
-    head = "# All options\n\nSet one with `--set name=value` on the command line, or in a notebook's `overrides` parameter.\n"
-    rows = [
-        (f"`{option['name']}`", f"`{option['default']}`", f"{option['description']} (`{option['type']}`)")
-        for option in config.describe()
+    profiles = {name: config.load(name) for name in config.PROFILES}
+    page = (
+        "# All options\n\nSet one with `--set name=value` on the command line, or in a notebook's `overrides` parameter. An unknown name or "
+        "a value out of range stops before any work. Units are part of the names: `_px` pixels, `_m` metres, `_deg` degrees, `_s` "
+        "seconds.\n\n## Profiles\n\nA profile sets many options at once (`--profile name`).\n\n"
+    )
+    page += _table(
+        ("profile", "what it is"), [(f"`{name}`", f"{about[0].upper()}{about[1:]}.") for name, about in config.ABOUT.items()]
+    )
+    described = {row["name"]: row for row in config.describe()}
+    for section in dict.fromkeys(name.rpartition(".")[0] for name in described):
+        about = type(getattr(profiles["laptop"], section)).__doc__ if section else "Those of a whole run."
+        page += f"\n## {section or 'General'}\n\n{about}\n\n"
+        names = [name for name in described if name.rpartition(".")[0] == section]
+        page += _table(("option", "default", "values", "meaning"), [_option(described[name], profiles) for name in names])
+    return page
+
+
+def _option(row: dict, profiles: dict[str, config.Config]) -> tuple[str, str, str, str]:
+    section, _, option = row["name"].rpartition(".")
+
+    def value(of: config.Config) -> object:
+        return getattr(getattr(of, section) if section else of, option)
+
+    usual = row["default"]
+    others = {name: value(of) for name, of in profiles.items() if value(of) != usual and row["name"] != "profile"}
+    changed = "".join(f"; {name}: {_code(other)}" for name, other in others.items())
+    fields = (type(getattr(profiles["laptop"], section)) if section else config.Config).model_fields
+    limits = [
+        text.format(f"{limit:,}" if isinstance(limit, int) else limit)
+        for found in fields[option].metadata
+        for name, text in LIMITS.items()
+        if (limit := getattr(found, name, None)) is not None
     ]
-    return f"{head}\n{_table(('option', 'default', 'meaning'), rows)}"
+    choices = re.findall(r"'([^']*)'", row["type"]) if "Literal[" in row["type"] else []
+    kind = ", ".join(f"`{choice}`" for choice in choices) or KINDS.get(row["type"].removesuffix(" | None"), row["type"])
+    return f"`{row['name']}`", f"{_code(usual)}{changed}", " ".join([kind, ", ".join(limits)]).strip(), row["description"]
+
+
+def _code(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
+    return f"`{value}`" if str(value) else "empty"
 
 
 def results_page() -> str:
     page = "# All results\n\nEvery number of this book, with its interval, the value that guessing gives, and its origin.\n"
     names = ("direction", "metric", "value", "95 % interval", "chance", "n")
+    _check_complete(runs.root() / "results")
     measured = results.table()
     if (measured["profile"] != "smoke").any():
         measured = measured[measured["profile"] != "smoke"]  # miniatures: they show that it runs, and measure nothing
@@ -35,17 +81,84 @@ def results_page() -> str:
     return page if len(measured) else page + "\nNothing was measured yet.\n"
 
 
+def status_page(home: Path) -> str:
+    page = (
+        "# State of the pages\n\nWhen and where each notebook last ran, for how long, and from which state of the repository. The key is made "
+        "of the notebook's cells, the source of the package and the parameters: where it is the same, the page is. Times are wall times and "
+        "include what other stages did not find in `runs/`.\n\n"
+    )
+    rows, total = [], 0.0
+    for name in re.findall(r"book/executed/(\w+)", (home / "_toc.yml").read_text(encoding="utf-8")):
+        executed = json.loads((home / "book" / "executed" / f"{name}.ipynb").read_text(encoding="utf-8"))
+        made = executed["metadata"].get("rsvlm", {})
+        total += made.get("duration_s", 0.0)
+        title = next("".join(cell["source"]) for cell in executed["cells"] if cell["cell_type"] == "markdown")
+        title = re.sub(r"[`<>|]", "", title.splitlines()[0].lstrip("# "))
+        commit = f"`{made['commit'][:12]}`{' with changes' if made.get('dirty') else ''}" if "commit" in made else ""
+        where = f"{made.get('device', '')}, {made['cpu']}, {made['cores']} cores" if "cpu" in made else ""
+        started = made.get("started", "").replace("T", " ").removesuffix("Z")
+        origin = (str(made.get("profile", "")), str(made.get("seed", "")), started, where, commit)
+        rows.append(
+            (
+                f"{{doc}}`{title} <../executed/{name}>`",
+                _clock(made.get("duration_s", 0.0)),
+                *origin,
+                f"`{made.get('key', '')}`",
+            )
+        )
+    names = ("page", "time", "profile", "seed", "started, UTC", "device", "commit", "key")
+    return (
+        f"{page}{_table(names, rows)}\nAll pages together: {_clock(total)}.\n"
+        if rows
+        else f"{page}No notebook is a page yet.\n"
+    )
+
+
+def _check_complete(folder: Path) -> None:
+    """A run whose rows are lost would leave the book without a word: name the file instead."""
+    for run in {path.parent for path in folder.glob("*/*/*.json")}:
+        for name in ("config", "provenance", "metrics"):
+            if not (run / f"{name}.json").is_file():
+                raise DataError(f"{run / name}.json is missing: run that experiment again, or remove its folder")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [names, ["---"] * len(names), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def write_pages(app) -> None:
-    folder = Path(app.srcdir) / "book" / "generated"
-    for name, text in (("options.md", options_page()), ("results.md", results_page())):
-        runs.write_atomic(folder / name, text)
+    home = Path(app.srcdir)
+    pages = {"options": options_page(), "results": results_page(), "status": status_page(home)}
+    for name, text in pages.items():
+        runs.write_atomic(home / "book" / "generated" / f"{name}.md", text)
+    search = home / "book" / "generated" / "search.html"
+    if not search.is_file():  # `rsvlm book` writes it; the builder alone has no model to ask
+        runs.write_atomic(search, "<p>Nothing was made for this page: build the book with <code>rsvlm book</code>.</p>\n")
+
+
+def mend_page(app, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Take a role from lists of citations that their entries do not fit into: a screen reader would count none."""
+    if "body" in context:
+        context["body"] = context["body"].replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+
+
+def follow_the_reader(app, exception) -> None:
+    """Without a script, pages are light: the theme's own default, `auto`, is a name that only its script understands."""
+    for path in Path(app.outdir).rglob("*.html") if exception is None else ():
+        text = path.read_text(encoding="utf-8")
+        mended = text.replace(' data-theme="auto"', "", 1)
+        if mended != text:
+            path.write_text(mended, encoding="utf-8")
 
 
 def setup(app) -> dict:
     app.connect("builder-inited", write_pages)
+    app.connect("html-page-context", mend_page, priority=950)
+    app.connect("build-finished", follow_the_reader)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

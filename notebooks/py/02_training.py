@@ -119,4 +119,14 @@ origin = runs.provenance(
     started,
     "rsvlm run notebooks/02_training.ipynb",
 )
+guess = recall["val_chance_R@5"].iloc[-1]
+names = ("split", "protocol", "metric", "value", "chance", "n")
+ended = [("val", "one-to-one", "R@5", recall["val_R@5"].iloc[-1], guess, round(500 / guess))]
+losses_of = {"contrastive_loss": last["contrastive"], "caption_loss": last["caption"]}
+ended += [("train", "training", name, value, None, options.train.batch_size) for name, value in losses_of.items()]
+
+# %% tags=["hide-input"]
+about = {"dataset": "rs-landmarks-blue-marble", "direction": "both", "ci_low": None, "ci_high": None}
+rows = [about | dict(zip(names, values, strict=True)) for values in ended]
+runs.save_result("training", run_name or f"{profile}-seed{seed}", options, rows, origin)
 figures.provenance(origin)

@@ -148,8 +148,9 @@ Markdown(
 # %% [markdown]
 # ## Does the classifier know a picture from above?
 #
-# It learnt from the hosts for training. The held-back hosts show the other half of the Earth, two styles that no host for training has,
-# and other photographs. Here it scores every picture of the web that can be had, whatever its text says.
+# It learnt from the hosts for training, and from painted clutter and small cut-outs of photographs that no host shows. The held-back
+# hosts show the other half of the Earth, two styles that no host for training has, and other photographs. Here it scores every picture
+# of the web that can be had, whatever its text says.
 
 # %%
 labels = pd.read_parquet(folder / "demo" / "labels.parquet")

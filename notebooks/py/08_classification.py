@@ -124,10 +124,18 @@ figures.picture(
 )
 
 # %%
-table = pd.DataFrame(rows)
-table = table[~table["metric"].str.contains(r"\[")]
-columns = ["protocol", "metric", "value", "ci_low", "ci_high", "chance", "n"]
-table[columns].style.hide(axis="index").format(precision=1)
+WORDS = {
+    "top1": "top-1, %",
+    "top5": "top-5, %",
+    "balanced_accuracy": "mean over classes, %",
+    "ece": "calibration error, points",
+}
+table = pd.DataFrame([row for row in rows if row["metric"] in WORDS]).replace({"metric": WORDS})
+table["score"] = [f"{r.value:.1f} ({r.ci_low:.1f} to {r.ci_high:.1f})" for r in table.itertuples()]
+wide = table.pivot(index="protocol", columns="metric", values="score").loc[
+    list(dict.fromkeys(table["protocol"])), list(WORDS.values())
+]
+wide.rename_axis(index="prompt", columns=None).style
 
 # %% tags=["hide-input"]
 top = {row["protocol"]: row for row in rows if row["metric"] == "top1"}

@@ -1,0 +1,497 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,mystnb
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Where is it? Attention and smoothing
+#
+# **A model that has read captions alone maps the sea patch by patch; the Smooth-Attention-Operation makes calmer maps of it, at the price
+# of the coasts.**
+#
+# Cost: some minutes on two cores: one small model on captions, then maps. `data` and `model` take a folder of pictures with masks
+# (COCO) and a model of yours.
+
+# %% tags=["parameters"]
+profile = "laptop"
+seed = 0
+device = "auto"
+recompute = False
+run_name = ""
+overrides = ""
+data = ""
+model = ""
+
+# %% tags=["hide-input"]
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from IPython.display import Markdown
+
+import rsvlm
+from rsvlm import benchmarks, bluemarble, config, distributed, figures, images, kernels, localize, maskfiles
+
+# %% tags=["hide-input"]
+started = time.time()
+from rsvlm import results, rounds, runs, scoring, train
+
+options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
+chips = bluemarble.load_or_build(options)
+target = str(distributed.resolve_device(device))
+few = options.train.steps < 100
+
+# %% [markdown]
+# ## What does the operation do?
+#
+# Attention pooling makes one vector of a picture: each patch $i$ has a value $v_i$ and a score $s_i$, and counts with the weight
+# $a_i = e^{s_i}$. The Smooth-Attention-Operation does the same in a window $N(p)$ around every place $p$:
+#
+# $$z_p = \frac{\sum_{i \in N(p)} a_i v_i}{\sum_{i \in N(p)} a_i}$$
+#
+# A window of one place is the value itself; a window over everything is the pooling of the whole picture, everywhere. The paper names
+# the operation and prints no formula {cite:p}`barzilai2025recipe`; this one is ours. Here is a toy grid: a coast from corner to corner,
+# values that know the side of it with much noise, and scores that are higher where a value can be trusted.
+
+# %%
+rng, side = np.random.default_rng(seed), 15
+truth = np.where(np.add.outer(np.arange(side), np.arange(side)) < side, 1.0, -1.0).astype(np.float32)
+noise = rng.choice([0.5, 2.0], truth.shape)
+values = (truth + noise * rng.standard_normal(truth.shape)).astype(np.float32)
+scores = np.where(noise < 1, 1.0, -1.0).astype(np.float32)
+toy = {"truth": truth, "values": values, "scores": scores}
+figures.gallery([{"image": figures.heat_image(v, -2, 2), "alt": f"Toy grid: {n}", "caption": n} for n, v in toy.items()], 110)
+
+# %%
+steps = [1, 3, 5, 7, 9, 2 * side - 1]
+pooled = {window: kernels.smooth_pool(scores, values, window) for window in steps}
+right = {window: 100 * float((np.sign(z) == truth).mean()) for window, z in pooled.items()}
+told = {window: f"Window {window}: {right[window]:.0f} % of the cells are on the right side." for window in steps}
+cells = [
+    [{"image": figures.heat_image(z, -2, 2), "alt": f"The pooled grid. {told[w]}", "caption": told[w]}]
+    + [{"image": figures.heat_image(np.sign(z) == truth), "alt": "Right cells", "caption": "yellow: right, dark: wrong"}]
+    for w, z in pooled.items()
+]
+names = [*map(str, steps[:-1]), f"{steps[-1]}: all"]
+figures.slider([figures.gallery(pair, 200) for pair in cells], {"window, in cells": names}, start=1)
+
+# %% tags=["hide-input"]
+best = max(right, key=right.get)
+alike = 100 * float((np.sign(kernels.smooth_pool(0 * scores, values, best)) == truth).mean())
+Markdown(
+    f"Of single values {right[1]:.0f} % are on the right side, of windows of {best} {right[best]:.0f} % ({alike:.0f} % if all weights are "
+    f"even), of the whole grid {right[steps[-1]]:.0f} %: windows take noise away, until they reach over the coast. What follows asks on which side of that best "
+    "window a real model is."
+)
+
+# %% [markdown]
+# ## A model whose patches know of themselves
+#
+# The transformer of [](02_training) shows every patch the whole chip, so that its patches know the chip and not themselves. Here a
+# small convolutional tower reads the same captions: two stages, eight by eight patches, each sees some forty pixels around its own
+# eight, and one learned query pools them. No mask is read in training. Sea and land are asked for with several sentences in the words
+# of the captions, chosen on validation chips; the best one in a patch speaks for its class there.
+
+# %%
+net = rsvlm.load(rounds.load_or_begin(options, chips, recompute), device=target).eval()
+items = list(maskfiles.blue_marble(chips, "test", limit=24 if few else 150))
+pixels = [images.decode(item.image) for item in items]
+vectors = [localize.text_vectors(net, texts) for texts in rounds.SEA_AND_LAND.values()]
+truths = np.stack([[item.masks.get(name, np.zeros((64, 64), bool)) for name in rounds.SEA_AND_LAND] for item in items])
+shown = np.argsort(np.abs(truths[:, 0].mean(axis=(1, 2)) - 0.5), kind="stable")[:3]  # coasts through the middle
+asked = {"similarity to sea": "raw", "contribution to sea": "attention"}
+rows_of = {"the chip": [pixels[i] for i in shown], "its sea": [figures.heat_image(truths[i, 0]) for i in shown]}
+for name, method in asked.items():
+    maps = np.stack([localize.maps(net, pixels[i], vectors, method=method, size="patches")[0] for i in shown])
+    rows_of[f"{name}, {maps.min():.2f} to {maps.max():.2f}"] = [figures.heat_image(m, maps.min(), maps.max()) for m in maps]
+told = [(f"chip {n}: {name}", image) for name, row in rows_of.items() for n, image in enumerate(row, 1)]
+figures.gallery([{"image": image, "alt": text, "caption": text} for text, image in told], 200)
+
+# %% tags=["hide-input"]
+Markdown(
+    f"Three of {len(items)} test chips, one to a column where the page is wide enough; yellow is high. *Similarity* is the cosine of each patch with the "
+    "sentences of the sea; *contribution* is what each patch adds to the cosine of the whole chip."
+)
+
+# %% [markdown]
+# ## Where do the decoder and the pooling look?
+#
+# The decoder that describes a picture looks at its patches while it writes; the pooling weighs them. Both are attention, in several
+# heads, and the decoder in several layers. The small model was not taught to write; the decoder here is that of [](02_training), while it
+# reads “Dark blue sea.” for each of the three chips. Colours go from no attention (dark) to the most that any patch gets (yellow).
+
+# %%
+writer = rsvlm.load(train.load_or_train(options, chips) / "model", device=target).eval()
+torch.set_grad_enabled(False)
+batch = localize.to_batch(writer, [pixels[i] for i in shown], 64, 64)
+read = localize.cross_attention(writer, batch, ["Dark blue sea."])[:, 0]  # (3, layers, heads, h, w)
+layers, heads = read.shape[1:3]
+
+# %%
+frames = []
+for layer, head in np.ndindex(layers, heads + 1):
+    part = read[:, layer].mean(axis=1) if head == 0 else read[:, layer, head - 1]
+    said = [
+        f"{100 * m[truths[i, 0].reshape(8, 8, 8, 8).mean((1, 3)) > 0.5].sum():.0f} % on the sea" for i, m in zip(shown, part)
+    ]
+    said = [f"chip {n}: {text}" for n, text in enumerate(said, 1)]
+    cells = [
+        {"image": figures.heat_image(m, 0, read.max()), "alt": f"Attention, {s}", "caption": s} for s, m in zip(said, part)
+    ]
+    frames.append(figures.gallery(cells, 200))
+every = ["mean of all", *map(str, range(1, heads + 1))]
+figures.slider(frames, {"decoder layer that sees the picture": list(map(str, range(1, layers + 1))), "head": every})
+
+# %% [markdown]
+# And the pooling of the small model:
+
+
+# %%
+def look(pictures):
+    return localize.patches(net, localize.to_batch(net, pictures, 64, 64))
+
+
+weights = look([pixels[i] for i in shown]).scores.flatten(2).softmax(-1).unflatten(-1, (8, 8)).cpu().numpy()  # (3, n, 8, 8)
+weights = np.concatenate([weights.mean(axis=1, keepdims=True), weights], axis=1)
+cells = [[] for _ in range(weights.shape[1])]
+for chip, head in np.ndindex(*weights.shape[:2]):
+    said = f"chip {chip + 1}: at most {100 * weights[chip, head].max():.1f} %"
+    cells[head].append(
+        {"image": figures.heat_image(weights[chip, head], 0, weights.max()), "alt": f"Weights, {said}", "caption": said}
+    )
+pools = ["mean of all", *map(str, range(1, weights.shape[1]))]
+figures.slider([figures.gallery(row, 200) for row in cells], {"head of the pooling": pools})
+
+# %% tags=["hide-input"]
+at_sea = np.stack([truths[i, 0].reshape(8, 8, 8, 8).mean((1, 3)) > 0.5 for i in shown])
+on_sea = (read * at_sea[:, None, None]).sum((-1, -2)).mean(0)
+Markdown(
+    f"{100 * at_sea.mean():.0f} % of the patches of these chips are sea. Reading “Dark blue sea.”, the heads put {100 * on_sea.min():.0f} to "
+    f"{100 * on_sea.max():.0f} % of their attention on it. The pooling knows no text: its weights are the same whatever is asked "
+    f"for, and its largest is {100 * weights[:, 1:].max():.1f} %, where {100 / 64:.1f} % would be even."
+)
+
+# %% [markdown]
+# ## Smoothing on pictures
+#
+# The same window on the three chips: the sea's share in its contrast with land, from 0 (dark) to 1 (yellow).
+
+# %%
+windows = [1, 3, 5, 7, 15]
+titles = ["1: raw patches", "3", "5", "7", "15: the whole chip"]
+frames = []
+for window in windows:
+    odds = [localize.maps(net, pixels[i], vectors, window=window, background=[])[0] for i in shown]
+    hit = [100 * ((m > 0.5) & truths[i, 0]).sum() / ((m > 0.5) | truths[i, 0]).sum() for i, m in zip(shown, odds)]
+    said = [f"chip {n}: IoU of the sea {value:.0f} %" for n, value in enumerate(hit, 1)]
+    cells = [{"image": figures.heat_image(m), "alt": s, "caption": s} for m, s in zip(odds, said)]
+    frames.append(figures.gallery(cells, 200))
+figures.slider(frames, {"window, in patches": titles}, start=1)
+
+# %% [markdown]
+# ## How large a window, and is it the pooling or only blur?
+#
+# The operation pools *values*, with the model's own weights, and only then asks. Three things that look alike: pool the values with
+# even weights; ask each patch and blur the answers (box); ask each patch and take the median. All on the same patches, enlarged to pixels in
+# the same way.
+
+
+# %%
+sentences = torch.from_numpy(np.concatenate(vectors))
+starts = [0, len(vectors[0])]
+
+
+def cosines(embeddings):
+    return np.maximum.reduceat((embeddings.cpu() @ sentences.T).movedim(-1, 1).numpy(), starts, axis=1)  # (B, 2, h, w)
+
+
+# %%
+def box(answers, window):
+    flat = np.moveaxis(answers.reshape(-1, *answers.shape[2:]), 0, 2)
+    blurred = kernels.smooth_pool(np.zeros(flat.shape[:2], np.float32), np.ascontiguousarray(flat), window)
+    return np.moveaxis(blurred, 2, 0).reshape(answers.shape)
+
+
+def median(answers, window):
+    r = window // 2
+    padded = np.pad(answers, ((0, 0), (0, 0), (r, r), (r, r)), constant_values=np.nan)
+    return np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, (window, window), (2, 3)), axis=(-2, -1))
+
+
+def even(found, window):
+    return cosines(localize.project(net, localize.smooth_attention(0 * found.scores, found.values, window)))
+
+
+# %%
+def lookup(grids):
+    large = F.interpolate(torch.from_numpy(grids), size=64, mode="bilinear", align_corners=False).numpy()
+    table = {image.tobytes(): part for image, part in zip(pixels, large, strict=True)}
+    return lambda image: table[image.tobytes()]
+
+
+found = look(pixels)
+raw = cosines(found.embeddings)
+grids = {"raw": raw}
+for w in windows[1:]:
+    grids |= {f"smooth, {w}": cosines(localize.smooth(net, found, w)), f"even weights, {w}": even(found, w)}
+    grids |= {f"box, {w}": box(raw, w), f"median, {w}": median(raw, w)}
+
+# %%
+methods = {name: lookup(one) for name, one in grids.items()} | scoring.baselines(list(rounds.SEA_AND_LAND), seed)
+methods["contributions"] = lambda image: localize.maps(net, image, vectors, method="attention")
+methods["pooling weights"] = lambda image: localize.maps(net, image, vectors, method="weights")
+measured = scoring.measure(items, methods, list(rounds.SEA_AND_LAND), background=False)
+common = {"dataset": bluemarble.NAME, "split": "test", "bootstrap_samples": options.evaluate.bootstrap_samples, "seed": seed}
+kept = ("miou", "iou[sea]", "iou[land]", "pointing")
+rows = [row for name, one in measured.items() for row in scoring.rows(one, protocol=name, **common) if row["metric"] in kept]
+miou = {row["protocol"]: row for row in rows if row["metric"] == "miou"}
+
+# %%
+kinds = {
+    "smooth": "the operation",
+    "even weights": "even weights",
+    "box": "box blur of the answers",
+    "median": "median of the answers",
+}
+
+# %%
+points = [miou["raw"] | {"label": "1: raw", "series": "single patches"}]
+points += [
+    miou[f"{kind}, {w}"] | {"label": "15: all" if w == 15 else str(w), "series": title}
+    for w in windows[1:]
+    for kind, title in kinds.items()
+]
+figures.picture(
+    figures.interval_dots(points, "mean IoU of sea and land, percent"),
+    "Mean IoU by window for four ways to smooth, with intervals.",
+)
+
+# %%
+pairs = [(f"smooth, {w}", "raw") for w in windows[1:]] + [("smooth, 3", f"{kind}, 3") for kind in list(kinds)[1:]]
+pairs += [("smooth, 3", name) for name in ("contributions", "pooling weights", "random", "centre", "brightness")]
+apart = [
+    row
+    for one, other in pairs
+    for row in scoring.difference(measured[one], measured[other], protocol=f"{one} - {other}", **common)
+    if row["metric"] == "miou"
+]
+gain = {row["protocol"]: row for row in apart}
+figures.picture(
+    figures.interval_dots(
+        [row | {"label": row["protocol"]} for row in apart[: len(windows) + 2]], "difference of mean IoU, points"
+    ),
+    "Paired differences of mean IoU between the operation, raw patches and other ways to smooth, with intervals.",
+)
+
+
+# %% tags=["hide-input"]
+def signed(name):
+    row = gain[name]
+    return f"{row['value']:+.1f} points [{row['ci_low']:.1f}, {row['ci_high']:.1f}]"
+
+
+Markdown(
+    f"n = {len(items)} chips, intervals over chips. Raw patches reach {miou['raw']['value']:.1f} %, windows of three "
+    f"{miou['smooth, 3']['value']:.1f} % ({signed('smooth, 3 - raw')} on the same chips), of five "
+    f"{miou['smooth, 5']['value']:.1f} %. At a window of three the operation differs from even weights by "
+    f"{signed('smooth, 3 - even weights, 3')}, from blurring the answers by {signed('smooth, 3 - box, 3')} and from their median by "
+    f"{signed('smooth, 3 - median, 3')}. From what each patch adds to the attention pooling it differs by "
+    f"{signed('smooth, 3 - contributions')}."
+)
+
+# %%
+names = ["random", "centre", "brightness", "pooling weights", "contributions", "raw", "smooth, 3"]
+table = pd.DataFrame([miou[name] for name in names]).set_index("protocol")[["value", "ci_low", "ci_high", "n"]]
+table.style.format(precision=1)
+
+# %% [markdown]
+# ## The best, the median and the worst
+#
+# Chips by the mean IoU of windows of three: blue is sea that was found, orange land that was called sea, purple sea that was missed.
+
+
+# %%
+def of_chips(name):
+    told, true, both = np.moveaxis(measured[name].cells[:, 0, :2].astype(float), -1, 0)  # each (chips, 2)
+    return np.nanmean(np.where(true > 0, both / np.maximum(told + true - both, 1), np.nan), axis=1)
+
+
+each = {name: 100 * of_chips(name) for name in ("raw", "smooth, 3")}
+order = np.argsort(each["smooth, 3"], kind="stable")
+tiles = []
+for place, i in {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}.items():
+    tiles.append({"image": pixels[i], "alt": f"The {place} chip", "caption": f"{place}: {items[i].key}"})
+    for name, of_chip in each.items():
+        painted = figures.mask_image(pixels[i], np.diff(methods[name](pixels[i]), axis=0)[0] <= 0, truths[i, 0])
+        said = f"{place}, {name}: mean IoU {of_chip[i]:.0f} %"
+        tiles.append({"image": np.kron(painted, np.ones((3, 3, 1), np.uint8)), "alt": said, "caption": said})
+figures.gallery(tiles, 200)
+
+# %% [markdown]
+# ## Where does smoothing lose?
+#
+# Wrong pixels by their distance from the coast, in pixels; a patch is eight of them wide.
+
+# %%
+sea = np.ascontiguousarray(np.moveaxis(truths[:, 0], 0, 2), np.float32)  # (64, 64, chips)
+far = np.full(sea.shape, 64)
+for d in range(32, 0, -1):
+    share = kernels.smooth_pool(np.zeros((64, 64), np.float32), sea, 2 * d + 1)
+    far[(share > 1e-4) & (share < 1 - 1e-4)] = d  # within d pixels there are both
+scored = np.moveaxis(truths.any(axis=1), 0, 2)
+
+# %%
+bands = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 64)]
+curves = {}
+for name in ("raw", "smooth, 3", "smooth, 5"):
+    wrong = np.stack([np.diff(methods[name](p), axis=0)[0] <= 0 for p in pixels], axis=2) != (sea > 0)
+    inside = [scored & (far >= low) & (far <= high) for low, high in bands]
+    curves[name] = pd.DataFrame({"x": [low for low, _ in bands], "value": [100 * wrong[where].mean() for where in inside]})
+figures.picture(
+    figures.curves_with_bands(curves, "pixels from the coast, at least", "wrong pixels, percent"),
+    "Share of wrong pixels by distance from the coast, for raw patches and windows of three and five.",
+)
+
+# %% [markdown]
+# And patch by patch: those in whose window there is one class alone, those that are of one class beside another one, and those that the
+# coast runs through, by what most of the patch is.
+
+# %%
+shares = truths[:, 0].reshape(-1, 8, 8, 8, 8).mean(axis=(2, 4)).astype(np.float32)  # of sea in each patch
+near = np.moveaxis(kernels.smooth_pool(np.zeros((8, 8), np.float32), np.ascontiguousarray(np.moveaxis(shares, 0, 2)), 3), 2, 0)
+pure, calm = (shares == 0) | (shares == 1), (near < 1e-4) | (near > 1 - 1e-4)
+groups = {"inside: window of one class": calm, "beside a coast": pure & ~calm, "coast runs through": ~pure}
+correct = {name: (grids[name].argmax(axis=1) == 0) == (shares > 0.5) for name in ("raw", "smooth, 3")}
+by_place = pd.DataFrame(
+    {name: [100 * ok[of].mean() for of in groups.values()] for name, ok in correct.items()}, index=list(groups)
+)
+by_place["patches"] = [int(of.sum()) for of in groups.values()]
+by_place.style.format(precision=1)
+
+# %% tags=["hide-input"]
+lost = by_place["smooth, 3"] - by_place["raw"]
+worst, share = lost.idxmin(), by_place["patches"] / by_place["patches"].sum()
+Markdown(
+    f"Inside, which is {100 * share.iloc[0]:.0f} % of the patches, windows change what is right by {lost.iloc[0]:+.1f} points; beside a coast by "
+    f"{lost.iloc[1]:+.1f}, and where the coast runs through a patch by {lost.iloc[2]:+.1f}. A window that holds both sides is named after the "
+    "larger part of it: its weights do not know the text, so that they cannot tell the sides apart."
+)
+
+# %% [markdown]
+# ## When would it help?
+#
+# If smoothing is a trade of noise against edges, it could win where patches are noisy. So the chips get noise, the same for all methods,
+# of a standard deviation of so many grey levels.
+
+# %%
+levels = [0, 30, 60, 90]
+noisy = {}
+for level in levels:
+    drawn = np.random.default_rng([seed, level])
+    grainy = [np.clip(p + drawn.normal(0, level, p.shape), 0, 255).astype(np.uint8) if level else p for p in pixels]
+    other = look(grainy)
+    answers = cosines(other.embeddings)
+    noisy[f"raw, noise {level}"] = lookup(answers)
+    noisy[f"smooth, 3, noise {level}"] = lookup(cosines(localize.smooth(net, other, 3)))
+    noisy[f"box, 3, noise {level}"] = lookup(box(answers, 3))
+by_noise = scoring.measure(items, noisy, list(rounds.SEA_AND_LAND), background=False)
+
+# %%
+own = [row for name, one in by_noise.items() for row in scoring.rows(one, protocol=name, **common) if row["metric"] == "miou"]
+points = []
+for row in own:
+    name, level = row["protocol"].rsplit(", ", 1)
+    points.append(row | {"label": level, "series": name})
+for level in levels:
+    ways = by_noise[f"smooth, 3, noise {level}"], by_noise[f"raw, noise {level}"]
+    more = scoring.difference(*ways, protocol=f"smooth, 3 - raw, noise {level}", **common)
+    gain |= {row["protocol"]: row for row in more if row["metric"] == "miou"}
+figures.picture(
+    figures.interval_dots(points, "mean IoU of sea and land, percent"),
+    "Mean IoU at four levels of noise, of raw patches, of windows of three and of blurred answers, with intervals.",
+)
+
+# %% tags=["hide-input"]
+said = [f"at {level} grey levels {signed(f'smooth, 3 - raw, noise {level}')}" for level in levels[1:]]
+turn = [level for level in levels if gain[f"smooth, 3 - raw, noise {level}"]["ci_low"] > 0]
+never = "At none of these levels does it win beyond chance: noise that all patches have makes them wrong in the same way, and a mean of wrong answers is wrong."
+Markdown(
+    f"Against raw patches the operation is worth {signed('smooth, 3 - raw')} without noise, {'; '.join(said)}. "
+    + (f"From {turn[0]} grey levels on it wins beyond chance: there single patches are unsure." if turn else never)
+)
+
+# %% [markdown]
+# ## On real masks
+#
+# VHR-10 has outlines of ten kinds of things in aerial pictures. What is shown below them are all stored runs of `rsvlm evaluate localize`; where the
+# pictures are on disk there are some of them with their masks, and with maps of `model` if it is given, a folder of a model that has
+# read captions of such pictures. The chapter's own model knows sea and land from space alone.
+
+# %%
+home = Path(data or os.environ.get("RSVLM_DATA") or runs.root().parent / "shared" / "data")
+vhr = next((path for path in (home, home / "vhr10") if (path / "instances.json").is_file()), None)
+real_items = list(maskfiles.read(vhr, "coco", limit=4)) if vhr else []
+reader = rsvlm.load(model, device=target).eval() if model else None
+
+# %%
+tiles = []
+for item in real_items:
+    picture, name = images.decode(item.image), max(item.masks, key=lambda kind: item.masks[kind].sum(), default="")
+    mask, said = item.masks.get(name, np.zeros(picture.shape[:2], bool)), f"{item.key}: {name or 'nothing'}"
+    tiles.append({"image": figures.mask_image(picture, mask, mask), "alt": f"{said}, mask", "caption": f"{said}, mask"})
+    if reader and name:
+        heat = localize.maps(reader, picture, [f"a photo of a {name}"])[0]
+        tiles.append(
+            {"image": figures.heat_image(heat, heat.min(), heat.max()), "alt": f"{said}, map", "caption": f"{said}, map"}
+        )
+absent = "VHR-10 is not on disk: `-p data FOLDER` names the folder that holds `instances.json`."
+figures.gallery(tiles, 200) if tiles else Markdown(absent)
+
+# %% tags=["hide-input"]
+stored = list((runs.root() / "results" / "localize").glob("*/metrics.json"))
+real = results.table("localize") if stored else pd.DataFrame(columns=["run", *runs.ROW])
+real = real[(real["dataset"] != bluemarble.NAME) & real["metric"].isin(["pointing", "miou", "energy", "presence_auc"])]
+real = real.assign(shown=[f"{r.value:.1f} ({r.ci_low:.1f} to {r.ci_high:.1f})" for r in real.itertuples()])
+wide = real.pivot(index=["dataset", "split", "run", "protocol"], columns="metric", values="shown")
+wide if len(real) else Markdown("No run on real masks is stored in `results/localize` yet.")
+
+# %% [markdown]
+# ## What we found
+
+# %% tags=["hide-input"]
+origin = runs.provenance(options, benchmarks.fingerprint(chips), target, started, "rsvlm run notebooks/13_attention.ipynb")
+keep = rows + apart + [row for row in own if "noise 0" not in row["protocol"]]
+keep += [gain[f"smooth, 3 - raw, noise {level}"] for level in levels[1:]]
+saved = runs.save_result("localize", run_name or f"{profile}-seed{seed}", options, keep, origin)
+Markdown(
+    f"- Captions alone teach where the sea is: {miou['raw']['value']:.0f} % mean IoU by single patches, "
+    f"{miou['random']['value']:.0f} % at random, {miou['pooling weights']['value']:.0f} % by the pooling's weights, which know no text.\n"
+    f"- The Smooth-Attention-Operation with a window of three changes that by {signed('smooth, 3 - raw')}. It loses most "
+    f"in patches of the kind “{worst}” ({lost.min():+.1f} points of them are right); inside the change is {lost.iloc[0]:+.1f}.\n"
+    f"- Against a plain blur of the answers with the same window: {signed('smooth, 3 - box, 3')}.\n"
+    f"- With noise of {levels[-1]} grey levels: {signed(f'smooth, 3 - raw, noise {levels[-1]}')} against raw patches."
+)
+
+# %% [markdown]
+# ### Three edits to try
+#
+# - `scale=2` in the maps: pictures enlarged first, so that a window covers less ground.
+# - `toy`: let the noise be the same everywhere. What are the scores worth then?
+# - Several windows at once, `window=[1, 3]`, whose answers are averaged.
+
+# %% tags=["hide-input"]
+figures.provenance(origin)

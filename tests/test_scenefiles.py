@@ -1,0 +1,107 @@
+"""The room where scenes are read and maps are written: any part at any size, from any thread, and in whose coordinates."""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+from rasters import picture, write
+
+from rsvlm import scenefiles
+from rsvlm.errors import DataError
+
+rasterio = pytest.importorskip("rasterio")
+warp = pytest.importorskip("rasterio.warp")
+
+
+def mbtiles(path, array, corner=(500, 400), zoom=10, missing=()):
+    """Tiles of 64 pixels; the middle one of them may be missing or hold no picture."""
+    with sqlite3.connect(path) as base:
+        base.execute("CREATE TABLE tiles (zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, tile_data BLOB)")
+        for row in range(array.shape[1] // 64):
+            for column in range(array.shape[2] // 64):
+                part = array[:, row * 64 : row * 64 + 64, column * 64 : column * 64 + 64].transpose(1, 2, 0)
+                Image.fromarray(part).save(buffer := io.BytesIO(), "PNG")
+                data = missing.get((row, column), buffer.getvalue()) if missing else buffer.getvalue()
+                if data is not None:
+                    place = zoom, corner[0] + column, (1 << zoom) - 1 - corner[1] - row
+                    base.execute("INSERT INTO tiles VALUES (?, ?, ?, ?)", (*place, data))
+    base.close()
+    return path
+
+
+def test_any_part_of_a_raster_in_its_own_pixels_and_smaller(tmp_path):
+    array = picture(90, 120)
+    scene = scenefiles.open_scene(write(tmp_path / "a.tif", array))[0]
+    with scenefiles.reader(scene, broken := set()) as read:
+        pixels, valid = read((10, 20, 50, 70), 1)
+        np.testing.assert_array_equal(pixels, array[:, 10:50, 20:70].transpose(1, 2, 0))
+        small, _ = read((5, 10, 25, 35), 2)
+    means = array[:, 10:50, 20:70].reshape(3, 20, 2, 25, 2).mean(axis=(2, 4)).transpose(1, 2, 0)
+    assert np.abs(small - means).max() <= 0.5 + 1e-6 and valid.all() and not broken
+
+
+def test_tiles_of_a_database_are_read_from_another_thread_and_bad_ones_counted_once(tmp_path):
+    array = picture(192, 192)
+    path = mbtiles(tmp_path / "m.mbtiles", array, missing={(1, 1): b"no picture", (0, 2): None})
+    scene = scenefiles.open_scene(path)[0]
+    assert (scene.width, scene.height, len(scene.tiles)) == (192, 192, 8)
+    with scenefiles.reader(scene, broken := set()) as read, ThreadPoolExecutor(1) as pool:
+        for _ in range(2):
+            pixels, valid = pool.submit(read, (0, 0, 192, 192), 1).result()
+    expected = np.ones((192, 192), bool)
+    expected[64:128, 64:128] = expected[:64, 128:] = False
+    np.testing.assert_array_equal(valid, expected)
+    np.testing.assert_array_equal(pixels[valid], array.transpose(1, 2, 0)[valid])
+    assert len(broken) == 1
+
+
+def test_a_box_without_a_tile_is_not_touched(tmp_path):
+    array = picture(64, 192)
+    scene = scenefiles.open_scene(mbtiles(tmp_path / "m.mbtiles", array, missing={(0, 1): None}))[0]
+    assert [scenefiles.touches(scene, (0, x, 8, x + 8), 8) for x in (0, 8, 16)] == [True, False, True]
+    assert scenefiles.touches(scene, (0, 6, 4, 10), 8)
+
+
+def test_coordinates_of_cells_and_their_area(tmp_path):
+    scene = scenefiles.open_scene(write(tmp_path / "a.tif", picture(40, 60)))[0]
+    grid = scenefiles.Grid(scene, 4)
+    assert grid.transform == (460_000, 40, 4_300_000, 40) and grid.polygons_in == "EPSG:32629"
+    assert grid.outline(np.array([[0, 0], [2, 1]])) == [[460_000, 4_300_000], [460_080, 4_299_960]]
+    lon, lat, area = grid.measure(np.array([0.5]), np.array([0.5]))
+    x, y = warp.transform("EPSG:32629", "EPSG:4326", [460_020], [4_299_980])
+    np.testing.assert_allclose((lon[0], lat[0]), (x[0], y[0]), atol=1e-6)
+    assert area[0] == pytest.approx(1600, rel=2e-3)
+
+
+def test_a_map_that_is_not_finished_leaves_nothing(tmp_path):
+    grid = scenefiles.Grid(scenefiles.open_scene(write(tmp_path / "a.tif", picture(40, 60)))[0], 4)
+    with pytest.raises(DataError), scenefiles.write_cells(tmp_path / "heat.tif", grid, (10, 15), ["a"]) as one:
+        one((0, 0, 5, 5), np.ones((1, 5, 5), np.float32))
+        raise DataError("stopped")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.tif"]
+    with scenefiles.write_cells(tmp_path / "heat.tif", grid, (10, 15), ["a <b>"]) as one:
+        one((5, 10, 10, 15), np.full((1, 5, 5), 0.5, np.float32))
+    with rasterio.open(tmp_path / "heat.tif") as file:
+        found = file.read(1)
+        assert file.descriptions == ("a <b>",) and file.crs.to_epsg() == 32629
+    assert (found[5:, 10:] == 0.5).all() and np.isfinite(found).sum() == 25
+
+
+def test_polygons_keep_their_holes_and_name_their_coordinates(tmp_path):
+    grid = scenefiles.Grid(scenefiles.open_scene(write(tmp_path / "a.tif", picture(40, 60)))[0], 4)
+    square = np.array([[0, 0], [0, 6], [6, 6], [6, 0], [0, 0]], float)
+    told = {"confidence": 0.7, "peak": 0.9, "area_m2": 1.0, "area_px": 2.0, "lon": 0.1, "lat": 0.2}
+    listed = [{"text": 0, "rings": [[square, square / 3 + 2]], **told}, {"text": 0, "rings": [[square], [square + 6]], **told}]
+    scenefiles.write_polygons(tmp_path / "p.geojson", listed, ["“harbour” & more"], grid)
+    content = json.loads((tmp_path / "p.geojson").read_text())
+    assert content["crs"]["properties"]["name"].endswith("EPSG::32629")
+    first, second = content["features"]
+    assert first["properties"] == {"text": "“harbour” & more", **told}
+    assert first["geometry"]["type"] == "Polygon" and len(first["geometry"]["coordinates"]) == 2
+    assert second["geometry"]["type"] == "MultiPolygon" and second["geometry"]["coordinates"][1][0][0] == [460_240, 4_299_760]
