@@ -573,7 +573,10 @@ def evaluate_localize(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """How well maps of a text agree with true masks, beside maps that know nothing, with intervals."""
+    """How well maps of a text agree with true masks, beside maps that know nothing, with intervals.
+
+    For a model of RSICD's captions and aerial pictures: --texts rsicd --join mean --temperature 0.1 --scale 0.5 --scale 1 --method raw.
+    """
     import numpy as np
 
     import rsvlm

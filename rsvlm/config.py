@@ -283,10 +283,10 @@ PROFILES: dict[str, dict] = {
     "published": {"train": {"steps": 3000, "batch_size": 256, "warmup_steps": 200, "checkpoint_every": 250}},
     "rsicd": {
         "model": {"preset": "conv-standard", "vocabulary_size": 2048, "context_length": 64, "text_dropout": 0.1},
-        "train": {"steps": 2000, "batch_size": 128, "learning_rate": 2e-3, "warmup_steps": 200, "weight_decay": 0.2}
+        "train": {"steps": 3600, "batch_size": 128, "learning_rate": 2e-3, "warmup_steps": 200, "weight_decay": 0.2}
         | {"ema": 0.995, "first_caption_share": 0.2, "augment": True, "smallest_crop": 0.4, "light": 0.3, "held_px": 144}
         | {"sizes_px": (64, 64, 96, 96, 128), "caption_weight": 1.0, "precision": "bf16"}
-        | {"workers": 2, "checkpoint_every": 500, "log_every": 20},
+        | {"workers": 2, "checkpoint_every": 300, "log_every": 20},
     },
 }
 
