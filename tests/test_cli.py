@@ -1,6 +1,7 @@
 """The verbs, end to end on a toy world, and one clear sentence for each mistake."""
 
 import csv
+import functools
 import json
 import signal
 import subprocess
@@ -261,7 +262,9 @@ def test_ctrl_c_is_one_sentence_and_the_run_can_continue(tmp_path):
     data = write_toy(tmp_path / "data", {"train": 24})
     settings = ["--profile", "smoke", "--set", "train.steps=100000", "--set", "train.batch_size=2"]
     command = [sys.executable, "-m", "rsvlm", "train", "--data", str(data), "--out", str(tmp_path / "run"), *settings]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell starts what it puts into the background with Ctrl-C ignored, and so would be this test's child.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     while process.poll() is None and not list((tmp_path / "run" / "checkpoints").glob("step-*")):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

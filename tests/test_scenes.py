@@ -385,6 +385,7 @@ def test_memory_does_not_grow_with_the_scene(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(scenes, "_VIEW_PX", 64)
     monkeypatch.setattr(scenes, "PREVIEW_PX", 32)
+    monkeypatch.setattr(scenes, "_WORKERS", 1)  # as many blocks under way, however few there are
     peaks = []
     for side in (
         192,
