@@ -236,7 +236,7 @@ def small_book(tmp_path_factory):
         shutil.copy(ROOT / "book" / f"{name}.md", home / "book")
     (home / "_toc.yml").write_text(
         "format: jb-book\nroot: book/executed/01_small\nchapters:\n- file: book/generated/options\n- file: book/generated/results\n"
-        "- file: book/lab_log\n- file: book/bibliography\n"
+        "- file: book/generated/status\n- file: book/lab_log\n- file: book/bibliography\n"
     )
     new_code, new_text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
     parameters = new_code('profile = "laptop"\nrecompute = False', metadata={"tags": ["parameters"]})

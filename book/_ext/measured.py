@@ -161,8 +161,8 @@ def write_pages(app) -> None:
     if "file: book/generated/performance" in (home / "_toc.yml").read_text(encoding="utf-8"):
         runs.write_atomic(generated / "performance.md", page(home / "results" / "bench"))
     if (home / "book" / "index.md").is_file():
-        # The class tells the test that reads pages for decimals that these were not typed.
-        runs.write_atomic(generated / "headline.md", f":::{{container}} generated\n\n{headline()}\n:::\n")
+        # No page of its own, so its name is none of a page's. The class tells the test that reads pages for typed decimals.
+        runs.write_atomic(generated / "headline.inc", f":::{{container}} generated\n\n{headline()}\n:::\n")
 
 
 def setup(app) -> dict:
