@@ -16,10 +16,12 @@ HEADLINE = (
     + ("test", "as in training", "i2t", "top1"),
     ("Which picture of RSICD is meant, starting from random weights?", "12_rsicd", "rsicd", "rsicd-seed0")
     + ("val", "plain", "both", "mR"),
+    ("Where in a picture of VHR-10 is what is asked for, without a mask to learn from?", "13_attention", "localize")
+    + ("vhr10-rsicd-without-chosen-on", "all without chosen-on", "raw", "t2i", "pointing"),
     ("Is a picture of the web taken from above?", "06_web", "web", "laptop-seed0")
     + ("held-back", "overhead", "both", "precision"),
 )
-METRICS = {"mR": "mean recall", "top1": "top-1 accuracy", "miou": "mean IoU"}
+METRICS = {"mR": "mean recall", "top1": "top-1 accuracy", "miou": "mean IoU", "pointing": "pointing game"}
 
 # What each file of results/bench compares, and which of its columns are shown under which name.
 PARTS = {
