@@ -328,7 +328,7 @@ APART = {
     "bd-sidebar-secondary",
     "headerlink",
 }
-DECIMAL = re.compile(r"(?<![\w.:/-])\d+\.\d+(?![\w./-]*\d)")
+DECIMAL = re.compile(r"(?<![\w.:/-])(?<!arXiv )\d+\.\d+(?![\w./-]*\d)")
 VERSION = re.compile(r"\b(Python|CUDA|PyTorch|Sphinx|CC[ -]BY[\w -]*|ODbL|License|version|v)[ -]?\d+\.\d+", re.IGNORECASE)
 
 
@@ -399,6 +399,7 @@ def loose_decimals(site: Path) -> list[str]:
         ("<p><code>0.5</code> <script>1.5</script><math><mn>2.5</mn></math></p><pre>3.5</pre>", 0),
         ('<div class="cell_output docutils"><div><p>12.5</p></div></div><p>1.5</p>', 1),
         ('<p><span class="quoted">14.0</span> (<a class="reference" href="x">Chen</a>)</p>', 0),
+        ("<p>named (Qiao et al., arXiv 1903.10520)</p>", 0),
         ('<p><span class="quoted">14.0</span></p><p><a href="x">elsewhere</a></p>', 1),
         ('<p><span class="quoted">14.0</span> and 3.5 (<a href="x">Chen</a>)</p>', 1),
         ('<p>Unclosed <p>2.5<br>3.5<img alt="4.5">', 2),

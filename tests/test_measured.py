@@ -64,7 +64,7 @@ def test_the_first_page_quotes_records(measured):
     for line, (_, where, experiment, run, _split, protocol, direction, metric) in zip(lines, measured.HEADLINE, strict=True):
         rows = table[(table["experiment"] == experiment) & (table["run"] == run) & (table["protocol"] == protocol)]
         value = rows[(rows["metric"] == metric) & (rows["direction"] == direction)]["value"]
-        assert any(f"{one:.1f} %" in line for one in value)
+        assert any(f"{one:.1f}\u00a0%" in line for one in value)
         assert (HOME / "notebooks" / f"{where}.ipynb").is_file()
 
 

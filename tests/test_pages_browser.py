@@ -34,7 +34,10 @@ needs_site = pytest.mark.skipif(not (SITE / "index.html").is_file(), reason="the
 
 
 def pages_of(site: Path) -> list[str]:
-    return [p.relative_to(site).as_posix() for p in sorted(site.rglob("*.html")) if "_static" not in p.relative_to(site).parts]
+    """All pages but those that only send the reader on."""
+    paths = [path for path in sorted(site.rglob("*.html")) if "_static" not in path.relative_to(site).parts]
+    sending = '<meta http-equiv="Refresh"'
+    return [path.relative_to(site).as_posix() for path in paths if not path.read_text(encoding="utf-8").startswith(sending)]
 
 
 class Below(http.server.SimpleHTTPRequestHandler):

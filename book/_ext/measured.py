@@ -120,7 +120,7 @@ def headline() -> str:
         row = found.iloc[0]
         what = f"{METRICS.get(row.metric, row.metric)}, {row.protocol}"
         chance = f"{row.chance:.1f}".replace("nan", "")
-        cells = (f"{row.value:.1f} %", f"{row.ci_low:.1f} to {row.ci_high:.1f}", chance, f"{row.n:,}")
+        cells = (f"{row.value:.1f}\u00a0%", f"{row.ci_low:.1f} to {row.ci_high:.1f}", chance, f"{row.n:,}")
         text += f"| {{doc}}`{question} </book/executed/{where}>` | {what} | {' | '.join(cells)} |\n"
     return text
 
