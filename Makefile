@@ -37,8 +37,9 @@ bench: $(READY)
 	$(BIN)/python -m rsvlm bench train --json results/bench/train.json
 	$(BIN)/python -m rsvlm bench loader --json results/bench/loader.json
 	$(BIN)/python -m rsvlm bench localize --json results/bench/localize.json
-	$(BIN)/python -m rsvlm bench scenes --json results/bench/scenes.json
-	$(BIN)/python -m rsvlm bench retrieval --many 100000 --json results/bench/retrieval.json
+	$(BIN)/python -m rsvlm bench scenes --threads 2 --many 5000 --many 10000 --many 20000 --json results/bench/scenes.json
+	$(BIN)/python -m rsvlm bench retrieval --json results/bench/retrieval.json
+	$(BIN)/python -m rsvlm bench retrieval --images 0 --many 100000 --threads 2 --json results/bench/retrieval-memory.json
 
 # From the root of the repository: jupytext.toml, which pairs each notebook with its script, is read from there.
 lab: $(READY)

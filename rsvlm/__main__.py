@@ -257,7 +257,7 @@ def web_build(
     device: Device = "auto",
 ) -> None:
     """Build shards of overhead pictures and their texts from web archives or tables of links."""
-    from rsvlm import web
+    from rsvlm import runs, web
 
     given = {
         "fetch.contact": contact,
@@ -272,7 +272,7 @@ def web_build(
         out,
         head=head,
         benchmark_folders=benchmarks or [],
-        removed=_address_lines(remove) if remove else (),
+        removed=runs.read_lines(remove, "address") if remove else (),
         agreement=agreement,
         embedder=embedder,
         cache=cache,
@@ -327,18 +327,11 @@ def web_remove(
     urls: Annotated[Path, typer.Option(help="Addresses of pictures or pages, one a line; # starts a remark.")],
 ) -> None:
     """Take pairs out of a finished data set, for good."""
-    from rsvlm import web
+    from rsvlm import runs, web
 
-    manifest, removed = web.remove(folder, _address_lines(urls))
+    manifest, removed = web.remove(folder, runs.read_lines(urls, "address"))
     left = sum(part["samples"] for part in manifest["splits"].values())
     typer.echo(f"{folder}: {removed} pairs removed, {left} left")
-
-
-def _address_lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}): give a text file with one address a line") from None
 
 
 def _judges(model: Path, device: str):
@@ -575,89 +568,19 @@ def evaluate_localize(
 ) -> None:
     """How well maps of a text agree with true masks, beside maps that know nothing, with intervals.
 
-    For a model of RSICD's captions and aerial pictures: --texts rsicd --join mean --temperature 0.1 --scale 0.5 --scale 1 --method raw.
+    For a model of RSICD's captions and aerial pictures: --texts rsicd --join mean --temperature 0.1 --scale 0.5 --scale 1
+    --method raw.
     """
-    import numpy as np
-
-    import rsvlm
-    from rsvlm import benchmarks, evaluate, localize, maskfiles, scoring
-    from rsvlm import embed as embedding
+    from rsvlm import evaluate
 
     started = time.time()
-    asked, skipped = method or ["smooth"], Counter()
-    if unknown := [name for name in asked if name not in localize.METHODS]:
-        raise DataError(f"unknown method '{unknown[0]}': choose one of {', '.join(localize.METHODS)}")
-    for side in window or []:
-        localize.check_window(side)
-    names = maskfiles.classes(root, benchmark, label=label)
-    if unknown := [name for name in classes or [] if name not in names]:
-        raise DataError(f"{root} has no class '{unknown[0]}': it has {', '.join(names)}")
-    names = classes or names
-    groups, rest = localize.sentences(texts, names) if texts else (_class_sentences(names, prompts), None)
-    left_out = {path.stem: _lines(path) for path in without or []}
-    items = maskfiles.read(root, benchmark, skipped=skipped, limit=limit, half=half, label=label, size_px=size_px)
-    loaded = rsvlm.load(model, device)
-    rest = background or rest
-    options = {"window": window or [3], "join": join, "temperature": temperature}
-    options |= {"scale": scale or [1.0], "tile_px": tile_px, "size": size}
-    words = {"texts": groups, "background": rest}
-    vectors = {name: some and [localize.text_vectors(loaded, text) for text in some] for name, some in words.items()}
-    last: list = [None, {}]  # the picture at hand, and what the tower saw in it: methods share that
-
-    def mapper(name: str):
-        asking = words if name in ("caption", "gradient") else vectors
-
-        def look(image):
-            last[:] = last if last[0] is image else [image, {}]
-            found = localize.maps(loaded, image, method=name, seen=last[1], **asking, **options)
-            return found if floor is None else np.concatenate([found, np.full_like(found[:1], floor)])
-
-        return look
-
-    methods = {name: mapper(name) for name in asked} | (scoring.baselines(names, seed) if baselines else {})
-    rows = scoring.evaluate(
-        items,
-        methods,
-        names,
-        dataset=dataset or root.resolve().name,
-        split=("test" if benchmark == "blue-marble" else "all") + (f", half {half}" if half else ""),
-        against=against or (),
-        without=left_out,
-        background=not everywhere,
-        bootstrap_samples=bootstrap_samples,
-        seed=seed,
-        progress=sys.stderr.isatty(),
-    )
-    about = {
-        "model": "/".join(model.resolve().parts[-2:]),
-        "fingerprint": embedding.fingerprint(model),
-        "benchmark": benchmark,
-    }
-    about |= {
-        "data_hash": benchmarks.fingerprint(root),
-        "skipped": dict(skipped),
-        "texts": dict(zip(names, groups, strict=True)),
-        "background": rest,
-        "floor": floor,
-        "half": half,
-        "without": left_out,
-    }
-    _evaluated(evaluate.Evaluation(rows, about | options), json_out, seed, device, started, save and ("localize", save))
-
-
-def _class_sentences(names: list[str], prompts: str) -> list[list[str]]:
-    """The sentences that stand for each class, of a prompt set."""
-    from rsvlm import catalogue
-
-    templates = catalogue.prompt_set(prompts)
-    return [[line.replace("{class}", name).replace("{}", name) for line in templates] for name in names]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in map(str.strip, path.read_text(encoding="utf-8-sig").splitlines()) if line]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}): give a text file with the name of a picture on each line") from None
+    options = {"classes": classes, "prompts": prompts, "texts": texts, "background": background, "floor": floor, "half": half}
+    options |= {"without": without or (), "limit": limit, "label": label, "size_px": size_px, "dataset": dataset}
+    options |= {"window": window or [3], "scale": scale or [1.0], "join": join, "temperature": temperature, "tile_px": tile_px}
+    options |= {"size": size, "baselines": baselines, "against": against or (), "everywhere": everywhere}
+    options |= {"bootstrap_samples": bootstrap_samples, "seed": seed, "device": device, "progress": sys.stderr.isatty()}
+    found = evaluate.locate(model, root, benchmark, methods=method or ["smooth"], **options)
+    _evaluated(found, json_out, seed, device, started, save and ("localize", save))
 
 
 def _evaluated(

@@ -1,8 +1,8 @@
 """Figures of the book: data in, a Figure or HTML out; nothing is computed here.
 
 Every figure works without a kernel, without a network and without scripts of other hosts, and carries its alternative text.
-Colours are those of Okabe and Ito, which people with any colour vision tell apart; maps of values use `SEQUENTIAL` and
-`DIVERGING`, which are even to the eye and readable in grey.
+Colours are those of Okabe and Ito, which people with any colour vision tell apart; maps of values use `SEQUENTIAL`,
+which is even to the eye and readable in grey.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PALETTE = {
     "yellow": "#F0E442",
 }
 SPLIT_COLOURS = {"train": PALETTE["sky"], "val": PALETTE["yellow"], "test": PALETTE["vermilion"]}
-SEQUENTIAL, DIVERGING = "viridis", "PuOr"
+SEQUENTIAL = "viridis"
 _EDGES = ("west", "south", "east", "north")
 
 STYLE = {
@@ -1363,8 +1363,9 @@ def scene_map(found: object, most: int = 2000) -> folium.Map:
     """Show what a search found in a scene: the scene, confidence over it with a slider for its opacity, and the regions.
 
     Args:
-        found: As from `scenes.search`: `facts` (`scene`, `texts`, `threshold`, `coordinates`, `attribution`), `image` (H, W, 3) uint8, `heat`
-            (M, h, w) in 0…1 or NaN over the same ground, and `regions` (`text`, `confidence`, `peak`, `area_m2`, `area_px`, `x`, `y`, `lon`, `lat`, `rings`).
+        found: As from `scenes.search`: `facts` (`scene`, `texts`, `threshold`, `coordinates`, `attribution`), `image` (H, W, 3) uint8,
+            `heat` (M, h, w) in 0…1 or NaN over the same ground, and `regions` (`text`, `confidence`, `peak`, `area_m2`, `area_px`,
+            `x`, `y`, `lon`, `lat`, `rings`).
         most: Regions drawn of each text, those of highest confidence; the page says how many there are.
 
     Returns:

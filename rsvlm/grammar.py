@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from rsvlm.worldmap import SECTORS
 
@@ -57,8 +57,6 @@ LAKE_SECTOR_LEAST = 0.06
 
 WHITE_LEAST = 0.05
 """Smallest share of a sector's land pixels from which it has white patches."""
-
-Writer = Callable[[dict, random.Random], str]
 
 
 def write(record: dict, rng: random.Random, count: int = 5) -> list[str]:

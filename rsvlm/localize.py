@@ -320,7 +320,8 @@ def maps(
     Args:
         model: The model, in evaluation mode.
         image: (H, W, 3) uint8, of any size.
-        texts: M texts, each one sentence or several; or, for the methods that need no words, vectors (m, E) of `text_vectors` in place of sentences, so that they are embedded once for many images.
+        texts: M texts, each one sentence or several; or, for the methods that need no words, vectors (m, E) of `text_vectors` in
+            place of sentences, so that they are embedded once for many images.
         method: One of `METHODS`.
         window: For `smooth`: side of the window in patches, odd; or several, whose scores are averaged.
         background: What else there may be. If given (an empty list is), scores become probabilities: a softmax over the texts and

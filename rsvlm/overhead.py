@@ -1,10 +1,11 @@
 """Is a picture taken from above? A small head on image features, trained from labelled pictures.
 
 The features need no network: colour, edges, spectrum, what gravity does to a photograph, for a picture of the ground has no up and
-down, and whether the picture swings alike in all its parts and directions, as ground does and things before a background do not. The head is a kernel ridge regression: a picture is overhead as far as it is like the overhead pictures it was
-shown, and unlike the others; what is like neither gets 0. Its threshold is the lowest that reaches a stated precision where each
-labelled picture is scored by a head that has seen nothing of the same source (a photograph, a website, a region), for on the web most
-pictures are of things that nobody labelled. With a model, its image embeddings take the features' place.
+down, and whether the picture swings alike in all its parts and directions, as ground does and things before a background do not.
+The head is a kernel ridge regression: a picture is overhead as far as it is like the overhead pictures it was shown, and unlike the
+others; what is like neither gets 0. Its threshold is the lowest that reaches a stated precision where each labelled picture is scored
+by a head that has seen nothing of the same source (a photograph, a website, a region), for on the web most pictures are of things
+that nobody labelled. With a model, its image embeddings take the features' place.
 
 Source: our choice. The paper filters its web images by classifiers trained on human labels; features, labels and thresholds were
 not published.

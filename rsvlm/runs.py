@@ -124,6 +124,18 @@ def write_atomic(path: Path | str, data: bytes | str) -> Path:
     return path
 
 
+def read_lines(path: Path | str, what: str) -> list[str]:
+    """Return the lines of a list in a text file, blank ones left out and the blanks around each.
+
+    Raises:
+        DataError: It cannot be read; `what`, as in "address", tells what one line should hold.
+    """
+    try:
+        return [line for line in map(str.strip, Path(path).read_text(encoding="utf-8-sig").splitlines()) if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): give a text file with one {what} a line") from None
+
+
 def stage(name: str, parts: Mapping[str, object], compute: Callable[[Path], None], recompute: bool = False) -> Path:
     """Return the folder of a stage; compute it first where it is not there yet.
 
