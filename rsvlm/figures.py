@@ -215,7 +215,25 @@ def world_map(
         _data_uri("webp", blue_marble(2160, quality=75)), bounds=[[-90, -180], [90, 180]], alt="The Earth from space"
     ).add_to(world)
     _Footprints(shown, [name for name in tooltip if name in shown.columns], len(chips)).add_to(world)
+    _Still(_earth_with_boxes(shown)).add_to(world)
     return world
+
+
+def _earth_with_boxes(chips: pd.DataFrame) -> str:
+    """Footprints on a small Earth, as SVG."""
+    earth = _data_uri("webp", blue_marble(540, quality=60))
+    boxes = "".join(
+        f'<rect x="{west}" y="{-north}" width="{east - west:.2f}" height="{north - south:.2f}" stroke="{colour}"/>'
+        for (west, south, east, north), colour in zip(
+            chips[list(_EDGES)].to_numpy(float).round(2).tolist(),
+            (SPLIT_COLOURS.get(str(split), PALETTE["green"]) for split in chips["split"]),
+        )
+    )
+    counts = ", ".join(f"{split}: {count:,}" for split, count in chips["split"].value_counts().items())
+    return (
+        f'<svg viewBox="-180 -90 360 180" role="img" aria-label="Footprints on the Earth, {escape(counts)}" fill="none" '
+        f'stroke-width="0.6"><image href="{earth}" x="-180" y="-90" width="360" height="180"/>{boxes}</svg>'
+    )
 
 
 class _OfflineMap(folium.Map):
@@ -252,6 +270,18 @@ class _Leaflet(MacroElement):
         self.script = _file_of("xstatic-leaflet", "leaflet.js", "book").read_text().partition("//# sourceMappingURL")[0]
         style = _file_of("xstatic-leaflet", "leaflet.css", "book").read_text()
         self.style = style.replace("url(images/", "none;--unused:url(data:,")  # icons of controls that no map here has
+
+
+class _Still(MacroElement):
+    """What a map shows where scripts are off: a picture, and a sentence."""
+
+    _template = Template("""{% macro html(this, kwargs) %}<noscript>
+<style>.folium-map{display:none}body{background:#fff;color:#111;font:14px/1.5 sans-serif}svg,p img{display:block;width:100%;height:auto}</style>
+{{ this.still }}<p>To move about on this map, and to read what lies where, needs scripts.</p></noscript>{% endmacro %}""")
+
+    def __init__(self, still: str) -> None:
+        super().__init__()
+        self._name, self.still = "Still", still
 
 
 class _Footprints(MacroElement):
@@ -655,6 +685,9 @@ def chips_map(items: Sequence[Mapping[str, object]], thumbnail_px: int = 256) ->
     page = _OfflineMap(tiles=None, zoom_control=True, attribution_control=False, max_zoom=24, zoom_snap=0.25)
     page.default_js, page.default_css = [], []
     _LandmarkChips(items, thumbnail_px).add_to(page)
+    told = [dict(item["record"]) | {"image": np.asarray(item["image"])} for item in items[:12]]
+    few = [{"image": r["image"], "alt": f"Chip {r['key']}", "caption": next(iter(r["captions"]), "")} for r in told]
+    _Still(gallery(few, thumbnail_px=110)).add_to(page)
     return page
 
 
@@ -1379,7 +1412,22 @@ def scene_map(found: object, most: int = 2000) -> folium.Map:
     page.default_js, page.default_css = [], []
     page.get_root().title = "Search in a scene"
     _SceneLayers(found, most).add_to(page)
+    _Still(_scene_still(found)).add_to(page)
     return page
+
+
+def _scene_still(found: object, side_px: int = 480) -> str:
+    """The scene, and beside it the confidence of its first text, small."""
+    shown = {"The scene": Image.fromarray(found.image)}
+    if found.facts["texts"]:
+        heat = Image.fromarray(heat_image(found.heat[0], side_px=1))
+        shown[f"Confidence of “{found.facts['texts'][0]['text']}”"] = heat.resize(shown["The scene"].size)
+    for one in shown.values():
+        one.thumbnail((side_px, side_px))
+    return "".join(
+        f'<p><img alt="{escape(name)}" src="{_data_uri("webp", _webp(one, quality=75))}">{escape(name)}</p>'
+        for name, one in shown.items()
+    )
 
 
 class _SceneMap(_OfflineMap):
@@ -1503,13 +1551,14 @@ def _region_lines(region: Mapping[str, object], text: str) -> list[str]:
     return [text, f"confidence {region['confidence']:.2f}, at best {region['peak']:.2f}", area, f"best at {place}"]
 
 
-def slider(frames: Sequence[str], steps: Mapping[str, Sequence[str]], start: int = 0) -> Html:
+def slider(frames: Sequence[str], steps: Mapping[str, Sequence[str]], start: int = 0, drop_down: bool = False) -> Html:
     """Show one of several figures, chosen by one slider or several; no script is loaded, and without any one figure is left.
 
     Args:
         frames: HTML of each figure, as from `gallery` or `picture`: one for every combination of steps, the last slider's first.
         steps: What a slider is of → what each of its places is called, two or more; a screen reader says it.
         start: Which frame is shown first, and to those without scripts.
+        drop_down: The places are a list to choose from, for names in no order.
 
     Returns:
         A block that holds all frames; its names are text, never markup.
@@ -1526,12 +1575,19 @@ def slider(frames: Sequence[str], steps: Mapping[str, Sequence[str]], start: int
     for (name, names), place in zip(steps.items(), np.unravel_index(start, shape), strict=True):
         now, all_names = escape(str(names[place])), escape(json.dumps([str(one) for one in names]))
         told.append(f"{name} {names[place]}")
-        labels.append(
-            f'<div class="rsvlm-range"><label>{escape(str(name))}<input type="range" min="0" max="{len(names) - 1}" value="{place}" '
-            f'autocomplete="off" aria-valuetext="{now}" data-names="{all_names}"></label><b aria-hidden="true">{now}</b></div>'
+        listed = "".join(
+            f'<option value="{k}"{" selected" if k == place else ""}>{escape(str(one))}</option>'
+            for k, one in enumerate(names)
         )
+        control = (
+            f'<select autocomplete="off" data-names="{all_names}">{listed}</select></label>'
+            if drop_down
+            else f'<input type="range" min="0" max="{len(names) - 1}" value="{place}" '
+            f'autocomplete="off" aria-valuetext="{now}" data-names="{all_names}"></label><b aria-hidden="true">{now}</b>'
+        )
+        labels.append(f'<div class="rsvlm-range"><label>{escape(str(name))}{control}</div>')
     cells = [f"<div{'' if k == start else ' hidden'}>{frame}</div>" for k, frame in enumerate(frames)]
-    quiet = f"<style>.rsvlm-range{{display:none!important}}</style><p>Shown is {escape(', '.join(told))}; the slider needs scripts.</p>"
+    quiet = f"<style>.rsvlm-range{{display:none!important}}</style><p>Shown is {escape(', '.join(told))}; to choose needs scripts.</p>"
     return Html(
         f'{_SLIDER}<div class="rsvlm-slider" oninput="{escape(_SLIDE)}">{"".join(labels)}<noscript>{quiet}</noscript>'
         f"<div>{''.join(cells)}</div></div>"
@@ -1542,18 +1598,55 @@ _SLIDER = """<style>
 .rsvlm-slider{margin:.6rem 0}
 .rsvlm-range{display:flex;align-items:center;gap:.8rem;max-width:34rem;margin:0 0 .5rem;color:inherit}
 .rsvlm-range label{flex:1;min-width:0;margin:0}.rsvlm-range b{flex:0 0 9rem;overflow-wrap:anywhere}
-.rsvlm-range input{display:block;width:100%;min-height:2rem;margin:0;accent-color:#0072B2;cursor:pointer}
+.rsvlm-range input,.rsvlm-range select{display:block;width:100%;min-height:2rem;margin:0;accent-color:#0072B2;cursor:pointer}
+.rsvlm-range select{font:inherit;color:inherit;background:var(--pst-color-background,#fff);border:1px solid #767676;border-radius:4px}
 .rsvlm-slider [hidden]{display:none!important}
 </style>"""
 # As an attribute, for text of HTML that a page puts in later brings attributes to life, and scripts it does not.
 _SLIDE = """var at = 0;
-this.querySelectorAll("input").forEach(function (input) {
-  var names = JSON.parse(input.dataset.names), name = names[input.value];
+this.querySelectorAll("[data-names]").forEach(function (input) {
+  var names = JSON.parse(input.dataset.names), name = names[input.value], said = input.parentElement.nextElementSibling;
   at = at * names.length + Number(input.value);
-  input.setAttribute("aria-valuetext", name);
-  input.parentElement.nextElementSibling.textContent = name;
+  if (said) { input.setAttribute("aria-valuetext", name); said.textContent = name; }
 });
 Array.prototype.forEach.call(this.lastElementChild.children, function (frame, k) { frame.hidden = k !== at; });"""
+
+
+def swipe(before: np.ndarray, after: np.ndarray, names: tuple[str, str], alt: str, side_px: int = 320) -> Html:
+    """Lay two pictures over each other, with a slider for where one ends and the other begins; without scripts, half of each.
+
+    Args:
+        before: (H, W, 3) uint8, seen on the left.
+        after: The same ground, as large, seen on the right.
+        names: What the two are called.
+        alt: What there is to see, for those who do not see it.
+        side_px: The longer side becomes about as long.
+
+    Raises:
+        DataError: Pictures of different sizes.
+    """
+    if before.shape != after.shape:
+        raise DataError(f"a swipe needs two pictures of one size, not {before.shape} and {after.shape}")
+    times = max(side_px // max(before.shape[:2]), 1)
+    large = [Image.fromarray(one.repeat(times, axis=0).repeat(times, axis=1)) for one in (before, after)]
+    left, right = (_data_uri("webp", _webp(one, quality=90)) for one in large)
+    first, second = map(escape, names)
+    cut = escape("this.previousElementSibling.lastElementChild.style.clipPath = 'inset(0 0 0 ' + this.value + '%)'")
+    return Html(
+        f'{_SWIPE}<div class="rsvlm-swipe" style="max-width:{large[0].width}px"><div>'
+        f'<img class="dark-light" src="{left}" alt="{escape(alt)}"><img class="dark-light" src="{right}" alt=""></div>'
+        f'<input type="range" min="0" max="100" value="50" autocomplete="off" aria-label="{first} on the left, {second} on the right" '
+        f'oninput="{cut}"><p><span>← {first}</span><span>{second} →</span></p></div>'
+    )
+
+
+_SWIPE = """<style>
+.rsvlm-swipe{margin:.6rem 0}.rsvlm-swipe>div{display:grid;line-height:0}
+.rsvlm-swipe img{grid-area:1/1;width:100%;height:auto;margin:0;padding:0!important;border-radius:0}
+.rsvlm-swipe img+img{clip-path:inset(0 0 0 50%)}
+.rsvlm-swipe input{display:block;width:100%;min-height:2rem;margin:0;accent-color:#0072B2;cursor:ew-resize}
+.rsvlm-swipe p{display:flex;justify-content:space-between;margin:0;font-size:.82rem}
+</style>"""
 
 
 def heat_image(heat: np.ndarray, low: float = 0.0, high: float = 1.0, side_px: int = 128) -> np.ndarray:

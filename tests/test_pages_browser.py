@@ -214,8 +214,92 @@ def test_every_link_leads_somewhere_also_below_a_path():
     assert broken_links(SITE) == []
 
 
+@pytest.fixture(scope="module")
+def site():
+    """Serves the book below a path; gives its address and a browser."""
+    from playwright.sync_api import sync_playwright
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Below, directory=str(SITE))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+            yield f"http://127.0.0.1:{server.server_port}{BELOW}", browser
+            browser.close()
+        server.shutdown()
+
+
+def holding(*words: str) -> list[str]:
+    """The pages that hold any of some words."""
+    texts = {name: (SITE / name).read_text(encoding="utf-8") for name in pages_of(SITE) if name not in LIVE}
+    return [name for name, text in texts.items() if any(word in text for word in words)]
+
+
+def picture_of(block) -> bytes:
+    block.scroll_into_view_if_needed()
+    return block.screenshot(animations="disabled")
+
+
 @needs_site
 @needs_browser
-def test_without_scripts_a_page_is_light_and_says_all():
+def test_every_slider_and_list_changes_what_is_seen_and_comes_back(site):
+    address, browser = site
+    names = holding('class="rsvlm-slider"', 'class="rsvlm-swipe"')
+    assert {Path(name).stem for name in names} >= {"03_retrieval", "13_attention", "14_rounds"}
+    page = browser.new_page(viewport=PHONE)
+    for name in names:
+        page.goto(address + name, wait_until="load")
+        for block in page.locator(".rsvlm-slider, .rsvlm-swipe").all():
+            for control in block.locator("input:visible, select:visible").all():
+                first = picture_of(block)
+                if control.evaluate("e => e.tagName") == "SELECT":
+                    old = control.input_value()
+                    control.select_option(index=(int(old) + 1) % control.locator("option").count())
+                    assert picture_of(block) != first, f"{name}: a list that changes nothing"
+                    control.select_option(old)
+                else:
+                    last = control.input_value() == control.get_attribute("max")
+                    control.press("ArrowLeft" if last else "ArrowRight")
+                    assert picture_of(block) != first, f"{name}: a slider that changes nothing"
+                    control.press("ArrowRight" if last else "ArrowLeft")
+                control.evaluate("e => e.blur()")
+    page.close()
+
+
+@needs_site
+@needs_browser
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without"])
+def test_maps_show_what_lies_where_also_without_scripts(site, scripts):
+    address, browser = site
+    names = holding("<iframe")
+    assert {Path(name).stem for name in names} >= {"01_landmarks", "05_own_landmarks", "15_scene"}
+    context = browser.new_context(viewport=PHONE, java_script_enabled=scripts)
+    page = context.new_page()
+    for name in names:
+        page.goto(address + name, wait_until="load")
+        for map_ in page.locator("iframe").all():
+            map_.scroll_into_view_if_needed()
+            inside = map_.content_frame
+            pictures = inside.locator(".leaflet-image-layer, .leaflet-interactive" if scripts else "svg image, img").first
+            pictures.wait_for(state="visible", timeout=30_000)
+            said = inside.get_by_text("needs scripts")
+            assert said.count() == (0 if scripts else 1), name
+            assert picture_of(map_) != b"" and len(picture_of(map_)) > 5_000, f"{name}: hardly anything to see"
+    context.close()
+
+
+@needs_site
+@needs_browser
+def test_without_scripts_pages_keep_their_pictures_and_one_frame_of_each_slider(site):
     """The theme's script chooses light or dark; without it nothing may be left without colours."""
     assert not [name for name in pages_of(SITE) if 'data-theme="auto"' in (SITE / name).read_text(encoding="utf-8")]
+    address, browser = site
+    context = browser.new_context(viewport=PHONE, java_script_enabled=False)
+    page = context.new_page()
+    for name in holding('class="rsvlm-slider"', 'class="rsvlm-swipe"'):
+        page.goto(address + name, wait_until="load")
+        for block in page.locator(".rsvlm-slider").all():
+            assert block.locator("img:visible").count() and block.get_by_text("to choose needs scripts").count() == 1, name
+            assert not block.locator("input:visible, select:visible").count(), name
+        for block in page.locator(".rsvlm-swipe").all():
+            assert block.locator("img:visible").count() == 2, name
+    context.close()

@@ -192,19 +192,26 @@ figures.image_to_text(
 # %% [markdown]
 # ## Sentences of our own
 #
-# The text tower takes any sentence. These were written by hand, in the vocabulary of the captions.
+# The text tower takes any sentence. These were written by hand, in the vocabulary of the captions; [](../search) takes yours.
 
 # %%
 model = rsvlm.load(run / "model", device=device)
 asked = ["White land and sea, with many islands.", "Tan land, smooth, without any water.", "Dark green land with many lakes."]
-asked += ["Sea to the east covers about half of the picture."]
-_, answers = embed.search(embed.texts(model, asked), found.image_embeddings, k=5)
-figures.text_to_image(
-    [
-        {"query": text, "images": [{"image": pictures[i], "alt": f"Chip {found.keys[i]}", "right": False} for i in answers[q]]}
-        for q, text in enumerate(asked)
-    ]
-)
+asked += ["Sea to the east covers about half of the picture.", "Sea to the west covers about half of the picture."]
+asked += [
+    "A small island in the sea.",
+    "A large lake in brown land.",
+    "Land covers all of the picture.",
+    "Sea and an ice shelf.",
+]
+_, answers = embed.search(embed.texts(model, asked), found.image_embeddings, k=10)
+frames = [
+    figures.gallery(
+        [{"image": pictures[i], "alt": f"Chip {found.keys[i]}", "badge": f"{k}"} for k, i in enumerate(row, start=1)]
+    )
+    for row in answers
+]
+figures.slider(frames, {"sentence": asked}, drop_down=True)
 
 # %% [markdown]
 # ## What we found

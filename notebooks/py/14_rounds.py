@@ -168,6 +168,18 @@ for name, one in shares.items():
 figures.gallery(tiles)
 
 # %% [markdown]
+# The same chip, its sea before the rounds and after: right in blue, too much in orange, missed in purple.
+
+# %%
+painted = [figures.mask_image(pixels[most], one > 0.5, sea) for one in (own[0], own[-1])]
+right = [100 * np.mean((one > 0.5) == sea) for one in (own[0], own[-1])]
+figures.swipe(
+    *painted,
+    ("round 0", f"round {len(own) - 1}"),
+    f"Sea on one chip before and after the rounds: {right[0]:.0f} and {right[1]:.0f} % of the pixels are right.",
+)
+
+# %% [markdown]
 # ## Which loss does it?
 #
 # One round each from the same start and the same labels. *Captions* are more steps of the image-text loss alone: what a round gains has
