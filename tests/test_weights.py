@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 import rsvlm
-from rsvlm import embed, mammut, tokenizer, weights
+from rsvlm import embed, encoders, mammut, tokenizer, weights
 from rsvlm.errors import DataError, ModelError
 
 ORACLE = Path(os.environ.get("RSVLM_ORACLE", Path(__file__).parents[2] / "shared" / "oracle")) / "openmammut-tiny"
@@ -329,7 +330,7 @@ def test_a_clip_tokenizer_beside_the_weights_is_used_as_open_clip_does(tmp_path,
 def small_model(**changes) -> mammut.Mammut:
     torch.manual_seed(0)
     sizes = {"vision_width": 32, "vision_layers": 2, "vision_heads": 2, "text_width": 32, "text_layers": 2, "text_heads": 2}
-    return mammut.Mammut(mammut.MammutConfig(**{"image_size": 32} | sizes | changes, vocab_size=100)).eval()
+    return mammut.Mammut(mammut.MammutConfig(**{"image_size": 32, "vocab_size": 100} | sizes | changes)).eval()
 
 
 def tower(name: str, **changes) -> VisionTransformer:
@@ -468,6 +469,27 @@ def test_an_evaluator_written_for_open_clip_runs_unchanged():
     assert tokens.shape == (1, 12) and tokens.dtype == torch.int64
     with pytest.raises(DataError, match="empty"):
         face.tokenizer([" "])
+
+
+def test_the_page_on_use_elsewhere_runs_as_it_stands(tmp_path, monkeypatch):
+    page = (Path(__file__).parent.parent / "book" / "elsewhere.md").read_text(encoding="utf-8")
+    texts = ["a harbour with ships", "a runway beside a harbour"] * 3
+    words = tokenizer.train(texts, 300, 12)
+    model = small_model(context_length=12, vocab_size=len(words))
+    model.tokenizer = words
+    model.save_pretrained(tmp_path / "runs/mine/model")
+    model.tokenizer.save_pretrained(tmp_path / "runs/mine/model")
+    Image.fromarray(np.full((40, 60, 3), (0, 0, 200), np.uint8)).save(tmp_path / "harbour.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) >= 5
+    for block in blocks:
+        exec(block, names)
+    np.testing.assert_allclose(np.linalg.norm(names["vectors"], axis=1), 1, atol=1e-5)
+    assert names["logits"].shape == (1, 2) and (tmp_path / "runs/mine/onnx/text.onnx").is_file()
+    torch.testing.assert_close(names["mammut"].token_embedding.weight, names["model"].token_embedding.weight.cpu())
+    assert encoders.read_embeddings("embeddings:mine.npz").image_of_caption.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_the_preset_l14_is_the_shape_of_the_released_weights():
