@@ -1646,7 +1646,7 @@ _SWIPE = """<style>
 .rsvlm-swipe img+img{clip-path:inset(0 0 0 50%)}
 .rsvlm-swipe input{display:block;width:100%;min-height:2rem;margin:0;accent-color:#0072B2;cursor:ew-resize}
 .rsvlm-swipe p{display:flex;justify-content:space-between;margin:0;font-size:.82rem}
-</style>"""
+</style><noscript><style>.rsvlm-swipe input{display:none!important}</style></noscript>"""
 
 
 def heat_image(heat: np.ndarray, low: float = 0.0, high: float = 1.0, side_px: int = 128) -> np.ndarray:
