@@ -50,12 +50,12 @@ class Patches:
     Attributes:
         scores: (B, n, h, w) float32, q·k / √d. A model with mean pooling weighs all patches alike: n = 1 and zeros.
         values: (B, n, h, w, d) float32, what is averaged; with mean pooling the tokens themselves.
-        embeddings: (B, h, w, E) float32 of norm 1: each patch alone through the output head.
+        embeddings: (B, h, w, E) float32 of norm 1: each patch alone through the output head; none if they were not asked for.
     """
 
     scores: Tensor
     values: Tensor
-    embeddings: Tensor
+    embeddings: Tensor | None
 
 
 class _SmoothAttention(torch.autograd.Function):
@@ -119,21 +119,22 @@ def check_window(window: int) -> None:
         raise DataError(f"window {window}: a window is centred on its position, so give an odd number, 1 or more")
 
 
-def patches(model: Mammut, images: Tensor) -> Patches:
+def patches(model: Mammut, images: Tensor, embeddings: bool = True) -> Patches:
     """Run the tower and split its pooling into scores and values, with gradients where the caller wants them.
 
     Args:
         model: The model; a class token, if it has one, is left out.
         images: (B, 3, H, W) normalised, H and W multiples of the patch size; on the model's device.
+        embeddings: Send each patch alone through the output head, too.
 
     Raises:
         ModelError: Images of another shape.
     """
     h, w = (side // model.config.patch_size for side in images.shape[2:])
-    return split_tokens(model, model.image_tokens(images), h, w)
+    return split_tokens(model, model.image_tokens(images), h, w, embeddings)
 
 
-def split_tokens(model: Mammut, tokens: Tensor, h: int, w: int) -> Patches:
+def split_tokens(model: Mammut, tokens: Tensor, h: int, w: int, embeddings: bool = True) -> Patches:
     """Split the pooling of (B, P, Dv) tokens, of which the last h · w are the grid, as `patches` does."""
     tokens = tokens[:, tokens.shape[1] - h * w :]
     if model.pool is None:
@@ -145,7 +146,7 @@ def split_tokens(model: Mammut, tokens: Tensor, h: int, w: int) -> Patches:
         query = attention.query(model.pool.query).unflatten(-1, (attention.heads, -1)).transpose(1, 2)  # (1, n, 1, d)
         scores = ((query * key).sum(-1) * key.shape[-1] ** -0.5).unflatten(-1, (h, w))
         values = value.unflatten(2, (h, w))
-    return Patches(scores.float(), values.float(), project(model, values))
+    return Patches(scores.float(), values.float(), project(model, values) if embeddings else None)
 
 
 def project(model: Mammut, pooled: Tensor, normalize: bool = True) -> Tensor:

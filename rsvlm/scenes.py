@@ -313,7 +313,7 @@ def _tower(model: Mammut, precision: str) -> Callable:
     def tower(tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         batch = torch.from_numpy(imaging.normalise(tiles, model.config.image_mean, model.config.image_std)).to(device)
         with torch.inference_mode():
-            found = localize.patches(copied, batch.bfloat16() if half else batch)
+            found = localize.patches(copied, batch.bfloat16() if half else batch, embeddings=False)
             return found.scores.cpu().numpy(), found.values.cpu().numpy()
 
     return tower
