@@ -17,7 +17,7 @@ HEADLINE = (
     ("Which picture of RSICD is meant, starting from random weights?", "12_rsicd", "rsicd", "rsicd-standard-seed0")
     + ("val", "plain", "both", "mR"),
     ("Where in a picture of VHR-10 is what is asked for, without a mask to learn from?", "13_attention", "localize")
-    + ("vhr10-rsicd-without-chosen-on", "all without chosen-on", "raw", "t2i", "pointing"),
+    + ("vhr10-rsicd-standard-without-chosen-on", "all without chosen-on", "raw", "t2i", "pointing"),
     ("Is a picture of the web taken from above?", "06_web", "web", "laptop-seed0")
     + ("held-back", "overhead", "both", "precision"),
 )

@@ -201,9 +201,9 @@ tried.pivot(index="option", columns="counted", values="value").style.format(prec
 recipes = {}
 for which in (first, name) if is_stored else ():
     config_of, origin_of = (json.loads((stored / which / f"{part}.json").read_text()) for part in ("config", "provenance"))
-    recipes[which] = pd.json_normalize(config_of).iloc[0]
+    recipes[which] = pd.json_normalize({part: config_of[part] for part in ("model", "train")}).iloc[0]
     recipes[which]["CPU-seconds"] = f"{origin_of['training']['cpu_s']:,.0f}"
-both = pd.DataFrame(recipes).astype(str)
+both = pd.DataFrame(recipes).astype(object).fillna("no such option yet").astype(str)
 both[both.nunique(axis=1) > 1].style if len(recipes) > 1 else Markdown("The second recipe is not stored yet.")
 
 # %% [markdown]
