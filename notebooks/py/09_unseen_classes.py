@@ -19,7 +19,7 @@
 # **Take every chip that shows the sea out of the training data, and every caption that says the word: what the model still knows of
 # it can be measured against one that saw as many chips of all kinds.**
 #
-# Cost: two to three minutes on two CPU cores in profile `laptop`, seconds in `smoke`. Six short trainings, three kinds of data with two
+# Cost: three to four minutes on two CPU cores in profile `laptop`, seconds in `smoke`. Six short trainings, three kinds of data with two
 # seeds each; a run that is there is not trained again.
 
 # %% tags=["parameters"]

@@ -19,7 +19,7 @@
 # **General pairs, web pairs from above, landmark captions, and all of them one after the other: the paper's four models, with the same
 # number of pairs each, three seeds, and one table.**
 #
-# Cost: about six minutes on two CPU cores in profile `laptop` for all twelve runs, half a minute in `smoke`. A run that is there is not
+# Cost: about seven minutes on two CPU cores in profile `laptop` for all twelve runs, half a minute in `smoke`. A run that is there is not
 # trained again, so variants and seeds can be started one by one: `-p variants base -p seeds 1`.
 
 # %% tags=["parameters"]

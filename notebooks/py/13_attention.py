@@ -19,7 +19,7 @@
 # **A model that has read captions alone maps the sea patch by patch; the Smooth-Attention-Operation makes calmer maps of it, at the price
 # of the coasts.**
 #
-# Cost: some minutes on two cores: one small model on captions, then maps. `data` and `model` take a folder of pictures with masks
+# Cost: a minute or two on two cores: one small model on captions, then maps. `data` and `model` take a folder of pictures with masks
 # (COCO) and a model of yours.
 
 # %% tags=["parameters"]

@@ -19,7 +19,7 @@
 # **A model that has read captions alone maps the sea; its own surest patches, seen enlarged and flipped, are then the labels of the next
 # round, and masks serve only to measure what each round gains and loses.**
 #
-# Cost: some minutes on two cores, once the small model of [](13_attention) is there: three rounds, and one with each choice of losses.
+# Cost: about two minutes on two cores, once the small model of [](13_attention) is there: three rounds, and one with each choice of losses.
 
 # %% tags=["parameters"]
 profile = "laptop"

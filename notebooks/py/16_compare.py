@@ -18,7 +18,7 @@
 #
 # **A matrix of options is one command; its runs stand side by side in a table, and as lines over shared axes.**
 #
-# Cost: four short trainings, two at once: about a minute of two CPU cores in profile `laptop`, half of it in `smoke`.
+# Cost: four short trainings, two at once: about two minutes of two CPU cores in profile `laptop`, less in `smoke`.
 
 # %% tags=["parameters"]
 profile = "laptop"
