@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from rsvlm import config, results, runs
@@ -61,7 +62,7 @@ def _code(value: object) -> str:
 
 
 def results_page() -> str:
-    page = "# All results\n\nEvery number of this book, with its interval, the value that guessing gives, and its origin.\n"
+    page = "# All results\n\nEvery number of this book, with its interval, the value that guessing gives, and its origin.\nEach line opens a table.\n"
     names = ("direction", "metric", "value", "95 % interval", "chance", "n")
     _check_complete(runs.root() / "results")
     measured = results.table()
@@ -77,7 +78,8 @@ def results_page() -> str:
                 interval = f"{row.ci_low:.2f} to {row.ci_high:.2f}".replace("nan to nan", "")
                 chance = f"{row.chance:.2f}".replace("nan", "")
                 rows.append((row.direction, row.metric, f"{row.value:.2f}", interval, chance, f"{row.n:,}"))
-            page += f"\nData: {dataset}, {split}; protocol: {protocol}.\n\n{_table(names, rows)}"
+            what = escape(f"Data: {dataset}, {split}; protocol: {protocol}; rows: {len(rows):,}.")
+            page += f"\n<details><summary>{what}</summary>\n\n{_table(names, rows)}\n</details>\n"  # all open, they fill 200 screens
     return page if len(measured) else page + "\nNothing was measured yet.\n"
 
 
