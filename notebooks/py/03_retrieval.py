@@ -196,8 +196,8 @@ figures.image_to_text(
 
 # %%
 model = rsvlm.load(run / "model", device=device)
-asked = ["White land and sea, with many islands.", "Tan land, smooth, without any water.", "Dark green land with many lakes."]
-asked += ["Sea to the east covers about half of the picture.", "Sea to the west covers about half of the picture."]
+asked = ["Sea to the east covers about half of the picture.", "Sea to the west covers about half of the picture."]
+asked += ["Tan land, smooth, without any water.", "Dark green land with many lakes.", "White land and sea, with many islands."]
 asked += [
     "A small island in the sea.",
     "A large lake in brown land.",
@@ -205,6 +205,8 @@ asked += [
     "Sea and an ice shelf.",
 ]
 _, answers = embed.search(embed.texts(model, asked), found.image_embeddings, k=10)
+
+# %%
 frames = [
     figures.gallery(
         [{"image": pictures[i], "alt": f"Chip {found.keys[i]}", "badge": f"{k}"} for k, i in enumerate(row, start=1)]
