@@ -243,12 +243,6 @@ def locate(
     prompts: str = "plain",
     texts: Path | str | None = None,
     background: Sequence[str] | None = None,
-    window: Sequence[int] = (3,),
-    scale: Sequence[float] = (1.0,),
-    join: str = "best",
-    temperature: float | None = None,
-    tile_px: int | None = None,
-    size: str = "image",
     floor: float | None = None,
     everywhere: bool = False,
     baselines: bool = True,
@@ -263,6 +257,7 @@ def locate(
     seed: int = 0,
     device: str = "auto",
     progress: bool = False,
+    **how: object,
 ) -> Evaluation:
     """Compare maps of texts with true masks, beside maps that know nothing.
 
@@ -275,12 +270,6 @@ def locate(
         prompts: A prompt set, each of whose templates is a sentence of a class.
         texts: Sentences instead, as for `localize.sentences`.
         background: What else there may be; none: what `texts` says.
-        window: As for `localize.maps`; likewise `scale`, `join`, `temperature`, `tile_px` and `size`.
-        scale: See `window`.
-        join: See `window`.
-        temperature: See `window`.
-        tile_px: See `window`.
-        size: See `window`.
         floor: Pixels whose best score is below are of no class; none: half of the picture's range.
         everywhere: Every pixel has a class.
         baselines: Also random, centre and brightness.
@@ -295,6 +284,7 @@ def locate(
         seed: Of the resamples and of the random map.
         device: auto, cpu, cuda or cuda:N.
         progress: Show a bar.
+        **how: Options of `localize.maps`: `window`, `scale`, `join`, `temperature`, `tile_px`, `size`.
 
     Raises:
         DataError: An unknown method, class or file, or a window that fits no grid.
@@ -302,20 +292,21 @@ def locate(
     skipped: Counter = Counter()
     if unknown := [name for name in methods if name not in localize.METHODS]:
         raise DataError(f"unknown method '{unknown[0]}': choose one of {', '.join(localize.METHODS)}")
-    for side in window:
+    for side in np.atleast_1d(how.get("window", 3)).tolist():
         localize.check_window(side)
     names = maskfiles.classes(root, benchmark, label=label)
     if unknown := [name for name in classes or [] if name not in names]:
         raise DataError(f"{root} has no class '{unknown[0]}': it has {', '.join(names)}")
     names = list(classes or names)
-    templates = catalogue.prompt_set(prompts)
-    groups = [[line.replace("{class}", name).replace("{}", name) for line in templates] for name in names]
-    groups, rest = localize.sentences(texts, names) if texts else (groups, None)
+    if texts:
+        groups, rest = localize.sentences(texts, names)
+    else:
+        templates, rest = catalogue.prompt_set(prompts), None
+        groups = [[line.replace("{class}", name).replace("{}", name) for line in templates] for name in names]
     rest = background or rest
     left_out = {Path(path).stem: runs.read_lines(path, "name of a picture") for path in without}
     items = maskfiles.read(root, benchmark, skipped=skipped, limit=limit, half=half, label=label, size_px=size_px)
     loaded = weights.load(model, distributed.resolve_device(device))
-    options = {"window": window, "scale": scale, "join": join, "temperature": temperature, "tile_px": tile_px, "size": size}
     words = {"texts": groups, "background": rest}
     vectors = {name: some and [localize.text_vectors(loaded, text) for text in some] for name, some in words.items()}
     last: list = [None, {}]  # the picture at hand, and what the tower saw in it: methods share that
@@ -323,7 +314,7 @@ def locate(
     def look(method: str, image: np.ndarray) -> np.ndarray:
         last[:] = last if last[0] is image else [image, {}]
         asked = words if method in ("caption", "gradient") else vectors  # those two read words
-        found = localize.maps(loaded, image, method=method, seen=last[1], **asked, **options)
+        found = localize.maps(loaded, image, method=method, seen=last[1], **asked, **how)
         return found if floor is None else np.concatenate([found, np.full_like(found[:1], floor)])
 
     rows = scoring.evaluate(
@@ -346,7 +337,7 @@ def locate(
     }
     about |= {"data_hash": benchmarks.fingerprint(root), "skipped": dict(skipped), "background": rest, "floor": floor}
     about |= {"texts": dict(zip(names, groups, strict=True)), "half": half, "without": left_out}
-    return Evaluation(rows, about | options)
+    return Evaluation(rows, about | how)
 
 
 def title(benchmark: str | None, root: Path | str | None) -> str:
