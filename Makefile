@@ -40,6 +40,7 @@ bench: $(READY)
 	$(BIN)/python -m rsvlm bench scenes --threads 2 --many 5000 --many 10000 --many 20000 --json results/bench/scenes.json
 	$(BIN)/python -m rsvlm bench retrieval --json results/bench/retrieval.json
 	$(BIN)/python -m rsvlm bench retrieval --images 0 --many 100000 --threads 2 --json results/bench/retrieval-memory.json
+	@test ! -f _build/html/book/search.html || $(BIN)/python -m rsvlm bench page --json results/bench/page.json
 
 # From the root of the repository: jupytext.toml, which pairs each notebook with its script, is read from there.
 lab: $(READY)

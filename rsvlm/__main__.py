@@ -947,6 +947,16 @@ def bench_localize(
     _bench("localize", json_out, n_size=size, window=window, repeats=repeats, threads=threads, peers=peers, memory=memory)
 
 
+@bench_app.command("page")
+def bench_page(
+    repeats: Annotated[int, typer.Option(min=1, help="How often the page is opened and asked.")] = 5,
+    site: Annotated[str, typer.Option(help="Folder of the built book; none: that of this clone.")] = "",
+    json_out: Annotated[Path | None, typer.Option("--json", help="Where the rows go.")] = None,
+) -> None:
+    """Seconds until the built page that searches answers, in headless Chromium."""
+    _bench("page", json_out, repeats=repeats, **({"site": site} if site else {}))
+
+
 def _bench(name: str, json_out: Path | None, **arguments) -> None:
     from rsvlm import config, runs
 

@@ -96,6 +96,10 @@ PARTS = {
         "Searching a scene",
         {"side": "side, pixels", "mp": "megapixels", "mp_per_s": "megapixels/s", "peak_mb": "memory, MB"},
     ),
+    "page": (
+        "The page that searches in the browser",
+        {"stage": "from what to the answer", "n": "times", "seconds": "seconds", "min": "least", "max": "most"},
+    ),
 }
 
 
