@@ -806,18 +806,14 @@ def table(
 def book(
     profile: Profile = "laptop",
     recompute: Annotated[bool, typer.Option(help="Execute every notebook again.")] = False,
+    jobs: Annotated[int, typer.Option(min=0, help="Notebooks at once; 0: two, where there are two cores.")] = 0,
 ) -> None:
     """Execute the notebooks and build the book."""
-    from rsvlm import runs
-
-    def prepare(profile: str) -> bool:
-        from rsvlm import searchpage  # and with it torch: not needed where nothing changed
-
-        return searchpage.prepare(profile)
+    from rsvlm import book
 
     start = time.perf_counter()
     _config(profile, None, 0)
-    page = runs.build_book(profile, recompute=recompute, prepare=prepare)
+    page = book.build(profile, recompute, jobs)
     typer.echo(f"{page}  ({time.perf_counter() - start:.0f} s)")
 
 

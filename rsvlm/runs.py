@@ -1,4 +1,4 @@
-"""Runs that are done once: keys, load-or-compute, provenance, notebooks and the book.
+"""Runs that are done once: keys, load-or-compute, provenance and notebooks.
 
 Whatever takes long is a *stage*: a folder `runs/<name>-<key>` whose key is a hash of everything that decides its content.
 A stage that is there is complete; one that is being made carries another name, so that a killed run resumes and a finished
@@ -282,6 +282,7 @@ def execute(
     recompute: bool = False,
     data_hash: str = "",
     folder: Path | None = None,
+    progress: bool = True,
 ) -> Path:
     """Run a notebook, unless it already ran with the same cells, package, parameters and data.
 
@@ -291,6 +292,7 @@ def execute(
         recompute: Run even when nothing changed.
         data_hash: Hash of data that the notebook reads from outside the package.
         folder: Where the executed copy goes; none: `book/executed/`.
+        progress: Show a bar of its cells.
 
     Returns:
         The executed copy, `<folder>/<name>.ipynb`.
@@ -325,7 +327,7 @@ def execute(
             parameters=dict(parameters),
             kernel_name="python3",
             cwd=str(root()),
-            progress_bar={"desc": notebook.stem, "dynamic_ncols": True},
+            progress_bar={"desc": notebook.stem, "dynamic_ncols": True} if progress else False,
             extra_arguments=["--IPKernelApp.log_level=50"],  # else each start warns of plain text on the loopback
         )
         result.metadata.pop("jupytext", None)  # the copy is no half of a pair
@@ -350,71 +352,16 @@ def execute(
     return executed
 
 
-def build_book(
-    profile: str = "laptop", recompute: bool = False, prepare: Callable[[str], bool] = lambda profile: True
-) -> Path:
-    """Run every notebook that changed, then build the book where any of its inputs changed.
-
-    Args:
-        profile: Profile of the options, given to every notebook.
-        recompute: Run and build everything again; the notebooks are told, too.
-        prepare: Called with the profile between the notebooks and the builder, to write what pages load beside their text
-            (`searchpage.prepare`); where it says that something is missing, the next call builds again.
-
-    Returns:
-        The first page, `_build/html/index.html`.
-
-    Raises:
-        DataError: There are no notebooks here.
-        RsvlmError: A notebook or the builder failed.
-        MissingExtraError: The extra `book` is not installed.
-    """
-    from rsvlm import config
-
-    config.load(profile)  # an unknown profile stops here
-    home = root()
-    notebooks = sorted((home / "notebooks").glob("*.ipynb"))
-    if not notebooks:
-        raise DataError(f"there are no notebooks in {home / 'notebooks'}: run this inside a clone, or set RSVLM_HOME to one")
-    for notebook in notebooks:
-        execute(notebook, {"profile": profile, "recompute": recompute}, recompute=recompute)
-
-    index, stamp = home / "_build" / "html" / "index.html", home / "_build" / "inputs.txt"
-    if not recompute and index.is_file() and stamp.is_file() and stamp.read_text() == _book_inputs(home):
-        return index
-    complete = prepare(profile)
-    inputs = _book_inputs(home)
-    _run_builder(home)
-    if not index.is_file():
-        raise RsvlmError(f"the builder ended without {index}: is a root page named in _toc.yml?")
-    if complete:
-        write_atomic(stamp, inputs)
-    return index
+def is_executed(notebook: Path, parameters: Mapping[str, object], data_hash: str = "") -> bool:
+    """Say whether `execute` would find its executed copy and run nothing. Raises as `execute`."""
+    executed = root() / "book" / "executed" / notebook.name
+    return _executed_key(executed) == notebook_key(notebook, parameters, data_hash)
 
 
-def _run_builder(home: Path) -> None:
-    if not metadata.packages_distributions().get("jupyter_book"):
-        raise MissingExtraError("'jupyter-book' builds the book: install the extra, pip install 'rsvlm[book]'")
-    shutil.rmtree(home / "_build", ignore_errors=True)  # pages that left the table of contents would stay
-    # -n -W --keep-going: a broken link is an error, and all of them are told at once.
-    start = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command = [*start, "build", ".", "-n", "-W", "--keep-going"]
-    plain = os.environ | {"NO_COLOR": "1"}
-    done = subprocess.run(command, cwd=home, env=plain, capture_output=True, text=True, encoding="utf-8", errors="replace")
-    if done.returncode:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        told = [line for line in lines if any(word in line for word in ("WARNING", "ERROR", "rsvlm.errors."))][-20:]
-        raise RsvlmError("jupyter-book failed:\n" + "\n".join([*told, "...", *lines[-10:]]))
-
-
-def _book_inputs(home: Path) -> str:
-    parts = [_version("jupyter-book"), _version("sphinx-book-theme"), source_hash("results")]  # and with it options and runs
-    paths = [home / "_config.yml", home / "_toc.yml", *(home / "results").rglob("*.json"), *(home / "book").rglob("*")]
-    generated, unread = home / "book" / "generated", (".failed.ipynb", ".partial.ipynb", ".pyc")
-    for path in sorted(paths):
-        if path.is_file() and generated not in path.parents and not path.name.endswith(unread):
-            parts += [path.relative_to(home).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()]
-    return key(parts=parts)
+def tagged(notebook: Path, name: str) -> list[str]:
+    """Return what the tags `NAME:…` on a notebook's cell of parameters say."""
+    cell = next(cell for cell in _cells(notebook) if "parameters" in cell.metadata.get("tags", []))
+    return [tag.removeprefix(f"{name}:") for tag in cell.metadata.tags if tag.startswith(f"{name}:")]
 
 
 def _cells(notebook: Path) -> Sequence:

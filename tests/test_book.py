@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import rsvlm
-from rsvlm import figures, runs
+from rsvlm import book, figures
 from rsvlm.errors import DataError, RsvlmError
 
 ROOT = Path(__file__).parent.parent
@@ -251,7 +251,7 @@ def small_book(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RSVLM_HOME", str(home))
-        assert runs.build_book("smoke") == home / "_build" / "html" / "index.html"
+        assert book.build("smoke") == home / "_build" / "html" / "index.html"
         yield home
 
 
@@ -271,21 +271,21 @@ def test_a_small_book_is_built_and_loads_nothing_from_elsewhere(small_book):
 def test_a_second_build_does_nothing_and_a_broken_page_or_a_lost_result_is_told(small_book):
     index = small_book / "_build" / "html" / "index.html"
     before, start = index.stat().st_mtime_ns, time.perf_counter()
-    runs.build_book("smoke")
+    book.build("smoke")
     assert index.stat().st_mtime_ns == before and time.perf_counter() - start < 10
     page = small_book / "book" / "lab_log.md"
     good = page.read_text()
     page.write_text(good + "\n{doc}`nowhere`\n")
     with pytest.raises(RsvlmError, match=r"lab_log.md:\d+: WARNING: unknown document: 'nowhere'"):
-        runs.build_book("smoke")
+        book.build("smoke")
     page.write_text(good)
     run = small_book / "results" / "retrieval" / "laptop-seed0"
     shutil.copytree(ROOT / "results" / "retrieval" / "laptop-seed0", run)
     (run / "metrics.json").unlink()
     with pytest.raises(RsvlmError, match=r"laptop-seed0.metrics.json is missing"):
-        runs.build_book("smoke")
+        book.build("smoke")
     shutil.rmtree(small_book / "results")
-    assert runs.build_book("smoke") == index
+    assert book.build("smoke") == index
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ LAYERS = {
     3: "mammut weights",
     4: "embed encoders checkpoints train",
     5: "retrieval classification leakage experiments masks scoring localize evaluate rounds scenes archive",
-    6: "figures searchpage",
+    6: "figures searchpage book",
 }
 ORDER = [module for modules in LAYERS.values() for module in modules.split()]
 FREE = {"__init__", "__main__"}  # they open onto every floor

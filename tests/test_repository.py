@@ -159,6 +159,16 @@ class TestNotebook:
             ast.literal_eval(line.value)
         assert set(REQUIRED) <= set(names) and len(names) <= 10
 
+    def test_it_says_which_ones_make_what_it_reads(self, notebook):
+        """`make book` runs two at once: one that takes chapter 2's model too early would wait for it and keep a place."""
+        tags = next(c["metadata"]["tags"] for c in cells(notebook) if "parameters" in c["metadata"].get("tags", []))
+        after = {tag.removeprefix("after:") for tag in tags if tag.startswith("after:")}
+        assert after <= {path.stem for path in NOTEBOOKS if path.stem < notebook.stem}
+        code = "\n".join(cell["source"] for cell in cells(notebook, "code"))
+        if "bluemarble.load_or_build(options" in code and notebook.stem != "01_landmarks":
+            trains = "train.load_or_train(options, " in code and notebook.stem != "02_training"
+            assert after >= {"02_training" if trains else "01_landmarks"}
+
     def test_it_starts_with_a_title_and_a_claim(self, notebook):
         first = cells(notebook, "markdown")[0]["source"].strip()
         assert first.startswith("# ") and len(first.splitlines()) > 2

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rsvlm import config, results, runs
+from rsvlm import book, config, results, runs
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 
 PARAMETERS = 'profile = "laptop"\nseed = 0\ndevice = "auto"\nrecompute = False\nrun_name = ""'
@@ -36,11 +37,11 @@ def save(rows, run="laptop-seed0"):
     return runs.save_result("retrieval", run, options, rows, runs.provenance(options, "d" * 12, "cpu", time.time(), "rsvlm x"))
 
 
-def write_notebook(path: Path, *sources: str, parameters: str | None = PARAMETERS) -> Path:
+def write_notebook(path: Path, *sources: str, parameters: str | None = PARAMETERS, tags: Sequence[str] = ()) -> Path:
     nbformat = pytest.importorskip("nbformat", reason="the extra [book] is not installed")
     cells = [nbformat.v4.new_markdown_cell("# A page")]
     if parameters is not None:
-        cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+        cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters", *tags]}))
     cells += [nbformat.v4.new_code_cell(source) for source in sources]
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
@@ -310,11 +311,54 @@ def test_execute_checks_parameters_before_any_work(home):
     assert not (home / "book").exists()
 
 
+NOTE = """import pathlib, time, os
+name = {name!r}
+start = time.time()
+while {two} and time.time() < start + 60 and len(list(pathlib.Path(".").glob("*.begun"))) < 2:
+    pathlib.Path(name + ".begun").touch()
+    time.sleep(0.05)
+print(os.environ.get("OMP_WAIT_POLICY"))
+with open("order", "a") as file:
+    file.write(f"{{name}} {{start}} {{time.time()}}\\n")"""
+
+
+def test_notebooks_run_two_at_a_time_and_after_those_they_need(home):
+    pytest.importorskip("papermill", reason="the extra [book] is not installed")
+    needs = {"01_a": [], "02_b": ["after:01_a"], "03_c": ["after:02_b", "after:01_a"], "04_d": [], "05_e": ["after:99_none"]}
+    books = [
+        write_notebook(home / "notebooks" / f"{n}.ipynb", NOTE.format(name=n, two=n in ("01_a", "05_e")), tags=tags)
+        for n, tags in needs.items()
+    ]
+    book.execute_all(books, {"profile": "smoke"}, jobs=2)
+    times = {name: (float(a), float(b)) for name, a, b in map(str.split, (home / "order").read_text().splitlines())}
+    assert len(times) == 5 and times["01_a"][1] <= times["02_b"][0] and times["02_b"][1] <= times["03_c"][0]
+    assert max(times["01_a"][0], times["05_e"][0]) < min(times["01_a"][1], times["05_e"][1])  # at once, and not in turn
+    assert "passive" in (home / "book" / "executed" / "01_a.ipynb").read_text()
+    before = (home / "order").read_text()
+    book.execute_all(books, {"profile": "smoke"}, jobs=2)
+    assert (home / "order").read_text() == before
+
+
+def test_when_a_notebook_fails_none_is_begun_and_none_is_cut_off(home):
+    pytest.importorskip("papermill", reason="the extra [book] is not installed")
+    slow = write_notebook(home / "notebooks" / "03_slow.ipynb", "import time; time.sleep(8); open('slow', 'w')")
+    bad = write_notebook(home / "notebooks" / "02_bad.ipynb", "1 / 0", tags=["after:09_nothing"])
+    late = write_notebook(home / "notebooks" / "04_late.ipynb", "open('late', 'w')", tags=["after:02_bad"])
+    with pytest.raises(RsvlmError, match=r"02_bad.ipynb, cell \d+ failed: ZeroDivisionError"):
+        book.execute_all([bad, slow, late], {}, jobs=2)
+    assert (home / "slow").exists() and not (home / "late").exists()
+    circle = [
+        write_notebook(home / "notebooks" / f"{a}.ipynb", tags=[f"after:{b}"]) for a, b in (("05_a", "06_b"), ("06_b", "05_a"))
+    ]
+    with pytest.raises(DataError, match="wait for each other"):
+        book.execute_all(circle, {}, jobs=2)
+
+
 def test_the_book_needs_notebooks_and_a_known_profile(home):
     with pytest.raises(DataError, match="there are no notebooks"):
-        runs.build_book("smoke")
+        book.build("smoke")
     with pytest.raises(ConfigError, match="unknown profile 'tiny'"):
-        runs.build_book("tiny")
+        book.build("tiny")
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux tells it of one program alone")

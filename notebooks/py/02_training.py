@@ -21,7 +21,7 @@
 #
 # Cost: minutes on two CPU cores in profile `laptop`, seconds in `smoke`. A stopped run continues where it was.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "after:01_landmarks"]
 profile = "laptop"
 seed = 0
 device = "auto"

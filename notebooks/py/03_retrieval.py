@@ -21,7 +21,7 @@
 #
 # Cost: seconds, once the model of the page before is trained.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "after:02_training"]
 profile = "laptop"
 seed = 0
 device = "auto"

@@ -21,7 +21,7 @@
 #
 # Cost: half a minute, once the model of the training page is there.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "after:02_training"]
 profile = "laptop"
 seed = 0
 device = "auto"

@@ -21,7 +21,7 @@
 #
 # Cost: seconds, once the model of chapter 2 is trained. With RSICD on disk (`-p data FOLDER`), its captions are counted as well.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "after:02_training"]
 profile = "laptop"
 seed = 0
 device = "auto"

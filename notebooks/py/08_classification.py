@@ -22,7 +22,7 @@
 # Cost: seconds, once the model of chapter 2 is trained. With RSICD on disk and a model worth it (`-p data FOLDER -p model FOLDER`), its
 # scene classes are tried as well.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "after:02_training"]
 profile = "laptop"
 seed = 0
 device = "auto"

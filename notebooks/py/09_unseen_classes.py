@@ -22,7 +22,7 @@
 # Cost: three to four minutes on two CPU cores in profile `laptop`, seconds in `smoke`. Six short trainings, three kinds of data with two
 # seeds each; a run that is there is not trained again.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "after:01_landmarks"]
 profile = "laptop"
 seed = 0
 device = "auto"

@@ -22,7 +22,7 @@
 # Cost: about two minutes on two CPU cores the first time, once the model of chapter 2 is trained. With RSICD on disk (`-p data FOLDER`) its own
 # splits are compared as well, which takes half a minute more.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "after:02_training"]
 profile = "laptop"
 seed = 0
 device = "auto"

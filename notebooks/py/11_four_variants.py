@@ -22,7 +22,7 @@
 # Cost: about seven minutes on two CPU cores in profile `laptop` for all twelve runs, half a minute in `smoke`. A run that is there is not
 # trained again, so variants and seeds can be started one by one: `-p variants base -p seeds 1`.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "after:01_landmarks", "after:06_web"]
 profile = "laptop"
 seed = 0
 device = "auto"

@@ -22,7 +22,7 @@
 # Cost: a minute or two on two cores: one small model on captions, then maps. `data` and `model` take a folder of pictures with masks
 # (COCO) and a model of yours.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "after:02_training"]
 profile = "laptop"
 seed = 0
 device = "auto"

@@ -21,7 +21,7 @@
 #
 # Cost: about two minutes on two cores, once the small model of [](13_attention) is there: three rounds, and one with each choice of losses.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "after:01_landmarks"]
 profile = "laptop"
 seed = 0
 device = "auto"

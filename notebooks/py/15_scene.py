@@ -20,7 +20,7 @@
 #
 # Cost: seconds, once the model of [](02_training) is there. `scene`, `texts` (separated by `;`) and `model` take your own.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "after:02_training"]
 profile = "laptop"
 seed = 0
 device = "auto"
