@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 BENCHMARKS = ("coco", "masks", "polygons", "blue-marble")
 
-COVER = ("sea", "land", "lake", "ice", "desert")
-"""Classes of `blue_marble`; ice and desert lie on land."""
+COVER = ("sea", "land", "lake", "ice", "desert", "other land")
+"""Classes of `blue_marble`; land is ice, desert and other land."""
 
 MAX_BYTES = 512 * 2**20
 """Largest file that is read, in bytes."""
@@ -139,7 +139,7 @@ def blue_marble(
     Sea, land and lake are the world map's (GSHHG, at 1.25 arc-minutes). Ice and desert are land of a measured colour, of the mean
     over 3 × 3 pixels: ice has a luma of 150 or more and channels that differ by less than a fifth of it (what captions call white),
     desert is redder than green by more than 12 %, has a luma of 95 or more and is no ice (what they call sand, tan, light brown or
-    orange). Parts of fewer than four pixels are no mask.
+    orange), other land is the rest. Parts of fewer than four pixels are no mask.
 
     Args:
         folder: Shards made by `bluemarble.build`.
@@ -599,4 +599,5 @@ def _cover(cover: np.ndarray, pixels: np.ndarray) -> dict[str, np.ndarray]:
     ice = land & (luma >= 150) & (colour.max(2) - colour.min(2) < 0.2 * luma)
     desert = land & ~ice & (red > 1.12 * green) & (luma >= 95)
     found = {"sea": cover == worldmap.SEA, "land": land, "lake": cover == worldmap.LAKE, "ice": ice, "desert": desert}
+    found["other land"] = land & ~ice & ~desert
     return {name: mask for name, mask in found.items() if mask.sum() >= 4}

@@ -320,8 +320,11 @@ def test_blue_marble_masks_follow_the_map_and_the_colours():
     cover[:, :4], cover[7, 4:] = 0, 2
     pixels = np.full((8, 8, 3), (200, 150, 110), np.uint8)
     pixels[:4, 4:] = (250, 250, 248)
+    pixels[3, 4:] = (40, 70, 40)
     found = maskfiles._cover(cover, pixels)
-    assert set(found) == {"sea", "land", "lake", "ice", "desert"}
+    assert set(found) == set(maskfiles.COVER)
+    parts = [found[name] for name in ("ice", "desert", "other land")]
+    assert (np.sum(parts, axis=0) == found["land"]).all() and found["other land"][3, 6]
     assert found["sea"].sum() == 32 and found["lake"].sum() == 4 and found["land"].sum() == 28
     assert found["ice"][0, 6] and found["desert"][6, 6] and not (found["ice"] & found["desert"]).any()
     assert not (found["ice"] | found["desert"])[:, :4].any()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rsvlm import checkpoints, config, localize, rounds, weights
+from rsvlm import checkpoints, config, localize, maskfiles, rounds, weights, worldmap
 from rsvlm.errors import DataError, ModelError
 
 SIZES = dict(image_size=16, patch_size=4, vision_width=16, vision_stages=[1], vision_heads=2, image_pooling="attention")
@@ -205,3 +205,15 @@ def test_sentences_are_read_as_often_as_captions():
     assert texts[0] not in readings and {"A coast.", "Far away.", "Sea and land."} < set(readings)
     assert readings.count("Land. Sea.") * 2 == len(readings) // 2  # one of two whole captions
     assert rounds._readings(["Sea and land"]) == ["Sea and land", "Sea and land."]
+
+
+def test_sentences_of_covers_name_the_colours_by_which_masks_tell_them():
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (4000, 3))
+    spoken = {text: name for name, texts in rounds.COVERS.items() for text in texts}
+    said = [spoken[f"The land is {worldmap.colour_word(*map(float, colour))} throughout."] for colour in colours]
+    # Of one colour throughout, for masks look at the mean over three by three pixels.
+    seen = [maskfiles._cover(np.ones((3, 3), np.uint8), np.full((3, 3, 3), colour, np.uint8)) for colour in colours]
+    right = [name in masks for name, masks in zip(said, seen, strict=True)]
+    assert np.mean(right) > 0.95 and len(spoken) == sum(map(len, rounds.COVERS.values()))
+    assert {name for name, masks in zip(said, seen, strict=True) if name in masks} == {"desert", "ice", "other land"}
