@@ -320,7 +320,7 @@ def test_blue_marble_masks_follow_the_map_and_the_colours():
     cover[:, :4], cover[7, 4:] = 0, 2
     pixels = np.full((8, 8, 3), (200, 150, 110), np.uint8)
     pixels[:4, 4:] = (250, 250, 248)
-    pixels[3, 4:] = (40, 70, 40)
+    pixels[2:5, 4:] = (40, 70, 40)
     found = maskfiles._cover(cover, pixels)
     assert set(found) == set(maskfiles.COVER)
     parts = [found[name] for name in ("ice", "desert", "other land")]

@@ -144,7 +144,9 @@ figures.picture(figures.interval_dots(shown, "mean IoU of four covers, percent")
 # %%
 single = [row for row in later if row["metric"].startswith("iou[") and " - " not in row["protocol"]]
 by_class = pd.DataFrame(single).pivot(index="protocol", columns="metric", values="value")
-by_class[[f"iou[{name}]" for name in covers]].rename(columns=lambda name: name[4:-1]).style.format(precision=1)
+by_class.reindex(columns=[f"iou[{name}]" for name in covers]).rename(columns=lambda name: name[4:-1]).style.format(
+    precision=1, na_rep=""
+)
 
 # %% tags=["hide-input"]
 samples = options.evaluate.bootstrap_samples
