@@ -685,9 +685,16 @@ def chips_map(items: Sequence[Mapping[str, object]], thumbnail_px: int = 256) ->
     page = _OfflineMap(tiles=None, zoom_control=True, attribution_control=False, max_zoom=24, zoom_snap=0.25)
     page.default_js, page.default_css = [], []
     _LandmarkChips(items, thumbnail_px).add_to(page)
-    told = [dict(item["record"]) | {"image": np.asarray(item["image"])} for item in items[:12]]
-    few = [{"image": r["image"], "alt": f"Chip {r['key']}", "caption": next(iter(r["captions"]), "")} for r in told]
-    _Still(gallery(few, thumbnail_px=110)).add_to(page)
+    few = [
+        {
+            "image": np.asarray(item["image"]),
+            "alt": f"Chip {item['record']['key']}",
+            "caption": "".join(item["record"]["captions"][:1]),
+        }
+        for item in items[:12]
+    ]
+    cut = f"<p>{len(few)} of {len(items)} chips.</p>" if len(items) > len(few) else ""
+    _Still(f"{gallery(few, thumbnail_px=110)}{cut}").add_to(page)
     return page
 
 
