@@ -319,17 +319,16 @@ def region_losses(model: Mammut, found: localize.Patches, labels: Tensor, texts:
         window: Patches are pooled over such windows first.
 
     Returns:
-        The mean over classes of the patch loss, each class by the mean of its patches; and the mean over regions, where a region
+        The mean over labelled patches, so that classes count as often as they were told; and the mean over regions, where a region
         is all patches of one class in one image, pooled by their attention weights. 0 where there is no label.
     """
     z = localize.smooth(model, found, window)  # (B, h, w, E)
     logits = model.logit_scale * z @ texts.T  # (B, h, w, C)
-    each = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=-1, reduction="none")
-    members = F.one_hot(labels.flatten() + 1, len(texts) + 1)[:, 1:].float()  # (B h w, C)
-    sizes = members.sum(0)
-    patch = ((each[:, None] * members).sum(0) / sizes.clamp_min(1)).sum() / (sizes > 0).sum().clamp_min(1)
+    each = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=-1, reduction="sum")
+    patch = each / (labels >= 0).sum().clamp_min(1)
 
-    inside = members.unflatten(0, labels.shape).movedim(-1, 1).bool()  # (B, C, h, w)
+    members = F.one_hot(labels + 1, len(texts) + 1)[..., 1:]  # (B, h, w, C)
+    inside = members.movedim(-1, 1).bool()  # (B, C, h, w)
     image, kind = inside.flatten(2).any(-1).nonzero(as_tuple=True)
     if not len(image):
         return patch, patch * 0

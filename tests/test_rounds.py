@@ -83,6 +83,11 @@ def test_region_losses_of_known_labels(start):
         assert float(patch) == pytest.approx(float(wanted), rel=1e-4) and float(region) == pytest.approx(
             float(wanted), rel=1e-4
         )
+        several = one.clone()
+        several[0, :, 0] = 0
+        odds = (model.logit_scale * found.embeddings @ texts.T).log_softmax(-1)
+        patch, _ = rounds.region_losses(model, found, several, texts, 1)
+        assert float(patch) == pytest.approx(-float(odds[0, :, 0, 0].sum() + odds[1, 2, 3, 1]) / 5, rel=1e-4)
         whole = torch.zeros_like(none)
         _, region = rounds.region_losses(model, found, whole, texts, 1)
         logits = model.logit_scale * model.encode_image(batch) @ texts.T
