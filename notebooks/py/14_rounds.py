@@ -107,6 +107,8 @@ losses = {"contrastive_weight": 0.3, "region_weight": 0.0}
 setting = rounds.Options(rounds=3, **schedule, **losses, teacher_window=1, sure_share=0.9, seed=seed)
 unlabelled = rounds.read(chips, "train", 64, most=64 if few else 500, seed=seed)
 validation, testing = (rounds.read(chips, split, 64, seed=seed) for split in ("val", "test"))
+
+# %% tags=["hide-input"]
 rule = {"start": embed.fingerprint(begun), "data": benchmarks.fingerprint(chips), "few": few}
 rule |= {"source": runs.source_hash("rounds", "localize", "mammut", "images", "losses", "train", follow=False)}
 
