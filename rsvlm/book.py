@@ -11,9 +11,10 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rsvlm import config, runs
@@ -100,7 +101,7 @@ def execute_all(notebooks: Sequence[Path], parameters: Mapping[str, object], rec
             if not running:
                 raise DataError(f"{', '.join(path.name for path in waiting)} wait for each other: mend their tags after:NAME")
             bar.set_postfix_str(", ".join(path.stem for path in running.values()))
-            for done in concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED).done:
+            for done in _first_done(running):
                 path = running.pop(done)
                 left.discard(path.stem)
                 bar.update()
@@ -109,6 +110,15 @@ def execute_all(notebooks: Sequence[Path], parameters: Mapping[str, object], rec
                     logger.warning("%s failed; nothing new is begun", path.name)
     if failed:
         raise failed
+
+
+def _first_done(running: Iterable[concurrent.futures.Future]) -> set[concurrent.futures.Future]:
+    try:
+        return concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED).done
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():  # a Ctrl-C that only this process got: else it would wait for them
+            os.kill(child.pid, signal.SIGINT)
+        raise
 
 
 def _share_cores() -> None:

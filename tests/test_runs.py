@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -352,6 +353,29 @@ def test_when_a_notebook_fails_none_is_begun_and_none_is_cut_off(home):
     ]
     with pytest.raises(DataError, match="wait for each other"):
         book.execute_all(circle, {}, jobs=2)
+
+
+def test_ctrl_c_stops_the_notebooks_that_run(home):
+    pytest.importorskip("papermill", reason="the extra [book] is not installed")
+    for name in ("01_a", "02_b"):
+        write_notebook(
+            home / "notebooks" / f"{name}.ipynb",
+            f"import os, time; open('{name}', 'w').write(str(os.getpid())); time.sleep(600)",
+        )
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    command = [sys.executable, "-m", "rsvlm", "book", "--profile", "smoke", "--jobs", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard, cwd=home)
+    begun, start = [home / "01_a", home / "02_b"], time.monotonic()
+    while process.poll() is None and time.monotonic() < start + 120 and not all(p.exists() and p.read_text() for p in begun):
+        time.sleep(0.1)
+    kernels = [int(path.read_text()) for path in begun]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0 and "rsvlm: stopped" in errors and "Traceback" not in errors, errors
+    gone = time.monotonic() + 30
+    while time.monotonic() < gone and any(Path(f"/proc/{kernel}").exists() for kernel in kernels):
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{kernel}").exists() for kernel in kernels)
 
 
 def test_the_book_needs_notebooks_and_a_known_profile(home):
