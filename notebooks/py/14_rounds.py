@@ -179,43 +179,46 @@ Markdown(
 # %% [markdown]
 # ## Before and after
 #
-# Drift in pictures: the chip where rounds changed most. Sea is blue, other land green, desert orange, ice pale.
+# Of sixty chips the one that the rounds helped most, and then the one that they hurt most. Sea is blue, other land green, desert orange,
+# ice pale, lakes grey.
 
 # %%
 paint = np.array([[0, 114, 178], [0, 158, 115], [230, 159, 0], [225, 240, 250]], np.uint8)
-pixels = [images.decode(item.image) for item in items[:40]]
 of = [asked(pupil) for pupil in pupils]
-told = [[which(p).argmax(axis=0) for which in (of[0], of[-1])] for p in pixels]
-most = int(np.argmax([(before != after).mean() for before, after in told]))
-own = {f"round {number}": which(pixels[most]).argmax(axis=0) for number, which in enumerate(of)}
-
-# %%
-empty = np.zeros(pixels[most].shape[:2], bool)
-truth = np.stack([empty, *(items[most].masks.get(name, empty) for name in covers)]).argmax(axis=0) - 1  # -1: a lake
 
 
-# %%
-def tile(name, cover):
-    shares = ", ".join(f"{100 * (cover == number).mean():.0f} % {one}" for number, one in enumerate(covers))
-    painted = np.where(cover[..., None] < 0, np.uint8(128), paint[cover])
-    return {"image": painted, "alt": f"{name}: {shares}", "caption": f"{name}: {shares}"}
+def truth_of(item, side):
+    empty = np.zeros((side, side), bool)
+    return np.stack([empty, *(item.masks.get(name, empty) for name in covers)]).argmax(axis=0) - 1  # -1: none of them
 
 
-figures.gallery(
-    [{"image": pixels[most], "alt": "The chip", "caption": "the chip"}, tile("masks", truth)]
-    + [tile(name, cover) for name, cover in own.items()]
+some = [(pixels := images.decode(item.image), truth_of(item, len(pixels))) for item in items[:60]]
+right = np.array(
+    [[100 * np.mean(which(pixels).argmax(axis=0) == truth) for which in (of[0], of[-1])] for pixels, truth in some]
 )
+helped, hurt = (int(pick(right[:, 1] - right[:, 0])) for pick in (np.argmax, np.argmin))
+
+
+# %%
+def tiles(pixels, truth):
+    told = {"masks": truth} | {f"round {number}": which(pixels).argmax(axis=0) for number, which in enumerate(of)}
+    yield {"image": pixels, "alt": "The chip", "caption": "the chip"}
+    for name, cover in told.items():
+        shares = ", ".join(f"{100 * (cover == number).mean():.0f} % {one}" for number, one in enumerate(covers))
+        said = f"{name}: {shares}" + f"; {100 * np.mean(cover == truth):.0f} % right" * (name != "masks")
+        yield {"image": np.where(cover[..., None] < 0, np.uint8(128), paint[cover]), "alt": said, "caption": said}
+
+
+figures.gallery([*tiles(*some[helped]), *tiles(*some[hurt])])
 
 # %% [markdown]
-# The same chip before the rounds and after:
+# The chip that was helped most, before the rounds and after:
 
 # %%
-pair = own["round 0"], own[f"round {len(own) - 1}"]
-right = [100 * np.mean(one == truth) for one in pair]
 figures.swipe(
-    *(paint[one] for one in pair),
-    ("round 0", f"round {len(own) - 1}"),
-    f"Covers of one chip before and after the rounds: {right[0]:.0f} and {right[1]:.0f} % of the pixels are right.",
+    *(paint[which(some[helped][0]).argmax(axis=0)] for which in (of[0], of[-1])),
+    ("round 0", f"round {len(of) - 1}"),
+    f"Covers of one chip before and after the rounds: {right[helped][0]:.0f} and {right[helped][1]:.0f} % of the pixels are right.",
 )
 
 # %% [markdown]
