@@ -295,7 +295,7 @@ Markdown(
     f"- The round that was kept without looking at a mask, {found['kept']}, is worth {kept['value']:+.1f} points of mean IoU of four covers "
     f"[{kept['ci_low']:.1f}, {kept['ci_high']:.1f}] and {recalls[found['kept']]['value'] - recalls[0]['value']:+.1f} points of mean recall.\n"
     f"- As many steps without a label are worth {control['change']:+.1f}, {whole['change'] - control['change']:.1f} points less.\n"
-    f"- For sea and land alone, which round 0 has right in {score['smooth, 3']['value']:.1f} %, a round is worth "
+    f"- For sea and land alone, where round 0 has a mean IoU of {score['smooth, 3']['value']:.1f} %, a round is worth "
     f"{of_last['value']:+.1f} [{of_last['ci_low']:.1f}, {of_last['ci_high']:.1f}].\n"
     f"- The teacher's enlarged view of these two was {score['raw, enlarged']['value'] - score['smooth, 3']['value']:+.1f} points of mean IoU "
     "over the pupil's at the start: so much there was to hand on."
