@@ -352,10 +352,9 @@ def execute(
     return executed
 
 
-def is_executed(notebook: Path, parameters: Mapping[str, object], data_hash: str = "") -> bool:
+def is_executed(notebook: Path, parameters: Mapping[str, object]) -> bool:
     """Say whether `execute` would find its executed copy and run nothing. Raises as `execute`."""
-    executed = root() / "book" / "executed" / notebook.name
-    return _executed_key(executed) == notebook_key(notebook, parameters, data_hash)
+    return _executed_key(root() / "book" / "executed" / notebook.name) == notebook_key(notebook, parameters)
 
 
 def tagged(notebook: Path, name: str) -> list[str]:

@@ -211,8 +211,8 @@ Markdown(
 # Options were compared on 1,000 training images held out, so that the validation split stayed clean: 165 CPU-seconds each at 64 pixels,
 # one run each. Weights brought to mean 0 and norm 1 (Qiao et al., arXiv 1903.10520) cost nothing and gained by far the most. That an
 # image's embedding should name the words of all its captions (Huang et al., arXiv 2411.03313) gained nothing, with the caption loss or
-# in its place, and is not in the package; the script of these comparisons was not kept, so that they cannot be rerun. The dropout of the texts is a guess: runs that short cannot judge what is to keep long ones
-# from learning by heart.
+# in its place, and is not in the package; the script of these comparisons was not kept, so that they cannot be rerun. The dropout of the
+# texts is a guess: runs that short cannot judge what is to keep long ones from learning by heart.
 
 # %%
 tried = measured[measured["run"] == "held-out"]
