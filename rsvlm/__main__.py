@@ -971,7 +971,8 @@ def _bench(name: str, json_out: Path | None, **arguments) -> None:
             typer.echo("  ".join(f"{k} {cell:.3g}" if isinstance(cell, float) else f"{k} {cell}" for k, cell in row.items()))
     if json_out:
         named = {name.removeprefix("n_").replace("_", "-"): value for name, value in arguments.items()}
-        given = [f"--{'' if v else 'no-'}{k}" if isinstance(v, bool) else f"--{k} {v}" for k, v in named.items()]
+        each = [(k, v) for k, some in named.items() for v in (some if isinstance(some, list | tuple) else [some])]
+        given = [f"--{'' if v else 'no-'}{k}" if isinstance(v, bool) else f"--{k} {v}" for k, v in each]
         command = " ".join([f"rsvlm bench {name}", *given])
         origin = runs.provenance(config.load(), "none", rows[0].get("device", "cpu"), started, command)
         runs.write_atomic(json_out, json.dumps({"rows": rows, "provenance": origin}, indent=1) + "\n")

@@ -94,7 +94,13 @@ PARTS = {
     ),
     "scenes": (
         "Searching a scene",
-        {"side": "side, pixels", "mp": "megapixels", "mp_per_s": "megapixels/s", "peak_mb": "memory, MB"},
+        {
+            "side": "side, pixels",
+            "precision": "precision",
+            "mp": "megapixels",
+            "mp_per_s": "megapixels/s",
+            "peak_mb": "memory, MB",
+        },
     ),
     "page": (
         "The page that searches in the browser",
