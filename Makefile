@@ -30,17 +30,17 @@ format: $(READY)
 # The peers come on top of the locked packages, which stay as they are.
 bench: $(READY)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --requirement pyproject.toml --extra bench
-	$(BIN)/python -m rsvlm bench chips --json results/bench/chips.json
-	$(BIN)/python -m rsvlm bench landmarks --many 100000 --json results/bench/landmarks.json
-	$(BIN)/python -m rsvlm bench web --json results/bench/web.json
-	$(BIN)/python -m rsvlm bench dedup --json results/bench/dedup.json
-	$(BIN)/python -m rsvlm bench train --json results/bench/train.json
-	$(BIN)/python -m rsvlm bench loader --json results/bench/loader.json
-	$(BIN)/python -m rsvlm bench localize --json results/bench/localize.json
-	$(BIN)/python -m rsvlm bench scenes --threads 2 --many 5000 --many 10000 --many 20000 --json results/bench/scenes.json
-	$(BIN)/python -m rsvlm bench retrieval --json results/bench/retrieval.json
-	$(BIN)/python -m rsvlm bench retrieval --images 0 --many 100000 --threads 2 --json results/bench/retrieval-memory.json
-	@test ! -f _build/html/book/search.html || $(BIN)/python -m rsvlm bench page --json results/bench/page.json
+	$(BIN)/python -m benchmarks chips --json results/bench/chips.json
+	$(BIN)/python -m benchmarks landmarks --many 100000 --json results/bench/landmarks.json
+	$(BIN)/python -m benchmarks web --json results/bench/web.json
+	$(BIN)/python -m benchmarks dedup --json results/bench/dedup.json
+	$(BIN)/python -m benchmarks train --json results/bench/train.json
+	$(BIN)/python -m benchmarks loader --json results/bench/loader.json
+	$(BIN)/python -m benchmarks localize --json results/bench/localize.json
+	$(BIN)/python -m benchmarks scenes --threads 2 --many 5000 --many 10000 --many 20000 --json results/bench/scenes.json
+	$(BIN)/python -m benchmarks retrieval --json results/bench/retrieval.json
+	$(BIN)/python -m benchmarks retrieval --images 0 --many 100000 --threads 2 --json results/bench/retrieval-memory.json
+	@test ! -f _build/html/book/search.html || $(BIN)/python -m benchmarks page --json results/bench/page.json
 
 # From the root of the repository: jupytext.toml, which pairs each notebook with its script, is read from there.
 lab: $(READY)

@@ -35,7 +35,7 @@ FLAT = 2.0
 DISTANCE = 6
 """Bits that near pictures may differ in.
 
-Source: our choice, by `rsvlm bench dedup --pictures RSICD_images --sample 2000`. Of 2,000 pictures of RSICD 6 bits find all that were
+Source: our choice, by `python -m benchmarks dedup --pictures RSICD_images --sample 2000`. Of 2,000 pictures of RSICD 6 bits find all that were
 compressed (JPEG, quality 60) or made smaller (80 %), 99.8 % of those made brighter by 15 %, and 50 % of those cropped
 by 2.5 % on each side (8 bits: 75 %, 10 bits: 90 %); of 1,999,000 pairs of different pictures one is within 10 bits, and none within 8.
 From 8 bits on more bands have to be tried: 200,000 hashes take 5.7 to 8.1 times as long as with 6 bits, in three runs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -21,13 +21,8 @@ SMALL = {"batch": 2, "repeats": 1, "text_tokens": 6, "vocabulary": 300, "context
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    """benchmarks/train.py, as `rsvlm bench` loads it."""
-    spec = importlib.util.spec_from_file_location("benchmarks.train", ROOT / "benchmarks" / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+def bench():
+    return importlib.import_module("benchmarks.train")
 
 
 @pytest.fixture
@@ -86,47 +81,38 @@ def test_memory_is_measured_in_a_process_of_its_own(bench):
 
 
 def test_a_wrong_shape_is_one_sentence(tmp_path):
-    from rsvlm.__main__ import app
+    from benchmarks.__main__ import app
 
-    result = CliRunner().invoke(app, ["bench", "train", "--shape", "huge"])
+    result = CliRunner().invoke(app, ["train", "--shape", "huge"])
     assert result.exit_code and "huge" in str(result.exception) and "so400m" in str(result.exception)
 
 
 def test_the_verb_stores_rows_with_their_provenance(tiny_preset, without_peers, tmp_path, monkeypatch):
-    from rsvlm.__main__ import app
+    from benchmarks.__main__ import app
 
     monkeypatch.setenv("RSVLM_HOME", str(ROOT))
     options = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     out = tmp_path / "train.json"
-    result = CliRunner().invoke(app, ["bench", "train", "--shape", tiny_preset, *options, "--no-memory", "--json", str(out)])
+    result = CliRunner().invoke(app, ["train", "--shape", tiny_preset, *options, "--no-memory", "--json", str(out)])
     assert result.exit_code == 0, result.output
     stored = json.loads(out.read_text())
     assert [row["implementation"] for row in stored["rows"]][:2] == ["rsvlm", "padded reference"]
     assert stored["provenance"]["package_hash"] == runs.source_hash()
-    assert stored["provenance"]["command"].startswith(f"rsvlm bench train --shape {tiny_preset} --batch 2")
+    assert stored["provenance"]["command"].startswith(f"python -m benchmarks train --shape {tiny_preset} --batch 2")
     assert "samples/s" in result.output
 
 
 def test_both_readers_give_the_same_samples(toy_shards, monkeypatch):
     pytest.importorskip("webdataset", reason="the extra [bench] is not installed")
-    spec = importlib.util.spec_from_file_location("benchmarks.loader", ROOT / "benchmarks" / "loader.py")
-    loader = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loader)
+    loader = importlib.import_module("benchmarks.loader")
     readers = {"rsvlm": lambda epoch: loader._ours(toy_shards, epoch)}
     readers["webdataset"] = lambda epoch: loader._webdataset(toy_shards, epoch)
     assert loader._compare(readers) == 96
     assert all(len(passes) == 1 for passes in loader._rounds(readers, 1).values())
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"benchmarks.{name}", ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_copies_are_counted_by_their_bits_and_pairs_by_theirs(tmp_path):
-    bench = load("dedup")
+    bench = importlib.import_module("benchmarks.dedup")
     for number in range(6):
         rough = np.random.default_rng(number).integers(0, 256, (7, 7, 3), dtype=np.uint8)
         image = Image.fromarray(rough).resize((90, 80), Image.Resampling.BICUBIC)
@@ -150,4 +136,4 @@ def test_copies_are_counted_by_their_bits_and_pairs_by_theirs(tmp_path):
 def test_a_part_without_a_target_is_shown():
     row = {"part": "build", "processes": 1, "repeats": 1, "per_s": 5.0, "min": 5.0, "max": 5.0, "target_per_s": None}
     row |= {"per_cpu_s": 6.0, "peak_mb": 100.0, "peak_mb_x4": 110.0}
-    assert "pages to shards" in load("web").table([row])
+    assert "pages to shards" in importlib.import_module("benchmarks.web").table([row])

@@ -13,7 +13,13 @@ from rsvlm import results
 from rsvlm.errors import DataError
 
 HOME = Path(__file__).parent.parent
-ORIGIN = {"command": "rsvlm bench x", "cpu": "a processor", "cores": 2, "device": "cpu", "started": "2026-01-02T03:04:05Z"}
+ORIGIN = {
+    "command": "python -m benchmarks x",
+    "cpu": "a processor",
+    "cores": 2,
+    "device": "cpu",
+    "started": "2026-01-02T03:04:05Z",
+}
 ORIGIN |= {"commit": "0123456789abcdef"}
 
 
@@ -39,7 +45,7 @@ def test_speeds_are_shown_as_measured_and_as_text(measured, tmp_path):
     assert "| &lt;script&gt;\\| | 1,234 |" in page and "| ours |  |" in page
     assert "<script" not in page
     assert page.index("## Near duplicates") < page.index("## another"), "known ones first"
-    assert "`rsvlm bench x`, a processor, 2 cores, cpu, 2026-01-02, commit `0123456789ab`" in page
+    assert "`python -m benchmarks x`, a processor, 2 cores, cpu, 2026-01-02, commit `0123456789ab`" in page
 
 
 def test_no_measurement_is_an_error_that_names_the_folder(measured, tmp_path):

@@ -1,0 +1,1 @@
+"""Speed, next to others; see `__main__`."""

@@ -1,0 +1,190 @@
+"""Speed and memory, beside public implementations: `python -m benchmarks NAME`, from the root of a clone.
+
+Each file beside this one has a `measure` function that returns rows, and some a `table` that shows them. Peers run on the same
+inputs, and their answers are compared before their times.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsvlm import config, runs
+from rsvlm.errors import RsvlmError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Measure speed.")
+
+JsonOut = Annotated[Path | None, typer.Option("--json", help="Where the rows go.")]
+
+
+@app.command("chips")
+def chips(
+    chips: Annotated[int, typer.Option(min=10, help="Chips per repeat.")] = 4000,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed repeats.")] = 3,
+    json_out: JsonOut = None,
+) -> None:
+    """Chips per second from imagery and map to captioned shards."""
+    _report("chips", json_out, n_chips=chips, repeats=repeats)
+
+
+@app.command("landmarks")
+def landmarks(
+    chips: Annotated[int, typer.Option(min=16, help="Chips of a timed build.")] = 16_000,
+    features: Annotated[int, typer.Option(min=1, help="Features of the map.")] = 10_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed builds.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    many: Annotated[int, typer.Option(min=0, help="Also the memory of a build of this many chips; 0: none.")] = 0,
+    json_out: JsonOut = None,
+) -> None:
+    """Chips per second, and memory, from a local COG and a map to audited shards."""
+    _report("landmarks", json_out, n_chips=chips, n_features=features, repeats=repeats, workers=workers, many=many)
+
+
+@app.command("web")
+def web(
+    pages: Annotated[int, typer.Option(min=10, help="Pages of the archive that is made and read.")] = 4000,
+    texts: Annotated[int, typer.Option(min=100, help="Alt-texts.")] = 200_000,
+    pictures: Annotated[int, typer.Option(min=0, help="Pictures of the demo's web that is built; 0: none.")] = 360,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed passes.")] = 3,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    json_out: JsonOut = None,
+) -> None:
+    """Web pages, alt-texts, and candidates of a whole build per second, and the memory they take."""
+    _report("web", json_out, n_pages=pages, n_texts=texts, n_pictures=pictures, repeats=repeats, workers=workers)
+
+
+@app.command("dedup")
+def dedup(
+    hashes: Annotated[int, typer.Option(min=1000, help="Perceptual hashes.")] = 1_000_000,
+    pictures: Annotated[Path | None, typer.Option(help="Also which changed copies of these pictures are found.")] = None,
+    sample: Annotated[int, typer.Option(min=2, max=5000, help="How many of them.")] = 600,
+    json_out: JsonOut = None,
+) -> None:
+    """Time and memory of finding near duplicates, and how well real pictures are found again."""
+    more = {"pictures": str(pictures), "n_sample": sample} if pictures else {}
+    _report("dedup", json_out, n=hashes, **more)
+
+
+@app.command("train")
+def train(
+    shape: Annotated[str, typer.Option(help="A preset: nano, tiny, s32, b32, b16, l14 or so400m.")] = "s32",
+    batch: Annotated[int, typer.Option(min=2, help="Pairs per step.")] = 16,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; everyone takes one step in each.")] = 7,
+    text_tokens: Annotated[int, typer.Option(min=3, help="Length of every text, in tokens.")] = 30,
+    vocabulary: Annotated[int, typer.Option(min=300, help="Tokens that can be predicted.")] = 49_408,
+    context: Annotated[int, typer.Option(min=4, help="Length that texts are padded to, in tokens.")] = 77,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    threads: Annotated[int, typer.Option(min=0, help="Threads of torch on a CPU; 0: as they are.")] = 0,
+    peers: Annotated[bool, typer.Option(help="Also the padded reference and the public packages.")] = True,
+    compile: Annotated[bool, typer.Option(help="Also ours through torch.compile.")] = False,
+    memory: Annotated[bool, typer.Option(help="Also peak memory, in one more process for each.")] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    json_out: JsonOut = None,
+) -> None:
+    """Samples per second of one whole training step, beside public implementations."""
+    options = {"shape": shape, "batch": batch, "repeats": repeats, "text_tokens": text_tokens, "vocabulary": vocabulary}
+    options |= {"context": context, "precision": precision, "threads": threads, "peers": peers, "compile": compile}
+    _report("train", json_out, **options, memory=memory, device=device)
+
+
+@app.command("loader")
+def loader(
+    chips: Annotated[int, typer.Option(min=50, help="Training chips to make and read.")] = 4000,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed passes.")] = 5,
+    json_out: JsonOut = None,
+) -> None:
+    """Samples per second read from shards, beside plain WebDataset."""
+    _report("loader", json_out, n_chips=chips, repeats=repeats)
+
+
+@app.command("scenes")
+def scenes(
+    side: Annotated[int, typer.Option(min=256, help="Side of the scene, in pixels.")] = 8192,
+    many: Annotated[
+        list[int] | None, typer.Option(min=256, help="Also the memory of a scene with this side. Repeatable.")
+    ] = None,
+    texts: Annotated[int, typer.Option(min=1, help="Texts looked for.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed searches.")] = 3,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: as they are.")] = 0,
+    json_out: JsonOut = None,
+) -> None:
+    """Megapixels per second, and memory, of a search in a scene with a nano model."""
+    _report("scenes", json_out, n_side=side, many=many or (), n_texts=texts, repeats=repeats, threads=threads)
+
+
+@app.command("retrieval")
+def retrieval(
+    images: Annotated[int, typer.Option(min=0, help="Images; 0: no comparison.")] = 10_000,
+    captions: Annotated[int, typer.Option(min=20, help="Captions, spread evenly over the images.")] = 50_000,
+    width: Annotated[int, typer.Option(min=1, help="Length of the vectors.")] = 512,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; everyone runs once in each.")] = 3,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: as they are.")] = 0,
+    peers: Annotated[bool, typer.Option(help="Also faiss flat search and dense top-k.")] = True,
+    memory: Annotated[bool, typer.Option(help="Also peak memory, in one more process.")] = True,
+    many: Annotated[int, typer.Option(min=0, help="Also once so many images with five captions each, mapped; 0: none.")] = 0,
+    json_out: JsonOut = None,
+) -> None:
+    """Time and memory of exact recall both ways, beside the bare matrix product."""
+    options = {"n_images": images, "n_captions": captions, "width": width, "repeats": repeats}
+    _report("retrieval", json_out, **options, threads=threads, peers=peers, memory=memory, many=many)
+
+
+@app.command("localize")
+def localize(
+    size: Annotated[int, typer.Option(min=64, help="Side of the map, in pixels.")] = 10_000,
+    window: Annotated[int, typer.Option(min=1, help="Side of the window, odd.")] = 31,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; everyone runs once in each.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of ours and of OpenCV.")] = 2,
+    peers: Annotated[bool, typer.Option(help="Also OpenCV and SciPy.")] = True,
+    memory: Annotated[bool, typer.Option(help="Also peak memory, in one more process.")] = True,
+    json_out: JsonOut = None,
+) -> None:
+    """Time of smooth attention pooling over a large map, beside the same made of box filters."""
+    _report("localize", json_out, n_size=size, window=window, repeats=repeats, threads=threads, peers=peers, memory=memory)
+
+
+@app.command("page")
+def page(
+    repeats: Annotated[int, typer.Option(min=1, help="How often the page is opened and asked.")] = 5,
+    site: Annotated[str, typer.Option(help="Folder of the built book; none: that of this clone.")] = "",
+    json_out: JsonOut = None,
+) -> None:
+    """Seconds until the built page that searches answers, in headless Chromium."""
+    _report("page", json_out, repeats=repeats, **({"site": site} if site else {}))
+
+
+def _report(name: str, json_out: Path | None, **arguments) -> None:
+    """Measure, print the rows, and write them with where they came from."""
+    started = time.time()
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    rows = benchmark.measure(**arguments)
+    if hasattr(benchmark, "table"):
+        typer.echo(benchmark.table(rows))
+    else:
+        for row in rows:
+            typer.echo("  ".join(f"{k} {cell:.3g}" if isinstance(cell, float) else f"{k} {cell}" for k, cell in row.items()))
+    if json_out:
+        named = {name.removeprefix("n_").replace("_", "-"): value for name, value in arguments.items()}
+        each = [(k, v) for k, values in named.items() for v in (values if isinstance(values, list | tuple) else [values])]
+        options = [f"--{'' if v else 'no-'}{k}" if isinstance(v, bool) else f"--{k} {v}" for k, v in each]
+        command = " ".join([f"python -m benchmarks {name}", *options])
+        origin = runs.provenance(config.load(), "none", rows[0].get("device", "cpu"), started, command)
+        runs.write_atomic(json_out, json.dumps({"rows": rows, "provenance": origin}, indent=1) + "\n")
+
+
+def main() -> None:
+    """Run the command line; an expected error ends in one sentence and a non-zero exit code."""
+    try:
+        app()
+    except RsvlmError as error:
+        sys.exit(f"benchmarks: {error}")
+
+
+if __name__ == "__main__":
+    main()
