@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import glob
 import itertools
 import json
 import logging
@@ -26,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsvlm import runs
+from rsvlm import files, notebooks, results, stages
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where the executed notebook and its results are, once the run is complete."""
-        return runs.root() / "runs" / f"grid-{self.key}"
+        return stages.root() / "runs" / f"grid-{self.key}"
 
     @property
     def log(self) -> Path:
@@ -119,23 +118,6 @@ def _split(item: str, text: str) -> list[str]:
     return [re.sub(r"""^(["'])((?:(?!\1).)*)\1$""", r"\2", value, flags=re.DOTALL) for value in stripped]
 
 
-def notebooks(patterns: Sequence[str]) -> list[Path]:
-    """Return the notebooks that names or patterns (`notebooks/05*.ipynb`) stand for, each once, in order.
-
-    Raises:
-        DataError: Nothing has that name, or matches that pattern.
-    """
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        # A name is taken as it is, even with brackets in it.
-        paths = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
-        paths = [path for path in paths if path.endswith(".ipynb")]
-        if not paths:
-            raise DataError(f"there is no notebook '{pattern}': those at hand are in {runs.root() / 'notebooks'}")
-        found |= dict.fromkeys(map(Path, paths))
-    return list(found)
-
-
 def plan(
     books: Sequence[Path],
     matrix: Mapping[str, Sequence[str]],
@@ -166,13 +148,13 @@ def plan(
     count = len(books) * math.prod(map(len, matrix.values()))
     if count > MOST:
         raise ConfigError(f"this matrix has {count:,} runs, above {MOST:,}: name fewer values")
-    defaults = {book: runs.parameters(book) for book in books}
+    defaults = {book: notebooks.parameters(book) for book in books}
     for name in matrix:
         _check_name(name, defaults, config.names())
         if name in given or any(item.partition("=")[0] == name for item in overrides):
             raise ConfigError(f"'{name}' is given once for all runs and once for each: keep one")
     planned = []
-    texts = {book: runs.notebook_key(book, given) for book in books}
+    texts = {book: notebooks.notebook_key(book, given) for book in books}
     for book, *values in itertools.product(books, *matrix.values()):
         chosen = dict(zip(matrix, values, strict=True))
         parameters = given | {name: _literal(value) for name, value in chosen.items() if name in defaults[book]}
@@ -183,7 +165,7 @@ def plan(
         named = {name: parameters[name] for name in ("seed", "device") if name in parameters}
         config.load(str(parameters.get("profile", "laptop")), named | config.pairs(parameters["overrides"]))
         parts = {"notebook": book.name, "text": texts[book], "parameters": parameters}
-        key = runs.key(**parts)
+        key = stages.key(**parts)
         planned.append(Run(book, chosen, parameters | {"run_name": f"grid-{key}"}, parts, key))
     return planned
 
@@ -260,8 +242,8 @@ def _start(run: Run, jobs: int, recompute: bool) -> subprocess.Popen:
     with open(run.log, "wb") as log:
         return subprocess.Popen(
             [sys.executable, "-c", "import sys; from rsvlm import grid; grid.work(sys.argv[1])", json.dumps(asked)],
-            cwd=runs.root(),
-            env=shared | os.environ | {"RSVLM_HOME": str(runs.root()), "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"},
+            cwd=stages.root(),
+            env=shared | os.environ | {"RSVLM_HOME": str(stages.root()), "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.PIPE,  # its end tells the process that this one is gone, however it went
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -307,10 +289,10 @@ def work(request: str) -> None:
 
     def compute(folder: Path) -> None:
         os.environ["RSVLM_RESULTS"] = str(folder / "results")  # of this process and its kernel
-        runs.execute(asked["notebook"], asked["parameters"], asked["recompute"], folder=folder)
+        notebooks.execute(asked["notebook"], asked["parameters"], asked["recompute"], folder=folder)
 
     try:
-        runs.stage("grid", asked["parts"], compute, asked["recompute"])
+        stages.stage("grid", asked["parts"], compute, asked["recompute"])
     except RsvlmError as error:
         first, *more = str(error).splitlines()
         sys.exit("\n".join([*more, first]))  # what the list of failures shows is the last line
@@ -333,7 +315,7 @@ def table(keys: Sequence[str] | None = None) -> pd.DataFrame:
         keys: Only these runs; none: all that are in `runs/`.
 
     Returns:
-        run (its key), notebook, every parameter and option that was given, seconds, experiment, and the columns of `runs.ROW`; a run
+        run (its key), notebook, every parameter and option that was given, seconds, experiment, and the columns of `results.ROW`; a run
         that measured nothing has one row, without an experiment. Numbers written as text are numbers here.
 
     Raises:
@@ -341,7 +323,7 @@ def table(keys: Sequence[str] | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    found = sorted((runs.root() / "runs").glob("grid-*/stage.json"))
+    found = sorted((stages.root() / "runs").glob("grid-*/stage.json"))
     rows: list[dict] = []
     for path in found:
         key = path.parent.name.removeprefix("grid-")
@@ -352,7 +334,7 @@ def table(keys: Sequence[str] | None = None) -> pd.DataFrame:
         except (OSError, ValueError, KeyError, TypeError, DataError) as error:
             raise DataError(f"{path.parent} is no complete run ({error!r}): remove it and run the matrix again") from None
     frame = pd.DataFrame(rows)
-    last = [name for name in ("seconds", "experiment", *runs.ROW) if name in frame]
+    last = [name for name in ("seconds", "experiment", *results.ROW) if name in frame]
     frame = frame[[name for name in frame if name not in last] + last]
     if keys is not None and len(frame):
         frame = frame.sort_values("run", key=lambda column: column.map(list(keys).index), kind="stable", ignore_index=True)
@@ -370,7 +352,7 @@ def _rows_of(key: str, folder: Path) -> list[dict]:
     named |= {name: _literal(value) if isinstance(value, str) else value for name, value in (given | options).items()}
     rows = []
     for path in sorted((folder / "results").glob("*/*/metrics.json")):
-        measured = [runs.checked_row(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        measured = [results.checked_row(row) for row in json.loads(path.read_text(encoding="utf-8"))]
         rows += [named | {"seconds": executed["duration_s"], "experiment": path.parent.parent.name} | row for row in measured]
     return rows or [named | {"seconds": executed["duration_s"]}]
 
@@ -389,7 +371,7 @@ def wide(runs_table: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.D
     """
     import pandas as pd
 
-    measures = ("experiment", *runs.ROW)
+    measures = ("experiment", *results.ROW)
     fixed = [name for name in runs_table if name not in measures and name != "run"]
     of_run = runs_table.drop_duplicates("run").set_index("run")[fixed]
     differing = [name for name in fixed if name == "seconds" or of_run[name].astype(str).nunique(dropna=False) > 1]
@@ -414,8 +396,8 @@ def write_table(planned: Sequence[Run]) -> Path:
     frame = table(keys)
     for name in frame.select_dtypes(exclude="number"):  # a spreadsheet takes such a cell for a formula
         frame[name] = [f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell for cell in frame[name]]
-    path = runs.root() / "runs" / f"batch-{runs.key(runs=sorted(keys))}.csv"
-    return runs.write_atomic(path, frame.to_csv(index=False, lineterminator="\n"))
+    path = stages.root() / "runs" / f"batch-{stages.key(runs=sorted(keys))}.csv"
+    return files.write_atomic(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _literal(text: str) -> object:

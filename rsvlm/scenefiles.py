@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rsvlm import imagery, layout, mosaics, runs
+from rsvlm import files, imagery, layout, mosaics
 from rsvlm.errors import DataError
 from rsvlm.layout import Source
 
@@ -183,7 +183,7 @@ def write_polygons(path: Path, listed: Sequence[dict], texts: Sequence[str], gri
         told = {name: region[name] for name in ("confidence", "peak", "area_m2", "area_px", "lon", "lat")}
         features.append({"type": "Feature", "properties": {"text": texts[region["text"]], **told}, "geometry": geometry})
     content = {"type": "FeatureCollection"} | ({"crs": grid.member} if grid.member else {}) | {"features": features}
-    runs.write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
+    files.write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
 
 
 # Pixels

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rsvlm import benchmarks, crawl, dedup, fetch, filters, images, overhead, runs, shards
+from rsvlm import benchmarks, crawl, dedup, fetch, files, filters, images, overhead, shards
 from rsvlm.errors import DataError
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def choose(texts: Sequence[Path], folder: Path, unwanted: set[str]) -> list[Path
         if sum(map(len, held)) >= PART:
             flush(False)
     flush(True)
-    runs.write_atomic(done, json.dumps(names))
+    files.write_atomic(done, json.dumps(names))
     return [folder / name for name in names]
 
 
@@ -227,7 +227,7 @@ def unpack(addresses: str, store: Path, item: tuple[str, str]) -> int:
                     digest = hashlib.sha256(found.data).hexdigest()
                     path = store / "images" / digest[:2] / digest
                     if not path.is_file():
-                        runs.write_atomic(path, found.data)
+                        files.write_atomic(path, found.data)
                     row = (found.url, digest, found.content_type, found.robots)
                     write(pa.table([[cell] for cell in row], schema=_ARCHIVED))
     return pq.read_metadata(target).num_rows
@@ -283,7 +283,7 @@ def fetch_all(
         write_frame(folder / part.name, table)
         told = table.drop(columns=["file"])
         digests.append(hashlib.sha256(pd.util.hash_pandas_object(told, index=False).to_numpy().tobytes()).hexdigest()[:16])
-    runs.write_atomic(done, json.dumps(digests))
+    files.write_atomic(done, json.dumps(digests))
     return digests
 
 
@@ -377,7 +377,7 @@ def embedding_duplicates(
         table = table[table["stage"] == ""].reset_index(drop=True)
         target = folder / f"{path.stem}.npy"
         if len(table) and not target.is_file():
-            runs.write_atomic(target, _embedded(table["file"].tolist(), embedder, work, options))
+            files.write_atomic(target, _embedded(table["file"].tolist(), embedder, work, options))
         tables.append(table.assign(part=len(tables), row=np.arange(len(table))))
     tables = [table for table in tables if len(table)]
     if not tables:
@@ -604,4 +604,4 @@ def write_frame(path: Path, table: pd.DataFrame) -> None:
     """Write a table as parquet, in one step."""
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
-    runs.write_atomic(path, buffer.getvalue())
+    files.write_atomic(path, buffer.getvalue())

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsvlm import figures, grid, results
+from rsvlm import figures, grid, notebooks, results
 from rsvlm.errors import ConfigError, DataError
 
 PARAMETERS = 'profile = "laptop"\nseed = 0\ndevice = "auto"\nrecompute = False\nrun_name = ""\noverrides = ""'
 WORK = """import time
-from rsvlm import config, runs
+from rsvlm import config, provenance, results
 options = config.load(profile, {"seed": seed} | config.pairs(overrides))
 if seed == 9:
     raise ValueError("nine\\nis too many")
 row = {"dataset": "toy", "split": "test", "protocol": "plain", "direction": "both", "metric": "mR", "ci_low": None, "ci_high": None}
 rows = [row | {"value": seed + options.train.steps / 10, "chance": 1.0, "n": 10}]
-runs.save_result("toy", run_name, options, rows, runs.provenance(options, "d", "cpu", time.time(), "rsvlm run"))"""
+results.save_result("toy", run_name, options, rows, provenance.provenance(options, "d", "cpu", time.time(), "rsvlm run"))"""
 
 
 def write_notebook(path: Path, *sources: str, parameters: str = PARAMETERS) -> Path:
@@ -146,10 +146,10 @@ def test_patterns_find_notebooks_once(home, monkeypatch):
     for name in ("01_a", "02_b", "03_[c]"):
         write_notebook(home / "notebooks" / f"{name}.ipynb")
     monkeypatch.chdir(home)
-    found = grid.notebooks(["notebooks/0[12]*.ipynb", "notebooks/01_a.ipynb", "notebooks/03_[c].ipynb"])
+    found = notebooks.find(["notebooks/0[12]*.ipynb", "notebooks/01_a.ipynb", "notebooks/03_[c].ipynb"])
     assert [path.stem for path in found] == ["01_a", "02_b", "03_[c]"]
     with pytest.raises(DataError, match=r"no notebook 'notebooks/9\*'"):
-        grid.notebooks(["notebooks/9*"])
+        notebooks.find(["notebooks/9*"])
 
 
 # What it makes: processes with kernels, which take seconds to start, and minutes on a busy machine
