@@ -5,22 +5,15 @@ A notebook says by a tag `after:NAME` on its cell of parameters that it reads wh
 
 from __future__ import annotations
 
-import concurrent.futures
-import hashlib
-import logging
-import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rsvlm import config, files, notebooks, provenance, stages
 from rsvlm.errors import DataError, MissingExtraError, RsvlmError
-
-logger = logging.getLogger(__name__)
 
 
 def build(profile: str = "laptop", recompute: bool = False, jobs: int = 0) -> Path:
@@ -82,48 +75,16 @@ def execute_all(books: Sequence[Path], parameters: Mapping[str, object], recompu
         for path in waiting:
             notebooks.execute(path, parameters, recompute)
         return
-    from tqdm.auto import tqdm
-
-    after = {path: set(notebooks.tagged(path, "after")) for path in waiting}
+    after = {path: frozenset(notebooks.tagged(path, "after")) for path in waiting}
     wanted = {path: sum(path.stem in names for names in after.values()) for path in waiting}
     waiting.sort(key=lambda path: (wanted[path], path.name), reverse=True)
-    left, running, failed = {path.stem for path in waiting}, {}, None
-    spawn = multiprocessing.get_context("spawn")
-    with (
-        concurrent.futures.ProcessPoolExecutor(min(jobs, len(waiting)), spawn, _share_cores) as pool,
-        tqdm(total=len(waiting), desc="notebooks", unit="notebook", dynamic_ncols=True) as bar,
-    ):
-        while running or (waiting and not failed):
-            ready = [path for path in waiting if not after[path] & left]
-            for path in [] if failed else ready[: jobs - len(running)]:
-                waiting.remove(path)
-                running[pool.submit(notebooks.execute, path, parameters, recompute, progress=False)] = path
-            if not running:
-                raise DataError(f"{', '.join(path.name for path in waiting)} wait for each other: mend their tags after:NAME")
-            bar.set_postfix_str(", ".join(path.stem for path in running.values()))
-            for done in _first_done(running):
-                path = running.pop(done)
-                left.discard(path.stem)
-                bar.update()
-                if done.exception() and not failed:
-                    failed = done.exception()
-                    logger.warning("%s failed; nothing new is begun", path.name)
-    if failed:
-        raise failed
-
-
-def _first_done(running: Iterable[concurrent.futures.Future]) -> set[concurrent.futures.Future]:
-    try:
-        return concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED).done
-    except KeyboardInterrupt:
-        for child in multiprocessing.active_children():  # a Ctrl-C that only this process got: else it would wait for them
-            os.kill(child.pid, signal.SIGINT)
-        raise
-
-
-def _share_cores() -> None:
-    """Let the threads of this process's kernels sleep while they wait: it is read by OpenMP when it starts."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    logs = {path: stages.root() / "runs" / f"book-{path.stem}.log" for path in waiting}
+    tasks = [notebooks.Task(path, parameters, logs[path], after[path]) for path in waiting]
+    # Read by OpenMP when it starts.
+    endings = notebooks.run_all(tasks, jobs, recompute, {"OMP_WAIT_POLICY": "passive"}, stop_early=True)
+    for path, ending in zip(waiting, endings, strict=True):
+        if ending and ending.error:
+            raise RsvlmError(f"{ending.error}\nIts log, {logs[path].relative_to(stages.root())}, says more.")
 
 
 def build_pages(home: Path) -> None:
@@ -157,5 +118,5 @@ def _inputs(home: Path) -> str:
     generated, unread = home / "book" / "generated", (".failed.ipynb", ".partial.ipynb", ".pyc")
     for path in sorted(paths):
         if path.is_file() and generated not in path.parents and not path.name.endswith(unread):
-            parts += [path.relative_to(home).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()]
+            parts += [path.relative_to(home).as_posix(), files.file_sha256(path)]
     return stages.key(parts=parts)

@@ -1,17 +1,29 @@
-"""Notebooks that are run once: their parameters, the key of a run, and the executed copy."""
+"""Notebooks that are run once: their parameters, the key of a run, its executed copy, and many runs at a time.
+
+`execute` runs one notebook in this process. `run_all` runs many, each in a process of its own that calls `execute`: those of the
+book, whose copies are in `book/executed/`, and those of a matrix, each of which is a stage with what it measured.
+"""
 
 from __future__ import annotations
 
 import ast
 import glob
 import json
+import logging
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rsvlm import files, provenance, stages
 from rsvlm.errors import ConfigError, DataError, MissingExtraError, RsvlmError
+
+logger = logging.getLogger(__name__)
 
 
 def find(patterns: Sequence[str]) -> list[Path]:
@@ -152,6 +164,163 @@ def tagged(notebook: Path, name: str) -> list[str]:
     """Return what the tags `NAME:…` on a notebook's cell of parameters say."""
     cell = next(cell for cell in _cells(notebook) if "parameters" in cell.metadata.get("tags", []))
     return [tag.removeprefix(f"{name}:") for tag in cell.metadata.tags if tag.startswith(f"{name}:")]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A notebook and its values, to be run in a process of its own."""
+
+    notebook: Path
+    parameters: Mapping[str, object]
+    log: Path  # what the process writes
+    after: frozenset[str] = frozenset()  # names of notebooks, without .ipynb, that have to be done before
+    parts: Mapping[str, object] | None = None  # what decides the folder of a run of a matrix; if None, it is one of the book
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a task ended: its seconds, and the last line that it wrote if it failed."""
+
+    seconds: float
+    error: str = ""
+
+
+def run_all(
+    tasks: Sequence[Task],
+    jobs: int,
+    recompute: bool = False,
+    environment: Mapping[str, str] | None = None,
+    stop_early: bool = False,
+    done_before: int = 0,
+) -> list[Ending | None]:
+    """Run notebooks, each in a process of its own, several at a time, and each once those are done that it waits for.
+
+    Args:
+        tasks: The notebooks, in the order in which they begin; a name in `after` that is none of theirs is not waited for.
+        jobs: So many at once.
+        recompute: Run also those that are there.
+        environment: Variables for the processes, where the caller's environment does not set them.
+        stop_early: Whether nothing new begins once one has failed; what is under way is finished.
+        done_before: Number of further runs that were there already, for the bar.
+
+    Returns:
+        How each ended, in the order of `tasks`; None for one that was not begun.
+
+    Raises:
+        ConfigError: Not one run at once.
+        DataError: Notebooks that wait for each other.
+        KeyboardInterrupt: Ctrl-C; what was running is stopped first.
+    """
+    from tqdm.auto import tqdm
+
+    if jobs < 1:
+        raise ConfigError(f"jobs is {jobs}: at least one run has to go at once")
+    waiting, left = list(range(len(tasks))), {task.notebook.stem for task in tasks}
+    running: dict[int, tuple[subprocess.Popen, float]] = {}
+    endings: dict[int, Ending] = {}
+    total = len(tasks) + done_before
+    try:
+        with tqdm(total=total, initial=done_before, desc="notebooks", unit="run", dynamic_ncols=True) as bar:
+            while running or waiting:
+                # Begin what can begin.
+                ready = [number for number in waiting if not tasks[number].after & left][: jobs - len(running)]
+                for number in ready:
+                    waiting.remove(number)
+                    running[number] = _start(tasks[number], recompute, environment or {}), time.monotonic()
+                if not running:
+                    names = ", ".join(tasks[number].notebook.name for number in waiting)
+                    raise DataError(f"{names} wait for each other: mend their tags after:NAME")
+                # Take note of what has ended.
+                time.sleep(0.1)
+                done = [number for number, (process, _) in running.items() if process.poll() is not None]
+                for number in done:
+                    endings[number] = _ended(*running.pop(number), tasks[number].log)
+                    left.discard(tasks[number].notebook.stem)
+                    if endings[number].error and stop_early and waiting:
+                        waiting.clear()
+                        logger.warning("%s failed; nothing new is begun", tasks[number].notebook.name)
+                    bar.update()
+                if ready or done:
+                    failed = sum(bool(ending.error) for ending in endings.values())
+                    names = dict.fromkeys(tasks[number].notebook.stem for number in running)
+                    bar.set_postfix_str(", ".join([f"failed={failed}", *names]))
+    finally:
+        _stop([process for process, _ in running.values()])
+    return [endings.get(number) for number in range(len(tasks))]
+
+
+def _start(task: Task, recompute: bool, environment: Mapping[str, str]) -> subprocess.Popen:
+    task.log.parent.mkdir(parents=True, exist_ok=True)
+    request = {"notebook": str(task.notebook.resolve()), "parameters": task.parameters, "parts": task.parts}
+    request = json.dumps(request | {"recompute": recompute})
+    program = "import sys; from rsvlm import notebooks; notebooks.work(sys.argv[1])"
+    with open(task.log, "wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", program, request],
+            cwd=stages.root(),
+            env={**environment, **os.environ, "RSVLM_HOME": str(stages.root()), "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.PIPE,  # its end tells the process that this one is gone, however it went
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the others
+        )
+
+
+def _ended(process: subprocess.Popen, started: float, log: Path) -> Ending:
+    process.stdin.close()
+    seconds = time.monotonic() - started
+    if process.returncode == 0:
+        return Ending(seconds)
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    last = "".join(letter for letter in lines[-1] if letter.isprintable()) if lines else "it wrote nothing"
+    return Ending(seconds, last if process.returncode > 0 else f"killed (signal {-process.returncode}); {last}")
+
+
+def _stop(processes: Sequence[subprocess.Popen], patience_s: float = 15.0) -> None:
+    for process in processes:
+        process.stdin.close()
+    until = time.monotonic() + patience_s
+    for process in processes:
+        try:
+            process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def work(request: str) -> None:
+    """Run one task: what `run_all` starts as a process. It ends when its standard input does.
+
+    Args:
+        request: JSON of notebook, parameters, parts and recompute.
+    """
+    asked = json.loads(request)
+    given = asked["notebook"], asked["parameters"], asked["recompute"]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    threading.Thread(target=_watch, daemon=True).start()
+
+    def compute(folder: Path) -> None:
+        os.environ["RSVLM_RESULTS"] = str(folder / "results")  # of this process and its kernel
+        execute(*given, folder=folder, progress=False)
+
+    try:
+        if asked["parts"] is None:
+            execute(*given, progress=False)
+        else:
+            stages.stage("grid", asked["parts"], compute, asked["recompute"])
+    except RsvlmError as error:
+        first, *more = str(error).splitlines()
+        sys.exit("\n".join([*more, first]))  # what the list of failures shows is the last line
+    except KeyboardInterrupt:
+        sys.exit("stopped")
+
+
+def _watch() -> None:
+    while os.read(0, 1):  # the file, not sys.stdin: Python waits for the lock of that one when it ends
+        pass
+    os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C: the kernel is ended, too
+    time.sleep(10)
+    os._exit(130)
 
 
 def _cells(notebook: Path) -> Sequence:

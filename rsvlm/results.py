@@ -117,20 +117,36 @@ def table(experiment: str | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = []
     if experiment is not None and experiment.endswith(".json"):
-        rows = _evaluated(Path(experiment))
+        measured = _evaluated(Path(experiment))
     else:
-        for path in sorted(stages.root().glob(f"{_where(experiment)}/metrics.json")):
-            try:
-                made, config = (json.loads((path.parent / f"{name}.json").read_text()) for name in ("provenance", "config"))
-                origin = {"profile": config["profile"]} | {part: made[part] for part in ORIGIN[1:]}
-                named = {"experiment": path.parent.parent.name, "run": path.parent.name}
-                rows += [named | checked_row(row) | origin for row in json.loads(path.read_text())]
-            except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-                raise DataError(f"{path.parent} is not a complete result ({error!r}): run it again or remove it") from None
-    frame = pd.DataFrame(rows, columns=["experiment", "run", *ROW, *ORIGIN])
+        measured = rows(_where(experiment))
+    frame = pd.DataFrame(measured, columns=["experiment", "run", *ROW, *ORIGIN])
     return frame.astype({"value": float, "ci_low": float, "ci_high": float, "chance": float})
+
+
+def rows(folders: str) -> list[dict]:
+    """Read the rows of runs: whatever reads a metrics.json reads it here.
+
+    Args:
+        folders: Pattern of the runs' folders below `stages.root()`, as in `results/*/*`.
+
+    Returns:
+        For each row experiment, run, the keys of `ROW` and those of `ORIGIN`; sorted by experiment and run.
+
+    Raises:
+        DataError: As `table`.
+    """
+    measured = []
+    for path in sorted(stages.root().glob(f"{folders}/metrics.json")):
+        try:
+            made, config = (json.loads((path.parent / f"{name}.json").read_text()) for name in ("provenance", "config"))
+            origin = {"profile": config["profile"]} | {part: made[part] for part in ORIGIN[1:]}
+            named = {"experiment": path.parent.parent.name, "run": path.parent.name}
+            measured += [named | checked_row(row) | origin for row in json.loads(path.read_text())]
+        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+            raise DataError(f"{path.parent} is not a complete result ({error!r}): run it again or remove it") from None
+    return measured
 
 
 def _where(experiment: str | None) -> str:

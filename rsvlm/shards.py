@@ -22,7 +22,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import re
 import shutil
 import tarfile
@@ -348,18 +347,17 @@ def _writing(out: Path) -> Iterator[None]:
         raise DataError(f"writing to {out} failed ({error}): make room or choose another folder, then run again") from error
 
 
-def _sum_up(out: Path, plan: str, files: list[str], header: dict, stages: Sequence[str], before: Iterable[Mapping]) -> dict:
+def _sum_up(out: Path, plan: str, names: list[str], header: dict, stages: Sequence[str], before: Iterable[Mapping]) -> dict:
     """Merge what the tasks reported, one at a time, and write rejected.jsonl and funnel.json; return the manifest."""
-    splits: dict[str, dict] = {file.partition("/")[0]: {"samples": 0, "shards": []} for file in files}
+    splits: dict[str, dict] = {file.partition("/")[0]: {"samples": 0, "shards": []} for file in names}
     lost: collections.Counter = collections.Counter()  # (split, stage, reason) → items
     parts: collections.Counter = collections.Counter()
     sums = {name: collections.Counter() for name in ("counts", "usage", "licences", "attributions")}
-    temporary = out / f".rejected.jsonl.{os.getpid()}.partial"
-    with open(temporary, "wb") as lines:
+    with files.replacing(out / "rejected.jsonl") as temporary, open(temporary, "wb") as lines:
         for line in before:
             _tally(line, str(line.get("split") or "all"), lost, parts)
             lines.write(_line(line))
-        for file in files:
+        for file in names:
             split, report = file.partition("/")[0], _read_report(out, file, plan)
             if report is None:
                 raise DataError(f"{_report_path(out, file)} has gone since its shard was made: run the build again")
@@ -371,9 +369,6 @@ def _sum_up(out: Path, plan: str, files: list[str], header: dict, stages: Sequen
                 lines.write(_line({"shard": file} | line))
             for name, counter in sums.items():
                 counter.update(report[name])
-        lines.flush()
-        os.fsync(lines.fileno())
-    os.replace(temporary, out / "rejected.jsonl")
     content = {"schema": SCHEMA, "plan": plan} | header | {"splits": splits, "funnel": _funnel(splits, lost, stages)}
     content |= {"rejected_counts": _by_stage(lost), "part_counts": _by_stage(parts)}
     content |= {name: dict(sorted(sums[name].items())) for name in ("counts", "usage")}

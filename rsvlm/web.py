@@ -15,7 +15,6 @@ import hashlib
 import heapq
 import json
 import logging
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -327,8 +326,7 @@ def _forget(folder: Path, named: Callable[[dict], bool], gone: Sequence[dict]) -
     """Delete what is kept of some addresses beside the shards: pictures, texts, and the tables of the stages, which hold both."""
     digests = {record["hashes"]["sha256"] for record in gone}
     lines, told = folder / "rejected.jsonl", set()
-    temporary = lines.with_name(f".{lines.name}.{os.getpid()}.partial")
-    with open(temporary, "wb") as file:
+    with files.replacing(lines) as temporary, open(temporary, "wb") as file:
 
         def write(line: dict) -> None:
             file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
@@ -342,9 +340,6 @@ def _forget(folder: Path, named: Callable[[dict], bool], gone: Sequence[dict]) -
         for record in gone:
             if record["url"] not in told:
                 write({"url": record["url"], "stage": "removal", "reason": "removed"})
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, lines)
     for digest in digests - {""}:
         for path in _kept_files(folder / ".work", digest):
             path.unlink(missing_ok=True)

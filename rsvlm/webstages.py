@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -583,21 +582,13 @@ def host_of(url: str) -> str:
 @contextlib.contextmanager
 def parquet(path: Path | str, schema: pa.Schema, counts: Counter | None = None) -> Iterator[Callable[[pa.Table], None]]:
     """Write a parquet file batch by batch, under another name until it is whole; `counts` go into its metadata."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        with files.replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             yield writer.write_table
             if counts is not None:
                 writer.add_key_value_metadata({"counts": json.dumps(counts)})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise DataError(f"writing {path} failed ({error}): make room, then run the same command again") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_frame(path: Path, table: pd.DataFrame) -> None:

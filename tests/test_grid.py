@@ -142,16 +142,6 @@ def test_a_parameter_that_only_some_notebooks_have_is_named(home):
     assert grid.plan(books[1:], {"ways": ["1"]})[0].parameters["ways"] == 1
 
 
-def test_patterns_find_notebooks_once(home, monkeypatch):
-    for name in ("01_a", "02_b", "03_[c]"):
-        write_notebook(home / "notebooks" / f"{name}.ipynb")
-    monkeypatch.chdir(home)
-    found = notebooks.find(["notebooks/0[12]*.ipynb", "notebooks/01_a.ipynb", "notebooks/03_[c].ipynb"])
-    assert [path.stem for path in found] == ["01_a", "02_b", "03_[c]"]
-    with pytest.raises(DataError, match=r"no notebook 'notebooks/9\*'"):
-        notebooks.find(["notebooks/9*"])
-
-
 # What it makes: processes with kernels, which take seconds to start, and minutes on a busy machine
 
 
@@ -219,12 +209,12 @@ def test_a_run_ends_with_the_process_that_started_it_and_begins_again(home):
     waiting = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(0 if os.path.exists('go') else 120)"
     book = write_notebook(home / "notebooks" / "01_a.ipynb", waiting)
     (run,) = grid.plan([book], {"seed": ["0"]}, {"profile": "smoke"})
-    process = grid._start(run, 1, False)
+    process = notebooks._start(run.task, False, {})
     until = time.monotonic() + 600
     while not (home / "pid").exists() and time.monotonic() < until:
         time.sleep(0.1)
     kernel = int((home / "pid").read_text())
-    grid._stop([process], patience_s=60)
+    notebooks._stop([process], patience_s=60)
     assert process.returncode != 0 and not run.folder.exists()
     while Path(f"/proc/{kernel}").exists() and time.monotonic() < until + 60:
         time.sleep(0.1)

@@ -41,6 +41,16 @@ def write_notebook(path: Path, *sources: str, parameters: str | None = PARAMETER
     return path
 
 
+def test_patterns_find_notebooks_once(home, monkeypatch):
+    for name in ("01_a", "02_b", "03_[c]"):
+        write_notebook(home / "notebooks" / f"{name}.ipynb")
+    monkeypatch.chdir(home)
+    found = notebooks.find(["notebooks/0[12]*.ipynb", "notebooks/01_a.ipynb", "notebooks/03_[c].ipynb"])
+    assert [path.stem for path in found] == ["01_a", "02_b", "03_[c]"]
+    with pytest.raises(DataError, match=r"no notebook 'notebooks/9\*'"):
+        notebooks.find(["notebooks/9*"])
+
+
 def test_execute_runs_once_and_again_when_something_changed(home, monkeypatch):
     pytest.importorskip("papermill", reason="the extra [book] is not installed")
     notebook = write_notebook(home / "notebooks" / "01_a.ipynb", "open('count', 'a').write('x'); print(profile, seed)")
@@ -118,8 +128,9 @@ def test_when_a_notebook_fails_none_is_begun_and_none_is_cut_off(home):
     slow = write_notebook(home / "notebooks" / "03_slow.ipynb", "import time; time.sleep(8); open('slow', 'w')")
     bad = write_notebook(home / "notebooks" / "02_bad.ipynb", "1 / 0", tags=["after:09_nothing"])
     late = write_notebook(home / "notebooks" / "04_late.ipynb", "open('late', 'w')", tags=["after:02_bad"])
-    with pytest.raises(RsvlmError, match=r"02_bad.ipynb, cell \d+ failed: ZeroDivisionError"):
+    with pytest.raises(RsvlmError, match=r"02_bad.ipynb, cell \d+ failed: ZeroDivisionError.*\n.*runs/book-02_bad.log"):
         book.execute_all([bad, slow, late], {}, jobs=2)
+    assert "book/executed/02_bad.failed.ipynb" in (home / "runs" / "book-02_bad.log").read_text()
     assert (home / "slow").exists() and not (home / "late").exists()
     circle = [
         write_notebook(home / "notebooks" / f"{a}.ipynb", tags=[f"after:{b}"]) for a, b in (("05_a", "06_b"), ("06_b", "05_a"))
