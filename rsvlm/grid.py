@@ -241,9 +241,8 @@ def table(keys: Sequence[str] | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    found = sorted((stages.root() / "runs").glob("grid-*/stage.json"))
     rows: list[dict] = []
-    for path in found:
+    for path in sorted((stages.root() / "runs").glob("grid-*/stage.json")):
         key = path.parent.name.removeprefix("grid-")
         if keys is not None and key not in keys:
             continue
@@ -269,7 +268,7 @@ def _rows_of(key: str, folder: Path) -> list[dict]:
     named = {"run": key, "notebook": Path(parts["notebook"]).stem}
     named |= {name: _literal(value) if isinstance(value, str) else value for name, value in (given | options).items()}
     named["seconds"] = executed["duration_s"]
-    measured = results.rows(f"runs/{folder.name}/results/*/*")
+    measured = results.read_rows(f"runs/{folder.name}/results/*/*")
     return [named | {name: row[name] for name in ("experiment", *results.ROW)} for row in measured] or [named]
 
 

@@ -113,6 +113,7 @@ def execute(
         from papermill.exceptions import PapermillExecutionError
     except ImportError as error:
         raise MissingExtraError(f"'{error.name}' runs notebooks: install the extra, pip install 'rsvlm[book]'") from None
+    # What was run with the same key is not run again.
     notebook = Path(notebook)
     run_key = notebook_key(notebook, parameters, data_hash)
     defaults = _parameters(notebook, _cells(notebook))
@@ -121,6 +122,7 @@ def execute(
     if not recompute and _executed_key(executed) == run_key:
         return executed
 
+    # It runs into a file of another name.
     started, temporary = time.time(), executed.with_suffix(".partial.ipynb")
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -133,15 +135,17 @@ def execute(
             progress_bar={"desc": notebook.stem, "dynamic_ncols": True} if progress else False,
             extra_arguments=["--IPKernelApp.log_level=50"],  # else each start warns of plain text on the loopback
         )
+        # The copy says where it came from, and nothing of papermill's, which holds paths and times of one machine.
         result.metadata.pop("jupytext", None)  # the copy is no half of a pair
         result.metadata["rsvlm"] = _origin(run_key, started, defaults | dict(parameters))
         for part in (result, *result.cells):
-            part.metadata.pop("papermill", None)  # paths and times of one machine
+            part.metadata.pop("papermill", None)
         for cell in result.cells:
             if repeated and "injected-parameters" in cell.metadata.get("tags", []):
                 cell.metadata.tags.append("remove-cell")  # it says what the cell above says
         files.write_atomic(executed, nbformat.writes(result))
         executed.with_suffix(".failed.ipynb").unlink(missing_ok=True)  # of an earlier attempt
+    # What failed keeps its outputs so far.
     except PapermillExecutionError as error:
         failed = executed.with_suffix(".failed.ipynb")
         os.replace(temporary, failed)

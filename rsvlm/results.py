@@ -1,4 +1,4 @@
-"""Results read back: a table of all that was measured, and what others published beside it, never across protocols.
+"""Results: what a run measured is written as flat rows, and read back beside what others published, never across protocols.
 
 Two numbers may stand in one column only if data set, split, protocol, direction and metric are the same: recalls of one model differ
 by several points between protocols. What is printed here is cut into one table per protocol, and `compare` refuses to mix them.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv as spreadsheet
-import io
 import json
 import math
 import os
@@ -120,12 +119,12 @@ def table(experiment: str | None = None) -> pd.DataFrame:
     if experiment is not None and experiment.endswith(".json"):
         measured = _evaluated(Path(experiment))
     else:
-        measured = rows(_where(experiment))
+        measured = read_rows(_where(experiment))
     frame = pd.DataFrame(measured, columns=["experiment", "run", *ROW, *ORIGIN])
     return frame.astype({"value": float, "ci_low": float, "ci_high": float, "chance": float})
 
 
-def rows(folders: str) -> list[dict]:
+def read_rows(folders: str) -> list[dict]:
     """Read the rows of runs: whatever reads a metrics.json reads it here.
 
     Args:
@@ -408,9 +407,7 @@ def csv(experiment: str | None = None, with_published: bool = False) -> str:
     frame = beside(frame) if with_published else frame
     for name in frame.select_dtypes(exclude="number"):
         frame[name] = [f"'{cell}" if str(cell)[:1] in ("=", "+", "-", "@", "\t", "\r") else cell for cell in frame[name]]
-    buffer = io.StringIO()
-    frame.to_csv(buffer, index=False, lineterminator="\n")
-    return buffer.getvalue().rstrip("\n")
+    return frame.to_csv(index=False, lineterminator="\n").rstrip("\n")
 
 
 def formatted(experiment: str | None, form: str, with_published: bool = False) -> str:

@@ -142,6 +142,27 @@ def test_a_parameter_that_only_some_notebooks_have_is_named(home):
     assert grid.plan(books[1:], {"ways": ["1"]})[0].parameters["ways"] == 1
 
 
+@pytest.mark.parametrize(("jobs", "threads"), [(1, None), (2, "4"), (16, "1")])
+def test_runs_at_once_share_the_cores(home, monkeypatch, jobs, threads):
+    begun = {}
+
+    def run_all(tasks, jobs, recompute, environment, done_before):
+        begun.update(environment)
+        return [notebooks.Ending(1.0, "" if number else "no memory") for number, _ in enumerate(tasks)]
+
+    monkeypatch.setattr(notebooks, "run_all", run_all)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    book = write_notebook(home / "notebooks" / "01_a.ipynb")
+    outcomes = grid.run_all(grid.plan([book], {"seed": ["0", "1"]}), jobs)
+    assert [(outcome.state, outcome.last_line) for outcome in outcomes] == [("failed", "no memory"), ("made", "")]
+    assert begun.get("OMP_NUM_THREADS") == begun.get("NUMBA_NUM_THREADS") == threads
+
+
+def test_no_run_at_once_is_refused(home):
+    with pytest.raises(ConfigError, match="at least one run"):
+        grid.run_all([], jobs=0)
+
+
 # What it makes: processes with kernels, which take seconds to start, and minutes on a busy machine
 
 
