@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from rsvlm import config, runs
+from rsvlm import config, files, provenance
 from rsvlm.errors import RsvlmError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Measure speed.")
@@ -174,8 +174,8 @@ def _report(name: str, json_out: Path | None, **arguments) -> None:
         each = [(k, v) for k, values in named.items() for v in (values if isinstance(values, list | tuple) else [values])]
         options = [f"--{'' if v else 'no-'}{k}" if isinstance(v, bool) else f"--{k} {v}" for k, v in each]
         command = " ".join([f"python -m benchmarks {name}", *options])
-        origin = runs.provenance(config.load(), "none", rows[0].get("device", "cpu"), started, command)
-        runs.write_atomic(json_out, json.dumps({"rows": rows, "provenance": origin}, indent=1) + "\n")
+        origin = provenance.provenance(config.load(), "none", rows[0].get("device", "cpu"), started, command)
+        files.write_atomic(json_out, json.dumps({"rows": rows, "provenance": origin}, indent=1) + "\n")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rsvlm import dedup, images, runs
+from rsvlm import dedup, images, provenance
 from rsvlm.errors import DataError
 
 DISTANCES = (0, 2, 4, 6, 8, 10, 12)
@@ -155,7 +155,7 @@ def _measure_here(n: int, distance: int, share: float) -> dict:
     seconds = time.perf_counter() - start
     row = {"hashes": n, "distance": distance, "seconds": round(seconds, 4), "hashes_per_s": round(n / seconds)}
     return row | {
-        "peak_memory_mb": round(runs.peak_memory_mb()),
+        "peak_memory_mb": round(provenance.peak_memory_mb()),
         "groups": len(np.unique(found)),
         "expected": int(copies[0]) + 1,
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from rsvlm import kernels, runs
+from rsvlm import kernels, provenance
 
 PATCH = 40  # side of the corner that everyone's answer is compared on
 TOLERANCE = 1e-3  # the peers' sums are float32 and may drift; ours is held to 1e-5 in the tests
@@ -158,7 +158,7 @@ def _error(answer: np.ndarray, wanted: np.ndarray) -> float:
 def _memory_here(n_size: int, window: int, threads: int) -> dict:
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     _ours(*_inputs(n_size), window)
-    return {"peak_memory_mb": round(runs.peak_memory_mb())}
+    return {"peak_memory_mb": round(provenance.peak_memory_mb())}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from rsvlm import runs
+from rsvlm import stages
 from rsvlm.errors import DataError, MissingExtraError
 
 PAGE, FOUND = "book/search.html", "#rsvlm-search"
@@ -33,7 +33,7 @@ def measure(repeats: int = 5, site: str = "") -> list[dict]:
         DataError: The book is not built, or there is no Chromium.
         MissingExtraError: The extra `dev` is not installed.
     """
-    folder = Path(site) if site else runs.root() / "_build" / "html"
+    folder = Path(site) if site else stages.root() / "_build" / "html"
     if not (folder / PAGE).is_file():
         raise DataError(f"there is no {folder / PAGE}: build the book first, make book")
     if (browser := next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)) is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rsvlm import retrieval, runs
+from rsvlm import provenance, retrieval
 from rsvlm.errors import DataError
 
 KS = (1, 5, 10)
@@ -206,7 +206,7 @@ def _here(folder: str, threads: int) -> dict:
     spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu, "recalls": recalls}
     over.set()
     watch.join()
-    spent |= {"peak_memory_mb": round(runs.peak_memory_mb())}
+    spent |= {"peak_memory_mb": round(provenance.peak_memory_mb())}
     return spent | ({"own_memory_mb": round(own[0] / 2**10)} if own[0] else {})
 
 

@@ -89,7 +89,7 @@ def _main(call: str) -> None:
     import numba
     import torch
 
-    from rsvlm import mammut, runs, scenes, tokenizer
+    from rsvlm import mammut, provenance, scenes, tokenizer
 
     folder, name, precision, count, threads = json.loads(call)
     if threads:
@@ -104,7 +104,7 @@ def _main(call: str) -> None:
     started, cpu = time.perf_counter(), time.process_time()
     found = scenes.search(Path(folder) / name, texts, model, Path(folder) / "out", **options)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    told = {"mp": found.facts["megapixels"], "seconds": seconds, "cpu_s": cpu, "peak_mb": runs.peak_memory_mb()}
+    told = {"mp": found.facts["megapixels"], "seconds": seconds, "cpu_s": cpu, "peak_mb": provenance.peak_memory_mb()}
     sys.stdout.write(json.dumps(told) + "\n")
 
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsvlm import config, distributed, losses, mammut, runs, tokenizer, train
+from rsvlm import config, distributed, losses, mammut, provenance, tokenizer, train
 from rsvlm.curriculum import Place
 from rsvlm.errors import ConfigError
 
@@ -463,7 +463,7 @@ def _memory_here(job: dict) -> float:
     for package in ("open_clip", "mammut_pytorch"):
         if importlib.util.find_spec(package):
             __import__(package)  # the code of the peers is no memory of theirs
-    before = runs.peak_memory_mb()
+    before = provenance.peak_memory_mb()
     images, tokens = setting.inputs()
     contender = MAKERS[job["name"]](setting)
     optimizer = _optimizer(contender.model, setting)
@@ -471,7 +471,7 @@ def _memory_here(job: dict) -> float:
         _step(contender, optimizer, images, tokens, setting)
     if setting.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
-    return runs.peak_memory_mb() - before
+    return provenance.peak_memory_mb() - before
 
 
 if __name__ == "__main__":

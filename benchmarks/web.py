@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsvlm import config, crawl, engines, filters, lexicon, overhead, runs, web, webdemo
+from rsvlm import config, crawl, engines, filters, lexicon, overhead, provenance, web, webdemo
 from rsvlm.errors import RsvlmError
 
 TARGETS = {"warc": 2000.0, "text": 20_000.0}
@@ -140,7 +140,7 @@ def _alone(part: str, path: Path) -> dict:
             judged = filters.text_stage(pa.Table.from_batches([batch]), config.Web())
             items, kept = items + judged.num_rows, kept + sum(judged["kept"].to_pylist())
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - used
-    spent = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": runs.peak_memory_mb()}
+    spent = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": provenance.peak_memory_mb()}
     return {"items": items, "kept": kept, **spent}
 
 

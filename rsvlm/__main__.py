@@ -99,12 +99,12 @@ def doctor() -> None:
     """Say what is installed, what is missing and how to get it."""
     import torch
 
-    from rsvlm import runs
+    from rsvlm import stages
 
     cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none (everything runs on CPU)"
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     typer.echo(f"rsvlm {__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, {free:.0f} GB of disk free")
-    typer.echo(f"project folder: {runs.root()}")
+    typer.echo(f"project folder: {stages.root()}")
     typer.echo(f"CUDA device: {cuda}")
     for name in ("torch", "timm", "transformers", "tokenizers", "numba", "numpy", "pandas", "pyarrow", "pydantic", "folium"):
         typer.echo(f"  {name:<14} {_version(name)}")
@@ -196,14 +196,14 @@ def landmarks_audit(
     seed: Seed = 0,
 ) -> None:
     """Say how many captions were kept, repaired and rejected, and why."""
-    from rsvlm import audit, figures, runs
+    from rsvlm import audit, figures, files
 
     report = audit.report(folder)
     typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
     if sample_sheet:
         typer.echo(str(audit.sample_sheet(folder, sample_sheet, size, seed)))
     if html:
-        typer.echo(str(runs.write_atomic(html, figures.page("Audit of captions", figures.caption_audit(report)))))
+        typer.echo(str(files.write_atomic(html, figures.page("Audit of captions", figures.caption_audit(report)))))
 
 
 @landmarks_app.command("show")
@@ -215,11 +215,11 @@ def landmarks_show(
     seed: Seed = 0,
 ) -> None:
     """Write a page with chips, their landmarks on a map, and their captions."""
-    from rsvlm import build, figures, runs
+    from rsvlm import build, figures, files
 
     found = build.look(folder, keys=key or [], count=chips, seed=seed)
     page = figures.chips_map(found).get_root().render()
-    typer.echo(f"{runs.write_atomic(html, page)}: {len(found)} chips")
+    typer.echo(f"{files.write_atomic(html, page)}: {len(found)} chips")
 
 
 @web_app.command("build")
@@ -255,7 +255,7 @@ def web_build(
     device: Device = "auto",
 ) -> None:
     """Build shards of overhead pictures and their texts from web archives or tables of links."""
-    from rsvlm import runs, web
+    from rsvlm import files, web
 
     given = {
         "fetch.contact": contact,
@@ -270,7 +270,7 @@ def web_build(
         out,
         head=head,
         benchmark_folders=benchmarks or [],
-        removed=runs.read_lines(remove, "address") if remove else (),
+        removed=files.read_lines(remove, "address") if remove else (),
         agreement=agreement,
         embedder=embedder,
         cache=cache,
@@ -312,10 +312,10 @@ def web_show(
     seed: Seed = 0,
 ) -> None:
     """Write a page with the funnel, pairs, and what was rejected for which reason."""
-    from rsvlm import figures, runs, web
+    from rsvlm import figures, files, web
 
     found = web.look(folder, per_reason, pairs, seed)
-    path = runs.write_atomic(html, figures.page("Pairs from the web", figures.web_report(found)))
+    path = files.write_atomic(html, figures.page("Pairs from the web", figures.web_report(found)))
     typer.echo(f"{path}: {len(found['kept'])} pairs, {len(found['rejected'])} reasons")
 
 
@@ -325,9 +325,9 @@ def web_remove(
     urls: Annotated[Path, typer.Option(help="Addresses of pictures or pages, one a line; # starts a remark.")],
 ) -> None:
     """Take pairs out of a finished data set, for good."""
-    from rsvlm import runs, web
+    from rsvlm import files, web
 
-    manifest, removed = web.remove(folder, runs.read_lines(urls, "address"))
+    manifest, removed = web.remove(folder, files.read_lines(urls, "address"))
     left = sum(part["samples"] for part in manifest["splits"].values())
     typer.echo(f"{folder}: {removed} pairs removed, {left} left")
 
@@ -336,16 +336,16 @@ def _judges(model: Path, device: str):
     """Make a model score pictures against texts, by the cosine of their embeddings, and embed pictures."""
     import rsvlm
     from rsvlm import embed as embedding
-    from rsvlm import runs, tiles, webstages
+    from rsvlm import files, stages, webstages
 
     loaded = rsvlm.load(model, device)
-    weights = [tiles.file_sha256(path) for path in sorted(model.iterdir()) if path.is_file()]
-    code = runs.source_hash("embed", "mammut", "tokenizer", "images", follow=False)
+    weights = [files.file_sha256(path) for path in sorted(model.iterdir()) if path.is_file()]
+    code = stages.source_hash("embed", "mammut", "tokenizer", "images", follow=False)
 
     def score(pictures, texts):
         return (embedding.images(loaded, pictures) * embedding.texts(loaded, texts)).sum(axis=1)
 
-    fingerprint = runs.key(weights=weights, code=code)
+    fingerprint = stages.key(weights=weights, code=code)
     embedder = webstages.Embedder(fingerprint, lambda pictures: embedding.images(loaded, pictures))
     return webstages.Agreement(fingerprint, score), embedder
 
@@ -458,14 +458,14 @@ def evaluate_classify(
     device: Device = "auto",
 ) -> None:
     """Zero-shot accuracy with intervals and chance; of each class into the JSON."""
-    from rsvlm import evaluate, runs
+    from rsvlm import evaluate, files
 
     started = time.time()
     options = {"bootstrap_samples": bootstrap_samples, "batch_size": batch_size, "seed": seed, "device": device}
     found = evaluate.classify(model, root, benchmark, split=split, prompts=prompts or ["paper"], **options)
     _evaluated(found, json_out, seed, device, started)
     if confusion:
-        typer.echo(str(runs.write_atomic(confusion, evaluate.confusion_csv(found.confusion))))
+        typer.echo(str(files.write_atomic(confusion, evaluate.confusion_csv(found.confusion))))
 
 
 @evaluate_app.command("leakage")
@@ -492,7 +492,7 @@ def evaluate_leakage(
     device: Device = "auto",
 ) -> None:
     """Pictures and captions of a benchmark that are in training sets, and what they do to the scores."""
-    from rsvlm import evaluate, figures, leakage, runs
+    from rsvlm import evaluate, figures, files, leakage
 
     started = time.time()
     options = {"bootstrap_samples": bootstrap_samples, "batch_size": batch_size, "seed": seed, "device": device}
@@ -504,7 +504,7 @@ def evaluate_leakage(
     if html:
         shown = leakage.look(found.found, train, root, split=split, train_split=train_split, count=pairs, seed=seed)
         page = figures.page("Test data in training sets", figures.leakage_report(found.rows, shown))
-        typer.echo(str(runs.write_atomic(html, page)))
+        typer.echo(str(files.write_atomic(html, page)))
 
 
 @evaluate_app.command("localize")
@@ -585,7 +585,7 @@ def _evaluated(
     found, json_out: Path | None, seed: int, device: str, started: float, save: tuple[str, str] | None = None
 ) -> None:
     """Print the rows, those of single classes left out, write them all, and keep them as a result where `save` names it."""
-    from rsvlm import config, distributed, evaluate, runs
+    from rsvlm import config, distributed, evaluate, provenance, results
 
     for row in found.rows:
         if "[" not in row["metric"]:
@@ -599,7 +599,7 @@ def _evaluated(
         command = shlex.join(["rsvlm", *sys.argv[1:]])
         options = config.load("laptop", {"seed": seed, "device": device})
         used = str(distributed.resolve_device(device))
-        origin = runs.provenance(options, found.about["data_hash"], used, started, command)
+        origin = provenance.provenance(options, found.about["data_hash"], used, started, command)
     if json_out:
         typer.echo(str(evaluate.write(found, json_out, origin)))
     if save:
@@ -608,7 +608,7 @@ def _evaluated(
             rows = [row for row in found.rows if row["split"] == split]
             part = split.partition(" without ")[2]
             run = f"{name}-without-{part}" if part else name
-            typer.echo(str(runs.save_result(experiment, run, options, rows, origin | found.about)))
+            typer.echo(str(results.save_result(experiment, run, options, rows, origin | found.about)))
 
 
 SearchModel = Annotated[
@@ -643,7 +643,7 @@ def search_scene(
     device: Device = "auto",
 ) -> None:
     """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both."""
-    from rsvlm import figures, runs, scenefiles, scenes
+    from rsvlm import figures, files, scenefiles, scenes
 
     texts = [*(more or []), *(text or [])]
     if not texts or out is None:
@@ -655,7 +655,7 @@ def search_scene(
     for one in found_in:
         folder = out if len(found_in) == 1 else out / one.source.name
         found = scenes.search(one, texts, loaded, folder, **options)
-        runs.write_atomic(folder / "map.html", figures.scene_map(found).get_root().render())
+        files.write_atomic(folder / "map.html", figures.scene_map(found).get_root().render())
         for row in found.facts["texts"]:
             told = f"{row['regions']:,} regions" if row["regions"] else f"nothing of confidence {confidence:g}"
             typer.echo(f"{row['text']}: {told}; highest confidence {row['highest_confidence']:.2f}")
@@ -694,7 +694,7 @@ def search_query(
     device: Device = "auto",
 ) -> None:
     """Find the best chips of an archive for each text."""
-    from rsvlm import archive, figures, runs
+    from rsvlm import archive, figures, files
 
     facts = archive.read_facts(index)
     found = archive.query(index, texts, _search_model(model or Path(facts["model"]), device)[0], top)
@@ -703,10 +703,10 @@ def search_query(
         for row in part.itertuples():
             typer.echo(f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}")
     if geojson:
-        typer.echo(str(runs.write_atomic(geojson, json.dumps(archive.features(found), ensure_ascii=False))))
+        typer.echo(str(files.write_atomic(geojson, json.dumps(archive.features(found), ensure_ascii=False))))
     if html:
         body = figures.chip_matches(found.to_dict("records"), archive.pictures(index, found))
-        typer.echo(str(runs.write_atomic(html, figures.page("Chips found", body))))
+        typer.echo(str(files.write_atomic(html, figures.page("Chips found", body))))
 
 
 def _search_model(folder: Path | None, device: str):
@@ -740,7 +740,8 @@ def run(
     recompute: Annotated[bool, typer.Option(help="Run even if nothing changed.")] = False,
 ) -> None:
     """Execute notebooks with checked parameters, once each or, with --grid, once for every combination of values."""
-    from rsvlm import grid, runs
+    from rsvlm import grid
+    from rsvlm.notebooks import execute, find
 
     axes = grid.axes(matrix or [])
     values: dict = {} if profile is None and "profile" in axes else {"profile": profile or "laptop"}
@@ -751,18 +752,18 @@ def run(
         if not equals:
             raise DataError(f"parameter '{item}' is not of the form name=value")
         values[name] = _literal(text)
-    books = grid.notebooks(notebooks)
+    books = find(notebooks)
     if axes:
         _run_matrix(grid.plan(books, axes, values, overrides or []), jobs, dry_run, recompute)
         return
     if jobs > 1 or dry_run:
         raise DataError("--jobs and --dry-run belong to --grid, which this command does not have")
     for notebook in books:
-        typer.echo(str(runs.execute(notebook, {"overrides": " ".join(overrides or [])} | values, recompute=recompute)))
+        typer.echo(str(execute(notebook, {"overrides": " ".join(overrides or [])} | values, recompute=recompute)))
 
 
 def _run_matrix(planned: list, jobs: int, dry_run: bool, recompute: bool) -> None:
-    from rsvlm import grid, runs
+    from rsvlm import grid, stages
 
     there = sum(run.folder.is_dir() and not recompute for run in planned)
     for run in planned:
@@ -775,11 +776,13 @@ def _run_matrix(planned: list, jobs: int, dry_run: bool, recompute: bool) -> Non
     outcomes = grid.run_all(planned, jobs, recompute)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     if len(failed) < len(outcomes):
-        typer.echo(f"table: {grid.write_table(planned).relative_to(runs.root())}   (in a terminal: rsvlm table 'runs/grid-*')")
+        typer.echo(
+            f"table: {grid.write_table(planned).relative_to(stages.root())}   (in a terminal: rsvlm table 'runs/grid-*')"
+        )
     for outcome in failed:
         told = " ".join(f"{name}={value}" for name, value in outcome.run.chosen.items())
         typer.echo(f"failed: {outcome.run.notebook.stem} {told}: {outcome.last_line}", err=True)
-        typer.echo(f"        {outcome.run.log.relative_to(runs.root())}", err=True)
+        typer.echo(f"        {outcome.run.log.relative_to(stages.root())}", err=True)
     if failed:
         raise RsvlmError(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries those again, and only those")
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from rsvlm import embed, imagery, localize, runs
+from rsvlm import embed, files, imagery, localize
 from rsvlm.errors import DataError
 from rsvlm.mammut import Mammut
 
@@ -89,7 +89,7 @@ def index(
     facts |= {"model": str(Path(model_folder).resolve()) if model_folder else "", "fingerprint": _fingerprint(model)}
     facts |= {"options": {"size_px": options.size_px, "stride": stride, "min_valid_share": min_valid_share}}
     facts |= {"sources": [source.fingerprint for source in sources], "skipped": dict(skipped)}
-    runs.write_atomic(out / "index.json", json.dumps(facts, indent=1, ensure_ascii=False))
+    files.write_atomic(out / "index.json", json.dumps(facts, indent=1, ensure_ascii=False))
     return facts
 
 

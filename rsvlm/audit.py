@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsvlm import mapgrammar, rules, runs
+from rsvlm import files, mapgrammar, rules
 from rsvlm.errors import ConfigError, DataError, MissingExtraError
 
 REASONS = {
@@ -420,7 +420,7 @@ def sample_sheet(source: Path | str | Iterable[Mapping], path: Path | str, count
     writer.writerow(["key", "kind", "caption", "landmarks", "true (1-5)", "fluent (1-5)", "what is wrong"])
     for _, key, kind, text, listed in drawn:
         writer.writerow([*map(_cell, (key, kind, text, listed)), "", "", ""])
-    return runs.write_atomic(path, "\ufeff" + buffer.getvalue())
+    return files.write_atomic(path, "\ufeff" + buffer.getvalue())
 
 
 def _lots(records: Iterable[Mapping], seed: int) -> Iterator[tuple[bytes, str, str, str, str]]:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import PIL
 
-from rsvlm import grammar, images, kernels, runs, shards, tiles, worldmap
+from rsvlm import files, grammar, images, kernels, shards, stages, tiles, worldmap
 from rsvlm.errors import DataError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def load_or_build(options: config.Config, recompute: bool = False) -> Path:
     def compute(folder: Path) -> None:
         build(options.landmarks, options.seed, folder)
 
-    return runs.stage("landmarks", {"plan": plan}, compute, recompute)
+    return stages.stage("landmarks", {"plan": plan}, compute, recompute)
 
 
 def threads() -> int:
@@ -138,8 +138,8 @@ def make(
 
 def _plan(options: config.Landmarks, seed: int) -> tuple[str, list[dict]]:
     """Return a hash of everything that the shards' bytes depend on, and the sources with their hashes."""
-    hashes = {name: tiles.file_sha256(path) for name, path in worldmap.source_files().items()}
-    picture = tiles.file_sha256(tiles.imagery_file())
+    hashes = {name: files.file_sha256(path) for name, path in worldmap.source_files().items()}
+    picture = files.file_sha256(tiles.imagery_file())
     map_names = sorted(name for name in hashes if name.endswith((".dat", ".bin")))
     city_names = sorted(name for name in hashes if name.endswith(".json"))
     sources = [
@@ -148,7 +148,7 @@ def _plan(options: config.Landmarks, seed: int) -> tuple[str, list[dict]]:
         worldmap.CITY_SOURCE | {"sha256": _join_hashes([hashes[name] for name in city_names])},
     ]
     modules = (grammar, images, worldmap, tiles, kernels, shards)
-    code = [tiles.file_sha256(Path(module.__file__)) for module in modules] + [tiles.file_sha256(Path(__file__))]
+    code = [files.file_sha256(Path(module.__file__)) for module in modules] + [files.file_sha256(Path(__file__))]
     parts = {
         "schema": shards.SCHEMA,
         "options": options.model_dump(),
@@ -220,7 +220,7 @@ def _write_table(out: Path, manifest: dict) -> list[str]:
     rows = [_row(record, shard["file"]) for shard in entries for record in shards.records(out / shard["file"])]
     buffer = io.BytesIO()
     pd.DataFrame(rows).to_parquet(buffer, index=False)
-    runs.write_atomic(out / "chips.parquet", buffer.getvalue())
+    files.write_atomic(out / "chips.parquet", buffer.getvalue())
     return ["chips.parquet"]
 
 

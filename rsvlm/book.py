@@ -5,22 +5,15 @@ A notebook says by a tag `after:NAME` on its cell of parameters that it reads wh
 
 from __future__ import annotations
 
-import concurrent.futures
-import hashlib
-import logging
-import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rsvlm import config, runs
+from rsvlm import config, files, notebooks, provenance, stages
 from rsvlm.errors import DataError, MissingExtraError, RsvlmError
-
-logger = logging.getLogger(__name__)
 
 
 def build(profile: str = "laptop", recompute: bool = False, jobs: int = 0) -> Path:
@@ -40,11 +33,11 @@ def build(profile: str = "laptop", recompute: bool = False, jobs: int = 0) -> Pa
         MissingExtraError: The extra `book` is not installed.
     """
     config.load(profile)  # an unknown profile stops here
-    home = runs.root()
-    notebooks = sorted((home / "notebooks").glob("*.ipynb"))
-    if not notebooks:
+    home = stages.root()
+    books = sorted((home / "notebooks").glob("*.ipynb"))
+    if not books:
         raise DataError(f"there are no notebooks in {home / 'notebooks'}: run this inside a clone, or set RSVLM_HOME to one")
-    execute_all(notebooks, {"profile": profile, "recompute": recompute}, recompute, jobs or min(2, os.cpu_count() or 1))
+    execute_all(books, {"profile": profile, "recompute": recompute}, recompute, jobs or min(2, os.cpu_count() or 1))
 
     index, stamp = home / "_build" / "html" / "index.html", home / "_build" / "inputs.txt"
     if not recompute and index.is_file() and stamp.is_file() and stamp.read_text() == _inputs(home):
@@ -57,73 +50,41 @@ def build(profile: str = "laptop", recompute: bool = False, jobs: int = 0) -> Pa
     if not index.is_file():
         raise RsvlmError(f"the builder ended without {index}: is a root page named in _toc.yml?")
     if complete:
-        runs.write_atomic(stamp, inputs)
+        files.write_atomic(stamp, inputs)
     return index
 
 
-def execute_all(notebooks: Sequence[Path], parameters: Mapping[str, object], recompute: bool = False, jobs: int = 1) -> None:
+def execute_all(books: Sequence[Path], parameters: Mapping[str, object], recompute: bool = False, jobs: int = 1) -> None:
     """Run notebooks that changed, several at a time, each once those are done that its tags `after:NAME` name.
 
     First come those that others wait for, then the last of the book, whose runs are the longer ones. Threads wait for work without
     turning, for otherwise two runs take each other's cores; their number stays what it is alone, and with it every result.
 
     Args:
-        notebooks: The notebooks; a tag that names none of them is not waited for.
-        parameters: As for `runs.execute`.
+        books: The notebooks; a tag that names none of them is not waited for.
+        parameters: As for `notebooks.execute`.
         recompute: Run also those that did not change.
         jobs: So many at once.
 
     Raises:
-        RsvlmError: A notebook failed; those under way were finished first, and no other begun. As `runs.execute`.
+        RsvlmError: A notebook failed; those under way were finished first, and no other begun. As `notebooks.execute`.
         DataError: Notebooks that wait for each other.
     """
-    waiting = [path for path in notebooks if recompute or not runs.is_executed(path, parameters)]
+    waiting = [path for path in books if recompute or not notebooks.is_executed(path, parameters)]
     if jobs == 1 or len(waiting) < 2:
         for path in waiting:
-            runs.execute(path, parameters, recompute)
+            notebooks.execute(path, parameters, recompute)
         return
-    from tqdm.auto import tqdm
-
-    after = {path: set(runs.tagged(path, "after")) for path in waiting}
+    after = {path: frozenset(notebooks.tagged(path, "after")) for path in waiting}
     wanted = {path: sum(path.stem in names for names in after.values()) for path in waiting}
     waiting.sort(key=lambda path: (wanted[path], path.name), reverse=True)
-    left, running, failed = {path.stem for path in waiting}, {}, None
-    spawn = multiprocessing.get_context("spawn")
-    with (
-        concurrent.futures.ProcessPoolExecutor(min(jobs, len(waiting)), spawn, _share_cores) as pool,
-        tqdm(total=len(waiting), desc="notebooks", unit="notebook", dynamic_ncols=True) as bar,
-    ):
-        while running or (waiting and not failed):
-            ready = [path for path in waiting if not after[path] & left]
-            for path in [] if failed else ready[: jobs - len(running)]:
-                waiting.remove(path)
-                running[pool.submit(runs.execute, path, parameters, recompute, progress=False)] = path
-            if not running:
-                raise DataError(f"{', '.join(path.name for path in waiting)} wait for each other: mend their tags after:NAME")
-            bar.set_postfix_str(", ".join(path.stem for path in running.values()))
-            for done in _first_done(running):
-                path = running.pop(done)
-                left.discard(path.stem)
-                bar.update()
-                if done.exception() and not failed:
-                    failed = done.exception()
-                    logger.warning("%s failed; nothing new is begun", path.name)
-    if failed:
-        raise failed
-
-
-def _first_done(running: Iterable[concurrent.futures.Future]) -> set[concurrent.futures.Future]:
-    try:
-        return concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED).done
-    except KeyboardInterrupt:
-        for child in multiprocessing.active_children():  # a Ctrl-C that only this process got: else it would wait for them
-            os.kill(child.pid, signal.SIGINT)
-        raise
-
-
-def _share_cores() -> None:
-    """Let the threads of this process's kernels sleep while they wait: it is read by OpenMP when it starts."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    logs = {path: stages.root() / "runs" / f"book-{path.stem}.log" for path in waiting}
+    tasks = [notebooks.Task(path, parameters, logs[path], after[path]) for path in waiting]
+    # Read by OpenMP when it starts.
+    endings = notebooks.run_all(tasks, jobs, recompute, {"OMP_WAIT_POLICY": "passive"}, stop_early=True)
+    for path, ending in zip(waiting, endings, strict=True):
+        if ending and ending.error:
+            raise RsvlmError(f"{ending.error}\nIts log, {logs[path].relative_to(stages.root())}, says more.")
 
 
 def build_pages(home: Path) -> None:
@@ -133,7 +94,7 @@ def build_pages(home: Path) -> None:
         RsvlmError: A warning of the builder, which is an error here; all of them are told.
         MissingExtraError: The extra `book` is not installed.
     """
-    if not runs.metadata.packages_distributions().get("jupyter_book"):
+    if provenance.version("jupyter-book") == "absent":
         raise MissingExtraError("'jupyter-book' builds the book: install the extra, pip install 'rsvlm[book]'")
     shutil.rmtree(home / "_build", ignore_errors=True)  # pages that left the table of contents would stay
     # -n -W --keep-going: a broken link is an error, and all of them are told at once.
@@ -149,13 +110,13 @@ def build_pages(home: Path) -> None:
 
 def _inputs(home: Path) -> str:
     parts = [
-        runs._version("jupyter-book"),
-        runs._version("sphinx-book-theme"),
-        runs.source_hash("results"),
-    ]  # and with it options and runs
+        provenance.version("jupyter-book"),
+        provenance.version("sphinx-book-theme"),
+        stages.source_hash("results"),
+    ]  # and with it files and stages
     paths = [home / "_config.yml", home / "_toc.yml", *(home / "results").rglob("*.json"), *(home / "book").rglob("*")]
     generated, unread = home / "book" / "generated", (".failed.ipynb", ".partial.ipynb", ".pyc")
     for path in sorted(paths):
         if path.is_file() and generated not in path.parents and not path.name.endswith(unread):
-            parts += [path.relative_to(home).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()]
-    return runs.key(parts=parts)
+            parts += [path.relative_to(home).as_posix(), files.file_sha256(path)]
+    return stages.key(parts=parts)

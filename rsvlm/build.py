@@ -36,9 +36,9 @@ from rsvlm import (
     landmarks,
     maps,
     prompting,
-    runs,
     shards,
     splits,
+    stages,
     taxonomy,
 )
 from rsvlm.errors import ConfigError, DataError, RsvlmError
@@ -388,7 +388,7 @@ def _plan(
 ) -> str:
     """Hash everything that the bytes of the data set depend on."""
     chosen = options.captioner
-    return runs.key(
+    return stages.key(
         chips=hashlib.sha256(pd.util.hash_pandas_object(chips, index=False).to_numpy().tobytes()).hexdigest(),
         options=options.chips.model_dump(mode="json", exclude={"allow_loopback"}),
         sources=[[source.name, source.fingerprint, source.licence, source.attribution] for source in sources],
@@ -396,7 +396,7 @@ def _plan(
         captioner=identity,
         audit=[chosen.language, chosen.max_words],
         looks=sorted(looks),
-        code=runs.source_hash("build"),
+        code=stages.source_hash("build"),
         packages={name: metadata.version(name) for name in ("Pillow", "h3", "numpy", "pyproj", "rasterio", "shapely")},
         zlib=zlib.ZLIB_RUNTIME_VERSION,
     )

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rsvlm import distributed, runs
+from rsvlm import distributed, files
 from rsvlm.curriculum import Place
 from rsvlm.errors import ModelError
 from rsvlm.mammut import Mammut
@@ -55,7 +55,7 @@ def save(
                 _save(model.state_dict(), partial / "ema.safetensors")
         if distributed.rank() == 0:
             state = {"step": step, "place": vars(place), "scaler": scaler.state_dict() if scaler is not None else {}}
-            runs.write_atomic(partial / "state.json", json.dumps(state))
+            files.write_atomic(partial / "state.json", json.dumps(state))
             shutil.rmtree(path, ignore_errors=True)
             os.replace(partial, path)
             for old in sorted(path.parent.glob("step-*"))[:-2]:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rsvlm import images, runs
+from rsvlm import images, stages
 from rsvlm.errors import ConfigError, DataError, MissingExtraError, RsvlmError
 from rsvlm.prompting import Captioner, Failure, Reply, Request, clean, compose, load_prompt, parse, schema
 
@@ -59,7 +59,7 @@ class Grammar:
 
     def __init__(self, options: config.Captioner, seed: int = 0):
         self.options, self.seed = options, seed
-        version = runs.source_hash("mapgrammar", "grammar", follow=False)[:12]
+        version = stages.source_hash("mapgrammar", "grammar", follow=False)[:12]
         parameters = {"kinds": list(options.kinds), "seed": seed}
         self.identity = {"client": "grammar", "model": f"grammar-{version}", "prompt": None, "parameters": parameters}
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from rsvlm import images, kernels, runs
+from rsvlm import files, images, kernels, stages
 from rsvlm.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -154,14 +154,14 @@ def load_or_hash(path: Path, fingerprint: str, samples: Iterable[tuple[str, byte
     note.unlink(missing_ok=True)
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
-    runs.write_atomic(path, buffer.getvalue())
-    runs.write_atomic(note, fingerprint)
+    files.write_atomic(path, buffer.getvalue())
+    files.write_atomic(note, fingerprint)
     return table
 
 
 def table_name(name: str, fingerprint: str) -> str:
     """Name the hash table of a benchmark's pictures by all that decides it; both are as from `benchmarks`."""
-    mark = runs.key(code=runs.source_hash("dedup", "images"), content=fingerprint)
+    mark = stages.key(code=stages.source_hash("dedup", "images"), content=fingerprint)
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name) or 'benchmark'}-{mark}"
 
 

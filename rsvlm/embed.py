@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from rsvlm import benchmarks, distributed, runs, shards, weights
+from rsvlm import benchmarks, distributed, files, shards, stages, weights
 from rsvlm import images as imaging
 from rsvlm import tokenizer as tokenizers
 from rsvlm.errors import DataError, ModelError
@@ -112,13 +112,12 @@ def fingerprint(folder: Path) -> str:
         ModelError: There is no file of weights in the folder.
     """
     kinds = (".safetensors", ".bin", ".json", ".txt", ".model")
-    files = sorted(path for path in folder.glob("*") if path.suffix in kinds and path.is_file())
-    if not any(path.suffix in kinds[:2] for path in files):
+    paths = sorted(path for path in folder.glob("*") if path.suffix in kinds and path.is_file())
+    if not any(path.suffix in kinds[:2] for path in paths):
         raise ModelError(f"{folder} holds no weights (*.safetensors): give the folder that `rsvlm train` wrote as model/")
     digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for path in paths:
+        digest.update(f"{path.name}\0{files.file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -334,7 +333,7 @@ def load_or_embed(
         "data": benchmarks.fingerprint(data),
         "benchmark": benchmark,
         "split": split,
-        "source": runs.source_hash("embed", "images", *how, follow=False),
+        "source": stages.source_hash("embed", "images", *how, follow=False),
         "texts": {name: change(["a river, seen from above"]) for name, change in (texts or {}).items()},
     }
 
@@ -343,7 +342,7 @@ def load_or_embed(
         samples = benchmarks.samples(data, split, name=benchmark, skipped=(skipped := Counter()))
         write(encoder, samples, out, skipped=skipped, texts=texts)
 
-    return runs.stage("embed", parts, compute, recompute)
+    return stages.stage("embed", parts, compute, recompute)
 
 
 def read(folder: Path, texts: str = "") -> Embeddings:
@@ -452,7 +451,7 @@ def _begin(out: Path) -> None:
 
 def _finish(out: Path, encoder: Encoder, facts: dict) -> Path:
     facts |= {"model": encoder.name, "logit_scale": encoder.logit_scale}
-    runs.write_atomic(out / "embeddings.json", json.dumps(facts, indent=1))
+    files.write_atomic(out / "embeddings.json", json.dumps(facts, indent=1))
     return out
 
 

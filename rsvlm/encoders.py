@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rsvlm import distributed, embed, weights
 from rsvlm.embed import Encoder
 from rsvlm.errors import DataError, MissingExtraError, ModelError
+from rsvlm.files import file_sha256
 
 FORMS = "FOLDER, open_clip:NAME:FILE, open_clip:NAME:TAG, open_clip:FOLDER or hf:FOLDER"
 TEXTS = 256
@@ -175,7 +176,7 @@ def _open_clip(name: str, weight: str, device: torch.device) -> TowerEncoder:
     facts = json.dumps([source, open_clip.get_model_config(source), model.visual.preprocess_cfg], sort_keys=True, default=str)
 
     def fingerprint() -> str:
-        return hashlib.sha256("\n".join([facts, *map(_digest, files)]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([facts, *map(file_sha256, files)]).encode()).hexdigest()
 
     def see(arrays: list[np.ndarray]) -> Tensor:
         return model.encode_image(torch.stack([preprocess(Image.fromarray(array)) for array in arrays]).to(device))
@@ -301,11 +302,6 @@ def _pooled(found) -> Tensor:
 def _scale(model: nn.Module) -> float | None:
     scale = getattr(model, "logit_scale", None)
     return scale.exp().item() if isinstance(scale, Tensor) and scale.numel() == 1 else None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _short(error: Exception) -> str:

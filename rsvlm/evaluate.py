@@ -7,7 +7,6 @@ written; the benchmark is one of `catalogue.rows`, or a folder that says itself 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 import tempfile
@@ -26,13 +25,15 @@ from rsvlm import (
     distributed,
     embed,
     encoders,
+    files,
     leakage,
     localize,
     maskfiles,
+    results,
     retrieval,
-    runs,
     scoring,
     shards,
+    stages,
     weights,
 )
 from rsvlm.errors import DataError
@@ -48,7 +49,7 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        rows: Metric rows (`runs.ROW`).
+        rows: Metric rows (`results.ROW`).
         about: What they are of, for the provenance: model, its fingerprint, benchmark, data_hash, skipped (reason → number).
         confusion: Of a classification, for each prompt set the images of each true class (row) by answer (column).
         found: Of a search for overlaps, the pairs.
@@ -304,7 +305,7 @@ def locate(
         templates, rest = catalogue.prompt_set(prompts), None
         groups = [[line.replace("{class}", name).replace("{}", name) for line in templates] for name in names]
     rest = background or rest
-    left_out = {Path(path).stem: runs.read_lines(path, "name of a picture") for path in without}
+    left_out = {Path(path).stem: files.read_lines(path, "name of a picture") for path in without}
     items = maskfiles.read(root, benchmark, skipped=skipped, limit=limit, half=half, label=label, size_px=size_px)
     loaded = weights.load(model, distributed.resolve_device(device))
     words = {"texts": groups, "background": rest}
@@ -351,13 +352,13 @@ def write(evaluation: Evaluation, out: Path | str, provenance: Mapping[str, obje
     """Write the rows as a JSON list, and beside it `NAME.provenance.json` with where they came from.
 
     Raises:
-        DataError: A row that `runs.checked_row` refuses.
+        DataError: A row that `results.checked_row` refuses.
     """
     out = Path(out)
-    rows = [runs.checked_row(row) for row in evaluation.rows]
+    rows = [results.checked_row(row) for row in evaluation.rows]
     made = dict(provenance) | evaluation.about
-    runs.write_atomic(out.with_suffix(".provenance.json"), json.dumps(made, indent=1, allow_nan=False) + "\n")
-    return runs.write_atomic(out, json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    files.write_atomic(out.with_suffix(".provenance.json"), json.dumps(made, indent=1, allow_nan=False) + "\n")
+    return files.write_atomic(out, json.dumps(rows, indent=1, allow_nan=False) + "\n")
 
 
 def listing(names: Sequence[str] = ()) -> str:
@@ -405,8 +406,7 @@ def _embedded(
     if str(model).startswith(FILE):
         found, labels = encoders.read_embeddings(model), _labels(model, protocol)
         path = Path(str(model).removeprefix(FILE))
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = files.file_sha256(path)
         dataset = title(benchmark, root) if benchmark or root else path.stem
         about = {"model": path.stem, "fingerprint": digest, "benchmark": dataset, "data_hash": digest[:16], "skipped": {}}
         return {protocol: found}, about, labels
@@ -474,7 +474,7 @@ def _about(encoder: embed.Encoder, root: Path | str, benchmark: str | None, skip
 
 def _data_hash(root: Path | str) -> str:
     path = Path(root)
-    return benchmarks.fingerprint(path) if path.is_dir() else runs.key(path=path.name, size=path.stat().st_size)
+    return benchmarks.fingerprint(path) if path.is_dir() else stages.key(path=path.name, size=path.stat().st_size)
 
 
 def _templates(where: str) -> tuple[str, list[str]]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from rsvlm import benchmarks, distributed, embed, images, retrieval, runs, shards, web, webdemo, weights
+from rsvlm import benchmarks, distributed, embed, files, images, retrieval, shards, web, webdemo, weights
 from rsvlm.errors import ConfigError, DataError
+from rsvlm.stages import key, source_hash, stage
 
 if TYPE_CHECKING:
     from rsvlm.config import Config
@@ -178,7 +179,7 @@ def hold_out(data: Path | str, held: Sequence[Category], seed: int, recompute: b
         DataError: Nothing is left, or nothing is left out.
     """
     data = Path(data)
-    parts = {"data": benchmarks.fingerprint(data), "seed": seed, "source": runs.source_hash("experiments", follow=False)}
+    parts = {"data": benchmarks.fingerprint(data), "seed": seed, "source": source_hash("experiments", follow=False)}
     parts |= {"held": [[c.name, sorted(c.marks), *c.words] for c in held]}
 
     def compute(folder: Path) -> None:
@@ -197,9 +198,9 @@ def hold_out(data: Path | str, held: Sequence[Category], seed: int, recompute: b
         drawn = np.isin(np.arange(len(kept)), rng.choice(len(kept), kept.sum(), replace=False))
         for name, chosen in (("held-out", kept), ("all", drawn), ("named", shown)):
             write_pairs(folder / name, name, {"train": _chosen(data, chosen, held if name == "named" else None)})
-        runs.write_atomic(folder / "counts.json", json.dumps(counts))
+        files.write_atomic(folder / "counts.json", json.dumps(counts))
 
-    return runs.stage("hold-out", parts, compute, recompute)
+    return stage("hold-out", parts, compute, recompute)
 
 
 def arm_data(folder: Path, arm: str, steps: int) -> tuple[dict[str, Path], list[dict]]:
@@ -243,7 +244,7 @@ def write_pairs(out: Path, name: str, splits: Mapping[str, Iterable[tuple[dict, 
             if part:
                 yield shards.Task(f"{split}/{number:06d}.tar", part)
 
-    plan = runs.key(name=name, splits=list(splits))
+    plan = key(name=name, splits=list(splits))
     return shards.write(out, plan, tasks(), _make, workers=1, progress=False, header={"name": name})
 
 
@@ -271,10 +272,10 @@ def demo_web(options: Config, pictures: int, recompute: bool = False) -> Path:
         with webdemo.serve(folder / "demo") as addresses:
             webdemo.capture(addresses, folder / "crawl.warc.gz")
             web.build([folder / "crawl.warc.gz"], options, folder / "pairs", workers=1, progress=False)
-        runs.write_atomic(folder / "addresses.json", json.dumps(addresses))
+        files.write_atomic(folder / "addresses.json", json.dumps(addresses))
 
     parts = {"options": options.web, "fetch": options.fetch, "seed": options.seed, "pictures": pictures, "code": web.code()}
-    return runs.stage("web", parts, make, recompute)
+    return stage("web", parts, make, recompute)
 
 
 def general_pairs(demo: Path, recompute: bool = False) -> Path:
@@ -289,8 +290,8 @@ def general_pairs(demo: Path, recompute: bool = False) -> Path:
     """
     labels = pd.read_parquet(demo / "labels.parquet")
     labels = labels[~labels["overhead"] & labels["trap"].isin(["", "copy"])]
-    parts = {"labels": runs.key(rows=labels.astype(str).to_dict("records"))}
-    parts["source"] = runs.source_hash("experiments", "webdemo", follow=False)
+    parts = {"labels": key(rows=labels.astype(str).to_dict("records"))}
+    parts["source"] = source_hash("experiments", "webdemo", follow=False)
 
     def samples(rows: pd.DataFrame) -> Iterator[tuple[dict, bytes]]:
         for number, row in enumerate(rows.itertuples()):
@@ -301,7 +302,7 @@ def general_pairs(demo: Path, recompute: bool = False) -> Path:
         held = labels["held_back"]
         write_pairs(folder, "general-demo", {"train": samples(labels[~held]), "test": samples(labels[held])})
 
-    return runs.stage("general", parts, compute, recompute)
+    return stage("general", parts, compute, recompute)
 
 
 def _told(style: str, array: np.ndarray) -> list[str]:

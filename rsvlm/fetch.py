@@ -25,9 +25,10 @@ from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import Timeout
 from tqdm.auto import tqdm
 
-from rsvlm import __version__, runs
+from rsvlm import __version__, files
 from rsvlm.addresses import REASONS, Attempt, Backend, Stop, checked, look_up, reason_of, redirected
 from rsvlm.errors import ConfigError, DataError, MissingExtraError
 from rsvlm.robots import AGENT, HEADER_REFUSALS, ROBOTS_BYTES, Sites, refused_by_headers
@@ -214,7 +215,7 @@ class _Fetcher:
         async with self.writing[int(digest[:2], 16) % 64]:  # two URLs of one image must not write one file at once
             if not path.is_file():
                 with _writing(path):
-                    await asyncio.to_thread(runs.write_atomic, path, body)
+                    await asyncio.to_thread(files.write_atomic, path, body)
         attempt.found |= {"sha256": digest, "n_bytes": len(body)}
 
     async def _follow(self, text: str, known: Fetched | None, attempt: Attempt) -> None:
@@ -413,17 +414,11 @@ def _writing(path: Path) -> Iterator[None]:
 def _alone(folder: Path) -> Iterator[None]:
     """Keep a second run out of a folder; the lock ends with the process, however it ends."""
     with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")
-    with file:
         try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows has none: there, do not fetch into one folder twice at once
-            pass
-        except BlockingIOError:
+            lock = files.lock(folder / ".lock", wait=False)
+        except Timeout:
             raise DataError(f"another run is fetching into {folder}: wait for it, or name another folder") from None
+    with lock:
         yield
 
 

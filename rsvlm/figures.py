@@ -620,7 +620,7 @@ def provenance(origin: Mapping[str, object]) -> Html:
     """A folded line that says where the numbers of a page came from.
 
     Args:
-        origin: What `runs.provenance` returned.
+        origin: What `provenance.provenance` returned.
     """
     versions = ", ".join(f"{name} {version}" for name, version in dict(origin["versions"]).items())
     cells = {

@@ -9,25 +9,18 @@ from __future__ import annotations
 
 import ast
 import difflib
-import glob
 import itertools
 import json
-import logging
 import math
 import os
 import re
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsvlm import runs
-from rsvlm.errors import ConfigError, DataError, RsvlmError
+from rsvlm import files, notebooks, results, stages
+from rsvlm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,12 +45,17 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where the executed notebook and its results are, once the run is complete."""
-        return runs.root() / "runs" / f"grid-{self.key}"
+        return stages.root() / "runs" / f"grid-{self.key}"
 
     @property
     def log(self) -> Path:
         """What the run wrote while it ran."""
         return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def task(self) -> notebooks.Task:
+        """The run as `notebooks.run_all` takes it."""
+        return notebooks.Task(self.notebook, self.parameters, self.log, parts=self.parts)
 
 
 @dataclass(frozen=True)
@@ -119,23 +117,6 @@ def _split(item: str, text: str) -> list[str]:
     return [re.sub(r"""^(["'])((?:(?!\1).)*)\1$""", r"\2", value, flags=re.DOTALL) for value in stripped]
 
 
-def notebooks(patterns: Sequence[str]) -> list[Path]:
-    """Return the notebooks that names or patterns (`notebooks/05*.ipynb`) stand for, each once, in order.
-
-    Raises:
-        DataError: Nothing has that name, or matches that pattern.
-    """
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        # A name is taken as it is, even with brackets in it.
-        paths = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
-        paths = [path for path in paths if path.endswith(".ipynb")]
-        if not paths:
-            raise DataError(f"there is no notebook '{pattern}': those at hand are in {runs.root() / 'notebooks'}")
-        found |= dict.fromkeys(map(Path, paths))
-    return list(found)
-
-
 def plan(
     books: Sequence[Path],
     matrix: Mapping[str, Sequence[str]],
@@ -166,13 +147,13 @@ def plan(
     count = len(books) * math.prod(map(len, matrix.values()))
     if count > MOST:
         raise ConfigError(f"this matrix has {count:,} runs, above {MOST:,}: name fewer values")
-    defaults = {book: runs.parameters(book) for book in books}
+    defaults = {book: notebooks.parameters(book) for book in books}
     for name in matrix:
         _check_name(name, defaults, config.names())
         if name in given or any(item.partition("=")[0] == name for item in overrides):
             raise ConfigError(f"'{name}' is given once for all runs and once for each: keep one")
     planned = []
-    texts = {book: runs.notebook_key(book, given) for book in books}
+    texts = {book: notebooks.notebook_key(book, given) for book in books}
     for book, *values in itertools.product(books, *matrix.values()):
         chosen = dict(zip(matrix, values, strict=True))
         parameters = given | {name: _literal(value) for name, value in chosen.items() if name in defaults[book]}
@@ -183,7 +164,7 @@ def plan(
         named = {name: parameters[name] for name in ("seed", "device") if name in parameters}
         config.load(str(parameters.get("profile", "laptop")), named | config.pairs(parameters["overrides"]))
         parts = {"notebook": book.name, "text": texts[book], "parameters": parameters}
-        key = runs.key(**parts)
+        key = stages.key(**parts)
         planned.append(Run(book, chosen, parameters | {"run_name": f"grid-{key}"}, parts, key))
     return planned
 
@@ -228,102 +209,21 @@ def run_all(planned: Sequence[Run], jobs: int = 1, recompute: bool = False) -> l
         ConfigError: Not one run at once.
         KeyboardInterrupt: Ctrl-C; what was running is stopped first, and begins again next time.
     """
-    from tqdm.auto import tqdm
-
-    if jobs < 1:
-        raise ConfigError(f"jobs is {jobs}: at least one run has to go at once")
-    ended = {run.key: Outcome(run, "there", 0.0) for run in planned if run.folder.is_dir() and not recompute}
-    waiting = [run for run in planned if run.key not in ended]
-    running: list[tuple[subprocess.Popen, Run, float]] = []
-    try:
-        with tqdm(total=len(planned), initial=len(ended), desc="runs", unit="run", dynamic_ncols=True) as bar:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    run = waiting.pop(0)
-                    running.append((_start(run, jobs, recompute), run, time.monotonic()))
-                time.sleep(0.1)
-                for entry in [entry for entry in running if entry[0].poll() is not None]:
-                    running.remove(entry)
-                    ended[entry[1].key] = _ended(*entry)
-                    bar.update()
-                    bar.set_postfix(failed=sum(outcome.state == "failed" for outcome in ended.values()))
-    finally:
-        _stop([process for process, _, _ in running])
-    return [ended[run.key] for run in planned]
-
-
-def _start(run: Run, jobs: int, recompute: bool) -> subprocess.Popen:
-    run.log.parent.mkdir(parents=True, exist_ok=True)
-    asked = {"notebook": str(run.notebook.resolve()), "parameters": run.parameters, "parts": run.parts, "recompute": recompute}
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = str(max(1, (os.cpu_count() or 1) // max(1, jobs)))
     shared = {name: threads for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")} if jobs > 1 else {}
-    with open(run.log, "wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-c", "import sys; from rsvlm import grid; grid.work(sys.argv[1])", json.dumps(asked)],
-            cwd=runs.root(),
-            env=shared | os.environ | {"RSVLM_HOME": str(runs.root()), "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.PIPE,  # its end tells the process that this one is gone, however it went
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the others
-        )
-
-
-def _ended(process: subprocess.Popen, run: Run, started: float) -> Outcome:
-    if process.stdin:
-        process.stdin.close()
-    seconds = time.monotonic() - started
-    if process.returncode == 0 and run.folder.is_dir():
-        return Outcome(run, "made", seconds)
-    lines = [line.strip() for line in run.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    last = "".join(letter for letter in lines[-1] if letter.isprintable()) if lines else "it wrote nothing"
-    return Outcome(
-        run, "failed", seconds, last if process.returncode > 0 else f"killed (signal {-process.returncode}); {last}"
+    missing = [run for run in planned if recompute or not run.folder.is_dir()]
+    endings = notebooks.run_all(
+        [run.task for run in missing],
+        jobs,
+        recompute,
+        environment=shared | {"TQDM_DISABLE": "1"},
+        done_before=len(planned) - len(missing),
     )
-
-
-def _stop(processes: Sequence[subprocess.Popen], patience_s: float = 15.0) -> None:
-    for process in processes:
-        if process.stdin:
-            process.stdin.close()
-    until = time.monotonic() + patience_s
-    for process in processes:
-        try:
-            process.wait(max(0.1, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def work(request: str) -> None:
-    """Make one run: what `run_all` starts as a process. It ends when its standard input does.
-
-    Args:
-        request: JSON of notebook, parameters, parts and recompute.
-    """
-    asked = json.loads(request)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    threading.Thread(target=_watch, daemon=True).start()
-
-    def compute(folder: Path) -> None:
-        os.environ["RSVLM_RESULTS"] = str(folder / "results")  # of this process and its kernel
-        runs.execute(asked["notebook"], asked["parameters"], asked["recompute"], folder=folder)
-
-    try:
-        runs.stage("grid", asked["parts"], compute, asked["recompute"])
-    except RsvlmError as error:
-        first, *more = str(error).splitlines()
-        sys.exit("\n".join([*more, first]))  # what the list of failures shows is the last line
-    except KeyboardInterrupt:
-        sys.exit("stopped")
-
-
-def _watch() -> None:
-    while os.read(0, 1):  # the file, not sys.stdin: Python waits for the lock of that one when it ends
-        pass
-    os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C: the kernel is ended, too
-    time.sleep(10)
-    os._exit(130)
+    outcomes = {
+        run.key: Outcome(run, "failed" if ending.error else "made", ending.seconds, ending.error)
+        for run, ending in zip(missing, endings, strict=True)
+    }
+    return [outcomes.get(run.key, Outcome(run, "there", 0.0)) for run in planned]
 
 
 def table(keys: Sequence[str] | None = None) -> pd.DataFrame:
@@ -333,7 +233,7 @@ def table(keys: Sequence[str] | None = None) -> pd.DataFrame:
         keys: Only these runs; none: all that are in `runs/`.
 
     Returns:
-        run (its key), notebook, every parameter and option that was given, seconds, experiment, and the columns of `runs.ROW`; a run
+        run (its key), notebook, every parameter and option that was given, seconds, experiment, and the columns of `results.ROW`; a run
         that measured nothing has one row, without an experiment. Numbers written as text are numbers here.
 
     Raises:
@@ -341,9 +241,8 @@ def table(keys: Sequence[str] | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    found = sorted((runs.root() / "runs").glob("grid-*/stage.json"))
     rows: list[dict] = []
-    for path in found:
+    for path in sorted((stages.root() / "runs").glob("grid-*/stage.json")):
         key = path.parent.name.removeprefix("grid-")
         if keys is not None and key not in keys:
             continue
@@ -352,7 +251,7 @@ def table(keys: Sequence[str] | None = None) -> pd.DataFrame:
         except (OSError, ValueError, KeyError, TypeError, DataError) as error:
             raise DataError(f"{path.parent} is no complete run ({error!r}): remove it and run the matrix again") from None
     frame = pd.DataFrame(rows)
-    last = [name for name in ("seconds", "experiment", *runs.ROW) if name in frame]
+    last = [name for name in ("seconds", "experiment", *results.ROW) if name in frame]
     frame = frame[[name for name in frame if name not in last] + last]
     if keys is not None and len(frame):
         frame = frame.sort_values("run", key=lambda column: column.map(list(keys).index), kind="stable", ignore_index=True)
@@ -368,11 +267,9 @@ def _rows_of(key: str, folder: Path) -> list[dict]:
     options = config.pairs(given.pop("overrides", ""))
     named = {"run": key, "notebook": Path(parts["notebook"]).stem}
     named |= {name: _literal(value) if isinstance(value, str) else value for name, value in (given | options).items()}
-    rows = []
-    for path in sorted((folder / "results").glob("*/*/metrics.json")):
-        measured = [runs.checked_row(row) for row in json.loads(path.read_text(encoding="utf-8"))]
-        rows += [named | {"seconds": executed["duration_s"], "experiment": path.parent.parent.name} | row for row in measured]
-    return rows or [named | {"seconds": executed["duration_s"]}]
+    named["seconds"] = executed["duration_s"]
+    measured = results.read_rows(f"runs/{folder.name}/results/*/*")
+    return [named | {name: row[name] for name in ("experiment", *results.ROW)} for row in measured] or [named]
 
 
 def wide(runs_table: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataFrame:
@@ -389,7 +286,7 @@ def wide(runs_table: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.D
     """
     import pandas as pd
 
-    measures = ("experiment", *runs.ROW)
+    measures = ("experiment", *results.ROW)
     fixed = [name for name in runs_table if name not in measures and name != "run"]
     of_run = runs_table.drop_duplicates("run").set_index("run")[fixed]
     differing = [name for name in fixed if name == "seconds" or of_run[name].astype(str).nunique(dropna=False) > 1]
@@ -414,8 +311,8 @@ def write_table(planned: Sequence[Run]) -> Path:
     frame = table(keys)
     for name in frame.select_dtypes(exclude="number"):  # a spreadsheet takes such a cell for a formula
         frame[name] = [f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell for cell in frame[name]]
-    path = runs.root() / "runs" / f"batch-{runs.key(runs=sorted(keys))}.csv"
-    return runs.write_atomic(path, frame.to_csv(index=False, lineterminator="\n"))
+    path = stages.root() / "runs" / f"batch-{stages.key(runs=sorted(keys))}.csv"
+    return files.write_atomic(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _literal(text: str) -> object:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from rsvlm import benchmarks, catalogue, dedup, embed, images, retrieval, runs, shards
+from rsvlm import benchmarks, catalogue, dedup, embed, files, images, results, retrieval, shards
 from rsvlm.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def rows(found: pd.DataFrame) -> list[dict]:
         found: As from `find`.
 
     Returns:
-        Rows as `runs.ROW` has them, protocol `overlap with ...`: `images: ...` for each reason, for any picture and for any caption (an
+        Rows as `results.ROW` has them, protocol `overlap with ...`: `images: ...` for each reason, for any picture and for any caption (an
         image counts once), and `captions: same text`. They are counts, without interval or chance.
     """
     facts = found.attrs
@@ -215,7 +215,7 @@ def rows(found: pd.DataFrame) -> list[dict]:
     if facts["captions"]:
         shared = 100 * facts["shared_captions"] / facts["captions"]
         told.append(common | {"metric": "captions: same text", "n": facts["captions"], "value": shared})
-    return [{name: row[name] for name in runs.ROW} for row in told]
+    return [{name: row[name] for name in results.ROW} for row in told]
 
 
 def write_list(found: pd.DataFrame, path: Path | str) -> Path:
@@ -227,10 +227,10 @@ def write_list(found: pd.DataFrame, path: Path | str) -> Path:
     quarters counter-clockwise, to get the benchmark's; -1 for texts). No captions and no pictures, so it can be passed on.
     """
     if Path(path).suffix == ".jsonl":
-        return runs.write_atomic(path, found.to_json(orient="records", lines=True, force_ascii=False))
+        return files.write_atomic(path, found.to_json(orient="records", lines=True, force_ascii=False))
     buffer = io.StringIO()
     found.to_csv(buffer, index=False, lineterminator="\n")
-    return runs.write_atomic(path, buffer.getvalue())
+    return files.write_atomic(path, buffer.getvalue())
 
 
 def read_list(path: Path | str) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pandas as pd
 
-from rsvlm import mapfiles, places, runs
+from rsvlm import files, mapfiles, places
 from rsvlm.errors import ConfigError, DataError
 from rsvlm.mapfiles import Origin, Raw
 from rsvlm.taxonomy import TAXONOMY, category_of, clean_geometry, clean_text, names_of, taxonomy, touches
@@ -130,7 +130,7 @@ def save(features: Features, folder: Path | str) -> Path:
     table = pyarrow.table(columns, schema=pyarrow.schema(schema, metadata=notes))
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(table, buffer, compression="zstd")
-    return runs.write_atomic(Path(folder) / "features.parquet", buffer.getvalue())
+    return files.write_atomic(Path(folder) / "features.parquet", buffer.getvalue())
 
 
 def load(folder: Path | str) -> Features:

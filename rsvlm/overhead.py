@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from rsvlm import images, runs
+from rsvlm import files, images
 from rsvlm.errors import DataError
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ def save(head: Head, path: Path) -> None:
     """Write a head as an .npz of plain numbers."""
     buffer = io.BytesIO()
     np.savez(buffer, **asdict(head))
-    runs.write_atomic(path, buffer.getvalue())
+    files.write_atomic(path, buffer.getvalue())
 
 
 def load(path: Path) -> Head:

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 
-from rsvlm import addresses, runs, tiles
+from rsvlm import addresses, files, tiles
 from rsvlm.errors import ConfigError, DataError
 from rsvlm.mapfiles import Origin, Raw, Reader, need
 from rsvlm.taxonomy import category_of_code, clean_text
@@ -182,7 +182,7 @@ def _ask(client, url: str, body: dict, key: str, cache, sleep: Callable[[float],
         if status == 200:
             reply = _checked_reply(data, url)
             if kept is not None:
-                runs.write_atomic(kept, json.dumps(reply, ensure_ascii=False))
+                files.write_atomic(kept, json.dumps(reply, ensure_ascii=False))
             return reply
         if status in (401, 403):
             raise ConfigError(f"{url}: the server refuses the key ({status}): check GOOGLE_MAPS_API_KEY and what it may do")

@@ -1,4 +1,4 @@
-"""Results read back: a table of all that was measured, and what others published beside it, never across protocols.
+"""Results: what a run measured is written as flat rows, and read back beside what others published, never across protocols.
 
 Two numbers may stand in one column only if data set, split, protocol, direction and metric are the same: recalls of one model differ
 by several points between protocols. What is printed here is cut into one table per protocol, and `compare` refuses to mix them.
@@ -6,10 +6,11 @@ by several points between protocols. What is printed here is cut into one table 
 
 from __future__ import annotations
 
+import contextlib
 import csv as spreadsheet
-import io
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rsvlm import runs
+from rsvlm import files, stages
 from rsvlm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from rsvlm.config import Config
+
+ROW = ("dataset", "split", "protocol", "direction", "metric", "value", "ci_low", "ci_high", "chance", "n")
+"""A row of results: what was measured on what, the number, its interval, what guessing gives, and how many items it is over."""
+
+DIRECTIONS = ("i2t", "t2i", "both")
 KEY = ("dataset", "split", "protocol", "direction", "metric")
 """What numbers in one column have in common."""
 
@@ -33,6 +40,67 @@ UNSTATED = "unstated"
 FORMATS = ("text", "markdown", "csv", "latex")
 
 
+def save_result(
+    experiment: str, run_name: str, config: Config, rows: Sequence[Mapping[str, object]], provenance: Mapping
+) -> Path:
+    """Write what a run measured to `results/<experiment>/<run_name>/`; a run of the same name is replaced.
+
+    Where the environment variable RSVLM_RESULTS names a folder, that one stands for `results/`.
+
+    Args:
+        experiment: Name of the question, as in `retrieval`.
+        run_name: Name of the run, as in `laptop-seed0`.
+        config: The options of the run.
+        rows: Metric rows with the keys of `ROW`, recalls and accuracies in percent; `ci_low`, `ci_high` and `chance` may be
+            None.
+        provenance: What `provenance.provenance` returned.
+
+    Returns:
+        The folder, with config.json, provenance.json and metrics.json.
+
+    Raises:
+        DataError: A row with a missing or unknown key, a value that is no finite number, or a row that is there twice.
+        ConfigError: A name that is no plain file name, or that of a measured run of another profile.
+    """
+    for name in (experiment, run_name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ConfigError(f"'{name}' cannot name a folder of results: use letters, digits, '.', '_' and '-'")
+    rows = [checked_row(row) for row in rows]
+    names = [tuple(row.values())[:5] for row in rows]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"the metric row {twice[0]} is there {names.count(twice[0])} times: keep one")
+    folder = Path(os.environ.get("RSVLM_RESULTS") or stages.root() / "results") / experiment / run_name
+    with contextlib.suppress(OSError, ValueError):
+        if (other := json.loads((folder / "config.json").read_text())["profile"]) not in ("smoke", config.profile):
+            raise ConfigError(f"{folder} holds a run of profile {other}, not {config.profile}: give this run another name")
+    # The metrics come last: a folder without them is not read as a result.
+    for name, value in (("config", config.model_dump(mode="json")), ("provenance", dict(provenance)), ("metrics", rows)):
+        files.write_atomic(folder / f"{name}.json", json.dumps(value, indent=1, allow_nan=False) + "\n")
+    return folder
+
+
+def checked_row(row: Mapping[str, object]) -> dict:
+    """Return a metric row with the keys of `ROW` in their order and plain numbers.
+
+    Raises:
+        DataError: A missing or unknown key, or a value of another kind than expected; the message names it.
+    """
+    if wrong := sorted(set(row) ^ set(ROW)):
+        raise DataError(f"a metric row has the keys {', '.join(ROW)}; missing or unknown: {', '.join(wrong)}")
+    plain = {name: row[name].item() if hasattr(row[name], "item") else row[name] for name in ROW}
+    for name, value in plain.items():
+        expected, good = "a finite number", isinstance(value, (int, float)) and math.isfinite(value)
+        if name in ROW[:5]:
+            expected, good = "text", isinstance(value, str) and value != ""
+        if name == "direction":
+            expected, good = " or ".join(DIRECTIONS), value in DIRECTIONS
+        if name == "n":
+            expected, good = "a count above 0", isinstance(value, int) and value > 0
+        if not good and not (value is None and name in ("ci_low", "ci_high", "chance")):
+            raise DataError(f"metric row {plain['metric']!r} of {plain['dataset']!r}: {name} is {value!r}, not {expected}")
+    return plain
+
+
 def table(experiment: str | None = None) -> pd.DataFrame:
     """Read all results as one table, a row per metric.
 
@@ -41,40 +109,56 @@ def table(experiment: str | None = None) -> pd.DataFrame:
             `runs/grid-*`; none means all of `results/`.
 
     Returns:
-        experiment, run, the columns of `runs.ROW`, profile, seed, device, commit and data_hash; sorted by experiment and run.
+        experiment, run, the columns of `ROW`, profile, seed, device, commit and data_hash; sorted by experiment and run.
 
     Raises:
-        DataError: A result that is not complete, or a row that `runs.checked_row` refuses; the message names the file.
+        DataError: A result that is not complete, or a row that `checked_row` refuses; the message names the file.
     """
     import pandas as pd
 
-    rows = []
     if experiment is not None and experiment.endswith(".json"):
-        rows = _evaluated(Path(experiment))
+        measured = _evaluated(Path(experiment))
     else:
-        for path in sorted(runs.root().glob(f"{_where(experiment)}/metrics.json")):
-            try:
-                made, config = (json.loads((path.parent / f"{name}.json").read_text()) for name in ("provenance", "config"))
-                origin = {"profile": config["profile"]} | {part: made[part] for part in ORIGIN[1:]}
-                named = {"experiment": path.parent.parent.name, "run": path.parent.name}
-                rows += [named | runs.checked_row(row) | origin for row in json.loads(path.read_text())]
-            except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-                raise DataError(f"{path.parent} is not a complete result ({error!r}): run it again or remove it") from None
-    frame = pd.DataFrame(rows, columns=["experiment", "run", *runs.ROW, *ORIGIN])
+        measured = read_rows(_where(experiment))
+    frame = pd.DataFrame(measured, columns=["experiment", "run", *ROW, *ORIGIN])
     return frame.astype({"value": float, "ci_low": float, "ci_high": float, "chance": float})
+
+
+def read_rows(folders: str) -> list[dict]:
+    """Read the rows of runs: whatever reads a metrics.json reads it here.
+
+    Args:
+        folders: Pattern of the runs' folders below `stages.root()`, as in `results/*/*`.
+
+    Returns:
+        For each row experiment, run, the keys of `ROW` and those of `ORIGIN`; sorted by experiment and run.
+
+    Raises:
+        DataError: As `table`.
+    """
+    measured = []
+    for path in sorted(stages.root().glob(f"{folders}/metrics.json")):
+        try:
+            made, config = (json.loads((path.parent / f"{name}.json").read_text()) for name in ("provenance", "config"))
+            origin = {"profile": config["profile"]} | {part: made[part] for part in ORIGIN[1:]}
+            named = {"experiment": path.parent.parent.name, "run": path.parent.name}
+            measured += [named | checked_row(row) | origin for row in json.loads(path.read_text())]
+        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+            raise DataError(f"{path.parent} is not a complete result ({error!r}): run it again or remove it") from None
+    return measured
 
 
 def _where(experiment: str | None) -> str:
     """Where the runs of an experiment are, or, as it holds a slash, those of runs of a matrix."""
     if experiment and "/" in experiment:
-        return f"{experiment.removeprefix(f'{runs.root()}/').strip('/')}/results/*/*"
+        return f"{experiment.removeprefix(f'{stages.root()}/').strip('/')}/results/*/*"
     return f"results/{experiment or '*'}/*"
 
 
 def _evaluated(path: Path) -> list[dict]:
     """Rows of a file of `rsvlm evaluate --json`, named by the model that the file of provenance beside it names."""
     try:
-        rows = [runs.checked_row(row) for row in json.loads(path.read_text())]
+        rows = [checked_row(row) for row in json.loads(path.read_text())]
         beside = path.with_suffix(".provenance.json")
         made = json.loads(beside.read_text()) if beside.is_file() else {}
         return [{"experiment": path.name, "run": str(made.get("model", path.stem)), **row, **_origin(made)} for row in rows]
@@ -104,7 +188,7 @@ def published(path: Path | str | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    path = Path(path) if path else runs.PACKAGE / "published.csv"
+    path = Path(path) if path else Path(__file__).with_name("published.csv")
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             lines = list(spreadsheet.reader(file, strict=True))
@@ -130,7 +214,7 @@ def _published_row(cells: Sequence[str], where: str) -> dict[str, object]:
     row: dict[str, object] = dict(zip(PUBLISHED, map(str.strip, cells), strict=True))
     if empty := [name for name in PUBLISHED if not row[name] and name != "backbone"]:
         raise DataError(f"{where}: '{empty[0]}' is empty: fill it in, or write {UNSTATED} for a split or protocol")
-    known = {"task": TASKS, "direction": runs.DIRECTIONS, "trained_on_dataset": ("yes", "no")}
+    known = {"task": TASKS, "direction": DIRECTIONS, "trained_on_dataset": ("yes", "no")}
     for name, choices in known.items():
         if row[name] not in choices:
             raise DataError(f"{where}: '{name}' is '{row[name]}', expected {' or '.join(choices)}")
@@ -323,9 +407,7 @@ def csv(experiment: str | None = None, with_published: bool = False) -> str:
     frame = beside(frame) if with_published else frame
     for name in frame.select_dtypes(exclude="number"):
         frame[name] = [f"'{cell}" if str(cell)[:1] in ("=", "+", "-", "@", "\t", "\r") else cell for cell in frame[name]]
-    buffer = io.StringIO()
-    frame.to_csv(buffer, index=False, lineterminator="\n")
-    return buffer.getvalue().rstrip("\n")
+    return frame.to_csv(index=False, lineterminator="\n").rstrip("\n")
 
 
 def formatted(experiment: str | None, form: str, with_published: bool = False) -> str:

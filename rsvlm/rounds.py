@@ -36,13 +36,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rsvlm import benchmarks, checkpoints, embed, localize, losses, retrieval, runs, train, weights
+from rsvlm import benchmarks, checkpoints, embed, localize, losses, retrieval, stages, train, weights
 from rsvlm import images as imaging
 from rsvlm import tokenizer as tokenizers
 from rsvlm.curriculum import Place
 from rsvlm.errors import DataError, ModelError
+from rsvlm.files import write_atomic
 from rsvlm.mammut import Mammut, MammutConfig
-from rsvlm.runs import write_atomic
 
 if TYPE_CHECKING:
     from rsvlm import config
@@ -263,13 +263,13 @@ def load_or_begin(options: config.Config, data: Path, recompute: bool = False) -
     """
     steps, rate = options.train.steps // 2, options.train.learning_rate
     chosen = Options(steps=steps, learning_rate=rate, warmup_steps=steps // 8, ema=0.9, seed=options.seed)
-    source = runs.source_hash("rounds", "mammut", "tokenizer", "images", "losses", "train", follow=False)
+    source = stages.source_hash("rounds", "mammut", "tokenizer", "images", "losses", "train", follow=False)
     parts = {"sizes": LOCAL, "options": dataclasses.asdict(chosen), "data": benchmarks.fingerprint(data), "source": source}
 
     def compute(folder: Path) -> None:
         begin(LOCAL, read(data, "train", LOCAL["image_size"], seed=options.seed), folder, chosen)
 
-    return runs.stage("rounds-begin", parts, compute, recompute) / "model"
+    return stages.stage("rounds-begin", parts, compute, recompute) / "model"
 
 
 def probabilities(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rsvlm import images, tiles
+from rsvlm import files, images
 from rsvlm.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def manifest(folder: Path, *, verify: bool = False) -> dict:
                 raise DataError(
                     f"{path} has {path.stat().st_size} bytes instead of {shard['bytes']}: build the data set again"
                 )
-            if verify and tiles.file_sha256(path) != shard["sha256"]:
+            if verify and files.file_sha256(path) != shard["sha256"]:
                 raise DataError(f"{path} has other content than the manifest says: build the data set again")
     return content
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rsvlm import imagery, layout, mosaics, runs
+from rsvlm import files, imagery, layout, mosaics
 from rsvlm.errors import DataError
 from rsvlm.layout import Source
 
@@ -145,7 +144,6 @@ def write_cells(path: Path, grid: Grid, size: tuple[int, int], texts: Sequence[s
     from affine import Affine
 
     x0, width, y0, height = grid.transform
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     form = {"driver": "GTiff", "width": size[1], "height": size[0], "count": len(texts), "dtype": "float32", "nodata": np.nan}
     form |= {
         "tiled": True,
@@ -158,19 +156,16 @@ def write_cells(path: Path, grid: Grid, size: tuple[int, int], texts: Sequence[s
     form |= {"compress": "deflate", "zlevel": 1, "predictor": 3, "transform": Affine(width, 0, x0, 0, -height, y0)}
     if grid.scene.located:
         form["crs"] = grid.scene.source.crs
-    try:
-        with rasterio.Env(GDAL_CACHEMAX=64_000_000), rasterio.open(temporary, "w", **form) as file:
-            for number, text in enumerate(texts, 1):
-                file.set_band_description(number, layout.clean(text))
+    memory = rasterio.Env(GDAL_CACHEMAX=64_000_000)
+    with files.replacing(path) as temporary, memory, rasterio.open(temporary, "w", **form) as file:
+        for number, text in enumerate(texts, 1):
+            file.set_band_description(number, layout.clean(text))
 
-            def write(box: tuple[int, int, int, int], confidence: np.ndarray) -> None:
-                top, left, bottom, right = box
-                file.write(confidence, window=((top, bottom), (left, right)))
+        def write(box: tuple[int, int, int, int], confidence: np.ndarray) -> None:
+            top, left, bottom, right = box
+            file.write(confidence, window=((top, bottom), (left, right)))
 
-            yield write
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield write
 
 
 def write_polygons(path: Path, listed: Sequence[dict], texts: Sequence[str], grid: Grid) -> None:
@@ -183,7 +178,7 @@ def write_polygons(path: Path, listed: Sequence[dict], texts: Sequence[str], gri
         told = {name: region[name] for name in ("confidence", "peak", "area_m2", "area_px", "lon", "lat")}
         features.append({"type": "Feature", "properties": {"text": texts[region["text"]], **told}, "geometry": geometry})
     content = {"type": "FeatureCollection"} | ({"crs": grid.member} if grid.member else {}) | {"features": features}
-    runs.write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
+    files.write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
 
 
 # Pixels

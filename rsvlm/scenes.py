@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from rsvlm import files, kernels, layout, localize, masks, scenefiles
 from rsvlm import images as imaging
-from rsvlm import kernels, layout, localize, masks, runs, scenefiles
 from rsvlm.errors import DataError
 from rsvlm.mammut import Mammut
 from rsvlm.scenefiles import Grid, Scene
@@ -253,7 +253,7 @@ def search(
         "seconds": round(time.time() - started, 2),
         "megapixels": scene.width * scene.height / 1e6,
     }
-    runs.write_atomic(out / "search.json", json.dumps(facts, indent=1, ensure_ascii=False))
+    files.write_atomic(out / "search.json", json.dumps(facts, indent=1, ensure_ascii=False))
     with np.errstate(invalid="ignore", divide="ignore"):
         image = np.nan_to_num(thumb[..., :3] / thumb[..., 3:]).round().astype(np.uint8)
     for region in listed:

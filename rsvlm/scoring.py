@@ -98,7 +98,7 @@ def evaluate(
     seed: int = 0,
     progress: bool = False,
 ) -> list[dict]:
-    """Score one method or several on the same images, as rows (`runs.ROW`) with direction `t2i`.
+    """Score one method or several on the same images, as rows (`results.ROW`) with direction `t2i`.
 
     Args:
         items: Pictures with masks.

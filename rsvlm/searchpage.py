@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rsvlm import benchmarks, bluemarble, embed, figures, images, localize, retrieval, runs, train, weights
+from rsvlm import benchmarks, bluemarble, embed, figures, files, images, localize, retrieval, stages, train, weights
 from rsvlm import tokenizer as tokenizers
 from rsvlm.errors import DataError, MissingExtraError, ModelError, RsvlmError
 from rsvlm.mammut import Mammut
@@ -94,7 +94,7 @@ def build(
 
     def put(name: str, content: bytes | object) -> None:
         text = content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        runs.write_atomic(out / name, text)
+        files.write_atomic(out / name, text)
 
     put("vectors.bin", found.image_embeddings.astype("<f4").tobytes())
     parts, scales = contributions(loaded, arrays)
@@ -186,16 +186,18 @@ def runtime() -> Path:
     Raises:
         RsvlmError: There is no npm, the registry cannot be reached, or it gave other bytes than those named here.
     """
-    return runs.stage("onnxruntime-web", {"package": RUNTIME, "integrity": INTEGRITY, "files": RUNTIME_FILES}, _fetch_runtime)
+    return stages.stage(
+        "onnxruntime-web", {"package": RUNTIME, "integrity": INTEGRITY, "files": RUNTIME_FILES}, _fetch_runtime
+    )
 
 
 def load_or_build(config: Config) -> Path:
     """Return the folder that `build` filled for the model and the test split of these options, made now unless it was before."""
     data = bluemarble.load_or_build(config)
     model = train.load_or_train(config, data) / "model"
-    source = runs.source_hash("searchpage", "weights", "localize", "embed", "images", "mammut", "tokenizer", follow=False)
+    source = stages.source_hash("searchpage", "weights", "localize", "embed", "images", "mammut", "tokenizer", follow=False)
     parts = {"model": embed.fingerprint(model), "data": benchmarks.fingerprint(data), "source": source}
-    return runs.stage("search", parts, lambda out: build(model, data, out, device=config.device))
+    return stages.stage("search", parts, lambda out: build(model, data, out, device=config.device))
 
 
 def prepare(profile: str) -> bool:
@@ -212,7 +214,7 @@ def prepare(profile: str) -> bool:
     """
     from rsvlm import config
 
-    home = runs.root()
+    home = stages.root()
     if "file: book/search" not in (home / "_toc.yml").read_text(encoding="utf-8"):
         return True
     made = load_or_build(config.load(profile))
@@ -222,7 +224,7 @@ def prepare(profile: str) -> bool:
     except RsvlmError as error:
         log.warning("%s\nThe search page is built without its search; `make book` with a network adds it.", error)
     place(made, ran, home / "book" / "_static" / "search")
-    runs.write_atomic(home / "book" / "generated" / "search.html", examples_html(made))
+    files.write_atomic(home / "book" / "generated" / "search.html", examples_html(made))
     return ran is not None
 
 
@@ -243,10 +245,10 @@ def place(made: Path, ran: Path | None, out: Path) -> dict:
         for path in sorted(folder.glob("*")):
             if path.name not in ("stage.json", "tokenizer_config.json"):
                 shutil.copyfile(path, out / path.name)
-    files = {path.name: path.read_bytes() for path in sorted(out.glob("*"))}
-    files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
-    manifest = {"files": files, "runtime": RUNTIME if ran else None}
-    runs.write_atomic(out / "manifest.json", json.dumps(manifest, indent=1))
+    contents = {path.name: path.read_bytes() for path in sorted(out.glob("*"))}
+    entries = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
+    manifest = {"files": entries, "runtime": RUNTIME if ran else None}
+    files.write_atomic(out / "manifest.json", json.dumps(manifest, indent=1))
     return manifest
 
 
@@ -297,7 +299,7 @@ def unpack(package: bytes, out: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(package)) as tar:
         for name, ours in RUNTIME_FILES.items():
             content = tar.extractfile(f"package/dist/{name}").read()
-            runs.write_atomic(out / ours, gzip.compress(content, mtime=0) if ours.endswith(".gz") else content)
+            files.write_atomic(out / ours, gzip.compress(content, mtime=0) if ours.endswith(".gz") else content)
 
 
 def _npm() -> list[str]:

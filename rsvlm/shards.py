@@ -22,7 +22,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import re
 import shutil
 import tarfile
@@ -32,7 +31,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from rsvlm import engines, runs, tiles
+from rsvlm import engines, files
 from rsvlm.errors import DataError
 from rsvlm.samples import IMAGE_TYPES, SCHEMA, BrokenSample, manifest, read_manifest, read_shard
 from rsvlm.samples import Sample as Sample  # readers find everything about shards here
@@ -129,18 +128,18 @@ def write(
     if (content := finished(out, plan)) is not None:
         return content
     with _writing(out):
-        runs.write_atomic(out / ".tasks" / "plan", plan)
+        files.write_atomic(out / ".tasks" / "plan", plan)
         # From here on the folder is unfinished; what the tasks reported says which shards are whole.
         (out / "manifest.json").unlink(missing_ok=True)
         for leftover in [*out.glob(".*.partial"), *out.glob("*/.*.partial"), *out.glob(".tasks/*/.*.partial")]:
             leftover.unlink(missing_ok=True)
-    files: dict[str, None] = {}
+    names: dict[str, None] = {}
 
     def checked() -> Iterator[Task]:
         for task in tasks:
-            if not _FILE.fullmatch(task.file) or task.file in files:
+            if not _FILE.fullmatch(task.file) or task.file in names:
                 raise DataError(f"'{task.file}' cannot name a shard: give each another split/name.tar of letters and digits")
-            files[task.file] = None
+            names[task.file] = None
             yield task
 
     make = functools.partial(_make, out, plan, work)
@@ -152,9 +151,9 @@ def write(
             bar.update()
             bar.set_postfix(samples=samples, refresh=False)
     with _writing(out):
-        content = _sum_up(out, plan, list(files), dict(header or {}), stages, before)
+        content = _sum_up(out, plan, list(names), dict(header or {}), stages, before)
         content["files"] = ["funnel.json", "rejected.jsonl", *(finish(content) if finish else ())]
-        runs.write_atomic(out / "manifest.json", json.dumps(content, indent=1) + "\n")
+        files.write_atomic(out / "manifest.json", json.dumps(content, indent=1) + "\n")
     return content
 
 
@@ -241,12 +240,12 @@ def rewrite(
             if removed := entry["samples"] - splits[split]["samples"]:
                 rows.append(_funnel_row(split, "removal", splits[split]["samples"], {reason: removed}))
         if rows:
-            files = content.get("files", [])
+            others = content.get("files", [])
             content |= {"splits": splits, "funnel": [*content.get("funnel", []), *rows], "rewritten": True}
             content |= {name: _commonest(counts) for name, counts in sums.items()}
             content["files"] = ["funnel.json", "rejected.jsonl", *(finish(content) if finish else ())]
-            content["replaced"] = sorted(stale | set(files))
-            runs.write_atomic(folder / "manifest.json", json.dumps(content, indent=1) + "\n")
+            content["replaced"] = sorted(stale | set(others))
+            files.write_atomic(folder / "manifest.json", json.dumps(content, indent=1) + "\n")
         # From here on also what a run that was stopped did not come to.
         _write_funnel(folder, content)
         wanted = {shard["file"] for entry in splits.values() for shard in entry["shards"]} | set(content.get("files", ()))
@@ -304,7 +303,7 @@ def _make(out: Path, plan: str, work: Callable[[Task], Made], task: Task) -> int
     report = _read_report(out, task.file, plan)
     if report is not None and (shard := report["shard"]) is None:
         return 0
-    if report is not None and (out / task.file).is_file() and tiles.file_sha256(out / task.file) == shard["sha256"]:
+    if report is not None and (out / task.file).is_file() and files.file_sha256(out / task.file) == shard["sha256"]:
         return shard["samples"]
     made = work(task)
     rejected = list(made.rejected)
@@ -313,9 +312,9 @@ def _make(out: Path, plan: str, work: Callable[[Task], Made], task: Task) -> int
     report |= {"counts": dict(made.counts), "usage": dict(made.usage), **_licences(records)}
     with _writing(out):
         # The report goes first: a shard without one would look like somebody else's.
-        runs.write_atomic(_report_path(out, task.file), _line(report))
+        files.write_atomic(_report_path(out, task.file), _line(report))
         if records:
-            runs.write_atomic(out / task.file, data)
+            files.write_atomic(out / task.file, data)
     return len(records)
 
 
@@ -348,18 +347,17 @@ def _writing(out: Path) -> Iterator[None]:
         raise DataError(f"writing to {out} failed ({error}): make room or choose another folder, then run again") from error
 
 
-def _sum_up(out: Path, plan: str, files: list[str], header: dict, stages: Sequence[str], before: Iterable[Mapping]) -> dict:
+def _sum_up(out: Path, plan: str, names: list[str], header: dict, stages: Sequence[str], before: Iterable[Mapping]) -> dict:
     """Merge what the tasks reported, one at a time, and write rejected.jsonl and funnel.json; return the manifest."""
-    splits: dict[str, dict] = {file.partition("/")[0]: {"samples": 0, "shards": []} for file in files}
+    splits: dict[str, dict] = {file.partition("/")[0]: {"samples": 0, "shards": []} for file in names}
     lost: collections.Counter = collections.Counter()  # (split, stage, reason) → items
     parts: collections.Counter = collections.Counter()
     sums = {name: collections.Counter() for name in ("counts", "usage", "licences", "attributions")}
-    temporary = out / f".rejected.jsonl.{os.getpid()}.partial"
-    with open(temporary, "wb") as lines:
+    with files.replacing(out / "rejected.jsonl") as temporary, open(temporary, "wb") as lines:
         for line in before:
             _tally(line, str(line.get("split") or "all"), lost, parts)
             lines.write(_line(line))
-        for file in files:
+        for file in names:
             split, report = file.partition("/")[0], _read_report(out, file, plan)
             if report is None:
                 raise DataError(f"{_report_path(out, file)} has gone since its shard was made: run the build again")
@@ -371,9 +369,6 @@ def _sum_up(out: Path, plan: str, files: list[str], header: dict, stages: Sequen
                 lines.write(_line({"shard": file} | line))
             for name, counter in sums.items():
                 counter.update(report[name])
-        lines.flush()
-        os.fsync(lines.fileno())
-    os.replace(temporary, out / "rejected.jsonl")
     content = {"schema": SCHEMA, "plan": plan} | header | {"splits": splits, "funnel": _funnel(splits, lost, stages)}
     content |= {"rejected_counts": _by_stage(lost), "part_counts": _by_stage(parts)}
     content |= {name: dict(sorted(sums[name].items())) for name in ("counts", "usage")}
@@ -427,7 +422,7 @@ def _write_funnel(out: Path, content: Mapping) -> None:
     rejected = sum(row["rejected"] for row in rows)
     told = {"in": kept + rejected, "kept": kept, "rejected": rejected, "rows": rows}
     told |= {name: content.get(name, {}) for name in ("rejected_counts", "part_counts", "counts", "usage")}
-    runs.write_atomic(out / "funnel.json", json.dumps(told, indent=1) + "\n")
+    files.write_atomic(out / "funnel.json", json.dumps(told, indent=1) + "\n")
 
 
 def _licences(records: Iterable[dict]) -> dict[str, dict[str, int]]:
@@ -460,7 +455,7 @@ def _without(folder: Path, shard: dict, keep: Callable[[dict], bool], sums: dict
             for extension, data in members.items():
                 _add(archive, f"{key}.{extension}", data)
     file = _next_file(shard["file"])
-    runs.write_atomic(folder / file, buffer.getvalue())
+    files.write_atomic(folder / file, buffer.getvalue())
     return _entry(file, len(kept), buffer.getvalue())
 
 

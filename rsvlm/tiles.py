@@ -8,7 +8,6 @@ training pixel comes nearer to a held-back chip than the side of one chip.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 from pathlib import Path
@@ -334,12 +333,6 @@ def cut(imagery: np.ndarray, table: pd.DataFrame) -> np.ndarray:
         box = (x0 - left, y0 - top, x1 - left, y1 - top)
         result[number] = padded.crop(window).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
     return result
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _window_edges(table: pd.DataFrame, pixels_per_degree: float) -> np.ndarray:

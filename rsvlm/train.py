@@ -15,7 +15,6 @@ shared by several processes, which end in the same weights as one, up to the rou
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import logging
@@ -32,7 +31,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rsvlm import benchmarks, checkpoints, curriculum, distributed, embed, losses, mammut, runs, weights
+from rsvlm import benchmarks, checkpoints, curriculum, distributed, embed, files, losses, mammut, provenance, stages, weights
 from rsvlm import images as imaging
 from rsvlm import tokenizer as tokenizers
 from rsvlm.curriculum import Place
@@ -77,7 +76,7 @@ def train(config: Config, data: Path | Mapping[str, Path], out: Path) -> Path:
             return finished
         if distributed.rank() == 0:
             out.mkdir(parents=True, exist_ok=True)
-            runs.write_atomic(out / "run.json", json.dumps(identity, indent=1))
+            files.write_atomic(out / "run.json", json.dumps(identity, indent=1))
 
         model = prepare(build(config, data).to(target), options)
         optimizer = make_optimizer(model, options)
@@ -144,8 +143,8 @@ def load_or_train(config: Config, data: Path | Mapping[str, Path], recompute: bo
         The run's folder, with `model/` and `metrics.jsonl`.
     """
     modules = "train", "curriculum", "augment", "mammut", "tokenizer", "images", "embed"  # the data has its own hash
-    parts = _identity(config, _named(data)) | {"source": runs.source_hash(*modules, follow=False)}
-    return runs.stage("train", parts, lambda folder: train(config, data, folder), recompute)
+    parts = _identity(config, _named(data)) | {"source": stages.source_hash(*modules, follow=False)}
+    return stages.stage("train", parts, lambda folder: train(config, data, folder), recompute)
 
 
 def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
@@ -379,7 +378,7 @@ class _Metrics:
             whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
             kept = [line for line in whole if json.loads(line)["step"] <= from_step]
         if distributed.rank() == 0:
-            runs.write_atomic(path, "".join(kept))
+            files.write_atomic(path, "".join(kept))
 
     def write(self, line: dict) -> None:
         if distributed.rank() == 0:
@@ -414,7 +413,7 @@ def _identity(config: Config, data: Mapping[str, Path]) -> dict:
     start = sorted(Path(config.train.start).glob("*.safetensors")) if config.train.start else []
     if config.train.start and not start:
         raise ModelError(f"train.start={config.train.start} holds no safetensors: give the folder of a model")
-    started = [hashlib.sha256(path.read_bytes()).hexdigest() for path in start]
+    started = [files.file_sha256(path) for path in start]
     return {"options": options, "data": {name: benchmarks.fingerprint(path) for name, path in data.items()}, "start": started}
 
 
@@ -448,7 +447,7 @@ def _stop_if_not_finite(loss: Tensor, step: int, keys: list[str], out: Path) -> 
     if math.isfinite(loss.item()):
         return
     if distributed.rank() == 0:
-        runs.write_atomic(out / "not_finite.json", json.dumps({"step": step, "keys": keys}, indent=1))
+        files.write_atomic(out / "not_finite.json", json.dumps({"step": step, "keys": keys}, indent=1))
     raise RsvlmError(
         f"the loss is {loss.item()} at step {step}; the keys of its batch are in {out / 'not_finite.json'}. "
         "Lower train.learning_rate, or look at those samples; the checkpoint before is kept"
@@ -459,4 +458,4 @@ def _memory_gb(device: torch.device) -> float:
     """Most memory held so far: of the GPU by tensors, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return runs.peak_memory_mb() * 2**20 / 1e9
+    return provenance.peak_memory_mb() * 2**20 / 1e9

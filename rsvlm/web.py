@@ -15,7 +15,6 @@ import hashlib
 import heapq
 import json
 import logging
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsvlm import crawl, engines, fetch, filters, images, overhead, runs, shards, webdemo, webstages
+from rsvlm import crawl, engines, fetch, files, filters, images, overhead, shards, stages, webdemo, webstages
 from rsvlm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ def build(
             for name in ("Pillow", "numpy", "pyarrow", "fastwarc", "resiliparse", "lingua-language-detector")
         },
     }
-    base = runs.key(**about)
+    base = stages.key(**about)
     if (done := _opened(out, base, options.fetch.retry_failed)) is not None:
         return done
     overhead.save(judge, folder / "head.npz")
@@ -137,9 +136,9 @@ def build(
     run = functools.partial(_run, engine=engine, workers=workers, progress=progress)
     work = webstages.Work(str(folder), chosen)
     source_code = _code("crawl")
-    names = [f"{n:05d}-{runs.key(source=s, code=source_code)}.parquet" for n, s in enumerate(sources)]
+    names = [f"{n:05d}-{stages.key(source=s, code=source_code)}.parquet" for n, s in enumerate(sources)]
     mark = {"options": about["options"], "code": _code("filters")}
-    texts = [folder / "texts" / f"{name[:5]}-{runs.key(source=name, **mark)}.parquet" for name in names]
+    texts = [folder / "texts" / f"{name[:5]}-{stages.key(source=name, **mark)}.parquet" for name in names]
     items = [
         (str(path.resolve()), str(text), str(folder / "candidates" / n))
         for path, text, n in zip(paths, texts, names, strict=True)
@@ -150,7 +149,9 @@ def build(
         crawled.update(counts)
         with_pictures += [number] if counts.get("image_records") else []
 
-    chosen_key = runs.key(texts=[path.name for path in texts], removed=about["removed"], code=_code("webstages", follow=False))
+    chosen_key = stages.key(
+        texts=[path.name for path in texts], removed=about["removed"], code=_code("webstages", follow=False)
+    )
     parts = webstages.choose(texts, folder / "addresses" / chosen_key, unwanted)
     archived = [
         (str(paths[n].resolve()), str(folder / "archive" / f"{names[n][:-8]}-{chosen_key}.parquet")) for n in with_pictures
@@ -158,11 +159,11 @@ def build(
     unpack = functools.partial(webstages.unpack, str(folder / "addresses" / chosen_key), folder / "archive")
     list(run("archived pictures", unpack, archived))
     store = Path(cache) if cache else folder / "fetch"
-    fetched = folder / "fetched" / runs.key(addresses=chosen_key, archived=[path[-40:] for _, path in archived])
+    fetched = folder / "fetched" / stages.key(addresses=chosen_key, archived=[path[-40:] for _, path in archived])
     digests = webstages.fetch_all(parts, [Path(path) for _, path in archived], store, fetched, options.fetch, progress)
 
     stem = {"head": about["head"], "options": about["options"], "code": _code("overhead", "dedup", "images")}
-    judged = [folder / "pictures" / f"{n:05d}-{runs.key(part=digest, **stem)}.parquet" for n, digest in enumerate(digests)]
+    judged = [folder / "pictures" / f"{n:05d}-{stages.key(part=digest, **stem)}.parquet" for n, digest in enumerate(digests)]
     items = [(str(fetched / part.name), str(path)) for part, path in zip(parts, judged, strict=True)]
     list(run("pictures", functools.partial(webstages.judge, work), items))
 
@@ -171,7 +172,7 @@ def build(
         at = folder / "embedded" / about["embedder"]
         dropped |= webstages.embedding_duplicates(judged, set(dropped), embedder, at, folder, chosen)
     overlaps = webstages.overlaps(judged, set(dropped), folder / "benchmarks", tables, chosen.hash_distance)
-    plan = runs.key(base=base, digests=digests)
+    plan = stages.key(base=base, digests=digests)
     final, counts = webstages.deal(judged, {*dropped, *overlaps}, folder / "final" / plan, options, agreement, folder)
     _make_room(out, plan)
     notes = [
@@ -185,7 +186,7 @@ def build(
     def finish(manifest: dict) -> list[str]:
         lines = [line for found in overlaps.values() for line in found]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        runs.write_atomic(out / "overlap.jsonl", text)
+        files.write_atomic(out / "overlap.jsonl", text)
         return [_write_pairs(out, manifest), "overlap.jsonl"]
 
     return shards.write(
@@ -325,8 +326,7 @@ def _forget(folder: Path, named: Callable[[dict], bool], gone: Sequence[dict]) -
     """Delete what is kept of some addresses beside the shards: pictures, texts, and the tables of the stages, which hold both."""
     digests = {record["hashes"]["sha256"] for record in gone}
     lines, told = folder / "rejected.jsonl", set()
-    temporary = lines.with_name(f".{lines.name}.{os.getpid()}.partial")
-    with open(temporary, "wb") as file:
+    with files.replacing(lines) as temporary, open(temporary, "wb") as file:
 
         def write(line: dict) -> None:
             file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
@@ -340,9 +340,6 @@ def _forget(folder: Path, named: Callable[[dict], bool], gone: Sequence[dict]) -
         for record in gone:
             if record["url"] not in told:
                 write({"url": record["url"], "stage": "removal", "reason": "removed"})
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, lines)
     for digest in digests - {""}:
         for path in _kept_files(folder / ".work", digest):
             path.unlink(missing_ok=True)
@@ -487,7 +484,7 @@ def _opened(out: Path, base: str, retry: bool) -> dict | None:
     if content is None:
         if not known and (found := next(out.glob("*/*.tar"), None)):
             raise DataError(f"{found} was not written by this build: choose an empty folder instead of {out}")
-        runs.write_atomic(note, base)
+        files.write_atomic(note, base)
         return None
     if content.get("rewritten"):
         if retry:
@@ -517,21 +514,16 @@ def _input_hashes(folder: Path, paths: Sequence[Path], engine: str, workers: int
     fresh = [path for path, mark in zip(paths, marks, strict=True) if mark not in known]
     total = sum(path.stat().st_size for path in fresh)
     engine, workers = (engine, workers) if total > 500_000_000 else ("local", 1)
-    found = iter(engines.run(_sha256, [str(path.resolve()) for path in fresh], engine, workers))
+    found = iter(engines.run(files.file_sha256, [str(path.resolve()) for path in fresh], engine, workers))
     hashes = {mark: known[mark] if mark in known else next(found) for mark in marks}
     if fresh:
-        runs.write_atomic(note, json.dumps(hashes))
+        files.write_atomic(note, json.dumps(hashes))
     return [hashes[mark] for mark in marks]
 
 
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _code(*names: str, follow: bool = True) -> str:
-    words = hashlib.sha256((runs.PACKAGE / "lexicon.json").read_bytes()).hexdigest()
-    return runs.key(source=runs.source_hash(*names, follow=follow), words=words)
+    words = hashlib.sha256((stages.PACKAGE / "lexicon.json").read_bytes()).hexdigest()
+    return stages.key(source=stages.source_hash(*names, follow=follow), words=words)
 
 
 def _version(name: str) -> str:

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from rsvlm import images, overhead, runs, tiles
+from rsvlm import files, images, overhead, stages, tiles
 from rsvlm.errors import DataError
 
 PORT = 8917
@@ -179,8 +179,8 @@ def make(folder: Path, seed: int = 0, pictures: int = 720) -> pd.DataFrame:
         _pages(folder / "sites" / host, host, part.to_dict("records"), rng)
     buffer = io.BytesIO()
     labels.to_parquet(buffer, index=False)
-    runs.write_atomic(folder / "answers.json", json.dumps(answers, indent=1))
-    runs.write_atomic(folder / "labels.parquet", buffer.getvalue())
+    files.write_atomic(folder / "answers.json", json.dumps(answers, indent=1))
+    files.write_atomic(folder / "labels.parquet", buffer.getvalue())
     return labels
 
 
@@ -451,7 +451,7 @@ def _place(folder: Path, host: str, path: str, data: bytes, trap: str, answers: 
         target = "http://169.254.169.254/latest/meta-data/" if trap == "moved inward" else f"/moved/{path}"
         answers[f"{host}/{path}"] = {"status": 302, "headers": {"Location": target}}
         file = folder / "sites" / host / "moved" / path
-    runs.write_atomic(file, data)
+    files.write_atomic(file, data)
 
 
 def _public(path: str, trap: str) -> str:
@@ -459,7 +459,7 @@ def _public(path: str, trap: str) -> str:
 
 
 def _pages(folder: Path, host: str, rows: list[dict], rng: np.random.Generator) -> None:
-    runs.write_atomic(folder / "robots.txt", "User-agent: *\nDisallow: /private/\nAllow: /\n")
+    files.write_atomic(folder / "robots.txt", "User-agent: *\nDisallow: /private/\nAllow: /\n")
     links = []
     for number, first in enumerate(range(0, len(rows), 8)):
         body = "\n".join(_markup(row, int(rng.integers(6))) for row in rows[first : first + 8])
@@ -469,9 +469,9 @@ def _pages(folder: Path, host: str, rows: list[dict], rng: np.random.Generator) 
         head = f'<!doctype html><html><head><meta charset="{"iso-8859-1" if latin else "utf-8"}"><title>{title}</title>{base}</head>'
         page = f"{head}<body><h1>{title}</h1>\n{body}\n</body></html>"
         data = page.encode("iso-8859-1", "xmlcharrefreplace") if latin else page.encode()
-        runs.write_atomic(folder / f"page{number}.html", data)
+        files.write_atomic(folder / f"page{number}.html", data)
         links.append(f'<li><a href="page{number}.html">{title}</a></li>')
-    runs.write_atomic(folder / "index.html", f"<!doctype html><title>{host}</title><ul>{''.join(links)}</ul>")
+    files.write_atomic(folder / "index.html", f"<!doctype html><title>{host}</title><ul>{''.join(links)}</ul>")
 
 
 def _markup(row: dict, kind: int) -> str:
@@ -584,7 +584,7 @@ def capture(addresses: dict[str, str], warc: Path) -> int:
             head = f"HTTP/1.1 {answer.status} {answer.reason}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in answer.getheaders())
             records.append(_record(f"{address}{path}", head.encode() + b"\r\n" + body))
         connection.close()
-    runs.write_atomic(warc, b"".join(gzip.compress(record, 6, mtime=0) for record in records))
+    files.write_atomic(warc, b"".join(gzip.compress(record, 6, mtime=0) for record in records))
     return len(records)
 
 
@@ -659,5 +659,5 @@ def default_head(precision: float = 0.95) -> overhead.Head:
     def train(folder: Path) -> None:
         overhead.save(overhead.fit(**labelled(), precision=precision, about="the demo's training hosts"), folder / "head.npz")
 
-    parts = {"precision": precision, "source": runs.source_hash("webdemo", "overhead", "images", follow=False)}
-    return overhead.load(runs.stage("overhead-head", parts, train) / "head.npz")
+    parts = {"precision": precision, "source": stages.source_hash("webdemo", "overhead", "images", follow=False)}
+    return overhead.load(stages.stage("overhead-head", parts, train) / "head.npz")

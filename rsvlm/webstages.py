@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rsvlm import benchmarks, crawl, dedup, fetch, filters, images, overhead, runs, shards
+from rsvlm import benchmarks, crawl, dedup, fetch, files, filters, images, overhead, shards
 from rsvlm.errors import DataError
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ def choose(texts: Sequence[Path], folder: Path, unwanted: set[str]) -> list[Path
         if sum(map(len, held)) >= PART:
             flush(False)
     flush(True)
-    runs.write_atomic(done, json.dumps(names))
+    files.write_atomic(done, json.dumps(names))
     return [folder / name for name in names]
 
 
@@ -227,7 +226,7 @@ def unpack(addresses: str, store: Path, item: tuple[str, str]) -> int:
                     digest = hashlib.sha256(found.data).hexdigest()
                     path = store / "images" / digest[:2] / digest
                     if not path.is_file():
-                        runs.write_atomic(path, found.data)
+                        files.write_atomic(path, found.data)
                     row = (found.url, digest, found.content_type, found.robots)
                     write(pa.table([[cell] for cell in row], schema=_ARCHIVED))
     return pq.read_metadata(target).num_rows
@@ -283,7 +282,7 @@ def fetch_all(
         write_frame(folder / part.name, table)
         told = table.drop(columns=["file"])
         digests.append(hashlib.sha256(pd.util.hash_pandas_object(told, index=False).to_numpy().tobytes()).hexdigest()[:16])
-    runs.write_atomic(done, json.dumps(digests))
+    files.write_atomic(done, json.dumps(digests))
     return digests
 
 
@@ -377,7 +376,7 @@ def embedding_duplicates(
         table = table[table["stage"] == ""].reset_index(drop=True)
         target = folder / f"{path.stem}.npy"
         if len(table) and not target.is_file():
-            runs.write_atomic(target, _embedded(table["file"].tolist(), embedder, work, options))
+            files.write_atomic(target, _embedded(table["file"].tolist(), embedder, work, options))
         tables.append(table.assign(part=len(tables), row=np.arange(len(table))))
     tables = [table for table in tables if len(table)]
     if not tables:
@@ -583,25 +582,17 @@ def host_of(url: str) -> str:
 @contextlib.contextmanager
 def parquet(path: Path | str, schema: pa.Schema, counts: Counter | None = None) -> Iterator[Callable[[pa.Table], None]]:
     """Write a parquet file batch by batch, under another name until it is whole; `counts` go into its metadata."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        with files.replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             yield writer.write_table
             if counts is not None:
                 writer.add_key_value_metadata({"counts": json.dumps(counts)})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise DataError(f"writing {path} failed ({error}): make room, then run the same command again") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_frame(path: Path, table: pd.DataFrame) -> None:
     """Write a table as parquet, in one step."""
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
-    runs.write_atomic(path, buffer.getvalue())
+    files.write_atomic(path, buffer.getvalue())

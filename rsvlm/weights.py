@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
+from rsvlm import files
 from rsvlm import images as imaging
 from rsvlm import tokenizer as tokenizers
 from rsvlm.errors import MissingExtraError, ModelError
@@ -130,8 +131,8 @@ def export_onnx(model: Mammut, folder: Path | str, towers: Sequence[str] = ("ima
             dynamo=True,
             verbose=False,
         )
-        program.save(folder / f"{name}.partial", external_data=False)
-        (folder / f"{name}.partial").replace(folder / f"{name}.onnx")
+        with files.replacing(folder / f"{name}.onnx") as temporary:
+            program.save(temporary, external_data=False)
     model.train(training)
     facts = ("image_size", "image_mean", "image_std", "context_length", "pad_token_id", "bos_token_id", "eos_token_id")
     facts = {name: getattr(config, name) for name in facts}

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from rsvlm import runs
+from rsvlm import stages
 from rsvlm.errors import DataError
 
 ROOT = Path(__file__).parent.parent
@@ -97,7 +97,7 @@ def test_the_verb_stores_rows_with_their_provenance(tiny_preset, without_peers, 
     assert result.exit_code == 0, result.output
     stored = json.loads(out.read_text())
     assert [row["implementation"] for row in stored["rows"]][:2] == ["rsvlm", "padded reference"]
-    assert stored["provenance"]["package_hash"] == runs.source_hash()
+    assert stored["provenance"]["package_hash"] == stages.source_hash()
     assert stored["provenance"]["command"].startswith(f"python -m benchmarks train --shape {tiny_preset} --batch 2")
     assert "samples/s" in result.output
 

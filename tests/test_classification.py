@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import COLOURS, toy_sample
 
-from rsvlm import classification, runs
+from rsvlm import classification, results
 from rsvlm.errors import DataError
 
 
@@ -88,7 +88,7 @@ def test_worked_example():
 def test_rows_are_rows_of_results():
     images, labels, classes, names = random_case(0)
     rows = classification.evaluate(images, labels, classes, names, logit_scale=20, bootstrap_samples=20)
-    assert all(tuple(sorted(row)) == tuple(sorted(runs.ROW)) for row in rows)
+    assert all(tuple(sorted(row)) == tuple(sorted(results.ROW)) for row in rows)
     assert all(type(row["value"]) is float and type(row["n"]) is int for row in rows)
     assert all(row["ci_low"] <= row["value"] <= row["ci_high"] for row in rows if row["metric"] in ("top1", "top5"))
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import png, toy_sample, write_toy
 
 from rsvlm import __main__ as cli
-from rsvlm import leakage, results, retrieval, runs
+from rsvlm import leakage, provenance, results, retrieval
 
 
 def call(capsys, monkeypatch, *arguments):
@@ -58,7 +58,7 @@ def test_train_embed_evaluate(trained, toy_shards, tmp_path, capsys, monkeypatch
     )
     assert code == 0, text
     rows = json.loads(out.read_text())
-    assert all(set(row) == set(runs.ROW) for row in rows)
+    assert all(set(row) == set(results.ROW) for row in rows)
     assert {(row["protocol"], row["direction"]) for row in rows} == {
         (protocol, direction) for protocol in retrieval.PROTOCOLS for direction in ("i2t", "t2i", "both")
     }
@@ -281,7 +281,9 @@ def test_results_are_printed_as_a_table(capsys, monkeypatch, tmp_path):
     row = {"dataset": "toy", "split": "test", "protocol": "plain", "direction": "both", "metric": "mR"}
     row |= {"value": 12.5, "ci_low": 10.0, "ci_high": 15.0, "chance": 1.0, "n": 48}
     options = config.load("smoke")
-    runs.save_result("retrieval", "smoke-seed0", options, [row], runs.provenance(options, "0", "cpu", time.time(), "x"))
+    results.save_result(
+        "retrieval", "smoke-seed0", options, [row], provenance.provenance(options, "0", "cpu", time.time(), "x")
+    )
     code, text = call(capsys, monkeypatch, "table")
     assert code == 0 and "12.5" in text and "smoke-seed0" in text
     code, text = call(capsys, monkeypatch, "table", "--published", "--format", "csv")

@@ -694,7 +694,7 @@ def test_a_full_disk_stops_the_run(site, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fetch.runs, "write_atomic", full)
+    monkeypatch.setattr(fetch.files, "write_atomic", full)
     site.routes["/x"] = (200, {}, PICTURE)
     with pytest.raises(DataError, match="No space left"):
         fetch.download([site.url("/x")], tmp_path, options())

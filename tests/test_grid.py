@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsvlm import figures, grid, results
+from rsvlm import figures, grid, notebooks, results
 from rsvlm.errors import ConfigError, DataError
 
 PARAMETERS = 'profile = "laptop"\nseed = 0\ndevice = "auto"\nrecompute = False\nrun_name = ""\noverrides = ""'
 WORK = """import time
-from rsvlm import config, runs
+from rsvlm import config, provenance, results
 options = config.load(profile, {"seed": seed} | config.pairs(overrides))
 if seed == 9:
     raise ValueError("nine\\nis too many")
 row = {"dataset": "toy", "split": "test", "protocol": "plain", "direction": "both", "metric": "mR", "ci_low": None, "ci_high": None}
 rows = [row | {"value": seed + options.train.steps / 10, "chance": 1.0, "n": 10}]
-runs.save_result("toy", run_name, options, rows, runs.provenance(options, "d", "cpu", time.time(), "rsvlm run"))"""
+results.save_result("toy", run_name, options, rows, provenance.provenance(options, "d", "cpu", time.time(), "rsvlm run"))"""
 
 
 def write_notebook(path: Path, *sources: str, parameters: str = PARAMETERS) -> Path:
@@ -142,14 +142,25 @@ def test_a_parameter_that_only_some_notebooks_have_is_named(home):
     assert grid.plan(books[1:], {"ways": ["1"]})[0].parameters["ways"] == 1
 
 
-def test_patterns_find_notebooks_once(home, monkeypatch):
-    for name in ("01_a", "02_b", "03_[c]"):
-        write_notebook(home / "notebooks" / f"{name}.ipynb")
-    monkeypatch.chdir(home)
-    found = grid.notebooks(["notebooks/0[12]*.ipynb", "notebooks/01_a.ipynb", "notebooks/03_[c].ipynb"])
-    assert [path.stem for path in found] == ["01_a", "02_b", "03_[c]"]
-    with pytest.raises(DataError, match=r"no notebook 'notebooks/9\*'"):
-        grid.notebooks(["notebooks/9*"])
+@pytest.mark.parametrize(("jobs", "threads"), [(1, None), (2, "4"), (16, "1")])
+def test_runs_at_once_share_the_cores(home, monkeypatch, jobs, threads):
+    begun = {}
+
+    def run_all(tasks, jobs, recompute, environment, done_before):
+        begun.update(environment)
+        return [notebooks.Ending(1.0, "" if number else "no memory") for number, _ in enumerate(tasks)]
+
+    monkeypatch.setattr(notebooks, "run_all", run_all)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    book = write_notebook(home / "notebooks" / "01_a.ipynb")
+    outcomes = grid.run_all(grid.plan([book], {"seed": ["0", "1"]}), jobs)
+    assert [(outcome.state, outcome.last_line) for outcome in outcomes] == [("failed", "no memory"), ("made", "")]
+    assert begun.get("OMP_NUM_THREADS") == begun.get("NUMBA_NUM_THREADS") == threads
+
+
+def test_no_run_at_once_is_refused(home):
+    with pytest.raises(ConfigError, match="at least one run"):
+        grid.run_all([], jobs=0)
 
 
 # What it makes: processes with kernels, which take seconds to start, and minutes on a busy machine
@@ -219,12 +230,12 @@ def test_a_run_ends_with_the_process_that_started_it_and_begins_again(home):
     waiting = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(0 if os.path.exists('go') else 120)"
     book = write_notebook(home / "notebooks" / "01_a.ipynb", waiting)
     (run,) = grid.plan([book], {"seed": ["0"]}, {"profile": "smoke"})
-    process = grid._start(run, 1, False)
+    process = notebooks._start(run.task, False, {})
     until = time.monotonic() + 600
     while not (home / "pid").exists() and time.monotonic() < until:
         time.sleep(0.1)
     kernel = int((home / "pid").read_text())
-    grid._stop([process], patience_s=60)
+    notebooks._stop([process], patience_s=60)
     assert process.returncode != 0 and not run.folder.exists()
     while Path(f"/proc/{kernel}").exists() and time.monotonic() < until + 60:
         time.sleep(0.1)

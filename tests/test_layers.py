@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "rsvlm"
 # Floor by floor, and on each floor in the order in which work passes through: what comes later may use what came before.
 LAYERS = {
     0: "errors config",
-    1: "runs grid results kernels images tokenizer distributed losses",
+    1: "files stages provenance results notebooks grid kernels images tokenizer distributed losses",
     2: "tiles addresses robots ranges layout mosaics imagery scenefiles taxonomy mapfiles places maps landmarks worldmap grammar mapgrammar prompting clients captions rules audit engines pages crawl fetch lexicon filters overhead dedup samples shards bluemarble webdemo catalogue benchmarks maskfiles augment curriculum splits build webstages web",
     3: "mammut weights",
     4: "embed encoders checkpoints train",
@@ -40,8 +40,8 @@ def imports(source: str) -> set[str]:
 
 
 def test_imports_are_found():
-    source = "import rsvlm.runs\nfrom rsvlm import config, nothing\ndef f():\n    from rsvlm.errors import DataError"
-    assert imports(source) == {"runs", "config", "errors"}
+    source = "import rsvlm.stages\nfrom rsvlm import config, nothing\ndef f():\n    from rsvlm.errors import DataError"
+    assert imports(source) == {"stages", "config", "errors"}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name not in FREE])

@@ -13,7 +13,7 @@ import pytest
 from conftest import png, write_tar
 from PIL import Image
 
-from rsvlm import dedup, embed, evaluate, figures, images, leakage, runs
+from rsvlm import dedup, embed, evaluate, figures, images, leakage, results
 from rsvlm.errors import ConfigError, DataError
 
 DATA = Path(os.environ.get("RSVLM_DATA") or Path(__file__).parent.parent.parent / "shared" / "data")
@@ -136,7 +136,7 @@ def test_the_answer_does_not_depend_on_the_batch(found, sets):
 
 def test_rows_count_images_once_and_captions_each(found):
     rows = {row["metric"]: row for row in leakage.rows(found)}
-    assert all(tuple(row) == runs.ROW and runs.checked_row(row) for row in rows.values())
+    assert all(tuple(row) == results.ROW and results.checked_row(row) for row in rows.values())
     assert rows["images: near picture"]["value"] == 100 * 3 / 12 and rows["images: near picture"]["n"] == 12
     assert rows["images: any picture"]["value"] == 100 * 5 / 12 and rows["images: any caption"]["value"] == 100 * 2 / 12
     assert rows["captions: same text"]["value"] == 100 * 1 / 36 and rows["captions: same text"]["n"] == 36
@@ -268,7 +268,7 @@ def test_scores_without_the_overlap_fall_when_the_overlap_was_learnt():
     assert value["test without overlap"] < value["test"] < value["test without as many others"]
     n = {row["split"]: row["n"] for row in rows if row["metric"] == "mR"}
     assert n == {"test": 40, "test without overlap": 28, "test without as many others": 28}
-    assert {row["protocol"] for row in rows} == {"plain"} and all(runs.checked_row(row) for row in rows)
+    assert {row["protocol"] for row in rows} == {"plain"} and all(results.checked_row(row) for row in rows)
 
 
 def test_only_the_reasons_asked_for_count(caplog):

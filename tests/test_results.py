@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsvlm import config, results, runs
+from rsvlm import config, provenance, results
 from rsvlm.errors import ConfigError, DataError
 
 HEAD = ",".join(results.PUBLISHED)
@@ -28,14 +28,75 @@ def save(tmp_path, monkeypatch):
 
     def write(rows, run="laptop-seed0", experiment="retrieval", profile="laptop"):
         options = config.load(profile)
-        made = runs.provenance(options, "d" * 12, "cpu", time.time(), "x")
-        return runs.save_result(experiment, run, options, rows, made)
+        made = provenance.provenance(options, "d" * 12, "cpu", time.time(), "x")
+        return results.save_result(experiment, run, options, rows, made)
 
     return write
 
 
 def recalls(direction, values, **changes):
     return [row(direction=direction, metric=f"R@{k}", value=v, **changes) for k, v in zip((1, 5, 10), values, strict=True)]
+
+
+# Results of runs
+
+
+def test_results_come_back_as_a_table(save, tmp_path):
+    folder = save(
+        [row(metric="R@1", value=50.0), row(ci_low=None, ci_high=None, chance=None, value=np.float32(33.5), n=np.int64(210))]
+    )
+    save([row(value=60)], run="laptop-seed1")
+    assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.json", "provenance.json"}
+    table = results.table("retrieval")
+    assert list(table["run"]) == ["laptop-seed0", "laptop-seed0", "laptop-seed1"]
+    assert list(table["value"]) == [50.0, 33.5, 60.0]
+    assert list(table["seed"]) == [0, 0, 0]
+    assert np.isnan(table["ci_low"][1])
+    assert len(results.table("nothing")) == 0
+    made = json.loads((folder / "provenance.json").read_text())
+    assert {"commit", "dirty", "package_hash", "data_hash", "seed", "device", "versions", "duration_s", "command"} <= set(made)
+    assert str(tmp_path) not in (folder / "provenance.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row(value=float("nan"))],
+        [row(ci_low=float("inf"))],
+        [row(value=None)],
+        [row(direction="both ways")],
+        [row(n=0)],
+        [row(dataset="")],
+        [row(colour="red")],
+        [{key: value for key, value in row().items() if key != "chance"}],
+        [row(), row(value=51.0)],
+    ],
+)
+def test_bad_rows_are_refused_before_anything_is_written(save, tmp_path, rows):
+    with pytest.raises(DataError, match="metric row"):
+        save(rows)
+    assert not (tmp_path / "results").exists()
+
+
+def test_names_of_results_are_plain(save):
+    with pytest.raises(ConfigError, match="cannot name"):
+        save([row()], run="../elsewhere")
+
+
+def test_a_miniature_does_not_replace_a_measured_run(save):
+    save([row()])
+    small = config.load("smoke")
+    with pytest.raises(ConfigError, match="holds a run of profile laptop, not smoke"):
+        results.save_result(
+            "retrieval", "laptop-seed0", small, [row()], provenance.provenance(small, "d", "cpu", time.time(), "x")
+        )
+
+
+def test_a_broken_result_is_named(save):
+    folder = save([row()])
+    (folder / "provenance.json").unlink()
+    with pytest.raises(DataError, match="laptop-seed0 is not a complete result"):
+        results.table()
 
 
 # Published figures

@@ -450,14 +450,14 @@ def test_memory_stays_flat_on_mapped_files(tmp_path):
     program = """
 import sys
 import numpy as np
-from rsvlm import retrieval, runs
+from rsvlm import provenance, retrieval
 folder = sys.argv[1]
 few = np.eye(40, dtype=np.float32)
 retrieval.standings(few, few, np.arange(40))
-before = runs.peak_memory_mb()
+before = provenance.peak_memory_mb()
 images, texts = (np.load(f"{folder}/{name}.npy", mmap_mode="r") for name in ("images", "texts"))
 retrieval.evaluate(images, texts, np.arange(len(texts)) % len(images), bootstrap_samples=20)
-print(runs.peak_memory_mb() - before)
+print(provenance.peak_memory_mb() - before)
 """
     rng = np.random.default_rng(0)
     np.save(tmp_path / "images.npy", unit(rng.normal(size=(3600, 8))))

@@ -6,7 +6,7 @@ from conftest import png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import kernels, maskfiles, runs, scoring
+from rsvlm import kernels, maskfiles, results, scoring
 from rsvlm.errors import DataError
 
 CLASSES = ("ship", "dock", "tree")
@@ -179,7 +179,7 @@ def value(rows, metric, field="value", protocol="maps"):
 def test_a_method_that_sees_scores_full_and_the_rows_are_rows():
     rows = scoring.evaluate(world(), sees, CLASSES, dataset="toy", bootstrap_samples=50)
     for row in rows:
-        runs.checked_row(row)
+        results.checked_row(row)
     for name in ("ship", "dock"):
         for metric in ("pointing", "ap50", "iou@0.5"):
             assert value(rows, f"{metric}[{name}]") == 100, (metric, name)
@@ -208,7 +208,7 @@ def test_intervals_cover_and_differences_are_paired():
     methods |= {"same": methods["good"]} | scoring.baselines(CLASSES)
     rows = scoring.evaluate(world(), methods, CLASSES, against="good", bootstrap_samples=200)
     for row in rows:
-        runs.checked_row(row)
+        results.checked_row(row)
         assert row["ci_low"] is None or row["ci_low"] - 1e-9 <= row["value"] <= row["ci_high"] + 1e-9 or row["n"] < 13
     assert (
         value(rows, "miou", "ci_low", "good") < value(rows, "miou", protocol="good") < value(rows, "miou", "ci_high", "good")

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import rsvlm
-from rsvlm import config, embed, mammut, runs, searchpage, tokenizer
+from rsvlm import config, embed, files, mammut, searchpage, tokenizer
 from rsvlm.errors import DataError, ModelError, RsvlmError
 
 ROOT = Path(__file__).parent.parent
@@ -248,9 +248,9 @@ def test_without_npm_the_book_goes_on(tmp_path, monkeypatch, home, caplog):
 
 def test_the_manifest_names_every_file_and_old_ones_go(tmp_path, home):
     ran = tmp_path / "ran"
-    runs.write_atomic(ran / "ort.js", "export {}")
-    runs.write_atomic(ran / "stage.json", "{}")
-    runs.write_atomic(tmp_path / "out" / "old.bin", "left")
+    files.write_atomic(ran / "ort.js", "export {}")
+    files.write_atomic(ran / "stage.json", "{}")
+    files.write_atomic(tmp_path / "out" / "old.bin", "left")
     manifest = searchpage.place(home / "made", ran, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == set(manifest["files"]) | {"manifest.json"} and "ort.js" in names

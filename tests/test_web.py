@@ -27,7 +27,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rsvlm import __main__ as commands
-from rsvlm import config, embed, fetch, figures, images, mammut, overhead, runs, shards, tokenizer, web, webdemo, webstages
+from rsvlm import config, embed, fetch, figures, images, mammut, overhead, shards, stages, tokenizer, web, webdemo, webstages
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 
 for package in ("fastwarc", "resiliparse", "httpx2", "lingua"):
@@ -720,7 +720,7 @@ def test_the_default_head_comes_from_the_demo(demo, site, tmp_path, monkeypatch)
     source = table(tmp_path / "l.csv", [(f"{site.url}/1.jpg", GOOD.format("Turku"))])
     build([source], tmp_path / "out", None)
     assert asked == [OPTIONS.web.overhead_precision] and len(records(tmp_path / "out")) == 1
-    assert runs.key(x=1)
+    assert stages.key(x=1)
 
 
 def test_one_input_may_be_followed_by_more_as_a_shell_expands_it(tmp_path, monkeypatch):

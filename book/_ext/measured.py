@@ -4,7 +4,7 @@ import json
 from html import escape
 from pathlib import Path
 
-from rsvlm import results, runs
+from rsvlm import files, results
 from rsvlm.errors import DataError
 
 # The first page's table: a question, the page that answers it, and the one row of a record that does (experiment, run, split,
@@ -171,10 +171,10 @@ def write_pages(app) -> None:
     home = Path(app.srcdir)
     generated = home / "book" / "generated"
     if "file: book/generated/performance" in (home / "_toc.yml").read_text(encoding="utf-8"):
-        runs.write_atomic(generated / "performance.md", page(home / "results" / "bench"))
+        files.write_atomic(generated / "performance.md", page(home / "results" / "bench"))
     if (home / "book" / "index.md").is_file():
         # No page of its own, so its name is none of a page's. The class tells the test that reads pages for typed decimals.
-        runs.write_atomic(generated / "headline.inc", f":::{{container}} generated\n\n{headline()}\n:::\n")
+        files.write_atomic(generated / "headline.inc", f":::{{container}} generated\n\n{headline()}\n:::\n")
 
 
 def setup(app) -> dict:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from rsvlm import config, results, runs
+from rsvlm import config, files, results, stages
 from rsvlm.errors import DataError
 
 KINDS = {"int": "whole number", "float": "number", "str": "text", "bool": "`True` or `False`", "tuple": "list, commas between"}
@@ -64,7 +64,7 @@ def _code(value: object) -> str:
 def results_page() -> str:
     page = "# All results\n\nEvery number of this book, with its interval, the value that guessing gives, and its origin.\nEach line opens a table.\n"
     names = ("direction", "metric", "value", "95 % interval", "chance", "n")
-    _check_complete(runs.root() / "results")
+    _check_complete(stages.root() / "results")
     measured = results.table()
     if (measured["profile"] != "smoke").any():
         measured = measured[measured["profile"] != "smoke"]  # miniatures: they show that it runs, and measure nothing
@@ -138,10 +138,10 @@ def write_pages(app) -> None:
     home = Path(app.srcdir)
     pages = {"options": options_page(), "results": results_page(), "status": status_page(home)}
     for name, text in pages.items():
-        runs.write_atomic(home / "book" / "generated" / f"{name}.md", text)
+        files.write_atomic(home / "book" / "generated" / f"{name}.md", text)
     search = home / "book" / "generated" / "search.html"
     if not search.is_file():  # `rsvlm book` writes it; the builder alone has no model to ask
-        runs.write_atomic(search, "<p>Nothing was made for this page: build the book with <code>rsvlm book</code>.</p>\n")
+        files.write_atomic(search, "<p>Nothing was made for this page: build the book with <code>rsvlm book</code>.</p>\n")
 
 
 def mend_page(app, pagename: str, templatename: str, context: dict, doctree) -> None:

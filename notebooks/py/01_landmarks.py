@@ -38,7 +38,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, config, figures, images, runs, shards
+from rsvlm import benchmarks, bluemarble, config, figures, images, shards
+from rsvlm.provenance import provenance
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -159,5 +160,5 @@ Markdown(
 # - In the last cell above, sort the landmarks of a chip by area instead of prominence: would you tell the same story?
 
 # %% tags=["hide-input"]
-origin = runs.provenance(options, benchmarks.fingerprint(data), "cpu", started, "rsvlm run notebooks/01_landmarks.ipynb")
+origin = provenance(options, benchmarks.fingerprint(data), "cpu", started, "rsvlm run notebooks/01_landmarks.ipynb")
 figures.provenance(origin)

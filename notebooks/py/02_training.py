@@ -37,7 +37,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, figures, runs, shards, train
+from rsvlm import benchmarks, bluemarble, config, distributed, figures, results, shards, train
+from rsvlm.provenance import provenance
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -112,7 +113,7 @@ Markdown(
 # - `-p overrides "train.first_caption_share=1"`: train on the fullest caption alone.
 
 # %% tags=["hide-input"]
-origin = runs.provenance(
+origin = provenance(
     options,
     benchmarks.fingerprint(data),
     str(distributed.resolve_device(device)),
@@ -128,5 +129,5 @@ ended += [("train", "training", name, value, None, options.train.batch_size) for
 # %% tags=["hide-input"]
 about = {"dataset": "rs-landmarks-blue-marble", "direction": "both", "ci_low": None, "ci_high": None}
 rows = [about | dict(zip(names, values, strict=True)) for values in ended]
-runs.save_result("training", run_name or f"{profile}-seed{seed}", options, rows, origin)
+results.save_result("training", run_name or f"{profile}-seed{seed}", options, rows, origin)
 figures.provenance(origin)

@@ -37,7 +37,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, embed, figures, images, retrieval, runs, shards, train
+from rsvlm import benchmarks, bluemarble, config, distributed, embed, figures, images, results, retrieval, shards, train
+from rsvlm.provenance import provenance
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -81,14 +82,14 @@ Markdown(
 )
 
 # %% tags=["hide-input"]
-origin = runs.provenance(
+origin = provenance(
     options,
     benchmarks.fingerprint(data),
     str(distributed.resolve_device(device)),
     started,
     "rsvlm run notebooks/03_retrieval.ipynb",
 )
-saved = runs.save_result("retrieval", run_name or f"{profile}-seed{seed}", options, rows, origin)
+saved = results.save_result("retrieval", run_name or f"{profile}-seed{seed}", options, rows, origin)
 
 # %% [markdown]
 # ## And under the other protocols?

@@ -38,8 +38,10 @@ import torch
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, embed, figures, images, mammut, runs, shards, tokenizer, train
+from rsvlm import benchmarks, bluemarble, config, distributed, embed, figures, images, mammut, shards, tokenizer, train
+from rsvlm.provenance import provenance
 
+# %% tags=["hide-input"]
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 data = bluemarble.load_or_build(options)
@@ -367,7 +369,7 @@ Markdown(
 # - `-p overrides "train.steps=3000"`: how many steps does it take until captions no longer run in circles?
 
 # %% tags=["hide-input"]
-origin = runs.provenance(
+origin = provenance(
     options,
     benchmarks.fingerprint(data),
     str(distributed.resolve_device(device)),

@@ -44,7 +44,8 @@ import shapely
 from IPython.display import Markdown
 from rasterio import transform, warp
 
-from rsvlm import audit, benchmarks, build, config, figures, mapgrammar, prompting, runs, shards, tiles
+from rsvlm import audit, benchmarks, build, config, figures, files, mapgrammar, prompting, results, shards, stages, tiles
+from rsvlm.provenance import provenance
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -116,7 +117,7 @@ def write_map(path, bounds):
     rows = [(TAGS[row.kind] | name, row.shape) for row, name in zip(table.itertuples(), named)]
     rows.append((CAFE, shapely.Point(-99.27, 53.18)))
     texts = [{"type": "Feature", "properties": tags, "geometry": json.loads(shapely.to_geojson(s))} for tags, s in rows]
-    runs.write_atomic(path, json.dumps({"type": "FeatureCollection", "features": texts}))
+    files.write_atomic(path, json.dumps({"type": "FeatureCollection", "features": texts}))
 
 
 # %% [markdown]
@@ -134,7 +135,7 @@ def make(folder):
     write_imagery(folder / "canada.tif")
     bounds = warp.transform_bounds(CRS, "EPSG:4326", *transform.array_bounds(HEIGHT, WIDTH, GRID))
     write_map(folder / "lakes.geojson", bounds)
-    runs.write_atomic(folder / "benchmark.geojson", shapely.to_geojson(shapely.box(-80, 43, -76, 44.5)))
+    files.write_atomic(folder / "benchmark.geojson", shapely.to_geojson(shapely.box(-80, 43, -76, 44.5)))
     maps, about = [f"{folder / 'lakes.geojson'}{ABOUT}", "geonames"], {key: IMAGERY[key] for key in ("attribution",)}
     about |= {"licence": IMAGERY["license"], "exclude": [folder / "benchmark.geojson"], "workers": 1, "progress": False}
     build.build(str(folder / "canada.tif"), maps, options, folder / "shards", **about)
@@ -147,9 +148,9 @@ parts = {
     "seed": seed,
     "names": NAMES,
     "grid": [CRS, *GRID, WIDTH, HEIGHT],
-    "code": runs.source_hash("build"),
+    "code": stages.source_hash("build"),
 }
-data = runs.stage("own-landmarks", parts, make, recompute) / "shards"
+data = stages.stage("own-landmarks", parts, make, recompute) / "shards"
 manifest = shards.manifest(data)
 records = list(audit.read(data))
 figures.picture(
@@ -388,11 +389,11 @@ figures.finding_table(
 )
 
 # %% tags=["hide-input"]
-origin = runs.provenance(options, benchmarks.fingerprint(data), "cpu", started, "rsvlm run notebooks/05_own_landmarks.ipynb")
+origin = provenance(options, benchmarks.fingerprint(data), "cpu", started, "rsvlm run notebooks/05_own_landmarks.ipynb")
 about = {"dataset": "own-landmarks", "split": "all", "direction": "both", "chance": None}
 rows = [about | {"protocol": f"audit, {row.pop('fault')}", "metric": "recall"} | row for row in rates.to_dict("records")]
 row = {"protocol": "audit, all", "metric": "precision", "value": precision, "n": len(judged), "ci_low": None, "ci_high": None}
-saved = runs.save_result("own-landmarks", run_name or f"{profile}-seed{seed}", options, [*rows, about | row], origin)
+saved = results.save_result("own-landmarks", run_name or f"{profile}-seed{seed}", options, [*rows, about | row], origin)
 
 # %% [markdown]
 # ## What we found

@@ -38,7 +38,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, config, figures, images, overhead, runs, web, webdemo
+from rsvlm import benchmarks, config, figures, files, images, overhead, results, stages, web, webdemo
+from rsvlm.provenance import provenance
 
 started = time.time()
 demo = {"fetch.allow_loopback": True, "fetch.host_delay_s": 0.0, "web.test_share": 0.25, "web.val_share": 0.1}
@@ -58,11 +59,11 @@ def make(folder):
     with webdemo.serve(folder / "demo") as addresses:
         webdemo.capture(addresses, folder / "crawl.warc.gz")
         web.build([folder / "crawl.warc.gz"], options, folder / "pairs", workers=1, progress=False)
-    runs.write_atomic(folder / "addresses.json", json.dumps(addresses))
+    files.write_atomic(folder / "addresses.json", json.dumps(addresses))
 
 
 parts = {"options": options.web, "fetch": options.fetch, "seed": seed, "pictures": pictures, "code": web.code()}
-folder = runs.stage("web", parts, make, recompute)
+folder = stages.stage("web", parts, make, recompute)
 data = folder / "pairs"
 found = web.look(data, per_reason=8, kept=18, seed=seed)
 
@@ -230,20 +231,20 @@ judged["fetch good"] = ~judged["trap"].isin(["missing", "forbidden by robots.txt
 judged["image good"] = judged["overhead_truth"] & ~judged["trap"].isin(["broken", "one pixel", "banner"])
 
 # %%
-stages = []
+measured = []
 for stage in ("text", "fetch", "image"):
     passed, good = judged["stage"] != stage, judged[f"{stage} good"]
     right = (passed & good).sum()
-    stages.append(
+    measured.append(
         {"stage": stage, "n": len(judged), "precision": 100 * right / passed.sum(), "recall": 100 * right / good.sum()}
     )
     judged = judged[passed]
-pd.DataFrame(stages).style.hide(axis="index").format(precision=1)
+pd.DataFrame(measured).style.hide(axis="index").format(precision=1)
 
 # %% tags=["hide-input"]
 copies = outcomes.merge(labels[["url", "trap"]], on="url")
 given_up = copies[copies["stage"] == "duplicate"]
-weakest = min(stages, key=lambda stage: min(stage["precision"], stage["recall"]))
+weakest = min(measured, key=lambda stage: min(stage["precision"], stage["recall"]))
 Markdown(
     f"The weakest is the `{weakest['stage']}` stage, with {weakest['precision']:.1f} % at {weakest['recall']:.1f} %. "
     f"{len(given_up)} pictures were given up as duplicates; {given_up['trap'].isin(['copy', 'is a copy']).sum()} of them are of the "
@@ -251,13 +252,13 @@ Markdown(
 )
 
 # %% tags=["hide-input"]
-origin = runs.provenance(options, benchmarks.fingerprint(data), "cpu", started, "rsvlm run notebooks/06_web.ipynb")
+origin = provenance(options, benchmarks.fingerprint(data), "cpu", started, "rsvlm run notebooks/06_web.ipynb")
 about = {"dataset": "web-demo", "split": "held-back", "direction": "both"}
 rows = [about | {"protocol": "overhead", "n": len(held)} | row for row in rows]
-for stage in stages:
+for stage in measured:
     more = about | {"protocol": f"stage {stage['stage']}", "n": stage["n"], "ci_low": None, "ci_high": None, "chance": None}
     rows += [more | {"metric": name, "value": stage[name]} for name in ("precision", "recall")]
-saved = runs.save_result("web", run_name or f"{profile}-seed{seed}", options, rows, origin)
+saved = results.save_result("web", run_name or f"{profile}-seed{seed}", options, rows, origin)
 
 # %% [markdown]
 # ## What we found

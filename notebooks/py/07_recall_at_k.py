@@ -40,7 +40,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, config, distributed, embed, encoders, figures, results, retrieval, runs, train
+from rsvlm import benchmarks, bluemarble, config, distributed, embed, encoders, figures, results, retrieval, stages, train
+from rsvlm.provenance import provenance
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -278,7 +279,7 @@ Markdown(
 # RSICD's authors filled up to five captions per image by repeating those they had. What the protocols make of its validation split:
 
 # %%
-home = Path(data or os.environ.get("RSVLM_DATA") or runs.root().parent / "shared" / "data")
+home = Path(data or os.environ.get("RSVLM_DATA") or stages.root().parent / "shared" / "data")
 folder = next((path for path in (home, home / "rsicd") if (path / "dataset_rsicd.json").is_file()), None)
 samples = list(benchmarks.samples(folder, "val")) if folder else []
 texts = [sample.captions for sample in samples]
@@ -312,14 +313,14 @@ Markdown(
 )
 
 # %% tags=["hide-input"]
-origin = runs.provenance(
+origin = provenance(
     options,
     benchmarks.fingerprint(chips),
     str(distributed.resolve_device(device)),
     started,
     "rsvlm run notebooks/07_recall_at_k.ipynb",
 )
-saved = runs.save_result("recall-at-k", run_name or f"{profile}-seed{seed}", options, counted + worded, origin)
+saved = results.save_result("recall-at-k", run_name or f"{profile}-seed{seed}", options, counted + worded, origin)
 
 # %% [markdown]
 # ## What we found

@@ -42,8 +42,10 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, classification, config, distributed, embed, encoders, figures, images, runs, train
+from rsvlm import benchmarks, bluemarble, classification, config, distributed, embed, encoders, figures, images, stages, train
 from rsvlm.catalogue import prompt_set
+from rsvlm.provenance import provenance
+from rsvlm.results import save_result
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -257,14 +259,14 @@ figures.gallery(
 # that `rsvlm evaluate classify --model` takes.
 
 # %%
-home = Path(data or os.environ.get("RSVLM_DATA") or runs.root().parent / "shared" / "data")
+home = Path(data or os.environ.get("RSVLM_DATA") or stages.root().parent / "shared" / "data")
 folder = next((path for path in (home, home / "rsicd") if (path / "dataset_rsicd.json").is_file()), None)
 scene_rows = []
 if folder and model:
     other = encoders.open_encoder(model, device=device)
     names, items = benchmarks.labelled(folder, "RSICD-scenes", "val")
-    parts = {"model": other.fingerprint, "data": benchmarks.fingerprint(folder), "code": runs.source_hash("embed")}
-    stage = runs.stage("scenes", parts, lambda out: embed.labelled(other, items, out, class_names=names), recompute)
+    parts = {"model": other.fingerprint, "data": benchmarks.fingerprint(folder), "code": stages.source_hash("embed")}
+    stage = stages.stage("scenes", parts, lambda out: embed.labelled(other, items, out, class_names=names), recompute)
     scenes = embed.read_labelled(stage)
     for name in ("paper", "plain", "ensemble"):
         of_classes = classification.class_embeddings(other, names, prompt_set(name))
@@ -283,14 +285,14 @@ Markdown(
 )
 
 # %% tags=["hide-input"]
-origin = runs.provenance(
+origin = provenance(
     options,
     benchmarks.fingerprint(chips),
     str(distributed.resolve_device(device)),
     started,
     "rsvlm run notebooks/08_classification.ipynb",
 )
-saved = runs.save_result("classification", run_name or f"{profile}-seed{seed}", options, rows + scene_rows, origin)
+saved = save_result("classification", run_name or f"{profile}-seed{seed}", options, rows + scene_rows, origin)
 
 # %% [markdown]
 # ## What we found

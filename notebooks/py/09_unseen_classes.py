@@ -44,7 +44,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, embed, experiments, figures, images, retrieval, runs, train
+from rsvlm import benchmarks, bluemarble, config, distributed, embed, experiments, figures, images, results, retrieval, train
+from rsvlm.provenance import provenance
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -248,7 +249,7 @@ for arm, places in best.items():
 figures.text_to_image(queries)
 
 # %% tags=["hide-input"]
-origin = runs.provenance(
+origin = provenance(
     options,
     benchmarks.fingerprint(folder),
     str(distributed.resolve_device(device)),
@@ -268,7 +269,7 @@ for arm in experiments.ARMS:
     for c, kind, _ in asked:
         more = {"protocol": kind, "direction": "both", "metric": f"auc[{c.name}]", "chance": 50.0, "n": len(found.keys)}
         rows.append(about | experiments.row(known[c.name, kind, arm]) | more)
-    runs.save_result("unseen-classes", f"{where}-{arm.replace(' + ', '-').replace(' ', '-')}", options, rows, origin)
+    results.save_result("unseen-classes", f"{where}-{arm.replace(' + ', '-').replace(' ', '-')}", options, rows, origin)
 
 # %% [markdown]
 # ## What we found

@@ -56,10 +56,15 @@ from rsvlm import (
     images,
     leakage,
     retrieval,
-    runs,
     shards,
     train,
 )
+
+# %% tags=["hide-input"]
+from rsvlm.files import write_atomic
+from rsvlm.provenance import provenance
+from rsvlm.results import ROW, save_result
+from rsvlm.stages import root, source_hash, stage
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -141,7 +146,7 @@ def make(folder):
     drawn, others = (rng.permutation(len(split))[: each * len(KINDS)] for split in (test, clean))
     pairs = enumerate(zip(drawn, others))
     copies = [plant(KINDS[n % len(KINDS)], n, test[i], clean[j], rng) for n, (i, j) in pairs]
-    runs.write_atomic(folder / "shards" / "train" / "000000.tar", shards.pack(copies, [])[1])
+    write_atomic(folder / "shards" / "train" / "000000.tar", shards.pack(copies, [])[1])
 
 
 # %%
@@ -151,9 +156,9 @@ parts = {
     "seed": seed,
     "each": each,
     "kinds": KINDS,
-    "code": runs.source_hash("shards"),
+    "code": source_hash("shards"),
 }
-planted = runs.stage("planted", parts, make, recompute) / "shards"
+planted = stage("planted", parts, make, recompute) / "shards"
 copies = pd.DataFrame([sample.record for sample in shards.stream(planted, "train")])
 figures.picture(figures.count_bars(copies["kind"].value_counts().to_dict(), "planted copies"), "Bars of copies of each kind.")
 
@@ -182,8 +187,8 @@ def search(out):
 
 
 # %%
-code = runs.source_hash("leakage", "dedup", "kernels", "benchmarks", follow=False)
-lists = runs.stage("overlap", parts | {"planted": benchmarks.fingerprint(planted), "code": code}, search, recompute)
+code = source_hash("leakage", "dedup", "kernels", "benchmarks", follow=False)
+lists = stage("overlap", parts | {"planted": benchmarks.fingerprint(planted), "code": code}, search, recompute)
 copied, clean = (leakage.read_list(lists / f"{name}.csv") for name in ("copies", "clean"))
 hits = copied.merge(copies, left_on=["train_key", "benchmark_key"], right_on=["key", "of"])
 fitting = hits["kind"].isin(PICTURES) == hits["reason"].isin(leakage.PICTURES)
@@ -285,9 +290,9 @@ def leak(folder):
 
 
 # %%
-code_of_pairs = runs.source_hash("experiments", follow=False)
+code_of_pairs = source_hash("experiments", follow=False)
 known = {"chips": benchmarks.fingerprint(chips), "seed": seed, "shares": SHARES, "code": code_of_pairs}
-leaks = runs.stage("leaks", known, leak, recompute)
+leaks = stage("leaks", known, leak, recompute)
 steps, batch = {"smoke": (4, 16)}.get(profile, (16, 64))
 more = {"train.start": str(run / "model"), "train.learning_rate": 1e-3, "train.warmup_steps": 2, "train.batch_size": batch}
 more |= {"train.stages": [{"steps": steps, "data": {"pairs": 1}}], "train.checkpoint_every": steps, "train.caption_weight": 0}
@@ -377,7 +382,7 @@ Markdown(
 # data sets against the same validation split, where they are on disk:
 
 # %%
-home = Path(data or os.environ.get("RSVLM_DATA") or runs.root().parent / "shared" / "data")
+home = Path(data or os.environ.get("RSVLM_DATA") or root().parent / "shared" / "data")
 rsicd = next((path for path in (home, home / "rsicd") if (path / "dataset_rsicd.json").is_file()), None)
 caption_files = [
     path for path in (home / "captions" / f"{name}_captions.json" for name in ("rsitmd", "ucm")) if path.is_file()
@@ -387,15 +392,15 @@ caption_files = [
 def search_rsicd(out):
     found = [leakage.find(rsicd, rsicd, split="val")]
     found += [leakage.find(path, rsicd, split="val", train_split=leakage.EVERYTHING) for path in caption_files]
-    runs.write_atomic(out / "rows.json", json.dumps([row for part in found for row in leakage.rows(part)]))
+    write_atomic(out / "rows.json", json.dumps([row for part in found for row in leakage.rows(part)]))
 
 
 # %%
 rsicd_rows = []
 if rsicd and profile != "smoke":
     known = {"data": benchmarks.fingerprint(rsicd), "others": [path.name for path in caption_files], "code": code}
-    rsicd_rows = json.loads((runs.stage("overlap-rsicd", known, search_rsicd, recompute) / "rows.json").read_text())
-wide = pd.DataFrame(rsicd_rows, columns=runs.ROW).pivot(index="metric", columns="protocol", values="value")
+    rsicd_rows = json.loads((stage("overlap-rsicd", known, search_rsicd, recompute) / "rows.json").read_text())
+wide = pd.DataFrame(rsicd_rows, columns=ROW).pivot(index="metric", columns="protocol", values="value")
 wide.style.format(precision=2, na_rep="") if rsicd_rows else Markdown(
     "Not measured here: this takes RSICD on disk (`-p data FOLDER`) and the profile `laptop`."
 )
@@ -410,7 +415,7 @@ Markdown(
 )
 
 # %% tags=["hide-input"]
-origin = runs.provenance(
+origin = provenance(
     options,
     benchmarks.fingerprint(chips),
     str(distributed.resolve_device(device)),
@@ -418,11 +423,11 @@ origin = runs.provenance(
     "rsvlm run notebooks/10_leakage.ipynb",
 )
 kept = [{**row, "protocol": f"{row['protocol']}, {row['share']} leaked, {row['series']}"} for row in rows]
-kept = [{name: row[name] for name in runs.ROW} for row in kept]
+kept = [{name: row[name] for name in ROW} for row in kept]
 found_row = {"dataset": bluemarble.NAME, "split": "test", "protocol": "planted copies", "direction": "both"}
 found_row |= {"ci_low": None, "ci_high": None, "chance": None, "n": each}
 kept += [found_row | {"metric": f"found: {kind}", "value": 100 * (1 - lost[kind])} for kind in KINDS]
-saved = runs.save_result("leakage", run_name or f"{profile}-seed{seed}", options, kept + rsicd_rows, origin)
+saved = save_result("leakage", run_name or f"{profile}-seed{seed}", options, kept + rsicd_rows, origin)
 
 # %% [markdown]
 # ## What we found

@@ -41,7 +41,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, config, distributed, experiments, figures, images, runs, train
+from rsvlm import benchmarks, bluemarble, config, distributed, experiments, figures, images, results, stages, train
+from rsvlm.provenance import provenance
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -173,9 +174,9 @@ Markdown(
 )
 
 # %% tags=["hide-input"]
-origin = runs.provenance(
+origin = provenance(
     options,
-    runs.key(**{n: benchmarks.fingerprint(f) for n, f in sets.items()}),
+    stages.key(**{n: benchmarks.fingerprint(f) for n, f in sets.items()}),
     str(distributed.resolve_device(device)),
     started,
     "rsvlm run notebooks/11_four_variants.ipynb",
@@ -192,7 +193,7 @@ for variant in chosen:
         rows.append(about | experiments.row(entry) | {"metric": "mR"})
         each = zip(seed_list, entry["seeds"])
         rows += [about | {"metric": f"mR[seed {s}]", "value": v, "ci_low": None, "ci_high": None} for s, v in each]
-    runs.save_result("four-variants", f"{where}-{variant}", options, rows, origin)
+    results.save_result("four-variants", f"{where}-{variant}", options, rows, origin)
 
 # %% [markdown]
 # ## What we found

@@ -41,13 +41,15 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import augment, benchmarks, config, distributed, embed, evaluate, figures, images, results, retrieval, runs, train
+from rsvlm import augment, benchmarks, config, distributed, embed, evaluate, figures, images, results, retrieval, stages, train
+from rsvlm.files import write_atomic
+from rsvlm.provenance import provenance
 
 # %% tags=["hide-input"]
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 recipe = config.load("rsicd", {"seed": seed, "device": device} | config.pairs(overrides))
-home = Path(data or os.environ.get("RSVLM_DATA") or runs.root().parent / "shared" / "data")
+home = Path(data or os.environ.get("RSVLM_DATA") or stages.root().parent / "shared" / "data")
 folder = next((path for path in (home, home / "rsicd") if (path / "dataset_rsicd.json").is_file()), None)
 
 # %% [markdown]
@@ -79,9 +81,9 @@ def few(out):
     rows = []
     for split, count in (("train", 64), ("val", 16)):
         for sample in list(benchmarks.samples(folder, split))[:count]:
-            runs.write_atomic(out / "images" / sample.key, sample.image)
+            write_atomic(out / "images" / sample.key, sample.image)
             rows.append({"filename": sample.key, "split": split, "sentences": [{"raw": text} for text in sample.captions]})
-    runs.write_atomic(out / "dataset_few.json", json.dumps({"images": rows}))
+    write_atomic(out / "dataset_few.json", json.dumps({"images": rows}))
 
 
 # %%
@@ -89,7 +91,7 @@ short = "train.steps=10 train.batch_size=16 train.sizes_px=32,64 train.checkpoin
 is_whole = profile == "rsicd"
 chosen = recipe if is_whole else config.load("rsicd", {"seed": seed, "device": device} | config.pairs(short))
 known = {"data": benchmarks.fingerprint(folder) if folder else "", "pictures": "64 + 16"}
-used = folder if is_whole or not folder else runs.stage("rsicd-few", known, few)
+used = folder if is_whole or not folder else stages.stage("rsicd-few", known, few)
 clock = time.process_time(), time.time()
 run = train.load_or_train(chosen, used, recompute) if used else None
 spent = {"cpu_s": time.process_time() - clock[0], "wall_s": time.time() - clock[1]}
@@ -118,9 +120,9 @@ if is_whole and run:
     rows = [row for way in ways for row in way.rows]
     command = "rsvlm run notebooks/12_rsicd.ipynb --profile rsicd"
     facts = benchmarks.fingerprint(folder), str(distributed.resolve_device(device)), started, command
-    origin = runs.provenance(options, *facts) | {"training": spent}
-    saved = runs.save_result("rsicd", name, options, rows, origin)
-    runs.write_atomic(saved / "curve.json", json.dumps(lines))
+    origin = provenance(options, *facts) | {"training": spent}
+    saved = results.save_result("rsicd", name, options, rows, origin)
+    write_atomic(saved / "curve.json", json.dumps(lines))
 
 # %%
 if is_whole and run:
@@ -133,7 +135,7 @@ if is_whole and run:
         turned[part] += embed.images(model, [augment.turn_image(picture, turn) for picture in pictures[part]])
     vectors = turned / np.linalg.norm(turned, axis=1, keepdims=True), found.caption_embeddings, found.image_of_caption
     rows = retrieval.evaluate(*vectors, dataset="RSICD", split="val", seed=seed)
-    runs.save_result("rsicd", f"{name}-turns", options, rows, origin)
+    results.save_result("rsicd", f"{name}-turns", options, rows, origin)
 
 # %% [markdown]
 # What is it worth to know the kind of place alone? `scene-class` is no model: it reads the scene class from each file's name (files that
@@ -157,13 +159,13 @@ if folder and profile == "laptop":
     draws = [draw(kinds, images_of, np.random.default_rng([seed, number])) for number in range(20)]
     rows = [same[0] | {"value": float(np.mean([row["value"] for row in same]))} for same in zip(*draws, strict=True)]
     facts = benchmarks.fingerprint(folder), "cpu", begun, "rsvlm run notebooks/12_rsicd.ipynb"
-    runs.save_result("rsicd", "scene-class", options, rows, runs.provenance(options, *facts))
+    results.save_result("rsicd", "scene-class", options, rows, provenance(options, *facts))
 
 # %% tags=["hide-input"]
-stored = runs.root() / "results" / "rsicd"
+stored = stages.root() / "results" / "rsicd"
 name = name if (stored / name / "metrics.json").is_file() else first
 is_stored = (stored / name / "metrics.json").is_file()
-measured = results.table("rsicd") if is_stored else pd.DataFrame(columns=["run", *runs.ROW])
+measured = results.table("rsicd") if is_stored else pd.DataFrame(columns=["run", *results.ROW])
 curve = pd.DataFrame(json.loads((stored / name / "curve.json").read_text())) if is_stored else pd.DataFrame()
 about = json.loads((stored / name / "provenance.json").read_text()) if is_stored else {}
 
@@ -282,4 +284,4 @@ Markdown(
 # - `-p profile rsicd -p overrides "train.caption_weight=0"`: the contrastive loss alone, in less time.
 
 # %% tags=["hide-input"]
-figures.provenance(about or runs.provenance(options, known["data"], device, started, "rsvlm run notebooks/12_rsicd.ipynb"))
+figures.provenance(about or provenance(options, known["data"], device, started, "rsvlm run notebooks/12_rsicd.ipynb"))

@@ -49,7 +49,7 @@ from rsvlm import benchmarks, bluemarble, config, distributed, figures, images, 
 
 # %% tags=["hide-input"]
 started = time.time()
-from rsvlm import results, rounds, runs, scoring, train
+from rsvlm import provenance, results, rounds, scoring, stages, train
 
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 chips = bluemarble.load_or_build(options)
@@ -444,7 +444,7 @@ Markdown(
 # [](12_rsicd), the second of which has `standard` in its name; wording, scales and temperature were chosen with the first.
 
 # %%
-home = Path(data or os.environ.get("RSVLM_DATA") or runs.root().parent / "shared" / "data")
+home = Path(data or os.environ.get("RSVLM_DATA") or stages.root().parent / "shared" / "data")
 vhr = next((path for path in (home, home / "vhr10") if (path / "instances.json").is_file()), None)
 real_items = list(maskfiles.read(vhr, "coco", limit=4)) if vhr else []
 reader = rsvlm.load(model, device=target).eval() if model else None
@@ -464,8 +464,8 @@ absent = "VHR-10 is not on disk: `-p data FOLDER` names the folder that holds `i
 figures.gallery(tiles, 200) if tiles else Markdown(absent)
 
 # %% tags=["hide-input"]
-stored = list((runs.root() / "results" / "localize").glob("*/metrics.json"))
-real = results.table("localize") if stored else pd.DataFrame(columns=["run", *runs.ROW])
+stored = list((stages.root() / "results" / "localize").glob("*/metrics.json"))
+real = results.table("localize") if stored else pd.DataFrame(columns=["run", *results.ROW])
 real = real[(real["dataset"] != bluemarble.NAME) & real["metric"].isin(["pointing", "miou", "energy", "presence_auc"])]
 real = real.assign(shown=[f"{r.value:.1f} ({r.ci_low:.1f} to {r.ci_high:.1f})" for r in real.itertuples()])
 alone = real[~real["protocol"].str.contains(" - ")]
@@ -505,10 +505,12 @@ Markdown("\n".join(lines))
 # ## What we found
 
 # %% tags=["hide-input"]
-origin = runs.provenance(options, benchmarks.fingerprint(chips), target, started, "rsvlm run notebooks/13_attention.ipynb")
+origin = provenance.provenance(
+    options, benchmarks.fingerprint(chips), target, started, "rsvlm run notebooks/13_attention.ipynb"
+)
 keep = rows + apart + [row for row in own if "noise 0" not in row["protocol"]]
 keep += [gain[f"smooth, 3 - raw, noise {level}"] for level in levels[1:]]
-saved = runs.save_result("localize", run_name or f"{profile}-seed{seed}", options, keep, origin)
+saved = results.save_result("localize", run_name or f"{profile}-seed{seed}", options, keep, origin)
 Markdown(
     f"- Captions alone teach where the sea is: {miou['raw']['value']:.0f} % mean IoU by single patches, "
     f"{miou['random']['value']:.0f} % at random, {miou['pooling weights']['value']:.0f} % by the pooling's weights, which know no text.\n"

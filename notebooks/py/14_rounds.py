@@ -45,7 +45,7 @@ from rsvlm import benchmarks, bluemarble, config, distributed, figures, images, 
 
 # %% tags=["hide-input"]
 started = time.time()
-from rsvlm import embed, rounds, runs, scoring
+from rsvlm import embed, files, provenance, results, rounds, scoring, stages
 
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 chips = bluemarble.load_or_build(options)
@@ -110,16 +110,16 @@ validation, testing = (rounds.read(chips, split, 64, seed=seed) for split in ("v
 
 # %% tags=["hide-input"]
 rule = {"start": embed.fingerprint(begun), "data": benchmarks.fingerprint(chips), "few": few}
-rule |= {"source": runs.source_hash("rounds", "localize", "mammut", "images", "losses", "train", follow=False)}
+rule |= {"source": stages.source_hash("rounds", "localize", "mammut", "images", "losses", "train", follow=False)}
 
 
 def go(chosen, labels=b"", classes=rounds.COVERS):
     def work(out):
         if labels:  # the teacher's, which are the same for all
-            runs.write_atomic(out / "round-1" / "labels.npz", labels)
+            files.write_atomic(out / "round-1" / "labels.npz", labels)
         rounds.run(begun, unlabelled, validation, classes, out, chosen, device=target)
 
-    return runs.stage("rounds", rule | {"classes": classes, "options": dataclasses.asdict(chosen)}, work, recompute)
+    return stages.stage("rounds", rule | {"classes": classes, "options": dataclasses.asdict(chosen)}, work, recompute)
 
 
 # %%
@@ -275,13 +275,13 @@ Markdown(
 )
 
 # %% tags=["hide-input"]
-origin = runs.provenance(options, benchmarks.fingerprint(chips), target, started, "rsvlm run notebooks/14_rounds.ipynb")
+origin = provenance.provenance(options, benchmarks.fingerprint(chips), target, started, "rsvlm run notebooks/14_rounds.ipynb")
 named = {f"round {number}": row for number, row in enumerate(recalls)} | {name: of_recall[name] for name in tried}
 where = {"dataset": bluemarble.NAME, "split": "test"}
 rows = [row for row in first + later + pairs if row["metric"] == "miou"] + single
 rows += [row for row in ablation if not row["protocol"].startswith("round 0")]
 rows += [row | where | {"protocol": name} for name, row in named.items()]
-saved = runs.save_result("rounds", run_name or f"{profile}-seed{seed}", options, rows, origin)
+saved = results.save_result("rounds", run_name or f"{profile}-seed{seed}", options, rows, origin)
 
 # %% [markdown]
 # ## What we found

@@ -43,7 +43,8 @@ from IPython.display import Markdown
 from rasterio.transform import from_origin
 
 import rsvlm
-from rsvlm import archive, benchmarks, bluemarble, config, distributed, figures, kernels, runs, scenes, tiles, train, worldmap
+from rsvlm import archive, benchmarks, bluemarble, config, distributed, figures, kernels, scenes, tiles, train, worldmap
+from rsvlm.provenance import provenance
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -193,5 +194,5 @@ Markdown(
 
 # %% tags=["hide-input"]
 device_name = str(distributed.resolve_device(device))
-origin = runs.provenance(options, benchmarks.fingerprint(data), device_name, started, "rsvlm run notebooks/15_scene.ipynb")
+origin = provenance(options, benchmarks.fingerprint(data), device_name, started, "rsvlm run notebooks/15_scene.ipynb")
 figures.provenance(origin)

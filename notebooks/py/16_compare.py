@@ -33,7 +33,8 @@ import time
 
 from IPython.display import Markdown
 
-from rsvlm import config, distributed, figures, grid, runs
+from rsvlm import config, distributed, figures, grid, stages
+from rsvlm.provenance import provenance
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -53,7 +54,7 @@ options = config.load(profile, {"seed": seed, "device": device} | config.pairs(o
 matrix = grid.axes(["train.learning_rate=5e-4,2e-3", f"seed={seed},{seed + 1}"])
 short = ["landmarks.max_chips=192", "landmarks.train_stride=0.8", "landmarks.test_stride=0.8", "train.warmup_steps=5"]
 short += ["train.steps=10" if profile == "smoke" else "train.steps=60", "train.batch_size=32", "train.log_every=5"]
-book = runs.root() / "notebooks" / "02_training.ipynb"
+book = stages.root() / "notebooks" / "02_training.ipynb"
 planned = grid.plan([book], matrix, {"profile": profile, "device": device}, [*short, *overrides.split()])
 outcomes = grid.run_all(planned, jobs=2, recompute=recompute)
 failed = [f"{outcome.run.key}: {outcome.last_line}" for outcome in outcomes if outcome.state == "failed"]
@@ -108,9 +109,9 @@ Markdown(
 # - `grid.table()` without keys reads every run of every matrix that is stored.
 
 # %% tags=["hide-input"]
-origin = runs.provenance(
+origin = provenance(
     options,
-    runs.key(runs=[run.key for run in planned]),
+    stages.key(runs=[run.key for run in planned]),
     str(distributed.resolve_device(device)),
     started,
     "rsvlm run notebooks/16_compare.ipynb",

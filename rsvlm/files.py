@@ -1,0 +1,90 @@
+"""Files that are whole or not there: atomic writes, locks between processes, and what a file holds."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rsvlm.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path for the new content of a file, which takes the file's place when the block ends.
+
+    A reader, or a machine that loses power, finds the old content or the new, never a part. After an error the old stays.
+
+    Args:
+        path: The file; its folder is made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> Path:
+    """Write a file in one step, as `replacing` does.
+
+    Args:
+        path: The file; its folder is made.
+        data: The content; text is written as UTF-8.
+
+    Returns:
+        The path.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+    return Path(path)
+
+
+def read_lines(path: Path | str, what: str) -> list[str]:
+    """Return the lines of a list in a text file, blank ones left out and the blanks around each.
+
+    Raises:
+        DataError: It cannot be read; `what`, as in "address", tells what one line should hold.
+    """
+    try:
+        return [line for line in map(str.strip, Path(path).read_text(encoding="utf-8-sig").splitlines()) if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): give a text file with one {what} a line") from None
+
+
+def file_sha256(path: Path | str) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lock(path: Path, wait: bool = True) -> contextlib.AbstractContextManager:
+    """Take a lock that no other process has; it ends with the `with` block, or with the process, however that ends.
+
+    Args:
+        path: The lock's own file, which stays; its folder is made.
+        wait: Whether to wait, with a warning, while another process has the lock.
+
+    Raises:
+        filelock.Timeout: Another process has the lock, and `wait` is false.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(path).acquire(blocking=False)
+    except Timeout:
+        if not wait:
+            raise
+    log.warning("another process is making %s: waiting for it", path.stem)
+    return FileLock(path).acquire()

@@ -1,0 +1,73 @@
+"""Files are whole or not there, and one process at a time has a lock."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import time
+
+import filelock
+import pytest
+
+from rsvlm import files
+
+
+def test_write_atomic_replaces_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = files.write_atomic(tmp_path / "new" / "a.txt", "grüß")
+    assert path.read_text(encoding="utf-8") == "grüß"
+    files.write_atomic(path, b"two")
+
+    def fail(descriptor):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        files.write_atomic(path, "three")
+    assert path.read_bytes() == b"two"
+    assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_what_fails_half_way_changes_nothing(tmp_path, before):
+    path = tmp_path / "a.txt"
+    if before:
+        path.write_bytes(before)
+    with pytest.raises(KeyboardInterrupt), files.replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert (path.read_bytes() if path.exists() else None) == before
+    assert [file.name for file in tmp_path.iterdir()] == (["a.txt"] if before else [])
+
+
+def _hold(path, connection):
+    with files.lock(path):
+        connection.send("held")
+        connection.recv()
+        time.sleep(0.2)
+        path.with_name("end").touch()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_lock_is_one_process_s_and_ends_with_it(tmp_path, caplog, killed):
+    path = tmp_path / "new" / "stage.lock"
+    ours, theirs = multiprocessing.Pipe()
+    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(path, theirs))
+    holder.start()
+    assert ours.recv() == "held"
+    with pytest.raises(filelock.Timeout):
+        files.lock(path, wait=False)
+    assert not caplog.records
+    holder.kill() if killed else ours.send("go")
+    with caplog.at_level(logging.WARNING), files.lock(path):
+        assert killed or path.with_name("end").exists()
+    assert killed or "another process is making stage: waiting for it" in caplog.text
+    holder.join()
+    with files.lock(path, wait=False), pytest.raises(filelock.Timeout):
+        files.lock(path, wait=False)
+
+
+def test_the_sha256_of_a_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.file_sha256(tmp_path / "a") == files.file_sha256(str(tmp_path / "a"))
+    assert files.file_sha256(tmp_path / "a").startswith("ba7816bf8f01cfea")

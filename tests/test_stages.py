@@ -1,0 +1,160 @@
+"""Keys and stages: what is done once is done once, and nothing is ever half there."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rsvlm import config, stages
+from rsvlm.errors import ConfigError
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
+    return tmp_path
+
+
+# Where things are
+
+
+def test_root_is_the_variable_then_the_repository_then_here(tmp_path, monkeypatch):
+    monkeypatch.delenv("RSVLM_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert stages.root() == tmp_path
+    (tmp_path / "rsvlm").mkdir()
+    (tmp_path / "_config.yml").touch()
+    deep = tmp_path / "notebooks" / "py"
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    assert stages.root() == tmp_path
+    monkeypatch.setenv("RSVLM_HOME", str(deep))
+    assert stages.root() == deep
+
+
+# Keys
+
+
+def test_key_knows_values_and_not_their_order():
+    assert stages.key(a=1, b={"x": [1, 2], "y": None}) == stages.key(b={"y": None, "x": (1, 2)}, a=np.int64(1))
+    assert stages.key(a=1) != stages.key(a=2)
+    assert stages.key(a=1) != stages.key(b=1)
+    assert stages.key(options=config.load()) != stages.key(options=config.load(overrides="train.steps=3"))
+    assert len(stages.key(path=Path("a/b"))) == 12
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.zeros(3), {1, 2}, object()])
+def test_key_refuses_what_has_no_exact_text(value):
+    with pytest.raises(ConfigError, match="cannot name a run"):
+        stages.key(a=value)
+
+
+def test_source_hash_follows_imports_of_the_package(tmp_path, monkeypatch):
+    sources = {"low": "x = 1", "mid": "from rsvlm.low import x", "other": "from rsvlm import mid\nimport os", "alone": ""}
+    for name, text in sources.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(stages, "PACKAGE", tmp_path)
+    before = {name: stages.source_hash(name) for name in sources} | {"all": stages.source_hash()}
+    (tmp_path / "low.py").write_text("x = 2")
+    after = {name: stages.source_hash(name) for name in sources} | {"all": stages.source_hash()}
+    assert {name for name in before if before[name] != after[name]} == {"low", "mid", "other", "all"}
+    with pytest.raises(ConfigError, match="did you mean 'alone'"):
+        stages.source_hash("alon")
+
+
+# Stages
+
+
+def test_stage_computes_once_and_writes_down_its_parts(home):
+    calls = []
+
+    def compute(folder):
+        calls.append(folder)
+        (folder / "a").write_text(str(len(calls)))
+
+    first = stages.stage("shards", {"seed": 0}, compute)
+    assert stages.stage("shards", {"seed": 0}, compute) == first
+    assert len(calls) == 1
+    assert json.loads((first / "stage.json").read_text()) == {"name": "shards", "parts": {"seed": 0}}
+    assert stages.stage("shards", {"seed": 1}, compute) != first
+    assert stages.stage("shards", {"seed": 0}, compute, recompute=True) == first
+    assert (first / "a").read_text() == "3"
+
+
+def test_stage_resumes_after_an_error_and_keeps_the_old_one_until_the_new_is_complete(home):
+    def broken(folder):
+        (folder / "half").write_text("1")
+        raise RuntimeError("stop")
+
+    def resumed(folder):
+        (folder / "whole").write_text((folder / "half").read_text() if (folder / "half").is_file() else "from nothing")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        stages.stage("shards", {}, broken)
+    folder = stages.stage("shards", {}, resumed)
+    assert (folder / "whole").read_text() == "1"
+    with pytest.raises(RuntimeError, match="stop"):
+        stages.stage("shards", {}, broken, recompute=True)
+    assert (folder / "whole").read_text() == "1"
+    stages.stage("shards", {}, resumed, recompute=True)
+    assert (folder / "whole").read_text() == "from nothing"
+
+
+_KILLED = """
+import sys, time
+from pathlib import Path
+from rsvlm import files, stages
+def compute(folder):
+    for i in range(3):
+        if not (folder / str(i)).is_file():
+            files.write_atomic(folder / str(i), f"part {i}")
+            if i == 1 and sys.argv[1] == "die":
+                print("ready", flush=True)
+                time.sleep(60)
+stages.stage("shards", {"a": 1}, compute)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_stage_survives_a_kill_and_ends_in_the_same_bytes(home):
+    killed = subprocess.Popen([sys.executable, "-c", _KILLED, "die"], stdout=subprocess.PIPE, text=True)
+    assert killed.stdout.readline() == "ready\n"
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert [path.name for path in (home / "runs").glob("shards-*") if path.is_dir()][0].endswith(".partial")
+    subprocess.run([sys.executable, "-c", _KILLED, "live"], check=True)
+    folder = home / "runs" / f"shards-{stages.key(a=1)}"
+    assert {path.name for path in folder.iterdir()} == {"0", "1", "2", "stage.json"}
+    assert (folder / "2").read_text() == "part 2"
+
+
+def _slow(folder):
+    with open(folder.parent / "calls", "a") as file:
+        file.write("x")
+    time.sleep(0.5)
+
+
+def _make_slow(home):
+    os.environ["RSVLM_HOME"] = str(home)
+    stages.stage("slow", {}, _slow)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file locks")
+def test_two_processes_do_not_make_the_same_stage(home):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_make_slow, args=(home,)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert (home / "runs" / "calls").read_text() == "x"
