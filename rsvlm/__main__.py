@@ -87,6 +87,7 @@ EXTRAS = {
         "fastwarc",
         "resiliparse",
         "httpx2",
+        "protego",
         "lingua",
     ],
     "llm": ["google.genai", "openai"],
