@@ -85,6 +85,7 @@ EXTRAS = {
         "fastwarc",
         "resiliparse",
         "httpx2",
+        "protego",
         "lingua",
     ],
     "llm": ["google.genai", "openai"],

@@ -1,27 +1,28 @@
-"""Where requests may go, and why they end: no request leaves for an address that is not public.
+"""The way out: where requests may go, and why they end. No request leaves for an address that is not public.
 
 Programs disagree on what an odd address means, so `checked` takes only plainly written ones. A name can lead anywhere, and
-elsewhere a moment later, so `Backend` looks names up itself, checks every address, and connects to the very one it checked;
-`refuse_inward` is the check for code that connects by other means. A request that is not made, or not answered, ends with a
-`Stop` that holds one of `REASONS`.
+elsewhere a moment later, so a backend looks names up itself, checks every address, connects to the very one it checked, and
+checks the one that answered: `AsyncBackend` for many requests at once, `SyncBackend` for one after another. A request that is
+not made, or not answered, ends with a `Stop` of one of the kinds in `REASONS`; its caller decides by the kind.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import email.utils
 import ipaddress
 import re
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
-
-from rsvlm.errors import DataError
 
 if TYPE_CHECKING:
+    import httpcore2
     import httpx2
 
 
@@ -71,6 +72,10 @@ REASONS = {
 """Every code that `Stop.reason` and `fetch.Fetched.reason` can hold."""
 
 PORTS = {"http": 80, "https": 443}
+REDIRECTS = (301, 302, 303, 307, 308)
+MAX_RETRY_AFTER_S = 60.0
+"""Nobody is waited for longer; what wants more is not asked again in the same run."""
+
 _MAX_URL = 8192
 
 # Everything that is not public, after the IANA special-purpose registries; Python's own list differs between its releases.
@@ -91,10 +96,16 @@ _NOT_PUBLIC_V6 = [ipaddress.ip_network(block) for block in ("2001::/23", "2001:d
 class Stop(Exception):
     """Ends an attempt with a reason."""
 
-    def __init__(self, reason: str, wait_s: float = 0.0):
-        """Stop for a reason; `wait_s` is what the server wants waited first, infinite: do not try again in this run."""
+    def __init__(self, reason: str, wait_s: float = 0.0, status: int = 0):
+        """Stop for a reason.
+
+        Args:
+            reason: A key of `REASONS`.
+            wait_s: Seconds that the server wants waited before the next attempt. If infinite, there is none in this run.
+            status: HTTP status that is the reason, or 0.
+        """
         super().__init__(reason)
-        self.reason, self.wait_s = reason, wait_s
+        self.reason, self.wait_s, self.status = reason, wait_s, status
 
 
 @dataclass
@@ -126,49 +137,16 @@ def address_is_allowed(address: str, allow_loopback: bool = False) -> bool:
     return parsed in _PUBLIC_V6 and not any(parsed in block for block in _NOT_PUBLIC_V6)
 
 
-def refuse_inward(host_or_url: str, allow_loopback: bool = False) -> list[str]:
-    """Refuse a host that is, or is looked up as, an address that is not public.
-
-    A later look-up may give others: connect to one of those returned, or check the address that answered in the same way.
-
-    Args:
-        host_or_url: A host's name or address, or a URL, which is one if it holds `://`.
-        allow_loopback: Also this machine is allowed.
-
-    Returns:
-        The addresses of the host, as text.
-
-    Raises:
-        DataError: There is no host in it, or one of its addresses is refused. Of a URL the message names the host alone.
-        OSError: The host cannot be looked up.
-    """
-    try:
-        host = urlsplit(host_or_url).hostname if "://" in host_or_url else host_or_url
-        if not host:
-            raise ValueError
-        found = [host] if _is_address(host) else [address[0] for *_, address in socket.getaddrinfo(host, None)]
-    except ValueError:  # also of names that cannot be spelt for a look-up
-        raise DataError("the address holds no plainly written host: expected a name, an IP address or a URL") from None
-    for address in found:
-        if not address_is_allowed(address, allow_loopback):
-            raise DataError(
-                f"the host '{host[:253]}' lies on this machine or in a private network, which is not asked: expected a public "
-                "one (allow_loopback also allows this machine)"
-            )
-    return list(dict.fromkeys(found))
-
-
 async def look_up(host: str, port: int) -> list[str]:
     """Look up the addresses of a host as the system does.
 
     Raises:
         OSError: The name is unknown, or nobody could be asked.
     """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(address[0] for *_, address in found))
+    return _unique(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
-def checked(text: str, allow_loopback: bool, base: httpx2.URL | None = None) -> httpx2.URL:
+def checked(text: str, allow_loopback: bool, base: httpx2.URL | None = None, any_port: bool = False) -> httpx2.URL:
     """Parse an address strictly, or stop. Programs disagree on odd ones, and what is checked must be what is asked."""
     import httpx2
 
@@ -186,7 +164,7 @@ def checked(text: str, allow_loopback: bool, base: httpx2.URL | None = None) -> 
         raise Stop("bad_url")
     if url.userinfo:
         raise Stop("credentials_in_url")
-    if url.port not in (None, *PORTS.values()) and not allow_loopback:
+    if url.port not in (None, *PORTS.values()) and not (allow_loopback or any_port):
         raise Stop("port_refused")
     try:
         ipaddress.ip_address(host)
@@ -202,80 +180,210 @@ def checked(text: str, allow_loopback: bool, base: httpx2.URL | None = None) -> 
     return url
 
 
-def redirected(url: httpx2.URL, headers: httpx2.Headers, allow_loopback: bool) -> httpx2.URL:
+def redirected(url: httpx2.URL, headers: httpx2.Headers, allow_loopback: bool, any_port: bool = False) -> httpx2.URL:
     """Return where a redirect leads, checked anew, or stop."""
     if not (target := headers.get("location")):
         raise Stop("bad_redirect")
-    return checked(target, allow_loopback, base=url)
+    return checked(target, allow_loopback, url, any_port)
 
 
-class Backend:
-    """Where httpx2's transport gets its connections from: looks up, checks every address, connects to a checked one.
+def transport_url(url: httpx2.URL) -> httpcore2.URL:
+    """Return a checked address as the transport takes it."""
+    import httpcore2
 
-    The transport keeps the host's name for the Host header and for TLS, so certificates are checked as ever.
-    """
+    return httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
 
-    def __init__(self, allow_loopback: bool, resolve: Callable[[str, int], Awaitable[list[str]]]):
-        import httpcore2
 
-        self.allow_loopback, self.resolve, self.tcp = allow_loopback, resolve, httpcore2.AnyIOBackend()
+class _Checks:
+    """What both backends check, and how they share the time among a host's addresses."""
 
-    async def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
-        """Connect within `timeout` seconds, the look-up included."""
-        import httpcore2
+    def __init__(self, allow_loopback: bool, any_port: bool = False):
+        self.allow_loopback, self.any_port = allow_loopback, any_port
 
-        started = time.monotonic()
-        try:
-            async with asyncio.timeout(timeout):
-                addresses = [host] if _is_address(host) else await self.resolve(host, port)
-        except TimeoutError:
-            raise Stop("dns_failed") from None
-        except OSError as error:
-            unknown = isinstance(error, socket.gaierror) and error.errno in (
-                socket.EAI_NONAME,
-                getattr(socket, "EAI_NODATA", None),
-            )
-            raise Stop("no_such_host" if unknown else "dns_failed") from None
+    def turns(self, addresses: list[str], port: int, ends: float) -> Iterator[tuple[str, float]]:
+        """Check all addresses of a host, or stop; then yield those to try, each with its seconds."""
         for address in addresses:
             # One refused address condemns the host: names that lead both inside and outside are set as traps.
             if not address_is_allowed(address, self.allow_loopback):
                 raise Stop("address_refused")
-            if port not in PORTS.values() and address_is_allowed(address):
+            if port not in PORTS.values() and not self.any_port and address_is_allowed(address):
                 raise Stop("port_refused")
-        for number, address in enumerate(addresses[:4]):
-            left = max(0.1, (timeout - (time.monotonic() - started)) / (min(len(addresses), 4) - number))
+        addresses = addresses[:4]
+        for number, address in enumerate(addresses):
+            yield address, max(0.1, (ends - time.monotonic()) / (len(addresses) - number))
+
+    def refusal(self, stream) -> Stop | None:
+        """Check the address that answered, whichever was called: why the connection is not used, or none."""
+        try:
+            address = stream.get_extra_info("server_addr")[0]
+        except OSError:  # the connection is broken already
+            return Stop("connection_lost")
+        return None if address_is_allowed(address, self.allow_loopback) else Stop("address_refused")
+
+
+class AsyncBackend(_Checks):
+    """Where httpx2's asynchronous transport gets its connections from.
+
+    The transport keeps the host's name for the Host header and for TLS, so certificates are checked as ever.
+    """
+
+    def __init__(
+        self, allow_loopback: bool, resolve: Callable[[str, int], Awaitable[list[str]]] = look_up, any_port: bool = False
+    ):
+        import httpcore2
+
+        super().__init__(allow_loopback, any_port)
+        self.resolve, self.tcp = resolve, httpcore2.AnyIOBackend()
+
+    async def connect_tcp(self, host, port, timeout, local_address=None, socket_options=None):
+        """Connect within `timeout` seconds, the look-up included."""
+        import httpcore2
+
+        ends = time.monotonic() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                addresses = [host] if _is_address(host) else await self.resolve(host, port)
+        except OSError as error:
+            raise _not_looked_up(error) from None
+        failed = Stop("no_such_host")
+        for address, left_s in self.turns(addresses, port, ends):
             try:
-                return await self.tcp.connect_tcp(address, port, left, local_address, socket_options)
+                stream = await self.tcp.connect_tcp(address, port, left_s, local_address, socket_options)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failed = error
-        raise failed if addresses else Stop("no_such_host")
-
-    async def connect_unix_socket(self, path, timeout=None, socket_options=None):
-        """Refuse."""
-        raise Stop("address_refused")
-
-    async def sleep(self, seconds):
-        """Wait."""
-        await asyncio.sleep(seconds)
+                continue
+            if stop := self.refusal(stream):
+                await stream.aclose()
+                raise stop
+            return _AsyncStream(stream)
+        raise failed
 
 
-def reason_of(error: Exception) -> str:
-    """Return the reason that an error of the transport stands for."""
+class SyncBackend(_Checks):
+    """The same for httpx2's synchronous transport; the system's look-up is not limited in time."""
+
+    def connect_tcp(self, host, port, timeout, local_address=None, socket_options=None):
+        """Connect within `timeout` seconds."""
+        import httpcore2
+
+        try:
+            addresses = [host] if _is_address(host) else _unique(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            raise _not_looked_up(error) from None
+        failed = Stop("no_such_host")
+        for address, left_s in self.turns(addresses, port, time.monotonic() + timeout):
+            try:
+                stream = httpcore2.SyncBackend().connect_tcp(address, port, left_s, local_address, socket_options)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failed = error
+                continue
+            if stop := self.refusal(stream):
+                stream.close()
+                raise stop
+            return _SyncStream(stream)
+        raise failed
+
+
+class _AsyncStream:
+    """A connection whose end stops the reading: the transport would tell it from broken HTTP by a text alone."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+    async def start_tls(self, ssl_context, server_hostname=None, timeout=None):
+        return _AsyncStream(await self.stream.start_tls(ssl_context, server_hostname, timeout))
+
+    async def read(self, max_bytes, timeout=None):
+        if data := await self.stream.read(max_bytes, timeout):
+            return data
+        raise Stop("connection_lost")
+
+
+class _SyncStream(_AsyncStream):
+    """The same for the synchronous transport."""
+
+    def start_tls(self, ssl_context, server_hostname=None, timeout=None):
+        return _SyncStream(self.stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def read(self, max_bytes, timeout=None):
+        if data := self.stream.read(max_bytes, timeout):
+            return data
+        raise Stop("connection_lost")
+
+
+@contextlib.contextmanager
+def transport_errors() -> Iterator[None]:
+    """Around a request: turn errors of the transport, and the end of its time, into a `Stop` of their kind."""
     import httpcore2
 
-    if isinstance(error, httpcore2.ConnectTimeout):
-        return "connect_timeout"
-    if isinstance(error, httpcore2.TimeoutException):
-        return "read_timeout"
-    if isinstance(error, httpcore2.ConnectError):
+    try:
+        yield
+    except TimeoutError:
+        raise Stop("total_timeout") from None
+    except httpcore2.ConnectTimeout as error:
+        raise Stop("connect_timeout") from error
+    except httpcore2.TimeoutException as error:
+        raise Stop("read_timeout") from error
+    except httpcore2.ConnectError as error:
         # The cause is lost on the way through the pool; it is still what the error was made of.
-        return "tls_failed" if error.args and isinstance(error.args[0], ssl.SSLError) else "connect_failed"
-    if isinstance(error, httpcore2.ProtocolError):
-        # The transport tells these apart by their text alone.
-        if "without sending a response" in str(error):
-            return "connection_lost"
-        return "truncated" if "peer closed connection" in str(error) else "protocol_error"
-    return "connection_lost"
+        raise Stop("tls_failed" if error.args and isinstance(error.args[0], ssl.SSLError) else "connect_failed") from error
+    except httpcore2.ProtocolError as error:
+        raise Stop("protocol_error") from error
+    except httpcore2.NetworkError as error:
+        raise Stop("connection_lost") from error
+
+
+@contextlib.contextmanager
+def body_of(headers: httpx2.Headers) -> Iterator[None]:
+    """Around the reading of a body: the end of the connection is the body's where no length was told, else too early."""
+    try:
+        yield
+    except Stop as stop:
+        if stop.reason != "connection_lost":
+            raise
+        if "content-length" in headers or "transfer-encoding" in headers:
+            raise Stop("truncated") from None
+
+
+def stop_of(status: int, headers: httpx2.Headers) -> Stop:
+    """Return why a status is no answer, and for how long the server wants to be left alone."""
+    wait_s = (retry_after_s(headers.get("retry-after")) or 0.0) if status in (429, 503) else 0.0
+    if status == 429:
+        return Stop("too_many_requests", wait_s, status)
+    if status >= 500 or status in (408, 425):
+        return Stop("server_error", wait_s, status)
+    return Stop("client_error" if status >= 400 else "status_unexpected", status=status)
+
+
+def retry_after_s(value: str | None) -> float | None:
+    """Read the header Retry-After, which holds seconds or a date.
+
+    Returns:
+        Seconds from now on, 0 for a date that has passed. None if there is no header, or if it holds neither.
+
+    Source: RFC 9110, section 10.2.3; fractions of a second are our addition.
+    """
+    value = (value or "").strip()
+    if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", value):
+        return float(value)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    # Dates of the web are of Greenwich, also where they do not say so.
+    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
+
+
+def _not_looked_up(error: OSError) -> Stop:
+    unknown = isinstance(error, socket.gaierror) and error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None))
+    return Stop("no_such_host" if unknown else "dns_failed")
+
+
+def _unique(found: list[tuple]) -> list[str]:
+    return list(dict.fromkeys(address[0] for *_, address in found))
 
 
 def _is_address(host: str) -> bool:

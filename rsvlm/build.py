@@ -134,7 +134,7 @@ def build(
     captions.Budget.of(chosen)
     stated = {name: text for name, text in (("licence", licence), ("attribution", attribution)) if text}
     sources = [replace(source, **stated) for source in imagery.open_imagery(where, options.chips)]
-    features = maps.read(map_paths, _bounds(sources), out / ".work" / "places", options.chips.allow_loopback)
+    features = maps.read(map_paths, _bounds(sources))
     points = _points(features) if options.chips.place == "landmark" else None
     chips, notes = imagery.lay_out(sources, options.chips, points)
     chips, before = splits.select(chips, options, exclude)

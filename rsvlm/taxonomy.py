@@ -42,7 +42,6 @@ class Category:
     interest: float
     osm: tuple[str, ...] = ()
     overture: tuple[str, ...] = ()
-    places: tuple[str, ...] = ()
     geonames: tuple[str, ...] = ()
 
 
@@ -89,7 +88,7 @@ def category_of_code(kind: str, code: str) -> str | None:
     """Return the category that a code of another map means, or none.
 
     Args:
-        kind: `overture`, `places` or `geonames`.
+        kind: `overture` or `geonames`.
         code: As in the taxonomy, `land.beach` or `T.BCH`.
     """
     return _rules()[1].get((kind, code))
@@ -207,7 +206,7 @@ def _rules() -> tuple[dict, dict, dict]:
         for rule in category.osm:
             (key, value), *rest = [tuple(part.split("=", 1)) for part in rule.split("&")]
             rules[key, value] = rules.get((key, value), ()) + ((rank, tuple(rest), category.name),)
-        for kind in ("overture", "places", "geonames"):
+        for kind in ("overture", "geonames"):
             codes.update({(kind, code): category.name for code in getattr(category, kind)})
     for category in taxonomy().values():
         for word in (category.name, *category.words):

@@ -39,7 +39,7 @@ PART = 2048
 """Candidates of one part: the unit of work behind the text stage."""
 
 _AT_ONCE = 64  # decoded pictures in memory
-_FORBID = fetch.HEADER_REFUSALS | {"tdm-reservation"}
+_FORBID = fetch.OBJECTIONS
 _TEXT_SCHEMA = crawl.SCHEMA
 for _name, _type in (
     ("clean", pa.string()),

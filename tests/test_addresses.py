@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import email.utils
 import socket
+import time
 
 import pytest
 
 from rsvlm import addresses
-from rsvlm.errors import DataError
+
+httpcore2 = pytest.importorskip("httpcore2", reason="httpx2 is not installed")
+pytest.importorskip("httpx2", reason="httpx2 is not installed")
+GOOD = ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"]
 
 
 @pytest.mark.parametrize(
@@ -82,59 +88,218 @@ def look_ups(monkeypatch):
     return asked
 
 
-def test_the_addresses_that_were_checked_are_told(look_ups):
-    found = ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"]
-    assert addresses.refuse_inward("good.example") == found
-    assert addresses.refuse_inward("https://good.example:8443/x?y#z") == found
-    assert look_ups == ["good.example"] * 2
-    assert addresses.refuse_inward("https://[2606:2800::1]/") == ["2606:2800::1"]
-    assert addresses.refuse_inward("93.184.216.34") == ["93.184.216.34"]
+class Network:
+    """In place of the network: which addresses were called, which do not answer, and who answers for another."""
+
+    def __init__(self):
+        self.called, self.closed, self.dead, self.answers = [], [], (), {}
+
+    def connect(self, address: str, port: int):
+        self.called.append(address)
+        if address in self.dead:
+            raise httpcore2.ConnectError("dead")
+        return Stream(self, self.answers.get(address, address), port)
+
+
+class Stream:
+    def __init__(self, network: Network, address: str, port: int):
+        self.network, self.peer = network, (address, port)
+
+    def get_extra_info(self, info):
+        return {"server_addr": self.peer}[info]
+
+    def close(self):
+        self.network.closed.append(self.peer[0])
+
+    async def aclose(self):
+        self.close()
+
+
+@pytest.fixture(params=["async", "sync"])
+def reach(request, monkeypatch, look_ups):
+    """A function that connects to a host or a URL by one of the two backends; `reach.network` says what was called."""
+    network = Network()
+
+    async def connect(self, address, port, *_):
+        return network.connect(address, port)
+
+    monkeypatch.setattr(httpcore2.AnyIOBackend, "connect_tcp", connect)
+    monkeypatch.setattr(httpcore2.SyncBackend, "connect_tcp", lambda self, address, port, *_: network.connect(address, port))
+
+    def reach(where, allow_loopback=False, any_port=True):
+        host, port = where, 80
+        if "://" in where or not where:
+            url = addresses.checked(where, allow_loopback, any_port=any_port)
+            host, port = url.host, url.port or {"http": 80, "https": 443}[url.scheme]
+        if request.param == "sync":
+            addresses.SyncBackend(allow_loopback, any_port).connect_tcp(host, port, 5.0)
+        else:
+            asyncio.run(addresses.AsyncBackend(allow_loopback, any_port=any_port).connect_tcp(host, port, 5.0))
+        return network.called
+
+    reach.network = network
+    return reach
+
+
+def test_what_was_checked_is_called_and_nothing_else(reach, look_ups):
+    assert reach("good.example") == GOOD[:1]
+    assert reach("https://good.example:8443/x?y#z") == GOOD[:1] * 2
+    assert look_ups == ["good.example"] * 2, "one look-up for each connection"
+    assert reach("https://[2606:2800::1]/")[-1] == "2606:2800::1"
+    assert reach("93.184.216.34")[-1] == "93.184.216.34"
     assert len(look_ups) == 2, "an address is not looked up"
+
+
+def test_of_several_addresses_the_next_is_called(reach):
+    reach.network.dead = GOOD[:1]
+    assert reach("good.example") == GOOD
+    reach.network.dead = GOOD
+    with pytest.raises(httpcore2.ConnectError):
+        reach("good.example")
+    assert reach.network.called == GOOD * 2, "each address once"
+
+
+def test_the_address_that_answers_is_checked_too(reach):
+    reach.network.answers = {GOOD[0]: "10.0.0.1"}
+    with pytest.raises(addresses.Stop, match="address_refused"):
+        reach("good.example")
+    assert reach.network.closed == ["10.0.0.1"]
 
 
 @pytest.mark.parametrize("form", ["{}", "http://{}/x", "https://{}:8443"])
 @pytest.mark.parametrize("host", ["here.example", "127.1", "2130706433", "127.0.0.1"])
-def test_loopback_is_refused_unless_it_is_switched_on(look_ups, host, form):
-    with pytest.raises(DataError, match="private network"):
-        addresses.refuse_inward(form.format(host))
-    assert addresses.refuse_inward(form.format(host), allow_loopback=True) == ["127.0.0.1"]
+def test_loopback_is_refused_unless_it_is_switched_on(reach, host, form):
+    odd = "://" in form and host in ("127.1", "2130706433")
+    with pytest.raises(addresses.Stop, match="bad_url" if odd else "address_refused"):
+        reach(form.format(host))
+    assert reach.network.called == []
+    if odd:
+        with pytest.raises(addresses.Stop, match="bad_url"):
+            reach(form.format(host), allow_loopback=True)
+    else:
+        assert reach(form.format(host), allow_loopback=True) == ["127.0.0.1"]
 
 
 @pytest.mark.parametrize(
-    "where",
+    ("where", "reason"),
     [
-        "half.example",
-        "linked.example",
-        "169.254.169.254",
-        "::ffff:10.0.0.1",
-        "http://[fe80::1%25eth0]/",
-        "https://half.example/",
-        "http://good.example@10.0.0.1/",
-        "http://good.example\\@192.168.1.1/",
-        "http://[::ffff:7f00:1]/",
+        ("half.example", "address_refused"),
+        ("linked.example", "address_refused"),
+        ("169.254.169.254", "address_refused"),
+        ("::ffff:10.0.0.1", "address_refused"),
+        ("http://[fe80::1%25eth0]/", "address_refused"),
+        ("https://half.example/", "address_refused"),
+        ("http://good.example@10.0.0.1/", "credentials_in_url"),
+        ("http://good.example\\@192.168.1.1/", "bad_url"),
+        ("http://[::ffff:7f00:1]/", "address_refused"),
     ],
 )
-def test_what_lies_inside_is_refused_switched_on_or_not(look_ups, where):
+def test_what_lies_inside_is_refused_switched_on_or_not(reach, where, reason):
     for allow_loopback in (False, True):
-        with pytest.raises(DataError, match="private network"):
-            addresses.refuse_inward(where, allow_loopback)
+        with pytest.raises(addresses.Stop, match=reason):
+            reach(where, allow_loopback)
+    assert reach.network.called == []
 
 
 @pytest.mark.parametrize(
-    "where", ["", "http://", "http:///x", "http://[::1", "a" * 64 + ".example", "http://a..b/", "file:///x"]
+    ("where", "reason"),
+    [
+        ("", "bad_url"),
+        ("http://", "bad_url"),
+        ("http:///x", "bad_url"),
+        ("http://[::1", "bad_url"),
+        (f"http://{'a' * 64}.example/", "bad_url"),
+        ("http://a..b/", "bad_url"),
+        ("file:///x", "scheme_refused"),
+    ],
 )
-def test_what_names_no_host_is_refused(look_ups, where):
-    with pytest.raises(DataError, match="no plainly written host"):
-        addresses.refuse_inward(where, allow_loopback=True)
+def test_what_names_no_host_is_refused(reach, where, reason):
+    with pytest.raises(addresses.Stop, match=reason):
+        reach(where, allow_loopback=True)
 
 
-def test_a_name_that_cannot_be_looked_up_may_be_one_later(look_ups):
+def test_odd_ports_are_for_those_who_ask_for_them(reach):
+    for allow_loopback in (False, True):
+        with pytest.raises(addresses.Stop, match="port_refused"):
+            reach("https://good.example:8443/", allow_loopback, any_port=False)
+    assert reach.network.called == []
+    assert reach("http://here.example:8080/", allow_loopback=True, any_port=False) == ["127.0.0.1"]
+
+
+def test_names_that_are_unknown_and_look_ups_that_fail_are_told_apart(reach, monkeypatch):
     for where in ("missing.example", "https://missing.example/"):
-        with pytest.raises(OSError, match="unknown"):
-            addresses.refuse_inward(where)
+        with pytest.raises(addresses.Stop, match="no_such_host"):
+            reach(where)
+
+    def fails(*_, **__):
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fails)
+    with pytest.raises(addresses.Stop, match="dns_failed"):
+        reach("good.example")
+    assert addresses.REASONS["dns_failed"].temporary and not addresses.REASONS["no_such_host"].temporary
 
 
-def test_a_refusal_tells_no_secret(look_ups):
-    with pytest.raises(DataError) as refusal:
-        addresses.refuse_inward("https://me:secret@here.example/x?key=secret")
-    assert "here.example" in str(refusal.value) and "secret" not in str(refusal.value)
+def test_a_refusal_tells_no_secret(reach):
+    for where in ("https://me:secret@here.example/x?key=secret", "https://here.example/x?key=secret"):
+        with pytest.raises(addresses.Stop) as refusal:
+            reach(where)
+        assert str(refusal.value) in addresses.REASONS
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7.0),
+        (" 120 ", 120.0),
+        ("1.5", 1.5),
+        ("0", 0.0),
+        ("999999999999", 999999999999.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wednesday, 21-Oct-15 07:28:00 GMT", 0.0),
+        ("Wed Oct 21 07:28:00 2015", 0.0),
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-5", None),
+        ("inf", None),
+        ("nan", None),
+        ("1e3", None),
+        ("\u0667", None),
+        ("Wed, 99 Oct 2015 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 +9999999999", None),
+        ("9" * 5000, None),
+    ],
+)
+def test_retry_after(value, seconds):
+    assert addresses.retry_after_s(value) == seconds
+
+
+@pytest.mark.parametrize("zone", [" GMT", " +0000", " -0000", ""])
+def test_retry_after_as_a_date_is_of_greenwich(zone, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        date = email.utils.formatdate(time.time() + 100).removesuffix(" -0000") + zone
+        assert 98 < addresses.retry_after_s(date) <= 100
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after", "reason", "wait_s"),
+    [
+        (429, "9", "too_many_requests", 9.0),
+        (503, "9", "server_error", 9.0),
+        (503, None, "server_error", 0.0),
+        (500, "9", "server_error", 0.0),
+        (408, None, "server_error", 0.0),
+        (425, None, "server_error", 0.0),
+        (404, "9", "client_error", 0.0),
+        (206, None, "status_unexpected", 0.0),
+    ],
+)
+def test_a_status_has_a_reason_and_a_wait(status, retry_after, reason, wait_s):
+    stop = addresses.stop_of(status, {"retry-after": retry_after} if retry_after else {})
+    assert (stop.reason, stop.wait_s) == (reason, wait_s)

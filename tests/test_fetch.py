@@ -23,11 +23,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsvlm import addresses, config, fetch, robots
+from rsvlm import addresses, config, fetch, ranges, robots
 from rsvlm.errors import ConfigError, DataError, MissingExtraError
 
 httpx2 = pytest.importorskip("httpx2", reason="httpx2 is not installed")
 httpcore2 = pytest.importorskip("httpcore2", reason="httpx2 is not installed")
+pytest.importorskip("protego", reason="protego is not installed")
 
 CERTIFICATES = httpx2.create_ssl_context()  # read once: it takes longer than most tests
 QUICK = {"allow_loopback": True, "host_delay_s": 0.0, "retries": 0, "connect_timeout_s": 2.0, "read_timeout_s": 2.0}
@@ -300,6 +301,7 @@ RAW = {
     "endless head": ([b"HTTP/1.1 200 OK\r\n", b"X: " + b"y" * 200_000], 0, "protocol_error"),
     "two lengths": ([b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 9\r\n\r\n", PICTURE], 0, "protocol_error"),
     "closed at once": ([], 0, "connection_lost"),
+    "closed within the head": ([b"HTTP/1.1 200 OK\r\nContent-Le"], 0, "connection_lost"),
     "shorter than said": ([b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", PICTURE], 0, "truncated"),
     "broken chunks": ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", PICTURE], 0, "protocol_error"),
     "cut chunks": ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfff\r\n", PICTURE], 0, "truncated"),
@@ -709,7 +711,7 @@ def test_a_journal_cannot_name_a_file_elsewhere(tmp_path):
 
 
 def test_every_reason_that_is_given_is_explained():
-    source = "\n".join(Path(room.__file__).read_text() for room in (addresses, robots, fetch))
+    source = "\n".join(Path(room.__file__).read_text() for room in (addresses, robots, ranges, fetch))
     given = set(re.findall(r'(?:Stop\(|return |reason = |refused = )\(?"([a-z]+(?:_[a-z]+)+)"', source))
     given |= set(re.findall(r'"([a-z_]+)" if .+ else "([a-z_]+)"', source)[0])
     assert len(given) > 20 and given <= set(fetch.REASONS), given - set(fetch.REASONS)

@@ -108,6 +108,71 @@ def test_servers_that_cannot_be_used(server, cog, monkeypatch, tmp_path, caplog)
     assert "SECRET" not in str(caught.value)
 
 
+WHOLE = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-3/4\r\nContent-Length: 4\r\n\r\nbyte"
+
+
+@pytest.mark.parametrize(
+    ("first", "waits", "problem"),
+    [
+        (WHOLE, [], ""),
+        (b"HTTP/1.0 206 Partial Content\r\nContent-Range: bytes 0-3/4\r\n\r\nbyte", [], ""),
+        (b"", [0.5], ""),
+        (b"HTTP/1.1 206 Partial Con", [0.5], ""),
+        (WHOLE[:-1], [0.5], ""),
+        (WHOLE.replace(b"0-3/4", b"1-4/5"), [0.5], ""),
+        (b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", [0.5], ""),
+        (b"HTTP/1.1 429 Slower\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n", [7.0], ""),
+        (b"HTTP/1.1 503 Busy\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n", [], "status 503"),
+        (b"HTTP/1.1 302 There\r\nContent-Length: 0\r\n\r\n", [], "a redirect that does not say where to"),
+        (b"\x16\x03\x01 what?\r\n\r\n", [], "no valid HTTP"),
+    ],
+)
+def test_what_may_pass_is_asked_again_by_its_kind(monkeypatch, first, waits, problem):
+    slept = []
+    monkeypatch.setattr(ranges.time, "sleep", slept.append)
+
+    def listen():
+        for answer in (first, WHOLE):
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # one answer was enough
+                return
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=listen, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a.tif"
+        if problem:
+            with pytest.raises(DataError, match=problem):
+                ranges.WebFile(url, True)
+        else:
+            assert ranges.WebFile(url, True).read() == b"byte"
+    assert slept == waits
+
+
+def test_a_server_without_tls_or_none_at_all_is_named(monkeypatch):
+    slept = []
+    monkeypatch.setattr(ranges.time, "sleep", slept.append)
+
+    def listen():
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=listen, daemon=True).start()
+        port = listener.getsockname()[1]
+        with pytest.raises(DataError, match="no secure connection"):
+            ranges.WebFile(f"https://127.0.0.1:{port}/a.tif", True)
+    assert slept == []
+    with pytest.raises(DataError, match="did not accept a connection"):
+        ranges.WebFile(f"http://127.0.0.1:{port}/a.tif", True)
+    assert len(slept) == 3
+
+
 def test_a_server_that_fails_midway_stops_the_task_instead_of_dropping_chips(server, cog, monkeypatch):
     monkeypatch.setattr(ranges.time, "sleep", lambda seconds: None)
     sources, table, _ = chips(f"{server.url}/cog.tif", size_px=128, allow_loopback=True)

@@ -8,6 +8,8 @@ import pytest
 
 from rsvlm import robots
 
+pytest.importorskip("protego", reason="protego is not installed")
+
 ROBOTS = [
     ("", "/a", True),
     ("User-agent: *\nDisallow: /", "/a", False),
@@ -75,6 +77,40 @@ def test_rules_of_robots_txt(text, target, allowed):
     assert robots.read_robots(data).allows(target) == allowed
 
 
+def test_the_delay_is_that_of_our_group():
+    delays = {
+        "User-agent: *\nDisallow: /a\nCrawl-delay: 5\nUser-agent: rsvlm\nDisallow: /b": 0.0,
+        "User-agent: *\nDisallow: /a\nUser-agent: rsvlm\nCrawl-delay: 2.5": 2.5,
+        "User-agent: rsvlm\nCrawl-delay: 3\nUser-agent: other\nDisallow: /b": 3.0,
+        "User-agent: *\nCrawl-delay: nan\nCrawl-delay: -1\nCrawl-delay: soon": 0.0,
+        "Crawl-delay: 7": 0.0,
+    }
+    assert {text: robots.read_robots(text.encode()).crawl_delay_s for text in delays} == delays
+
+
+@pytest.mark.parametrize(
+    ("text", "directives"),
+    [
+        ("NoAI, noindex ,", {"noai", "noindex", ""}),
+        ("otherbot: noai, noindex", set()),
+        ("otherbot: noai, RSVLM : noindex, none", {"noindex", "none"}),
+        ("*: noai", {"noai"}),
+        ("unavailable_after: 25 Jun 2010 15:00:00 PST, noai", {"noai"}),
+        ("otherbot: nosnippet, max-image-preview: none, noai", set()),
+        ("rsvlm: unavailable_after: 25 Jun 2010 15:00:00 PST, noai", {"unavailable_after: 25 jun 2010 15:00:00 pst", "noai"}),
+        ("x," * 1000 + "noai", {"x", "noai"}),
+    ],
+)
+def test_directives_of_everybody_and_of_ours(text, directives):
+    assert robots.directives_of(text) == directives
+
+
+def test_objections_are_the_same_in_headers_of_any_spelling():
+    headers = [("x-ROBOTS-tag", "all, noai"), ("X-Robots-Tag", "otherbot: none"), ("TDM-Reservation", " 1 "), ("A", "noindex")]
+    assert robots.objections(headers) == {"noai", "tdm-reservation"}
+    assert robots.objections([("tdm-reservation", "0"), ("X-Robots-Tag", "nofollow")]) == set()
+
+
 def test_hostile_robots_txt_costs_little():
     started = time.monotonic()
     many = b"User-agent: rsvlm\n" + b"user-agent:a\nuser-agent:rsvlm\n" * 9000 + b"disallow:/b\n" * 20000
@@ -83,5 +119,6 @@ def test_hostile_robots_txt_costs_little():
     assert stars.allows("/" + "a" * 8000 + "b")
     assert robots.read_robots(b"User-agent: *\nCrawl-delay: nan\nCrawl-delay: 1e9\nDisallow: \xff\xfe\0").allows("/a")
     long = b"User-agent: *\n" + b"#" * (robots.ROBOTS_BYTES - 30) + b"\nDisallow: /only/this/folder\nDisallow: /x"
-    assert robots.read_robots(long).rules == (), "half a rule is not read"
+    rules = robots.read_robots(long)
+    assert all(map(rules.allows, ("/only/this/folder", "/only/th", "/x"))), "half a rule is not read"
     assert time.monotonic() - started < 6

@@ -31,9 +31,9 @@ def test_the_taxonomy_is_complete_and_unambiguous():
         assert len(category.words) == 2 and all(category.words)
         assert category.shape in ("area", "line", "point") and 0 < category.interest <= 1
         assert category.smallest_visible_px > 0 and category.typical_size_m > 0
-        assert category.osm or category.overture or category.places or category.geonames
+        assert category.osm or category.overture or category.geonames
         assert all("=" in part for rule in category.osm for part in rule.split("&"))
-        codes.update((kind, code) for kind in ("osm", "overture", "places", "geonames") for code in getattr(category, kind))
+        codes.update((kind, code) for kind in ("osm", "overture", "geonames") for code in getattr(category, kind))
     assert codes.most_common(1)[0][1] == 1, codes.most_common(3)
     assert not categories["restaurant or café"].visible_from_above and categories["beach"].visible_from_above
 

@@ -30,7 +30,7 @@ from rsvlm import __main__ as commands
 from rsvlm import config, embed, fetch, figures, images, mammut, overhead, shards, stages, tokenizer, web, webdemo, webstages
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 
-for package in ("fastwarc", "resiliparse", "httpx2", "lingua"):
+for package in ("fastwarc", "resiliparse", "httpx2", "protego", "lingua"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
 OVERRIDES = {"fetch.allow_loopback": True, "fetch.host_delay_s": 0, "fetch.retries": 0, "web.samples_per_shard": 4}
