@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsvlm import config, distributed, losses, mammut, provenance, tokenizer, train
-from rsvlm.curriculum import Place
+from rsvlm.curriculum import Batch, Place
 from rsvlm.errors import ConfigError
 
 VOCABULARY, CONTEXT = 49_408, 77  # CLIP's, which the peers are written for
@@ -195,11 +195,12 @@ def table(rows: list[dict]) -> str:
 
 def _make_ours(setting: Setting) -> Contender:
     model, options = _our_model(setting), config.Train(precision=setting.precision)
+    objective = train.objective(options)
 
     def backward(images: Tensor, tokens: Tensor) -> Tensor:
         longest = int((tokens != tokenizer.PAD_ID).sum(1).max())
-        batch = train.Batch([(images, [tokens[:, :longest]])], [], Place.start(), Counter())
-        return train.backward(model, batch, options)["loss"]
+        batch = Batch([(images, [tokens[:, :longest]])], [], Place.start(), Counter())
+        return train.backward(model, batch, objective, options)["loss"]
 
     def check(images: Tensor, tokens: Tensor) -> dict[str, tuple]:
         logits = model.caption_logits(images, tokens[:, : setting.text_tokens])

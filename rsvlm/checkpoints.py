@@ -28,6 +28,22 @@ from rsvlm.errors import ModelError
 from rsvlm.mammut import Mammut
 
 
+def claim(out: Path, identity: Mapping) -> None:
+    """Write what decides a run into `out/run.json`, so that no other run goes on there; all processes call it.
+
+    Args:
+        out: The run's folder, made if absent.
+        identity: The run's `options` by section and name, its `data` and its `start`.
+
+    Raises:
+        ModelError: `out` holds another run; the message names what differs.
+    """
+    if (out / "run.json").is_file():
+        _check_same_run(json.loads((out / "run.json").read_text()), identity, out)
+        return
+    distributed.write(out / "run.json", json.dumps(identity, indent=1))
+
+
 def save(
     out: Path,
     step: int,
@@ -137,6 +153,21 @@ def _exchange(model: Mammut, ema: list[Tensor] | None) -> None:
         kept = weight.clone()
         weight.copy_(average)
         average.copy_(kept)
+
+
+def _check_same_run(old: Mapping, new: Mapping, out: Path) -> None:
+    if old == new:
+        return
+    if old["data"] != new["data"] or old.get("start") != new["start"]:
+        raise ModelError(f"{out} holds a run on other data or from another start: give another --out, or delete it")
+    differing = [
+        f"{section}.{name}" if isinstance(value, dict) else section
+        for section, value in new["options"].items()
+        for name in (value if isinstance(value, dict) else [section])
+        if old["options"].get(section) != value
+        and (not isinstance(value, dict) or old["options"].get(section, {}).get(name) != value[name])
+    ]
+    raise ModelError(f"{out} holds a run with other options ({', '.join(differing)}): give another --out, or delete it")
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The curriculum: stages, each a mixture of data sets, read as one sequence of samples that can be taken up anywhere.
+"""The curriculum: stages, each a mixture of data sets, read as one sequence of batches that can be taken up anywhere.
 
     WebLI ×10,000 steps  →  RS-WebLI ×2,000  →  RS-Landmarks ×2,000  →  RS-WebLI + RS-Landmarks ×1,000
 
@@ -10,6 +10,7 @@ decodes those of its own share, which is not.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +20,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from rsvlm import augment, benchmarks, images, shards
+from rsvlm import augment, benchmarks, distributed, images, shards
+from rsvlm import tokenizer as tokenizers
 from rsvlm.errors import DataError
 
 if TYPE_CHECKING:
-    from rsvlm.config import Stage, Train
+    from rsvlm.config import Config, Stage, Train
+    from rsvlm.mammut import Mammut
 
 logger = logging.getLogger(__name__)
+
+TEXT_GROUPS = 4  # of similar length, in each micro-batch
 
 _CAPTION, _MIXTURE, _TURN, _VIEW = (), (1,), (2,), (3,)  # what a generator is for; the first is [seed, step] alone
 
@@ -64,6 +71,29 @@ class Share:
     captions: list[str]
     keys: list[str]
     place: Place
+
+
+@dataclass
+class Batch:
+    """One process's share of a batch, as the model takes it.
+
+    Attributes:
+        parts: Micro-batches, as the `forward` of an objective takes them. Of pairs: images (b, 3, S, S) float32 and groups of token
+            rows (b1, T1), (b2, T2), …, as `Mammut.forward` takes them.
+        keys: Names of the samples of the whole batch, of all processes.
+        place: Place of the reader after this batch.
+        counts: Pairs left out and texts cut; of the whole batch only after `train.backward`.
+        seed: Seed of what dropout draws.
+        text_numbers: Numbers (B,) of the texts of the whole batch, as of `losses.text_numbers`. If None, all texts count as
+            different.
+    """
+
+    parts: list
+    keys: list[str]
+    place: Place
+    counts: Counter
+    seed: int = 0
+    text_numbers: Tensor | None = None
 
 
 def check(options: Train, names: Sequence[str]) -> None:
@@ -144,6 +174,39 @@ def read(
             decoded = list(decode_all(make, *zip(*((keys[i], samples[i], turns[i], *views[i]) for i in mine))))
             kept = [(array, captions[i]) for array, i in zip(decoded, mine) if array is not None]
             yield Share([a for a, _ in kept], [c for _, c in kept], keys, Place(dict(positions), Counter(counts)))
+
+
+def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place: Place, step: int) -> Iterator[Batch]:
+    """Yield this process's share of every batch after `step`, at `place`, to the last; `model` gives tokenizer and sizes.
+
+    Raises:
+        DataError: A data set has no sample that can be used, or too few images of a batch can be decoded.
+    """
+    options, settings = config.train, model.config
+    share = options.batch_size // distributed.size()
+    n_parts = math.ceil(share / (options.micro_batch_size or share))
+    shares = read(data, options, config.seed, settings.image_size, place, step, distributed.rank(), distributed.size())
+    for number, rows in enumerate(shares, step + 1):
+        if len(rows.images) < n_parts:
+            raise DataError(
+                f"only {len(rows.images)} of {share} images of a batch are readable, as of {rows.keys[0]}: see the data"
+            )
+        counts = Counter({"broken image": share - len(rows.images)})
+        tokens = tokenizers.encode(model.tokenizer, rows.captions, counts)
+        lengths = (tokens != settings.pad_token_id).sum(axis=1)
+        parts = []
+        # texts of similar length go through the decoder together
+        for part in np.array_split(np.argsort(lengths, kind="stable"), n_parts):
+            groups = [group for group in np.array_split(part, TEXT_GROUPS) if len(group)]
+            pixels = np.stack([rows.images[i] for i in part])
+            normal = torch.from_numpy(images.normalise(pixels, settings.image_mean, settings.image_std))
+            parts.append((normal, [torch.from_numpy(tokens[group, : lengths[group[-1]]]) for group in groups]))
+        yield Batch(parts, rows.keys, rows.place, +counts, dropout_seed(config.seed, number))
+
+
+def dropout_seed(*draw: int) -> int:
+    """Return the seed of what dropout draws, from that of the run and from where it is (its step); another in each process."""
+    return int(np.random.SeedSequence([*draw, distributed.rank()]).generate_state(1)[0])
 
 
 def ahead(items: Iterator) -> Iterator:

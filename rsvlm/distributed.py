@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rsvlm import files
 from rsvlm.errors import ModelError
 
 
@@ -53,6 +55,16 @@ def rank() -> int:
 def size() -> int:
     """Return how many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def write(path: Path, data: bytes | str) -> None:
+    """Write a file in process 0, after all processes have come so far; none goes on before the file is there."""
+    if size() > 1:
+        dist.barrier()  # what a process decided by the absence of the file is decided by now
+    if rank() == 0:
+        files.write_atomic(path, data)
+    if size() > 1:
+        dist.barrier()
 
 
 def add_up(tensor: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
     out/run.json                 options, classes, hashes of the start and the pictures: no other run continues here
     out/round-1/labels.npz       what the teacher was sure of: class of each patch, -1 where it was not
-                checkpoints/     as of `rsvlm.train`; the newest two
+                checkpoints/     as of `rsvlm.train`, whose loop it is; the newest two
+                metrics.jsonl    its losses, speed and memory
                 model/           averaged weights: the pupil, and the teacher of the next round
                 metrics.json     agreement, labels, validation retrieval, and what `measure` returned; ends the round
     out/rounds.json              written last: the metrics of all rounds and the one to keep
@@ -10,7 +11,8 @@
 The teacher sees each picture enlarged and in four flips; the pupil learns from patches, and from regions pooled by its own
 attention, to tell the classes' texts apart there, while captions go on teaching it as before. When to stop is decided from
 agreement between flips and from retrieval on validation captions: no mask is read. Every draw is a function of the seed, the round
-and the step, so a run that was killed and started again ends, on CPU, in the same bytes.
+and the step, so a run that was killed and started again ends, on CPU, in the same bytes. Several processes that `torchrun` started
+share the batches of a round.
 
 Source: our choice; the paper names the loop and states no loss. Most certain patches, class by class: Zou et al. 2018 (CBST, arXiv
 1810.07911); averaged teacher: Tarvainen and Valpola 2017 (arXiv 1703.01780).
@@ -22,60 +24,39 @@ import dataclasses
 import hashlib
 import io
 import json
-import logging
+import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from rsvlm import benchmarks, checkpoints, embed, localize, losses, retrieval, stages, train, weights
-from rsvlm import images as imaging
+from rsvlm import (
+    benchmarks,
+    checkpoints,
+    config,
+    distributed,
+    embed,
+    images,
+    localize,
+    losses,
+    retrieval,
+    stages,
+    teacher,
+    train,
+)
 from rsvlm import tokenizer as tokenizers
-from rsvlm.curriculum import Place
+from rsvlm import weights as stored
+from rsvlm.curriculum import Batch, Place, dropout_seed
 from rsvlm.errors import DataError, ModelError
-from rsvlm.files import write_atomic
 from rsvlm.mammut import Mammut, MammutConfig
-
-if TYPE_CHECKING:
-    from rsvlm import config
-
-logger = logging.getLogger(__name__)
-
-FLIPS = ((), (-1,), (-2,), (-2, -1))
-
-LOCAL: dict = {"image_size": 64, "patch_size": 8, "vision_width": 64, "vision_stages": [1, 1], "image_pooling": "attention"}
-"""Sizes of the chapters' small model: a patch sees some forty pixels around its own eight, and no patch knows its position."""
-LOCAL |= {"vision_heads": 4, "text_width": 64, "text_layers": 2, "text_heads": 4}
-
-
-def _land(*colours: str) -> tuple[str, ...]:
-    return tuple(f"The land is {colour} throughout." for colour in colours)
-
-
-_SEA = ("Sea covers nearly all of the picture.", "Sea takes up nearly all of the picture.")
-SEA_AND_LAND = {
-    "sea": _SEA,
-    "land": _land("dark green", "green", "tan", "brown", "light brown", "grey", "white", "olive", "very dark green"),
-}
-"""Sentences of the two classes that nearly every chip of the Blue Marble has, as whole as their captions are; single words such as
-“Sea.” say little to a model that has read none. Chosen by the masks of the validation chips."""
-
-COVERS = {
-    "sea": _SEA,
-    "other land": _land("light green", "green", "dark green", "very dark green", "khaki", "olive", "dark olive")
-    + _land("reddish brown", "brown", "grey", "dark grey"),
-    "desert": _land("orange", "pale sand", "tan", "light brown"),
-    "ice": _land("white", "pale grey"),
-}
-"""The same of four covers of the ground: the colours of each are those by which `maskfiles.blue_marble` tells it."""
+from rsvlm.pictures import Pictures, Readings, load_or_read, read
 
 
 @dataclass(frozen=True)
@@ -95,7 +76,10 @@ class Options:
         contrastive_weight: Of the image-text loss on captions; `caption_weight` of the caption loss.
         least_agreement: A round whose teacher agrees less with its flips than the one before, by more than this share, is not kept.
         most_recall_lost: Nor is one whose mean recall on validation captions is lower than at the start by more than so many points.
-        checkpoint_every: Steps between checkpoints.
+        precision: Precision of the towers, `fp32`, `bf16` or `fp16`; losses are float32 always.
+        micro_batch_size: Pictures in memory at once, per process; the gradient stays that of the whole batch. If None, all.
+        workers: Number above 0 to make a batch while the one before is learned from; no byte depends on it.
+        checkpoint_every: Steps between checkpoints; `log_every` between lines of metrics.
         seed: Of every draw.
     """
 
@@ -118,22 +102,23 @@ class Options:
     caption_weight: float = 0.0
     least_agreement: float = 0.01
     most_recall_lost: float = 1.0
+    precision: str = "fp32"
+    micro_batch_size: int | None = None
+    workers: int = 0
     checkpoint_every: int = 20
+    log_every: int = 10
     seed: int = 0
 
-
-@dataclass(frozen=True)
-class Pictures:
-    """N pictures (N, S, S, 3) uint8 and the captions of each; no mask."""
-
-    images: np.ndarray
-    captions: Sequence[Sequence[str]]
+    def of_training(self) -> config.Train:
+        """Return those of them that are options of the training loop."""
+        names = config.Train.model_fields.keys() & self.__dict__.keys()
+        return config.Train(**{name: getattr(self, name) for name in names})
 
 
 def run(
     start: Path,
-    pictures: Pictures,
-    validation: Pictures,
+    pictures: Pictures | Path,
+    validation: Pictures | Path,
     classes: Mapping[str, Sequence[str]],
     out: Path,
     options: Options | None = None,
@@ -145,90 +130,88 @@ def run(
 
     Args:
         start: Folder of a model with its tokenizer: the teacher of the first round, and round 0 of the metrics.
-        pictures: To learn from.
-        validation: For the stop rule: flips and captions.
+        pictures: Pictures to learn from; or a folder of shards or a benchmark, whose train split `pictures.load_or_read` reads.
+        validation: Pictures for the stop rule, by flips and captions; or a folder: up to 1,000 of its val split.
         classes: Sentences of each of at least two classes; the class is where any of its sentences is.
         out: The run's folder.
         options: See `Options`.
-        measure: Called with the model of each round; what it returns is kept beside that round's metrics, and never decides.
+        measure: Called with the model of each round, in every process; what it returns is kept beside that round's metrics, and
+            never decides.
         device: Where to train.
 
     Returns:
         `{"rounds": [metrics of round 0, 1, …], "kept": number of the round to keep, "why": why it stopped}`, as in `rounds.json`.
 
     Raises:
+        ConfigError: The batch cannot be shared by the processes.
         DataError: Fewer than two classes, a class without a sentence, or pictures that do not fit the model.
         ModelError: `out` holds other rounds.
+        RsvlmError: The loss of a round became NaN or infinite; see its `not_finite.json`.
     """
     options, start, out = options or Options(), Path(start), Path(out)
     if len(classes) < 2 or not all(len(texts) for texts in classes.values()):
         raise DataError(f"classes {list(classes)}: give two or more, each with a sentence or several")
-    model = weights.load(start, device)
-    side = model.config.image_size
-    for name, given in (("pictures", pictures), ("validation", validation)):
-        if given.images.ndim != 4 or given.images.shape[1:] != (side, side, 3) or len(given.images) != len(given.captions):
-            raise DataError(
-                f"{name}: {given.images.shape} and captions of {len(given.captions)}: expected (N, {side}, {side}, 3) and N"
-            )
-    identity = _identity(start, {"pictures": pictures, "validation": validation}, classes, options)
-    if (out / "run.json").is_file() and json.loads((out / "run.json").read_text()) != identity:
-        raise ModelError(f"{out} holds rounds of other options or data: give another folder, or delete it")
-    if (out / "rounds.json").is_file():
-        return json.loads((out / "rounds.json").read_text())
-    write_atomic(out / "run.json", json.dumps(identity, indent=1))
+    with distributed.joined(distributed.resolve_device(device)) as target:
+        # the same rounds as before, if there were any
+        train.check(options.of_training())
+        side = stored.load(start).config.image_size
+        pictures, validation = _opened(pictures, "train", side), _opened(validation, "val", side, most=1000)
+        for name, given in (("pictures", pictures), ("validation", validation)):
+            if given.images.ndim != 4 or given.images.shape[1:] != (side, side, 3) or len(given.images) != len(given.captions):
+                raise DataError(
+                    f"{name}: {given.images.shape} and captions of {len(given.captions)}: expected (N, {side}, {side}, 3) and N"
+                )
+        identity = _identity(start, {"pictures": pictures, "validation": validation}, classes, options)
+        if (out / "run.json").is_file() and json.loads((out / "run.json").read_text()) != identity:
+            raise ModelError(f"{out} holds rounds of other options or data: give another folder, or delete it")
+        if (out / "rounds.json").is_file():
+            return json.loads((out / "rounds.json").read_text())
+        distributed.write(out / "run.json", json.dumps(identity, indent=1))
 
-    table, folder, kept, why = [], start, 0, "all rounds are done"
-    for number in range(options.rounds + 1):
-        place = out / f"round-{number}"
-        if not (place / "metrics.json").is_file():
-            facts: dict = {"round": number}
-            if number:
-                teacher = weights.load(folder, device)
-                facts |= _labels(teacher, pictures, classes, options, place / "labels.npz")
-                folder = _train(folder, pictures, classes, options, number, place, device)
-            pupil = weights.load(folder, device)
-            facts |= judge(pupil, validation, classes, options)
-            facts |= {} if measure is None else {"measured": dict(measure(pupil))}
-            write_atomic(place / "metrics.json", json.dumps(facts, indent=1))
-        folder = place / "model" if number else start
-        table.append(json.loads((place / "metrics.json").read_text()))
-        if (reason := _stop(table, options)) is not None:
-            why = reason
-            break
-        kept = number
-    result = {"rounds": table, "kept": kept, "why": why}
-    write_atomic(out / "rounds.json", json.dumps(result, indent=1))
-    return result
-
-
-def read(folder: Path, split: str, side: int, *, most: int | None = None, seed: int = 0) -> Pictures:
-    """Read the pictures of a split, resized to (side, side), with all captions; a seeded sample if there are more than `most`.
-
-    Raises:
-        DataError: There is nothing to read.
-    """
-    found = [(s.image, s.captions) for s in benchmarks.samples(folder, split)]
-    chosen = np.sort(np.random.default_rng([seed, 1]).permutation(len(found))[:most])
-    if not len(chosen):
-        raise DataError(f"{folder} has no picture in its split '{split}'")
-    arrays = [imaging.decode(found[i][0]) for i in chosen]
-    resized = [a if a.shape[:2] == (side, side) else imaging.resize(a, side, side) for a in arrays]
-    return Pictures(np.stack(resized), [found[i][1] for i in chosen])
+        # round after round, as long as it is better
+        table, folder, kept, why = [], start, 0, "all rounds are done"
+        for number in range(options.rounds + 1):
+            place = out / f"round-{number}"
+            if not (place / "metrics.json").is_file():
+                facts: dict = {"round": number}
+                if number:
+                    labels = _labels(stored.load(folder, target), pictures, classes, options, place / "labels.npz")
+                    facts |= {f"labelled[{name}]": float((labels == c).mean()) for c, name in enumerate(classes)}
+                    folder = _train(folder, pictures, labels, classes, options, number, place, target)
+                pupil = stored.load(folder, target)
+                facts |= judge(pupil, validation, classes, options)
+                facts |= {} if measure is None else {"measured": dict(measure(pupil))}
+                distributed.write(place / "metrics.json", json.dumps(facts, indent=1))
+            folder = place / "model" if number else start
+            table.append(json.loads((place / "metrics.json").read_text()))
+            if (reason := _stop(table, options)) is not None:
+                why = reason
+                break
+            kept = number
+        result = {"rounds": table, "kept": kept, "why": why}
+        distributed.write(out / "rounds.json", json.dumps(result, indent=1))
+        return result
 
 
 def begin(
-    sizes: Mapping[str, object], pictures: Pictures, out: Path, options: Options | None = None, vocabulary: int = 2048
+    sizes: Mapping[str, object],
+    pictures: Pictures | Path,
+    out: Path,
+    options: Options | None = None,
+    vocabulary: int = 2048,
+    device: str = "cpu",
 ) -> Path:
     """Train a model on captions alone, for rounds to start from; go on where a killed run left off.
 
     Args:
         sizes: Options of `MammutConfig`. Patches have to know of themselves, not of the whole picture: a convolutional tower of few
             stages sees little around each, a transformer everything.
-        pictures: To learn from; each step reads a caption of each picture or, as often, a single sentence of one. The longest
-            caption, which says everything at once, is read by its sentences alone, unless it is the only one.
+        pictures: To learn from, as of `run`; each step reads a caption of each picture or, as often, a single sentence of one. The
+            longest caption, which says everything at once, is read by its sentences alone, unless it is the only one.
         out: The run's folder.
         options: `steps`, `batch_size`, `learning_rate`, … count; `rounds` and the losses of regions do not.
         vocabulary: Entries of the tokenizer, at most.
+        device: Where to train.
 
     Returns:
         The folder of the model, `out/model`.
@@ -237,75 +220,46 @@ def begin(
         ModelError: `out` holds another beginning, or the sizes do not fit together.
     """
     options, out = options or Options(), Path(out)
-    pictures = Pictures(pictures.images, [_readings(texts) for texts in pictures.captions])
-    identity = json.dumps(
-        {"sizes": dict(sizes), "vocabulary": vocabulary} | _identity(None, {"pictures": pictures}, {}, options)
-    )
-    if (out / "begin.json").is_file() and (out / "begin.json").read_text() != identity:
-        raise ModelError(f"{out} holds a beginning with other options or data: give another folder, or delete it")
-    write_atomic(out / "begin.json", identity)
-    if not (out / "untrained").is_dir():
-        tokenizer = tokenizers.train((text for texts in pictures.captions for text in texts), vocabulary, 112)
-        torch.manual_seed(options.seed)
-        model = Mammut(MammutConfig(**sizes, vocab_size=len(tokenizer), context_length=112))
-        model.tokenizer = tokenizer
-        checkpoints.finish(model, out / "untrained")
-    return _train(out / "untrained", pictures, {}, options, 0, out, "cpu")
+    with distributed.joined(distributed.resolve_device(device)) as target:
+        train.check(options.of_training())
+        pictures = _opened(pictures, "train", int(MammutConfig(**sizes).image_size))
+        pictures = Pictures(pictures.images, Readings(pictures.captions))
+        identity = json.dumps(
+            {"sizes": dict(sizes), "vocabulary": vocabulary} | _identity(None, {"pictures": pictures}, {}, options)
+        )
+        if (out / "begin.json").is_file() and (out / "begin.json").read_text() != identity:
+            raise ModelError(f"{out} holds a beginning with other options or data: give another folder, or delete it")
+        untrained = not (out / "untrained").is_dir()
+        distributed.write(out / "begin.json", identity)
+        if untrained:
+            tokenizer = tokenizers.train((text for texts in pictures.captions for text in texts), vocabulary, 112)
+            torch.manual_seed(options.seed)
+            model = Mammut(MammutConfig(**sizes, vocab_size=len(tokenizer), context_length=112))
+            model.tokenizer = tokenizer
+            checkpoints.finish(model, out / "untrained")
+        return _train(out / "untrained", pictures, None, {}, options, 0, out, target)
 
 
-def load_or_begin(options: config.Config, data: Path, recompute: bool = False) -> Path:
-    """Return the folder of the chapters' small model (`LOCAL`), trained on captions alone now unless it was before.
+def load_or_begin(options: config.Config, data: Path, sizes: Mapping[str, object], recompute: bool = False) -> Path:
+    """Return the folder of a small model, trained on captions alone now unless it was before.
 
     Args:
-        options: Twice its steps, its learning rate and seed.
-        data: Shards with a train split.
+        options: Options of a longer training: the small one takes half its steps, at its learning rate, and its seed.
+        data: Folder of shards with a train split.
+        sizes: Options of `MammutConfig`, as of `begin`; `image_size` among them.
         recompute: Train again.
     """
     steps, rate = options.train.steps // 2, options.train.learning_rate
     chosen = Options(steps=steps, learning_rate=rate, warmup_steps=steps // 8, ema=0.9, seed=options.seed)
-    source = stages.source_hash("rounds", "mammut", "tokenizer", "images", "losses", "train", follow=False)
-    parts = {"sizes": LOCAL, "options": dataclasses.asdict(chosen), "data": benchmarks.fingerprint(data), "source": source}
+    modules = "rounds", "pictures", "train", "curriculum", "mammut", "losses", "tokenizer", "images"
+    source = stages.source_hash(*modules, follow=False)
+    data_hash = benchmarks.fingerprint(data)
+    parts = {"sizes": dict(sizes), "options": dataclasses.asdict(chosen), "data": data_hash, "source": source}
 
     def compute(folder: Path) -> None:
-        begin(LOCAL, read(data, "train", LOCAL["image_size"], seed=options.seed), folder, chosen)
+        begin(sizes, read(data, "train", sizes["image_size"], seed=options.seed), folder, chosen)
 
     return stages.stage("rounds-begin", parts, compute, recompute) / "model"
-
-
-def probabilities(
-    model: Mammut, images: np.ndarray, classes: Mapping[str, Sequence[str]], *, window: int = 3, scale: int = 1, flips: int = 1
-) -> np.ndarray:
-    """Tell the classes of patches apart: (flips, N, C, h, w) float32, over the classes they add up to 1.
-
-    Args:
-        model: The model, in evaluation mode.
-        images: (N, S, S, 3) uint8.
-        classes: Sentences of each class; the surest sentence speaks for its class.
-        window: Of the Smooth-Attention-Operation.
-        scale: Pictures are enlarged by this number; maps then averaged, so that the grid stays that of scale 1.
-        flips: So many of: as it is, left-right, upside down, both; maps are turned back.
-    """
-    sentences, starts = _sentences(classes)
-    texts = embed.texts(model, sentences)
-    side, found = model.config.image_size * scale, []
-    for part in np.array_split(images, max(len(images) * scale**2 // 64, 1)):
-        batch = localize.to_batch(model, list(part), side, side)
-        for flip in FLIPS[:flips]:
-            scores = localize.heat(model, batch.flip(flip) if flip else batch, texts, window=window)
-            scores = torch.from_numpy(np.maximum.reduceat(scores, starts, axis=1) * model.logit_scale.item())
-            grid = F.avg_pool2d(scores.softmax(1), scale)
-            found.append((grid.flip(flip) if flip else grid).numpy())
-    return np.stack([np.concatenate(found[i::flips]) for i in range(flips)])
-
-
-def choose(odds: np.ndarray, sure_share: float) -> np.ndarray:
-    """Label the surest patches of each class: (N, C, h, w) probabilities → (N, h, w) int8, -1 where unsure."""
-    winner, sure = odds.argmax(axis=1), odds.max(axis=1)
-    labels = np.full(winner.shape, -1, np.int8)
-    for c in range(odds.shape[1]):
-        if (mine := winner == c).any():
-            labels[mine & (sure >= np.quantile(sure[mine], 1 - sure_share))] = c
-    return labels
 
 
 def region_losses(model: Mammut, found: localize.Patches, labels: Tensor, texts: Tensor, window: int) -> tuple[Tensor, Tensor]:
@@ -327,8 +281,7 @@ def region_losses(model: Mammut, found: localize.Patches, labels: Tensor, texts:
     each = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=-1, reduction="sum")
     patch = each / (labels >= 0).sum().clamp_min(1)
 
-    members = F.one_hot(labels + 1, len(texts) + 1)[..., 1:]  # (B, h, w, C)
-    inside = members.movedim(-1, 1).bool()  # (B, C, h, w)
+    inside = _members(labels, len(texts))
     image, kind = inside.flatten(2).any(-1).nonzero(as_tuple=True)
     if not len(image):
         return patch, patch * 0
@@ -339,9 +292,14 @@ def region_losses(model: Mammut, found: localize.Patches, labels: Tensor, texts:
     return patch, region
 
 
+def _members(labels: Tensor, classes: int) -> Tensor:
+    """Which patches are of which class: (B, h, w) labels to (B, C, h, w) bool."""
+    return F.one_hot(labels + 1, classes + 1)[..., 1:].movedim(-1, 1).bool()
+
+
 def judge(model: Mammut, validation: Pictures, classes: Mapping[str, Sequence[str]], options: Options) -> dict[str, float]:
     """Measure what needs no mask: `agreement` of each patch's class with that of the flips (0…1), and `val_mR` (`recall`)."""
-    winners = probabilities(model, validation.images, classes, window=options.window, flips=4).argmax(axis=2)
+    winners = teacher.probabilities(model, validation.images, classes, window=options.window, flips=4).argmax(axis=2)
     shares = np.bincount(winners[0].ravel(), minlength=len(classes)) / winners[0].size
     told = {f"told[{name}]": float(share) for name, share in zip(classes, shares, strict=True)}
     agreement = float((winners[1:] == winners[0]).mean())
@@ -373,119 +331,163 @@ def _stop(table: list[dict], options: Options) -> str | None:
     return f"round {now['round']}: a class all but vanished, {emptied[0]}" if emptied else None
 
 
-def _labels(model: Mammut, pictures: Pictures, classes: Mapping, options: Options, path: Path) -> dict:
-    """Write the teacher's labels; return how many patches have one, of each class."""
+def _labels(model: Mammut, pictures: Pictures, classes: Mapping, options: Options, path: Path) -> np.ndarray:
+    """Return the teacher's labels, (N, h, w) int8, written to a file unless they were before."""
     if not path.is_file():
-        window = options.teacher_window or options.window
-        odds = probabilities(model, pictures.images, classes, window=window, scale=options.teacher_scale, flips=4)
+        winners, sures, window = [], [], options.teacher_window or options.window
+        for odds in teacher.odds_by_part(
+            model, pictures.images, classes, window=window, scale=options.teacher_scale, flips=len(teacher.FLIPS)
+        ):
+            odds = odds.mean(axis=0)  # (n, C, h, w)
+            winners.append(odds.argmax(axis=1).astype(np.int8))
+            sures.append(odds.max(axis=1))
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, labels=choose(odds.mean(axis=0), options.sure_share))
-        write_atomic(path, buffer.getvalue())
-    labels = np.load(path)["labels"]
-    return {f"labelled[{name}]": float((labels == c).mean()) for c, name in enumerate(classes)}
+        np.savez_compressed(buffer, labels=teacher.choose(np.concatenate(winners), np.concatenate(sures), options.sure_share))
+        distributed.write(path, buffer.getvalue())
+    return np.load(path)["labels"]
 
 
-def _train(start: Path, pictures: Pictures, classes: Mapping, options: Options, number: int, place: Path, device: str) -> Path:
-    """Train one round from the model in `start`; go on from its newest checkpoint, and return its model's folder."""
-    finished = place / "model"
-    if finished.is_dir():
-        return finished
-    model = weights.load(start, device)
-    optimizer = train.make_optimizer(model, options)
-    ema = [parameter.detach().clone() for parameter in model.parameters()]
-    done = 0
-    if checkpoint := checkpoints.newest(place):
-        done, _ = checkpoints.load(checkpoint, model, optimizer, ema)
-        logger.info("continuing round %d from %s", number, checkpoint)
-    labels, labelled = None, np.arange(len(pictures.images))
-    if classes:
-        labels = np.load(place / "labels.npz")["labels"]
-        labelled = np.flatnonzero((labels >= 0).any(axis=(1, 2)))
-    if not len(labelled):
-        raise DataError(f"{place}: the teacher is sure of no patch: raise sure_share")
-    model.train()
-    left = range(done + 1, options.steps + 1)
-    for step in tqdm(left, desc=f"round {number}", initial=done, total=options.steps, leave=False):
-        for group in optimizer.param_groups:
-            group["lr"] = train.learning_rate(step, options)
-        rng = np.random.default_rng([options.seed, number, step])
-        chosen = rng.choice(labelled, min(options.batch_size, len(labelled)), replace=False)
-        loss = _loss(model, pictures, labels, chosen, classes, options, rng)
-        if not loss.isfinite():
-            raise DataError(f"the loss of round {number} is {loss.item()} at step {step}: lower learning_rate")
-        loss.backward()
-        train.clip_gradients(model, options.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        torch._foreach_lerp_(ema, [parameter.detach() for parameter in model.parameters()], 1 - options.ema)
-        if step % options.checkpoint_every == 0 or step == options.steps:
-            checkpoints.save(place, step, Place({}, Counter()), model, optimizer, ema)
-    with checkpoints.averaged(model, ema):
-        checkpoints.finish(model, finished)
-    shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    return finished
-
-
-def _loss(
-    model: Mammut,
+def _train(
+    start: Path,
     pictures: Pictures,
     labels: np.ndarray | None,
-    chosen: np.ndarray,
     classes: Mapping[str, Sequence[str]],
     options: Options,
-    rng: np.random.Generator,
-) -> Tensor:
-    """The loss of one step: captions of the chosen images, and, where there are labels, their patches and regions."""
-    side, patch = model.config.image_size, model.config.patch_size
-    captions = [pictures.captions[i][rng.integers(len(pictures.captions[i]))] for i in chosen]
-    tokens = tokenizers.encode(model.tokenizer, captions)
-    order = np.argsort((tokens != model.config.pad_token_id).sum(axis=1), kind="stable")
-    tokens = torch.from_numpy(tokens[order]).to(model.device)
-    image_tokens = model.image_tokens(localize.to_batch(model, list(pictures.images[chosen[order]]), side, side))
-    texts = model.encode_text(tokens)
-    numbers = losses.text_numbers(tokens)
-    loss = options.contrastive_weight * losses.softmax_loss(
-        model.image_embedding(image_tokens), texts, model.logit_scale, numbers
-    )
-    if options.caption_weight:
-        loss = (
-            loss
-            + options.caption_weight
-            * model.caption_loss(tokens, image_tokens)
-            / (tokens[:, 1:] != model.config.pad_token_id).sum()
+    number: int,
+    place: Path,
+    device: torch.device,
+) -> Path:
+    """Train one round from the model in `start`; go on from its newest checkpoint, and return its model's folder."""
+    if (place / "model").is_dir():
+        return place / "model"
+    usable = np.arange(len(pictures.images)) if labels is None else np.flatnonzero((labels >= 0).any(axis=(1, 2)))
+    if len(usable) < distributed.size():
+        raise DataError(f"{place}: the teacher is sure of no patch: raise sure_share")
+    model = stored.load(start, device)
+    read_batches = partial(_read_batches, model, pictures, usable, labels, classes, options, number)
+    folder = train.loop(model, read_batches, objective(options, with_labels=labels is not None), options.of_training(), place)
+    if distributed.rank() == 0:
+        shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    return folder
+
+
+@dataclass(frozen=True)
+class Part:
+    """A micro-batch of b pictures, a caption of each, and what the teacher said of their patches.
+
+    Attributes:
+        images: (b, 3, S, S) float32, normalised.
+        tokens: (b, T) int64, from the shortest caption to the longest.
+        labels: (b, h, w) int64, -1 where the teacher was not sure; None in a training on captions alone.
+        classes: (C, T) int64, one sentence of each class; None likewise.
+    """
+
+    images: Tensor
+    tokens: Tensor
+    labels: Tensor | None
+    classes: Tensor | None
+
+
+def _read_batches(
+    model: Mammut,
+    pictures: Pictures,
+    usable: np.ndarray,
+    labels: np.ndarray | None,
+    classes: Mapping[str, Sequence[str]],
+    options: Options,
+    number: int,
+    place: Place,
+    done: int,
+) -> Iterator[Batch]:
+    """Yield this process's share of every batch after `done` steps: of pictures that are `usable`, drawn anew in each step."""
+    settings = model.config
+    for step in range(done + 1, options.steps + 1):
+        # what the batch is, of all processes
+        rng = np.random.default_rng([options.seed, number, step])
+        chosen = rng.choice(usable, min(options.batch_size, len(usable)), replace=False)
+        texts = [pictures.captions[i] for i in chosen]
+        counts = Counter()
+        tokens = tokenizers.encode(model.tokenizer, [captions[rng.integers(len(captions))] for captions in texts], counts)
+        lengths = (tokens != settings.pad_token_id).sum(axis=1)
+        order = np.argsort(lengths, kind="stable")
+        chosen, tokens, lengths = chosen[order], tokens[order], lengths[order]
+        asked = None
+        if labels is not None and (options.patch_weight or options.region_weight):
+            # one sentence of each class: over the steps, all of them
+            words = [sentences[rng.integers(len(sentences))] for sentences in classes.values()]
+            asked = torch.from_numpy(tokenizers.encode(model.tokenizer, words))
+
+        # what this process has of it
+        parts = []
+        own = np.array_split(np.arange(len(chosen)), distributed.size())[distributed.rank()]
+        for rows in np.array_split(own, math.ceil(len(own) / (options.micro_batch_size or len(own)))):
+            pixels = np.asarray(pictures.images[chosen[rows]])
+            normal = torch.from_numpy(images.normalise(pixels, settings.image_mean, settings.image_std))
+            of_rows = None if asked is None else torch.from_numpy(labels[chosen[rows]].astype(np.int64))
+            parts.append(Part(normal, torch.from_numpy(tokens[rows, : lengths[rows[-1]]]), of_rows, asked))
+        yield Batch(
+            parts,
+            [str(i) for i in chosen],
+            place,
+            counts if distributed.rank() == 0 else Counter(),  # of all texts, so one process tells them
+            dropout_seed(options.seed, number, step),
+            losses.text_numbers(torch.from_numpy(tokens)),
         )
-    if labels is None or not (options.patch_weight or options.region_weight):
-        return loss
-    # one sentence of each class: over the steps, all of them
-    words = [texts[rng.integers(len(texts))] for texts in classes.values()]
-    asked = model.encode_text(torch.from_numpy(tokenizers.encode(model.tokenizer, words)).to(model.device))
-    found = localize.split_tokens(model, image_tokens, side // patch, side // patch)
-    wanted = torch.from_numpy(labels[chosen[order]].astype(np.int64)).to(model.device)
-    of_patch, of_region = region_losses(model, found, wanted, asked, options.window)
-    return loss + options.patch_weight * of_patch + options.region_weight * of_region
 
 
-def _sentences(classes: Mapping[str, Sequence[str]]) -> tuple[list[str], list[int]]:
-    groups = [list(texts) for texts in classes.values()]
-    return sum(groups, []), [0, *np.cumsum([len(group) for group in groups])[:-1].tolist()]
+def objective(options: Options, with_labels: bool) -> train.Objective:
+    """Return the losses of a step: of captions and, where there are labels, of patches and regions.
+
+    The caption loss carries its weight inside, because rounding depends on where it is multiplied.
+    """
+    with_labels = with_labels and bool(options.patch_weight or options.region_weight)
+
+    def forward(model: Mammut, part: Part, with_means: bool) -> train.Output:
+        means, tokens = {}, part.tokens.to(model.device)
+        counts = {"caption": (tokens[:, 1:] != model.config.pad_token_id).sum()}
+        image_tokens = model.image_tokens(part.images.to(model.device))
+        texts = model.encode_text(tokens)
+        image_embeddings, scale = model.image_embedding(image_tokens), model.logit_scale
+        if with_means and options.caption_weight:
+            means["caption"] = options.caption_weight * model.caption_loss(tokens, image_tokens) / counts["caption"]
+        if with_labels:
+            labels = part.labels.to(model.device)
+            counts |= {"patch": (labels >= 0).sum(), "region": _members(labels, len(part.classes)).flatten(2).any(-1).sum()}
+        if with_means and with_labels:
+            classes = model.encode_text(part.classes.to(model.device))
+            side = model.config.image_size // model.config.patch_size
+            patches = localize.split_tokens(model, image_tokens, side, side, embeddings=False)
+            if patches.scores.isfinite().all():
+                with torch.autocast(model.device.type, enabled=False):
+                    means["patch"], means["region"] = region_losses(model, patches, labels, classes.float(), options.window)
+            else:  # the weights have run away: a loss that is not finite stops the loop, which tells where
+                means["patch"] = means["region"] = patches.scores.sum()
+        return train.Output(image_embeddings, texts, scale, means, counts)
+
+    def contrast(model: Mammut, batch: Batch, image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:
+        numbers = batch.text_numbers.to(model.device)
+        return losses.softmax_loss(image_embeddings.float(), text_embeddings.float(), scale, numbers)
+
+    caption = {"caption": 1.0} if options.caption_weight else {}
+    regions = {"patch": options.patch_weight, "region": options.region_weight} if with_labels else {}
+    return train.Objective(forward, contrast, {"contrastive": options.contrastive_weight} | caption | regions)
 
 
-def _split(texts: Sequence[str]) -> list[str]:
-    return [f"{part.strip(' .')}." for text in texts for part in text.split(". ") if part.strip(" .")]
-
-
-def _readings(texts: Sequence[str]) -> list[str]:
-    """Whole captions and single sentences, each kind repeated as often as the other is long, so that they are drawn alike."""
-    whole = sorted(texts, key=len)[:-1] or list(texts)
-    single = _split(texts)
-    return [*whole * len(single), *single * len(whole)]
+def _opened(source: Pictures | Path, split: str, side: int, most: int | None = None) -> Pictures:
+    return source if isinstance(source, Pictures) else load_or_read(Path(source), split, side, most=most)
 
 
 def _identity(start: Path | None, given: Mapping[str, Pictures], classes: Mapping, options: Options) -> dict:
     parts = {"options": dataclasses.asdict(options), "classes": {name: list(texts) for name, texts in classes.items()}}
+    del parts["options"]["workers"]  # they decide nothing
     parts["start"] = embed.fingerprint(start) if start else ""
-    for name, some in given.items():
-        digest = hashlib.sha256(np.ascontiguousarray(some.images).tobytes())
-        digest.update(json.dumps([list(texts) for texts in some.captions]).encode())
+    for name, pictures in given.items():
+        digest = hashlib.sha256()
+        for first in range(0, len(pictures.images), 1024):
+            digest.update(np.ascontiguousarray(pictures.images[first : first + 1024]).tobytes())
+        digest.update(b"[")
+        for i, texts in enumerate(pictures.captions):
+            digest.update((", " if i else "").encode() + json.dumps(list(texts)).encode())
+        digest.update(b"]")
         parts[name] = digest.hexdigest()
     return parts

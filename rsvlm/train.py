@@ -1,4 +1,4 @@
-"""One training loop, top to bottom: data sets in, checkpoints and a model folder out, exact after any interruption.
+"""One training loop, top to bottom: batches and losses in, checkpoints and a model folder out, exact after any interruption.
 
 A run lives in one folder:
 
@@ -10,42 +10,74 @@ A run lives in one folder:
 Every random choice is a function of the seed and the step, and the reader's place is part of the checkpoint; so a run that was
 killed anywhere and started again ends, on CPU, in the same bytes as one that was not. Under `torchrun` the same batches are
 shared by several processes, which end in the same weights as one, up to the rounding of sums (and to what dropout draws).
+
+`train` is the loop over data sets of pairs; `rsvlm.rounds` gives it other batches and other losses.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import json
 import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rsvlm import benchmarks, checkpoints, curriculum, distributed, embed, files, losses, mammut, provenance, stages, weights
-from rsvlm import images as imaging
-from rsvlm import tokenizer as tokenizers
-from rsvlm.curriculum import Place
-from rsvlm.errors import ConfigError, DataError, ModelError, RsvlmError
+from rsvlm import checkpoints, curriculum, distributed, losses, stages, starting, validation
+from rsvlm.curriculum import Batch, Place
+from rsvlm.errors import ConfigError
 from rsvlm.mammut import Mammut
+from rsvlm.metrics import Metrics, memory_gb, stop_if_not_finite
 
 if TYPE_CHECKING:
     from rsvlm.config import Config, Train
 
 logger = logging.getLogger(__name__)
 
-TEXT_GROUPS = 4  # of similar length, in each micro-batch
 COUNTED = ("broken image", "text cut")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Output:
+    """What the losses of a micro-batch of b pairs are made of.
+
+    Attributes:
+        image_embeddings: (b, E) of norm 1.
+        text_embeddings: (b, E) of norm 1.
+        scale: Scale of the contrastive logits, a scalar.
+        means: Losses that need no other micro-batch, by name; each a mean over its items.
+        counts: Number of items of each of those losses, there even where `means` was not asked for.
+    """
+
+    image_embeddings: Tensor
+    text_embeddings: Tensor
+    scale: Tensor
+    means: dict[str, Tensor]
+    counts: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: one contrastive loss over all pairs of the batch, and means over items of any micro-batch.
+
+    Attributes:
+        forward: Function from the model, a micro-batch and whether its `means` are wanted to its `Output`.
+        contrast: Function from the model, the batch, the (B, E) embeddings of its images and of its texts, and the scale of the logits
+            to the contrastive loss.
+        weights: Weight of the loss `contrastive` and of each of the means, by name.
+    """
+
+    forward: Callable[[Mammut, object, bool], Output]
+    contrast: Callable[[Mammut, Batch, Tensor, Tensor, Tensor], Tensor]
+    weights: dict[str, float]
 
 
 def train(config: Config, data: Path | Mapping[str, Path], out: Path) -> Path:
@@ -66,74 +98,113 @@ def train(config: Config, data: Path | Mapping[str, Path], out: Path) -> Path:
         ModelError: `out` holds a run with other options or other data.
         RsvlmError: The loss became NaN or infinite; the step and the keys of its batch are in `out/not_finite.json`.
     """
-    options, data, finished = config.train, _named(data), out / "model"
+    data = starting.named(data)
     with distributed.joined(distributed.resolve_device(config.device)) as target:
-        _check(config, data)
-        identity = _identity(config, data)
-        if (out / "run.json").is_file():
-            _check_same_run(json.loads((out / "run.json").read_text()), identity, out)
-        if finished.is_dir():
-            return finished
-        if distributed.rank() == 0:
-            out.mkdir(parents=True, exist_ok=True)
-            files.write_atomic(out / "run.json", json.dumps(identity, indent=1))
-
-        model = prepare(build(config, data).to(target), options)
-        optimizer = make_optimizer(model, options)
-        scaler = torch.amp.GradScaler(target.type, enabled=options.precision == "fp16")
-        ema = [distributed.local(p).clone() for p in model.parameters()] if options.ema else None
-        step, place, counts = 0, Place.start(), Counter()
-        if checkpoint := checkpoints.newest(out):
-            step, place = checkpoints.load(checkpoint, model, optimizer, ema, scaler)
-            logger.info("continuing from %s", checkpoint)
-        metrics = _Metrics(out / "metrics.jsonl", from_step=step)
-        validation = _validation_set(model, data)
-
-        pairs = options.batch_size
-        progress = tqdm(
-            total=options.steps * pairs, initial=step * pairs, desc="train", unit=" samples", disable=distributed.rank() > 0
+        curriculum.check(config.train, list(data))
+        check(config.train)
+        checkpoints.claim(out, starting.identity(config, data))
+        if (out / "model").is_dir():
+            return out / "model"
+        model = starting.prepare(starting.build(config, data).to(target), config.train)
+        pairs = validation.read(model, data)
+        validate = None if pairs is None else partial(validation.measure, model, *pairs)
+        return loop(
+            model, partial(curriculum.read_batches, model, data, config), objective(config.train), config.train, out, validate
         )
-        batches = read_batches(model, data, config, place, step)
-        model.train()
-        clock = time.perf_counter()
-        for batch in curriculum.ahead(batches) if options.workers else batches:
-            step += 1
-            rate = learning_rate(step, options)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            found = backward(model, batch, options, scaler)
-            _stop_if_not_finite(found["loss"], step, batch.keys, out)
-            scaler.unscale_(optimizer)
-            norm = clip_gradients(model, options.clip_norm)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            if ema is not None:
-                torch._foreach_lerp_(ema, [distributed.local(p) for p in model.parameters()], 1 - options.ema)
-            if batch.counts["broken image"] and not place.counts["broken image"]:
-                logger.warning("step %d: a broken image is left out; more of these are counted, not logged", step)
-            counts.update(batch.counts)
-            place = Place(batch.place.positions, batch.place.counts + counts)
-            progress.update(pairs)
-            if step % options.log_every == 0 or step == options.steps:
-                seconds, clock = time.perf_counter() - clock, time.perf_counter()
-                values = {name: float(value.detach()) for name, value in found.items()}
-                line = {"step": step, "learning_rate": rate, **values, "gradient_norm": float(norm)}
-                line |= {"scale": float(model.logit_scale.detach()), "epoch": max(e for e, _ in place.positions.values())}
-                line |= {"samples_per_s": metrics.steps_since(step) * pairs / seconds, "memory_gb": _memory_gb(target)}
-                line |= {"texts_cut": place.counts["text cut"], "skipped": place.counts.total() - place.counts["text cut"]}
-                metrics.write(line)
-                progress.set_postfix(loss=f"{values['loss']:.3f}", memory=f"{line['memory_gb']:.1f} GB", refresh=False)
-            if step % options.checkpoint_every == 0 or step == options.steps:
-                if validation is not None:
-                    with checkpoints.averaged(model, ema):
-                        metrics.write({"step": step, **validate(model, *validation)})
-                    model.train()
-                checkpoints.save(out, step, place, model, optimizer, ema, scaler)
-                clock = time.perf_counter()  # samples_per_s is of training alone
-        progress.close()
-        with checkpoints.averaged(model, ema):
-            return checkpoints.finish(model, finished)
+
+
+def loop(
+    model: Mammut,
+    read_batches: Callable[[Place, int], Iterator[Batch]],
+    objective: Objective,
+    options: Train,
+    out: Path,
+    validate: Callable[[], dict[str, float]] | None = None,
+) -> Path:
+    """Take all steps that are left, with metrics and checkpoints on the way, and write the averaged model at the end.
+
+    Args:
+        model: Model to train, in place, on its device.
+        read_batches: Function from a place of the reader and a step to this process's share of every batch after that step.
+        objective: Losses to minimise.
+        options: Options of the loop.
+        out: Folder of the run; a checkpoint in it is continued.
+        validate: Function that measures the model, with its averaged weights, at every checkpoint. If None, nothing is measured.
+
+    Returns:
+        The finished model's folder, `out/model`.
+
+    Raises:
+        ModelError: The newest checkpoint does not fit the model.
+        RsvlmError: The loss became NaN or infinite; the step and the keys of its batch are in `out/not_finite.json`.
+    """
+    # everything that a checkpoint holds
+    optimizer = make_optimizer(model, options)
+    scaler = torch.amp.GradScaler(model.device.type, enabled=options.precision == "fp16")
+    ema = [distributed.local(p).clone() for p in model.parameters()] if options.ema else None
+    step, place, counts = 0, Place.start(), Counter()
+    if checkpoint := checkpoints.newest(out):
+        step, place = checkpoints.load(checkpoint, model, optimizer, ema, scaler)
+        logger.info("continuing from %s", checkpoint)
+
+    metrics, pairs = Metrics(out / "metrics.jsonl", from_step=step), options.batch_size
+    progress = tqdm(
+        total=options.steps * pairs, initial=step * pairs, desc="train", unit=" samples", disable=distributed.rank() > 0
+    )
+    batches = read_batches(place, step)
+    model.train()
+    clock = time.perf_counter()
+    for batch in curriculum.ahead(batches) if options.workers else batches:
+        # one step
+        step += 1
+        rate = learning_rate(step, options)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        parts = backward(model, batch, objective, options, scaler)
+        stop_if_not_finite(parts["loss"], step, batch.keys, out)
+        scaler.unscale_(optimizer)
+        norm = clip_gradients(model, options.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        if ema is not None:
+            torch._foreach_lerp_(ema, [distributed.local(p) for p in model.parameters()], 1 - options.ema)
+
+        # what was read so far
+        if batch.counts["broken image"] and not place.counts["broken image"]:
+            logger.warning("step %d: a broken image is left out; more of these are counted, not logged", step)
+        counts.update(batch.counts)
+        place = Place(batch.place.positions, batch.place.counts + counts)
+        progress.update(pairs)
+
+        # what is written
+        if step % options.log_every == 0 or step == options.steps:
+            seconds, clock = time.perf_counter() - clock, time.perf_counter()
+            values = {name: float(value.detach()) for name, value in parts.items()}
+            line = {
+                "step": step,
+                "learning_rate": rate,
+                **values,
+                "gradient_norm": float(norm),
+                "scale": float(model.logit_scale.detach()),
+                "epoch": max((epoch for epoch, _ in place.positions.values()), default=0),
+                "samples_per_s": metrics.steps_since(step) * pairs / seconds,
+                "memory_gb": memory_gb(model.device),
+                "texts_cut": place.counts["text cut"],
+                "skipped": place.counts.total() - place.counts["text cut"],
+            }
+            metrics.write(line)
+            progress.set_postfix(loss=f"{values['loss']:.3f}", memory=f"{line['memory_gb']:.1f} GB", refresh=False)
+        if step % options.checkpoint_every == 0 or step == options.steps:
+            if validate is not None:
+                with checkpoints.averaged(model, ema):
+                    metrics.write({"step": step, **validate()})
+                model.train()
+            checkpoints.save(out, step, place, model, optimizer, ema, scaler)
+            clock = time.perf_counter()  # samples_per_s is of training alone
+    progress.close()
+    with checkpoints.averaged(model, ema):
+        return checkpoints.finish(model, out / "model")
 
 
 def load_or_train(config: Config, data: Path | Mapping[str, Path], recompute: bool = False) -> Path:
@@ -142,54 +213,10 @@ def load_or_train(config: Config, data: Path | Mapping[str, Path], recompute: bo
     Returns:
         The run's folder, with `model/` and `metrics.jsonl`.
     """
-    modules = "train", "curriculum", "augment", "mammut", "tokenizer", "images", "embed"  # the data has its own hash
-    parts = _identity(config, _named(data)) | {"source": stages.source_hash(*modules, follow=False)}
+    modules = "train", "curriculum", "augment", "mammut", "losses", "tokenizer", "images", "embed", "validation", "starting"
+    # the data has its own hash
+    parts = starting.identity(config, starting.named(data)) | {"source": stages.source_hash(*modules, follow=False)}
     return stages.stage("train", parts, lambda folder: train(config, data, folder), recompute)
-
-
-def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
-    """Make the model to train: `train.start`, or an untrained one with a tokenizer trained on all captions of the data."""
-    if config.train.start:
-        model = weights.load(Path(config.train.start), "cpu")
-        if model.tokenizer is None:
-            raise ModelError(
-                f"train.start={config.train.start} holds no tokenizer.json: put the tokenizer of its vocabulary there"
-            )
-        return model
-    samples = itertools.chain.from_iterable(benchmarks.samples(folder, "train") for folder in _named(data).values())
-    captions = (caption for sample in samples for caption in sample.captions)
-    tokenizer = tokenizers.train(captions, config.model.vocabulary_size, config.model.context_length)
-    if config.model.preset not in mammut.PRESETS:
-        raise ModelError(f"unknown preset '{config.model.preset}': choose one of {', '.join(mammut.PRESETS)}")
-    softmax = config.train.contrastive_loss == "softmax"
-    torch.manual_seed(config.seed)
-    model = Mammut(
-        mammut.MammutConfig(
-            **mammut.PRESETS[config.model.preset],
-            vocab_size=len(tokenizer),
-            context_length=config.model.context_length,
-            text_dropout=config.model.text_dropout,
-            # with as many negatives as SigLIP's loss has, a bias of 0 would start every pair as a likely match
-            initial_scale=1 / 0.07 if softmax else 10.0,
-            initial_bias=0.0 if softmax else -10.0,
-        )
-    )
-    model.tokenizer = tokenizer
-    return model
-
-
-def prepare(model: Mammut, options: Train) -> Mammut:
-    """Switch on activation checkpointing, FSDP and compilation, in place; names and values of the weights stay."""
-    model.gradient_checkpointing = options.activation_checkpointing
-    if options.fsdp:  # the decoder is one unit with the rest, for it runs twice; scalars cannot be sharded
-        scalars = {p for p in model.parameters() if p.ndim == 0}
-        distributed.shard(model, model.vision.blocks, scalars, ("encode_image", "encode_text"))
-    if options.compile:
-        for block in model.vision.blocks:
-            block.compile()
-        for layer in model.layers:
-            layer.compile(dynamic=True)  # texts are cut to their longest, so their length changes with every batch
-    return model
 
 
 def make_optimizer(model: Mammut, options: Train) -> torch.optim.AdamW:
@@ -211,64 +238,33 @@ def learning_rate(step: int, options: Train) -> float:
     return options.learning_rate * (left if options.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2)
 
 
-@dataclass
-class Batch:
-    """This process's share of a batch.
+def objective(options: Train) -> Objective:
+    """Return the losses of MaMMUT: the chosen contrastive loss, and the caption loss where it has a weight."""
+    with_caption = options.caption_weight > 0
 
-    Attributes:
-        parts: Micro-batches: images (b, 3, S, S) float32 and groups of token rows (b1, T1), (b2, T2), …, as `Mammut.forward`
-            takes them.
-        keys: Of the whole batch, of all processes.
-        place: Of the reader, after this batch.
-        counts: Of the whole batch: pairs left out and texts cut; known for all processes only after `backward`.
-        seed: Of what is dropped.
-    """
+    def forward(model: Mammut, part: tuple[Tensor, list[Tensor]], with_means: bool) -> Output:
+        images, groups = part
+        groups = [group.to(model.device) for group in groups]
+        output = model(images.to(model.device), groups, with_caption=with_means and with_caption)
+        means = {} if output.caption_loss is None else {"caption": output.caption_loss}
+        targets = sum((group[:, 1:] != model.config.pad_token_id).sum() for group in groups)
+        return Output(output.image_embeddings, output.text_embeddings, model.logit_scale, means, {"caption": targets})
 
-    parts: list[tuple[Tensor, list[Tensor]]]
-    keys: list[str]
-    place: Place
-    counts: Counter
-    seed: int = 0
+    def contrast(model: Mammut, batch: Batch, image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:
+        pair = image_embeddings.float(), text_embeddings.float()
+        if options.contrastive_loss == "softmax":
+            return losses.softmax_loss(*pair, scale)
+        if options.contrastive_loss == "sigmoid":
+            return losses.sigmoid_loss(*pair, scale, model.logit_bias)
+        return losses.focal_loss(*pair, scale, model.logit_bias, options.focal_gamma)
 
-
-def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place: Place, step: int) -> Iterator[Batch]:
-    """Yield this process's share of every batch from `step` + 1, at `place`, to the last; `model` gives tokenizer and sizes."""
-    options, settings = config.train, model.config
-    share = options.batch_size // distributed.size()
-    n_parts = math.ceil(share / (options.micro_batch_size or share))
-    shares = curriculum.read(
-        data, options, config.seed, settings.image_size, place, step, distributed.rank(), distributed.size()
-    )
-    for number, rows in enumerate(shares, step + 1):
-        if len(rows.images) < n_parts:
-            raise DataError(
-                f"only {len(rows.images)} of {share} images of a batch are readable, as of {rows.keys[0]}: see the data"
-            )
-        counts = Counter({"broken image": share - len(rows.images)})
-        tokens = tokenizers.encode(model.tokenizer, rows.captions, counts)
-        lengths = (tokens != settings.pad_token_id).sum(axis=1)
-        parts = []
-        # texts of similar length go through the decoder together
-        for part in np.array_split(np.argsort(lengths, kind="stable"), n_parts):
-            groups = [group for group in np.array_split(part, TEXT_GROUPS) if len(group)]
-            pixels = np.stack([rows.images[i] for i in part])
-            images = torch.from_numpy(imaging.normalise(pixels, settings.image_mean, settings.image_std))
-            parts.append((images, [torch.from_numpy(tokens[group, : lengths[group[-1]]]) for group in groups]))
-        seed = int(np.random.SeedSequence([config.seed, number, distributed.rank()]).generate_state(1)[0])
-        yield Batch(parts, rows.keys, rows.place, +counts, seed)
+    caption = {"caption": options.caption_weight} if with_caption else {}
+    return Objective(forward, contrast, {"contrastive": options.contrastive_weight} | caption)
 
 
-def contrastive_loss(model: Mammut, image_embeddings: Tensor, text_embeddings: Tensor, options: Train) -> Tensor:
-    """The chosen contrastive loss of (B, E) and (B, E), in float32."""
-    pair = image_embeddings.float(), text_embeddings.float()
-    if options.contrastive_loss == "softmax":
-        return losses.softmax_loss(*pair, model.logit_scale)
-    if options.contrastive_loss == "sigmoid":
-        return losses.sigmoid_loss(*pair, model.logit_scale, model.logit_bias)
-    return losses.focal_loss(*pair, model.logit_scale, model.logit_bias, options.focal_gamma)
-
-
-def backward(model: Mammut, batch: Batch, options: Train, scaler: torch.amp.GradScaler | None = None) -> dict[str, Tensor]:
+def backward(
+    model: Mammut, batch: Batch, objective: Objective, options: Train, scaler: torch.amp.GradScaler | None = None
+) -> dict[str, Tensor]:
     """Leave the gradient of the loss over the whole batch, of all processes and micro-batches, in the parameters' `grad`.
 
     The contrastive loss compares all pairs, but memory holds the activations of one micro-batch. So: embed every micro-batch,
@@ -277,70 +273,79 @@ def backward(model: Mammut, batch: Batch, options: Train, scaler: torch.amp.Grad
     approximated, and one process with one micro-batch does one forward and one plain backward.
 
     Returns:
-        The weighted `loss` and its parts `contrastive` and `caption`, of the whole batch; equal in all processes.
+        The weighted `loss` and its parts, `contrastive` and each of the means, of the whole batch; equal in all processes.
 
     Source: Gao et al. 2021 (gradient cache, arXiv 2101.06983), section 3.2; keeping the last graph is our addition.
     """
     scale = scaler.scale if scaler is not None else lambda value: value
-    with_caption = options.caption_weight > 0
+    device, dtype, weights = model.device, DTYPES[options.precision], objective.weights
 
-    def run(i: int, with_caption: bool) -> mammut.MammutOutput:
-        images, groups = batch.parts[i]
-        device, dtype = model.device, DTYPES[options.precision]
+    def run(i: int, with_means: bool = True) -> Output:
         torch.manual_seed(batch.seed + i)  # what the first forward dropped, the second drops again
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return model(images.to(device), [group.to(device) for group in groups], with_caption=with_caption)
+            return objective.forward(model, batch.parts[i], with_means)
 
     if distributed.size() == len(batch.parts) == 1:
-        output = run(0, with_caption)
-        contrastive = contrastive_loss(model, output.image_embeddings, output.text_embeddings, options)
-        loss = options.contrastive_weight * contrastive
-        if with_caption:
-            loss = loss + options.caption_weight * output.caption_loss
+        output = run(0)
+        parts = {
+            "contrastive": objective.contrast(model, batch, output.image_embeddings, output.text_embeddings, output.scale),
+            **output.means,
+        }
+        loss = _weighted(parts, weights)
         scale(loss).backward()
-        return {"loss": loss, "contrastive": contrastive} | ({"caption": output.caption_loss} if with_caption else {})
+        return {"loss": loss, **parts}
 
+    # the contrastive loss of all pairs, and its gradient with respect to their embeddings (B, 2E)
     dropped = model.config.text_dropout > 0  # then both forwards have to draw the same
     with torch.no_grad():
-        outputs = [run(i, dropped and with_caption) for i in range(len(batch.parts) - 1)]
-    outputs.append(run(len(outputs), with_caption))
-    own = [
-        torch.cat([output[name].detach().float() for output in outputs]) for name in ("image_embeddings", "text_embeddings")
-    ]
-    embeddings, first = distributed.gather(torch.cat(own, dim=1), options.batch_size // distributed.size())  # (B, 2E)
+        outputs = [run(i, with_means=dropped) for i in range(len(batch.parts) - 1)]
+    outputs.append(run(len(outputs)))
+    own = [torch.cat([output.image_embeddings, output.text_embeddings], dim=1).detach().float() for output in outputs]
+    embeddings, first = distributed.gather(torch.cat(own), options.batch_size // distributed.size())
     embeddings.requires_grad_()
-    contrastive = contrastive_loss(model, *embeddings.chunk(2, dim=1), options)
+    contrastive = objective.contrast(model, batch, *embeddings.chunk(2, dim=1), model.logit_scale)
     scalars = [model.log_scale, model.logit_bias]
-    wanted = scale(options.contrastive_weight * contrastive)
+    wanted = scale(weights["contrastive"] * contrastive)
     gradient, *of_scalars = torch.autograd.grad(wanted, [embeddings, *scalars], allow_unused=True)
     for scalar, of_scalar in zip(scalars, of_scalars, strict=True):
         scalar.grad = None if of_scalar is None else of_scalar / distributed.size()  # every process has the whole of it
 
-    targets = [sum(int((group[:, 1:] != model.config.pad_token_id).sum()) for group in groups) for _, groups in batch.parts]
-    totals = torch.tensor([sum(targets), *(batch.counts[name] for name in COUNTED)], dtype=torch.float64, device=model.device)
-    totals = distributed.add_up(totals)
-    batch.counts = +Counter(dict(zip(COUNTED, map(int, totals[1:].tolist()), strict=True)))
+    # how many items each mean is over in the whole batch
+    names = [name for name in weights if name != "contrastive"]
+    items = [{name: int(output.counts[name]) for name in names} for output in outputs]
+    sums = [sum(counts[name] for counts in items) for name in names] + [batch.counts[name] for name in COUNTED]
+    sums = distributed.add_up(torch.tensor(sums, dtype=torch.float64, device=device)).tolist()
+    totals = {name: max(total, 1.0) for name, total in zip(names, sums)}
+    batch.counts = +Counter(dict(zip(COUNTED, map(int, sums[len(names) :]), strict=True)))
+
+    # each micro-batch backward, the last one first
     averaging = distributed.size() if options.fsdp else 1  # FSDP divides the sum over processes by their number
-    per_target = scale(torch.tensor(options.caption_weight / float(totals[0]), device=model.device))
-    caption = torch.zeros((), device=model.device)
-    last = first + len(own[0])
+    per_item = {name: scale(torch.tensor(weights[name] / totals[name], device=device)) for name in names}
+    means = {name: torch.zeros((), device=device) for name in names}
+    last = first + sum(map(len, own))
     for i in reversed(range(len(outputs))):
-        output = outputs[i] if i == len(outputs) - 1 else run(i, with_caption)
-        last, rows = last - len(output.image_embeddings), slice(last - len(output.image_embeddings), last)
-        roots = [output.image_embeddings, output.text_embeddings]
+        output = outputs[i] if i == len(outputs) - 1 else run(i)
+        last, rows = last - len(own[i]), slice(last - len(own[i]), last)
+        roots = [output.image_embeddings, output.text_embeddings, *(output.means[name] for name in names)]
         gradients = [part * averaging for part in gradient[rows].chunk(2, dim=1)]
-        if with_caption:
-            roots.append(output.caption_loss)
-            gradients.append(per_target * targets[i] * averaging)
-            caption += output.caption_loss.detach() * targets[i] / float(totals[0])
+        gradients += [per_item[name] * items[i][name] * averaging for name in names]
+        for name in names:
+            means[name] += output.means[name].detach() * items[i][name] / totals[name]
         torch.autograd.backward(roots, [g.to(root.dtype) for g, root in zip(gradients, roots, strict=True)])
         outputs[i] = output = roots = None  # its graph is used up: make room for the next
     for parameter in model.parameters():
         if parameter.grad is not None and not distributed.in_shards(parameter):
             distributed.add_up(parameter.grad)
-    found = {"contrastive": contrastive.detach()} | ({"caption": distributed.add_up(caption)} if with_caption else {})
-    loss = options.contrastive_weight * found["contrastive"] + options.caption_weight * found.get("caption", 0.0)
-    return {"loss": loss, **found}
+    parts = {"contrastive": contrastive.detach()} | {name: distributed.add_up(mean) for name, mean in means.items()}
+    return {"loss": _weighted(parts, weights), **parts}
+
+
+def _weighted(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    loss = weights["contrastive"] * parts["contrastive"]
+    for name, part in parts.items():
+        if name != "contrastive":
+            loss = loss + weights[name] * part
+    return loss
 
 
 def clip_gradients(model: Mammut, max_norm: float) -> Tensor:
@@ -356,47 +361,13 @@ def clip_gradients(model: Mammut, max_norm: float) -> Tensor:
     return norm
 
 
-def validate(model: Mammut, batch: Tensor, captions: Sequence[str]) -> dict[str, float]:
-    """Mean of image→text and text→image R@5 in percent, each image against the first captions of all (ties count against)."""
-    model.eval()
-    with torch.inference_mode():
-        images = torch.cat([model.encode_image(part) for part in batch.split(256)]).float().cpu().numpy()
-    scores = images @ embed.texts(model, captions).T
-    right = np.diagonal(scores)
-    hits = [((scores >= right[:, None]).sum(1) <= 5).mean(), ((scores >= right[None, :]).sum(0) <= 5).mean()]
-    return {"val_R@5": 100 * float(np.mean(hits)), "val_chance_R@5": 100 * min(5 / len(right), 1.0)}
+def check(options: Train) -> None:
+    """Check that a training can be shared by the processes there are.
 
-
-class _Metrics:
-    """A JSON-lines file that, on resume, is cut back to the checkpoint's step."""
-
-    def __init__(self, path: Path, from_step: int):
-        self.path = path
-        self.last_step = from_step
-        kept = []
-        if path.is_file():
-            whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            kept = [line for line in whole if json.loads(line)["step"] <= from_step]
-        if distributed.rank() == 0:
-            files.write_atomic(path, "".join(kept))
-
-    def write(self, line: dict) -> None:
-        if distributed.rank() == 0:
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-
-    def steps_since(self, step: int) -> int:
-        steps, self.last_step = step - self.last_step, step
-        return steps
-
-
-def _named(data: Path | Mapping[str, Path]) -> dict[str, Path]:
-    return {name: Path(folder) for name, folder in (data if isinstance(data, Mapping) else {"data": data}).items()}
-
-
-def _check(config: Config, data: Mapping[str, Path]) -> None:
-    options, size = config.train, distributed.size()
-    curriculum.check(options, list(data))
+    Raises:
+        ConfigError: It cannot, or options exclude each other.
+    """
+    size = distributed.size()
     if options.batch_size % size:
         raise ConfigError(
             f"train.batch_size={options.batch_size} cannot be shared by {size} processes: take a multiple of {size}"
@@ -405,57 +376,3 @@ def _check(config: Config, data: Mapping[str, Path]) -> None:
         raise ConfigError("train.fsdp shards a model over several processes: start it with torchrun")
     if options.fsdp and options.precision == "fp16":
         raise ConfigError("train.fsdp goes with train.precision fp32 or bf16: fp16 needs a loss scale of all shards")
-
-
-def _identity(config: Config, data: Mapping[str, Path]) -> dict:
-    options = config.model_dump(mode="json", include={"seed", "model", "train"})
-    del options["train"]["workers"]  # they decide nothing
-    start = sorted(Path(config.train.start).glob("*.safetensors")) if config.train.start else []
-    if config.train.start and not start:
-        raise ModelError(f"train.start={config.train.start} holds no safetensors: give the folder of a model")
-    started = [files.file_sha256(path) for path in start]
-    return {"options": options, "data": {name: benchmarks.fingerprint(path) for name, path in data.items()}, "start": started}
-
-
-def _check_same_run(old: dict, new: dict, out: Path) -> None:
-    if old == new:
-        return
-    if old["data"] != new["data"] or old.get("start") != new["start"]:
-        raise ModelError(f"{out} holds a run on other data or from another start: give another --out, or delete it")
-    differing = [
-        f"{section}.{name}" if isinstance(value, dict) else section
-        for section, value in new["options"].items()
-        for name in (value if isinstance(value, dict) else [section])
-        if old["options"].get(section) != value
-        and (not isinstance(value, dict) or old["options"].get(section, {}).get(name) != value[name])
-    ]
-    raise ModelError(f"{out} holds a run with other options ({', '.join(differing)}): give another --out, or delete it")
-
-
-def _validation_set(model: Mammut, data: Mapping[str, Path], most: int = 1000) -> tuple[Tensor, list[str]] | None:
-    samples: list = []
-    for folder in data.values():
-        with contextlib.suppress(DataError):  # a data set without a val split trains all the same
-            readable = embed.decoded(benchmarks.samples(folder, "val"), Counter())
-            samples += itertools.islice(readable, most // len(data))
-    if not samples:
-        return None
-    return embed.to_batch(model, [array for _, array in samples]), [sample.captions[0] for sample, _ in samples]
-
-
-def _stop_if_not_finite(loss: Tensor, step: int, keys: list[str], out: Path) -> None:
-    if math.isfinite(loss.item()):
-        return
-    if distributed.rank() == 0:
-        files.write_atomic(out / "not_finite.json", json.dumps({"step": step, "keys": keys}, indent=1))
-    raise RsvlmError(
-        f"the loss is {loss.item()} at step {step}; the keys of its batch are in {out / 'not_finite.json'}. "
-        "Lower train.learning_rate, or look at those samples; the checkpoint before is kept"
-    )
-
-
-def _memory_gb(device: torch.device) -> float:
-    """Most memory held so far: of the GPU by tensors, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return provenance.peak_memory_mb() * 2**20 / 1e9

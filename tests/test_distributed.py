@@ -11,7 +11,7 @@ import torch
 from conftest import png, toy_sample, write_tar, write_toy
 from safetensors.torch import load_file, save_file
 
-from rsvlm import checkpoints, config, curriculum, distributed, mammut, train
+from rsvlm import checkpoints, config, curriculum, distributed, mammut, pictures, rounds, starting, train
 from rsvlm.errors import RsvlmError
 
 LOSSES = ("softmax", "sigmoid", "focal")
@@ -28,6 +28,7 @@ def one_of_two(rank, port, preset, data, out):
             gradient(settings, data, out / f"{loss}.safetensors")
         gradient(options(), data.parent / "broken", out / "broken.safetensors")
         train.train(options(), data, out / "two")
+        teach_itself(data, out)
         train.train(options(train__fsdp=True, train__micro_batch_size=3), data, out / "shards")
         train.train(options(), data, out / "goes-on")
         train.train(options(train__fsdp=True), data, out / "goes-on-in-shards")
@@ -40,6 +41,18 @@ def one_of_two(rank, port, preset, data, out):
         (out / f"said-{rank}.json").write_text(json.dumps(said))
 
 
+def teach_itself(data, out):
+    """Begin a small model and run one round, with labels of regions and captions."""
+    sizes = {"image_size": 16, "patch_size": 4, "vision_width": 16, "vision_stages": [1], "vision_heads": 2}
+    sizes |= {"image_pooling": "attention", "text_width": 16, "text_layers": 1, "text_heads": 2}
+    how = rounds.Options(
+        rounds=1, steps=4, batch_size=14, checkpoint_every=2, micro_batch_size=4, caption_weight=0.3, least_agreement=1
+    )
+    chips, validation = (pictures.read(data, split, 16) for split in ("train", "val"))
+    begun = rounds.begin(sizes, chips, out / "begun", how, vocabulary=300)
+    rounds.run(begun, chips, validation, {"red": ["red"], "blue": ["blue"]}, out / "rounds", how)
+
+
 def options(**overrides):
     names = {"device": "cpu", "model.preset": "test", "model.vocabulary_size": 320, "model.context_length": 32}
     names |= {"train.batch_size": 16, "train.steps": 6, "train.warmup_steps": 2, "train.checkpoint_every": 3, "train.ema": 0.5}
@@ -49,9 +62,9 @@ def options(**overrides):
 def gradient(settings, data, path):
     """Store the loss and the gradient of the first batch."""
     torch.manual_seed(0)
-    model = train.build(settings, data)
-    batch = next(train.read_batches(model, {"data": data}, settings, curriculum.Place.start(), 0))
-    losses = train.backward(model.train(), batch, settings.train)
+    model = starting.build(settings, data)
+    batch = next(curriculum.read_batches(model, {"data": data}, settings, curriculum.Place.start(), 0))
+    losses = train.backward(model.train(), batch, train.objective(settings.train), settings.train)
     found = {name: p.grad.contiguous() for name, p in model.named_parameters() if p.grad is not None}
     if distributed.rank() == 0:
         save_file(found | {name: value.detach().reshape(1) for name, value in losses.items()}, path)
@@ -78,6 +91,7 @@ def worlds(tmp_path_factory):
             gradient(options(train__contrastive_loss=loss), data, one / f"{loss}.safetensors")
         assert gradient(options(), broken, one / "broken.safetensors").counts["broken image"] > 0
         train.train(options(), data, one / "run")
+        teach_itself(data, one)
         for name, fsdp in (
             ("goes-on", False),
             ("goes-on-in-shards", True),
@@ -126,6 +140,17 @@ def test_two_processes_end_in_the_weights_of_one(worlds, run):
     assert lines[0][-1] == pytest.approx(lines[1][-1])
     files = {path.suffix for path in (two / run).rglob("*") if path.is_file()}
     assert files == {".json", ".jsonl", ".safetensors"}  # no pickle
+
+
+def test_two_processes_share_a_round(worlds):
+    one, two = worlds
+    assert furthest(*(folder / "begun" / "model" / "model.safetensors" for folder in worlds)) < 1e-4
+    assert furthest(*(folder / "rounds" / "round-1" / "model" / "model.safetensors" for folder in worlds)) < 1e-3
+    tables = [json.loads((folder / "rounds" / "rounds.json").read_text())["rounds"] for folder in worlds]
+    assert [row["val_mR"] for row in tables[0]] == pytest.approx([row["val_mR"] for row in tables[1]], abs=2)
+    losses = [json.loads((f / "rounds" / "round-1" / "metrics.jsonl").read_text().splitlines()[-1]) for f in worlds]
+    for name in ("contrastive", "caption", "patch", "region"):
+        assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-3)
 
 
 def test_a_bad_request_is_one_sentence_in_every_process(worlds):

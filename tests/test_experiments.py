@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import png, toy_sample, write_tar, write_toy
 
-from rsvlm import benchmarks, config, curriculum, experiments, shards, train
+from rsvlm import benchmarks, config, curriculum, experiments, shards, starting
 from rsvlm.errors import ConfigError, DataError
 
 
@@ -103,7 +103,7 @@ def test_the_tokenizer_of_a_held_out_run_has_never_read_the_word(data, tiny_pres
         sets, stages = experiments.arm_data(folder, arm, 12)
         options = {"model.preset": tiny_preset, "model.vocabulary_size": 300, "train.stages": stages, "train.batch_size": 16}
         options = config.load("smoke", options)
-        model = train.build(options, sets)
+        model = starting.build(options, sets)
         shares = list(curriculum.read(sets, options.train, 0, 32, curriculum.Place.start(), 0))
         captions = [caption.lower() for share in shares for caption in share.captions]
         assert len(shares) == 12 and any("lake" in text for text in captions) == (arm != "held out")
@@ -138,7 +138,7 @@ def test_variants_share_tokenizer_and_first_weights(home, tiny_preset):
     for variant in ("base", "both"):
         options = {"model.preset": tiny_preset, "model.vocabulary_size": 300}
         options = config.load("smoke", options | {"train.stages": experiments.stages(variant, 8)})
-        models.append(train.build(options, sets))
+        models.append(starting.build(options, sets))
     one, other = ({name: value.numpy().tobytes() for name, value in model.state_dict().items()} for model in models)
     assert one == other and models[0].tokenizer.get_vocab() == models[1].tokenizer.get_vocab()
 

@@ -16,8 +16,8 @@ LAYERS = {
     1: "files stages provenance results notebooks grid kernels images tokenizer distributed losses",
     2: "tiles addresses robots ranges layout mosaics imagery scenefiles taxonomy mapfiles maps landmarks worldmap grammar mapgrammar prompting clients captions rules audit engines pages crawl fetch lexicon filters overhead dedup samples shards bluemarble webdemo catalogue benchmarks maskfiles augment curriculum splits build webstages web",
     3: "mammut weights",
-    4: "embed encoders checkpoints train",
-    5: "retrieval classification leakage experiments masks scoring localize evaluate rounds scenes archive",
+    4: "embed encoders curriculum checkpoints metrics validation starting train",
+    5: "retrieval classification leakage experiments masks scoring localize evaluate pictures teacher rounds scenes archive",
     6: "figures searchpage book",
 }
 ORDER = [module for modules in LAYERS.values() for module in modules.split()]

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from conftest import write_toy
 from safetensors.torch import load_file
 
-from rsvlm import checkpoints, config, localize, maskfiles, rounds, weights, worldmap
-from rsvlm.errors import DataError, ModelError
+from rsvlm import (
+    checkpoints,
+    config,
+    curriculum,
+    groundcover,
+    localize,
+    maskfiles,
+    pictures,
+    rounds,
+    teacher,
+    train,
+    weights,
+    worldmap,
+)
+from rsvlm.curriculum import Place
+from rsvlm.errors import DataError, ModelError, RsvlmError
+from rsvlm.pictures import Pictures
 
 SIZES = dict(image_size=16, patch_size=4, vision_width=16, vision_stages=[1], vision_heads=2, image_pooling="attention")
 SIZES |= dict(text_width=16, text_layers=1, text_heads=2)
@@ -21,7 +39,7 @@ FEW = rounds.Options(
 )
 
 
-def halves(count: int, seed: int) -> rounds.Pictures:
+def halves(count: int, seed: int) -> Pictures:
     """Pictures whose left side is blue and whose right side is tan, by a border that wanders; or one of the two."""
     rng = np.random.default_rng(seed)
     border = rng.choice([0, 8, 16], count)
@@ -29,7 +47,7 @@ def halves(count: int, seed: int) -> rounds.Pictures:
     images = np.where(np.broadcast_to(sea, (count, 16, 16))[..., None], (20, 40, 140), (200, 170, 120))
     images = (images + rng.integers(-9, 10, images.shape)).astype(np.uint8)
     words = {0: ["tan land", "land"], 8: ["blue sea", "land"], 16: ["blue sea", "blue sea"]}
-    return rounds.Pictures(images, [words[b] for b in border])
+    return Pictures(images, [words[b] for b in border])
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +63,16 @@ def same(one, other) -> bool:
 
 
 def test_captions_alone_teach_where_the_sea_is(start):
-    model, pictures = weights.load(start, "cpu"), halves(12, 1)
-    odds = rounds.probabilities(model, pictures.images, CLASSES, window=1)[0]
+    model, given = weights.load(start, "cpu"), halves(12, 1)
+    odds = teacher.probabilities(model, given.images, CLASSES, window=1)[0]
     np.testing.assert_allclose(odds.sum(axis=1), 1, atol=1e-5)
-    land = pictures.images[:, 2::4, 2::4, 0] > pictures.images[:, 2::4, 2::4, 2]
+    land = given.images[:, 2::4, 2::4, 0] > given.images[:, 2::4, 2::4, 2]
     assert ((odds.argmax(axis=1) == 1) == land).mean() > 0.8
 
 
 def test_flips_are_turned_back_and_a_larger_scale_keeps_the_grid(start):
     model, images = weights.load(start, "cpu"), halves(6, 2).images
-    found = rounds.probabilities(model, images, CLASSES, window=1, scale=2, flips=4)
+    found = teacher.probabilities(model, images, CLASSES, window=1, scale=2, flips=4)
     assert found.shape == (4, 6, 2, 4, 4)
     assert np.abs(found[1:] - found[:1]).mean() < 0.1  # turned back wrongly, left and right would be exchanged
 
@@ -63,9 +81,11 @@ def test_the_surest_patches_of_each_class_are_labelled():
     odds = np.zeros((1, 2, 2, 4), np.float32)
     odds[0, 0] = [[0.9, 0.8, 0.7, 0.6], [0.1, 0.2, 0.3, 0.4]]
     odds[0, 1] = 1 - odds[0, 0]
-    assert rounds.choose(odds, 0.5).tolist() == [[[0, 0, -1, -1], [1, 1, -1, -1]]]
-    assert (rounds.choose(odds, 1.0) >= 0).all()
-    assert set(np.unique(rounds.choose(odds[:, :, :1], 0.5))) == {-1, 0}  # a class that nothing belongs to stays empty
+    winner, sure = odds.argmax(axis=1), odds.max(axis=1)
+    assert teacher.choose(winner, sure, 0.5).tolist() == [[[0, 0, -1, -1], [1, 1, -1, -1]]]
+    assert (teacher.choose(winner, sure, 1.0) >= 0).all()
+    # a class that nothing belongs to stays empty
+    assert set(np.unique(teacher.choose(winner[:, :1], sure[:, :1], 0.5))) == {-1, 0}
 
 
 def test_region_losses_of_known_labels(start):
@@ -95,8 +115,8 @@ def test_region_losses_of_known_labels(start):
 
 
 def test_a_killed_run_ends_in_the_same_bytes(start, tmp_path, monkeypatch):
-    pictures, validation = halves(24, 4), halves(12, 5)
-    whole = rounds.run(start, pictures, validation, CLASSES, tmp_path / "a", FEW, measure=lambda model: {"half": 0.5})
+    given, validation = halves(24, 4), halves(12, 5)
+    whole = rounds.run(start, given, validation, CLASSES, tmp_path / "a", FEW, measure=lambda model: {"half": 0.5})
     assert [row["round"] for row in whole["rounds"]] == [0, 1] and whole["kept"] == 1
     assert whole["rounds"][1]["measured"] == {"half": 0.5} and not same(start, tmp_path / "a/round-1/model")
     assert 0.4 < sum(whole["rounds"][1][f"labelled[{name}]"] for name in CLASSES) < 0.75
@@ -109,14 +129,14 @@ def test_a_killed_run_ends_in_the_same_bytes(start, tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
-        rounds.run(start, pictures, validation, CLASSES, tmp_path / "b", FEW)
+        rounds.run(start, given, validation, CLASSES, tmp_path / "b", FEW)
     assert calls[0][1] == 2  # after step 2 of 4
     monkeypatch.setattr(checkpoints, "save", save)
-    rounds.run(start, pictures, validation, CLASSES, tmp_path / "b", FEW, measure=lambda model: {"half": 0.5})
+    rounds.run(start, given, validation, CLASSES, tmp_path / "b", FEW, measure=lambda model: {"half": 0.5})
     assert same(tmp_path / "a/round-1/model", tmp_path / "b/round-1/model")
     assert (tmp_path / "a/round-1/labels.npz").read_bytes() == (tmp_path / "b/round-1/labels.npz").read_bytes()
     with pytest.raises(ModelError, match="other options or data"):
-        rounds.run(start, pictures, validation, CLASSES, tmp_path / "b", replace(FEW, seed=1))
+        rounds.run(start, given, validation, CLASSES, tmp_path / "b", replace(FEW, seed=1))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +164,7 @@ def test_one_class_is_no_question(start, tmp_path, classes):
 
 
 def test_pictures_of_another_size_are_refused(start, tmp_path):
-    wrong = rounds.Pictures(np.zeros((2, 8, 8, 3), np.uint8), [["a"], ["b"]])
+    wrong = Pictures(np.zeros((2, 8, 8, 3), np.uint8), [["a"], ["b"]])
     with pytest.raises(DataError, match="expected \\(N, 16, 16, 3\\)"):
         rounds.run(start, wrong, halves(4, 1), CLASSES, tmp_path)
     assert not (tmp_path / "run.json").exists()
@@ -157,31 +177,134 @@ def test_the_teacher_may_look_through_another_window(start, tmp_path, monkeypatc
         seen.append((window, how.get("scale", 1)))
         return known(model, images, classes, window=window, **how)
 
-    known = rounds.probabilities
-    monkeypatch.setattr(rounds, "probabilities", noted)
+    known = teacher.odds_by_part
+    monkeypatch.setattr(teacher, "odds_by_part", noted)
     rounds.run(start, halves(8, 4), halves(12, 5), CLASSES, tmp_path, replace(FEW, steps=1, teacher_window=1, window=5))
     assert seen == [(5, 1), (1, 2), (5, 1)]  # round 0 is judged, the teacher labels, round 1 is judged
 
 
+def direct(model, given, labels, options):
+    """Loss, its parts and its gradient, of the first batch of the first round."""
+    usable = np.arange(len(given.images))
+    batch = next(rounds._read_batches(model, given, usable, labels, CLASSES, options, 1, Place.start(), 0))
+    model.zero_grad(set_to_none=True)
+    losses = train.backward(model, batch, rounds.objective(options, labels is not None), options.of_training())
+    return {name: float(value.detach()) for name, value in losses.items()}, {n: p.grad for n, p in model.named_parameters()}
+
+
 def test_without_losses_of_regions_labels_teach_nothing(start):
-    model, pictures = weights.load(start, "cpu"), halves(8, 4)
+    model, given = weights.load(start, "cpu"), halves(8, 4)
     captions_alone = replace(FEW, patch_weight=0.0, region_weight=0.0)
 
     def loss(labels, options):
-        rng = np.random.default_rng(0)
-        return float(rounds._loss(model, pictures, labels, np.arange(8), CLASSES, options, rng))
+        return direct(model, given, labels, options)[0]["loss"]
 
     sea, land = np.zeros((8, 4, 4), np.int8), np.ones((8, 4, 4), np.int8)
-    with torch.no_grad():
-        assert loss(sea, captions_alone) == loss(land, captions_alone) == loss(None, FEW)
-        assert len({round(loss(sea, replace(FEW, **{name: 0.0})), 4) for name in ("patch_weight", "region_weight")}) == 2
-        assert loss(sea, FEW) != loss(land, FEW)
-        assert loss(None, replace(FEW, caption_weight=0.5)) > loss(None, FEW)
+    assert loss(sea, captions_alone) == loss(land, captions_alone) == loss(None, FEW)
+    assert len({round(loss(sea, replace(FEW, **{name: 0.0})), 4) for name in ("patch_weight", "region_weight")}) == 2
+    assert loss(sea, FEW) != loss(land, FEW)
+    assert loss(None, replace(FEW, caption_weight=0.5)) > loss(None, FEW)
+
+
+def sparse_labels(count):
+    """Labels of a few patches of most pictures, one class or both in each."""
+    labels = np.random.default_rng(0).choice([-1, -1, 0, 1], (count, 4, 4)).astype(np.int8)
+    labels[::5] = -1
+    labels[1] = 1
+    return labels
+
+
+@pytest.mark.parametrize("changed", [{}, {"caption_weight": 0.3}, {"contrastive_weight": 0.0, "patch_weight": 0.0}])
+def test_the_accumulated_gradient_is_the_direct_one(start, changed):
+    model, given, labels = weights.load(start, "cpu").train(), halves(8, 4), sparse_labels(8)
+    options = replace(FEW, **changed)
+    losses, gradient = direct(model, given, labels, options)
+    assert losses.keys() >= {"loss", "contrastive", "patch", "region"}
+    for micro in (1, 3):
+        found, accumulated = direct(model, given, labels, replace(options, micro_batch_size=micro))
+        assert found == pytest.approx(losses, rel=1e-5)
+        for name, slope in gradient.items():
+            if slope is None:
+                assert accumulated[name] is None
+            else:
+                largest = float(slope.abs().max().clamp(min=1e-3))
+                torch.testing.assert_close(accumulated[name], slope, rtol=0, atol=2e-5 * largest)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near(start, precision):
+    model, given, labels = weights.load(start, "cpu").train(), halves(8, 4), sparse_labels(8)
+    losses, _ = direct(model, given, labels, FEW)
+    found, _ = direct(model, given, labels, replace(FEW, precision=precision))
+    assert found == pytest.approx(losses, rel=0.05) and found != losses
+
+
+def test_what_dropout_draws_depends_on_seed_round_and_step_alone(tmp_path):
+    given, options = halves(16, 4), replace(FEW, steps=3)
+    sizes = SIZES | {"text_dropout": 0.3}
+    torch.manual_seed(1)
+    first = rounds.begin(sizes, given, tmp_path / "a", options, vocabulary=300)
+    torch.manual_seed(2)
+    (tmp_path / "b").mkdir()
+    shutil.copytree(tmp_path / "a" / "untrained", tmp_path / "b" / "untrained")
+    assert same(first, rounds.begin(sizes, given, tmp_path / "b", options, vocabulary=300))
+    plain = rounds.begin(SIZES, given, tmp_path / "c", options, vocabulary=300)
+    assert not same(first, plain)
+    seeds = {curriculum.dropout_seed(*where) for where in ((0, 1, 1), (0, 1, 2), (0, 2, 1), (1, 1, 1))}
+    assert len(seeds) == 4
+
+
+def test_a_round_tells_its_losses(start, tmp_path):
+    rounds.run(start, halves(24, 4), halves(12, 5), CLASSES, tmp_path, replace(FEW, log_every=2))
+    lines = [json.loads(line) for line in (tmp_path / "round-1" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert all(line["patch"] > 0 and line["region"] > 0 and line["samples_per_s"] > 0 for line in lines)
+    assert not (tmp_path / "round-1" / "checkpoints").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_pictures(start, tmp_path):
+    wild = replace(FEW, steps=30, learning_rate=1e30, warmup_steps=0)
+    with pytest.raises(RsvlmError, match="not_finite"):
+        rounds.run(start, halves(24, 4), halves(12, 5), CLASSES, tmp_path, wild)
+    saved = json.loads((tmp_path / "round-1" / "not_finite.json").read_text())
+    assert len(saved["keys"]) == 8 and all(0 <= int(key) < 24 for key in saved["keys"])
+
+
+def test_pictures_on_disk_are_those_in_memory(toy_shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
+    whole, mapped = pictures.read(toy_shards, "train", 16), pictures.load_or_read(toy_shards, "train", 16)
+    assert isinstance(mapped.images, np.memmap) and np.array_equal(whole.images, mapped.images)
+    assert list(mapped.captions) == whole.captions and len(mapped.captions) == 96
+    few = pictures.load_or_read(toy_shards, "train", 16, most=7, seed=3)
+    assert np.array_equal(few.images, pictures.read(toy_shards, "train", 16, most=7, seed=3).images) and len(few.images) == 7
+    with pytest.raises(DataError, match="split"):
+        pictures.load_or_read(toy_shards, "nothing", 16)
+
+    # and so is all that is learned from them
+    begun = rounds.begin(SIZES, toy_shards, tmp_path / "mapped", replace(FEW, steps=6), vocabulary=300)
+    assert same(begun, rounds.begin(SIZES, whole, tmp_path / "whole", replace(FEW, steps=6), vocabulary=300))
+    classes, validation = {"red": ["red"], "blue": ["blue"]}, pictures.read(toy_shards, "val", 16)
+    one = rounds.run(begun, toy_shards, toy_shards, classes, tmp_path / "one", FEW)
+    assert one == rounds.run(begun, whole, validation, classes, tmp_path / "two", FEW)
+    assert (tmp_path / "one" / "run.json").read_text() == (tmp_path / "two" / "run.json").read_text()
+
+
+def test_memory_does_not_grow_with_the_pictures_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
+    data, peaks = write_toy(tmp_path / "data", {"train": 400, "few": 100}), {}
+    for split in ("few", "train"):
+        tracemalloc.start()
+        mapped = pictures.load_or_read(data, split, 128)
+        for index in (0, len(mapped.images) // 2, -1):
+            mapped.images[[index]].sum()
+        peaks[split] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks["train"] < peaks["few"] + 500_000 < mapped.images.nbytes / 4
 
 
 def test_mean_recall_is_that_of_all_captions(start, monkeypatch):
     eye = np.eye(4, dtype=np.float32)
-    found = rounds.Pictures(np.zeros((4, 16, 16, 3), np.uint8), [["a", "b"], ["c"], ["d"], ["e"]])
+    found = Pictures(np.zeros((4, 16, 16, 3), np.uint8), [["a", "b"], ["c"], ["d"], ["e"]])
     monkeypatch.setattr(rounds.embed, "images", lambda model, arrays: eye)
     monkeypatch.setattr(rounds.embed, "texts", lambda model, texts: eye[[0, 1, 1, 2, 3]])  # “b” is nearer to another
     row = rounds.recall(None, found, bootstrap_samples=10)
@@ -193,32 +316,30 @@ def test_mean_recall_is_that_of_all_captions(start, monkeypatch):
 def test_the_chapters_model_is_made_once(tmp_path, toy_shards, monkeypatch):
     monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
     made = []
-    monkeypatch.setattr(
-        rounds, "begin", lambda sizes, pictures, out, options: made.append((sizes, len(pictures.images), options))
-    )
+    monkeypatch.setattr(rounds, "begin", lambda sizes, given, out, options: made.append((sizes, len(given.images), options)))
     options = config.load("smoke", {"seed": 3})
-    first, second = (rounds.load_or_begin(options, toy_shards) for _ in range(2))
+    first, second = (rounds.load_or_begin(options, toy_shards, groundcover.SIZES) for _ in range(2))
     assert first == second and first.parent.parent == tmp_path / "runs" and first.name == "model"
     ((sizes, count, chosen),) = made
-    assert sizes == rounds.LOCAL and count == 96 and (chosen.steps, chosen.seed) == (options.train.steps // 2, 3)
-    assert rounds.load_or_begin(config.load("smoke", {"seed": 4}), toy_shards) != first
+    assert sizes == groundcover.SIZES and count == 96 and (chosen.steps, chosen.seed) == (options.train.steps // 2, 3)
+    assert rounds.load_or_begin(config.load("smoke", {"seed": 4}), toy_shards, groundcover.SIZES) != first
 
 
 def test_sentences_are_read_as_often_as_captions():
     texts = ["Sea and land. A coast. Far away.", "Sea.", "Land. Sea."]
-    readings = rounds._readings(texts)
+    readings = pictures.readings(texts)
     assert texts[0] not in readings and {"A coast.", "Far away.", "Sea and land."} < set(readings)
     assert readings.count("Land. Sea.") * 2 == len(readings) // 2  # one of two whole captions
-    assert rounds._readings(["Sea and land"]) == ["Sea and land", "Sea and land."]
+    assert pictures.readings(["Sea and land"]) == ["Sea and land", "Sea and land."]
 
 
 def test_sentences_of_covers_name_the_colours_by_which_masks_tell_them():
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (4000, 3))
-    spoken = {text: name for name, texts in rounds.COVERS.items() for text in texts}
+    spoken = {text: name for name, texts in groundcover.COVERS.items() for text in texts}
     said = [spoken[f"The land is {worldmap.colour_word(*map(float, colour))} throughout."] for colour in colours]
     # Of one colour throughout, for masks look at the mean over three by three pixels.
     seen = [maskfiles._cover(np.ones((3, 3), np.uint8), np.full((3, 3, 3), colour, np.uint8)) for colour in colours]
     right = [name in masks for name, masks in zip(said, seen, strict=True)]
-    assert np.mean(right) > 0.95 and len(spoken) == sum(map(len, rounds.COVERS.values()))
+    assert np.mean(right) > 0.95 and len(spoken) == sum(map(len, groundcover.COVERS.values()))
     assert {name for name, masks in zip(said, seen, strict=True) if name in masks} == {"desert", "ice", "other land"}

@@ -15,7 +15,7 @@ from conftest import png, toy_sample, write_tar, write_toy
 from safetensors.torch import load_file
 
 import rsvlm
-from rsvlm import checkpoints, config, embed, mammut, shards, train
+from rsvlm import checkpoints, config, curriculum, embed, mammut, shards, starting, train
 from rsvlm.curriculum import Place
 from rsvlm.errors import ConfigError, DataError, ModelError, RsvlmError
 
@@ -127,9 +127,9 @@ def test_killed_at_random_moments_gives_the_same_weights(toy_shards, tiny_preset
 def direct(settings, data, **changed):
     """Loss and gradient of the first batch, with other options of the loop than `settings` says."""
     settings = settings.model_copy(update={"train": settings.train.model_copy(update=changed)})
-    model = train.prepare(train.build(settings, data), settings.train).train()
-    batch = next(train.read_batches(model, {"data": data}, settings, Place.start(), 0))
-    losses = train.backward(model, batch, settings.train)
+    model = starting.prepare(starting.build(settings, data), settings.train).train()
+    batch = next(curriculum.read_batches(model, {"data": data}, settings, Place.start(), 0))
+    losses = train.backward(model, batch, train.objective(settings.train), settings.train)
     return {k: float(v.detach()) for k, v in losses.items()}, {n: p.grad for n, p in model.named_parameters()}, batch
 
 
@@ -155,13 +155,13 @@ def test_the_accumulated_gradient_is_the_direct_one(toy_shards, tiny_preset, los
 def test_a_loss_of_each_micro_batch_alone_would_be_another(toy_shards, tiny_preset):
     settings = options()
     losses, gradient, _ = direct(settings, toy_shards)
-    model = train.build(settings, toy_shards).train()
-    batch = next(train.read_batches(model, {"data": toy_shards}, settings, Place.start(), 0))
+    model = starting.build(settings, toy_shards).train()
+    batch = next(curriculum.read_batches(model, {"data": toy_shards}, settings, Place.start(), 0))
     (images, groups), rows = batch.parts[0], 8
     halves = [(images[:rows], groups[:2]), (images[rows:], groups[2:])]
     for half in halves:
-        part = train.Batch([half], batch.keys, batch.place, Counter())
-        train.backward(model, part, settings.train)
+        part = curriculum.Batch([half], batch.keys, batch.place, Counter())
+        train.backward(model, part, train.objective(settings.train), settings.train)
     mean = {n: p.grad / 2 for n, p in model.named_parameters() if p.grad is not None}
     assert furthest({n: g for n, g in gradient.items() if g is not None}, mean) > 1e-2
 
@@ -169,14 +169,15 @@ def test_a_loss_of_each_micro_batch_alone_would_be_another(toy_shards, tiny_pres
 def test_micro_batches_drop_the_same_in_both_forwards(toy_shards, tiny_preset):
     settings = options(model__text_dropout=0.3)
     losses, gradient, batch = direct(settings, toy_shards, micro_batch_size=8)
-    model, outputs = train.build(settings, toy_shards).train(), []
+    model, outputs = starting.build(settings, toy_shards).train(), []
     for i, (images, groups) in enumerate(batch.parts):
         torch.manual_seed(batch.seed + i)
         outputs.append(model(images, groups))
     embeddings = [torch.cat([output[name] for output in outputs]) for name in ("image_embeddings", "text_embeddings")]
     targets = [sum(int((group[:, 1:] != 0).sum()) for group in groups) for _, groups in batch.parts]
     caption = sum(output.caption_loss * n for output, n in zip(outputs, targets, strict=True)) / sum(targets)
-    loss = 2 * train.contrastive_loss(model, *embeddings, settings.train) + 0.5 * caption
+    contrastive = train.objective(settings.train).contrast(model, batch, *embeddings, model.logit_scale)
+    loss = 2 * contrastive + 0.5 * caption
     loss.backward()
     assert losses["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
     assert furthest({n: p.grad for n, p in model.named_parameters()}, gradient) < 1e-5
@@ -184,8 +185,8 @@ def test_micro_batches_drop_the_same_in_both_forwards(toy_shards, tiny_preset):
 
 def test_what_is_dropped_depends_on_seed_and_step_alone(toy_shards, tiny_preset):
     def first(settings, step):
-        model = train.build(options(), toy_shards)
-        return next(train.read_batches(model, {"data": toy_shards}, settings, Place.start(), step)).seed
+        model = starting.build(options(), toy_shards)
+        return next(curriculum.read_batches(model, {"data": toy_shards}, settings, Place.start(), step)).seed
 
     assert first(options(), 3) == first(options(train__micro_batch_size=4), 3)
     assert len({first(options(), 3), first(options(), 4), first(options(seed=1), 3)}) == 3
@@ -230,7 +231,7 @@ def test_the_model_ends_with_the_averaged_weights(toy_shards, tiny_preset, tmp_p
     settings = options(train__steps=2, train__checkpoint_every=1, train__ema=0.75)
     end = weights(train.train(settings, toy_shards, tmp_path / "run"))
     first, second = (weights(tmp_path / "run" / "checkpoints" / f"step-00000{step}") for step in (1, 2))
-    start = train.build(settings, toy_shards).state_dict()
+    start = starting.build(settings, toy_shards).state_dict()
     for name in end:
         average = 0.75 * (0.75 * start[name] + 0.25 * first[name]) + 0.25 * second[name]
         torch.testing.assert_close(end[name], average, rtol=1e-5, atol=1e-6)
@@ -314,7 +315,7 @@ def test_a_run_with_other_options_is_refused(toy_shards, tiny_preset, tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(toy_shards, tiny_preset, tmp_path):
     settings = options(train__steps=2)
     train.train(settings, toy_shards, tmp_path / "run")
-    other = train.build(options(preset="nano"), toy_shards)
+    other = starting.build(options(preset="nano"), toy_shards)
     checkpoint = checkpoints.newest(tmp_path / "run")
     with pytest.raises(ModelError, match="cannot be continued"):
         checkpoints.load(checkpoint, other, train.make_optimizer(other, settings.train))
@@ -395,7 +396,7 @@ def test_learning_rate_warms_up_then_falls_to_zero():
 
 
 def test_biases_norms_and_positions_do_not_decay(toy_shards, tiny_preset):
-    model = train.build(options(), toy_shards)
+    model = starting.build(options(), toy_shards)
     decayed, plain, scalars = (group["params"] for group in train.make_optimizer(model, options().train).param_groups)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert {names[id(p)] for p in plain} >= {"norm.weight", "position_embedding.weight"}

@@ -49,7 +49,7 @@ from rsvlm import benchmarks, bluemarble, config, distributed, figures, images, 
 
 # %% tags=["hide-input"]
 started = time.time()
-from rsvlm import provenance, results, rounds, scoring, stages, train
+from rsvlm import groundcover, provenance, results, rounds, scoring, stages, train
 
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 chips = bluemarble.load_or_build(options)
@@ -108,11 +108,11 @@ Markdown(
 # of the captions, chosen on validation chips; the best one in a patch speaks for its class there.
 
 # %%
-net = rsvlm.load(rounds.load_or_begin(options, chips, recompute), device=target).eval()
+net = rsvlm.load(rounds.load_or_begin(options, chips, groundcover.SIZES, recompute), device=target).eval()
 items = list(maskfiles.blue_marble(chips, "test", limit=24 if few else 150))
 pixels = [images.decode(item.image) for item in items]
-vectors = [localize.text_vectors(net, texts) for texts in rounds.SEA_AND_LAND.values()]
-truths = np.stack([[item.masks.get(name, np.zeros((64, 64), bool)) for name in rounds.SEA_AND_LAND] for item in items])
+vectors = [localize.text_vectors(net, texts) for texts in groundcover.SEA_AND_LAND.values()]
+truths = np.stack([[item.masks.get(name, np.zeros((64, 64), bool)) for name in groundcover.SEA_AND_LAND] for item in items])
 shown = np.argsort(np.abs(truths[:, 0].mean(axis=(1, 2)) - 0.5), kind="stable")[:3]  # coasts through the middle
 asked = {"similarity to sea": "raw", "contribution to sea": "attention"}
 rows_of = {"the chip": [pixels[i] for i in shown], "its sea": [figures.heat_image(truths[i, 0]) for i in shown]}
@@ -252,10 +252,10 @@ for w in windows[1:]:
     grids |= {f"box, {w}": box(raw, w), f"median, {w}": median(raw, w)}
 
 # %%
-methods = {name: lookup(one) for name, one in grids.items()} | scoring.baselines(list(rounds.SEA_AND_LAND), seed)
+methods = {name: lookup(one) for name, one in grids.items()} | scoring.baselines(list(groundcover.SEA_AND_LAND), seed)
 methods["contributions"] = lambda image: localize.maps(net, image, vectors, method="attention")
 methods["pooling weights"] = lambda image: localize.maps(net, image, vectors, method="weights")
-measured = scoring.measure(items, methods, list(rounds.SEA_AND_LAND), background=False)
+measured = scoring.measure(items, methods, list(groundcover.SEA_AND_LAND), background=False)
 common = {"dataset": bluemarble.NAME, "split": "test", "bootstrap_samples": options.evaluate.bootstrap_samples, "seed": seed}
 kept = ("miou", "iou[sea]", "iou[land]", "pointing")
 rows = [row for name, one in measured.items() for row in scoring.rows(one, protocol=name, **common) if row["metric"] in kept]
@@ -409,7 +409,7 @@ for level in levels:
     noisy[f"raw, noise {level}"] = lookup(answers)
     noisy[f"smooth, 3, noise {level}"] = lookup(cosines(localize.smooth(net, other, 3)))
     noisy[f"box, 3, noise {level}"] = lookup(box(answers, 3))
-by_noise = scoring.measure(items, noisy, list(rounds.SEA_AND_LAND), background=False)
+by_noise = scoring.measure(items, noisy, list(groundcover.SEA_AND_LAND), background=False)
 
 # %%
 own = [row for name, one in by_noise.items() for row in scoring.rows(one, protocol=name, **common) if row["metric"] == "miou"]

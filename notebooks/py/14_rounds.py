@@ -45,7 +45,7 @@ from rsvlm import benchmarks, bluemarble, config, distributed, figures, images, 
 
 # %% tags=["hide-input"]
 started = time.time()
-from rsvlm import embed, files, provenance, results, rounds, scoring, stages
+from rsvlm import embed, files, groundcover, pictures, provenance, results, rounds, scoring, stages
 
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 chips = bluemarble.load_or_build(options)
@@ -59,16 +59,16 @@ few = options.train.steps < 100
 # the captions; the best of them in a patch speaks for it there.
 
 # %%
-begun = rounds.load_or_begin(options, chips, recompute)
+begun = rounds.load_or_begin(options, chips, groundcover.SIZES, recompute)
 
 
-def asked(model, classes=rounds.COVERS, **how):
+def asked(model, classes=groundcover.COVERS, **how):
     vectors = [localize.text_vectors(model, texts) for texts in classes.values()]
     return functools.partial(localize.maps, model, texts=vectors, **how)
 
 
 # %%
-start, two = rsvlm.load(begun, device=target).eval(), rounds.SEA_AND_LAND
+start, two = rsvlm.load(begun, device=target).eval(), groundcover.SEA_AND_LAND
 items = list(maskfiles.blue_marble(chips, "test", limit=24 if few else None))
 methods = {name: asked(start, two, method=name) for name in ("attention", "raw")} | {"smooth, 3": asked(start, two)}
 methods |= {f"{name}, enlarged": asked(start, two, method=name, scale=2) for name in ("raw", "smooth")}
@@ -105,15 +105,15 @@ Markdown(
 schedule = {"steps": options.train.steps // 2, "learning_rate": 5e-4, "warmup_steps": 5, "ema": 0.9}
 losses = {"contrastive_weight": 0.3, "region_weight": 0.0}
 setting = rounds.Options(rounds=3, **schedule, **losses, teacher_window=1, sure_share=0.9, seed=seed)
-unlabelled = rounds.read(chips, "train", 64, most=64 if few else 500, seed=seed)
-validation, testing = (rounds.read(chips, split, 64, seed=seed) for split in ("val", "test"))
+unlabelled = pictures.read(chips, "train", 64, most=64 if few else 500, seed=seed)
+validation, testing = (pictures.read(chips, split, 64, seed=seed) for split in ("val", "test"))
 
 # %% tags=["hide-input"]
 rule = {"start": embed.fingerprint(begun), "data": benchmarks.fingerprint(chips), "few": few}
-rule |= {"source": stages.source_hash("rounds", "localize", "mammut", "images", "losses", "train", follow=False)}
+rule |= {"source": stages.source_hash("rounds", "teacher", "localize", "mammut", "images", "losses", "train", follow=False)}
 
 
-def go(chosen, labels=b"", classes=rounds.COVERS):
+def go(chosen, labels=b"", classes=groundcover.COVERS):
     def work(out):
         if labels:  # the teacher's, which are the same for all
             files.write_atomic(out / "round-1" / "labels.npz", labels)
@@ -137,7 +137,7 @@ def pupils_of(folder):
 
 
 pupils = pupils_of(folder)
-covers = list(rounds.COVERS)
+covers = list(groundcover.COVERS)
 by_round = {f"round {number}": asked(pupil) for number, pupil in enumerate(pupils)}
 by_round |= {f"round {number}, raw": asked(pupil, method="raw") for number, pupil in enumerate(pupils)}
 later = scoring.evaluate(items, by_round, covers, against="round 0", **common)
