@@ -82,7 +82,7 @@ def lock(path: Path, wait: bool = True) -> contextlib.AbstractContextManager:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return FileLock(path).acquire(blocking=False)
+        return FileLock(path).acquire(timeout=0)
     except Timeout:
         if not wait:
             raise
