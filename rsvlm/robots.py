@@ -1,6 +1,7 @@
 """What the owner of a site allows, and how often: robots.txt, the headers that object, a distance between requests.
 
-`read_robots` reads the rules that hold for us (RFC 9309), `objections` what an answer's head says of indexing and learning. `Sites` keeps, for one run, the turn of each host and the robots.txt of each site, which is asked once a day.
+`read_robots` reads the rules that hold for us (RFC 9309), `objections` what an answer's head says of indexing and learning.
+`Sites` keeps, for one run, the turn of each host and the robots.txt of each site, which is asked once a day.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ def read_robots(data: bytes) -> Robots:
 
     - it takes a name that begins ours (`rsv`) for ours, and one with a version (`rsvlm/1.0`) not: others become `other`;
     - it ends the list of a group's names at a `Crawl-delay`, which we therefore put behind the group's first rule;
-    - it takes `%2F` and `/` for two things also in a query, and `$` at a rule's end also for a plain dollar: see `_spelled`;
-    - it lets a path without its first slash match nothing;
+    - it takes `%2F` and `/` for two things also in a query, `$` at a rule's end also for a plain dollar, and a `%` that stands
+      alone for the beginning of every code: see `_spelled`;
+    - it lets a path without its first slash match nothing, and takes the folder of an allowed `index.html` for allowed;
     - it reads text, and splits it at every sign that Unicode takes for an end: we percent-encode all but ASCII.
 
     Args:
@@ -78,27 +80,31 @@ def read_robots(data: bytes) -> Robots:
     if len(data) > ROBOTS_BYTES:
         data = data[:ROBOTS_BYTES].rpartition(b"\n")[0]  # half a rule would be another rule
     data = re.sub(rb"[^\t\r\n -~]", lambda match: b"%%%02X" % match[0][0], data.removeprefix(b"\xef\xbb\xbf"))
-    lines, delays = [], []
+    lines, delays, ours = [], [], False
     for line in re.split(r"[\r\n]+", data.decode("ascii")):
         name, _, value = (part.strip() for part in line.partition("#")[0].partition(":"))
         name = name.lower()
+        naming = bool(lines) and lines[-1].startswith("user-agent")
         if name == "user-agent":
             token = re.match(r"\*(?=\s|$)|[A-Za-z_-]*", value)[0].lower()
-            lines.append(f"user-agent: {token if token in (AGENT, '*') else 'other'}")
+            named = token in (AGENT, "*")
+            lines.append(f"user-agent: {token if named else 'other'}")
+            ours = named or (naming and ours)
         elif name in ("allow", "disallow"):
             path = value if value[:1] in "/*" else f"/{value}"
-            anchor = "$" if path.endswith("$") else ""
-            lines += [f"{name}: {_spelled(path.removesuffix('$'))}{anchor}", *delays]
+            anchor = "$" if path.endswith("$") else "*" if path.endswith("/index.html") else ""
+            rule = f"{name}: {_spelled(path.removesuffix('$'))}{anchor}"
+            lines += [rule if ours else "disallow:", *delays]  # nothing of others is kept: a hostile file has thousands
             delays = []
         elif name == "crawl-delay":
-            (delays if lines and lines[-1].startswith("user-agent") else lines).append(f"crawl-delay: {value}")
+            (delays if naming else lines).append(f"crawl-delay: {value}")
     rules = Protego.parse("\n".join(lines + delays))
     return Robots(rules, rules.crawl_delay(AGENT) or 0.0)
 
 
 def _spelled(path: str) -> str:
-    """Spell in one way what means one thing: a slash or question mark in a query, and a dollar that is no anchor."""
-    path, mark, query = path.partition("?")
+    """Spell in one way what means one thing: a slash or question mark in a query, a dollar that is no anchor, a lone percent."""
+    path, mark, query = re.sub("%(?![0-9A-Fa-f]{2})", "%25", path).partition("?")
     query = re.sub("%3f", "?", re.sub("%2f", "/", query, flags=re.IGNORECASE), flags=re.IGNORECASE)
     return re.sub(r"%24|\$", "%00", path + mark + query)
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import socket
+import threading
 import time
+from collections import Counter
 
+import numpy as np
 import pytest
+import sites
+from sites import PICTURE, get, httpcore2, names
 
-from rsvlm import addresses
+from rsvlm import addresses, config, fetch
 
-httpcore2 = pytest.importorskip("httpcore2", reason="httpx2 is not installed")
-pytest.importorskip("httpx2", reason="httpx2 is not installed")
 GOOD = ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"]
 
 
@@ -303,3 +306,130 @@ def test_retry_after_as_a_date_is_of_greenwich(zone, monkeypatch):
 def test_a_status_has_a_reason_and_a_wait(status, retry_after, reason, wait_s):
     stop = addresses.stop_of(status, {"retry-after": retry_after} if retry_after else {})
     assert (stop.reason, stop.wait_s) == (reason, wait_s)
+
+
+# On the way of a download
+
+
+@pytest.fixture
+def site():
+    with sites.serve() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def connected(monkeypatch):
+    with sites.connections(monkeypatch) as seen:
+        yield seen
+
+
+ODD_URLS = {
+    "http://127.1/": "bad_url",
+    "http://0x7f.1/": "bad_url",
+    "http://2130706433/": "bad_url",
+    "http://0177.0.0.1/": "bad_url",
+    "http://0x7f000001/": "bad_url",
+    "http://127.0.0.1/": "address_refused",
+    "http://127.0.0.1./": "address_refused",
+    "http://127。0。0。1/": "address_refused",
+    "http://[::ffff:127.0.0.1]/": "address_refused",
+    "http://[::1]/": "address_refused",
+    "http://[fe80::1%25eth0]/": "address_refused",
+    "http://localhost/": "address_refused",
+    "http://LOCALHOST./": "address_refused",
+    "https://inside.example/": "address_refused",
+    "http://half.example/": "address_refused",
+    "http://nothing.example/": "no_such_host",
+    "http://a@localhost/": "credentials_in_url",
+    "http://good.example@127.0.0.1/": "credentials_in_url",
+    "http://good.example\\@127.0.0.1/": "bad_url",
+    "http://localhost:8080/": "port_refused",
+    "http://localhost:22/": "port_refused",
+    "http://x:99999/": "bad_url",
+    "http://local\thost/": "bad_url",
+    "http://exa mple.com/": "bad_url",
+    "http://exa%6dple.com/": "bad_url",
+    "http://a..b/": "bad_url",
+    "http://" + "a" * 64 + ".com/": "bad_url",
+    "http://☃☃☃.☃/": "bad_url",
+    "http://x/\r\nHost: y": "bad_url",
+    "http://x/\0": "bad_url",
+    "http://x/\udc80": "bad_url",
+    "http://x/" + "a" * 1_000_000: "bad_url",
+    "http:x": "bad_url",
+    "http://": "bad_url",
+    "//x/y.png": "bad_url",
+    "x.png": "bad_url",
+    "": "bad_url",
+    "file:///etc/hostname": "scheme_refused",
+    "ftp://x/y.png": "scheme_refused",
+    "javascript:alert(1)": "scheme_refused",
+    "data:image/png;base64,AAAA": "scheme_refused",
+    None: "bad_url",
+    7: "bad_url",
+}
+
+
+def test_odd_addresses_reach_nothing(tmp_path, connected):
+    resolve = names(
+        localhost="127.0.0.1",
+        inside_example="192.168.7.7",
+        half_example=np.array(["93.184.216.34", "10.0.0.1"]),
+        nothing_example=np.array([]),
+    )
+    summary = fetch.download(ODD_URLS, tmp_path, config.Fetch(host_delay_s=0, retries=0), resolve=resolve)
+    rows = {url: next(fetch.results(tmp_path, [url])) for url in ODD_URLS}
+    assert {url: row.reason for url, row in rows.items()} == ODD_URLS
+    assert summary.counts == Counter(ODD_URLS.values()) and connected == []
+
+
+def test_a_second_look_up_cannot_lead_inside(site, tmp_path, connected):
+    """The name leads here first, to pass the check, and inside when the connection is made anew."""
+    site.routes["/robots.txt"] = (200, {"Connection": "close"}, b"")
+    site.routes["/x"] = (200, {}, PICTURE)
+    resolve = names(turncoat_example=["127.0.0.1", "10.0.0.1"])
+    assert get(site.url("/x", "turncoat.example"), tmp_path, resolve).reason == "address_refused"
+    assert resolve.asked == ["turncoat.example"] * 2 and connected == [("127.0.0.1", site.port)] and site.paths() == []
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(site, tmp_path, connected, monkeypatch):
+    """One look-up for each connection, none by the libraries below; the name is kept for the Host header."""
+    real = asyncio.BaseEventLoop.getaddrinfo
+
+    async def numbers_only(self, host, *rest, **named):
+        assert addresses.address_is_allowed(host, allow_loopback=True), f"looked up {host}"
+        return await real(self, host, *rest, **named)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", numbers_only)
+    site.routes["/x"] = (200, {}, PICTURE)
+    resolve = names(pictures_example="127.0.0.1")
+    row = get(site.url("/x", "Pictures.Example."), tmp_path, resolve)
+    assert row.reason == "ok" and resolve.asked == ["pictures.example"] and connected == [("127.0.0.1", site.port)]
+    assert {headers["Host"] for *_, headers in site.asked} == {f"pictures.example:{site.port}"}
+
+
+def test_tls_names_the_host_not_the_address(tmp_path):
+    hello = []
+
+    def listen():
+        connection, _ = server.accept()
+        with connection:
+            hello.append(connection.recv(4096))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=listen)
+        thread.start()
+        url = f"https://pictures.example:{server.getsockname()[1]}/x"
+        row = get(url, tmp_path, names(pictures_example="127.0.0.1"))
+        thread.join()
+    assert row.reason in ("connect_failed", "tls_failed") and b"pictures.example" in hello[0]
+
+
+def test_proxies_of_the_environment_and_cookies_are_not_used(site, tmp_path, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    site.routes["/x"] = (302, {"Location": "/y", "Set-Cookie": "a=b; Path=/"}, b"")
+    site.routes["/y"] = (200, {"Set-Cookie": "c=d"}, PICTURE)
+    assert get(site.url("/x"), tmp_path).reason == "ok"
+    sent = {name for *_, headers in site.asked for name in headers}
+    assert sent == {"Host", "User-Agent", "Accept", "Accept-Encoding"}
