@@ -1,8 +1,10 @@
 """Pictures of one size with their captions: in memory, or decoded once into files that are mapped into it.
 
-runs/pictures-KEY/images.npy         (N, S, S, 3) uint8
-                  captions.jsonl     a list of captions a line
-                  ends.npy           (N + 1,) int64, where each line ends
+    runs/pictures-KEY/images.npy         (N, S, S, 3) uint8
+                      captions.jsonl     a list of captions a line
+                      ends.npy           (N + 1,) int64, where each line begins, and the last one ends
+
+What is mapped is read page by page when it is asked for, so memory does not grow with the number of pictures.
 """
 
 from __future__ import annotations
