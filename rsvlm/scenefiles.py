@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from rsvlm import imagery, layout, mosaics, runs
+from rsvlm import imagery, layout, mosaics, runs, windows
 from rsvlm.errors import DataError
 from rsvlm.layout import Source
 
@@ -199,15 +198,15 @@ def _on_grid(source: Source) -> Scene:
 
 def _without_place(path: Path, options) -> Source | None:
     """Open a raster that says nothing of where it lies; None: it does, or it is something else."""
-    if not path.is_file() or path.suffix.lower() not in imagery.DRIVERS:
+    if not path.is_file() or path.suffix.lower() not in windows.DRIVERS:
         return None
-    with imagery.open_dataset(str(path), False) as (dataset, _):
+    with windows.open_dataset(str(path), False) as (dataset, _):
         if dataset.tags(ns="OVERVIEWS") or any(kind.startswith("complex") for kind in dataset.dtypes):
             return None
         if dataset.crs is not None and not dataset.transform.is_identity:
             return None
-        bands = imagery.shown_bands(dataset, options.bands, str(path))
-        limits = imagery.value_limits(dataset, bands, options, str(path))
+        bands = windows.shown_bands(dataset, options.bands, str(path))
+        limits = windows.value_limits(dataset, bands, options, str(path))
         source = Source(
             name=layout.name_of(path.stem),
             path=str(path.resolve()),
@@ -231,123 +230,13 @@ def reader(scene: Scene, broken: set) -> Iterator[Callable]:
 
     Threads may call it, one at a time. Blocks of the file, or tiles, that cannot be read hold no data; their places go into `broken`.
     """
-    if scene.source.kind != "raster":
-        with mosaics.tile_getter(scene.source) as get:
-            yield lambda box, zoom: _read_tiles(scene, get, box, zoom, broken)
-        return
-    with imagery.open_dataset(scene.source.path, scene.source.allow_loopback, scene.source) as (dataset, file):
-        once = _raster_reader(dataset, scene.source)
+    with windows.open_windows(scene.source, cached_bytes=0) as source:
 
         def read(box: tuple[int, int, int, int], zoom: float) -> tuple[np.ndarray, np.ndarray]:
-            top, left, bottom, right = box
-            shape = bottom - top, right - left
-            pixels, valid = np.zeros((*shape, 3), np.uint8), np.zeros(shape, bool)
-            _read_patiently(once, dataset, file, box, (0, 0), zoom, pixels, valid, broken)
-            return pixels, valid
+            picture = windows.read_view(source, box, zoom, (scene.top, scene.left))
+            if picture.broken and not broken:
+                log.warning("a part of the scene cannot be read; such parts are left without data and counted")
+            broken.update(picture.broken)
+            return picture.pixels, picture.valid
 
         yield read
-
-
-def _raster_reader(dataset, source: Source) -> Callable:
-    """Return the function from a box as the model sees it to colours and what holds data; it raises what rasterio raises."""
-    import rasterio
-    from rasterio.enums import MaskFlags, Resampling
-    from rasterio.windows import Window
-
-    masked = any(MaskFlags.all_valid not in dataset.mask_flag_enums[band - 1] for band in source.bands)
-    palette = imagery.read_palette(dataset, source.bands)
-
-    def once(box: tuple[int, int, int, int], zoom: float) -> tuple[np.ndarray, np.ndarray]:
-        top, left, bottom, right = (edge * zoom for edge in box)
-        bottom, right = min(bottom, dataset.height), min(right, dataset.width)
-        window = Window(left, top, right - left, bottom - top)
-        shape = len(source.bands), box[2] - box[0], box[3] - box[1]
-        how = Resampling.average if zoom > 1 else Resampling.bilinear if zoom < 1 else Resampling.nearest
-        how = Resampling.nearest if palette is not None else how
-        with rasterio.Env(**imagery.GDAL_OPTIONS):
-            values = dataset.read(source.bands, window=window, out_shape=shape, resampling=how)
-            valid = np.ones(shape[1:], bool)
-            if masked:
-                valid = dataset.read_masks(source.bands, window=window, out_shape=shape).any(0)
-        if palette is not None:
-            colours = palette[np.minimum(values[0], len(palette) - 1)]
-            return colours[..., :3], valid & (colours[..., 3] > 0)
-        if np.issubdtype(values.dtype, np.floating):
-            valid &= np.isfinite(values).all(0)
-        if source.limits:
-            low, high = np.array(source.limits, np.float32).T[..., None, None]
-            with np.errstate(invalid="ignore"):
-                values = np.clip((values.astype(np.float32) - low) * (255.0 / (high - low)) + 0.5, 0, 255)
-            values = np.where(np.isfinite(values), values, 0).astype(np.uint8)
-        return np.broadcast_to(values.transpose(1, 2, 0), (*shape[1:], 3)), valid
-
-    return once
-
-
-def _read_patiently(once, dataset, file, box, origin, zoom: float, pixels, valid, broken: set) -> None:
-    """Read a box into `pixels` and `valid`; where that fails, its parts, down to the blocks of the file that are broken."""
-    from rasterio.errors import RasterioError
-
-    top, left, bottom, right = box
-    if top >= bottom or left >= right:
-        return
-    try:
-        here = np.s_[origin[0] : origin[0] + bottom - top, origin[1] : origin[1] + right - left]
-        pixels[here], valid[here] = once(box, zoom)
-        return
-    except RasterioError as error:
-        if file and file.problem:
-            raise DataError(file.problem) from error
-    high, wide = (max(1, round(side / zoom)) for side in dataset.block_shapes[0])
-    rows = _middle(top, bottom, high)
-    columns = _middle(left, right, wide)
-    if rows is None and columns is None:
-        broken.add((round(top / high), round(left / wide)))
-        if len(broken) == 1:
-            log.warning("a part of the scene cannot be read; such parts are left without data and counted")
-        return
-    # Along the axis with more blocks; both halves begin and end with blocks of the file.
-    if columns is None or (rows is not None and (bottom - top) / high >= (right - left) / wide):
-        parts = ((top, left, rows, right), origin), ((rows, left, bottom, right), (origin[0] + rows - top, origin[1]))
-    else:
-        parts = (
-            ((top, left, bottom, columns), origin),
-            ((top, columns, bottom, right), (origin[0], origin[1] + columns - left)),
-        )
-    for part, corner in parts:
-        _read_patiently(once, dataset, file, part, corner, zoom, pixels, valid, broken)
-
-
-def _middle(low: int, high: int, step: int) -> int | None:
-    """The multiple of `step` next to the middle of low…high and inside it; none: there is none."""
-    middle = round((low + high) / 2 / step) * step
-    middle = next((m for m in (middle, middle - step, middle + step) if low < m < high), None)
-    return middle
-
-
-def _read_tiles(scene: Scene, get, box: tuple, zoom: float, broken: set) -> tuple[np.ndarray, np.ndarray]:
-    side, source = scene.source.tile_px, scene.source
-    corner = scene.top, scene.left
-    y0, x0, y1, x1 = (edge * zoom + corner[k % 2] for k, edge in enumerate(box))
-    top, left, bottom, right = int(np.floor(y0)), int(np.floor(x0)), int(np.ceil(y1)), int(np.ceil(x1))
-    pixels, valid = np.zeros((bottom - top, right - left, 3), np.uint8), np.zeros((bottom - top, right - left), bool)
-    for ty in range(top // side, -(-bottom // side)):
-        for tx in range(left // side, -(-right // side)):
-            data = get(tx % (1 << source.zoom), ty)
-            got = "tile missing" if data is None else mosaics.decode_tile(data, side)
-            if isinstance(got, str):
-                broken.update([(ty, tx)] if data is not None else ())
-                continue
-            rows = slice(max(ty * side, top), min(ty * side + side, bottom))
-            columns = slice(max(tx * side, left), min(tx * side + side, right))
-            here = np.s_[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-            there = np.s_[rows.start - ty * side : rows.stop - ty * side, columns.start - tx * side : columns.stop - tx * side]
-            pixels[here] = got[0][there]
-            valid[here] = True if got[1] is None else got[1][there]
-    if zoom == 1:
-        return pixels, valid
-    part, shape = (x0 - left, y0 - top, x1 - left, y1 - top), (box[3] - box[1], box[2] - box[0])
-    how = Image.Resampling.BOX if zoom > 1 else Image.Resampling.BILINEAR
-    small = np.array(Image.fromarray(pixels).resize(shape, how, box=part))
-    seen = Image.fromarray(valid.astype(np.uint8)).resize(shape, Image.Resampling.NEAREST, box=part)
-    return small, np.asarray(seen) > 0
