@@ -19,6 +19,7 @@ import numpy as np
 from rsvlm import imagery, layout, mosaics, runs, windows
 from rsvlm.errors import DataError
 from rsvlm.layout import Source
+from rsvlm.masks import Region
 
 log = logging.getLogger(__name__)
 
@@ -172,8 +173,43 @@ def write_cells(path: Path, grid: Grid, size: tuple[int, int], texts: Sequence[s
         temporary.unlink(missing_ok=True)
 
 
+def list_regions(best: Sequence[Sequence[Region]], grid: Grid) -> list[dict]:
+    """List the regions of all texts, those of highest confidence first, as in `scenes.SearchResult`, but with `rings` in cells.
+
+    Args:
+        best: The regions of each text, as of `masks.Regions.best`.
+        grid: Where their cells lie.
+    """
+    regions = [(text, region) for text, of_text in enumerate(best) for region in of_text]
+    regions.sort(key=lambda pair: (-pair[1].confidence, pair[0], -pair[1].order))
+    if not regions:
+        return []
+    rows, columns, cells = np.array([(region.row, region.column, region.cells) for _, region in regions], np.float64).T
+    x, y = grid.place(columns + 0.5, rows + 0.5)
+    lon, lat, area = grid.measure(columns + 0.5, rows + 0.5)
+    listed = []
+    for i, (text, region) in enumerate(regions):
+        polygons = getattr(region.shape, "geoms", [region.shape])
+        known = np.isfinite([lon[i], lat[i], area[i]])
+        listed.append(
+            {
+                "text": text,
+                "confidence": round(region.confidence, 4),
+                "peak": round(region.peak, 4),
+                "lon": round(float(lon[i]), 7) if known[0] else None,
+                "lat": round(float(lat[i]), 7) if known[1] else None,
+                "area_m2": round(float(area[i] * cells[i]), 2) if known[2] else None,
+                "area_px": round(float(cells[i]) * grid.cell_px**2, 2),
+                "x": float(x[i]),
+                "y": float(y[i]),
+                "rings": [[np.asarray(ring.coords) for ring in (part.exterior, *part.interiors)] for part in polygons],
+            }
+        )
+    return listed
+
+
 def write_polygons(path: Path, listed: Sequence[dict], texts: Sequence[str], grid: Grid) -> None:
-    """Write regions, as `scenes` lists them, whose `rings` are in cells, as GeoJSON in the coordinates that `grid.polygons_in` names."""
+    """Write regions, as of `list_regions`, as GeoJSON in the coordinates that `grid.polygons_in` names."""
     features = []
     for region in listed:
         coordinates = [[grid.outline(ring) for ring in polygon] for polygon in region["rings"]]
@@ -183,6 +219,52 @@ def write_polygons(path: Path, listed: Sequence[dict], texts: Sequence[str], gri
         features.append({"type": "Feature", "properties": {"text": texts[region["text"]], **told}, "geometry": geometry})
     content = {"type": "FeatureCollection"} | ({"crs": grid.member} if grid.member else {}) | {"features": features}
     runs.write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
+
+
+class Preview:
+    """A scene made small, and the highest confidence under each of its pixels, put together from blocks."""
+
+    def __init__(self, size: tuple[int, int], count: int, shrink: int, fine: int):
+        """Begin.
+
+        Args:
+            size: Rows and columns of cells.
+            count: Texts.
+            shrink: Cells, a side, to one pixel of heat.
+            fine: Colours, a side, to one of these pixels; above 1 only where `shrink` is 1.
+        """
+        self._shrink, self._fine = shrink, fine
+        shape = -(-size[0] // shrink), -(-size[1] // shrink)
+        self._highest = np.full((count, *shape), -np.inf, np.float32)
+        self._colours = np.zeros((shape[0] * fine, shape[1] * fine, 4), np.float32)  # sums, and how many there are
+
+    def add(self, box: tuple, colours: np.ndarray, known: np.ndarray, confidence: np.ndarray) -> None:
+        """Take a block: its box in cells, colours (`fine` to a cell's side, 3), which cells hold data, and (M, h, w) confidence."""
+        shrink, fine = self._shrink, self._fine
+        edges = [
+            np.unique(np.append(low, np.arange(-(-low // shrink) * shrink, high, shrink))) for low, high in zip(box, box[2:])
+        ]
+        y, x = edges[0] - box[0], edges[1] - box[1]
+        place = np.ix_(edges[0] // shrink, edges[1] // shrink)
+        seen = known.repeat(fine, 0).repeat(fine, 1)[..., None]
+        sums = np.concatenate([colours * seen, seen], axis=2, dtype=np.float32)
+        if fine > 1:  # then no cell is shrunk
+            self._colours[box[0] * fine : box[2] * fine, box[1] * fine : box[3] * fine] = sums
+        else:
+            self._colours[place] += np.add.reduceat(np.add.reduceat(sums, y, axis=0), x, axis=1)
+        highest = np.where(known, confidence, -np.inf)
+        highest = np.maximum.reduceat(np.maximum.reduceat(highest, y, axis=1), x, axis=2)
+        for heat, of_block in zip(self._highest, highest):
+            heat[place] = np.maximum(heat[place], of_block)
+
+    def image(self) -> np.ndarray:
+        """The scene made small, (H, W, 3) uint8; black where there is no data."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.nan_to_num(self._colours[..., :3] / self._colours[..., 3:]).round().astype(np.uint8)
+
+    def heat(self) -> np.ndarray:
+        """Highest confidence under each pixel, (M, h, w) float32; NaN where there is no data."""
+        return np.where(np.isfinite(self._highest), self._highest, np.nan)
 
 
 # Pixels
