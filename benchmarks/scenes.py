@@ -99,10 +99,10 @@ def _main(call: str) -> None:
     model = mammut.Mammut(mammut.MammutConfig(**mammut.PRESETS["nano"], vocab_size=512)).eval()
     model.tokenizer = tokenizer.train(["fields and noise, seen from above"] * 8, 300, model.config.context_length)
     texts = [f"field number {i}" for i in range(count)]
-    options = {"precision": precision, "progress": False}
-    scenes.search(Path(folder) / "small.tif", texts, model, Path(folder) / "out", **options)
+    options = scenes.SearchOptions(precision=precision)
+    scenes.search(Path(folder) / "small.tif", texts, model, Path(folder) / "out", options, progress=False)
     started, cpu = time.perf_counter(), time.process_time()
-    found = scenes.search(Path(folder) / name, texts, model, Path(folder) / "out", **options)
+    found = scenes.search(Path(folder) / name, texts, model, Path(folder) / "out", options, progress=False)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     told = {"mp": found.facts["megapixels"], "seconds": seconds, "cpu_s": cpu, "peak_mb": provenance.peak_memory_mb()}
     sys.stdout.write(json.dumps(told) + "\n")

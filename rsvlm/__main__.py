@@ -651,11 +651,18 @@ def search_scene(
         raise DataError('a search needs a text and a folder for the results: --text "..." --out DIR')
     found_in = scenefiles.open_scene(scene, band or ())
     loaded = _search_model(model, device)[0]
-    options = {"background": background or scenes.BACKGROUND, "threshold": confidence, "window": window, "tile_px": tile_px}
-    options |= {"overlap": overlap, "min_px": min_px, "precision": precision}
+    options = scenes.SearchOptions(
+        background=background or scenes.BACKGROUND,
+        threshold=confidence,
+        window=window,
+        tile_px=tile_px,
+        overlap=overlap,
+        min_px=min_px,
+        precision=precision,
+    )
     for one in found_in:
         folder = out if len(found_in) == 1 else out / one.source.name
-        found = scenes.search(one, texts, loaded, folder, **options)
+        found = scenes.search(one, texts, loaded, folder, options)
         files.write_atomic(folder / "map.html", figures.scene_map(found).get_root().render())
         for row in found.facts["texts"]:
             told = f"{row['regions']:,} regions" if row["regions"] else f"nothing of confidence {confidence:g}"

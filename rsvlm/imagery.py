@@ -15,7 +15,6 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,30 +23,18 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from rsvlm import layout, mosaics, ranges
+from rsvlm import layout, mosaics, windows
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.layout import COLUMNS, MAX_WINDOW_PX, Source, clean, corners, read_points
+from rsvlm.layout import COLUMNS, Source, clean, corners, read_points
 from rsvlm.ranges import shown
+from rsvlm.windows import DRIVERS
 
 if TYPE_CHECKING:
     from rsvlm import config
 
-__all__ = ["COLUMNS", "DRIVERS", "Source", "corners", "lay_out", "open_imagery", "read", "read_points"]
+__all__ = ["COLUMNS", "Source", "corners", "lay_out", "open_imagery", "read", "read_points"]
 
 log = logging.getLogger(__name__)
-
-DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".gtiff": "GTiff", ".jp2": "JP2OpenJPEG", ".j2k": "JP2OpenJPEG"}
-"""Formats that are opened. Others, VRT and WMS above all, may point GDAL to any file or address."""
-
-_BATCH_BYTES = 32_000_000
-GDAL_OPTIONS = {
-    "GDAL_CACHEMAX": 128_000_000,
-    "GDAL_HTTP_PROXY": "127.0.0.1:1",
-    "CPL_VSIL_CURL_ALLOWED_FILENAME": "-",
-    "GDAL_PAM_PROXY_DIR": "",
-}
-"""Held whenever GDAL opens or reads: it follows some references inside files, and with these none can reach a network."""
-
 
 # Opening
 
@@ -176,12 +163,11 @@ def _open_beside(path: Path, href: str, name: str, options: config.Chips) -> Sou
 
 
 def _open_raster(path: str, text: str, options: config.Chips) -> Source:
-    rasterio = _rasterio()
     if "://" not in path and Path(path).suffix.lower() not in DRIVERS:
         known = ", ".join(DRIVERS)
         raise DataError(f"{path} is not of a format that is read ({known}): convert it with rio convert IN OUT.tif")
     label = shown(path)
-    with open_dataset(path, options.allow_loopback) as (dataset, file), rasterio.Env(**GDAL_OPTIONS):
+    with windows.open_dataset(path, options.allow_loopback) as (dataset, file), windows.environment():
         if dataset.tags(ns="OVERVIEWS"):
             raise DataError(f"{label} names another file as its overviews, which is not followed: copy it with rio convert")
         if dataset.crs is None:
@@ -190,7 +176,7 @@ def _open_raster(path: str, text: str, options: config.Chips) -> Source:
             raise DataError(f"{label} does not say where it lies (no geotransform): set it with rio edit-info --transform")
         if any(kind.startswith("complex") for kind in dataset.dtypes):
             raise DataError(f"{label} holds complex numbers: write their magnitude to a GeoTIFF first")
-        bands = shown_bands(dataset, options.bands, label)
+        bands = windows.shown_bands(dataset, options.bands, label)
         transform, width, height, warped = layout.north_up(dataset.transform, dataset.width, dataset.height)
         source = Source(
             name=layout.name_of(text),
@@ -204,7 +190,7 @@ def _open_raster(path: str, text: str, options: config.Chips) -> Source:
             width=width,
             height=height,
             bands=bands,
-            limits=value_limits(dataset, bands, options, label),
+            limits=windows.value_limits(dataset, bands, options, label),
             min_valid_share=options.min_valid_share,
             warped=warped,
             allow_loopback=options.allow_loopback,
@@ -216,82 +202,6 @@ def _open_raster(path: str, text: str, options: config.Chips) -> Source:
     if not np.isfinite(box).all():
         raise DataError(f"{label} lies outside of what its coordinate system can express: check its CRS and geotransform")
     return replace(source, bbox_lonlat=tuple(box.tolist()))
-
-
-def shown_bands(dataset, wanted: tuple[int, ...], label: str) -> tuple[int, ...]:
-    """Return the bands of a raster that are shown as red, green and blue, or the one that is shown as grey, from 1 on.
-
-    Args:
-        dataset: The raster.
-        wanted: Bands that somebody asked for; empty: found out from what the file says of its bands.
-        label: Its name in messages.
-
-    Raises:
-        ConfigError: Not one or three bands, or some that are not there.
-    """
-    count = dataset.count
-    if wanted:
-        if len(wanted) not in (1, 3) or not all(1 <= band <= count for band in wanted):
-            raise ConfigError(f"chips.bands is {wanted}; {label} has bands 1 to {count}, and one or three can be shown")
-        return tuple(wanted)
-    colours = ("red", "green", "blue")
-    by_kind = [kind.name for kind in dataset.colorinterp]
-    by_text = [re.sub(r"[^a-z]|band", "", (text or "").lower()) for text in dataset.descriptions]
-    for names in (by_kind, by_text):
-        if all(names.count(colour) == 1 for colour in colours):
-            return tuple(names.index(colour) + 1 for colour in colours)
-    return (1, 2, 3) if count >= 3 and by_kind[0] != "palette" else (1,)
-
-
-def value_limits(dataset, bands: tuple[int, ...], options: config.Chips, label: str) -> tuple[tuple[float, float], ...]:
-    """Find the values that become 0 and 255: one pair per band for the whole raster, so that its chips can be compared.
-
-    Args:
-        dataset: The raster.
-        bands: As from `shown_bands`.
-        options: Kind of stretch.
-        label: Its name in messages.
-
-    Returns:
-        A pair for each band; none where values are shown as they are.
-
-    Raises:
-        DataError: It holds no data.
-    """
-    kind = "percentile" if options.stretch == "auto" else options.stretch
-    if dataset.dtypes[bands[0] - 1] == "uint8" and options.stretch in ("auto", "none"):
-        return ()
-    if kind == "none":
-        return ((0.0, 255.0),) * len(bands)
-    values, valid = _sample(dataset, bands)
-    cut = options.stretch_percent if kind == "percentile" else 0.0
-    result = []
-    for band, mask in zip(values, valid):
-        band = band[(mask > 0) & np.isfinite(band)]
-        if not band.size:
-            raise DataError(f"{label} holds no data that could be stretched to 0-255")
-        low, high = np.percentile(band.astype(np.float64), (cut, 100 - cut)).tolist()
-        result.append((low, high if high > low else low + 1.0))
-    return tuple(result)
-
-
-def _sample(dataset, bands: tuple[int, ...], side: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    from rasterio.windows import Window
-
-    width, height = dataset.width, dataset.height
-    if dataset.overviews(bands[0]) or width * height <= MAX_WINDOW_PX:
-        scale = min(1.0, side / max(width, height))
-        shape = (len(bands), max(1, round(height * scale)), max(1, round(width * scale)))
-        return dataset.read(bands, out_shape=shape), dataset.read_masks(bands, out_shape=shape)
-    # Without overviews a whole look would read everything, perhaps over a network: look at 64 small windows instead.
-    windows = [
-        Window(int(x), int(y), min(128, width), min(128, height))
-        for y in np.linspace(0, max(0, height - 128), 8)
-        for x in np.linspace(0, max(0, width - 128), 8)
-    ]
-    values = [dataset.read(bands, window=w).reshape(len(bands), -1) for w in windows]
-    masks = [dataset.read_masks(bands, window=w).reshape(len(bands), -1) for w in windows]
-    return np.concatenate(values, 1), np.concatenate(masks, 1)
 
 
 # Where chips lie
@@ -392,139 +302,27 @@ def read(source: Source, chips: pd.DataFrame) -> Iterator[tuple[np.ndarray | Non
     """
     if (chips["source"] != source.name).any():
         raise DataError(f"chips of other sources were given to '{source.name}'")
-    windows = chips[["left_px", "top_px", "width_px", "height_px", "size_px"]].to_numpy(np.float64)
-    yield from (_read_raster if source.kind == "raster" else mosaics.read)(source, windows)
+    places = chips[["left_px", "top_px", "width_px", "height_px", "size_px"]].to_numpy(np.float64)
+    with windows.open_windows(source) as reader:
+        for left, top, width, height, size in places.tolist():
+            if width == height == size:
+                resampling = "nearest"
+            elif source.kind != "raster":
+                resampling = "cubic"
+            else:  # averages do not ring at edges of missing data
+                resampling = "average" if max(width, height) > size else "bilinear"
+            window = windows.Window(left, top, width, height, (int(size), int(size)), resampling)
+            yield _chip(reader.read(window), source.min_valid_share)
 
 
-def _read_raster(source: Source, windows: np.ndarray) -> Iterator[tuple[np.ndarray | None, str | None]]:
-    rasterio = _rasterio()
-    from rasterio.enums import MaskFlags
-
-    # The options are held while GDAL reads, not while the caller works: generators may be left in any order.
-    with open_dataset(source.path, source.allow_loopback, source) as (dataset, file):
-        with rasterio.Env(**GDAL_OPTIONS):
-            if (dataset.width, dataset.height) != (source.width, source.height) or dataset.count < max(source.bands):
-                raise DataError(f"{shown(source.path)} has changed since it was opened: start again")
-            masked = any(MaskFlags.all_valid not in dataset.mask_flag_enums[band - 1] for band in source.bands)
-            palette = read_palette(dataset, source.bands)
-        for batch in _batches(windows):
-            with rasterio.Env(**GDAL_OPTIONS):
-                results = [_read_window(dataset, source, window, masked, palette) for window in batch]
-            if file and file.problem:
-                raise DataError(file.problem)
-            yield from results
-
-
-def _batches(windows: np.ndarray) -> Iterator[list[list[float]]]:
-    count = 1 if not len(windows) else max(1, int(_BATCH_BYTES // (3 * windows[:, 4].max() ** 2)))
-    for start in range(0, len(windows), count):
-        yield windows[start : start + count].tolist()
-
-
-def _read_window(
-    dataset, source: Source, window: list[float], masked: bool, palette: np.ndarray | None
-) -> tuple[np.ndarray | None, str | None]:
-    from rasterio.enums import Resampling
-    from rasterio.errors import RasterioError
-    from rasterio.windows import Window
-
-    left, top, width, height, size = window
-    plain = width == size and height == size
-    shape = (len(source.bands), int(size), int(size))
-    # Averages do not ring at edges of missing data; numbers of a palette cannot be averaged.
-    how = Resampling.average if width > size or height > size else Resampling.bilinear
-    if plain or palette is not None:
-        how = Resampling.nearest
-    place = Window(*(map(int, window[:4]) if plain else window[:4]))
-    try:
-        values = dataset.read(source.bands, window=place, out_shape=shape, resampling=how)
-        valid = dataset.read_masks(source.bands, window=place, out_shape=shape).any(0) if masked else None
-    except RasterioError:
-        return None, "cannot be read"
-    if palette is not None:
-        colours = palette[np.minimum(values[0], len(palette) - 1)]
-        seen = colours[..., 3] > 0
-        return mosaics.finish(colours[..., :3], seen if valid is None else seen & valid, source)
-    if np.issubdtype(values.dtype, np.floating):
-        finite = np.isfinite(values).all(0)
-        valid = finite if valid is None else valid & finite
-    if source.limits:
-        low, high = np.array(source.limits, np.float32).T[..., None, None]
-        with np.errstate(invalid="ignore"):
-            values = np.clip((values.astype(np.float32) - low) * (255.0 / (high - low)) + 0.5, 0, 255)
-        values = np.where(np.isfinite(values), values, 0).astype(np.uint8)
-    pixels = values.transpose(1, 2, 0)
-    return mosaics.finish(pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2), valid, source)
-
-
-def read_palette(dataset, bands: tuple[int, ...]) -> np.ndarray | None:
-    """Return the colours (N, 4) uint8, red, green, blue and opacity, of a band whose values are their numbers; none: it has none."""
-    if len(bands) != 1 or dataset.colorinterp[bands[0] - 1].name != "palette":
-        return None
-    colours = dataset.colormap(bands[0])
-    table = np.zeros((max(colours) + 1, 4), np.uint8)
-    for number, colour in colours.items():
-        table[number] = colour
-    return table
-
-
-@contextmanager
-def open_dataset(path: str, allow_loopback: bool, source: Source | None = None) -> Iterator[tuple]:
-    """Yield the open raster, on the grid of its source where one is given, and the file behind a URL (else none).
-
-    Args:
-        path: File or http(s) URL; of the formats in `DRIVERS` alone.
-        allow_loopback: Also addresses of this machine.
-        source: As from `open_imagery`; where its grid is north-up and the raster's is not, the raster is warped as it is read.
-
-    Raises:
-        DataError: It cannot be opened.
-    """
-    rasterio = _rasterio()
-    from affine import Affine
-    from rasterio.enums import MaskFlags, Resampling
-    from rasterio.vrt import WarpedVRT
-
-    with ExitStack() as stack:
-        file, where, beside = None, {"fp": path}, {}
-        if "://" in path:
-            file = ranges.WebFile(path, allow_loopback)
-            stack.callback(file.disconnect)
-            where = {"fp": "imagery", "opener": ranges.Container(file)}
-            # GDAL would also ask for half a dozen files beside it.
-            beside = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
-        driver = DRIVERS.get(Path(urlsplit(path).path if file else path).suffix.lower(), "GTiff")
-        try:
-            with rasterio.Env(**GDAL_OPTIONS, **beside):
-                dataset = stack.enter_context(rasterio.open(**where, driver=driver))
-        except rasterio.errors.RasterioError as error:
-            raise DataError(
-                (file and file.problem)
-                or f"{shown(path)} cannot be read as a {driver} raster: it is broken, cut short or of another format"
-            ) from error
-        if source and source.warped:
-            x0, pixel_width, y0, pixel_height = source.transform
-            bare = all(flags == [MaskFlags.all_valid] for flags in dataset.mask_flag_enums)
-            straight = dataset.transform.b == 0 and dataset.transform.d == 0
-            smooth = not straight and dataset.colorinterp[0].name != "palette"
-            dataset = stack.enter_context(
-                WarpedVRT(
-                    dataset,
-                    crs=dataset.crs,
-                    transform=Affine(pixel_width, 0, x0, 0, -pixel_height, y0),
-                    width=source.width,
-                    height=source.height,
-                    resampling=Resampling.bilinear if smooth else Resampling.nearest,
-                    add_alpha=bare,
-                )
-            )
-        yield dataset, file
-
-
-def _rasterio():
-    try:
-        import rasterio
-        import rasterio.errors
-    except ImportError as error:
-        raise layout.missing("rasterio") from error
-    return rasterio
+def _chip(picture: windows.Picture, min_valid_share: float) -> tuple[np.ndarray | None, str | None]:
+    """Blacken pixels without data: `(S, S, 3)` and none, or none and a reason, as where too many of them hold no data."""
+    if picture.reason:
+        return None, picture.reason
+    if picture.valid.all():
+        return picture.pixels, None
+    if not picture.valid.any():
+        return None, "all nodata"
+    if picture.valid.mean() < min_valid_share:
+        return None, "too little data"
+    return np.where(picture.valid[..., None], picture.pixels, 0).astype(np.uint8), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -184,6 +185,21 @@ def refine(heat: np.ndarray, image: np.ndarray, radius: int = 8, eps: float = 1e
     return ((line[..., :3] * guide).sum(-1) + line[..., 3] + offset).astype(np.float32)
 
 
+class Region(NamedTuple):
+    """A connected part of a map: mean and highest value, row and column of the highest, size in cells, and shape (of shapely, in cells).
+
+    `order` falls from one to the next: of two parts alike the earlier is the better one.
+    """
+
+    confidence: float
+    order: int
+    peak: float
+    row: int
+    column: int
+    cells: int
+    shape: object
+
+
 class Regions:
     """Connected parts (by sides) of a map of any size, put together from blocks in reading order.
 
@@ -192,7 +208,7 @@ class Regions:
 
     Attributes:
         count: Parts found; `cells` of the map inside; `highest` value; `cut` parts closed early, because `PENDING_POINTS` were held.
-        best: The `most` parts of highest mean: (mean, order, peak, its row, its column, cells, shapely shape in cells).
+        best: The `most` parts of highest mean, as a heap of `Region`.
     """
 
     def __init__(self, columns: int, threshold: float, least: float, most: int):
@@ -200,7 +216,7 @@ class Regions:
         self.threshold, self.least, self.most = threshold, least, most
         self.count = self.cells = self.cut = 0
         self.highest = 0.0
-        self.best: list[tuple] = []  # a heap of (confidence, order, peak, row, column, cells, shape)
+        self.best: list[Region] = []
         self._parent: dict[int, int] = {}
         self._open: dict[int, list] = {}  # by root: cells, sum, peak, its row, its column, shapes
         self._next, self._points, self._order = 1, 0, 0
@@ -310,7 +326,7 @@ class Regions:
         if len(self.best) == self.most and item < self.best[0][:6]:
             return
         whole = parts[0] if len(parts) == 1 else union_all(parts).simplify(0)
-        (heapq.heappush if len(self.best) < self.most else heapq.heappushpop)(self.best, (*item, whole))
+        (heapq.heappush if len(self.best) < self.most else heapq.heappushpop)(self.best, Region(*item, whole))
 
 
 def _geometry(parts: list) -> dict:

@@ -1,19 +1,17 @@
 """Mosaics of Web Mercator tiles: folders named `z/x/y.ext` or `x-y-z.ext`, and MBTiles.
 
 All tiles of a zoom level are one source: a pixel grid that spans the world, most of it empty. `present` says which tiles are
-there, `holes` which seem to be missing, `read` puts the pixels of windows together from as many tiles as they touch. Where
+there, `holes` which seem to be missing, `tile_getter` gives the bytes of one; `windows` puts their pixels together. Where
 several zoom levels show a place, the one that suits the wanted resolution best is taken. Whatever the files say about
-themselves is checked or cleaned first: names and numbers of tiles, their bytes, and the metadata of MBTiles.
+themselves is checked or cleaned first: names and numbers of tiles, and the metadata of MBTiles.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -21,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from rsvlm import images
 from rsvlm.errors import DataError
@@ -30,7 +27,6 @@ from rsvlm.layout import MERCATOR_M, Source, clean, fingerprint, footprints, mea
 if TYPE_CHECKING:
     from rsvlm import config
 
-_KEPT_BYTES = 64_000_000  # of decoded tiles
 _NESTED = re.compile(r"((?:.*/)?)(\d{1,2})/(\d{1,10})/(\d{1,10})(\.(?:jpe?g|png|webp))", re.IGNORECASE)
 _FLAT = re.compile(r"((?:.*/)?(?:[^/]*[^0-9/])?)(\d{1,10})-(\d{1,10})-(\d{1,2})(\.(?:jpe?g|png|webp))", re.IGNORECASE)
 
@@ -225,86 +221,6 @@ def holes(xy: np.ndarray) -> np.ndarray:
     around = (xy[:, None] + np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])).reshape(-1, 2)
     near, counts = np.unique(around, axis=0, return_counts=True)
     return near[(counts >= 2) & ~np.isin(tile_code(near), tile_code(xy))]
-
-
-def finish(pixels: np.ndarray, valid: np.ndarray | None, source: Source) -> tuple[np.ndarray | None, str | None]:
-    """Blacken pixels without data: `(S, S, 3)` and none, or none and a reason where too many of them hold no data."""
-    if valid is not None and not valid.all():
-        if not valid.any():
-            return None, "all nodata"
-        if valid.mean() < source.min_valid_share:
-            return None, "too little data"
-        pixels = np.where(valid[..., None], pixels, 0).astype(np.uint8)
-    return np.ascontiguousarray(pixels), None
-
-
-def read(source: Source, windows: np.ndarray) -> Iterator[tuple[np.ndarray | None, str | None]]:
-    """Read the pixels of windows `(N, 5)`: left, top, width, height in pixels of the grid, and the side of the picture.
-
-    Yields:
-        `(S, S, 3)` uint8 and none, or none and a reason.
-
-    Raises:
-        DataError: The MBTiles file broke since it was opened.
-    """
-    side, kept = source.tile_px, OrderedDict()
-    limit = max(8, _KEPT_BYTES // (side * side * 3))
-    with tile_getter(source) as get:
-
-        def tile(x: int, y: int) -> tuple[np.ndarray, np.ndarray | None] | str:
-            if (x, y) not in kept:
-                kept[x, y] = decode_tile(get(x, y), side)
-                if len(kept) > limit:
-                    kept.popitem(last=False)
-            kept.move_to_end((x, y))
-            return kept[x, y]
-
-        for left, top, width, height, size in windows.tolist():
-            x0, y0, x1, y1 = int(np.floor(left)), int(np.floor(top)), int(np.ceil(left + width)), int(np.ceil(top + height))
-            pixels, valid, reason = np.zeros((y1 - y0, x1 - x0, 3), np.uint8), np.ones((y1 - y0, x1 - x0), bool), None
-            for ty in range(y0 // side, -(-y1 // side)):
-                for tx in range(x0 // side, -(-x1 // side)):
-                    got = tile(tx % (1 << source.zoom), ty)
-                    if isinstance(got, str):
-                        reason = reason or got
-                        continue
-                    rows, columns = (
-                        slice(max(ty * side, y0), min(ty * side + side, y1)),
-                        slice(max(tx * side, x0), min(tx * side + side, x1)),
-                    )
-                    here = np.s_[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
-                    there = np.s_[
-                        rows.start - ty * side : rows.stop - ty * side, columns.start - tx * side : columns.stop - tx * side
-                    ]
-                    pixels[here] = got[0][there]
-                    if got[1] is not None:
-                        valid[here] = got[1][there]
-            if reason:
-                yield None, reason
-                continue
-            if pixels.shape != (size, size, 3) or width != size or height != size:
-                box, shape = (left - x0, top - y0, left - x0 + width, top - y0 + height), (int(size), int(size))
-                pixels = np.asarray(Image.fromarray(pixels).resize(shape, Image.Resampling.BICUBIC, box=box))
-                valid = (
-                    np.asarray(Image.fromarray(valid.astype(np.uint8)).resize(shape, Image.Resampling.NEAREST, box=box)) > 0
-                )
-            yield finish(pixels, valid, source)
-
-
-def decode_tile(data: bytes | None, side: int) -> tuple[np.ndarray, np.ndarray | None] | str:
-    """Decode a tile: (side, side, 3) uint8 and, where it has transparent pixels, which ones are seen; or a reason why not."""
-    if data is None:
-        return "tile missing"
-    try:
-        if images.read_size(data) != (side, side):
-            return "tile broken"
-        pixels = images.decode(data)
-        with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
-            see_through = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            valid = np.asarray(image.convert("RGBA"))[..., 3] > 0 if see_through else None
-    except DataError:
-        return "tile broken"
-    return pixels, valid
 
 
 @contextmanager

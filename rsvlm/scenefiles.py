@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from rsvlm import files, imagery, layout, mosaics
+from rsvlm import files, imagery, layout, mosaics, windows
 from rsvlm.errors import DataError
 from rsvlm.layout import Source
+from rsvlm.masks import Region
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +168,43 @@ def write_cells(path: Path, grid: Grid, size: tuple[int, int], texts: Sequence[s
         yield write
 
 
+def list_regions(best: Sequence[Sequence[Region]], grid: Grid) -> list[dict]:
+    """List the regions of all texts, those of highest confidence first, as in `scenes.SearchResult`, but with `rings` in cells.
+
+    Args:
+        best: The regions of each text, as of `masks.Regions.best`.
+        grid: Where their cells lie.
+    """
+    regions = [(text, region) for text, of_text in enumerate(best) for region in of_text]
+    regions.sort(key=lambda pair: (-pair[1].confidence, pair[0], -pair[1].order))
+    if not regions:
+        return []
+    rows, columns, cells = np.array([(region.row, region.column, region.cells) for _, region in regions], np.float64).T
+    x, y = grid.place(columns + 0.5, rows + 0.5)
+    lon, lat, area = grid.measure(columns + 0.5, rows + 0.5)
+    listed = []
+    for i, (text, region) in enumerate(regions):
+        polygons = getattr(region.shape, "geoms", [region.shape])
+        known = np.isfinite([lon[i], lat[i], area[i]])
+        listed.append(
+            {
+                "text": text,
+                "confidence": round(region.confidence, 4),
+                "peak": round(region.peak, 4),
+                "lon": round(float(lon[i]), 7) if known[0] else None,
+                "lat": round(float(lat[i]), 7) if known[1] else None,
+                "area_m2": round(float(area[i] * cells[i]), 2) if known[2] else None,
+                "area_px": round(float(cells[i]) * grid.cell_px**2, 2),
+                "x": float(x[i]),
+                "y": float(y[i]),
+                "rings": [[np.asarray(ring.coords) for ring in (part.exterior, *part.interiors)] for part in polygons],
+            }
+        )
+    return listed
+
+
 def write_polygons(path: Path, listed: Sequence[dict], texts: Sequence[str], grid: Grid) -> None:
-    """Write regions, as `scenes` lists them, whose `rings` are in cells, as GeoJSON in the coordinates that `grid.polygons_in` names."""
+    """Write regions, as of `list_regions`, as GeoJSON in the coordinates that `grid.polygons_in` names."""
     features = []
     for region in listed:
         coordinates = [[grid.outline(ring) for ring in polygon] for polygon in region["rings"]]
@@ -179,6 +214,52 @@ def write_polygons(path: Path, listed: Sequence[dict], texts: Sequence[str], gri
         features.append({"type": "Feature", "properties": {"text": texts[region["text"]], **told}, "geometry": geometry})
     content = {"type": "FeatureCollection"} | ({"crs": grid.member} if grid.member else {}) | {"features": features}
     files.write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
+
+
+class Preview:
+    """A scene made small, and the highest confidence under each of its pixels, put together from blocks."""
+
+    def __init__(self, size: tuple[int, int], count: int, shrink: int, fine: int):
+        """Begin.
+
+        Args:
+            size: Rows and columns of cells.
+            count: Texts.
+            shrink: Cells, a side, to one pixel of heat.
+            fine: Colours, a side, to one of these pixels; above 1 only where `shrink` is 1.
+        """
+        self._shrink, self._fine = shrink, fine
+        shape = -(-size[0] // shrink), -(-size[1] // shrink)
+        self._highest = np.full((count, *shape), -np.inf, np.float32)
+        self._colours = np.zeros((shape[0] * fine, shape[1] * fine, 4), np.float32)  # sums, and how many there are
+
+    def add(self, box: tuple, colours: np.ndarray, known: np.ndarray, confidence: np.ndarray) -> None:
+        """Take a block: its box in cells, colours (`fine` to a cell's side, 3), which cells hold data, and (M, h, w) confidence."""
+        shrink, fine = self._shrink, self._fine
+        edges = [
+            np.unique(np.append(low, np.arange(-(-low // shrink) * shrink, high, shrink))) for low, high in zip(box, box[2:])
+        ]
+        y, x = edges[0] - box[0], edges[1] - box[1]
+        place = np.ix_(edges[0] // shrink, edges[1] // shrink)
+        seen = known.repeat(fine, 0).repeat(fine, 1)[..., None]
+        sums = np.concatenate([colours * seen, seen], axis=2, dtype=np.float32)
+        if fine > 1:  # then no cell is shrunk
+            self._colours[box[0] * fine : box[2] * fine, box[1] * fine : box[3] * fine] = sums
+        else:
+            self._colours[place] += np.add.reduceat(np.add.reduceat(sums, y, axis=0), x, axis=1)
+        highest = np.where(known, confidence, -np.inf)
+        highest = np.maximum.reduceat(np.maximum.reduceat(highest, y, axis=1), x, axis=2)
+        for heat, of_block in zip(self._highest, highest):
+            heat[place] = np.maximum(heat[place], of_block)
+
+    def image(self) -> np.ndarray:
+        """The scene made small, (H, W, 3) uint8; black where there is no data."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.nan_to_num(self._colours[..., :3] / self._colours[..., 3:]).round().astype(np.uint8)
+
+    def heat(self) -> np.ndarray:
+        """Highest confidence under each pixel, (M, h, w) float32; NaN where there is no data."""
+        return np.where(np.isfinite(self._highest), self._highest, np.nan)
 
 
 # Pixels
@@ -194,15 +275,15 @@ def _on_grid(source: Source) -> Scene:
 
 def _without_place(path: Path, options) -> Source | None:
     """Open a raster that says nothing of where it lies; None: it does, or it is something else."""
-    if not path.is_file() or path.suffix.lower() not in imagery.DRIVERS:
+    if not path.is_file() or path.suffix.lower() not in windows.DRIVERS:
         return None
-    with imagery.open_dataset(str(path), False) as (dataset, _):
+    with windows.open_dataset(str(path), False) as (dataset, _):
         if dataset.tags(ns="OVERVIEWS") or any(kind.startswith("complex") for kind in dataset.dtypes):
             return None
         if dataset.crs is not None and not dataset.transform.is_identity:
             return None
-        bands = imagery.shown_bands(dataset, options.bands, str(path))
-        limits = imagery.value_limits(dataset, bands, options, str(path))
+        bands = windows.shown_bands(dataset, options.bands, str(path))
+        limits = windows.value_limits(dataset, bands, options, str(path))
         source = Source(
             name=layout.name_of(path.stem),
             path=str(path.resolve()),
@@ -226,123 +307,13 @@ def reader(scene: Scene, broken: set) -> Iterator[Callable]:
 
     Threads may call it, one at a time. Blocks of the file, or tiles, that cannot be read hold no data; their places go into `broken`.
     """
-    if scene.source.kind != "raster":
-        with mosaics.tile_getter(scene.source) as get:
-            yield lambda box, zoom: _read_tiles(scene, get, box, zoom, broken)
-        return
-    with imagery.open_dataset(scene.source.path, scene.source.allow_loopback, scene.source) as (dataset, file):
-        once = _raster_reader(dataset, scene.source)
+    with windows.open_windows(scene.source, cached_bytes=0) as source:
 
         def read(box: tuple[int, int, int, int], zoom: float) -> tuple[np.ndarray, np.ndarray]:
-            top, left, bottom, right = box
-            shape = bottom - top, right - left
-            pixels, valid = np.zeros((*shape, 3), np.uint8), np.zeros(shape, bool)
-            _read_patiently(once, dataset, file, box, (0, 0), zoom, pixels, valid, broken)
-            return pixels, valid
+            picture = windows.read_view(source, box, zoom, (scene.top, scene.left))
+            if picture.broken and not broken:
+                log.warning("a part of the scene cannot be read; such parts are left without data and counted")
+            broken.update(picture.broken)
+            return picture.pixels, picture.valid
 
         yield read
-
-
-def _raster_reader(dataset, source: Source) -> Callable:
-    """Return the function from a box as the model sees it to colours and what holds data; it raises what rasterio raises."""
-    import rasterio
-    from rasterio.enums import MaskFlags, Resampling
-    from rasterio.windows import Window
-
-    masked = any(MaskFlags.all_valid not in dataset.mask_flag_enums[band - 1] for band in source.bands)
-    palette = imagery.read_palette(dataset, source.bands)
-
-    def once(box: tuple[int, int, int, int], zoom: float) -> tuple[np.ndarray, np.ndarray]:
-        top, left, bottom, right = (edge * zoom for edge in box)
-        bottom, right = min(bottom, dataset.height), min(right, dataset.width)
-        window = Window(left, top, right - left, bottom - top)
-        shape = len(source.bands), box[2] - box[0], box[3] - box[1]
-        how = Resampling.average if zoom > 1 else Resampling.bilinear if zoom < 1 else Resampling.nearest
-        how = Resampling.nearest if palette is not None else how
-        with rasterio.Env(**imagery.GDAL_OPTIONS):
-            values = dataset.read(source.bands, window=window, out_shape=shape, resampling=how)
-            valid = np.ones(shape[1:], bool)
-            if masked:
-                valid = dataset.read_masks(source.bands, window=window, out_shape=shape).any(0)
-        if palette is not None:
-            colours = palette[np.minimum(values[0], len(palette) - 1)]
-            return colours[..., :3], valid & (colours[..., 3] > 0)
-        if np.issubdtype(values.dtype, np.floating):
-            valid &= np.isfinite(values).all(0)
-        if source.limits:
-            low, high = np.array(source.limits, np.float32).T[..., None, None]
-            with np.errstate(invalid="ignore"):
-                values = np.clip((values.astype(np.float32) - low) * (255.0 / (high - low)) + 0.5, 0, 255)
-            values = np.where(np.isfinite(values), values, 0).astype(np.uint8)
-        return np.broadcast_to(values.transpose(1, 2, 0), (*shape[1:], 3)), valid
-
-    return once
-
-
-def _read_patiently(once, dataset, file, box, origin, zoom: float, pixels, valid, broken: set) -> None:
-    """Read a box into `pixels` and `valid`; where that fails, its parts, down to the blocks of the file that are broken."""
-    from rasterio.errors import RasterioError
-
-    top, left, bottom, right = box
-    if top >= bottom or left >= right:
-        return
-    try:
-        here = np.s_[origin[0] : origin[0] + bottom - top, origin[1] : origin[1] + right - left]
-        pixels[here], valid[here] = once(box, zoom)
-        return
-    except RasterioError as error:
-        if file and file.problem:
-            raise DataError(file.problem) from error
-    high, wide = (max(1, round(side / zoom)) for side in dataset.block_shapes[0])
-    rows = _middle(top, bottom, high)
-    columns = _middle(left, right, wide)
-    if rows is None and columns is None:
-        broken.add((round(top / high), round(left / wide)))
-        if len(broken) == 1:
-            log.warning("a part of the scene cannot be read; such parts are left without data and counted")
-        return
-    # Along the axis with more blocks; both halves begin and end with blocks of the file.
-    if columns is None or (rows is not None and (bottom - top) / high >= (right - left) / wide):
-        parts = ((top, left, rows, right), origin), ((rows, left, bottom, right), (origin[0] + rows - top, origin[1]))
-    else:
-        parts = (
-            ((top, left, bottom, columns), origin),
-            ((top, columns, bottom, right), (origin[0], origin[1] + columns - left)),
-        )
-    for part, corner in parts:
-        _read_patiently(once, dataset, file, part, corner, zoom, pixels, valid, broken)
-
-
-def _middle(low: int, high: int, step: int) -> int | None:
-    """The multiple of `step` next to the middle of low…high and inside it; none: there is none."""
-    middle = round((low + high) / 2 / step) * step
-    middle = next((m for m in (middle, middle - step, middle + step) if low < m < high), None)
-    return middle
-
-
-def _read_tiles(scene: Scene, get, box: tuple, zoom: float, broken: set) -> tuple[np.ndarray, np.ndarray]:
-    side, source = scene.source.tile_px, scene.source
-    corner = scene.top, scene.left
-    y0, x0, y1, x1 = (edge * zoom + corner[k % 2] for k, edge in enumerate(box))
-    top, left, bottom, right = int(np.floor(y0)), int(np.floor(x0)), int(np.ceil(y1)), int(np.ceil(x1))
-    pixels, valid = np.zeros((bottom - top, right - left, 3), np.uint8), np.zeros((bottom - top, right - left), bool)
-    for ty in range(top // side, -(-bottom // side)):
-        for tx in range(left // side, -(-right // side)):
-            data = get(tx % (1 << source.zoom), ty)
-            got = "tile missing" if data is None else mosaics.decode_tile(data, side)
-            if isinstance(got, str):
-                broken.update([(ty, tx)] if data is not None else ())
-                continue
-            rows = slice(max(ty * side, top), min(ty * side + side, bottom))
-            columns = slice(max(tx * side, left), min(tx * side + side, right))
-            here = np.s_[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-            there = np.s_[rows.start - ty * side : rows.stop - ty * side, columns.start - tx * side : columns.stop - tx * side]
-            pixels[here] = got[0][there]
-            valid[here] = True if got[1] is None else got[1][there]
-    if zoom == 1:
-        return pixels, valid
-    part, shape = (x0 - left, y0 - top, x1 - left, y1 - top), (box[3] - box[1], box[2] - box[0])
-    how = Image.Resampling.BOX if zoom > 1 else Image.Resampling.BILINEAR
-    small = np.array(Image.fromarray(pixels).resize(shape, how, box=part))
-    seen = Image.fromarray(valid.astype(np.uint8)).resize(shape, Image.Resampling.NEAREST, box=part)
-    return small, np.asarray(seen) > 0

@@ -177,7 +177,6 @@ def test_a_server_that_fails_midway_stops_the_task_instead_of_dropping_chips(ser
     monkeypatch.setattr(ranges.time, "sleep", lambda seconds: None)
     sources, table, _ = chips(f"{server.url}/cog.tif", size_px=128, allow_loopback=True)
     reading = imagery.read(sources[0], table.iloc[20:40])
-    monkeypatch.setattr(imagery, "_BATCH_BYTES", 1)
     assert next(reading)[1] is None
     server.fail[:] = [500] * 100
     with pytest.raises(DataError, match="500"):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from rasters import picture, write
 
-from rsvlm import figures, kernels, mammut, masks, scenefiles, scenes, tokenizer
+from rsvlm import figures, kernels, mammut, masks, sceneblocks, scenefiles, scenes, tokenizer
 from rsvlm.errors import DataError
 
 rasterio = pytest.importorskip("rasterio")
@@ -35,8 +35,8 @@ def model():
 
 
 def search(scene, model, out, **values):
-    settings = {"temperature": 0.05, "threshold": 0.2, "min_px": 0, "precision": "fp32", "progress": False}
-    return scenes.search(scene, TEXTS, model, out, **settings | values)
+    settings = {"temperature": 0.05, "threshold": 0.2, "min_px": 0, "precision": "fp32"}
+    return scenes.search(scene, TEXTS, model, out, scenes.SearchOptions(**settings | values), progress=False)
 
 
 def heat(out) -> np.ndarray:
@@ -58,7 +58,7 @@ def scene(tmp_path, height=150, width=203, **profile):
 def test_the_result_does_not_depend_on_how_the_scene_is_cut_into_blocks(model, tmp_path, monkeypatch):
     path = scene(tmp_path)
     whole = search(path, model, tmp_path / "whole")
-    monkeypatch.setattr(scenes, "_VIEW_PX", 48)
+    monkeypatch.setattr(sceneblocks, "VIEW_PX", 48)
     cut = search(path, model, tmp_path / "cut", batch_size=5)
     np.testing.assert_allclose(heat(tmp_path / "cut"), heat(tmp_path / "whole"), atol=1e-5)
     assert [t["regions"] for t in cut.facts["texts"]] == [t["regions"] for t in whole.facts["texts"]]
@@ -83,13 +83,12 @@ def test_windows_reach_over_the_borders_of_tiles_and_leave_out_what_has_no_data(
     path = write(tmp_path / "holes.tif", array, nodata=0)
     vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 3)))[0].T.astype(np.float32)
     tower = scenes._tower(model, "fp32")
-    fill = np.array([128, 128, 128], np.uint8)
     pixels, valid = array.transpose(1, 2, 0).copy(), (array > 0).any(0)
-    pixels[~valid] = fill
+    pixels[~valid] = 128
     starts = [np.arange(0, n, 4) for n in (8, 12)]
-    plan = scenes._Plan(8, 4, 1, 4, (64, 96), [scenes._shares(n, 4, 4) for n in (8, 12)], 2)
-    box = 0, 0, 16, 24
-    found = scenes._look(plan, box, plan.area(box), pixels.copy(), valid, fill, 1, tower, 5)
+    plan = sceneblocks.cut(scenefiles.open_scene(path)[0], model, None, 0.0, 2)
+    assert plan.boxes == [(0, 0, 16, 24)] and plan.fill.tolist() == [128, 128, 128]
+    found = sceneblocks.look(plan, plan.boxes[0], pixels.copy(), valid, tower, 5)
     scores, values = np.zeros((2, 8, 12)), np.zeros((2, 8, 12, 16))
     for y in starts[0]:
         for x in starts[1]:
@@ -119,7 +118,7 @@ def test_cells_lie_between_their_patches_and_know_what_these_know():
 def test_shares_of_tiles_that_overlap_add_up_to_one():
     for length, tile, step in ((8, 4, 4), (10, 4, 4), (3, 4, 2), (30, 8, 3)):
         total, last = np.zeros(max(length, tile)), 0
-        for start, share in scenes._shares(length, tile, step).items():
+        for start, share in sceneblocks.tile_shares(length, tile, step).items():
             total[start : start + tile] += share
             last = start + tile
         np.testing.assert_allclose(total, 1, rtol=1e-6)
@@ -128,7 +127,7 @@ def test_shares_of_tiles_that_overlap_add_up_to_one():
 
 def test_threads_change_nothing_and_are_as_many_as_before_afterwards(model, tmp_path, monkeypatch):
     path, before = scene(tmp_path), torch.get_num_threads()
-    monkeypatch.setattr(scenes, "_VIEW_PX", 48)
+    monkeypatch.setattr(sceneblocks, "VIEW_PX", 48)
     maps = []
     try:
         for threads in (1, 3):
@@ -153,7 +152,7 @@ def test_a_window_larger_than_the_scene_says_the_same_everywhere_and_too_large_a
 def test_polygons_are_the_cells_at_the_threshold_in_the_coordinates_of_the_scene(model, tmp_path, monkeypatch):
     from rasterio.features import rasterize
 
-    monkeypatch.setattr(scenes, "_VIEW_PX", 64)
+    monkeypatch.setattr(sceneblocks, "VIEW_PX", 64)
     found = search(scene(tmp_path), model, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "polygons.geojson").read_text())
     assert content["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32629"
@@ -178,11 +177,11 @@ def test_polygons_are_the_cells_at_the_threshold_in_the_coordinates_of_the_scene
 def test_confidence_is_the_softmax_against_what_is_held_against_the_text():
     scores = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
     held = np.array([[True, True, False], [False, True, True]])
-    found = 1 / (1 + np.exp(-scenes._log_odds(scores, 2, held, 3.0)))
+    found = 1 / (1 + np.exp(-scenes._log_odds(scores, held, 3.0)))
     for m in range(2):
         logits = 3 * scores[[m, *(2 + np.flatnonzero(held[m]))]].astype(np.float64)
         np.testing.assert_allclose(found[m], np.exp(logits[0]) / np.exp(logits).sum(0), rtol=1e-5)
-    assert np.isfinite(scenes._log_odds(scores, 2, held, 1e6)).all()
+    assert np.isfinite(scenes._log_odds(scores, held, 1e6)).all()
 
 
 def test_a_background_text_of_the_same_words_is_not_held_against_a_text_but_nonsense_always_is():
@@ -249,7 +248,7 @@ def test_a_broken_block_in_the_middle_is_counted_once_and_left_without_data(mode
     data = bytearray(path.read_bytes())
     data[offset : offset + 60] = b"\xff" * 60
     path.write_bytes(data)
-    monkeypatch.setattr(scenes, "_VIEW_PX", 64)  # several blocks of ours meet it
+    monkeypatch.setattr(sceneblocks, "VIEW_PX", 64)  # several blocks of ours meet it
     found = search(path, model, tmp_path / "out")
     assert found.facts["unreadable"] == 1
     missing = np.isnan(heat(tmp_path / "out"))[0]
@@ -299,7 +298,7 @@ def test_the_preview_is_finer_than_the_cells_where_there_is_room(model, tmp_path
     assert found.heat.shape == (2, 16, 24)
     corners = np.concatenate([np.array(ring) for region in found.regions for polygon in region["rings"] for ring in polygon])
     assert 24 < corners.max() <= 96
-    monkeypatch.setattr(scenes, "PREVIEW_PX", 8)
+    monkeypatch.setattr(sceneblocks, "PREVIEW_PX", 8)
     found = search(path, model, tmp_path / "out")
     assert found.image.shape == (6, 8, 3) and found.heat.shape == (2, 6, 8)
     means = array[2::4, 2::4][:15].reshape(5, 3, 8, 3, 3).mean(axis=(1, 3))
@@ -383,9 +382,9 @@ def test_what_is_held_open_is_bounded(monkeypatch):
 def test_memory_does_not_grow_with_the_scene(model, tmp_path, monkeypatch):
     import tracemalloc
 
-    monkeypatch.setattr(scenes, "_VIEW_PX", 64)
-    monkeypatch.setattr(scenes, "PREVIEW_PX", 32)
-    monkeypatch.setattr(scenes, "_WORKERS", 1)  # as many blocks under way, however few there are
+    monkeypatch.setattr(sceneblocks, "VIEW_PX", 64)
+    monkeypatch.setattr(sceneblocks, "PREVIEW_PX", 32)
+    monkeypatch.setattr(sceneblocks, "WORKERS", 1)  # as many blocks under way, however few there are
     peaks = []
     for side in (
         192,
@@ -402,9 +401,8 @@ def test_memory_does_not_grow_with_the_scene(model, tmp_path, monkeypatch):
 
 def test_the_page_holds_all_it_shows_and_no_text_of_others_is_markup(model, tmp_path):
     evil = "</script><img src=x onerror=alert(1)>"
-    found = scenes.search(
-        scene(tmp_path), [evil], model, tmp_path / "out", temperature=0.05, threshold=0.1, precision="fp32", progress=False
-    )
+    options = scenes.SearchOptions(threshold=0.1, temperature=0.05, precision="fp32")
+    found = scenes.search(scene(tmp_path), [evil], model, tmp_path / "out", options, progress=False)
     page = figures.scene_map(found).get_root().render()
     assert "<img src=x" not in page and 'type = "range"' in page
     assert not re.findall(r"<script [^>]*src=|<link|<img", page.partition("L.imageOverlay")[2]) and "<link" not in page

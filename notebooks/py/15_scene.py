@@ -142,7 +142,8 @@ Markdown(
 # %%
 moved = []
 for overlap in (0.0, 0.25, 0.5):
-    scenes.search(work / "scene.tif", ["sea"], loaded, work / "again", overlap=overlap, progress=False)
+    overlapping = scenes.SearchOptions(overlap=overlap)
+    scenes.search(work / "scene.tif", ["sea"], loaded, work / "again", overlapping, progress=False)
     with rasterio.open(work / "again" / "heat.tif") as file:
         moved.append({"overlap": overlap, "confidence": file.read(1)})
 reference = moved[-1]["confidence"]
