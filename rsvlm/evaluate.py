@@ -319,7 +319,7 @@ def locate(
 
     rows = scoring.evaluate(
         items,
-        {name: functools.partial(look, name) for name in methods} | (scoring.baselines(names, seed) if baselines else {}),
+        {name: functools.partial(look, name) for name in methods} | (baselines.methods(names, seed) if baselines else {}),
         names,
         dataset=dataset or Path(root).resolve().name,
         split=("test" if benchmark == "blue-marble" else "all") + (f", half {half}" if half else ""),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -334,119 +334,6 @@ def stages(variant: str, steps: int) -> list[dict]:
     return [{"steps": count, "data": data} for count, data in plan]
 
 
-# Numbers over several seeds
-
-
-def resamples(n: int, count: int, seed: int) -> np.ndarray:
-    """Draw `count` bootstrap resamples of `n` images: (count + 1, n) int64 times each is drawn; the first row is all ones."""
-    rng = np.random.default_rng(seed)
-    drawn = [np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(count)]
-    return np.stack([np.ones(n, np.int64), *drawn])
-
-
-def recall(ranks: np.ndarray, image: np.ndarray, k: int, times: np.ndarray) -> np.ndarray:
-    """Recall at k in percent, the mean over seeds, in every resample of the images.
-
-    Args:
-        ranks: (S, M) int: for each seed's model the rank of the right answer of M queries, 1 being best.
-        image: (M,) int: the image that a query belongs to.
-        k: How many answers count.
-        times: (R, N) from `resamples`.
-
-    Returns:
-        (R,) float; NaN in a resample without any of the queries' images.
-    """
-    hits, weights = (np.asarray(ranks) <= k).mean(axis=0), times[:, image]
-    with np.errstate(invalid="ignore"):
-        return 100 * (weights @ hits) / weights.sum(axis=1)
-
-
-def mean_recall(i2t: np.ndarray, t2i: np.ndarray, times: np.ndarray, ks: Sequence[int] = (1, 5, 10)) -> np.ndarray:
-    """Mean of the recalls at `ks` in both directions, one caption per image: (S, N) ranks each → (R,) percent, as `recall`."""
-    image = np.arange(i2t.shape[1])
-    return np.mean([recall(ranks, image, k, times) for ranks in (i2t, t2i) for k in ks], axis=0)
-
-
-def auc(scores: np.ndarray, present: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve in percent, the mean over seeds, in every resample of the images; ties count half.
-
-    Args:
-        scores: (S, N) float: for each seed's model, how well image and prompt agree.
-        present: (N,) bool: whether the image shows what the prompt says.
-        times: (R, N) from `resamples`.
-
-    Returns:
-        (R,) float; 50 is guessing; NaN in a resample where all images show it, or none does.
-
-    Raises:
-        DataError: A score is NaN or infinite.
-    """
-    scores, found = np.asarray(scores, float), []
-    if not np.isfinite(scores).all():
-        raise DataError(f"{(~np.isfinite(scores)).sum()} scores are NaN or infinite: the embeddings are broken")
-    for row in scores:
-        order = np.argsort(row, kind="stable")
-        first = np.flatnonzero(np.diff(row[order], prepend=-np.inf))  # of each group of equal scores
-        right, wrong = (
-            np.add.reduceat(times[:, order] * which[order], first, axis=1) for which in (present, ~np.asarray(present))
-        )
-        below = np.cumsum(wrong, axis=1) - wrong
-        with np.errstate(invalid="ignore"):
-            found.append((right * (below + wrong / 2)).sum(axis=1) / (right.sum(axis=1) * wrong.sum(axis=1)))
-    return 100 * np.mean(found, axis=0)
-
-
-def summary(measure: Callable[..., np.ndarray], arrays: Sequence[np.ndarray], *rest: object, times: np.ndarray) -> dict:
-    """Sum up a measure over seeds: its mean with an interval, and each seed's own value.
-
-    Args:
-        measure: `recall`, `mean_recall` or `auc`.
-        arrays: Its first arguments, those that have a row for each seed.
-        rest: Its arguments between these and `times`.
-        times: (R, N) from `resamples`; the same for whatever is compared.
-
-    Returns:
-        `value`, `ci_low` and `ci_high` (2.5 and 97.5 % over the resamples), `seeds` (one value each) and `draws` (R - 1,).
-    """
-    found = measure(*arrays, *rest, times)
-    low, high = np.nanpercentile(found[1:], [2.5, 97.5])
-    each = [float(measure(*(array[i : i + 1] for array in arrays), *rest, times[:1])[0]) for i in range(len(arrays[0]))]
-    return {"value": float(found[0]), "ci_low": float(low), "ci_high": float(high), "seeds": each, "draws": found[1:]}
-
-
-def difference(one: Mapping, other: Mapping) -> dict:
-    """Return the difference of two summaries over the same resamples: `value ci_low ci_high seeds`, the last one for each seed."""
-    low, high = np.nanpercentile(one["draws"] - other["draws"], [2.5, 97.5])
-    each = [a - b for a, b in zip(one["seeds"], other["seeds"], strict=True)]
-    return {"value": one["value"] - other["value"], "ci_low": float(low), "ci_high": float(high), "seeds": each}
-
-
-def told(gap: Mapping) -> str:
-    """Say a `difference` in points, with its interval over images, and why it may be chance: the interval holds 0, or seeds disagree.
-
-    One seed cannot disagree with itself, so of one seed alone it says that, too.
-    """
-    words = f"{gap['value']:+.1f} points ({gap['ci_low']:+.1f} to {gap['ci_high']:+.1f}"
-    doubts = ["may be chance"] if gap["ci_low"] <= 0 <= gap["ci_high"] else []
-    doubts += ["one seed"] if len(gap["seeds"]) == 1 else []
-    doubts += ["seeds disagree"] if min(gap["seeds"]) < 0 < max(gap["seeds"]) else []
-    return "; ".join([words, *doubts]) + ")"
-
-
-def row(entry: Mapping) -> dict:
-    """Return the part of a `summary` that a row of results holds: `value ci_low ci_high`."""
-    return {name: entry[name] for name in ("value", "ci_low", "ci_high")}
-
-
-def dots(entries: Mapping[tuple[str, str], Mapping], chance: float) -> list[dict]:
-    """Return summaries, named by label and series, as rows for `figures.interval_dots`: the interval, and a dot for each seed."""
-    rows = []
-    for (label, series), entry in entries.items():
-        rows.append({"label": label, "series": series, "chance": chance} | row(entry))
-        rows += [{"label": label, "series": series, "value": value} for value in entry["seeds"]]
-    return rows
-
-
 # Retrieval with one caption per picture
 
 
@@ -481,8 +368,3 @@ def first_ranks(model: Path, samples: Sequence[shards.Sample], device: str = "au
     found = np.concatenate([embed.images(loaded, [images.decode(sample.image) for sample in part]) for part in parts])
     texts = embed.texts(loaded, [sample.captions[0] for sample in samples])
     return retrieval.ranks(found, texts, np.arange(len(samples)))
-
-
-def chance(n: int, ks: Sequence[int] = (1, 5, 10)) -> float:
-    """Return the mean recall at `ks` of a random order of n, in percent."""
-    return 100 * float(np.mean(np.minimum(np.array(ks) / n, 1)))

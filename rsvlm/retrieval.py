@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from rsvlm import distributed, kernels
+from rsvlm import distributed, kernels, statistics
 from rsvlm.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -468,7 +468,7 @@ def _measure(task: _Task, both: tuple, N: int, ks: Sequence[int], ties: str, sam
         return np.column_stack([*i2t, np.ones(N), *shared]) * np.repeat([asked, np.ones(N)], K + 2, axis=0).T
 
     found = by_image(*((hits(side, ks, ties), side.precision[ties]) for side in both))
-    chance = by_image(
+    chances = by_image(
         *(
             (1 - _miss(right[:, None], total, np.asarray(ks)), _chance_precision(right, total))
             for right, total in ((texts_of_image, M), (images_of_text, N))
@@ -492,30 +492,18 @@ def _measure(task: _Task, both: tuple, N: int, ks: Sequence[int], ties: str, sam
         if not inside.any():
             continue
         table = found if not suffix else found[inside]
-        expected = [*_scores(chance[inside].sum(0), K), *ranks_of_group]
+        expected = [*_scores(chances[inside].sum(0), K), *ranks_of_group]
         n = {"i2t": int(inside.sum()), "t2i": len(np.unique(text[inside[image]])), "both": len(table)}
-        for label, *numbers in zip(labels, *_intervals(table, K, of_group, samples, seed), expected):  # no medians of classes
-            row = {"direction": label[0], "metric": label[1] + suffix}
-            row |= {
-                k: v if v is None else float(v) for k, v in zip(("value", "ci_low", "ci_high", "chance"), numbers, strict=True)
-            }
-            rows.append(row | {"n": n[label[0]]})
+        values = np.array(
+            [
+                [*_scores(times @ table, K), *(_median(found, times[image] * weight) for found, image, weight in of_group)]
+                for times in (drawn[0].astype(float) for drawn in statistics.bootstrap(len(table), samples, seed))
+            ]
+        )
+        for label, of_metric, chance in zip(labels, values.T, expected):  # no medians of classes
+            row = {"direction": label[0], "metric": label[1] + suffix, **statistics.interval(of_metric)}
+            rows.append(row | {"chance": float(chance), "n": n[label[0]]})
     return rows
-
-
-def _intervals(table: np.ndarray, K: int, medians: list[tuple], samples: int, seed: int) -> tuple:
-    """Values with their bootstrap interval: `table` is summed over images, `medians` are (sorted ranks, their images, weights)."""
-
-    def scores(times: np.ndarray) -> list[float]:  # each image was drawn
-        return [*_scores(times @ table, K), *(_median(found, times[image] * weight) for found, image, weight in medians)]
-
-    count = len(table)
-    value = scores(np.ones(count))
-    if not samples:
-        return value, [None] * len(value), [None] * len(value)
-    rng = np.random.default_rng(seed)
-    drawn = [scores(np.bincount(rng.integers(0, count, count), minlength=count).astype(float)) for _ in range(samples)]
-    return value, *np.nanpercentile(drawn, [2.5, 97.5], axis=0)
 
 
 def _median(found: np.ndarray, weight: np.ndarray) -> float:

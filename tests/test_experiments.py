@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -178,80 +177,3 @@ def test_few_test_samples_are_joined_by_those_of_val(home):
     write_tar(home / "bare" / "train" / "000000.tar", {"a.png": png(toy_sample(0)[0]), "a.txt": b"a field"})
     with pytest.raises(DataError, match="test"):
         experiments.held_back(home / "bare")
-
-
-# Measures
-
-
-def slow_auc(scores, present, times) -> float:
-    """How often one that shows it is before one that does not, over pairs, written out."""
-    right = wrong = 0.0
-    for i, weight in enumerate(times):
-        for j, other in enumerate(times):
-            if present[i] and not present[j]:
-                wrong += weight * other
-                right += weight * other * ((scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j]))
-    return 100 * right / wrong
-
-
-def test_auc_is_the_share_of_pairs_in_order_in_every_resample():
-    rng = np.random.default_rng(0)
-    scores, present = rng.integers(0, 6, (3, 24)).astype(float), rng.random(24) < 0.4  # many ties
-    times = experiments.resamples(24, 20, 1)
-    expected = [np.mean([slow_auc(row, present, drawn) for row in scores]) for drawn in times]
-    assert np.allclose(experiments.auc(scores, present, times), expected, atol=1e-9)
-    assert experiments.auc(present[None].astype(float), present, times[:1]) == 100
-    assert experiments.auc(np.zeros((1, 24)), present, times[:1]) == 50
-    assert np.isnan(experiments.auc(scores, np.zeros(24, bool), times[:1]))
-    with pytest.raises(DataError, match="NaN or infinite"):
-        experiments.auc(np.full((1, 24), np.nan), present, times)
-
-
-def test_recall_counts_an_image_as_often_as_it_was_drawn():
-    ranks, image = np.array([[1, 11, 3, 20], [1, 2, 30, 20]]), np.array([0, 0, 1, 2])
-    times = np.array([[1, 1, 1], [2, 0, 1], [0, 0, 3]])
-    # hits at 10 over two seeds: 1, 1/2, 1/2, 0
-    assert np.allclose(experiments.recall(ranks, image, 10, times), [100 * 2 / 4, 100 * 3 / 5, 0])
-    assert np.isnan(experiments.recall(ranks[:, :2], image[:2], 10, times)[2])
-
-
-def test_mean_recall_is_that_of_the_retrieval_rows():
-    from rsvlm import retrieval
-
-    rng = np.random.default_rng(2)
-    vectors = rng.normal(size=(2, 60, 8)).astype(np.float32)
-    vectors[1] += vectors[0]
-    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
-    i2t, t2i = retrieval.ranks(*vectors, np.arange(60))
-    rows = retrieval.evaluate(*vectors, np.arange(60), protocol="one-to-one", bootstrap_samples=10)
-    expected = next(line for line in rows if line["metric"] == "mR")
-    times = experiments.resamples(60, 10, 0)
-    found = experiments.summary(experiments.mean_recall, [i2t[None], t2i[None]], times=times)
-    assert found["value"] == pytest.approx(expected["value"]) and found["seeds"] == [pytest.approx(found["value"])]
-    assert experiments.chance(60) == pytest.approx(expected["chance"])
-
-
-def test_summaries_of_seeds_and_differences_have_paired_intervals():
-    rng = np.random.default_rng(3)
-    present = rng.random(200) < 0.5
-    good = present + rng.normal(size=(3, 200))
-    times = experiments.resamples(200, 300, 0)
-    one = experiments.summary(experiments.auc, [good], present, times=times)
-    other = experiments.summary(experiments.auc, [good[:, ::-1]], present, times=times)
-    assert one["value"] == pytest.approx(np.mean(one["seeds"])) and one["ci_low"] < one["value"] < one["ci_high"]
-    gap, none = experiments.difference(one, other), experiments.difference(one, one)
-    assert gap["ci_low"] > 0 and "chance" not in experiments.told(gap) and experiments.told(gap).startswith("+")
-    assert (none["value"], none["ci_low"], none["ci_high"]) == (0, 0, 0) and "may be chance" in experiments.told(none)
-    assert gap["seeds"] == [a - b for a, b in zip(one["seeds"], other["seeds"], strict=True)]
-    assert experiments.told(gap | {"seeds": [1.0, -1.0]}).endswith("; seeds disagree)")
-    assert experiments.told(gap | {"seeds": [1.0]}).endswith("; one seed)")
-    rows = experiments.dots({("lake", "all"): one}, 50.0)
-    assert len(rows) == 4 and rows[0]["ci_low"] == one["ci_low"] and "ci_low" not in rows[1]
-    assert all(later["value"] == value for later, value in zip(rows[1:], one["seeds"], strict=True))
-
-
-def test_resamples_begin_with_all_and_are_the_same_again():
-    times = experiments.resamples(9, 4, 5)
-    assert times.shape == (5, 9) and (times[0] == 1).all() and (times.sum(axis=1) == 9).all()
-    assert (times == experiments.resamples(9, 4, 5)).all()
-    assert any((one != other).any() for one, other in pairwise(times[1:]))

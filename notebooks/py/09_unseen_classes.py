@@ -44,7 +44,20 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, embed, experiments, figures, images, retrieval, runs, train
+from rsvlm import (
+    benchmarks,
+    bluemarble,
+    config,
+    distributed,
+    embed,
+    experiments,
+    figures,
+    images,
+    retrieval,
+    runs,
+    statistics,
+    train,
+)
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -93,15 +106,15 @@ for arm in experiments.ARMS:
 
 # %%
 found = vectors["all", seed_list[0]]
-times = experiments.resamples(len(found.keys), options.evaluate.bootstrap_samples, seed)
+times = statistics.resamples(len(found.keys), options.evaluate.bootstrap_samples, seed)
 names_it = np.array([any(experiments.speaks_of(text, c) for c in held) for text in found.captions])
 groups = {"captions that name it": names_it, "other captions": ~names_it}
 ranks = {arm: [] for arm in experiments.ARMS}
 for (arm, _), one in vectors.items():
     ranks[arm].append(retrieval.ranks(one.image_embeddings, one.caption_embeddings, one.image_of_caption)[1])
 recalls = {
-    (arm, name): experiments.summary(
-        experiments.recall, [np.stack(ranks[arm])[:, group]], found.image_of_caption[group], 10, times=times
+    (arm, name): statistics.summary(
+        statistics.recall, [np.stack(ranks[arm])[:, group]], found.image_of_caption[group], 10, times=times
     )
     for arm in experiments.ARMS
     for name, group in groups.items()
@@ -109,7 +122,7 @@ recalls = {
 
 # %%
 chance = 1000 / len(found.keys)
-shown = experiments.dots({(name, arm): entry for (arm, name), entry in recalls.items()}, chance)
+shown = statistics.dots({(name, arm): entry for (arm, name), entry in recalls.items()}, chance)
 figures.picture(
     figures.interval_dots(shown, "recall at 10, text → image, percent"),
     "Recall at 10 of captions that name a held-out category and of others, for three kinds of training data.",
@@ -117,15 +130,14 @@ figures.picture(
 
 # %% tags=["hide-input"]
 lost = {
-    arm: {name: experiments.difference(recalls[arm, name], recalls["all", name]) for name in groups}
-    for arm in experiments.ARMS
+    arm: {name: statistics.difference(recalls[arm, name], recalls["all", name]) for name in groups} for arm in experiments.ARMS
 }
 first, second = groups
 Markdown(
-    f"Against the model that saw all, the one that saw neither chips nor words changes by {experiments.told(lost['held out'][first])} on "
-    f"{names_it.sum():,} captions that name {held_out.replace(',', ' or ')}, and by {experiments.told(lost['held out'][second])} on the "
-    f"{(~names_it).sum():,} others; with names, by {experiments.told(lost['held out + names'][first])} and "
-    f"{experiments.told(lost['held out + names'][second])}. Dots are single seeds; intervals resample the images, "
+    f"Against the model that saw all, the one that saw neither chips nor words changes by {statistics.in_words(lost['held out'][first])} on "
+    f"{names_it.sum():,} captions that name {held_out.replace(',', ' or ')}, and by {statistics.in_words(lost['held out'][second])} on the "
+    f"{(~names_it).sum():,} others; with names, by {statistics.in_words(lost['held out + names'][first])} and "
+    f"{statistics.in_words(lost['held out + names'][second])}. Dots are single seeds; intervals resample the images, "
     "and do not know how another seed would turn out."
 )
 
@@ -150,12 +162,12 @@ for arm in experiments.ARMS:
     beyond = [(one, embed.texts(model, texts) - one.caption_embeddings.mean(axis=0)) for one, model in pairs]
     scores = np.stack([one.image_embeddings @ text.T for one, text in beyond])  # (S, N, prompts)
     for place, (c, kind, _) in enumerate(asked):
-        known[c.name, kind, arm] = experiments.summary(experiments.auc, [scores[:, :, place]], present[c.name], times=times)
+        known[c.name, kind, arm] = statistics.summary(statistics.mean_auc, [scores[:, :, place]], present[c.name], times=times)
 
 # %%
 lines = {(f"{name}, {kind}", arm): entry for (name, kind, arm), entry in known.items()}
 figures.picture(
-    figures.interval_dots(experiments.dots(lines, 50.0), "area under the ROC curve, percent"),
+    figures.interval_dots(statistics.dots(lines, 50.0), "area under the ROC curve, percent"),
     "Area under the curve for each category and sentence, three dots with intervals each; held-out categories stand first.",
 )
 
@@ -176,15 +188,15 @@ pd.DataFrame(table).style.hide(axis="index")
 sentences = []
 for name in [c.name for c in held if (c.name, "sentence", "all") in known]:
     gaps = {
-        arm: experiments.difference(known[name, "sentence", arm], known[name, "sentence", "all"]) for arm in experiments.ARMS
+        arm: statistics.difference(known[name, "sentence", arm], known[name, "sentence", "all"]) for arm in experiments.ARMS
     }
     value = {arm: known[name, "sentence", arm]["value"] for arm in experiments.ARMS}
     sure = known[name, "sentence", "all"]["ci_low"] > 50 and min(known[name, "sentence", "all"]["seeds"]) > 50
     doubt = "" if sure else " **The control itself does not know it in every seed, so the rest of this line shows nothing.**"
     sentences.append(
         f"*{name}*: {value['all']:.0f} % where it was seen; {value['held out']:.0f} % where it was not, that is "
-        f"{experiments.told(gaps['held out'])}; {value['held out + names']:.0f} % with its name alone, "
-        f"{experiments.told(gaps['held out + names'])}.{doubt}"
+        f"{statistics.in_words(gaps['held out'])}; {value['held out + names']:.0f} % with its name alone, "
+        f"{statistics.in_words(gaps['held out + names'])}.{doubt}"
     )
 Markdown("By the sentence in the manner of the captions: " + " ".join(sentences))
 
@@ -264,10 +276,10 @@ for arm in experiments.ARMS:
     rows = []
     for name, group in groups.items():
         more = {"protocol": "plain", "direction": "t2i", "metric": f"R@10[{name}]", "chance": chance, "n": int(group.sum())}
-        rows.append(about | experiments.row(recalls[arm, name]) | more)
+        rows.append(about | statistics.row(recalls[arm, name]) | more)
     for c, kind, _ in asked:
         more = {"protocol": kind, "direction": "both", "metric": f"auc[{c.name}]", "chance": 50.0, "n": len(found.keys)}
-        rows.append(about | experiments.row(known[c.name, kind, arm]) | more)
+        rows.append(about | statistics.row(known[c.name, kind, arm]) | more)
     runs.save_result("unseen-classes", f"{where}-{arm.replace(' + ', '-').replace(' ', '-')}", options, rows, origin)
 
 # %% [markdown]

@@ -58,6 +58,7 @@ from rsvlm import (
     retrieval,
     runs,
     shards,
+    statistics,
     train,
 )
 
@@ -339,7 +340,7 @@ Markdown(
 
 # %%
 image = vectors["none"].image_of_caption
-times = experiments.resamples(len(vectors["none"].keys), options.evaluate.bootstrap_samples, seed)
+times = statistics.resamples(len(vectors["none"].keys), options.evaluate.bootstrap_samples, seed)
 ranks = {n: retrieval.ranks(v.image_embeddings, v.caption_embeddings, v.image_of_caption)[1][None] for n, v in vectors.items()}
 rise = {}
 for share in list(SHARES)[1:]:
@@ -347,10 +348,9 @@ for share in list(SHARES)[1:]:
     leaked = np.isin(np.array(vectors["none"].keys)[image], list(set(pictures)))
     for name, group in (("leaked", leaked), ("not leaked", ~leaked)):
         one, other = (
-            experiments.summary(experiments.recall, [ranks[n][:, group]], image[group], 5, times=times)
-            for n in (share, "none")
+            statistics.summary(statistics.recall, [ranks[n][:, group]], image[group], 5, times=times) for n in (share, "none")
         )
-        rise[share, name] = experiments.difference(one, other)
+        rise[share, name] = statistics.difference(one, other)
 
 # %%
 dots = [{"label": share, "series": name, **gap} for (share, name), gap in rise.items()]
@@ -362,8 +362,8 @@ figures.picture(
 # %% tags=["hide-input"]
 Markdown(
     " ".join(
-        f"With {share} leaked, R@5 of the leaked chips changes by {experiments.told(rise[share, 'leaked'])}, of the others by "
-        f"{experiments.told(rise[share, 'not leaked'])}."
+        f"With {share} leaked, R@5 of the leaked chips changes by {statistics.in_words(rise[share, 'leaked'])}, of the others by "
+        f"{statistics.in_words(rise[share, 'not leaked'])}."
         for share in list(SHARES)[1:]
     )
     + f" With {share} leaked, the leaked chips gain {rise[share, 'leaked']['value'] - rise[share, 'not leaked']['value']:+.1f} points on the others; "

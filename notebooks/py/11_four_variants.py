@@ -41,7 +41,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, config, distributed, experiments, figures, images, runs, train
+from rsvlm import benchmarks, bluemarble, config, distributed, experiments, figures, images, runs, statistics, train
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -117,15 +117,15 @@ for variant in chosen:
     for name, samples in held_back.items():
         ranks = [experiments.first_ranks(models[variant, number], samples, device) for number in seed_list]
         i2t, t2i = (np.stack(part) for part in zip(*ranks))
-        times = experiments.resamples(len(samples), options.evaluate.bootstrap_samples, seed)
-        found[name, variant] = experiments.summary(experiments.mean_recall, [i2t, t2i], times=times)
-chance = {name: experiments.chance(n) for name, n in sizes.items()}
+        times = statistics.resamples(len(samples), options.evaluate.bootstrap_samples, seed)
+        found[name, variant] = statistics.summary(statistics.mean_recall, [i2t, t2i], times=times)
+chance = {name: statistics.chance(n) for name, n in sizes.items()}
 
 # %%
 lines = [
     row | {"panel": f"{name} (n = {sizes[name]:,})"}
     for name in reversed(sets)
-    for row in experiments.dots({(variant, ""): found[name, variant] for variant in chosen}, chance[name])
+    for row in statistics.dots({(variant, ""): found[name, variant] for variant in chosen}, chance[name])
 ]
 figures.picture(
     figures.interval_dots(lines, "mean recall, percent"),
@@ -158,7 +158,7 @@ Markdown(
 # %%
 pairs = [("web", "base"), ("landmarks", "base"), ("both", "landmarks"), ("both", "web")]
 pairs = [(one, other) for one, other in pairs if {one, other} <= set(chosen)]
-gaps = {(name, a, b): experiments.difference(found[name, a], found[name, b]) for name in sets for a, b in pairs}
+gaps = {(name, a, b): statistics.difference(found[name, a], found[name, b]) for name in sets for a, b in pairs}
 shown = [{"panel": name, "label": f"{a} − {b}", **gap} for (name, a, b), gap in gaps.items()]
 if gaps:
     shown_figure = figures.picture(
@@ -169,7 +169,8 @@ shown_figure if gaps else Markdown("One variant alone has nothing to be compared
 
 # %% tags=["hide-input"]
 Markdown(
-    "\n".join(f"- *{name}*, {a} against {b}: {experiments.told(gap)}." for (name, a, b), gap in gaps.items()) or "One variant."
+    "\n".join(f"- *{name}*, {a} against {b}: {statistics.in_words(gap)}." for (name, a, b), gap in gaps.items())
+    or "One variant."
 )
 
 # %% tags=["hide-input"]
@@ -189,7 +190,7 @@ for variant in chosen:
         about = {"dataset": benchmarks.name(sets[name]), "split": "held-back", "n": sizes[name]}
         about |= {"protocol": "one-to-one", "direction": "both", "chance": chance[name]}
         entry = found[name, variant]
-        rows.append(about | experiments.row(entry) | {"metric": "mR"})
+        rows.append(about | statistics.row(entry) | {"metric": "mR"})
         each = zip(seed_list, entry["seeds"])
         rows += [about | {"metric": f"mR[seed {s}]", "value": v, "ci_low": None, "ci_high": None} for s, v in each]
     runs.save_result("four-variants", f"{where}-{variant}", options, rows, origin)
@@ -201,7 +202,7 @@ for variant in chosen:
 Markdown(
     f"- {len(chosen) * len(seed_list)} runs of {steps * config.load(profile, settings).train.batch_size:,} pairs each.\n"
     + "".join(
-        f"- On *{name}*, {a} against {b}: {experiments.told(gap)}.\n"
+        f"- On *{name}*, {a} against {b}: {statistics.in_words(gap)}.\n"
         for (name, a, b), gap in gaps.items()
         if name == "landmarks"
     )
