@@ -51,10 +51,10 @@ from rsvlm import (
     config,
     distributed,
     embed,
-    experiments,
     figures,
     images,
     leakage,
+    pairs,
     retrieval,
     runs,
     shards,
@@ -140,8 +140,8 @@ def make(folder):
     rng = np.random.default_rng(seed)
     test, clean = (list(shards.stream(chips, split)) for split in ("test", "train"))
     drawn, others = (rng.permutation(len(split))[: each * len(KINDS)] for split in (test, clean))
-    pairs = enumerate(zip(drawn, others))
-    copies = [plant(KINDS[n % len(KINDS)], n, test[i], clean[j], rng) for n, (i, j) in pairs]
+    planned = enumerate(zip(drawn, others))
+    copies = [plant(KINDS[n % len(KINDS)], n, test[i], clean[j], rng) for n, (i, j) in planned]
     runs.write_atomic(folder / "shards" / "train" / "000000.tar", shards.pack(copies, [])[1])
 
 
@@ -280,13 +280,13 @@ def leak(folder):
     drawn, others = rng.permutation(len(test)), rng.permutation(len(clean))
     for name, share in SHARES.items():
         count, total = (round(part * len(test)) for part in (share, max(SHARES.values())))
-        pairs = [test[i] for i in drawn[:count]] + [clean[i] for i in others[: total - count]]
-        records = [({"key": f"pair-{n:05d}", "captions": list(p.captions)}, p.image) for n, p in enumerate(pairs)]
-        experiments.write_pairs(folder / name, name, {"train": records})
+        taken = [test[i] for i in drawn[:count]] + [clean[i] for i in others[: total - count]]
+        records = [({"key": f"pair-{n:05d}", "captions": list(p.captions)}, p.image) for n, p in enumerate(taken)]
+        pairs.write(folder / name, name, {"train": records})
 
 
 # %%
-code_of_pairs = runs.source_hash("experiments", follow=False)
+code_of_pairs = runs.source_hash("pairs", follow=False)
 known = {"chips": benchmarks.fingerprint(chips), "seed": seed, "shares": SHARES, "code": code_of_pairs}
 leaks = runs.stage("leaks", known, leak, recompute)
 steps, batch = {"smoke": (4, 16)}.get(profile, (16, 64))

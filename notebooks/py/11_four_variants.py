@@ -41,7 +41,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, config, distributed, experiments, figures, images, runs, statistics, train
+from rsvlm import benchmarks, bluemarble, config, demopairs, distributed, figures, images, runs, statistics, train, unseen
+from rsvlm.variants import stages  # `variants` is a parameter of this notebook
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -69,13 +70,13 @@ settings |= {"train.batch_size": 64, "train.warmup_steps": 10} if profile == "la
 # %%
 given = {name: Path(folder) for name, folder in config.pairs(data).items()}
 if not {"base", "web"} <= given.keys():
-    demo_folder = experiments.demo_web(web_options, {"smoke": 180}.get(profile, 720), recompute)
+    demo_folder = demopairs.demo_web(web_options, {"smoke": 180}.get(profile, 720), recompute)
 sets = {
-    "base": given.get("base") or experiments.general_pairs(demo_folder / "demo"),
+    "base": given.get("base") or demopairs.general_pairs(demo_folder / "demo"),
     "web": given.get("web") or demo_folder / "pairs",
     "landmarks": given.get("landmarks") or bluemarble.load_or_build(options),
 }
-held_back = {name: experiments.held_back(folder) for name, folder in sets.items()}
+held_back = {name: unseen.held_back(folder) for name, folder in sets.items()}
 sizes = [
     {"data": n, "train": len(list(benchmarks.samples(f, "train"))), "held back": len(held_back[n])} for n, f in sets.items()
 ]
@@ -94,7 +95,7 @@ figures.gallery(
 # trained on the captions of all three sets. The order is the paper's; the shares of the steps are ours.
 
 # %%
-plans = {name: experiments.stages(name, steps) for name in chosen}
+plans = {name: stages(name, steps) for name in chosen}
 table = [{"variant": name, "stage": i, **stage} for name, plan in plans.items() for i, stage in enumerate(plan, 1)]
 pd.DataFrame(table).style.hide(axis="index")
 
@@ -115,7 +116,7 @@ for name in chosen:
 found, sizes = {}, {name: len(samples) for name, samples in held_back.items()}
 for variant in chosen:
     for name, samples in held_back.items():
-        ranks = [experiments.first_ranks(models[variant, number], samples, device) for number in seed_list]
+        ranks = [unseen.first_ranks(models[variant, number], samples, device) for number in seed_list]
         i2t, t2i = (np.stack(part) for part in zip(*ranks))
         times = statistics.resamples(len(samples), options.evaluate.bootstrap_samples, seed)
         found[name, variant] = statistics.summary(statistics.mean_recall, [i2t, t2i], times=times)
