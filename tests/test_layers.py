@@ -17,7 +17,7 @@ LAYERS = {
     2: "tiles addresses robots ranges layout mosaics imagery scenefiles taxonomy mapfiles places maps landmarks worldmap grammar mapgrammar prompting clients captions rules audit engines pages crawl fetch lexicon filters overhead dedup samples shards pairs bluemarble webdemo catalogue benchmarks maskfiles augment curriculum splits build webstages web demopairs",
     3: "mammut weights",
     4: "embed encoders checkpoints train variants",
-    5: "statistics retrieval classification leakage unseen evaluate masks agreement scoring baselines localize locate rounds scenes archive",
+    5: "statistics counting retrieval classification leakage unseen evaluate masks agreement scoring baselines localize locate rounds scenes archive",
     6: "figures searchpage book",
 }
 ORDER = [module for modules in LAYERS.values() for module in modules.split()]
