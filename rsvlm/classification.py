@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rsvlm import embed
+from rsvlm import embed, statistics
 from rsvlm.errors import DataError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def evaluate(
         if len(classes) != C:
             raise DataError(f"prompt set {name}: {len(classes)} class embeddings for {C} class names: expected one of each")
         label, rank, _, confidence = _judged(images, labels, classes, logit_scale)
-        table = _metrics(label, rank, confidence, class_names, ks, bootstrap_samples, np.random.default_rng(seed))
+        table = _metrics(label, rank, confidence, class_names, ks, bootstrap_samples, seed)
         common = {"dataset": dataset, "split": split, "protocol": name, "direction": "i2t"}
         rows += [common | row for row in table]
     absent = C - len(np.unique(labels))
@@ -187,7 +187,7 @@ def _metrics(
     class_names: Sequence[str],
     ks: Sequence[int],
     bootstrap_samples: int,
-    rng: np.random.Generator,
+    seed: int,
 ) -> list[dict]:
     """Value, interval, chance and n of every metric of one prompt set."""
     N, C = len(label), len(class_names)
@@ -202,18 +202,12 @@ def _metrics(
         error = np.nan if place is None else np.abs(np.bincount(place, times * ((rank == 1) - confidence), BINS)).sum() / N
         return 100 * np.concatenate([times @ hits / N, [own[seen > 0].mean(), error], own])
 
-    value = measured(np.ones(N))
-    drawn = [measured(np.bincount(rng.integers(0, N, N), minlength=N)) for _ in range(bootstrap_samples)]
-    kept = [i for i in range(len(value)) if not np.isnan(value[i])]  # no scale, no error; no image, no accuracy
-    low, high = np.nanpercentile(np.stack(drawn)[:, kept], [2.5, 97.5], axis=0)
+    values = np.array([measured(times[0].astype(float)) for times in statistics.bootstrap(N, bootstrap_samples, seed)])
     names = [f"top{k}" for k in ks] + ["balanced_accuracy", "ece"] + [f"top1[{name}]" for name in class_names]
-    chance = [100 * k / C for k in ks] + [100 / C, None] + [100 / C] * C
+    chances = [100 * k / C for k in ks] + [100 / C, None] + [100 / C] * C
     counts = [N] * (len(ks) + 2) + np.bincount(label, minlength=C).tolist()
-    low, high = (
-        [None if np.isnan(end) else float(end) for end in ends] for ends in (low, high)
-    )  # a class that was never drawn
     return [
-        {"metric": names[i], "value": float(value[i]), "ci_low": low[j], "ci_high": high[j]}
-        | {"chance": chance[i], "n": counts[i]}
-        for j, i in enumerate(kept)
+        {"metric": name, **statistics.interval(of_metric), "chance": chance, "n": n}
+        for name, of_metric, chance, n in zip(names, values.T, chances, counts, strict=True)
+        if not np.isnan(of_metric[0])  # no scale, no error; no image, no accuracy
     ]

@@ -18,24 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsvlm import (
-    benchmarks,
-    catalogue,
-    classification,
-    distributed,
-    embed,
-    encoders,
-    files,
-    leakage,
-    localize,
-    maskfiles,
-    results,
-    retrieval,
-    scoring,
-    shards,
-    stages,
-    weights,
-)
+from rsvlm import benchmarks, catalogue, classification, embed, encoders, files, leakage, results, retrieval, shards, stages
 from rsvlm.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -232,113 +215,6 @@ def overlap(
         options = {"protocol": each, "ties": ties, "bootstrap_samples": bootstrap_samples, "seed": seed}
         rows += _labelled(leakage.compare(embeddings, found, dataset=name, split=split, **options), labels)
     return Evaluation(rows, about | {"train": [leakage.called(where) for where in train]}, found=found)
-
-
-def locate(
-    model: Path | str,
-    root: Path | str,
-    benchmark: str = "coco",
-    *,
-    methods: Sequence[str] = ("smooth",),
-    classes: Sequence[str] | None = None,
-    prompts: str = "plain",
-    texts: Path | str | None = None,
-    background: Sequence[str] | None = None,
-    floor: float | None = None,
-    everywhere: bool = False,
-    baselines: bool = True,
-    against: Sequence[str] = (),
-    half: str | None = None,
-    without: Sequence[Path] = (),
-    limit: int | None = None,
-    label: str = "building",
-    size_px: int = 256,
-    dataset: str | None = None,
-    bootstrap_samples: int = 1000,
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = False,
-    **how: object,
-) -> Evaluation:
-    """Compare maps of texts with true masks, beside maps that know nothing.
-
-    Args:
-        model: A model folder of this package.
-        root: Folder of pictures with masks.
-        benchmark: How they are stored, as for `maskfiles.read`; likewise `half`, `limit`, `label` and `size_px`.
-        methods: Of `localize.METHODS`.
-        classes: Only these; none: all.
-        prompts: A prompt set, each of whose templates is a sentence of a class.
-        texts: Sentences instead, as for `localize.sentences`.
-        background: What else there may be; none: what `texts` says.
-        floor: Pixels whose best score is below are of no class; none: half of the picture's range.
-        everywhere: Every pixel has a class.
-        baselines: Also random, centre and brightness.
-        against: Also differences to these methods, on the same resamples.
-        half: See `benchmark`.
-        without: Text files of picture names, one a line: all rows come again without these.
-        limit: See `benchmark`.
-        label: See `benchmark`.
-        size_px: See `benchmark`.
-        dataset: Name in the rows; none: the folder's.
-        bootstrap_samples: Resamples of the pictures.
-        seed: Of the resamples and of the random map.
-        device: auto, cpu, cuda or cuda:N.
-        progress: Show a bar.
-        **how: Options of `localize.maps`: `window`, `scale`, `join`, `temperature`, `tile_px`, `size`.
-
-    Raises:
-        DataError: An unknown method, class or file, or a window that fits no grid.
-    """
-    skipped: Counter = Counter()
-    if unknown := [name for name in methods if name not in localize.METHODS]:
-        raise DataError(f"unknown method '{unknown[0]}': choose one of {', '.join(localize.METHODS)}")
-    for side in np.atleast_1d(how.get("window", 3)).tolist():
-        localize.check_window(side)
-    names = maskfiles.classes(root, benchmark, label=label)
-    if unknown := [name for name in classes or [] if name not in names]:
-        raise DataError(f"{root} has no class '{unknown[0]}': it has {', '.join(names)}")
-    names = list(classes or names)
-    if texts:
-        groups, rest = localize.sentences(texts, names)
-    else:
-        templates, rest = catalogue.prompt_set(prompts), None
-        groups = [[line.replace("{class}", name).replace("{}", name) for line in templates] for name in names]
-    rest = background or rest
-    left_out = {Path(path).stem: files.read_lines(path, "name of a picture") for path in without}
-    items = maskfiles.read(root, benchmark, skipped=skipped, limit=limit, half=half, label=label, size_px=size_px)
-    loaded = weights.load(model, distributed.resolve_device(device))
-    words = {"texts": groups, "background": rest}
-    vectors = {name: some and [localize.text_vectors(loaded, text) for text in some] for name, some in words.items()}
-    last: list = [None, {}]  # the picture at hand, and what the tower saw in it: methods share that
-
-    def look(method: str, image: np.ndarray) -> np.ndarray:
-        last[:] = last if last[0] is image else [image, {}]
-        asked = words if method in ("caption", "gradient") else vectors  # those two read words
-        found = localize.maps(loaded, image, method=method, seen=last[1], **asked, **how)
-        return found if floor is None else np.concatenate([found, np.full_like(found[:1], floor)])
-
-    rows = scoring.evaluate(
-        items,
-        {name: functools.partial(look, name) for name in methods} | (scoring.baselines(names, seed) if baselines else {}),
-        names,
-        dataset=dataset or Path(root).resolve().name,
-        split=("test" if benchmark == "blue-marble" else "all") + (f", half {half}" if half else ""),
-        against=against,
-        without=left_out,
-        background=not everywhere,
-        bootstrap_samples=bootstrap_samples,
-        seed=seed,
-        progress=progress,
-    )
-    about = {
-        "model": "/".join(Path(model).resolve().parts[-2:]),
-        "fingerprint": embed.fingerprint(model),
-        "benchmark": benchmark,
-    }
-    about |= {"data_hash": benchmarks.fingerprint(root), "skipped": dict(skipped), "background": rest, "floor": floor}
-    about |= {"texts": dict(zip(names, groups, strict=True)), "half": half, "without": left_out}
-    return Evaluation(rows, about | how)
 
 
 def title(benchmark: str | None, root: Path | str | None) -> str:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
-from tqdm.auto import tqdm
 
-from rsvlm import distributed, kernels
+from rsvlm import counting, statistics
 from rsvlm.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -27,9 +23,6 @@ PROTOCOLS = {
     "one-to-one": "one caption per image, its first; equal captions of other images count as errors (open_clip in training)",
 }
 TIES = {"pessimistic": 1.0, "average": 0.5, "optimistic": 0.0}  # share of the equally good wrong items that stand before
-BLOCK = 1024  # images and captions scored at once by a thread: 4 MB of scores
-CUDA_BLOCK = 8192
-CHUNK = 8192  # rows read at once where vectors are only looked at
 
 
 @dataclass(frozen=True)
@@ -49,22 +42,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class _Task:
-    """What a protocol compares: right pairs, sorted by image, and the rows of the caption embeddings that are its items."""
+    """What a protocol compares: right pairs, (S,) int64 each, and the rows of the caption embeddings that are its items."""
 
     items: np.ndarray | None  # None: all rows
     pair_image: np.ndarray
     pair_text: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Thresholds:
-    """The scores of the S right pairs, sorted by the row (or column) of the score matrix that they belong to."""
-
-    of: np.ndarray
-    start: np.ndarray
-    exact: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 def caption_text(protocol: str, captions: Sequence[str]) -> list[str]:
@@ -205,6 +187,7 @@ def evaluate(
         DataError: As `standings`; an unknown protocol or tie rule; a k below 1 or above the size of a gallery; captions that the
             protocol needs and that are missing.
     """
+    # A bad request stops before any work.
     chosen = list(PROTOCOLS) if protocol == "all" else [_known(protocol, PROTOCOLS, "protocol")]
     _known(ties, TIES, "rule for ties")
     ks = [int(k) for k in ks]
@@ -215,6 +198,8 @@ def evaluate(
     for name, given, count in (("captions", captions, len(owners)), ("classes", classes, N)):
         if given is not None and len(given) != count:
             raise DataError(f"{len(given)} {name} for {count} rows of embeddings: expected one each, in the same order")
+
+    # Empty captions are left out.
     kept = np.arange(len(owners))
     if captions is not None:
         kept = np.flatnonzero([bool(caption.strip()) for caption in captions])
@@ -224,11 +209,13 @@ def evaluate(
                 skipped["empty caption"] += empty
         if not len(kept):
             raise DataError(f"all {len(owners)} captions are empty: nothing can be asked")
-    found: dict[str, list[dict]] = {}
+
+    # Protocols that compare the same things share one pass over the scores.
+    measured: dict[str, list[dict]] = {}
     rows = []
     for name in chosen:
         kind = name if name in ("skyscript", "one-to-one") else "plain"
-        if kind not in found:
+        if kind not in measured:
             try:
                 task = _task(kind, owners, captions, kept)
                 _fits(ks, kind, N, 1 + int(task.pair_text.max()))
@@ -238,9 +225,9 @@ def evaluate(
                 logger.warning("protocol %s is left out: %s", name, error)
                 continue
             both = _stand(image_embeddings, caption_embeddings, task, device)
-            found[kind] = _measure(task, both, N, ks, ties, bootstrap_samples, seed, classes)
+            measured[kind] = _measure(task, both, N, ks, ties, bootstrap_samples, seed, classes)
         label = name if ties == "pessimistic" else f"{name} ({ties} ties)"
-        rows += [{"dataset": dataset, "split": split, "protocol": label, **row} for row in found[kind]]
+        rows += [{"dataset": dataset, "split": split, "protocol": label, **row} for row in measured[kind]]
     return rows
 
 
@@ -288,176 +275,49 @@ def _task(kind: str, owners: np.ndarray, captions: Sequence[str] | None, kept: n
     return _Task(None if len(kept) == len(owners) else kept, owners[kept], np.arange(len(kept)))
 
 
-def _rows(array: np.ndarray, items: np.ndarray | None, start: int, stop: int) -> np.ndarray:
-    """Copy some rows into memory: a kernel and torch then never meet a memory map, another type or other strides."""
-    return np.array(array[start:stop] if items is None else array[items[start:stop]], np.float32, order="C")
-
-
-def _norms(array: np.ndarray, items: np.ndarray | None, what: str) -> np.ndarray:
-    count = len(array) if items is None else len(items)
-    squares = np.empty(count)
-    for start in range(0, count, CHUNK):
-        block = _rows(array, items, start, start + CHUNK)
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares[start : start + CHUNK] = np.einsum("ij,ij->i", block, block)
-    broken, zero = ~np.isfinite(squares), squares == 0
-    for wrong, name in ((broken, "hold NaN, infinite or huge numbers"), (zero, "are zero")):
-        if wrong.any():
-            row = np.flatnonzero(wrong)[0]
-            raise DataError(
-                f"{wrong.sum()} of {count} {what} embeddings {name} (the first is row {row if items is None else items[row]}): "
-                "the embeddings are broken, a recall of them would mean nothing; embed again"
-            )
-    return np.sqrt(squares)
-
-
 def _stand(images: np.ndarray, texts: np.ndarray, task: _Task, device: str) -> tuple[Standing, Standing]:
-    """Compare all images with all items; pairs of the task come in any order."""
-    place = distributed.resolve_device(device)
-    items = task.items
-    image_norms, text_norms = _norms(images, None, "image"), _norms(texts, items, "caption")
-    order = np.lexsort((task.pair_text, task.pair_image))
-    pair_image, pair_text = task.pair_image[order], task.pair_text[order]
-    exact = np.empty(len(order))
-    for start in range(0, len(order), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        row = pair_text[chunk] if items is None else items[pair_text[chunk]]
-        image, text = (np.array(a[i], np.float32, order="C") for a, i in ((images, pair_image[chunk]), (texts, row)))
-        exact[chunk] = kernels.exact_scores(image, text, np.arange(len(image)), np.arange(len(image)))
-    # A float32 dot product, summed in any order, is off by at most E · 2^-24 · |x| |y| to first order.
-    # Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, section 3.1.
-    error = 1.01 * (images.shape[1] + 2) * 2.0**-24
-    by_image = _thresholds(pair_image, len(image_norms), exact, error * image_norms[pair_image] * text_norms.max())
-    turn = np.argsort(pair_text, kind="stable")
-    by_text = _thresholds(
-        pair_text[turn], len(text_norms), exact[turn], error * text_norms[pair_text[turn]] * image_norms.max()
-    )
-    counts = _count(images, texts, items, by_image, by_text, place)
-    return _standing(by_image, counts[0], counts[1]), _standing(by_text, counts[2], counts[3])
+    """Compare all images with all items: queries of images, and of items."""
+    score, of_image, of_text = counting.count(images, texts, task.items, task.pair_image, task.pair_text, device)
+    texts_compared = len(texts) if task.items is None else len(task.items)
+    by_image = _standing(task.pair_image, len(images), score, *of_image)
+    return by_image, _standing(task.pair_text, texts_compared, score, *of_text)
 
 
-def _thresholds(of: np.ndarray, count: int, exact: np.ndarray, error: np.ndarray) -> _Thresholds:
-    low = np.nextafter((exact - error).astype(np.float32), np.float32(-np.inf))
-    high = np.nextafter((exact + error).astype(np.float32), np.float32(np.inf))
-    return _Thresholds(of, np.searchsorted(of, np.arange(count + 1)), exact, low, high)
-
-
-def _count(
-    images: np.ndarray,
-    texts: np.ndarray,
-    items: np.ndarray | None,
-    by_image: _Thresholds,
-    by_text: _Thresholds,
-    device: torch.device,
-) -> np.ndarray:
-    """(4, S) int64: items above and equal to each right pair in its row, images above and equal to it in its column."""
-    N, M = len(by_image.start) - 1, len(by_text.start) - 1
-    block = BLOCK if device.type == "cpu" else CUDA_BLOCK
-    tiles = [(i, j) for i in range(0, N, block) for j in range(0, M, block)]
-    progress = tqdm(total=len(tiles), desc="compare", unit=" blocks", disable=len(tiles) < 1000)
-    todo, lock = iter(tiles), threading.Lock()
-    threads = torch.get_num_threads()
-
-    def work(_: int) -> np.ndarray:
-        counts = np.zeros((4, len(by_image.of)), np.int32)
-        torch.set_num_threads(1)  # of this worker's products: whole tiles in parallel need not wait for each other
-        try:
-            last = None
-            while True:
-                with lock:
-                    tile = next(todo, None)
-                    progress.update(tile is not None)
-                if tile is None:
-                    return counts
-                if tile[0] != last:
-                    x, last = _rows(images, None, tile[0], tile[0] + block), tile[0]
-                y = _rows(texts, items, tile[1], tile[1] + block)
-                _count_tile(x, y, tile, by_image, by_text, device, counts)
-        finally:
-            torch.set_num_threads(threads)
-
-    workers = min(threads, len(tiles)) if device.type == "cpu" else 1
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # the error bound is that of float32
-    try:
-        with progress, ThreadPoolExecutor(workers) as pool:
-            return sum(pool.map(work, range(workers)), np.zeros((4, len(by_image.of)), np.int64))
-    finally:
-        torch.set_float32_matmul_precision(precision)
-
-
-def _count_tile(
-    x: np.ndarray,
-    y: np.ndarray,
-    tile: tuple[int, int],
-    by_image: _Thresholds,
-    by_text: _Thresholds,
-    device: torch.device,
-    counts: np.ndarray,
-) -> None:
-    scores = torch.from_numpy(x).to(device) @ torch.from_numpy(y).to(device).T
-    for side, start, length, above, equal in (
-        (by_image, tile[0], len(x), counts[0], counts[1]),
-        (by_text, tile[1], len(y), counts[2], counts[3]),
-    ):
-        part = slice(side.start[start], side.start[start + length])
-        of, low, high = side.of[part] - start, side.low[part], side.high[part]
-        if _on_cpu(device):
-            count = kernels.count_rows if side is by_image else kernels.count_columns
-            near = count(scores.numpy(), of, low, high, above[part])
-        else:
-            near = _count_in_torch(scores if side is by_image else scores.T, of, low, high, above[part])
-            near = near if side is by_image else near[:, [1, 0, 2]]
-        score = kernels.exact_scores(x, y, near[:, 0].copy(), near[:, 1].copy())
-        pair, right = near[:, 2], side.exact[part][near[:, 2]]
-        np.add.at(above[part], pair[score > right], 1)
-        np.add.at(equal[part], pair[score == right], 1)
-
-
-def _on_cpu(device: torch.device) -> bool:  # the tests send a CPU the other way
-    return device.type == "cpu"
-
-
-def _count_in_torch(scores: torch.Tensor, of: np.ndarray, low: np.ndarray, high: np.ndarray, above: np.ndarray) -> np.ndarray:
-    """`kernels.count_rows` where the scores are: the first threshold of every row at once, then the second, and so on."""
-    turn = np.arange(len(of)) - np.searchsorted(of, of)
-    found = [np.empty((0, 3), np.int64)]
-    for t in range(turn.max(initial=-1) + 1):
-        pair = np.flatnonzero(turn == t)
-        row, least, most = (torch.from_numpy(a[pair]).to(scores.device) for a in (of, low, high))
-        chosen = scores if len(pair) == len(scores) else scores[row]
-        above[pair] += (chosen > most[:, None]).sum(1).cpu().numpy()
-        q, column = ((chosen >= least[:, None]) & (chosen <= most[:, None])).nonzero().cpu().numpy().T
-        found.append(np.column_stack([of[pair[q]], column, pair[q]]))
-    return np.concatenate(found)
-
-
-def _standing(side: _Thresholds, above: np.ndarray, equal: np.ndarray) -> Standing:
-    """Take the query's own right items out of the counts, and keep its best."""
-    count = len(side.start) - 1
-    order = np.lexsort((-side.exact, side.of))
-    query, score = side.of[order], side.exact[order]
+def _standing(query: np.ndarray, count: int, score: np.ndarray, above: np.ndarray, equal: np.ndarray) -> Standing:
+    """Take a query's own right items out of the counts of its right pairs (S,), and keep those of its best."""
+    order = np.lexsort((-score, query))
+    query, score = query[order], score[order]
+    answers = np.bincount(query, minlength=count)
+    start = np.cumsum(answers) - answers
+    # A group are right items of one query with the same score; those of the groups before it stand above.
     new_group = np.diff(query, prepend=-1).astype(bool) | (np.diff(score, prepend=np.nan) != 0)
     first_of_group = np.flatnonzero(new_group)
     group = np.cumsum(new_group) - 1
-    place = np.arange(len(order)) - side.start[query]
     own = np.diff(first_of_group, append=len(order))[group]
-    above = above[order] - (first_of_group[group] - side.start[query])
+    above = above[order] - (first_of_group[group] - start[query])
     equal = equal[order] - own
-    asked = np.diff(side.start) > 0
-    best = side.start[:-1][asked]
-    values = [np.zeros(count, np.int64) for _ in range(3)]
-    for array, source in zip(values, (above, equal, own), strict=True):
-        array[asked] = source[best]
-    answers = np.maximum(np.diff(side.start), 1)
+    asked = answers > 0
+    best = np.zeros((3, count), np.int64)
+    best[:, asked] = [column[start[asked]] for column in (above, equal, own)]
+    place = np.arange(1, len(order) + 1) - start[query]
     precision = {
-        ties: np.bincount(query, (place + 1) / (place + 1 + above + share * equal), count) / answers
+        ties: np.bincount(query, place / (place + above + share * equal), count) / np.maximum(answers, 1)
         for ties, share in TIES.items()
     }
-    return Standing(*values, precision)
+    return Standing(*best, precision)
 
 
-def _measure(task: _Task, both: tuple, N: int, ks: Sequence[int], ties: str, samples: int, seed: int, classes) -> list[dict]:
+def _measure(
+    task: _Task,
+    both: tuple[Standing, Standing],
+    N: int,
+    ks: Sequence[int],
+    ties: str,
+    samples: int,
+    seed: int,
+    classes: Sequence | None,
+) -> list[dict]:
+    """Metric rows from where the answers stand, without the names of data set, split and protocol."""
     image, text, M, K = task.pair_image, task.pair_text, len(both[1].own), len(ks)
     texts_of_image, images_of_text = np.bincount(image, minlength=N), np.bincount(text, minlength=M)
     asked = texts_of_image > 0
@@ -467,64 +327,67 @@ def _measure(task: _Task, both: tuple, N: int, ks: Sequence[int], ties: str, sam
         shared = [np.bincount(image, share * column[text], N) for column in (*t2i[0].T, t2i[1], np.ones(M))]
         return np.column_stack([*i2t, np.ones(N), *shared]) * np.repeat([asked, np.ones(N)], K + 2, axis=0).T
 
-    found = by_image(*((hits(side, ks, ties), side.precision[ties]) for side in both))
-    chance = by_image(
-        *(
-            (1 - _miss(right[:, None], total, np.asarray(ks)), _chance_precision(right, total))
-            for right, total in ((texts_of_image, M), (images_of_text, N))
-        )
-    )
+    # What each image adds to the sums behind all means: as measured, and as expected of a random order.
+    table = by_image(*((hits(side, ks, ties), side.precision[ties]) for side in both))
+    random = [
+        (1 - _miss(right[:, None], total, np.asarray(ks)), _chance_precision(right, total))
+        for right, total in ((texts_of_image, M), (images_of_text, N))
+    ]
+    chances = by_image(*random)
+
+    # Medians are of all queries alone: ranks in order, the image that each belongs to, and its weight.
     queries = (
         (rank(both[0], ties)[asked], np.flatnonzero(asked), np.ones(asked.sum())),
         (rank(both[1], ties)[text], image, share),
     )
     medians = [tuple(column[np.argsort(query[0], kind="stable")] for column in query) for query in queries]
     expected_ranks = [np.median((M + 1) / (texts_of_image[asked] + 1)), np.median((N + 1) / (images_of_text + 1))]
+
+    # Rows of all queries, then of those of each class.
     codes, names = pd.factorize(np.array([None] * N if classes is None else list(classes), object))  # None becomes -1
-    groups = [("", asked, medians, expected_ranks)]
-    groups += [(f"[{name}]", asked & (codes == code), [], []) for code, name in enumerate(names)]
-    labels = (
-        [("i2t", f"R@{k}") for k in ks] + [("t2i", f"R@{k}") for k in ks] + [("both", "mR"), ("i2t", "mAP"), ("t2i", "mAP")]
-    )
+    groups = [("", asked, table, medians, expected_ranks)]
+    for code, name in enumerate(names):
+        inside = asked & (codes == code)
+        groups += [(f"[{name}]", inside, table[inside], [], [])] if inside.any() else []
+    labels = [
+        *(("i2t", f"R@{k}") for k in ks),
+        *(("t2i", f"R@{k}") for k in ks),
+        ("both", "mR"),
+        ("i2t", "mAP"),
+        ("t2i", "mAP"),
+    ]
     labels += [("i2t", "median_rank"), ("t2i", "median_rank")]
     rows = []
-    for suffix, inside, of_group, ranks_of_group in groups:
-        if not inside.any():
-            continue
-        table = found if not suffix else found[inside]
-        expected = [*_scores(chance[inside].sum(0), K), *ranks_of_group]
-        n = {"i2t": int(inside.sum()), "t2i": len(np.unique(text[inside[image]])), "both": len(table)}
-        for label, *numbers in zip(labels, *_intervals(table, K, of_group, samples, seed), expected):  # no medians of classes
-            row = {"direction": label[0], "metric": label[1] + suffix}
-            row |= {
-                k: v if v is None else float(v) for k, v in zip(("value", "ci_low", "ci_high", "chance"), numbers, strict=True)
-            }
-            rows.append(row | {"n": n[label[0]]})
+    for suffix, inside, part, of_group, ranks_of_group in groups:
+        n = {"i2t": int(inside.sum()), "t2i": len(np.unique(text[inside[image]])), "both": len(part)}
+        expected = [*_scores(chances[inside].sum(0), K), *ranks_of_group]
+        values = _resampled(part, K, of_group, samples, seed)
+        for (direction, metric), of_metric, chance in zip(labels, values.T, expected):
+            row = {"direction": direction, "metric": metric + suffix, **statistics.interval(of_metric)}
+            rows.append(row | {"chance": float(chance), "n": n[direction]})
     return rows
 
 
-def _intervals(table: np.ndarray, K: int, medians: list[tuple], samples: int, seed: int) -> tuple:
-    """Values with their bootstrap interval: `table` is summed over images, `medians` are (sorted ranks, their images, weights)."""
+def _resampled(table: np.ndarray, K: int, medians: list[tuple], samples: int, seed: int) -> np.ndarray:
+    """(samples + 1, metrics) float64: over all images, then over each resample.
 
-    def scores(times: np.ndarray) -> list[float]:  # each image was drawn
-        return [*_scores(times @ table, K), *(_median(found, times[image] * weight) for found, image, weight in medians)]
-
-    count = len(table)
-    value = scores(np.ones(count))
-    if not samples:
-        return value, [None] * len(value), [None] * len(value)
-    rng = np.random.default_rng(seed)
-    drawn = [scores(np.bincount(rng.integers(0, count, count), minlength=count).astype(float)) for _ in range(samples)]
-    return value, *np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+    `table` (n, 2K + 4) is summed over images; `medians` are (sorted ranks, their images, weights).
+    """
+    values = []
+    for (times,) in statistics.bootstrap(len(table), samples, seed):
+        times = times.astype(float)
+        of_ranks = [_median(ranks, times[image] * weight) for ranks, image, weight in medians]
+        values.append([*_scores(times @ table, K), *of_ranks])
+    return np.array(values)
 
 
-def _median(found: np.ndarray, weight: np.ndarray) -> float:
+def _median(numbers: np.ndarray, weight: np.ndarray) -> float:
     """Weighted median of sorted numbers: that of each number written down as often as its weight says."""
     total = np.cumsum(weight)
     if not len(total) or not total[-1]:
         return np.nan
     half = total[-1] / 2
-    return (found[np.searchsorted(total, half)] + found[np.searchsorted(total, half, side="right")]) / 2
+    return (numbers[np.searchsorted(total, half)] + numbers[np.searchsorted(total, half, side="right")]) / 2
 
 
 def _scores(sums: np.ndarray, K: int) -> np.ndarray:

@@ -22,24 +22,35 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm.auto import tqdm
 
-from rsvlm import images, kernels, maskfiles, masks
+from rsvlm import agreement, images, maskfiles, masks, statistics
 from rsvlm.errors import DataError
 
 logger = logging.getLogger(__name__)
-
-BINS = 100
-"""Thresholds that are tried: k / BINS of a map's range."""
-
-MOST_BOXES = 100
-"""Boxes of a class in an image that count, the best ones, as in COCO's own evaluation; noise would have thousands."""
 
 RESAMPLES_AT_ONCE = 100
 
 Maps = Callable[[np.ndarray], np.ndarray]
 """From an image (H, W, 3) uint8 to maps (C, H, W) float, or (C + 1, H, W) with one of the background at the end."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What counts as right.
+
+    Attributes:
+        background: Pixels below the threshold are told to be no class, and that counts like a class in `miou`. Without it each pixel
+            gets a class.
+        threshold: The fixed threshold, 0 to 1.
+        tolerance_px: How far beside the mask the maximum may lie.
+        min_px: Parts of fewer pixels become no box.
+    """
+
+    background: bool = True
+    threshold: float = 0.5
+    tolerance_px: int = 0
+    min_px: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,8 +69,7 @@ class Measured:
         present: (N, C) bool.
         boxes: A row for each box found: `image label score right`.
         true_boxes: (N, C) int64, their number.
-        background: Whether what is no class counts in `miou`.
-        threshold: Where in 0 to 1 the fixed threshold is.
+        rules: What counted as right.
     """
 
     classes: tuple[str, ...]
@@ -71,29 +81,25 @@ class Measured:
     present: np.ndarray
     boxes: pd.DataFrame
     true_boxes: np.ndarray
-    background: bool
-    threshold: float
+    rules: Rules
 
     @property
     def place(self) -> int:
         """Which of the BINS thresholds is the fixed one."""
-        return min(round(self.threshold * BINS), BINS - 1)
+        return min(round(self.rules.threshold * agreement.BINS), agreement.BINS - 1)
 
 
 def evaluate(
     items: Iterable[maskfiles.Item],
     maps_of: Maps | Mapping[str, Maps],
     classes: Sequence[str],
+    rules: Rules = Rules(),
     *,
     dataset: str = "unnamed",
     split: str = "test",
     protocol: str = "maps",
     against: str | Collection[str] = (),
     without: Mapping[str, Collection[str]] | None = None,
-    background: bool = True,
-    threshold: float = 0.5,
-    tolerance_px: int = 0,
-    min_px: int = 1,
     bootstrap_samples: int = 1000,
     seed: int = 0,
     progress: bool = False,
@@ -104,6 +110,7 @@ def evaluate(
         items: Pictures with masks.
         maps_of: A method, or name → method; the names are then the protocols. Each gets the decoded image.
         classes: C classes, in the order of the maps; masks of other classes count as background.
+        rules: What counts as right.
         dataset: Name that goes into the rows.
         split: Name that goes into the rows.
         protocol: Name of the method, where there is one.
@@ -111,10 +118,6 @@ def evaluate(
             same resamples, under the protocol `OTHER - AGAINST`; of two of them the later one minus the earlier.
         without: Name → keys of images; all rows then come again, without these, under the split `SPLIT without NAME`. Where that leaves
             all images or none, they do not, which is logged.
-        background: See `measure`.
-        threshold: See `measure`.
-        tolerance_px: See `measure`.
-        min_px: See `measure`.
         bootstrap_samples: Resamples of the images for the intervals (2.5 to 97.5 percentile); 0: no intervals.
         seed: Of the bootstrap; every method meets the same resamples.
         progress: Show a bar.
@@ -126,26 +129,29 @@ def evaluate(
     against = [against] if isinstance(against, str) else list(against)
     if unknown := [name for name in against if name not in methods]:
         raise DataError(f"no method '{unknown[0]}' to compare with: there are {', '.join(methods)}")
-    options = {"background": background, "threshold": threshold, "tolerance_px": tolerance_px, "min_px": min_px}
-    found = measure(items, methods, classes, progress=progress, **options)
-    keys = next(iter(found.values())).keys
+    measured = measure(items, methods, classes, rules, progress=progress)
+    keys = next(iter(measured.values())).keys
     result = []
-    for part, left_out in ({"": ()} | {f" without {name}": some for name, some in (without or {}).items()}).items():
+    parts = {"": (), **{f" without {name}": left_out for name, left_out in (without or {}).items()}}
+    for part, left_out in parts.items():
+        # Whether a list of pictures fits is known only now, and is no reason to throw the rest away.
         kept = np.array([key not in left_out for key in keys])
-        if not kept.any() or (part and kept.all()):  # known only now, and no reason to throw the rest away
+        if not kept.any() or (part and kept.all()):
             logger.warning(
                 "%s%s: %d of %d images, left out: are there keys such as %s?", split, part, kept.sum(), len(keys), keys[0]
             )
             continue
-        some = {name: subset(one, kept) for name, one in found.items()}
-        drawn = {name: _drawn(one, bootstrap_samples, seed) for name, one in some.items()}
+        of_part = {name: subset(one, kept) for name, one in measured.items()}
+        drawn = {name: _drawn(one, bootstrap_samples, seed) for name, one in of_part.items()}
         common = {"dataset": dataset, "split": f"{split}{part}"}
-        for name, one in some.items():
+        for name, one in of_part.items():
             result += _rows(one, drawn[name], _chances(one), common | {"protocol": name})
-        for other, name in itertools.product(against, some):
+        # Differences over the same resamples; of two methods that others are compared with, once.
+        for other, name in itertools.product(against, of_part):
             if name != other and not (name in against and against.index(name) < against.index(other)):
-                gain = {m: v for m, v in _minus(drawn[name], drawn[other]).items() if "[" not in m}
-                result += _rows(some[name], gain, {}, common | {"protocol": f"{name} - {other}"})
+                shared = [metric for metric in drawn[name] if metric in drawn[other] and "[" not in metric]
+                gain = {metric: drawn[name][metric] - drawn[other][metric] for metric in shared}
+                result += _rows(of_part[name], gain, {}, common | {"protocol": f"{name} - {other}"})
     return result
 
 
@@ -153,11 +159,8 @@ def measure(
     items: Iterable[maskfiles.Item],
     methods: Mapping[str, Maps],
     classes: Sequence[str],
+    rules: Rules = Rules(),
     *,
-    background: bool = True,
-    threshold: float = 0.5,
-    tolerance_px: int = 0,
-    min_px: int = 1,
     progress: bool = False,
 ) -> dict[str, Measured]:
     """Compare maps with masks, image by image; memory holds one image.
@@ -170,11 +173,7 @@ def measure(
         items: As for `evaluate`.
         methods: Name → method.
         classes: As for `evaluate`.
-        background: Pixels below the threshold are told to be no class, and that counts like a class in `miou`. Without it each pixel
-            gets a class.
-        threshold: The fixed threshold, 0 to 1.
-        tolerance_px: How far beside the mask the maximum may lie.
-        min_px: Parts of fewer pixels become no box.
+        rules: What counts as right.
         progress: Show a bar.
 
     Raises:
@@ -183,8 +182,8 @@ def measure(
     names = list(classes)
     if not names or len(set(names)) < len(names) or not methods:
         raise DataError(f"{len(names)} classes, {len(methods)} methods: expected at least one of each, and no class twice")
-    if not 0 <= threshold <= 1 or tolerance_px < 0:
-        raise DataError(f"threshold {threshold}, tolerance {tolerance_px} px: expected 0 to 1, and 0 or more")
+    if not 0 <= rules.threshold <= 1 or rules.tolerance_px < 0:
+        raise DataError(f"threshold {rules.threshold}, tolerance {rules.tolerance_px} px: expected 0 to 1, and 0 or more")
     pages: dict[str, list[dict]] = {name: [] for name in methods}
     keys = []
     for item in tqdm(items, desc="compare with masks", unit=" images", disable=not progress):
@@ -193,11 +192,11 @@ def measure(
         boxes = [_true_boxes(item, name, truth[c]) for c, name in enumerate(names)]
         for method, maps_of in methods.items():
             found = _checked_maps(maps_of(image), method, item.key, len(names), image.shape[:2])
-            pages[method].append(_page(found, truth, boxes, threshold, tolerance_px, min_px))
+            pages[method].append(_page(found, truth, boxes, rules))
         keys.append(item.key)
     if not keys:
         raise DataError("no image with masks was read: check the folder, and what was left out")
-    return {name: _bound(names, keys, found, background, threshold) for name, found in pages.items()}
+    return {name: _bound(names, keys, found, rules) for name, found in pages.items()}
 
 
 def rows(
@@ -231,8 +230,9 @@ def difference(
     """
     if one.keys != other.keys or one.classes != other.classes:
         raise DataError("the two methods were not measured on the same images and classes: measure them together")
-    drawn = _minus(*(_drawn(measured, bootstrap_samples, seed) for measured in (one, other)))
-    return _rows(one, drawn, {}, {"dataset": dataset, "split": split, "protocol": protocol})
+    ours, theirs = (_drawn(measured, bootstrap_samples, seed) for measured in (one, other))
+    gain = {metric: ours[metric] - theirs[metric] for metric in ours if metric in theirs}
+    return _rows(one, gain, {}, {"dataset": dataset, "split": split, "protocol": protocol})
 
 
 def subset(measured: Measured, kept: np.ndarray) -> Measured:
@@ -254,169 +254,18 @@ def subset(measured: Measured, kept: np.ndarray) -> Measured:
     )
 
 
-# One image
-
-
-def pointing(heat: np.ndarray, mask: np.ndarray, tolerance_px: int = 0) -> float:
-    """Return 1 where the maximum of a map lies in the mask, else 0; of several equal maxima the share that does.
-
-    Args:
-        heat: (H, W); what is not finite cannot be the maximum.
-        mask: (H, W) bool.
-        tolerance_px: A maximum within a square of this radius around a pixel of the mask counts too.
-
-    Source: Zhang et al. 2016 (arXiv 1608.00507), section 4.1, without its 15 pixels of tolerance.
-    """
-    there = np.isfinite(heat)
-    if not there.any():
-        return 0.0
-    if tolerance_px:
-        mask = kernels.smooth_pool(np.zeros(mask.shape, np.float32), mask.astype(np.float32), 2 * tolerance_px + 1) > 0
-    return float(mask[there & (heat == heat[there].max())].mean())
-
-
-def energy(heat: np.ndarray, mask: np.ndarray) -> float:
-    """Return the share of a map's sum that lies in the mask, once its minimum is taken off; NaN where nothing is left.
-
-    Source: Wang et al. 2020 (Score-CAM, arXiv 1910.01279), section 4.3, which has no negative values to begin with.
-    """
-    there = np.isfinite(heat)
-    if not there.any():
-        return np.nan
-    values = np.where(there, heat, 0).astype(np.float64) - heat[there].min()
-    values[~there] = 0
-    total = values.sum()
-    return float(values[mask].sum() / total) if total > 0 else np.nan
-
-
-def iou_curve(heat: np.ndarray, mask: np.ndarray, value_range: tuple[float, float] | None = None) -> np.ndarray:
-    """Return the IoU of the mask and {heat at or above low + k / BINS · (high - low)} for k from 0 to BINS - 1.
-
-    Args:
-        heat: (H, W) numbers; pixels that are not finite are left out.
-        mask: (H, W) bool.
-        value_range: low and high; none: the map's own.
-
-    Returns:
-        (BINS,) float64; NaN where neither mask nor map has a pixel.
-
-    Raises:
-        DataError: Shapes that differ.
-    """
-    heat, mask = np.ascontiguousarray(heat, np.float32), np.ascontiguousarray(mask, bool)
-    if heat.ndim != 2 or heat.shape != mask.shape:
-        raise DataError(f"a map of shape {heat.shape} and a mask of shape {mask.shape}: expected (H, W) of both")
-    low, high = value_range or np.nan_to_num(_ends(np.where(np.isfinite(heat), heat, np.nan)[None])[:, 0])
-    counts = kernels.heat_counts(heat, mask, low, high, BINS)
-    outside, inside = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return inside / (counts[1].sum() + outside)
-
-
-def average_precision(score: np.ndarray, right: np.ndarray, total: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Area under precision against recall, precision being the best at that recall or a higher one.
-
-    Args:
-        score: (D,) of what was found; of equal ones the wrong come first.
-        right: (D,) bool.
-        total: (S,) number of all true ones.
-        times: (S, D), how often each counts: one row for each resample.
-
-    Returns:
-        (S,) float64, 0 to 1; NaN where there is nothing to find.
-    """
-    order = np.lexsort((right, -score))
-    hits = times[:, order] * right[order]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.nan_to_num(np.cumsum(hits, 1) / np.cumsum(times[:, order], 1))
-        best = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
-        return np.where(total > 0, (best * hits).sum(1) / total, np.nan)
-
-
-def presence_auc(score: np.ndarray, present: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Probability that an image with the class scores higher than one without, equal scores by half.
-
-    Args:
-        score: (N,).
-        present: (N,) bool.
-        times: (S, N), how often each image counts.
-
-    Returns:
-        (S,) float64, 0 to 1; NaN without both kinds.
-    """
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.concatenate([[True], score[order][1:] != score[order][:-1]]))  # of runs of equal scores
-    with_it, without = (np.add.reduceat(times[:, order] * kind[order], starts, 1) for kind in (present, ~present))
-    below = np.cumsum(without, 1) - without / 2
-    with np.errstate(invalid="ignore"):
-        return (with_it * below).sum(1) / (with_it.sum(1) * without.sum(1))
-
-
-# Baselines
-
-
-def random_map(shape: tuple[int, int], rng: np.random.Generator, cells: int = 8) -> np.ndarray:
-    """Uniform noise on a grid of `cells` × `cells`, enlarged as maps of patches are: (H, W) float32, 0 to 1."""
-    noise = Image.fromarray(rng.random((cells, cells), np.float32))
-    return np.asarray(noise.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
-
-
-def centre_map(shape: tuple[int, int]) -> np.ndarray:
-    """A Gaussian in the middle, its deviation a quarter of each side: (H, W) float32, 0 to 1."""
-    y, x = (((np.arange(n) + 0.5) / n - 0.5) / 0.25 for n in shape)
-    return np.exp(-(y[:, None] ** 2 + x**2) / 2).astype(np.float32)
-
-
-def brightness_map(image: np.ndarray) -> np.ndarray:
-    """How much the brightness changes from pixel to pixel, mean over a window of a sixteenth of the longer side.
-
-    Args:
-        image: (H, W, 3) uint8.
-
-    Returns:
-        (H, W) float32.
-    """
-    luma = image @ np.array([0.299, 0.587, 0.114], np.float32)
-    slopes = [np.gradient(luma, axis=axis) if luma.shape[axis] > 1 else np.zeros_like(luma) for axis in (0, 1)]
-    window = max(luma.shape) // 32 * 2 + 1
-    return kernels.smooth_pool(np.zeros(luma.shape, np.float32), np.hypot(*slopes).astype(np.float32), window)
-
-
-def baselines(classes: Sequence[str], seed: int = 0) -> dict[str, Maps]:
-    """Methods that know nothing of the text: `random`, `centre` and `brightness`, for `evaluate`.
-
-    The last two give one map to every class; which class it names is drawn for each image, so that no class is favoured. What is
-    drawn depends on the seed and the image alone, not on the order of images.
-    """
-    C = len(classes)
-
-    def rng(image: np.ndarray) -> np.random.Generator:
-        return np.random.default_rng([seed, *image.shape[:2], int(image.sum(dtype=np.int64))])
-
-    def shared(image: np.ndarray, one: np.ndarray) -> np.ndarray:
-        order = rng(image).permutation(C).astype(np.float32)
-        return one * (1 + 1e-6 * order[:, None, None])
-
-    return {
-        "random": lambda image: np.stack([random_map(image.shape[:2], draw) for draw in rng(image).spawn(C)]),
-        "centre": lambda image: shared(image, centre_map(image.shape[:2])),
-        "brightness": lambda image: shared(image, brightness_map(image)),
-    }
-
-
 # Parts
 
 
 def _stack(item: maskfiles.Item, classes: Sequence[str], size: tuple[int, int]) -> np.ndarray:
-    truth = np.zeros((len(classes), *size), bool)
-    for c, name in enumerate(classes):
-        if name in item.masks:
-            if item.masks[name].shape != size:
-                raise DataError(
-                    f"{item.key}: the mask of '{name}' is {item.masks[name].shape}, the image {size}: expected equal sizes, as from maskfiles.read"
-                )
-            truth[c] = item.masks[name]
-    return truth
+    """(C, H, W) bool masks of the classes."""
+    layers = [item.masks.get(name, np.zeros(size, bool)) for name in classes]
+    for name, mask in zip(classes, layers, strict=True):
+        if mask.shape != size:
+            raise DataError(
+                f"{item.key}: the mask of '{name}' is {mask.shape}, the image {size}: expected equal sizes, as from maskfiles.read"
+            )
+    return np.array(layers, bool)
 
 
 def _true_boxes(item: maskfiles.Item, name: str, mask: np.ndarray) -> np.ndarray:
@@ -436,84 +285,42 @@ def _checked_maps(found: np.ndarray, method: str, key: str, C: int, size: tuple[
     return found if known.all() else np.where(known, found, np.float32(np.nan))
 
 
-def _ends(maps: np.ndarray) -> np.ndarray:
-    """Lowest and highest value of each map (C, H, W), whose unknown pixels are NaN: (2, C) float64, NaN where nothing is known."""
-    flat = maps.reshape(len(maps), -1)
-    return np.array([np.fmin.reduce(flat, axis=1), np.fmax.reduce(flat, axis=1)], np.float64)
-
-
-def _cells(found: np.ndarray, truth: np.ndarray, low: float, high: float) -> np.ndarray:
-    """(thresholds, C + 1, 3): pixels told, true, and both; one threshold alone, which nothing is below, if the background has a map."""
-    C = len(truth)
-    with_map = len(found) == C + 1
-    full = np.concatenate([truth, ~truth.any(0)[None]]) if with_map else truth
-    counts, true = kernels.label_counts(found, full, low, high, BINS)
-    if with_map:
-        return np.stack([counts[: C + 1, :, 0].sum(1), true, counts[: C + 1, :, 1].sum(1)], -1)[None]
-    above = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]  # (C + 1, BINS, 2) from each threshold on
-    cells = np.empty((BINS, C + 1, 3), np.int64)
-    cells[:, :C, 0], cells[:, :C, 1], cells[:, :C, 2] = above[:C, :, 0].T, true, above[:C, :, 1].T
-    everything, free = counts[C].sum(0)
-    cells[:, C, 0], cells[:, C, 1], cells[:, C, 2] = everything - above[C, :, 0], free, free - above[C, :, 1]
-    return cells
-
-
-def _page(
-    found: np.ndarray, truth: np.ndarray, boxes: list[np.ndarray], threshold: float, tolerance_px: int, min_px: int
-) -> dict:
+def _page(maps: np.ndarray, truth: np.ndarray, boxes: list[np.ndarray], rules: Rules) -> dict:
     """All that is kept of one image."""
     C = len(truth)
-    ends = _ends(found)
+    ends = agreement.ends(maps)
     known = np.nan_to_num(ends)
     page: dict = {"pairs": [], "curves": [], "present": truth.any((1, 2)), "true_boxes": [len(one) for one in boxes]}
-    page["cells"] = _cells(found, truth, known[0].min(), known[1].max()).astype(np.int32)
+    page["cells"] = agreement.cells(maps, truth, known[0].min(), known[1].max()).astype(np.int32)
     page["presence"] = np.where(np.isnan(ends[1]), -np.inf, ends[1])[:C]
     for c in np.flatnonzero(page["present"]):
-        heat, mask = found[c], truth[c]
-        page["pairs"].append((c, pointing(heat, mask, tolerance_px), energy(heat, mask), mask.mean()))
-        page["curves"].append(iou_curve(heat, mask, tuple(known[:, c])))
-    page["boxes"] = np.concatenate([_boxes(found[c], c, *known[:, c], boxes[c], threshold, min_px) for c in range(C)])
+        heat, mask = maps[c], truth[c]
+        pointing = agreement.pointing(heat, mask, rules.tolerance_px)
+        page["pairs"].append((c, pointing, agreement.energy(heat, mask), mask.mean()))
+        page["curves"].append(agreement.iou_curve(heat, mask, tuple(known[:, c])))
+    best = [agreement.best_boxes(maps[c], boxes[c], *known[:, c], rules.threshold, rules.min_px) for c in range(C)]
+    page["boxes"] = np.concatenate([np.insert(part, 0, c, axis=1) for c, part in enumerate(best)])
     return page
 
 
-def _boxes(heat: np.ndarray, c: int, low: float, high: float, truth: np.ndarray, threshold: float, min_px: int) -> np.ndarray:
-    """(n, 3) float64 of the best boxes of a map, best first: class, highest value inside, whether it is right."""
-    if not high > low:
-        return np.zeros((0, 3))
-    labels = masks.components(heat >= low + threshold * (high - low), min_px)
-    parts = masks.boxes(labels).astype(np.float64)
-    peaks = np.full(len(parts), -np.inf)
-    flat = labels.ravel()  # by runs of equal labels, of which there are few
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    run, most = flat[starts], np.maximum.reduceat(heat.ravel(), starts)
-    np.maximum.at(peaks, run[run > 0] - 1, most[run > 0])
-    order = np.argsort(-peaks, kind="stable")[:MOST_BOXES]
-    right = kernels.match_boxes(parts[order], truth, 0.5)
-    return np.column_stack([np.full(len(order), float(c)), peaks[order], right])
-
-
-def _bound(names: list[str], keys: list[str], pages: list[dict], background: bool, threshold: float) -> Measured:
+def _bound(names: list[str], keys: list[str], pages: list[dict], rules: Rules) -> Measured:
     if len({page["cells"].shape for page in pages}) > 1:
         raise DataError("a method gave a map of the background for some images and none for others: decide on one")
     pairs = [(n, *pair) for n, page in enumerate(pages) for pair in page["pairs"]]
+    pairs = pd.DataFrame(pairs, columns=["image", "label", "pointing", "energy", "area"])
     boxes = pd.DataFrame(np.concatenate([page["boxes"] for page in pages]), columns=["label", "score", "right"])
-    boxes = boxes.astype({"label": int, "right": bool}).assign(
-        image=np.repeat(range(len(pages)), [len(p["boxes"]) for p in pages])
-    )
+    of_image = np.repeat(range(len(pages)), [len(page["boxes"]) for page in pages])
     return Measured(
         classes=tuple(names),
         keys=tuple(keys),
-        pairs=pd.DataFrame(pairs, columns=["image", "label", "pointing", "energy", "area"]).astype(
-            {"image": int, "label": int}
-        ),
-        curves=np.array([curve for page in pages for curve in page["curves"]]).reshape(-1, BINS),
+        pairs=pairs.astype({"image": int, "label": int}),
+        curves=np.array([curve for page in pages for curve in page["curves"]]).reshape(-1, agreement.BINS),
         cells=np.stack([page["cells"] for page in pages]),
         presence=np.array([page["presence"] for page in pages], float),
         present=np.stack([page["present"] for page in pages]),
-        boxes=boxes,
+        boxes=boxes.astype({"label": int, "right": bool}).assign(image=of_image),
         true_boxes=np.array([page["true_boxes"] for page in pages], np.int64),
-        background=background,
-        threshold=threshold,
+        rules=rules,
     )
 
 
@@ -522,13 +329,8 @@ def _bound(names: list[str], keys: list[str], pages: list[dict], background: boo
 
 def _drawn(measured: Measured, samples: int, seed: int) -> dict[str, np.ndarray]:
     """Each metric, 0 to 1: first over all images, then over each resample."""
-    N, rng = len(measured.keys), np.random.default_rng(seed)
-    parts = [_values(measured, np.ones((1, N)))]
-    for start in range(0, samples, RESAMPLES_AT_ONCE):
-        count = min(RESAMPLES_AT_ONCE, samples - start)
-        parts.append(
-            _values(measured, np.stack([np.bincount(rng.integers(0, N, N), minlength=N) for _ in range(count)]).astype(float))
-        )
+    resamples = statistics.bootstrap(len(measured.keys), samples, seed, RESAMPLES_AT_ONCE)
+    parts = [_values(measured, times.astype(float)) for times in resamples]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -546,21 +348,21 @@ def _values(m: Measured, times: np.ndarray) -> dict[str, np.ndarray]:
         for suffix, of in _groups(m):
             pairs = m.pairs[of]
             weight = times[:, pairs["image"]]
-            table = np.column_stack(
-                [pairs[["pointing", "energy"]], m.curves[of] if not suffix else m.curves[of, m.place, None]]
-            )
+            curves = m.curves[of, m.place, None] if suffix else m.curves[of]
+            table = np.column_stack([pairs[["pointing", "energy"]], curves])
             means = (weight @ np.nan_to_num(table)) / (weight @ np.isfinite(table))
             found |= {f"pointing{suffix}": means[:, 0], f"energy{suffix}": means[:, 1]}
-            found[f"iou@{m.threshold:g}{suffix}"] = means[:, 2 if suffix else 2 + m.place]
+            found[f"iou@{m.rules.threshold:g}{suffix}"] = means[:, 2 if suffix else 2 + m.place]
             if not suffix:
                 found["iou_best"] = means[:, 2:].max(1)
         found |= _mean_ious(m, times)
         label, image = m.boxes["label"].to_numpy(), m.boxes["image"].to_numpy(np.int64)
         score, right = m.boxes["score"].to_numpy(float), m.boxes["right"].to_numpy(bool)
-        of_class = [label == c for c in range(len(m.classes))]
-        totals = times @ m.true_boxes
-        boxes = [average_precision(score[of], right[of], totals[:, c], times[:, image[of]]) for c, of in enumerate(of_class)]
-        presence = [presence_auc(m.presence[:, c], m.present[:, c], times) for c in range(len(m.classes))]
+        totals, boxes, presence = times @ m.true_boxes, [], []
+        for c in range(len(m.classes)):
+            of = label == c
+            boxes.append(statistics.average_precision(score[of], right[of], totals[:, c], times[:, image[of]]))
+            presence.append(statistics.auc(m.presence[:, c], m.present[:, c], times))
         for metric, parts in (("ap50", boxes), ("presence_auc", presence)):
             found |= {metric: _nanmean(np.stack(parts, 1))}
             found |= {f"{metric}[{name}]": part for name, part in zip(m.classes, parts, strict=True)}
@@ -572,7 +374,7 @@ def _mean_ious(m: Measured, times: np.ndarray) -> dict[str, np.ndarray]:
     told, true, both = np.moveaxis(sums, -1, 0)  # each (S, thresholds, C + 1)
     iou, labels = np.where(true > 0, both / (told + true - both), np.nan), [*m.classes, "background"]
     place = m.place if iou.shape[1] > 1 else 0
-    if iou.shape[1] > 1 and not m.background:  # nothing is below the first threshold
+    if iou.shape[1] > 1 and not m.rules.background:  # nothing is below the first threshold
         iou, labels, place = iou[:, :1, :-1], labels[:-1], 0
     mean = _nanmean(iou)
     found = {"miou": mean[:, place]} | ({"miou_best": mean.max(1)} if mean.shape[1] > 1 else {})
@@ -592,24 +394,17 @@ def _chances(m: Measured) -> dict[str, float]:
     return chances
 
 
-def _minus(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: ours[name] - theirs[name] for name in ours if name in theirs}
-
-
 def _rows(m: Measured, drawn: Mapping[str, np.ndarray], chances: Mapping[str, float], common: dict) -> list[dict]:
     of_pairs = {
         f"{metric}{suffix}": int(of.sum())
         for suffix, of in _groups(m)
-        for metric in ("pointing", "energy", f"iou@{m.threshold:g}", "iou_best")
+        for metric in ("pointing", "energy", f"iou@{m.rules.threshold:g}", "iou_best")
     }
     result = []
     for metric, values in drawn.items():
-        kept = 100 * values[np.isfinite(values)]
-        if not np.isfinite(values[0]):
-            continue
-        low, high = np.percentile(kept[1:], [2.5, 97.5]).tolist() if len(kept) > 1 else (None, None)
-        chance = chances.get(metric, chances.get(metric.split("[")[0]) if metric.startswith("presence") else None)
-        row = {"metric": metric, "value": float(kept[0]), "ci_low": low, "ci_high": high}
-        row |= {"chance": None if chance is None else 100 * float(chance), "n": of_pairs.get(metric, len(m.keys))}
-        result.append(common | {"direction": "t2i"} | row)
+        if np.isfinite(values[0]):
+            chance = chances.get(metric, chances.get(metric.split("[")[0]) if metric.startswith("presence") else None)
+            row = {"metric": metric, **statistics.interval(100 * values)}
+            row |= {"chance": None if chance is None else 100 * float(chance), "n": of_pairs.get(metric, len(m.keys))}
+            result.append(common | {"direction": "t2i"} | row)
     return result

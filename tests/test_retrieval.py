@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rsvlm import embed, mammut, retrieval, tokenizer, weights
+from rsvlm import counting, embed, mammut, retrieval, tokenizer, weights
 from rsvlm.errors import DataError
 
 
@@ -79,10 +79,10 @@ def test_no_block_size_and_no_library_changes_a_count(block, monkeypatch):
     texts[rng.integers(0, 260, 60)] = texts[5]  # one caption that many images own, anywhere
     images[[3, 50, 88]] = images[20]
     wanted = retrieval.standings(images, texts, owners)
-    monkeypatch.setattr(retrieval, "BLOCK", block)
+    monkeypatch.setattr(counting, "BLOCK", block)
     blocks = retrieval.standings(images, texts, owners)
     with monkeypatch.context() as patch:
-        patch.setattr(retrieval, "_on_cpu", lambda device: False)  # what a GPU would run
+        patch.setattr(counting, "_on_cpu", lambda device: False)  # what a GPU would run
         in_torch = retrieval.standings(images, texts, owners)
     for other in (blocks, in_torch):
         for one, two in zip(wanted, other, strict=True):

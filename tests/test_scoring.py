@@ -6,7 +6,7 @@ from conftest import png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import kernels, maskfiles, results, scoring
+from rsvlm import agreement, baselines, kernels, maskfiles, results, scoring
 from rsvlm.errors import DataError
 
 CLASSES = ("ship", "dock", "tree")
@@ -26,18 +26,18 @@ def test_scores_of_one_map_equal_their_definitions(H, W, seed):
     heat, mask = a_map(rng, (H, W)), rng.random((H, W)) < 0.4
     there = np.isfinite(heat)
     if not there.any():
-        assert scoring.pointing(heat, mask) == 0 and np.isnan(scoring.energy(heat, mask))
+        assert agreement.pointing(heat, mask) == 0 and np.isnan(agreement.energy(heat, mask))
         return
     peak = heat[there].max()
-    assert scoring.pointing(heat, mask) == pytest.approx(mask[there & (heat == peak)].mean())
+    assert agreement.pointing(heat, mask) == pytest.approx(mask[there & (heat == peak)].mean())
     wide = np.array([[mask[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].any() for x in range(W)] for y in range(H)])
-    assert scoring.pointing(heat, mask, 2) == pytest.approx(wide[there & (heat == peak)].mean())
+    assert agreement.pointing(heat, mask, 2) == pytest.approx(wide[there & (heat == peak)].mean())
     low = heat[there].min()
     if peak > low:
         lifted = np.where(there, heat - low, 0).astype(float)
-        assert scoring.energy(heat, mask) == pytest.approx(lifted[mask].sum() / lifted.sum(), abs=1e-6)
-    curve = scoring.iou_curve(heat, mask)
-    counts = kernels.heat_counts(heat, mask, low, peak, scoring.BINS)
+        assert agreement.energy(heat, mask) == pytest.approx(lifted[mask].sum() / lifted.sum(), abs=1e-6)
+    curve = agreement.iou_curve(heat, mask)
+    counts = kernels.heat_counts(heat, mask, low, peak, agreement.BINS)
     for k in (0, 10, 49, 80, 99):  # no threshold that a value may equal but for rounding
         inside = there & (heat.astype(float) - low >= k / 100 * (float(peak) - low)) if peak > low else there & (k == 0)
         either = ((mask & there) | inside).sum()
@@ -63,7 +63,7 @@ def test_iou_of_classes_equals_its_definition(H, W, C, own, seed):
         told = filled.argmax(0)
         if not own and there.any():  # the thresholds are shares of the range of all maps
             low, high = float(np.nanmin(heat)), float(np.nanmax(heat))
-            place = ((filled.max(0).astype(float) - low) * (scoring.BINS / max(high - low, 1e-9))).astype(int)
+            place = ((filled.max(0).astype(float) - low) * (agreement.BINS / max(high - low, 1e-9))).astype(int)
             told[place < 50] = C
         truth = np.concatenate([truth, ~truth.any(0)[None]]) & there
         for c in range(C + 1):
@@ -91,35 +91,6 @@ def test_counts_by_label_and_bin_equal_the_twin():
     free = ~masks.any(0)
     assert counts[3, :, 0].sum() == there.sum() and counts[3, :, 1].sum() == (there & free).sum()
     np.testing.assert_array_equal(truth, (masks & there).sum((1, 2)))
-
-
-def by_hand(score, right, total):
-    """Average precision, going down the list; wrong before right at equal scores."""
-    order = sorted(range(len(score)), key=lambda i: (-score[i], right[i]))
-    precision = [sum(right[j] for j in order[: k + 1]) / (k + 1) for k in range(len(order))]
-    return sum(max(precision[k:]) for k, i in enumerate(order) if right[i]) / total
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=14), st.integers(0, 5))
-def test_precision_and_presence_equal_their_definitions(pairs, missed):
-    score, right = np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs])
-    total, once = right.sum() + missed, np.ones((1, len(pairs)))
-    if total:
-        found = scoring.average_precision(score, right, np.array([total]), once)
-        assert found[0] == pytest.approx(by_hand(score, right, total))
-    wins = [float(a > b) + 0.5 * (a == b) for a in score[right] for b in score[~right]]
-    assert scoring.presence_auc(score, right, once)[0] == pytest.approx(np.mean(wins) if wins else np.nan, nan_ok=True)
-    weight = np.random.default_rng(len(pairs)).integers(0, 3, len(pairs))
-    again = np.repeat(np.arange(len(pairs)), weight)  # a weight is so many copies
-    times, once = weight[None].astype(float), np.ones((1, len(again)))
-    if len(again):
-        copied = scoring.presence_auc(score[again], right[again], once)
-        np.testing.assert_allclose(scoring.presence_auc(score, right, times), copied)
-    if right[again].any():
-        found = scoring.average_precision(score, right, np.array([right[again].sum()]), times)[0]
-        low, high = sorted([by_hand(score[again], right[again], right[again].sum()), found])
-        assert high - low < 1e-9 or (len(set(score)) < len(score) and high <= 1)
 
 
 def test_boxes_are_given_away_once_and_to_the_better():
@@ -193,7 +164,7 @@ def test_a_method_that_sees_scores_full_and_the_rows_are_rows():
 
 def test_without_a_background_each_pixel_gets_a_class_and_a_map_of_it_needs_no_threshold():
     items, both = world(8), ["ship", "dock"]
-    rows = scoring.evaluate(items, lambda image: sees(image)[:2], both, background=False, bootstrap_samples=0)
+    rows = scoring.evaluate(items, lambda image: sees(image)[:2], both, scoring.Rules(background=False), bootstrap_samples=0)
     total = 8 * 1280
     assert not any(row["metric"] in ("miou_best", "iou[background]") for row in rows)
     assert value(rows, "iou[ship]") == pytest.approx(100 * 8 * 56 / (total - 4 * 56))  # whatever is not dark is a ship
@@ -205,7 +176,7 @@ def test_without_a_background_each_pixel_gets_a_class_and_a_map_of_it_needs_no_t
 
 def test_intervals_cover_and_differences_are_paired():
     methods = {"good": lambda image: sees(image, 0.1), "worse": lambda image: sees(image, 0.25)}
-    methods |= {"same": methods["good"]} | scoring.baselines(CLASSES)
+    methods |= {"same": methods["good"]} | baselines.methods(CLASSES)
     rows = scoring.evaluate(world(), methods, CLASSES, against="good", bootstrap_samples=200)
     for row in rows:
         results.checked_row(row)
@@ -220,22 +191,8 @@ def test_intervals_cover_and_differences_are_paired():
     )
     for name in ("random", "centre", "brightness"):
         assert value(rows, "pointing", protocol=name) < value(rows, "pointing", protocol="good")
-    again = scoring.evaluate(world(), scoring.baselines(CLASSES), CLASSES, bootstrap_samples=200)
+    again = scoring.evaluate(world(), baselines.methods(CLASSES), CLASSES, bootstrap_samples=200)
     assert [row for row in rows if row["protocol"] in ("random", "centre", "brightness")] == again
-
-
-def test_baselines_are_what_they_say():
-    image = np.zeros((30, 50, 3), np.uint8)
-    image[:, 25:] = 200
-    bright = scoring.brightness_map(image)
-    assert bright.shape == (30, 50) and abs(bright.mean(0).argmax() - 25) <= 3 and bright[:, :10].max() == 0
-    centre = scoring.centre_map((31, 51))
-    assert np.unravel_index(centre.argmax(), centre.shape) == (15, 25) and centre.max() <= 1
-    noise = scoring.random_map((30, 50), np.random.default_rng(0))
-    assert noise.shape == (30, 50) and 0 <= noise.min() < noise.max() <= 1
-    assert scoring.brightness_map(np.zeros((1, 1, 3), np.uint8)).shape == (1, 1)
-    drawn = [scoring.baselines(CLASSES, seed)["centre"](image).argmax(0)[0, 0] for seed in range(20)]
-    assert set(drawn) == {0, 1, 2}  # no class is favoured
 
 
 def test_maps_without_data_and_flat_maps_are_scored():
@@ -267,7 +224,7 @@ def test_images_without_a_mask_count_as_background():
         ({"classes": ["a", "a"]}, "no class twice"),
         ({"maps_of": lambda image: np.zeros((3, 5, 5))}, "gave maps of shape"),
         ({"maps_of": {"one": sees}, "against": "two"}, "no method 'two'"),
-        ({"threshold": 2}, "threshold 2"),
+        ({"rules": scoring.Rules(threshold=2)}, "threshold 2"),
         ({"items": [maskfiles.Item("x", png(np.zeros((8, 8, 3), np.uint8)), {"ship": np.ones((4, 4), bool)})]}, "equal sizes"),
         ({"items": [maskfiles.Item("x", b"GIF89a", {})]}, "cannot be decoded"),
     ],
@@ -304,7 +261,7 @@ def test_of_many_boxes_the_best_count():
         heat[18:32, 18:32] = 0
         heat[mask] = level
         found = scoring.measure([item], {"a": lambda image, heat=heat: heat[None]}, ["ship"])["a"]
-        assert len(found.boxes) == scoring.MOST_BOXES and found.boxes["right"].sum() == hits
+        assert len(found.boxes) == agreement.MOST_BOXES and found.boxes["right"].sum() == hits
 
 
 def test_two_methods_on_other_images_are_not_compared():
@@ -315,4 +272,4 @@ def test_two_methods_on_other_images_are_not_compared():
 
 def test_shapes_that_differ_are_refused():
     with pytest.raises(DataError, match="mask of shape"):
-        scoring.iou_curve(np.zeros((3, 4)), np.zeros((4, 3), bool))
+        agreement.iou_curve(np.zeros((3, 4)), np.zeros((4, 3), bool))

@@ -44,8 +44,24 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, embed, experiments, figures, images, results, retrieval, train
-from rsvlm.provenance import provenance
+
+# %% tags=["hide-input"]
+from rsvlm import (
+    benchmarks,
+    bluemarble,
+    config,
+    demopairs,
+    distributed,
+    embed,
+    figures,
+    images,
+    provenance,
+    results,
+    retrieval,
+    statistics,
+    train,
+    unseen,
+)
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -71,15 +87,15 @@ settings |= {"train.batch_size": 64, "train.warmup_steps": 10} if profile == "la
 # below.
 
 # %%
-held, control = experiments.categories(held_out), experiments.categories(seen)
-sets = experiments.hold_out(folder, held, seed, recompute)
+held, control = (unseen.categories(names, demopairs.CATEGORIES) for names in (held_out, seen))
+sets = unseen.hold_out(folder, held, seed, recompute)
 counts = json.loads((sets / "counts.json").read_text())
 pd.DataFrame({"training samples": counts.keys(), "n": counts.values()}).style.hide(axis="index").format(thousands=",")
 
 # %%
 models, vectors = {}, {}
-for arm in experiments.ARMS:
-    parts, stages = experiments.arm_data(sets, arm, steps)
+for arm in unseen.ARMS:
+    parts, stages = unseen.arm_data(sets, arm, steps)
     for number in seed_list:
         chosen = settings | config.pairs(overrides) | {"seed": number, "device": device, "train.stages": stages}
         run = train.load_or_train(config.load(profile, chosen), parts, recompute)
@@ -94,39 +110,36 @@ for arm in experiments.ARMS:
 
 # %%
 found = vectors["all", seed_list[0]]
-times = experiments.resamples(len(found.keys), options.evaluate.bootstrap_samples, seed)
-names_it = np.array([any(experiments.speaks_of(text, c) for c in held) for text in found.captions])
+times = statistics.resamples(len(found.keys), options.evaluate.bootstrap_samples, seed)
+names_it = np.array([any(unseen.speaks_of(text, c) for c in held) for text in found.captions])
 groups = {"captions that name it": names_it, "other captions": ~names_it}
-ranks = {arm: [] for arm in experiments.ARMS}
+ranks = {arm: [] for arm in unseen.ARMS}
 for (arm, _), one in vectors.items():
     ranks[arm].append(retrieval.ranks(one.image_embeddings, one.caption_embeddings, one.image_of_caption)[1])
 recalls = {
-    (arm, name): experiments.summary(
-        experiments.recall, [np.stack(ranks[arm])[:, group]], found.image_of_caption[group], 10, times=times
+    (arm, name): statistics.summary(
+        statistics.recall, [np.stack(ranks[arm])[:, group]], found.image_of_caption[group], 10, times=times
     )
-    for arm in experiments.ARMS
+    for arm in unseen.ARMS
     for name, group in groups.items()
 }
 
 # %%
 chance = 1000 / len(found.keys)
-shown = experiments.dots({(name, arm): entry for (arm, name), entry in recalls.items()}, chance)
+shown = statistics.dots({(name, arm): entry for (arm, name), entry in recalls.items()}, chance)
 figures.picture(
     figures.interval_dots(shown, "recall at 10, text → image, percent"),
     "Recall at 10 of captions that name a held-out category and of others, for three kinds of training data.",
 )
 
 # %% tags=["hide-input"]
-lost = {
-    arm: {name: experiments.difference(recalls[arm, name], recalls["all", name]) for name in groups}
-    for arm in experiments.ARMS
-}
+lost = {arm: {name: statistics.difference(recalls[arm, name], recalls["all", name]) for name in groups} for arm in unseen.ARMS}
 first, second = groups
 Markdown(
-    f"Against the model that saw all, the one that saw neither chips nor words changes by {experiments.told(lost['held out'][first])} on "
-    f"{names_it.sum():,} captions that name {held_out.replace(',', ' or ')}, and by {experiments.told(lost['held out'][second])} on the "
-    f"{(~names_it).sum():,} others; with names, by {experiments.told(lost['held out + names'][first])} and "
-    f"{experiments.told(lost['held out + names'][second])}. Dots are single seeds; intervals resample the images, "
+    f"Against the model that saw all, the one that saw neither chips nor words changes by {statistics.in_words(lost['held out'][first])} on "
+    f"{names_it.sum():,} captions that name {held_out.replace(',', ' or ')}, and by {statistics.in_words(lost['held out'][second])} on the "
+    f"{(~names_it).sum():,} others; with names, by {statistics.in_words(lost['held out + names'][first])} and "
+    f"{statistics.in_words(lost['held out + names'][second])}. Dots are single seeds; intervals resample the images, "
     "and do not know how another seed would turn out."
 )
 
@@ -141,22 +154,22 @@ Markdown(
 
 # %%
 records = {sample.key: sample.record for sample in benchmarks.samples(folder, "test")}
-present = {c.name: np.array([experiments.shows(records[key], c) for key in found.keys]) for c in held + control}
-asked = [(c, kind, text) for c in held + control for kind, text in experiments.prompts(c).items()]
+present = {c.name: np.array([unseen.shows(records[key], c) for key in found.keys]) for c in held + control}
+asked = [(c, kind, text) for c in held + control for kind, text in unseen.prompts(c).items()]
 asked = [(c, kind, text) for c, kind, text in asked if 0 < present[c.name].sum() < len(found.keys)]
 texts = [text for _, _, text in asked]
 known = {}
-for arm in experiments.ARMS:
+for arm in unseen.ARMS:
     pairs = [(vectors[arm, number], models[arm, number]) for number in seed_list]
     beyond = [(one, embed.texts(model, texts) - one.caption_embeddings.mean(axis=0)) for one, model in pairs]
     scores = np.stack([one.image_embeddings @ text.T for one, text in beyond])  # (S, N, prompts)
     for place, (c, kind, _) in enumerate(asked):
-        known[c.name, kind, arm] = experiments.summary(experiments.auc, [scores[:, :, place]], present[c.name], times=times)
+        known[c.name, kind, arm] = statistics.summary(statistics.mean_auc, [scores[:, :, place]], present[c.name], times=times)
 
 # %%
 lines = {(f"{name}, {kind}", arm): entry for (name, kind, arm), entry in known.items()}
 figures.picture(
-    figures.interval_dots(experiments.dots(lines, 50.0), "area under the ROC curve, percent"),
+    figures.interval_dots(statistics.dots(lines, 50.0), "area under the ROC curve, percent"),
     "Area under the curve for each category and sentence, three dots with intervals each; held-out categories stand first.",
 )
 
@@ -168,24 +181,21 @@ def cell(entry):
 
 
 table = [
-    {"category": c.name, "sentence": kind} | {a: cell(known[c.name, kind, a]) for a in experiments.ARMS}
-    for c, kind, _ in asked
+    {"category": c.name, "sentence": kind} | {a: cell(known[c.name, kind, a]) for a in unseen.ARMS} for c, kind, _ in asked
 ]
 pd.DataFrame(table).style.hide(axis="index")
 
 # %% tags=["hide-input"]
 sentences = []
 for name in [c.name for c in held if (c.name, "sentence", "all") in known]:
-    gaps = {
-        arm: experiments.difference(known[name, "sentence", arm], known[name, "sentence", "all"]) for arm in experiments.ARMS
-    }
-    value = {arm: known[name, "sentence", arm]["value"] for arm in experiments.ARMS}
+    gaps = {arm: statistics.difference(known[name, "sentence", arm], known[name, "sentence", "all"]) for arm in unseen.ARMS}
+    value = {arm: known[name, "sentence", arm]["value"] for arm in unseen.ARMS}
     sure = known[name, "sentence", "all"]["ci_low"] > 50 and min(known[name, "sentence", "all"]["seeds"]) > 50
     doubt = "" if sure else " **The control itself does not know it in every seed, so the rest of this line shows nothing.**"
     sentences.append(
         f"*{name}*: {value['all']:.0f} % where it was seen; {value['held out']:.0f} % where it was not, that is "
-        f"{experiments.told(gaps['held out'])}; {value['held out + names']:.0f} % with its name alone, "
-        f"{experiments.told(gaps['held out + names'])}.{doubt}"
+        f"{statistics.in_words(gaps['held out'])}; {value['held out + names']:.0f} % with its name alone, "
+        f"{statistics.in_words(gaps['held out + names'])}.{doubt}"
     )
 Markdown("By the sentence in the manner of the captions: " + " ".join(sentences))
 
@@ -234,7 +244,7 @@ Markdown(
 category = held[0]
 pictures = {sample.key: sample.image for sample in benchmarks.samples(folder, "test")}
 best = {}
-for arm in experiments.ARMS:
+for arm in unseen.ARMS:
     asking = embed.texts(models[arm, seed_list[0]], [category.sentence])
     best[arm] = embed.search(asking, vectors[arm, seed_list[0]].image_embeddings, k=6)[1][0]
 
@@ -261,14 +271,14 @@ origin = provenance(
 # %% tags=["hide-input"]
 about = {"dataset": benchmarks.name(folder), "split": "test"}
 where = run_name or f"{profile}-seeds{'-'.join(map(str, seed_list))}"
-for arm in experiments.ARMS:
+for arm in unseen.ARMS:
     rows = []
     for name, group in groups.items():
         more = {"protocol": "plain", "direction": "t2i", "metric": f"R@10[{name}]", "chance": chance, "n": int(group.sum())}
-        rows.append(about | experiments.row(recalls[arm, name]) | more)
+        rows.append(about | statistics.row(recalls[arm, name]) | more)
     for c, kind, _ in asked:
         more = {"protocol": kind, "direction": "both", "metric": f"auc[{c.name}]", "chance": 50.0, "n": len(found.keys)}
-        rows.append(about | experiments.row(known[c.name, kind, arm]) | more)
+        rows.append(about | statistics.row(known[c.name, kind, arm]) | more)
     results.save_result("unseen-classes", f"{where}-{arm.replace(' + ', '-').replace(' ', '-')}", options, rows, origin)
 
 # %% [markdown]

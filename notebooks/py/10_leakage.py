@@ -51,12 +51,13 @@ from rsvlm import (
     config,
     distributed,
     embed,
-    experiments,
     figures,
     images,
     leakage,
+    pairs,
     retrieval,
     shards,
+    statistics,
     train,
 )
 
@@ -144,8 +145,8 @@ def make(folder):
     rng = np.random.default_rng(seed)
     test, clean = (list(shards.stream(chips, split)) for split in ("test", "train"))
     drawn, others = (rng.permutation(len(split))[: each * len(KINDS)] for split in (test, clean))
-    pairs = enumerate(zip(drawn, others))
-    copies = [plant(KINDS[n % len(KINDS)], n, test[i], clean[j], rng) for n, (i, j) in pairs]
+    planned = enumerate(zip(drawn, others))
+    copies = [plant(KINDS[n % len(KINDS)], n, test[i], clean[j], rng) for n, (i, j) in planned]
     write_atomic(folder / "shards" / "train" / "000000.tar", shards.pack(copies, [])[1])
 
 
@@ -284,13 +285,13 @@ def leak(folder):
     drawn, others = rng.permutation(len(test)), rng.permutation(len(clean))
     for name, share in SHARES.items():
         count, total = (round(part * len(test)) for part in (share, max(SHARES.values())))
-        pairs = [test[i] for i in drawn[:count]] + [clean[i] for i in others[: total - count]]
-        records = [({"key": f"pair-{n:05d}", "captions": list(p.captions)}, p.image) for n, p in enumerate(pairs)]
-        experiments.write_pairs(folder / name, name, {"train": records})
+        taken = [test[i] for i in drawn[:count]] + [clean[i] for i in others[: total - count]]
+        records = [({"key": f"pair-{n:05d}", "captions": list(p.captions)}, p.image) for n, p in enumerate(taken)]
+        pairs.write(folder / name, name, {"train": records})
 
 
 # %%
-code_of_pairs = source_hash("experiments", follow=False)
+code_of_pairs = source_hash("pairs", follow=False)
 known = {"chips": benchmarks.fingerprint(chips), "seed": seed, "shares": SHARES, "code": code_of_pairs}
 leaks = stage("leaks", known, leak, recompute)
 steps, batch = {"smoke": (4, 16)}.get(profile, (16, 64))
@@ -344,7 +345,7 @@ Markdown(
 
 # %%
 image = vectors["none"].image_of_caption
-times = experiments.resamples(len(vectors["none"].keys), options.evaluate.bootstrap_samples, seed)
+times = statistics.resamples(len(vectors["none"].keys), options.evaluate.bootstrap_samples, seed)
 ranks = {n: retrieval.ranks(v.image_embeddings, v.caption_embeddings, v.image_of_caption)[1][None] for n, v in vectors.items()}
 rise = {}
 for share in list(SHARES)[1:]:
@@ -352,10 +353,9 @@ for share in list(SHARES)[1:]:
     leaked = np.isin(np.array(vectors["none"].keys)[image], list(set(pictures)))
     for name, group in (("leaked", leaked), ("not leaked", ~leaked)):
         one, other = (
-            experiments.summary(experiments.recall, [ranks[n][:, group]], image[group], 5, times=times)
-            for n in (share, "none")
+            statistics.summary(statistics.recall, [ranks[n][:, group]], image[group], 5, times=times) for n in (share, "none")
         )
-        rise[share, name] = experiments.difference(one, other)
+        rise[share, name] = statistics.difference(one, other)
 
 # %%
 dots = [{"label": share, "series": name, **gap} for (share, name), gap in rise.items()]
@@ -367,8 +367,8 @@ figures.picture(
 # %% tags=["hide-input"]
 Markdown(
     " ".join(
-        f"With {share} leaked, R@5 of the leaked chips changes by {experiments.told(rise[share, 'leaked'])}, of the others by "
-        f"{experiments.told(rise[share, 'not leaked'])}."
+        f"With {share} leaked, R@5 of the leaked chips changes by {statistics.in_words(rise[share, 'leaked'])}, of the others by "
+        f"{statistics.in_words(rise[share, 'not leaked'])}."
         for share in list(SHARES)[1:]
     )
     + f" With {share} leaked, the leaked chips gain {rise[share, 'leaked']['value'] - rise[share, 'not leaked']['value']:+.1f} points on the others; "

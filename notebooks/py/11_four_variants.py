@@ -41,8 +41,21 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, config, distributed, experiments, figures, images, results, stages, train
-from rsvlm.provenance import provenance
+from rsvlm import (
+    benchmarks,
+    bluemarble,
+    config,
+    demopairs,
+    distributed,
+    figures,
+    images,
+    provenance,
+    results,
+    statistics,
+    train,
+    unseen,
+)
+from rsvlm.variants import stages  # `variants` is a parameter of this notebook
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -70,13 +83,13 @@ settings |= {"train.batch_size": 64, "train.warmup_steps": 10} if profile == "la
 # %%
 given = {name: Path(folder) for name, folder in config.pairs(data).items()}
 if not {"base", "web"} <= given.keys():
-    demo_folder = experiments.demo_web(web_options, {"smoke": 180}.get(profile, 720), recompute)
+    demo_folder = demopairs.demo_web(web_options, {"smoke": 180}.get(profile, 720), recompute)
 sets = {
-    "base": given.get("base") or experiments.general_pairs(demo_folder / "demo"),
+    "base": given.get("base") or demopairs.general_pairs(demo_folder / "demo"),
     "web": given.get("web") or demo_folder / "pairs",
     "landmarks": given.get("landmarks") or bluemarble.load_or_build(options),
 }
-held_back = {name: experiments.held_back(folder) for name, folder in sets.items()}
+held_back = {name: unseen.held_back(folder) for name, folder in sets.items()}
 sizes = [
     {"data": n, "train": len(list(benchmarks.samples(f, "train"))), "held back": len(held_back[n])} for n, f in sets.items()
 ]
@@ -95,7 +108,7 @@ figures.gallery(
 # trained on the captions of all three sets. The order is the paper's; the shares of the steps are ours.
 
 # %%
-plans = {name: experiments.stages(name, steps) for name in chosen}
+plans = {name: stages(name, steps) for name in chosen}
 table = [{"variant": name, "stage": i, **stage} for name, plan in plans.items() for i, stage in enumerate(plan, 1)]
 pd.DataFrame(table).style.hide(axis="index")
 
@@ -116,17 +129,17 @@ for name in chosen:
 found, sizes = {}, {name: len(samples) for name, samples in held_back.items()}
 for variant in chosen:
     for name, samples in held_back.items():
-        ranks = [experiments.first_ranks(models[variant, number], samples, device) for number in seed_list]
+        ranks = [unseen.first_ranks(models[variant, number], samples, device) for number in seed_list]
         i2t, t2i = (np.stack(part) for part in zip(*ranks))
-        times = experiments.resamples(len(samples), options.evaluate.bootstrap_samples, seed)
-        found[name, variant] = experiments.summary(experiments.mean_recall, [i2t, t2i], times=times)
-chance = {name: experiments.chance(n) for name, n in sizes.items()}
+        times = statistics.resamples(len(samples), options.evaluate.bootstrap_samples, seed)
+        found[name, variant] = statistics.summary(statistics.mean_recall, [i2t, t2i], times=times)
+chance = {name: statistics.chance(n) for name, n in sizes.items()}
 
 # %%
 lines = [
     row | {"panel": f"{name} (n = {sizes[name]:,})"}
     for name in reversed(sets)
-    for row in experiments.dots({(variant, ""): found[name, variant] for variant in chosen}, chance[name])
+    for row in statistics.dots({(variant, ""): found[name, variant] for variant in chosen}, chance[name])
 ]
 figures.picture(
     figures.interval_dots(lines, "mean recall, percent"),
@@ -159,7 +172,7 @@ Markdown(
 # %%
 pairs = [("web", "base"), ("landmarks", "base"), ("both", "landmarks"), ("both", "web")]
 pairs = [(one, other) for one, other in pairs if {one, other} <= set(chosen)]
-gaps = {(name, a, b): experiments.difference(found[name, a], found[name, b]) for name in sets for a, b in pairs}
+gaps = {(name, a, b): statistics.difference(found[name, a], found[name, b]) for name in sets for a, b in pairs}
 shown = [{"panel": name, "label": f"{a} − {b}", **gap} for (name, a, b), gap in gaps.items()]
 if gaps:
     shown_figure = figures.picture(
@@ -170,7 +183,8 @@ shown_figure if gaps else Markdown("One variant alone has nothing to be compared
 
 # %% tags=["hide-input"]
 Markdown(
-    "\n".join(f"- *{name}*, {a} against {b}: {experiments.told(gap)}." for (name, a, b), gap in gaps.items()) or "One variant."
+    "\n".join(f"- *{name}*, {a} against {b}: {statistics.in_words(gap)}." for (name, a, b), gap in gaps.items())
+    or "One variant."
 )
 
 # %% tags=["hide-input"]
@@ -190,7 +204,7 @@ for variant in chosen:
         about = {"dataset": benchmarks.name(sets[name]), "split": "held-back", "n": sizes[name]}
         about |= {"protocol": "one-to-one", "direction": "both", "chance": chance[name]}
         entry = found[name, variant]
-        rows.append(about | experiments.row(entry) | {"metric": "mR"})
+        rows.append(about | statistics.row(entry) | {"metric": "mR"})
         each = zip(seed_list, entry["seeds"])
         rows += [about | {"metric": f"mR[seed {s}]", "value": v, "ci_low": None, "ci_high": None} for s, v in each]
     results.save_result("four-variants", f"{where}-{variant}", options, rows, origin)
@@ -202,7 +216,7 @@ for variant in chosen:
 Markdown(
     f"- {len(chosen) * len(seed_list)} runs of {steps * config.load(profile, settings).train.batch_size:,} pairs each.\n"
     + "".join(
-        f"- On *{name}*, {a} against {b}: {experiments.told(gap)}.\n"
+        f"- On *{name}*, {a} against {b}: {statistics.in_words(gap)}.\n"
         for (name, a, b), gap in gaps.items()
         if name == "landmarks"
     )

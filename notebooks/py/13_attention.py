@@ -49,7 +49,7 @@ from rsvlm import benchmarks, bluemarble, config, distributed, figures, images, 
 
 # %% tags=["hide-input"]
 started = time.time()
-from rsvlm import groundcover, provenance, results, rounds, scoring, stages, train
+from rsvlm import baselines, groundcover, provenance, results, rounds, scoring, stages, train
 
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 chips = bluemarble.load_or_build(options)
@@ -252,10 +252,10 @@ for w in windows[1:]:
     grids |= {f"box, {w}": box(raw, w), f"median, {w}": median(raw, w)}
 
 # %%
-methods = {name: lookup(one) for name, one in grids.items()} | scoring.baselines(list(groundcover.SEA_AND_LAND), seed)
+methods = {name: lookup(one) for name, one in grids.items()} | baselines.methods(list(rounds.SEA_AND_LAND), seed)
 methods["contributions"] = lambda image: localize.maps(net, image, vectors, method="attention")
 methods["pooling weights"] = lambda image: localize.maps(net, image, vectors, method="weights")
-measured = scoring.measure(items, methods, list(groundcover.SEA_AND_LAND), background=False)
+measured = scoring.measure(items, methods, list(rounds.SEA_AND_LAND), scoring.Rules(background=False))
 common = {"dataset": bluemarble.NAME, "split": "test", "bootstrap_samples": options.evaluate.bootstrap_samples, "seed": seed}
 kept = ("miou", "iou[sea]", "iou[land]", "pointing")
 rows = [row for name, one in measured.items() for row in scoring.rows(one, protocol=name, **common) if row["metric"] in kept]
@@ -409,7 +409,7 @@ for level in levels:
     noisy[f"raw, noise {level}"] = lookup(answers)
     noisy[f"smooth, 3, noise {level}"] = lookup(cosines(localize.smooth(net, other, 3)))
     noisy[f"box, 3, noise {level}"] = lookup(box(answers, 3))
-by_noise = scoring.measure(items, noisy, list(groundcover.SEA_AND_LAND), background=False)
+by_noise = scoring.measure(items, noisy, list(rounds.SEA_AND_LAND), scoring.Rules(background=False))
 
 # %%
 own = [row for name, one in by_noise.items() for row in scoring.rows(one, protocol=name, **common) if row["metric"] == "miou"]

@@ -72,7 +72,7 @@ start, two = rsvlm.load(begun, device=target).eval(), groundcover.SEA_AND_LAND
 items = list(maskfiles.blue_marble(chips, "test", limit=24 if few else None))
 methods = {name: asked(start, two, method=name) for name in ("attention", "raw")} | {"smooth, 3": asked(start, two)}
 methods |= {f"{name}, enlarged": asked(start, two, method=name, scale=2) for name in ("raw", "smooth")}
-common = {"dataset": bluemarble.NAME, "split": "test", "background": False, "seed": seed}
+common = {"dataset": bluemarble.NAME, "split": "test", "rules": scoring.Rules(background=False), "seed": seed}
 common |= {"bootstrap_samples": options.evaluate.bootstrap_samples}
 first = scoring.evaluate(items, methods, list(two), against="attention", **common)
 shown = [row | {"label": row["protocol"]} for row in first if row["metric"] == "miou" and " - " not in row["protocol"]]

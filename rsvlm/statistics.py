@@ -1,0 +1,189 @@
+"""Numbers with intervals: one bootstrap over images for every metric, and measures over several trained models (seeds).
+
+A metric is measured on all images and then on resamples of them, in each of which an image counts as often as it was drawn. So a
+metric becomes an array (R,): its value, and after it its R - 1 values over resamples, from which the interval is read. What is compared
+meets the same resamples; a difference of two such arrays has an interval of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from rsvlm.errors import DataError
+
+
+def bootstrap(n: int, count: int, seed: int, at_once: int = 1) -> Iterator[np.ndarray]:
+    """Say how often each of n images counts: once in the first array, then as often as it is drawn.
+
+    Args:
+        n: Number of images; in each resample so many are drawn.
+        count: Number of resamples.
+        seed: Seed of the draws.
+        at_once: Number of resamples in an array.
+
+    Yields:
+        (1, n) int64 ones, and then (`at_once`, n) int64 numbers of draws, in the last array fewer.
+    """
+    yield np.ones((1, n), np.int64)
+    rng = np.random.default_rng(seed)
+    for start in range(0, count, at_once):
+        resamples = range(start, min(start + at_once, count))
+        yield np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in resamples])
+
+
+def resamples(n: int, count: int, seed: int) -> np.ndarray:
+    """Draw all of `bootstrap` at once: (count + 1, n) int64 times that each image counts; the first row is all ones."""
+    return np.concatenate(list(bootstrap(n, count, seed, at_once=max(count, 1))))
+
+
+def interval(values: np.ndarray) -> dict[str, float | None]:
+    """Return a metric's `value`, and `ci_low` and `ci_high`, the 2.5 and 97.5 percentile over resamples.
+
+    Args:
+        values: (R,) float: first over all images, then over each resample; NaN where it cannot be measured.
+
+    Returns:
+        The three as numbers; both ends are None where no resample has a value.
+    """
+    draws = values[1:][~np.isnan(values[1:])]
+    low, high = np.percentile(draws, [2.5, 97.5]).tolist() if len(draws) else (None, None)
+    return {"value": float(values[0]), "ci_low": low, "ci_high": high}
+
+
+# Measures
+
+
+def recall(ranks: np.ndarray, image: np.ndarray, k: int, times: np.ndarray) -> np.ndarray:
+    """Recall at k in percent, the mean over seeds, in every resample of the images.
+
+    Args:
+        ranks: (S, M) int: for each seed's model the rank of the right answer of M queries, 1 being best.
+        image: (M,) int: the image that a query belongs to.
+        k: How many answers count.
+        times: (R, N) from `resamples`.
+
+    Returns:
+        (R,) float; NaN in a resample without any of the queries' images.
+    """
+    hits, weights = (np.asarray(ranks) <= k).mean(axis=0), times[:, image]
+    with np.errstate(invalid="ignore"):
+        return 100 * (weights @ hits) / weights.sum(axis=1)
+
+
+def mean_recall(i2t: np.ndarray, t2i: np.ndarray, times: np.ndarray, ks: Sequence[int] = (1, 5, 10)) -> np.ndarray:
+    """Mean of the recalls at `ks` in both directions, one caption per image: (S, N) ranks each → (R,) percent, as `recall`."""
+    image = np.arange(i2t.shape[1])
+    return np.mean([recall(ranks, image, k, times) for ranks in (i2t, t2i) for k in ks], axis=0)
+
+
+def chance(n: int, ks: Sequence[int] = (1, 5, 10)) -> float:
+    """Return the mean recall at `ks` of a random order of n, in percent."""
+    return 100 * float(np.mean(np.minimum(np.array(ks) / n, 1)))
+
+
+def auc(scores: np.ndarray, present: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve: the probability that an image with the thing scores higher than one without, ties by half.
+
+    Args:
+        scores: (N,) float; -inf is allowed, NaN is not.
+        present: (N,) bool: whether the image shows the thing.
+        times: (R, N), how often each image counts.
+
+    Returns:
+        (R,) float64, 0 to 1; 0.5 is guessing; NaN in a resample where all images show it, or none does.
+    """
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))  # of runs of equal scores
+    right, wrong = (np.add.reduceat(times[:, order] * kind[order], starts, axis=1) for kind in (present, ~present))
+    below = np.cumsum(wrong, axis=1) - wrong / 2
+    with np.errstate(invalid="ignore"):
+        return (right * below).sum(axis=1) / (right.sum(axis=1) * wrong.sum(axis=1))
+
+
+def mean_auc(scores: np.ndarray, present: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve in percent, the mean over seeds: `auc` with (S, N) scores, a row for each seed's model.
+
+    Raises:
+        DataError: A score is NaN or infinite.
+    """
+    scores = np.asarray(scores, float)
+    if not np.isfinite(scores).all():
+        raise DataError(f"{(~np.isfinite(scores)).sum()} scores are NaN or infinite: the embeddings are broken")
+    return 100 * np.mean([auc(row, np.asarray(present), times) for row in scores], axis=0)
+
+
+def average_precision(score: np.ndarray, right: np.ndarray, total: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Area under precision against recall, precision being the best at that recall or a higher one.
+
+    Args:
+        score: (D,) of what was found; of equal ones the wrong come first.
+        right: (D,) bool.
+        total: (S,) number of all true ones.
+        times: (S, D), how often each counts: one row for each resample.
+
+    Returns:
+        (S,) float64, 0 to 1; NaN where there is nothing to find.
+    """
+    order = np.lexsort((right, -score))
+    hits = times[:, order] * right[order]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.nan_to_num(np.cumsum(hits, 1) / np.cumsum(times[:, order], 1))
+        best = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+        return np.where(total > 0, (best * hits).sum(1) / total, np.nan)
+
+
+# Numbers over several seeds
+
+
+def summary(measure: Callable[..., np.ndarray], arrays: Sequence[np.ndarray], *rest: object, times: np.ndarray) -> dict:
+    """Sum up a measure over seeds: its mean with an interval, and each seed's own value.
+
+    Args:
+        measure: `recall`, `mean_recall` or `mean_auc`.
+        arrays: Its first arguments, those that have a row for each seed.
+        rest: Its arguments between these and `times`.
+        times: (R, N) from `resamples`; the same for whatever is compared.
+
+    Returns:
+        `value`, `ci_low` and `ci_high` as from `interval`, `seeds` (one value each) and `values` (R,), which the interval is of.
+    """
+    values = measure(*arrays, *rest, times)
+    seeds = [float(measure(*(array[i : i + 1] for array in arrays), *rest, times[:1])[0]) for i in range(len(arrays[0]))]
+    return interval(values) | {"seeds": seeds, "values": values}
+
+
+def difference(one: Mapping, other: Mapping) -> dict:
+    """Return the difference of two summaries over the same resamples: `value ci_low ci_high seeds`, the last one for each seed."""
+    seeds = [a - b for a, b in zip(one["seeds"], other["seeds"], strict=True)]
+    return interval(one["values"] - other["values"]) | {"seeds": seeds}
+
+
+def in_words(gap: Mapping) -> str:
+    """Say a `difference` in points, with its interval over images, and why it may be chance: the interval holds 0, or seeds disagree.
+
+    One seed cannot disagree with itself, so of one seed alone it says that, too.
+    """
+    if gap["ci_low"] is None:
+        return f"{gap['value']:+.1f} points (no interval)"
+    words = f"{gap['value']:+.1f} points ({gap['ci_low']:+.1f} to {gap['ci_high']:+.1f}"
+    doubts = ["may be chance"] if gap["ci_low"] <= 0 <= gap["ci_high"] else []
+    doubts += ["one seed"] if len(gap["seeds"]) == 1 else []
+    doubts += ["seeds disagree"] if min(gap["seeds"]) < 0 < max(gap["seeds"]) else []
+    return "; ".join([words, *doubts]) + ")"
+
+
+def row(entry: Mapping) -> dict:
+    """Return the part of a `summary` that a row of results holds: `value ci_low ci_high`."""
+    return {name: entry[name] for name in ("value", "ci_low", "ci_high")}
+
+
+def dots(entries: Mapping[tuple[str, str], Mapping], chance: float) -> list[dict]:
+    """Return summaries, named by label and series, as rows for `figures.interval_dots`: the interval, and a dot for each seed."""
+    rows = []
+    for (label, series), entry in entries.items():
+        rows.append({"label": label, "series": series, "chance": chance} | row(entry))
+        rows += [{"label": label, "series": series, "value": value} for value in entry["seeds"]]
+    return rows

@@ -1,0 +1,134 @@
+"""Measures equal their definitions in every resample; intervals, differences and what is said of them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rsvlm import retrieval, statistics
+from rsvlm.errors import DataError
+
+
+def test_resamples_are_the_same_however_many_come_at_once():
+    whole = statistics.resamples(7, 10, 3)
+    for at_once in (1, 3, 4, 20):
+        parts = list(statistics.bootstrap(7, 10, 3, at_once))
+        assert {len(part) for part in parts[1:-1]} <= {at_once} and len(parts[0]) == 1
+        assert (np.concatenate(parts) == whole).all()
+    rng = np.random.default_rng(3)
+    assert all((row == np.bincount(rng.integers(0, 7, 7), minlength=7)).all() for row in whole[1:])
+    assert statistics.resamples(7, 0, 3).tolist() == [[1] * 7]
+
+
+def test_an_interval_is_of_the_resamples_that_have_a_value():
+    values = np.array([50.0, np.nan, *range(101)])
+    assert statistics.interval(values) == {"value": 50.0, "ci_low": 2.5, "ci_high": 97.5}
+    for nothing in (values[:1], values[:2]):
+        assert statistics.interval(nothing) == {"value": 50.0, "ci_low": None, "ci_high": None}
+    gap = statistics.interval(values[:1]) | {"seeds": [50.0]}
+    assert statistics.in_words(gap) == "+50.0 points (no interval)"
+
+
+def by_hand(score, right, total):
+    """Average precision, going down the list; wrong before right at equal scores."""
+    order = sorted(range(len(score)), key=lambda i: (-score[i], right[i]))
+    precision = [sum(right[j] for j in order[: k + 1]) / (k + 1) for k in range(len(order))]
+    return sum(max(precision[k:]) for k, i in enumerate(order) if right[i]) / total
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=14), st.integers(0, 5))
+def test_precision_and_presence_equal_their_definitions(pairs, missed):
+    score, right = np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs])
+    total, once = right.sum() + missed, np.ones((1, len(pairs)))
+    if total:
+        found = statistics.average_precision(score, right, np.array([total]), once)
+        assert found[0] == pytest.approx(by_hand(score, right, total))
+    wins = [float(a > b) + 0.5 * (a == b) for a in score[right] for b in score[~right]]
+    assert statistics.auc(score, right, once)[0] == pytest.approx(np.mean(wins) if wins else np.nan, nan_ok=True)
+    weight = np.random.default_rng(len(pairs)).integers(0, 3, len(pairs))
+    again = np.repeat(np.arange(len(pairs)), weight)  # a weight is so many copies
+    times, once = weight[None].astype(float), np.ones((1, len(again)))
+    if len(again):
+        copied = statistics.auc(score[again], right[again], once)
+        np.testing.assert_allclose(statistics.auc(score, right, times), copied)
+    if right[again].any():
+        found = statistics.average_precision(score, right, np.array([right[again].sum()]), times)[0]
+        low, high = sorted([by_hand(score[again], right[again], right[again].sum()), found])
+        assert high - low < 1e-9 or (len(set(score)) < len(score) and high <= 1)
+
+
+def slow_auc(scores, present, times) -> float:
+    """How often one that shows it is before one that does not, over pairs, written out."""
+    right = wrong = 0.0
+    for i, weight in enumerate(times):
+        for j, other in enumerate(times):
+            if present[i] and not present[j]:
+                wrong += weight * other
+                right += weight * other * ((scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j]))
+    return 100 * right / wrong
+
+
+def test_auc_is_the_share_of_pairs_in_order_in_every_resample():
+    rng = np.random.default_rng(0)
+    scores, present = rng.integers(0, 6, (3, 24)).astype(float), rng.random(24) < 0.4  # many ties
+    times = statistics.resamples(24, 20, 1)
+    expected = [np.mean([slow_auc(row, present, drawn) for row in scores]) for drawn in times]
+    assert np.allclose(statistics.mean_auc(scores, present, times), expected, atol=1e-9)
+    assert statistics.mean_auc(present[None].astype(float), present, times[:1]) == 100
+    assert statistics.mean_auc(np.zeros((1, 24)), present, times[:1]) == 50
+    assert np.isnan(statistics.mean_auc(scores, np.zeros(24, bool), times[:1]))
+    with pytest.raises(DataError, match="NaN or infinite"):
+        statistics.mean_auc(np.full((1, 24), np.nan), present, times)
+
+
+def test_recall_counts_an_image_as_often_as_it_was_drawn():
+    ranks, image = np.array([[1, 11, 3, 20], [1, 2, 30, 20]]), np.array([0, 0, 1, 2])
+    times = np.array([[1, 1, 1], [2, 0, 1], [0, 0, 3]])
+    # hits at 10 over two seeds: 1, 1/2, 1/2, 0
+    assert np.allclose(statistics.recall(ranks, image, 10, times), [100 * 2 / 4, 100 * 3 / 5, 0])
+    assert np.isnan(statistics.recall(ranks[:, :2], image[:2], 10, times)[2])
+
+
+def test_mean_recall_is_that_of_the_retrieval_rows():
+    rng = np.random.default_rng(2)
+    vectors = rng.normal(size=(2, 60, 8)).astype(np.float32)
+    vectors[1] += vectors[0]
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    i2t, t2i = retrieval.ranks(*vectors, np.arange(60))
+    rows = retrieval.evaluate(*vectors, np.arange(60), protocol="one-to-one", bootstrap_samples=10)
+    expected = next(line for line in rows if line["metric"] == "mR")
+    times = statistics.resamples(60, 10, 0)
+    found = statistics.summary(statistics.mean_recall, [i2t[None], t2i[None]], times=times)
+    assert found["value"] == pytest.approx(expected["value"]) and found["seeds"] == [pytest.approx(found["value"])]
+    assert statistics.chance(60) == pytest.approx(expected["chance"])
+
+
+def test_summaries_of_seeds_and_differences_have_paired_intervals():
+    rng = np.random.default_rng(3)
+    present = rng.random(200) < 0.5
+    good = present + rng.normal(size=(3, 200))
+    times = statistics.resamples(200, 300, 0)
+    one = statistics.summary(statistics.mean_auc, [good], present, times=times)
+    other = statistics.summary(statistics.mean_auc, [good[:, ::-1]], present, times=times)
+    assert one["value"] == pytest.approx(np.mean(one["seeds"])) and one["ci_low"] < one["value"] < one["ci_high"]
+    gap, none = statistics.difference(one, other), statistics.difference(one, one)
+    assert gap["ci_low"] > 0 and "chance" not in statistics.in_words(gap) and statistics.in_words(gap).startswith("+")
+    assert (none["value"], none["ci_low"], none["ci_high"]) == (0, 0, 0) and "may be chance" in statistics.in_words(none)
+    assert gap["seeds"] == [a - b for a, b in zip(one["seeds"], other["seeds"], strict=True)]
+    assert statistics.in_words(gap | {"seeds": [1.0, -1.0]}).endswith("; seeds disagree)")
+    assert statistics.in_words(gap | {"seeds": [1.0]}).endswith("; one seed)")
+    rows = statistics.dots({("lake", "all"): one}, 50.0)
+    assert len(rows) == 4 and rows[0]["ci_low"] == one["ci_low"] and "ci_low" not in rows[1]
+    assert all(later["value"] == value for later, value in zip(rows[1:], one["seeds"], strict=True))
+
+
+def test_resamples_begin_with_all_and_are_the_same_again():
+    times = statistics.resamples(9, 4, 5)
+    assert times.shape == (5, 9) and (times[0] == 1).all() and (times.sum(axis=1) == 9).all()
+    assert (times == statistics.resamples(9, 4, 5)).all()
+    assert any((one != other).any() for one, other in pairwise(times[1:]))
