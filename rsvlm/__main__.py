@@ -198,14 +198,15 @@ def landmarks_audit(
     seed: Seed = 0,
 ) -> None:
     """Say how many captions were kept, repaired and rejected, and why."""
-    from rsvlm import audit, figures, runs
+    from rsvlm import audit, runs
+    from rsvlm.figures import markup, tables
 
     report = audit.report(folder)
     typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
     if sample_sheet:
         typer.echo(str(audit.sample_sheet(folder, sample_sheet, size, seed)))
     if html:
-        typer.echo(str(runs.write_atomic(html, figures.page("Audit of captions", figures.caption_audit(report)))))
+        typer.echo(str(runs.write_atomic(html, markup.page("Audit of captions", tables.caption_audit(report)))))
 
 
 @landmarks_app.command("show")
@@ -217,10 +218,11 @@ def landmarks_show(
     seed: Seed = 0,
 ) -> None:
     """Write a page with chips, their landmarks on a map, and their captions."""
-    from rsvlm import build, figures, runs
+    from rsvlm import build, runs
+    from rsvlm.figures import atlas
 
     found = build.look(folder, keys=key or [], count=chips, seed=seed)
-    page = figures.chips_map(found).get_root().render()
+    page = atlas.chips_map(found).get_root().render()
     typer.echo(f"{runs.write_atomic(html, page)}: {len(found)} chips")
 
 
@@ -314,10 +316,11 @@ def web_show(
     seed: Seed = 0,
 ) -> None:
     """Write a page with the funnel, pairs, and what was rejected for which reason."""
-    from rsvlm import figures, runs, web
+    from rsvlm import runs, web
+    from rsvlm.figures import markup, tables
 
     found = web.look(folder, per_reason, pairs, seed)
-    path = runs.write_atomic(html, figures.page("Pairs from the web", figures.web_report(found)))
+    path = runs.write_atomic(html, markup.page("Pairs from the web", tables.web_report(found)))
     typer.echo(f"{path}: {len(found['kept'])} pairs, {len(found['rejected'])} reasons")
 
 
@@ -494,7 +497,8 @@ def evaluate_leakage(
     device: Device = "auto",
 ) -> None:
     """Pictures and captions of a benchmark that are in training sets, and what they do to the scores."""
-    from rsvlm import evaluate, figures, leakage, runs
+    from rsvlm import evaluate, leakage, runs
+    from rsvlm.figures import markup, tables
 
     started = time.time()
     options = {"bootstrap_samples": bootstrap_samples, "batch_size": batch_size, "seed": seed, "device": device}
@@ -505,7 +509,7 @@ def evaluate_leakage(
         typer.echo(f"{leakage.write_list(found.found, list_out)}: {len(found.found)} pairs")
     if html:
         shown = leakage.look(found.found, train, root, split=split, train_split=train_split, count=pairs, seed=seed)
-        page = figures.page("Test data in training sets", figures.leakage_report(found.rows, shown))
+        page = markup.page("Test data in training sets", tables.leakage_report(found.rows, shown))
         typer.echo(str(runs.write_atomic(html, page)))
 
 
@@ -645,7 +649,8 @@ def search_scene(
     device: Device = "auto",
 ) -> None:
     """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both."""
-    from rsvlm import figures, runs, scenefiles, scenes
+    from rsvlm import runs, scenefiles, scenes
+    from rsvlm.figures import atlas
 
     texts = [*(more or []), *(text or [])]
     if not texts or out is None:
@@ -657,7 +662,7 @@ def search_scene(
     for one in found_in:
         folder = out if len(found_in) == 1 else out / one.source.name
         found = scenes.search(one, texts, loaded, folder, **options)
-        runs.write_atomic(folder / "map.html", figures.scene_map(found).get_root().render())
+        runs.write_atomic(folder / "map.html", atlas.scene_map(found).get_root().render())
         for row in found.facts["texts"]:
             told = f"{row['regions']:,} regions" if row["regions"] else f"nothing of confidence {confidence:g}"
             typer.echo(f"{row['text']}: {told}; highest confidence {row['highest_confidence']:.2f}")
@@ -696,7 +701,8 @@ def search_query(
     device: Device = "auto",
 ) -> None:
     """Find the best chips of an archive for each text."""
-    from rsvlm import archive, figures, runs
+    from rsvlm import archive, runs
+    from rsvlm.figures import galleries, markup
 
     facts = archive.read_facts(index)
     found = archive.query(index, texts, _search_model(model or Path(facts["model"]), device)[0], top)
@@ -707,8 +713,8 @@ def search_query(
     if geojson:
         typer.echo(str(runs.write_atomic(geojson, json.dumps(archive.features(found), ensure_ascii=False))))
     if html:
-        body = figures.chip_matches(found.to_dict("records"), archive.pictures(index, found))
-        typer.echo(str(runs.write_atomic(html, figures.page("Chips found", body))))
+        body = galleries.chip_matches(found.to_dict("records"), archive.pictures(index, found))
+        typer.echo(str(runs.write_atomic(html, markup.page("Chips found", body))))
 
 
 def _search_model(folder: Path | None, device: str):

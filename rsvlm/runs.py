@@ -71,17 +71,20 @@ def source_hash(*modules: str, follow: bool = True) -> str:
     Raises:
         ConfigError: The package has no module of that name.
     """
-    waiting = list(modules) or sorted(path.stem for path in PACKAGE.glob("*.py"))
+    waiting = list(modules) or _modules()
     seen: dict[str, bytes] = {}
     while waiting:
         name = waiting.pop()
         if name in seen:
             continue
-        path = PACKAGE / f"{name}.py"
-        if not path.is_file():
-            raise ConfigError(f"rsvlm has no module '{name}'{_nearest(name, [p.stem for p in PACKAGE.glob('*.py')])}")
-        seen[name] = path.read_bytes().replace(b"\r\n", b"\n")
-        waiting += _package_imports(seen[name]) if follow else ()
+        # A module that is a folder consists of all files in it: its style sheets and scripts, too.
+        paths = [PACKAGE / f"{name}.py", *sorted((PACKAGE / name).glob("*.*"))]
+        sources = {path: path.read_bytes().replace(b"\r\n", b"\n") for path in paths if path.is_file()}
+        if not sources:
+            raise ConfigError(f"rsvlm has no module '{name}'{_nearest(name, _modules())}")
+        seen[name] = b"".join(sources.values())
+        for path in sources if follow else ():
+            waiting += _package_imports(sources[path]) if path.suffix == ".py" else ()
     digest = hashlib.sha256()
     for name, source in sorted(seen.items()):
         digest.update(f"{name} {len(source)}\n".encode() + source)
@@ -474,9 +477,13 @@ def _canonical(parts: Mapping[str, object]) -> str:
         raise ConfigError(f"parts {sorted(parts)} cannot name a run: {error}; pass numbers, text, lists or a hash") from None
 
 
+def _modules() -> list[str]:
+    """Names of the package's modules; one of them may be a folder."""
+    return sorted(path.stem for path in (*PACKAGE.glob("*.py"), *(init.parent for init in PACKAGE.glob("*/__init__.py"))))
+
+
 @cache
 def _package_imports(source: bytes) -> tuple[str, ...]:
-    known = {path.stem for path in PACKAGE.glob("*.py")}
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module == "rsvlm":
@@ -485,7 +492,7 @@ def _package_imports(source: bytes) -> tuple[str, ...]:
             found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
             found |= {name.name.split(".")[1] for name in node.names if name.name.startswith("rsvlm.")}
-    return tuple(sorted(found & known))
+    return tuple(sorted(found.intersection(_modules())))
 
 
 def _nearest(name: str, known: list[str]) -> str:

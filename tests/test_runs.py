@@ -101,6 +101,20 @@ def test_source_hash_follows_imports_of_the_package(tmp_path, monkeypatch):
         runs.source_hash("alon")
 
 
+def test_a_module_that_is_a_folder_counts_with_all_its_files(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    files = {"top.py": "from rsvlm.folder import part", "low.py": "x = 1", "folder/__init__.py": ""}
+    files |= {"folder/part.py": "from rsvlm import low", "folder/part.js": "one()", "folder/part.css": "p { margin: 0; }"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(runs, "PACKAGE", tmp_path)
+    for name, changed in {"folder/part.js": {"top", "folder", "all"}, "low.py": {"top", "folder", "low", "all"}}.items():
+        before = {module: runs.source_hash(module) for module in ("top", "folder", "low")} | {"all": runs.source_hash()}
+        (tmp_path / name).write_text("y = 2")
+        after = {module: runs.source_hash(module) for module in ("top", "folder", "low")} | {"all": runs.source_hash()}
+        assert {module for module in before if before[module] != after[module]} == changed
+
+
 # Files
 
 

@@ -41,7 +41,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, config, distributed, experiments, figures, images, runs, train
+from rsvlm import benchmarks, bluemarble, config, distributed, experiments, images, runs, train
+from rsvlm.figures import charts, galleries, tables
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -83,7 +84,7 @@ pd.DataFrame(sizes).style.hide(axis="index").format(thousands=",")
 
 # %%
 shown = [(name, sample) for name in sets for sample in held_back[name][:4]]
-figures.gallery(
+galleries.gallery(
     [{"image": images.decode(s.image), "alt": f"A pair of {n}", "badge": n, "caption": s.captions[0][:120]} for n, s in shown]
 )
 
@@ -127,8 +128,8 @@ lines = [
     for name in reversed(sets)
     for row in experiments.dots({(variant, ""): found[name, variant] for variant in chosen}, chance[name])
 ]
-figures.picture(
-    figures.interval_dots(lines, "mean recall, percent"),
+charts.picture(
+    charts.interval_dots(lines, "mean recall, percent"),
     "Mean recall of each variant on chips, web pairs and general pairs: a dot per seed, and the interval of their mean.",
 )
 
@@ -161,8 +162,8 @@ pairs = [(one, other) for one, other in pairs if {one, other} <= set(chosen)]
 gaps = {(name, a, b): experiments.difference(found[name, a], found[name, b]) for name in sets for a, b in pairs}
 shown = [{"panel": name, "label": f"{a} − {b}", **gap} for (name, a, b), gap in gaps.items()]
 if gaps:
-    shown_figure = figures.picture(
-        figures.interval_dots(shown, "difference of mean recall, points"),
+    shown_figure = charts.picture(
+        charts.interval_dots(shown, "difference of mean recall, points"),
         "Differences between variants on each held-back set, with intervals.",
     )
 shown_figure if gaps else Markdown("One variant alone has nothing to be compared with.")
@@ -217,4 +218,4 @@ Markdown(
 # - `-p variants landmarks,both -p seeds 0,1,2,3,4`: more seeds where two variants are close.
 
 # %% tags=["hide-input"]
-figures.provenance(origin)
+tables.provenance(origin)

@@ -33,7 +33,8 @@ import time
 
 from IPython.display import Markdown
 
-from rsvlm import config, distributed, figures, grid, runs
+from rsvlm import config, distributed, grid, runs
+from rsvlm.figures import interactive, tables
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -77,7 +78,7 @@ compared.style.format(precision=2).format("{:g}", subset=["train.learning_rate"]
 # lines of one learning rate stay together up to the last axis, the rate decides; where they part, the seed does.
 
 # %%
-figures.parallel_coordinates(compared, colour_by="R@5")
+interactive.parallel_coordinates(compared, colour_by="R@5")
 
 # %% tags=["hide-input"]
 by_rate = compared.groupby("train.learning_rate")["contrastive_loss"]
@@ -115,4 +116,4 @@ origin = runs.provenance(
     started,
     "rsvlm run notebooks/16_compare.ipynb",
 )
-figures.provenance(origin)
+tables.provenance(origin)
