@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import json
 import re
 import shutil
 import subprocess
-from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,14 +55,31 @@ def test_scripts_do_what_they_say():
     assert int(re.search(r"tests (\d+)", tested.stdout)[1]) >= 20
 
 
+def texts_of(code: str) -> list[str]:
+    """All strings of Python code."""
+    constants = (one.value for one in ast.walk(ast.parse(code)) if isinstance(one, ast.Constant))
+    return [text for text in constants if isinstance(text, str)]
+
+
+def inlined(code: str) -> list[str]:
+    """Strings of Python code that hold a rule of style or a script; a template says where a script is put."""
+    rule, script = r"[\w)\]*] ?\{ ?[\w-]+: ?[^{};]+[;}]", r"function ?\w*\(|=> ?[\w({]|\bdocument\.|\.style\b"
+    return [text for text in texts_of(code) if re.search(rule, text) or ("{% macro" not in text and re.search(script, text))]
+
+
+def test_scripts_in_strings_are_found():
+    code = "a = '<style>p{margin:0}</style>'; b = '{% macro header(this) %}p > b { top: 0; }'; c = 'this.style.top = 0'; d = f'{b}: {c};'"
+    assert len(inlined(code)) == 3
+
+
 def test_every_file_is_used_and_python_holds_none_of_its_own():
-    code = "".join(path.read_text(encoding="utf-8") for path in FIGURES.glob("*.py"))
+    code = {path.name: path.read_text(encoding="utf-8") for path in FIGURES.glob("*.py")}
     files = {path.name for path in FIGURES.iterdir() if path.suffix in (".js", ".css")}
-    named = set(re.findall(r"""["'](\w+\.(?:js|css))["']""", code))
+    named = {text for one in code.values() for text in texts_of(one) if re.fullmatch(r"\w+\.(js|css)", text)}
     assert named - files == {"leaflet.js", "leaflet.css"} and not files - named
-    code = re.sub(r"Template\(.*?\n    \)", "", code, flags=re.DOTALL)  # they say where a script is put
-    assert not re.findall(r"function ?\(|=> ?\{|document\.|\{\{?[\w-]+: ?[^{}]*;\}?\}", code)
-    assert len(files) == len([path for path in resources.files("rsvlm.figures").iterdir() if path.name in files])
+    assert {name: inlined(one) for name, one in code.items() if inlined(one)} == {}
+    extensions = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "book" / "_ext").glob("*.py")}
+    assert {name: inlined(one) for name, one in extensions.items() if inlined(one)} == {}
 
 
 def test_comments_stay_at_home():

@@ -1,4 +1,4 @@
-"""Figures of maps: a slider that works alone, maps and masks in colours that mean what they say."""
+"""Figures that a reader moves: a slider and a swipe that work alone, and without scripts show one frame and half of each picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from rsvlm.errors import DataError
-from rsvlm.figures import galleries, interactive, markup
+from rsvlm.figures import interactive, markup
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "\"'><script>alert(1)</script>"
@@ -99,22 +99,3 @@ def test_a_drop_down_chooses_and_a_swipe_uncovers(tmp_path):
         browser.close()
     with pytest.raises(DataError, match="one size"):
         interactive.swipe(black, white[:3], ("a", "b"), "")
-
-
-def test_heat_is_scaled_cut_and_grey_where_unknown():
-    image = galleries.heat_image(np.array([[0.0, 5.0], [10.0, 99.0], [np.nan, -9.0]]), 0, 10, side_px=12)
-    assert image.shape == (12, 8, 3) and image.dtype == np.uint8
-    cells = image[::4, ::4].reshape(-1, 3)
-    assert (cells[2] == cells[3]).all() and (cells[0] == cells[5]).all() and (cells[0] != cells[2]).any()
-    assert cells[4].tolist() == [150] * 3 and (cells[1] != cells[0]).any()
-
-
-def test_a_mask_tells_right_from_too_much_and_too_little():
-    told, truth = np.array([[True, True, False, False]]), np.array([[True, False, True, False]])
-    painted = galleries.mask_image(np.full((1, 4, 3), 100, np.uint8), told, truth)[0].tolist()
-    assert painted[3] == [100, 100, 100] and len({tuple(colour) for colour in painted}) == 4
-    assert painted[0][2] > painted[0][0] and painted[1][0] > painted[1][2]  # blue, orange
-
-
-def test_one_value_everywhere_is_a_picture_too():
-    assert np.ptp(galleries.heat_image(np.ones((2, 2)), 1, 1).reshape(-1, 3), axis=0).tolist() == [0, 0, 0]

@@ -1,4 +1,4 @@
-"""Figures of evaluations: they show the numbers they are given, keep missing ones out, and take names as text."""
+"""Charts of measured values: they show the numbers they are given, keep missing ones out, and take names as text."""
 
 from __future__ import annotations
 
