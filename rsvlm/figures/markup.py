@@ -27,9 +27,8 @@ def source(name: str) -> str:
         name: Name of the file, as in `slider.js`.
     """
     text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-    return re.sub(
-        r"^/\*.*?\*/\n|^ *//.*\n", "", text, flags=re.MULTILINE | re.DOTALL if name.endswith(".css") else re.MULTILINE
-    )
+    comments = r"(?s)/\*.*?\*/\n" if name.endswith(".css") else r"(?m)^ *//.*\n"
+    return re.sub(comments, "", text)
 
 
 def stylesheet(name: str) -> str:
