@@ -407,7 +407,7 @@ def test_the_page_holds_all_it_shows_and_no_text_of_others_is_markup(model, tmp_
         scene(tmp_path), [evil], model, tmp_path / "out", temperature=0.05, threshold=0.1, precision="fp32", progress=False
     )
     page = atlas.scene_map(found).get_root().render()
-    assert "<img src=x" not in page and 'type = "range"' in page
+    assert "<img src=x" not in page and 'type: "range"' in page
     assert not re.findall(r"<script [^>]*src=|<link|<img", page.partition("L.imageOverlay")[2]) and "<link" not in page
     shown = atlas.scene_map(found)._repr_html_()
     assert shown.startswith("<iframe title=") and evil not in shown
