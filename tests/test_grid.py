@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsvlm import figures, grid, notebooks, results
+from rsvlm import grid, notebooks, results
 from rsvlm.errors import ConfigError, DataError
+from rsvlm.figures import interactive
 
 PARAMETERS = 'profile = "laptop"\nseed = 0\ndevice = "auto"\nrecompute = False\nrun_name = ""\noverrides = ""'
 WORK = """import time
@@ -259,9 +260,9 @@ def test_columns_of_two_protocols_stay_apart():
 
 def test_lines_can_be_reached_and_read_and_escape_what_they_show():
     rows = pd.DataFrame({"train.start": ["<b>", "y"], "seed": [0, 1], "mR both": [1.5, float("nan")]}, index=["k1", "k2"])
-    html = figures.parallel_coordinates(rows, "mR both")
+    html = interactive.parallel_coordinates(rows, "mR both")
     assert html.count('tabindex="0"') == 2 and "<b>" not in html and "&lt;b&gt;" in html and "<script" not in html
     assert 'aria-label="train.start &lt;b&gt;, seed 0, mR both 1.5"' in html
     for broken, colour in ((rows.iloc[:0], "seed"), (rows[["seed"]], "seed"), (rows, "train.start"), (rows, "nothing")):
         with pytest.raises(DataError):
-            figures.parallel_coordinates(broken, colour)
+            interactive.parallel_coordinates(broken, colour)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,8 @@ LAYERS = {
 }
 ORDER = [module for modules in LAYERS.values() for module in modules.split()]
 FREE = {"__init__", "__main__"}  # they open onto every floor
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+MODULES = sorted([*(path.stem for path in PACKAGE.glob("*.py")), *ROOMS])
 
 
 def imports(source: str) -> set[str]:
@@ -36,7 +38,7 @@ def imports(source: str) -> set[str]:
                 found |= {rest[0]} if rest else {name.name for name in node.names}
         elif isinstance(node, ast.Import):
             found |= {name.name.split(".")[1] for name in node.names if name.name.startswith("rsvlm.")}
-    return {name for name in found if (PACKAGE / f"{name}.py").is_file()}
+    return found & set(MODULES)
 
 
 def test_imports_are_found():
@@ -46,13 +48,15 @@ def test_imports_are_found():
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name not in FREE])
 def test_a_module_imports_only_from_the_rooms_before_it(module):
-    assert module in ORDER, f"rsvlm/{module}.py has no place: give it one in this table"
-    wrong = imports((PACKAGE / f"{module}.py").read_text()) - set(ORDER[: ORDER.index(module)])
+    assert module in ORDER, f"rsvlm/{module} has no place: give it one in this table"
+    paths = sorted((PACKAGE / module).glob("*.py")) if module in ROOMS else [PACKAGE / f"{module}.py"]
+    used = set().union(*(imports(path.read_text()) for path in paths)) - ({module} & set(ROOMS))
+    wrong = used - set(ORDER[: ORDER.index(module)])
     assert not wrong, f"{module} imports {sorted(wrong)}, which come after it: hand over files, or move the function"
 
 
-def test_the_house_is_flat():
-    assert [path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.rglob("*.py"))] == []
+def test_the_house_has_one_room():
+    assert {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*/*.py")} == set(ROOMS) == {"figures"}
     assert not {"utils", "helpers", "helper", "misc", "common"} & set(MODULES)
 
 
@@ -68,3 +72,16 @@ def test_the_core_imports_without_the_optional_packages():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-800:]
+
+
+ORDER_OF_FIGURES = "style markup charts amounts galleries tables atlas interactive".split()
+
+
+@pytest.mark.parametrize("module", ORDER_OF_FIGURES)
+def test_a_file_of_figures_imports_only_from_those_before_it(module):
+    assert {path.stem for path in (PACKAGE / "figures").glob("*.py")} == {"__init__", *ORDER_OF_FIGURES}
+    source = (PACKAGE / "figures" / f"{module}.py").read_text()
+    found = set(re.findall(r"^from rsvlm\.figures\.(\w+) import", source, re.MULTILINE))
+    for names in re.findall(r"^from rsvlm\.figures import (.+)", source, re.MULTILINE):
+        found |= set(names.split(", "))
+    assert found <= set(ORDER_OF_FIGURES[: ORDER_OF_FIGURES.index(module)])

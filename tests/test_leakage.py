@@ -13,8 +13,9 @@ import pytest
 from conftest import png, write_tar
 from PIL import Image
 
-from rsvlm import dedup, embed, evaluate, figures, images, leakage, results
+from rsvlm import dedup, embed, evaluate, images, leakage, results
 from rsvlm.errors import ConfigError, DataError
+from rsvlm.figures import galleries, markup, tables
 
 DATA = Path(os.environ.get("RSVLM_DATA") or Path(__file__).parent.parent.parent / "shared" / "data")
 
@@ -155,7 +156,7 @@ def test_captions_without_pictures_are_compared_too(sets, tmp_path):
     items = leakage.look(found, path, sets[1], train_split=leakage.EVERYTHING)
     item = next(item for item in items if item["train_key"] == "a.tif")
     assert item["train_image"] is None and item["train_captions"] == [sentence(5)] * 2
-    assert "a.tif" in figures.leakage_pairs(items)
+    assert "a.tif" in galleries.leakage_pairs(items)
 
 
 def test_a_folder_of_bare_pictures_is_compared_whole(sets, tmp_path):
@@ -221,10 +222,10 @@ def test_pages_show_names_and_captions_as_text(found, sets):
     assert len(items) == 3 and len({item["reason"] for item in items}) == 3
     attack = "<script>alert(1)</script>\ud800"
     items[0] |= {"train_key": attack, "benchmark_captions": [attack]}
-    page = figures.page("Leakage", figures.leakage_report(leakage.rows(found), items))
+    page = markup.page("Leakage", tables.leakage_report(leakage.rows(found), items))
     page.encode()
     assert "<script" not in page and page.count("&lt;script&gt;alert(1)") >= 2 and "data:image/webp" in page
-    assert "None." in figures.leakage_pairs([])
+    assert "None." in galleries.leakage_pairs([])
 
 
 # Scores

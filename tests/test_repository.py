@@ -15,7 +15,24 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 REQUIRED = ["profile", "seed", "device", "recompute", "run_name"]
 MACHINE_PATH = re.compile(r"(?<![\w.:/~{}$-])/(?:home|Users|root|work|mnt|data|tmp|content|farm)/[\w.]")
-TEXT = {".py", ".md", ".toml", ".yml", ".yaml", ".json", ".ipynb", ".cff", ".bib", ".css", ".svg", ".txt", ".lock", ""}
+TEXT = {
+    ".py",
+    ".md",
+    ".toml",
+    ".yml",
+    ".yaml",
+    ".json",
+    ".ipynb",
+    ".cff",
+    ".bib",
+    ".css",
+    ".js",
+    ".mjs",
+    ".svg",
+    ".txt",
+    ".lock",
+    "",
+}
 
 
 def tracked() -> list[Path]:
@@ -115,7 +132,7 @@ def test_pages_of_the_book_exist():
 # The package
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "rsvlm").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "rsvlm").rglob("*.py")), ids=lambda path: path.stem)
 def test_public_functions_say_what_they_take_and_give(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), f"{path.name} has no docstring"

@@ -14,8 +14,9 @@ import pytest
 import torch
 from rasters import picture, write
 
-from rsvlm import figures, kernels, mammut, masks, sceneblocks, scenefiles, scenes, tokenizer
+from rsvlm import kernels, mammut, masks, sceneblocks, scenefiles, scenes, tokenizer
 from rsvlm.errors import DataError
+from rsvlm.figures import atlas
 
 rasterio = pytest.importorskip("rasterio")
 shapely = pytest.importorskip("shapely")
@@ -214,7 +215,7 @@ def test_without_coordinates_results_are_in_pixels_and_this_is_said_once(model, 
     )
     assert points.min() >= 0 and points.max() > 60 and points[:, 1].max() <= 152
     assert content["features"][0]["properties"]["lon"] is None
-    figures.scene_map(found).get_root().render()
+    atlas.scene_map(found).get_root().render()
 
 
 def test_nodata_stays_nodata_and_all_of_it_is_an_error(model, tmp_path):
@@ -403,10 +404,10 @@ def test_the_page_holds_all_it_shows_and_no_text_of_others_is_markup(model, tmp_
     evil = "</script><img src=x onerror=alert(1)>"
     options = scenes.SearchOptions(threshold=0.1, temperature=0.05, precision="fp32")
     found = scenes.search(scene(tmp_path), [evil], model, tmp_path / "out", options, progress=False)
-    page = figures.scene_map(found).get_root().render()
+    page = atlas.scene_map(found).get_root().render()
     assert "<img src=x" not in page and 'type = "range"' in page
     assert not re.findall(r"<script [^>]*src=|<link|<img", page.partition("L.imageOverlay")[2]) and "<link" not in page
-    shown = figures.scene_map(found)._repr_html_()
+    shown = atlas.scene_map(found)._repr_html_()
     assert shown.startswith("<iframe title=") and evil not in shown
 
 

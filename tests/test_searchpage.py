@@ -129,12 +129,6 @@ def test_a_tokenizer_of_another_kind_is_refused():
 
 # The tokenizer in JavaScript
 
-RUN = """import { readFileSync } from "node:fs";
-import { makeTokenizer } from "./search.mjs";
-const { tokenizer, facts, texts } = JSON.parse(readFileSync(process.argv[2], "utf8"));
-const tokenize = makeTokenizer(tokenizer, facts);
-process.stdout.write(JSON.stringify(texts.map((text) => { const { ids, cut } = tokenize(text); return [ids, cut]; })));
-"""
 SCRIPTS = [(0x20, 0x7F), (0xA0, 0x250), (0x370, 0x530), (0x590, 0x700), (0x900, 0xA00), (0x2000, 0x2070), (0x3040, 0x3100)]
 SCRIPTS += [(0x4E00, 0x9000), (0xAC00, 0xD7A0), (0x1F300, 0x1FAFF), (0, 0x40), (0x20000, 0x2A000), (0xE000, 0x10000)]
 ODD = ["a" * 10_000, "land " * 2000, "🏝️" * 2500, "陸" * 10_000, "<b>&amp;</b><script>alert(1)</script>", "<pad><eos> <bos>"]
@@ -193,10 +187,10 @@ def test_the_tokenizer_of_the_page_gives_the_same_ids(tmp_path):
         "facts": {"context": 96, "bos": 1, "eos": 2},
         "texts": texts,
     }
-    shutil.copy(ROOT / "book" / "_static" / "search.js", tmp_path / "search.mjs")
-    (tmp_path / "run.mjs").write_text(RUN)
+    script = shutil.copy(ROOT / "book" / "_static" / "search.js", tmp_path / "search.mjs")
     (tmp_path / "given.json").write_text(json.dumps(given))
-    done = subprocess.run([node, "run.mjs", "given.json"], cwd=tmp_path, capture_output=True, text=True)
+    command = [node, ROOT / "tests" / "js" / "tokenize.mjs", script, tmp_path / "given.json"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-800:]
     found = json.loads(done.stdout)
     wrong = [ascii(text)[:80] for text, ids, (theirs, _) in zip(texts, expected, found, strict=True) if ids != theirs]

@@ -27,8 +27,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rsvlm import __main__ as commands
-from rsvlm import config, embed, fetch, figures, images, mammut, overhead, shards, stages, tokenizer, web, webdemo, webstages
+from rsvlm import config, embed, fetch, images, mammut, overhead, shards, stages, tokenizer, web, webdemo, webstages
 from rsvlm.errors import ConfigError, DataError, RsvlmError
+from rsvlm.figures import amounts, charts, tables
 
 for package in ("fastwarc", "resiliparse", "httpx2", "protego", "lingua"):
     pytest.importorskip(package, reason=f"{package} is not installed")
@@ -498,7 +499,7 @@ def test_no_picture_and_no_text_leave_an_empty_data_set_not_an_error(demo, tmp_p
     content = build([source], tmp_path / "out", demo[0] / "all.npz")
     assert not records(tmp_path / "out") and content["crawl"]["bad_url"] == 2
     found = web.look(tmp_path / "out")
-    assert found["kept"] == [] and figures.web_report(found)
+    assert found["kept"] == [] and tables.web_report(found)
 
 
 def test_requests_that_cannot_be_met_stop_before_any_work(demo, built, tmp_path):
@@ -654,20 +655,20 @@ def test_rejected_pictures_are_shown_beside_their_reason(built):
     assert [e["url"] for r in again["rejected"] for e in r["examples"]] == [
         e["url"] for r in found["rejected"] for e in r["examples"]
     ]
-    figure = figures.funnel_sankey(found["manifest"]["funnel"])
+    figure = amounts.funnel_sankey(found["manifest"]["funnel"])
     drawn = " ".join(text.get_text() for text in figure.axes[0].texts)
     assert f"kept\n{len(records(out))}" in drawn and "not overhead" in drawn
 
 
 def test_names_from_the_web_are_drawn_as_text():
-    figure = figures.count_bars(
+    figure = amounts.count_bars(
         {"a$b$c": 3, "<script>": 2, "$\\frac{$": 1} | {f"host{n}": 1 for n in range(20)}, "pairs", most=3
     )
-    assert "<script" not in figures.picture(figure, "Bars.")
+    assert "<script" not in charts.picture(figure, "Bars.")
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(names) == 4 and names[-1] == "(others)"
     curve = np.array([[0, 0], [0, 1], [1, 1]])
-    assert "img" in figures.picture(figures.roc({"all": curve}, {"all": (0, 1)}), "A curve.")
+    assert "img" in charts.picture(charts.roc({"all": curve}, {"all": (0, 1)}), "A curve.")
 
 
 def test_splits_are_drawn_by_host_in_the_shares_asked_for():

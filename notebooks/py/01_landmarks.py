@@ -38,7 +38,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, config, figures, images, shards
+from rsvlm import benchmarks, bluemarble, config, images, shards
+from rsvlm.figures import amounts, atlas, charts, galleries, tables
 from rsvlm.provenance import provenance
 
 started = time.time()
@@ -59,7 +60,7 @@ chips["caption"] = [captions[0] for captions in chips["captions"]]
 test = list(islice(shards.stream(data, "test"), 100))
 coast = [sample for sample in test if "Sea" in sample.captions[0]]
 inland = [sample for sample in test if "Sea" not in sample.captions[0]]
-figures.gallery(
+galleries.gallery(
     [{"image": images.decode(s.image), "alt": f"Chip {s.key}", "caption": s.captions[0]} for s in coast[:6] + inland[:6]],
     thumbnail_px=210,
 )
@@ -80,7 +81,7 @@ Markdown("\n".join(f"{i}. {caption}" for i, caption in enumerate(test[0].caption
 # keep at least one whole chip of distance from such blocks.
 
 # %%
-figures.world_map(chips)
+atlas.world_map(chips)
 
 # %% [markdown]
 # Point at a footprint to read its caption. The distance between the splits can be measured rather than believed:
@@ -108,7 +109,7 @@ Markdown(
 
 # %%
 funnel = pd.DataFrame(manifest["funnel"])
-figures.picture(figures.funnel(manifest["funnel"]), "Bars of the chips kept and rejected at each stage, for each split.")
+charts.picture(amounts.funnel(manifest["funnel"]), "Bars of the chips kept and rejected at each stage, for each split.")
 
 # %%
 funnel.style.hide(axis="index").format("{:,}", subset=["kept", "rejected"])
@@ -161,4 +162,4 @@ Markdown(
 
 # %% tags=["hide-input"]
 origin = provenance(options, benchmarks.fingerprint(data), "cpu", started, "rsvlm run notebooks/01_landmarks.ipynb")
-figures.provenance(origin)
+tables.provenance(origin)

@@ -37,7 +37,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, figures, results, shards, train
+from rsvlm import benchmarks, bluemarble, config, distributed, results, shards, train
+from rsvlm.figures import charts, tables
 from rsvlm.provenance import provenance
 
 started = time.time()
@@ -67,8 +68,8 @@ pd.DataFrame({"part": sizes.keys(), "parameters": sizes.values()}).style.hide(ax
 
 # %%
 metrics = pd.DataFrame(json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
-figures.picture(
-    figures.training_curves(metrics),
+charts.picture(
+    charts.training_curves(metrics),
     "Three curves against the step: both losses fall, validation recall rises far above chance.",
 )
 
@@ -130,4 +131,4 @@ ended += [("train", "training", name, value, None, options.train.batch_size) for
 about = {"dataset": "rs-landmarks-blue-marble", "direction": "both", "ci_low": None, "ci_high": None}
 rows = [about | dict(zip(names, values, strict=True)) for values in ended]
 results.save_result("training", run_name or f"{profile}-seed{seed}", options, rows, origin)
-figures.provenance(origin)
+tables.provenance(origin)

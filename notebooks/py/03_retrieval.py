@@ -37,7 +37,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, embed, figures, images, results, retrieval, shards, train
+from rsvlm import benchmarks, bluemarble, config, distributed, embed, images, results, retrieval, shards, train
+from rsvlm.figures import charts, galleries, interactive, tables
 from rsvlm.provenance import provenance
 
 started = time.time()
@@ -61,8 +62,8 @@ vectors = found.image_embeddings, found.caption_embeddings
 rows = retrieval.evaluate(*vectors, found.image_of_caption, **settings)
 shuffled = np.random.default_rng(seed).permutation(len(found.keys))[found.image_of_caption]
 control = retrieval.evaluate(*vectors, shuffled, **settings)
-figures.picture(
-    figures.recall_bars({"trained": rows, "captions shuffled": control}),
+charts.picture(
+    charts.recall_bars({"trained": rows, "captions shuffled": control}),
     "Bars of recall at 1, 5 and 10 in both directions: the trained model far above chance, the shuffled captions at chance.",
 )
 
@@ -125,7 +126,7 @@ dots = [
     for row in per_belt
     if row["metric"].startswith("R@5[")
 ]
-figures.picture(figures.interval_dots(dots, "R@5, percent"), "R@5 both ways for chips of each latitude belt, with intervals.")
+charts.picture(charts.interval_dots(dots, "R@5, percent"), "R@5 both ways for chips of each latitude belt, with intervals.")
 
 # %% tags=["hide-input"]
 easy, hard = (pick((dot for dot in dots if dot["direction"] == "t2i"), key=lambda dot: dot["value"]) for pick in (max, min))
@@ -143,8 +144,8 @@ captions = found.caption_embeddings[first_captions]
 texts = [found.captions[i] for i in first_captions]
 image_to_text, text_to_image = retrieval.ranks(found.image_embeddings, captions, np.arange(len(texts)))
 ranks = {"text → image": text_to_image, "image → text": image_to_text}
-figures.picture(
-    figures.rank_histogram(ranks, len(texts)),
+charts.picture(
+    charts.rank_histogram(ranks, len(texts)),
     "Curves of the share of queries whose right answer is within each rank, far above guessing.",
 )
 
@@ -166,7 +167,7 @@ pictures = [images.decode(sample.image) for sample in shards.stream(data, "test"
 scores, best = embed.search(captions, found.image_embeddings, k=5)
 lead = scores[:, 0] - scores[:, 1] + (text_to_image > 1) * -10
 queries = np.r_[np.argsort(-lead)[:4], np.argsort(-text_to_image)[:4]]
-figures.text_to_image(
+galleries.text_to_image(
     [
         {"query": texts[q], "note": f"rank {text_to_image[q]} of {len(texts)}"}
         | {"images": [{"image": pictures[i], "alt": f"Chip {found.keys[i]}", "right": i == q} for i in best[q]]}
@@ -182,7 +183,7 @@ figures.text_to_image(
 # %%
 _, sentences = embed.search(found.image_embeddings, captions, k=3)
 shown = np.random.default_rng(seed).choice(len(texts), 6, replace=False)
-figures.image_to_text(
+galleries.image_to_text(
     [
         {"image": pictures[i], "alt": f"Chip {found.keys[i]}", "note": f"rank {image_to_text[i]}"}
         | {"captions": [{"text": texts[j], "right": j == i} for j in sentences[i]]}
@@ -209,12 +210,12 @@ _, answers = embed.search(embed.texts(model, asked), found.image_embeddings, k=1
 
 # %%
 frames = [
-    figures.gallery(
+    galleries.gallery(
         [{"image": pictures[i], "alt": f"Chip {found.keys[i]}", "badge": f"{k}"} for k, i in enumerate(row, start=1)]
     )
     for row in answers
 ]
-figures.slider(frames, {"sentence": asked}, drop_down=True)
+interactive.slider(frames, {"sentence": asked}, drop_down=True)
 
 # %% [markdown]
 # ## What we found
@@ -236,4 +237,4 @@ Markdown(
 # - In the second cell, use `protocol="plain"`: all captions of a chip, also the short ones, become queries.
 
 # %% tags=["hide-input"]
-figures.provenance(origin)
+tables.provenance(origin)

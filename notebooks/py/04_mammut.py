@@ -38,7 +38,8 @@ import torch
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, embed, figures, images, mammut, shards, tokenizer, train
+from rsvlm import benchmarks, bluemarble, config, distributed, embed, images, mammut, shards, tokenizer, train
+from rsvlm.figures import amounts, charts, galleries, tables
 from rsvlm.provenance import provenance
 
 # %% tags=["hide-input"]
@@ -63,8 +64,8 @@ picture, caption = images.decode(sample.image), (sample.captions * 2)[1]
 batch = embed.to_batch(model, [picture])
 tokens = torch.from_numpy(tokenizer.encode(model.tokenizer, [caption])).to(model.device)
 words = [model.tokenizer.decode([token]).strip() for token in tokens[0].tolist()]
-figures.picture(
-    figures.patches(images.resize(picture, *[model.config.image_size] * 2), model.config.patch_size),
+charts.picture(
+    galleries.patches(images.resize(picture, *[model.config.image_size] * 2), model.config.patch_size),
     "A satellite picture, and the same picture pulled apart into square patches.",
 )
 
@@ -153,7 +154,7 @@ shares = {
     "caption pass": watch_attention(middle, lambda: model.caption_states(padded, patches)),
 }
 panels = {name: np.where(matrix == 0, np.nan, 100 * matrix) for name, matrix in shares.items()}
-figures.token_matrices(
+charts.token_matrices(
     *(panels, words + ["<pad>"] * 3, ("looked at", "looks", "attention, percent")),
     "Attention between the tokens of a caption: in the contrastive pass all columns but those of the pads are filled, in the caption "
     "pass the lower triangle alone.",
@@ -195,7 +196,7 @@ for name, work in passes.items():
     found = states(lambda work=work: work(changed))
     moves[name] = (100 * (found[:-1] - found[-1]).norm(dim=-1) / found[-1].norm(dim=-1)).T.cpu().numpy()
 rounding = 1e-3  # percent; below it, sums were only added up in another order
-figures.token_matrices(
+charts.token_matrices(
     {name: np.where(matrix < rounding, 0, matrix) for name, matrix in moves.items()},
     *(words, ("token that is replaced", "state that moves", "movement, percent")),
     "How far each token's state moves when each token is replaced: all cells are filled in the contrastive pass, the lower triangle in "
@@ -247,8 +248,8 @@ others = [s for s in samples if s.key != sample.key]
 drawn = rng.choice(len(others), min(64, len(others)), replace=False)
 losses = {"own picture": nats(batch)}
 losses["other pictures"] = nats(embed.to_batch(model, [images.decode(others[i].image) for i in drawn]))
-figures.picture(
-    figures.token_bars(words[1:], losses, "loss, nats"),
+charts.picture(
+    charts.token_bars(words[1:], losses, "loss, nats"),
     "Bars of the loss of each token of the caption, with its own picture and with others.",
 )
 
@@ -274,7 +275,7 @@ looks = watch_attention(last, lambda: model.caption_states(tokens, patches))
 side = model.config.image_size // model.config.patch_size
 asked = np.sort(np.argsort(-gain)[:3])
 maps = {f"“{words[k + 1]}”, token {k + 2}": looks[k, -side * side :].reshape(side, side) for k in asked}
-figures.attention_maps(picture, maps)
+galleries.attention_maps(picture, maps)
 
 # %% tags=["hide-input"]
 most = {name: 100 * float(part.max()) for name, part in maps.items()}
@@ -301,8 +302,8 @@ table = pd.DataFrame(sizes).T.rename_axis("preset").reset_index()
 table.style.hide(axis="index").format(precision=1, thousands=",")
 
 # %%
-figures.picture(
-    figures.stacked_shares(pd.DataFrame(work).T, "share of the forward pass's operations, percent"),
+charts.picture(
+    amounts.stacked_shares(pd.DataFrame(work).T, "share of the forward pass's operations, percent"),
     "Bars of how the operations of each preset are shared by vision tower, contrastive pass, caption pass and vocabulary.",
 )
 
@@ -327,7 +328,7 @@ pictures = [images.decode(one.image) for one in shown]
 inputs = embed.to_batch(model, pictures)
 torch.manual_seed(seed)
 written = {"greedy": model.captions(inputs), "nucleus": model.captions(inputs, do_sample=True, top_p=0.9)}
-figures.captions_beside(
+galleries.captions_beside(
     [
         {"image": pictures[i], "alt": f"Chip {shown[i].key}"}
         | {
@@ -376,4 +377,4 @@ origin = provenance(
     started,
     "rsvlm run notebooks/04_mammut.ipynb",
 )
-figures.provenance(origin)
+tables.provenance(origin)

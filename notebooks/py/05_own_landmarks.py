@@ -44,7 +44,8 @@ import shapely
 from IPython.display import Markdown
 from rasterio import transform, warp
 
-from rsvlm import audit, benchmarks, build, config, figures, files, mapgrammar, prompting, results, shards, stages, tiles
+from rsvlm import audit, benchmarks, build, config, files, mapgrammar, prompting, results, shards, stages, tiles
+from rsvlm.figures import amounts, atlas, charts, galleries, tables
 from rsvlm.provenance import provenance
 
 # %% tags=["hide-input"]
@@ -153,8 +154,8 @@ parts = {
 data = stages.stage("own-landmarks", parts, make, recompute) / "shards"
 manifest = shards.manifest(data)
 records = list(audit.read(data))
-figures.picture(
-    figures.funnel_sankey(manifest["funnel"]),
+charts.picture(
+    amounts.funnel_sankey(manifest["funnel"]),
     "A stream of chips from left to right; at each stage a branch leaves it, labelled with the commonest reasons.",
 )
 
@@ -173,7 +174,7 @@ Markdown(
 table = pd.DataFrame(records)
 table[["west", "south", "east", "north"]] = table["bbox_lonlat"].tolist()
 table["caption"] = table["captions"].str[0]
-figures.world_map(table)
+atlas.world_map(table)
 
 # %% [markdown]
 # Splits are cells of a hexagonal grid; no chip comes nearer than its own side to a cell of a later split.
@@ -192,10 +193,10 @@ def interest(record):
 
 chip = max(records, key=interest)
 seen = build.look(data, keys=[chip["key"]])[0]
-figures.chips_map([seen], thumbnail_px=512)
+atlas.chips_map([seen], thumbnail_px=512)
 
 # %%
-figures.landmark_table(chip["landmarks"])
+tables.landmark_table(chip["landmarks"])
 
 # %% tags=["hide-input"]
 visible = [mark for mark in chip["landmarks"] if mark["visible"]]
@@ -210,7 +211,7 @@ Markdown(
 # Where landmarks lie as seen from others, by the distance between their nearest points:
 
 # %%
-figures.relation_table(chip["landmarks"], chip["relations"])
+tables.relation_table(chip["landmarks"], chip["relations"])
 
 # %% [markdown]
 # ## What would a language model be told?
@@ -220,14 +221,14 @@ figures.relation_table(chip["landmarks"], chip["relations"])
 
 # %%
 prompt = prompting.load_prompt(options.captioner.prompt)
-figures.prompt_text(*prompting.compose(prompt, chip, options.captioner))
+tables.prompt_text(*prompting.compose(prompt, chip, options.captioner))
 
 # %% [markdown]
 # Here nobody was asked: the offline grammar wrote the captions, from the same list.
 
 # %%
 told = dict(zip(chip["caption_kinds"], chip["captions"]))
-figures.captions_beside([{"image": seen["image"], "alt": f"Chip {chip['key']}", "captions": told}])
+galleries.captions_beside([{"image": seen["image"], "alt": f"Chip {chip['key']}", "captions": told}])
 
 # %% tags=["hide-input"]
 said = " ".join(chip["captions"])
@@ -255,8 +256,8 @@ Markdown(
 
 # %%
 marks = pd.DataFrame([mark for record in records for mark in record["landmarks"]])
-figures.picture(
-    figures.size_strips(marks),
+charts.picture(
+    amounts.size_strips(marks),
     "Landmarks of each category along an axis of their size in pixels, visible and hidden ones apart.",
 )
 
@@ -345,8 +346,8 @@ judged = pd.DataFrame(judged, columns=["spoiler", "finding"])
 judged["reason"] = [finding.reasons[0] if finding.reasons else "not found" for finding in judged["finding"]]
 judged["caught"] = [finding.status != "kept" for finding in judged["finding"]]
 matrix = pd.crosstab(judged["spoiler"], judged["reason"]).reindex(["none", *SPOILERS], fill_value=0)
-figures.picture(
-    figures.share_matrix(matrix, "what the audit says", "what was done to the caption"),
+charts.picture(
+    amounts.share_matrix(matrix, "what the audit says", "what was done to the caption"),
     "Matrix of ways of spoiling against reasons of the audit, in percent of each row.",
 )
 
@@ -384,7 +385,7 @@ Markdown(
 drawn = wrong.sample(frac=1, random_state=seed).groupby("spoiler", sort=False).head(2)
 drawn = drawn.assign(order=drawn["spoiler"].map(list(SPOILERS).index)).sort_values("order", kind="stable")
 names = ["original", "reasons", "details", "text"]
-figures.finding_table(
+tables.finding_table(
     [{"fault": row.spoiler} | {name: getattr(row.finding, name) for name in names} for row in drawn.itertuples()]
 )
 
@@ -416,4 +417,4 @@ Markdown(
 # - Write a spoiler of your own, say one that changes the size of a lake. Does any rule find it?
 
 # %% tags=["hide-input"]
-figures.provenance(origin)
+tables.provenance(origin)

@@ -38,7 +38,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, config, figures, files, images, overhead, results, stages, web, webdemo
+from rsvlm import benchmarks, config, files, images, overhead, results, stages, web, webdemo
+from rsvlm.figures import amounts, charts, galleries, style, tables
 from rsvlm.provenance import provenance
 
 started = time.time()
@@ -82,8 +83,8 @@ Markdown(
 # Every candidate that was given up is one line of `rejected.jsonl`, with the stage and the reason; the counts add up.
 
 # %%
-figures.picture(
-    figures.funnel_sankey(manifest["funnel"]),
+charts.picture(
+    amounts.funnel_sankey(manifest["funnel"]),
     "A stream of candidates from left to right; at each stage a branch leaves it, labelled with the commonest reasons.",
 )
 
@@ -102,7 +103,7 @@ Markdown(
 # score of a model, for the trainer to use.
 
 # %%
-figures.web_pairs(found["kept"])
+galleries.web_pairs(found["kept"])
 
 # %% [markdown]
 # ## What was rejected, reason by reason
@@ -110,7 +111,7 @@ figures.web_pairs(found["kept"])
 # Open a reason to see what it took. Pictures are shown where some were had; a text is shown as text, whatever is written in it.
 
 # %%
-figures.web_rejected(found["rejected"])
+galleries.web_rejected(found["rejected"])
 
 # %% [markdown]
 # ## Languages, lengths, domains
@@ -125,19 +126,19 @@ addresses = json.loads((folder / "addresses.json").read_text())
 hosts = {address.removeprefix("http://"): host for host, address in addresses.items()}
 outcomes["host"] = outcomes["url"].str.extract("//([^/]+)/")[0].map(hosts)
 told = outcomes.loc[outcomes["language"] != "", "language"].value_counts()
-figures.picture(figures.count_bars(told.to_dict(), "texts whose language was told"), "Bars of texts in each language.")
+charts.picture(amounts.count_bars(told.to_dict(), "texts whose language was told"), "Bars of texts in each language.")
 
 # %%
-figure, axes = figures.canvas(height=2.8)
+figure, axes = style.canvas(height=2.8)
 bins = np.arange(outcomes["words"].max() + 2) - 0.5
 axes.hist([outcomes.loc[kept, "words"], outcomes.loc[~kept, "words"]], bins, label=["kept", "rejected"], stacked=True)
 axes.set(xlabel="words of the text as written", ylabel="candidates")
 axes.legend()
-figures.picture(figure, "Stacked histogram of the number of words in kept and rejected texts.")
+charts.picture(figure, "Stacked histogram of the number of words in kept and rejected texts.")
 
 # %%
 by_host = outcomes.loc[kept, "host"].value_counts()
-figures.picture(figures.count_bars(by_host.to_dict(), "pairs kept"), "Bars of the pairs kept from each host.")
+charts.picture(amounts.count_bars(by_host.to_dict(), "pairs kept"), "Bars of the pairs kept from each host.")
 
 # %% tags=["hide-input"]
 Markdown(
@@ -173,7 +174,7 @@ def rates(part):
 parts = {"hosts for training": whole[~whole["held_back"]], "held-back hosts": held}
 curves = {name: rates(part) for name, part in parts.items()}
 at = {name: curves[name][(part["score"] >= head.threshold).sum()] for name, part in parts.items()}
-figures.picture(figures.roc(curves, at), "ROC curves of the overhead classifier, with the chosen threshold marked on each.")
+charts.picture(charts.roc(curves, at), "ROC curves of the overhead classifier, with the chosen threshold marked on each.")
 
 
 # %%
@@ -206,7 +207,7 @@ Markdown(
 
 # %%
 wrong = held[(held["score"] >= head.threshold) != held["overhead"]].sort_values("score", ascending=False).head(12)
-figures.gallery(
+galleries.gallery(
     [
         {"image": images.decode((sites / row.host / row.path).read_bytes()), "badge": f"{row.score:.2f}"}
         | {"alt": f"A picture of the style {row.style}", "caption": row.style}
@@ -281,4 +282,4 @@ Markdown(
 # - `-p overrides "web.languages=en,de,fr,es"`: which texts come in, and what happens to the lengths?
 
 # %% tags=["hide-input"]
-figures.provenance(origin)
+tables.provenance(origin)

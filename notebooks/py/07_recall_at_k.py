@@ -40,7 +40,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, config, distributed, embed, encoders, figures, results, retrieval, stages, train
+from rsvlm import benchmarks, bluemarble, config, distributed, embed, encoders, results, retrieval, stages, train
+from rsvlm.figures import charts, tables
 from rsvlm.provenance import provenance
 
 # %% tags=["hide-input"]
@@ -77,10 +78,8 @@ best_caption = np.where(right, scores, -1).max(1, keepdims=True)  # of each imag
 image_ranks = (scores >= best_caption).sum(1)
 own_score = np.where(right, scores, -1).max(0)  # of each caption
 caption_ranks = (scores >= own_score).sum(0)
-figures.picture(
-    figures.score_matrix(
-        scores, right, (["image A", "image B", "image C", "image D"], captions), (image_ranks, caption_ranks)
-    ),
+charts.picture(
+    charts.score_matrix(scores, right, (["image A", "image B", "image C", "image D"], captions), (image_ranks, caption_ranks)),
     "Matrix of the scores of four images and eight captions; right pairs are framed, and each row and column has its rank.",
 )
 
@@ -136,8 +135,8 @@ def dots(rows, series):
     return [row | {"label": row["protocol"], "series": series} for row in wanted if row["panel"]]
 
 
-figures.picture(
-    figures.interval_dots(dots(counted, "the same vectors") + dots(worded, "with the protocol's words"), "percent"),
+charts.picture(
+    charts.interval_dots(dots(counted, "the same vectors") + dots(worded, "with the protocol's words"), "percent"),
     "Mean recall and R@5 both ways under five protocols: dots with intervals that differ between the protocols.",
 )
 
@@ -176,8 +175,8 @@ for name, (image_embeddings, caption_embeddings) in systems.items():
             row | {"label": ties, "panel": name, "series": METRICS.get((row["direction"], row["metric"]))} for row in rows
         ]
         tied += [row for row in named if row["series"]]
-figures.picture(
-    figures.interval_dots(tied, "percent"),
+charts.picture(
+    charts.interval_dots(tied, "percent"),
     "Recall under three rules for ties: close together for the trained model, from 0 to 100 percent for the constant one.",
 )
 
@@ -207,8 +206,8 @@ for count in range(1, place.max() + 2):
     ranks = retrieval.ranks(found.image_embeddings, found.caption_embeddings[part], found.image_of_caption[part])
     for way, reached in zip(("image → text", "text → image"), ranks):
         per_image.append({"label": f"{count}", "series": way, "value": 100 * np.mean((reached >= 1) & (reached <= 5))})
-figures.picture(
-    figures.interval_dots(per_image, "R@5, percent (rows: captions per image)"),
+charts.picture(
+    charts.interval_dots(per_image, "R@5, percent (rows: captions per image)"),
     "R@5 both ways for one to all captions per image.",
 )
 
@@ -238,8 +237,8 @@ sizes = np.unique(np.geomspace(min(20, N), N, 8).astype(int))
 drawn = {n: [recall_within(np.sort(rng.choice(N, n, replace=False))) for _ in range(1 if n == N else 10)] for n in sizes}
 curve = pd.DataFrame([{"x": n, "value": np.mean(v), "ci_low": min(v), "ci_high": max(v)} for n, v in drawn.items()])
 guess = pd.DataFrame({"x": sizes, "value": 100 * np.minimum(5 / sizes, 1)})
-figures.picture(
-    figures.curves_with_bands({"the model of chapter 2": curve}, "images in the gallery", "text → image R@5, percent", guess),
+charts.picture(
+    charts.curves_with_bands({"the model of chapter 2": curve}, "images in the gallery", "text → image R@5, percent", guess),
     "R@5 falls as the gallery grows, and guessing falls faster.",
 )
 
@@ -342,4 +341,4 @@ Markdown(
 # - Give the constant model a little noise: `same[0] + 1e-6 * rng.standard_normal(same[0].shape)`. What is left of the difference?
 
 # %% tags=["hide-input"]
-figures.provenance(origin)
+tables.provenance(origin)

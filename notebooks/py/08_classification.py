@@ -42,8 +42,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, classification, config, distributed, embed, encoders, figures, images, stages, train
+from rsvlm import benchmarks, bluemarble, classification, config, distributed, embed, encoders, images, stages, train
 from rsvlm.catalogue import prompt_set
+from rsvlm.figures import amounts, charts, galleries, tables
 from rsvlm.provenance import provenance
 from rsvlm.results import save_result
 
@@ -75,7 +76,7 @@ counts = measured.value_counts()
 class_names = [name for name in counts.index if counts[name] >= 5]
 kept = np.flatnonzero(measured.isin(class_names))
 labels = np.array([class_names.index(name) for name in measured[kept]])
-figures.picture(figures.count_bars(counts[class_names].to_dict(), "test chips"), "Bars of the test chips of each class.")
+charts.picture(amounts.count_bars(counts[class_names].to_dict(), "test chips"), "Bars of the test chips of each class.")
 
 # %% tags=["hide-input"]
 Markdown(
@@ -87,7 +88,7 @@ Markdown(
 # %%
 pictures = [images.decode(samples[i].image) for i in kept]
 typical = [int(np.flatnonzero(labels == c)[0]) for c in range(len(class_names))]
-figures.gallery(
+galleries.gallery(
     [
         {"image": pictures[i], "alt": f"A chip of class {class_names[labels[i]]}", "caption": class_names[labels[i]]}
         for i in typical
@@ -120,8 +121,8 @@ rows = [
 # %%
 PANELS = {"top1": "top-1", "balanced_accuracy": "mean over classes"}
 shown = [row | {"label": row["protocol"], "panel": PANELS[row["metric"]]} for row in rows if row["metric"] in PANELS]
-figures.picture(
-    figures.interval_dots(shown, "right, percent"),
+charts.picture(
+    charts.interval_dots(shown, "right, percent"),
     "Top-1 and balanced accuracy of each prompt set, with intervals and chance.",
 )
 
@@ -165,7 +166,7 @@ for series, names, systems in (("words of the captions", class_names, vectors), 
     for name in everyday:
         part = classification.evaluate(image_embeddings, labels, systems[name], names, protocol=name, **settings)
         told += [row | {"label": name, "series": series} for row in part if row["metric"] == "top1"]
-figures.picture(figures.interval_dots(told, "top-1, percent"), "Top-1 with the captions' words and with everyday words.")
+charts.picture(charts.interval_dots(told, "top-1, percent"), "Top-1 with the captions' words and with everyday words.")
 
 # %% tags=["hide-input"]
 ours, theirs = ([row["value"] for row in told if row["series"] == s] for s in ("words of the captions", "everyday words"))
@@ -182,8 +183,8 @@ Markdown(
 # %%
 matrix = classification.confusion(image_embeddings, labels, vectors[best])
 short = [name.removesuffix(" land") for name in class_names]
-figures.picture(
-    figures.share_matrix(pd.DataFrame(matrix, short, short), "said by the model", "measured"),
+charts.picture(
+    amounts.share_matrix(pd.DataFrame(matrix, short, short), "said by the model", "measured"),
     "Confusion matrix in percent of each row: what was measured against what the model says.",
 )
 
@@ -191,8 +192,8 @@ figures.picture(
 per_class = [
     row | {"label": row["metric"][5:-1]} for row in rows if row["protocol"] == best and row["metric"].startswith("top1[")
 ]
-figures.picture(
-    figures.interval_dots(sorted(per_class, key=lambda row: -row["value"]), "top-1 of the class, percent"),
+charts.picture(
+    charts.interval_dots(sorted(per_class, key=lambda row: -row["value"]), "top-1 of the class, percent"),
     "Top-1 of each class with its interval, best class first, and chance.",
 )
 
@@ -214,8 +215,8 @@ Markdown(
 # %%
 scale = encoder.logit_scale
 bins = {name: classification.reliability(image_embeddings, labels, vectors[name], scale) for name in ("paper", best)}
-figures.picture(
-    figures.reliability(bins),
+charts.picture(
+    charts.reliability(bins),
     "Reliability diagrams of two prompt sets: accuracy against confidence, and how many answers have it.",
 )
 
@@ -243,7 +244,7 @@ others = np.where(np.arange(len(class_names)) == labels[:, None], -np.inf, score
 lead = own - others.max(1)
 order = np.argsort(-lead)
 clearest = order[np.sort(np.unique(labels[order], return_index=True)[1])[:6]]
-figures.gallery(
+galleries.gallery(
     [
         {"image": pictures[i], "alt": f"Chip {samples[kept[i]].key}", "badge": "✓" if lead[i] > 0 else "✗"}
         | {"caption": f"{class_names[labels[i]]}; said: {class_names[scores[i].argmax()]}"}
@@ -316,4 +317,4 @@ Markdown(
 # - `-p model open_clip:ViT-B-32:FILE -p data FOLDER`: a published model on RSICD's scenes, with its own scale.
 
 # %% tags=["hide-input"]
-figures.provenance(origin)
+tables.provenance(origin)

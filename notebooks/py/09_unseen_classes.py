@@ -53,7 +53,6 @@ from rsvlm import (
     demopairs,
     distributed,
     embed,
-    figures,
     images,
     provenance,
     results,
@@ -62,6 +61,7 @@ from rsvlm import (
     train,
     unseen,
 )
+from rsvlm.figures import charts, galleries, tables
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -127,8 +127,8 @@ recalls = {
 # %%
 chance = 1000 / len(found.keys)
 shown = statistics.dots({(name, arm): entry for (arm, name), entry in recalls.items()}, chance)
-figures.picture(
-    figures.interval_dots(shown, "recall at 10, text → image, percent"),
+charts.picture(
+    charts.interval_dots(shown, "recall at 10, text → image, percent"),
     "Recall at 10 of captions that name a held-out category and of others, for three kinds of training data.",
 )
 
@@ -168,8 +168,8 @@ for arm in unseen.ARMS:
 
 # %%
 lines = {(f"{name}, {kind}", arm): entry for (name, kind, arm), entry in known.items()}
-figures.picture(
-    figures.interval_dots(statistics.dots(lines, 50.0), "area under the ROC curve, percent"),
+charts.picture(
+    charts.interval_dots(statistics.dots(lines, 50.0), "area under the ROC curve, percent"),
     "Area under the curve for each category and sentence, three dots with intervals each; held-out categories stand first.",
 )
 
@@ -256,7 +256,7 @@ for arm, places in best.items():
         for i in places
     ]
     queries.append({"query": category.sentence, "note": arm, "images": shown})
-figures.text_to_image(queries)
+galleries.text_to_image(queries)
 
 # %% tags=["hide-input"]
 origin = provenance(
@@ -303,4 +303,4 @@ Markdown(
 # - `-p data FOLDER -p held_out stadium,airport`: your own shards; a category is looked for by its name, in records and in captions.
 
 # %% tags=["hide-input"]
-figures.provenance(origin)
+tables.provenance(origin)

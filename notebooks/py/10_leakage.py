@@ -51,7 +51,6 @@ from rsvlm import (
     config,
     distributed,
     embed,
-    figures,
     images,
     leakage,
     pairs,
@@ -60,6 +59,7 @@ from rsvlm import (
     statistics,
     train,
 )
+from rsvlm.figures import amounts, charts, galleries, tables
 
 # %% tags=["hide-input"]
 from rsvlm.files import write_atomic
@@ -161,7 +161,7 @@ parts = {
 }
 planted = stage("planted", parts, make, recompute) / "shards"
 copies = pd.DataFrame([sample.record for sample in shards.stream(planted, "train")])
-figures.picture(figures.count_bars(copies["kind"].value_counts().to_dict(), "planted copies"), "Bars of copies of each kind.")
+charts.picture(amounts.count_bars(copies["kind"].value_counts().to_dict(), "planted copies"), "Bars of copies of each kind.")
 
 # %% [markdown]
 # ## Are they found?
@@ -197,8 +197,8 @@ first = hits[fitting].drop_duplicates("train_key").set_index("train_key")["reaso
 copies["found by"] = copies["key"].map(first).fillna("not found")
 order = [*leakage.PICTURES, *leakage.TEXTS, "not found"]
 matrix = pd.crosstab(copies["kind"], copies["found by"]).reindex(index=KINDS, columns=order, fill_value=0)
-figures.picture(
-    figures.share_matrix(matrix, "found by", "kind of copy"),
+charts.picture(
+    amounts.share_matrix(matrix, "found by", "kind of copy"),
     "Matrix of kinds of copies against what found them, in percent of each row.",
 )
 
@@ -221,7 +221,7 @@ for item in items:
     for side in ("train", "benchmark"):
         cell = {"image": item[f"{side}_image"], "alt": f"{side} picture {item[f'{side}_key']}", "badge": side}
         cells.append(cell | {"caption": f"{note}: {item[f'{side}_captions'][0][:60]}…"})
-figures.gallery(cells, thumbnail_px=130)
+galleries.gallery(cells, thumbnail_px=130)
 
 # %% [markdown]
 # ## And what is found that is no copy?
@@ -319,8 +319,8 @@ for share in list(SHARES)[1:]:
         scored = leakage.compare(vectors[name], overlaps[share], split="test", **about)
         rows += [row | {"share": share, "series": "no test pair" if name == "none" else "with test pairs"} for row in scored]
 shown = [row | {"label": row["split"], "panel": f"{row['share']} leaked"} for row in rows if row["metric"] == "mR"]
-figures.picture(
-    figures.interval_dots(shown, "mean recall, percent"),
+charts.picture(
+    charts.interval_dots(shown, "mean recall, percent"),
     "Mean recall with and without test pairs in training: on the whole split, without the overlap, and without as many others.",
 )
 
@@ -359,8 +359,8 @@ for share in list(SHARES)[1:]:
 
 # %%
 dots = [{"label": share, "series": name, **gap} for (share, name), gap in rise.items()]
-figures.picture(
-    figures.interval_dots(dots, "change of text → image R@5, points"),
+charts.picture(
+    charts.interval_dots(dots, "change of text → image R@5, points"),
     "Change of R@5 of leaked chips and of the others, for two shares of leaked test pairs, with intervals.",
 )
 
@@ -452,4 +452,4 @@ Markdown(
 # - Change `SHARES`, or give more `steps`: from when on does the whole split rise?
 
 # %% tags=["hide-input"]
-figures.provenance(origin)
+tables.provenance(origin)

@@ -47,7 +47,6 @@ from rsvlm import (
     config,
     demopairs,
     distributed,
-    figures,
     images,
     provenance,
     results,
@@ -55,6 +54,7 @@ from rsvlm import (
     train,
     unseen,
 )
+from rsvlm.figures import charts, galleries, tables
 from rsvlm.variants import stages  # `variants` is a parameter of this notebook
 
 # %% tags=["hide-input"]
@@ -97,7 +97,7 @@ pd.DataFrame(sizes).style.hide(axis="index").format(thousands=",")
 
 # %%
 shown = [(name, sample) for name in sets for sample in held_back[name][:4]]
-figures.gallery(
+galleries.gallery(
     [{"image": images.decode(s.image), "alt": f"A pair of {n}", "badge": n, "caption": s.captions[0][:120]} for n, s in shown]
 )
 
@@ -141,8 +141,8 @@ lines = [
     for name in reversed(sets)
     for row in statistics.dots({(variant, ""): found[name, variant] for variant in chosen}, chance[name])
 ]
-figures.picture(
-    figures.interval_dots(lines, "mean recall, percent"),
+charts.picture(
+    charts.interval_dots(lines, "mean recall, percent"),
     "Mean recall of each variant on chips, web pairs and general pairs: a dot per seed, and the interval of their mean.",
 )
 
@@ -175,8 +175,8 @@ pairs = [(one, other) for one, other in pairs if {one, other} <= set(chosen)]
 gaps = {(name, a, b): statistics.difference(found[name, a], found[name, b]) for name in sets for a, b in pairs}
 shown = [{"panel": name, "label": f"{a} − {b}", **gap} for (name, a, b), gap in gaps.items()]
 if gaps:
-    shown_figure = figures.picture(
-        figures.interval_dots(shown, "difference of mean recall, points"),
+    shown_figure = charts.picture(
+        charts.interval_dots(shown, "difference of mean recall, points"),
         "Differences between variants on each held-back set, with intervals.",
     )
 shown_figure if gaps else Markdown("One variant alone has nothing to be compared with.")
@@ -232,4 +232,4 @@ Markdown(
 # - `-p variants landmarks,both -p seeds 0,1,2,3,4`: more seeds where two variants are close.
 
 # %% tags=["hide-input"]
-figures.provenance(origin)
+tables.provenance(origin)

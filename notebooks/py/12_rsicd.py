@@ -41,7 +41,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import augment, benchmarks, config, distributed, embed, evaluate, figures, images, results, retrieval, stages, train
+from rsvlm import augment, benchmarks, config, distributed, embed, evaluate, images, results, retrieval, stages, train
+from rsvlm.figures import charts, tables
 from rsvlm.files import write_atomic
 from rsvlm.provenance import provenance
 
@@ -234,8 +235,8 @@ both[both.nunique(axis=1) > 1].style if len(recipes) > 1 else Markdown("The seco
 # ## How did it get there, and in what time?
 
 # %%
-figures.picture(
-    figures.training_curves(curve),
+charts.picture(
+    charts.training_curves(curve),
     "Training losses, recall at 5 on the validation split and pairs per second against the step.",
 ) if is_stored else Markdown("")
 
@@ -284,4 +285,4 @@ Markdown(
 # - `-p profile rsicd -p overrides "train.caption_weight=0"`: the contrastive loss alone, in less time.
 
 # %% tags=["hide-input"]
-figures.provenance(about or provenance(options, known["data"], device, started, "rsvlm run notebooks/12_rsicd.ipynb"))
+tables.provenance(about or provenance(options, known["data"], device, started, "rsvlm run notebooks/12_rsicd.ipynb"))

@@ -45,7 +45,8 @@ import torch.nn.functional as F
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, figures, images, kernels, localize, maskfiles
+from rsvlm import benchmarks, bluemarble, config, distributed, images, kernels, localize, maskfiles
+from rsvlm.figures import charts, galleries, interactive, tables
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -75,7 +76,9 @@ noise = rng.choice([0.5, 2.0], truth.shape)
 values = (truth + noise * rng.standard_normal(truth.shape)).astype(np.float32)
 scores = np.where(noise < 1, 1.0, -1.0).astype(np.float32)
 toy = {"truth": truth, "values": values, "scores": scores}
-figures.gallery([{"image": figures.heat_image(v, -2, 2), "alt": f"Toy grid: {n}", "caption": n} for n, v in toy.items()], 110)
+galleries.gallery(
+    [{"image": galleries.heat_image(v, -2, 2), "alt": f"Toy grid: {n}", "caption": n} for n, v in toy.items()], 110
+)
 
 # %%
 steps = [1, 3, 5, 7, 9, 2 * side - 1]
@@ -83,12 +86,12 @@ pooled = {window: kernels.smooth_pool(scores, values, window) for window in step
 right = {window: 100 * float((np.sign(z) == truth).mean()) for window, z in pooled.items()}
 told = {window: f"Window {window}: {right[window]:.0f} % of the cells are on the right side." for window in steps}
 cells = [
-    [{"image": figures.heat_image(z, -2, 2), "alt": f"The pooled grid. {told[w]}", "caption": told[w]}]
-    + [{"image": figures.heat_image(np.sign(z) == truth), "alt": "Right cells", "caption": "yellow: right, dark: wrong"}]
+    [{"image": galleries.heat_image(z, -2, 2), "alt": f"The pooled grid. {told[w]}", "caption": told[w]}]
+    + [{"image": galleries.heat_image(np.sign(z) == truth), "alt": "Right cells", "caption": "yellow: right, dark: wrong"}]
     for w, z in pooled.items()
 ]
 names = [*map(str, steps[:-1]), f"{steps[-1]}: all"]
-figures.slider([figures.gallery(pair, 200) for pair in cells], {"window, in cells": names}, start=1)
+interactive.slider([galleries.gallery(pair, 200) for pair in cells], {"window, in cells": names}, start=1)
 
 # %% tags=["hide-input"]
 best = max(right, key=right.get)
@@ -115,12 +118,12 @@ vectors = [localize.text_vectors(net, texts) for texts in groundcover.SEA_AND_LA
 truths = np.stack([[item.masks.get(name, np.zeros((64, 64), bool)) for name in groundcover.SEA_AND_LAND] for item in items])
 shown = np.argsort(np.abs(truths[:, 0].mean(axis=(1, 2)) - 0.5), kind="stable")[:3]  # coasts through the middle
 asked = {"similarity to sea": "raw", "contribution to sea": "attention"}
-rows_of = {"the chip": [pixels[i] for i in shown], "its sea": [figures.heat_image(truths[i, 0]) for i in shown]}
+rows_of = {"the chip": [pixels[i] for i in shown], "its sea": [galleries.heat_image(truths[i, 0]) for i in shown]}
 for name, method in asked.items():
     maps = np.stack([localize.maps(net, pixels[i], vectors, method=method, size="patches")[0] for i in shown])
-    rows_of[f"{name}, {maps.min():.2f} to {maps.max():.2f}"] = [figures.heat_image(m, maps.min(), maps.max()) for m in maps]
+    rows_of[f"{name}, {maps.min():.2f} to {maps.max():.2f}"] = [galleries.heat_image(m, maps.min(), maps.max()) for m in maps]
 told = [(f"chip {n}: {name}", image) for name, row in rows_of.items() for n, image in enumerate(row, 1)]
-figures.gallery([{"image": image, "alt": text, "caption": text} for text, image in told], 200)
+galleries.gallery([{"image": image, "alt": text, "caption": text} for text, image in told], 200)
 
 # %% tags=["hide-input"]
 Markdown(
@@ -151,11 +154,11 @@ for layer, head in np.ndindex(layers, heads + 1):
     ]
     said = [f"chip {n}: {text}" for n, text in enumerate(said, 1)]
     cells = [
-        {"image": figures.heat_image(m, 0, read.max()), "alt": f"Attention, {s}", "caption": s} for s, m in zip(said, part)
+        {"image": galleries.heat_image(m, 0, read.max()), "alt": f"Attention, {s}", "caption": s} for s, m in zip(said, part)
     ]
-    frames.append(figures.gallery(cells, 200))
+    frames.append(galleries.gallery(cells, 200))
 every = ["mean of all", *map(str, range(1, heads + 1))]
-figures.slider(frames, {"decoder layer that sees the picture": list(map(str, range(1, layers + 1))), "head": every})
+interactive.slider(frames, {"decoder layer that sees the picture": list(map(str, range(1, layers + 1))), "head": every})
 
 # %% [markdown]
 # And the pooling of the small model:
@@ -172,10 +175,10 @@ cells = [[] for _ in range(weights.shape[1])]
 for chip, head in np.ndindex(*weights.shape[:2]):
     said = f"chip {chip + 1}: at most {100 * weights[chip, head].max():.1f} %"
     cells[head].append(
-        {"image": figures.heat_image(weights[chip, head], 0, weights.max()), "alt": f"Weights, {said}", "caption": said}
+        {"image": galleries.heat_image(weights[chip, head], 0, weights.max()), "alt": f"Weights, {said}", "caption": said}
     )
 pools = ["mean of all", *map(str, range(1, weights.shape[1]))]
-figures.slider([figures.gallery(row, 200) for row in cells], {"head of the pooling": pools})
+interactive.slider([galleries.gallery(row, 200) for row in cells], {"head of the pooling": pools})
 
 # %% tags=["hide-input"]
 at_sea = np.stack([truths[i, 0].reshape(8, 8, 8, 8).mean((1, 3)) > 0.5 for i in shown])
@@ -199,9 +202,9 @@ for window in windows:
     odds = [localize.maps(net, pixels[i], vectors, window=window, background=[])[0] for i in shown]
     hit = [100 * ((m > 0.5) & truths[i, 0]).sum() / ((m > 0.5) | truths[i, 0]).sum() for i, m in zip(shown, odds)]
     said = [f"chip {n}: IoU of the sea {value:.0f} %" for n, value in enumerate(hit, 1)]
-    cells = [{"image": figures.heat_image(m), "alt": s, "caption": s} for m, s in zip(odds, said)]
-    frames.append(figures.gallery(cells, 200))
-figures.slider(frames, {"window, in patches": titles}, start=1)
+    cells = [{"image": galleries.heat_image(m), "alt": s, "caption": s} for m, s in zip(odds, said)]
+    frames.append(galleries.gallery(cells, 200))
+interactive.slider(frames, {"window, in patches": titles}, start=1)
 
 # %% [markdown]
 # ## How large a window, and is it the pooling or only blur?
@@ -276,8 +279,8 @@ points += [
     for w in windows[1:]
     for kind, title in kinds.items()
 ]
-figures.picture(
-    figures.interval_dots(points, "mean IoU of sea and land, percent"),
+charts.picture(
+    charts.interval_dots(points, "mean IoU of sea and land, percent"),
     "Mean IoU by window for four ways to smooth, with intervals.",
 )
 
@@ -291,8 +294,8 @@ apart = [
     if row["metric"] == "miou"
 ]
 gain = {row["protocol"]: row for row in apart}
-figures.picture(
-    figures.interval_dots(
+charts.picture(
+    charts.interval_dots(
         [row | {"label": row["protocol"]} for row in apart[: len(windows) + 2]], "difference of mean IoU, points"
     ),
     "Paired differences of mean IoU between the operation, raw patches and other ways to smooth, with intervals.",
@@ -337,10 +340,10 @@ tiles = []
 for place, i in {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}.items():
     tiles.append({"image": pixels[i], "alt": f"The {place} chip", "caption": f"{place}: {items[i].key}"})
     for name, of_chip in each.items():
-        painted = figures.mask_image(pixels[i], np.diff(methods[name](pixels[i]), axis=0)[0] <= 0, truths[i, 0])
+        painted = galleries.mask_image(pixels[i], np.diff(methods[name](pixels[i]), axis=0)[0] <= 0, truths[i, 0])
         said = f"{place}, {name}: mean IoU {of_chip[i]:.0f} %"
         tiles.append({"image": np.kron(painted, np.ones((3, 3, 1), np.uint8)), "alt": said, "caption": said})
-figures.gallery(tiles, 200)
+galleries.gallery(tiles, 200)
 
 # %% [markdown]
 # ## Where does smoothing lose?
@@ -362,8 +365,8 @@ for name in ("raw", "smooth, 3", "smooth, 5"):
     wrong = np.stack([np.diff(methods[name](p), axis=0)[0] <= 0 for p in pixels], axis=2) != (sea > 0)
     inside = [scored & (far >= low) & (far <= high) for low, high in bands]
     curves[name] = pd.DataFrame({"x": [low for low, _ in bands], "value": [100 * wrong[where].mean() for where in inside]})
-figures.picture(
-    figures.curves_with_bands(curves, "pixels from the coast, at least", "wrong pixels, percent"),
+charts.picture(
+    charts.curves_with_bands(curves, "pixels from the coast, at least", "wrong pixels, percent"),
     "Share of wrong pixels by distance from the coast, for raw patches and windows of three and five.",
 )
 
@@ -421,8 +424,8 @@ for level in levels:
     ways = by_noise[f"smooth, 3, noise {level}"], by_noise[f"raw, noise {level}"]
     more = scoring.difference(*ways, protocol=f"smooth, 3 - raw, noise {level}", **common)
     gain |= {row["protocol"]: row for row in more if row["metric"] == "miou"}
-figures.picture(
-    figures.interval_dots(points, "mean IoU of sea and land, percent"),
+charts.picture(
+    charts.interval_dots(points, "mean IoU of sea and land, percent"),
     "Mean IoU at four levels of noise, of raw patches, of windows of three and of blurred answers, with intervals.",
 )
 
@@ -454,14 +457,14 @@ tiles = []
 for item in real_items:
     picture, name = images.decode(item.image), max(item.masks, key=lambda kind: item.masks[kind].sum(), default="")
     mask, said = item.masks.get(name, np.zeros(picture.shape[:2], bool)), f"{item.key}: {name or 'nothing'}"
-    tiles.append({"image": figures.mask_image(picture, mask, mask), "alt": f"{said}, mask", "caption": f"{said}, mask"})
+    tiles.append({"image": galleries.mask_image(picture, mask, mask), "alt": f"{said}, mask", "caption": f"{said}, mask"})
     if reader and name:
         heat = localize.maps(reader, picture, [f"a photo of a {name}"])[0]
         tiles.append(
-            {"image": figures.heat_image(heat, heat.min(), heat.max()), "alt": f"{said}, map", "caption": f"{said}, map"}
+            {"image": galleries.heat_image(heat, heat.min(), heat.max()), "alt": f"{said}, map", "caption": f"{said}, map"}
         )
 absent = "VHR-10 is not on disk: `-p data FOLDER` names the folder that holds `instances.json`."
-figures.gallery(tiles, 200) if tiles else Markdown(absent)
+galleries.gallery(tiles, 200) if tiles else Markdown(absent)
 
 # %% tags=["hide-input"]
 stored = list((stages.root() / "results" / "localize").glob("*/metrics.json"))
@@ -528,4 +531,4 @@ Markdown(
 # - Several windows at once, `window=[1, 3]`, whose answers are averaged.
 
 # %% tags=["hide-input"]
-figures.provenance(origin)
+tables.provenance(origin)

@@ -41,7 +41,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, figures, images, localize, maskfiles
+from rsvlm import benchmarks, bluemarble, config, distributed, images, localize, maskfiles
+from rsvlm.figures import charts, galleries, interactive, tables
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -76,8 +77,8 @@ common = {"dataset": bluemarble.NAME, "split": "test", "rules": scoring.Rules(ba
 common |= {"bootstrap_samples": options.evaluate.bootstrap_samples}
 first = scoring.evaluate(items, methods, list(two), against="attention", **common)
 shown = [row | {"label": row["protocol"]} for row in first if row["metric"] == "miou" and " - " not in row["protocol"]]
-figures.picture(
-    figures.interval_dots(shown, "mean IoU of sea and land, percent"), "Mean IoU of each kind of map, with intervals."
+charts.picture(
+    charts.interval_dots(shown, "mean IoU of sea and land, percent"), "Mean IoU of each kind of map, with intervals."
 )
 
 # %% tags=["hide-input"]
@@ -142,7 +143,7 @@ by_round = {f"round {number}": asked(pupil) for number, pupil in enumerate(pupil
 by_round |= {f"round {number}, raw": asked(pupil, method="raw") for number, pupil in enumerate(pupils)}
 later = scoring.evaluate(items, by_round, covers, against="round 0", **common)
 shown = [row | {"label": row["protocol"]} for row in later if row["metric"] == "miou" and " - " not in row["protocol"]]
-figures.picture(figures.interval_dots(shown, "mean IoU of four covers, percent"), "Mean IoU of each round, with intervals.")
+charts.picture(charts.interval_dots(shown, "mean IoU of four covers, percent"), "Mean IoU of each round, with intervals.")
 
 # %% [markdown]
 # Class by class, in percent, windows of three patches and single ones (`raw`):
@@ -209,13 +210,13 @@ def tiles(pixels, truth):
         yield {"image": np.where(cover[..., None] < 0, np.uint8(128), paint[cover]), "alt": said, "caption": said}
 
 
-figures.gallery([*tiles(*some[helped]), *tiles(*some[hurt])])
+galleries.gallery([*tiles(*some[helped]), *tiles(*some[hurt])])
 
 # %% [markdown]
 # The chip that was helped most, before the rounds and after:
 
 # %%
-figures.swipe(
+interactive.swipe(
     *(paint[which(some[helped][0]).argmax(axis=0)] for which in (of[0], of[-1])),
     ("round 0", f"round {len(of) - 1}"),
     f"Covers of one chip before and after the rounds: {right[helped][0]:.0f} and {right[helped][1]:.0f} % of the pixels are right.",
@@ -231,8 +232,8 @@ of_two = pupils_of(go(dataclasses.replace(setting, rounds=1), classes=two))
 asks = {f"two classes, round {number}": asked(pupil, two) for number, pupil in enumerate(of_two)}
 pairs = scoring.evaluate(items, asks, list(two), against="two classes, round 0", **common)
 shown = [row | {"label": row["protocol"]} for row in pairs if row["metric"] == "miou" and " - " not in row["protocol"]]
-figures.picture(
-    figures.interval_dots(shown, "mean IoU of sea and land, percent"), "Mean IoU of sea and land by round, with intervals."
+charts.picture(
+    charts.interval_dots(shown, "mean IoU of sea and land, percent"), "Mean IoU of sea and land by round, with intervals."
 )
 
 # %% [markdown]
@@ -309,4 +310,4 @@ Markdown(
 # - `sure_share=1.0`: every patch is labelled, the unsure ones too.
 
 # %% tags=["hide-input"]
-figures.provenance(origin)
+tables.provenance(origin)

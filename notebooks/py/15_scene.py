@@ -43,7 +43,8 @@ from IPython.display import Markdown
 from rasterio.transform import from_origin
 
 import rsvlm
-from rsvlm import archive, benchmarks, bluemarble, config, distributed, figures, kernels, scenes, tiles, train, worldmap
+from rsvlm import archive, benchmarks, bluemarble, config, distributed, kernels, scenes, tiles, train, worldmap
+from rsvlm.figures import atlas, galleries, tables
 from rsvlm.provenance import provenance
 
 # %% tags=["hide-input"]
@@ -93,7 +94,7 @@ Markdown(
 # Confidence over the scene, with a slider for its opacity; regions are outlined, and say more when pointed at.
 
 # %%
-figures.scene_map(found)
+atlas.scene_map(found)
 
 # %% tags=["hide-input"]
 best = found.regions[0] if found.regions else None
@@ -166,7 +167,7 @@ Markdown(
 # %%
 archive.index(work / "scene.tif", loaded, work / "index", stride=0.5, progress=False)
 chips = archive.query(work / "index", asked[:2], loaded, k=4)
-figures.chip_matches(chips.to_dict("records"), archive.pictures(work / "index", chips))
+galleries.chip_matches(chips.to_dict("records"), archive.pictures(work / "index", chips))
 
 # %% tags=["hide-input"]
 firsts = chips[chips["rank"] == 1]
@@ -196,4 +197,4 @@ Markdown(
 # %% tags=["hide-input"]
 device_name = str(distributed.resolve_device(device))
 origin = provenance(options, benchmarks.fingerprint(data), device_name, started, "rsvlm run notebooks/15_scene.ipynb")
-figures.provenance(origin)
+tables.provenance(origin)

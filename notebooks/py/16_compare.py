@@ -33,7 +33,8 @@ import time
 
 from IPython.display import Markdown
 
-from rsvlm import config, distributed, figures, grid, stages
+from rsvlm import config, distributed, grid, stages
+from rsvlm.figures import interactive, tables
 from rsvlm.provenance import provenance
 
 started = time.time()
@@ -78,7 +79,7 @@ compared.style.format(precision=2).format("{:g}", subset=["train.learning_rate"]
 # lines of one learning rate stay together up to the last axis, the rate decides; where they part, the seed does.
 
 # %%
-figures.parallel_coordinates(compared, colour_by="R@5")
+interactive.parallel_coordinates(compared, colour_by="R@5")
 
 # %% tags=["hide-input"]
 by_rate = compared.groupby("train.learning_rate")["contrastive_loss"]
@@ -116,4 +117,4 @@ origin = provenance(
     started,
     "rsvlm run notebooks/16_compare.ipynb",
 )
-figures.provenance(origin)
+tables.provenance(origin)

@@ -1,4 +1,4 @@
-"""Figures of maps: a slider that works alone, maps and masks in colours that mean what they say."""
+"""Figures that a reader moves: a slider and a swipe that work alone, and without scripts show one frame and half of each picture."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsvlm import figures
 from rsvlm.errors import DataError
+from rsvlm.figures import interactive, markup
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "\"'><script>alert(1)</script>"
@@ -26,14 +26,14 @@ def visible(text: str) -> list[str]:
 
 
 def test_one_frame_is_shown_and_every_place_has_a_name():
-    text = figures.slider(FRAMES, STEPS, start=4)
+    text = interactive.slider(FRAMES, STEPS, start=4)
     assert visible(text) == ["frame 4"] and text.count("<div hidden>") == 5
     assert re.findall(r'value="(\d)"', text) == ["1", "1"] and re.findall(r'aria-valuetext="([^"]*)"', text) == ["2", "b"]
     told = [json.loads(html.unescape(names)) for names in re.findall(r'data-names="([^"]*)"', text)]
     assert told == list(STEPS.values())
     assert "<script" not in text and text._repr_html_() == text
-    quiet = re.search("<noscript>(.*?)</noscript>", text).group(1)
-    assert "layer 2, head b" in quiet and "display:none" in quiet
+    quiet = re.search("(?s)<noscript>(.*?)</noscript>", text).group(1)
+    assert "layer 2, head b" in quiet and "display: none" in quiet
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,15 @@ def test_one_frame_is_shown_and_every_place_has_a_name():
 )
 def test_frames_and_places_have_to_fit(frames, steps, start):
     with pytest.raises(DataError, match="one frame for each combination"):
-        figures.slider(frames, steps, start)
+        interactive.slider(frames, steps, start)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
 def test_keys_move_the_slider_and_its_frame(tmp_path):
     sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    (tmp_path / "page.html").write_text(figures.page("A page", figures.slider(FRAMES, STEPS) + figures.slider(FRAMES, STEPS)))
+    (tmp_path / "page.html").write_text(
+        markup.page("A page", interactive.slider(FRAMES, STEPS) + interactive.slider(FRAMES, STEPS))
+    )
     with sync.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
@@ -68,9 +70,9 @@ def test_a_drop_down_chooses_and_a_swipe_uncovers(tmp_path):
     sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     names = ["first", HOSTILE, "third"]
     black, white = np.zeros((4, 6, 3), np.uint8), np.full((4, 6, 3), 255, np.uint8)
-    swipe = figures.swipe(black, white, ("before", HOSTILE), HOSTILE, side_px=60)
-    chosen = figures.slider(FRAMES[:3], {"sentence": names}, start=1, drop_down=True)
-    (tmp_path / "page.html").write_text(figures.page("A page", chosen + swipe))
+    swipe = interactive.swipe(black, white, ("before", HOSTILE), HOSTILE, side_px=60)
+    chosen = interactive.slider(FRAMES[:3], {"sentence": names}, start=1, drop_down=True)
+    (tmp_path / "page.html").write_text(markup.page("A page", chosen + swipe))
     with sync.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
@@ -96,23 +98,4 @@ def test_a_drop_down_chooses_and_a_swipe_uncovers(tmp_path):
         assert "frame 1" in quiet.locator("p:visible").all_inner_texts() and not quiet.locator("select:visible").count()
         browser.close()
     with pytest.raises(DataError, match="one size"):
-        figures.swipe(black, white[:3], ("a", "b"), "")
-
-
-def test_heat_is_scaled_cut_and_grey_where_unknown():
-    image = figures.heat_image(np.array([[0.0, 5.0], [10.0, 99.0], [np.nan, -9.0]]), 0, 10, side_px=12)
-    assert image.shape == (12, 8, 3) and image.dtype == np.uint8
-    cells = image[::4, ::4].reshape(-1, 3)
-    assert (cells[2] == cells[3]).all() and (cells[0] == cells[5]).all() and (cells[0] != cells[2]).any()
-    assert cells[4].tolist() == [150] * 3 and (cells[1] != cells[0]).any()
-
-
-def test_a_mask_tells_right_from_too_much_and_too_little():
-    told, truth = np.array([[True, True, False, False]]), np.array([[True, False, True, False]])
-    painted = figures.mask_image(np.full((1, 4, 3), 100, np.uint8), told, truth)[0].tolist()
-    assert painted[3] == [100, 100, 100] and len({tuple(colour) for colour in painted}) == 4
-    assert painted[0][2] > painted[0][0] and painted[1][0] > painted[1][2]  # blue, orange
-
-
-def test_one_value_everywhere_is_a_picture_too():
-    assert np.ptp(figures.heat_image(np.ones((2, 2)), 1, 1).reshape(-1, 3), axis=0).tolist() == [0, 0, 0]
+        interactive.swipe(black, white[:3], ("a", "b"), "")

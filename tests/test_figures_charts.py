@@ -1,4 +1,4 @@
-"""Figures of evaluations: they show the numbers they are given, keep missing ones out, and take names as text."""
+"""Charts of measured values: they show the numbers they are given, keep missing ones out, and take names as text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsvlm import figures
+from rsvlm.figures import charts
 
 HOSTILE = r"$\frac{1}{0}$ <script>alert(1)</script>"
 
@@ -23,14 +23,14 @@ def texts(axes) -> list[str]:
 def test_a_score_matrix_shows_every_score_and_rank_and_frames_right_pairs():
     scores = np.array([[0.9, 0.2, 0.35], [0.1, 0.8, 0.7]])
     right = np.array([[True, False, True], [False, True, False]])
-    figure = figures.score_matrix(scores, right, (["A", HOSTILE], ["x", HOSTILE, "z"]), ([1, 2], [3, 4, 5]))
+    figure = charts.score_matrix(scores, right, (["A", HOSTILE], ["x", HOSTILE, "z"]), ([1, 2], [3, 4, 5]))
     axes = figure.axes[0]
     told = texts(axes)
     assert told[:6] == ["0.90", "0.20", "0.35", "0.10", "0.80", "0.70"]
     assert told[6:] == ["rank 1", "rank 2", "rank 3", "rank 4", "rank 5"]
     framed = sorted((int(patch.get_y()), int(patch.get_x())) for patch in axes.patches)
     assert framed == [(0, 0), (0, 2), (1, 1)]
-    assert "<script" not in figures.picture(figure, HOSTILE)
+    assert "<script" not in charts.picture(figure, HOSTILE)
 
 
 ROWS = [
@@ -41,7 +41,7 @@ ROWS = [
 
 
 def test_dots_stand_at_their_values_with_intervals_and_chance_where_there_are_any():
-    figure = figures.interval_dots(ROWS, "percent")
+    figure = charts.interval_dots(ROWS, "percent")
     first, second = figure.axes
     assert (first.get_title(), second.get_title()) == ("mR", "R@1")
     assert sorted(x for x, _ in lines(first, "o")) == [20.0, 30.0] and [x for x, _ in lines(second, "o")] == [40.0]
@@ -52,11 +52,11 @@ def test_dots_stand_at_their_values_with_intervals_and_chance_where_there_are_an
     assert ours != theirs and round(ours) == round(theirs) == 0  # one label, two lines apart
     assert round(lines(second, "o")[0][1]) == 1
     assert first.get_xlim() == second.get_xlim()
-    figures.picture(figure, "Dots")  # a hostile label is no formula, which would stop here
+    charts.picture(figure, "Dots")  # a hostile label is no formula, which would stop here
 
 
 def test_dots_need_nothing_but_labels_and_values():
-    figure = figures.interval_dots([{"label": "a", "value": 3}, {"label": "b", "value": -4}], "points")
+    figure = charts.interval_dots([{"label": "a", "value": 3}, {"label": "b", "value": -4}], "points")
     assert [x for x, _ in lines(figure.axes[0], "o")] == [3, -4]
     assert not figure.legends and figure.axes[0].get_xlim()[0] < -4
 
@@ -64,7 +64,7 @@ def test_dots_need_nothing_but_labels_and_values():
 def test_curves_have_their_bands_and_guessing():
     curve = pd.DataFrame({"x": [10, 100], "value": [50.0, 20.0], "ci_low": [45.0, 18.0], "ci_high": [55.0, 22.0]})
     guess = pd.DataFrame({"x": [10, 100], "value": [10.0, 1.0]})
-    axes = figures.curves_with_bands({"a": curve, "b": curve[["x", "value"]]}, "x", "y", guess).axes[0]
+    axes = charts.curves_with_bands({"a": curve, "b": curve[["x", "value"]]}, "x", "y", guess).axes[0]
     assert [list(line.get_ydata()) for line in axes.lines] == [[50.0, 20.0], [50.0, 20.0], [10.0, 1.0]]
     band = axes.collections[0].get_paths()[0].vertices
     assert len(axes.collections) == 1 and (band[:, 1].min(), band[:, 1].max()) == (18.0, 55.0)
@@ -76,11 +76,11 @@ def test_reliability_leaves_empty_bins_out(names):
     bins = pd.DataFrame(
         {"low": [0.0, 0.5], "high": [0.5, 1.0], "n": [0, 7], "confidence": [np.nan, 0.8], "accuracy": [np.nan, 0.6]}
     )
-    figure = figures.reliability(dict.fromkeys(names, bins))
+    figure = charts.reliability(dict.fromkeys(names, bins))
     assert len(figure.axes) == 2 * len(names)
     upper = figure.axes[0]
     measured = next(line for line in upper.lines if line.get_label() == "measured")
     assert list(zip(measured.get_xdata(), measured.get_ydata(), strict=True)) == [(0.8, 0.6)]
     bars = figure.axes[len(names)].patches
     assert [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in bars] == [(0.5, 0.5, 7)]
-    figures.picture(figure, "Reliability")
+    charts.picture(figure, "Reliability")

@@ -1,14 +1,12 @@
-"""Figures of landmarks and audits: whatever a map or a model wrote is shown as text, and the counts shown add up."""
+"""Tables: whatever a map or a model wrote is shown as text."""
 
 from __future__ import annotations
 
 import html
 import re
 
-import numpy as np
-import pandas as pd
-
-from rsvlm import audit, config, figures, prompting
+from rsvlm import audit, config, prompting
+from rsvlm.figures import tables
 
 HOSTILE = '</pre><script>alert("1")</script>\u202e & <b>x</b>'
 MARKS = [
@@ -24,12 +22,8 @@ def cells(table: str) -> list[list[str]]:
     return [[html.unescape(cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL)] for row in rows]
 
 
-def texts(axes) -> list[str]:
-    return [text.get_text() for text in axes.texts]
-
-
 def test_landmarks_are_listed_as_text_with_what_hides_them():
-    table = figures.landmark_table(MARKS)
+    table = tables.landmark_table(MARKS)
     head, lake, pool = cells(table)
     assert dict(zip(head, lake, strict=True)) == {
         "name": HOSTILE,
@@ -47,17 +41,17 @@ def test_landmarks_are_listed_as_text_with_what_hides_them():
 
 
 def test_relations_name_both_ends_in_the_right_order():
-    table = figures.relation_table(MARKS, [{"from": 0, "to": 1, "distance_m": 4800.0, "direction": "south"}])
+    table = tables.relation_table(MARKS, [{"from": 0, "to": 1, "distance_m": 4800.0, "direction": "south"}])
     assert cells(table)[1] == ["the swimming_pool in the east", "4.8 km", "south of", HOSTILE]
     assert "<script" not in table
-    assert figures.relation_table(MARKS, []) == "<p>None.</p>"
+    assert tables.relation_table(MARKS, []) == "<p>None.</p>"
 
 
 def test_a_prompt_is_shown_whole_and_stays_in_its_block():
     options = config.Captioner()
     record = {"size_px": 64, "gsd_m": 10.0, "landmarks": MARKS, "relations": []}
     instructions, message = prompting.compose(prompting.load_prompt(options.prompt), record, options)
-    shown = figures.prompt_text(instructions, message)
+    shown = tables.prompt_text(instructions, message)
     blocks = re.findall(r"<pre dir=ltr>(.*?)</pre>", shown, re.DOTALL)
     assert [html.unescape(block) for block in blocks] == [instructions, message]
     assert "alert" in message and "<script" not in shown and shown.count("<pre") == 2
@@ -68,44 +62,8 @@ def test_findings_tell_the_fault_the_reason_and_what_is_left():
     found = audit.check(bad | {"three": "A lake lies in the north."}, {"key": "a", "landmarks": [MARKS[0] | {"name": None}]})
     names = ("original", "reasons", "details", "text")
     rows = [{"fault": f.kind} | {name: getattr(f, name) for name in names} for f in found.findings]
-    table = figures.finding_table(rows)
+    table = tables.finding_table(rows)
     one, two, three = cells(table)[1:]
     assert one[1] == bad["one"] and "markup" in one[2] and "<img" not in table
     assert two[2].startswith("refusal (I'm sorry") and two[3] == "rejected"
     assert three == ["three", "A lake lies in the north.", "nothing", "A lake lies in the north."]
-
-
-def test_strips_hold_every_landmark_that_has_a_size():
-    categories = ["lake"] * 5 + ["$x$"] * 3 + ["town"] * 2
-    table = pd.DataFrame({"category": categories, "size_px": [1, 2, 4, 8, 16, 1, 1, 0, 3, 3]})
-    table["visible"] = table["size_px"] > 3
-    figure = figures.size_strips(table, most=2)
-    visible, hidden = figure.axes[0].collections
-    assert np.sort(visible.get_offsets()[:, 0]).tolist() == [4, 8, 16]
-    assert np.sort(hidden.get_offsets()[:, 0]).tolist() == [1, 1, 1, 2]  # two lakes and two of the others: none without a size
-    strips = np.round(np.asarray(hidden.get_offsets()[:, 1]) + 0.18).astype(int)
-    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels == [r"\$x\$", "lake"] and sorted(strips.tolist()) == [0, 0, 1, 1]
-    assert "<img" in figures.picture(figure, "Strips") and figures.picture(figure, "Strips") == figures.picture(
-        figure, "Strips"
-    )
-
-
-def test_a_matrix_is_in_percent_of_its_rows():
-    counts = pd.DataFrame([[3, 1, 0], [0, 0, 0], [1, 0, 999]], index=["a", "b", "$c$"], columns=["x", "y", "z"])
-    axes = figures.share_matrix(counts, "columns", "rows").axes[0]
-    assert texts(axes) == ["75", "25", "<1", "100"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a (4)", "b (0)", r"\$c\$ (1,000)"]
-    values = axes.collections[0].get_array().reshape(3, 3)
-    assert values[1].mask.all() and values[0].tolist() == [75, 25, 0]
-
-
-def test_a_split_that_lost_nothing_at_a_stage_still_flows_through_it():
-    rows = [
-        {"split": "train", "stage": "split", "in": 10, "kept": 6, "reasons": {"near": 4}},
-        {"split": "train", "stage": "landmarks", "in": 6, "kept": 5, "reasons": {"none": 1}},
-        {"split": "test", "stage": "landmarks", "in": 7, "kept": 3, "reasons": {"none": 4}},
-        {"split": "val", "stage": "split", "in": 2, "kept": 1, "reasons": {"near": 1}},
-    ]
-    told = texts(figures.funnel_sankey(rows).axes[0])
-    assert {"split\n19", "landmarks\n14", "kept\n9", "5 near", "5 none"} <= set(told)
