@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -257,7 +258,7 @@ def web_build(
     device: Device = "auto",
 ) -> None:
     """Build shards of overhead pictures and their texts from web archives or tables of links."""
-    from rsvlm import runs, web
+    from rsvlm import runs, web, webdemo
 
     given = {
         "fetch.contact": contact,
@@ -265,16 +266,14 @@ def web_build(
         "fetch.retry_failed": retry_failed or None,
     }
     config = _config(profile, overrides, seed, device, {name: value for name, value in given.items() if value is not None})
-    agreement, embedder = _judges(model, device) if model else (None, None)
     manifest = web.build(
         [*inputs, *(more or [])],
         config,
         out,
-        head=head,
+        head=head or functools.partial(webdemo.default_head, config.web.overhead_precision),
         benchmark_folders=benchmarks or [],
         removed=runs.read_lines(remove, "address") if remove else (),
-        agreement=agreement,
-        embedder=embedder,
+        model=_web_model(model, device) if model else None,
         cache=cache,
         engine=engine,
         workers=workers,
@@ -314,9 +313,9 @@ def web_show(
     seed: Seed = 0,
 ) -> None:
     """Write a page with the funnel, pairs, and what was rejected for which reason."""
-    from rsvlm import figures, runs, web
+    from rsvlm import figures, runs, webpairs
 
-    found = web.look(folder, per_reason, pairs, seed)
+    found = webpairs.look(folder, per_reason, pairs, seed)
     path = runs.write_atomic(html, figures.page("Pairs from the web", figures.web_report(found)))
     typer.echo(f"{path}: {len(found['kept'])} pairs, {len(found['rejected'])} reasons")
 
@@ -327,14 +326,14 @@ def web_remove(
     urls: Annotated[Path, typer.Option(help="Addresses of pictures or pages, one a line; # starts a remark.")],
 ) -> None:
     """Take pairs out of a finished data set, for good."""
-    from rsvlm import runs, web
+    from rsvlm import runs, webpairs
 
-    manifest, removed = web.remove(folder, runs.read_lines(urls, "address"))
+    manifest, removed = webpairs.remove(folder, runs.read_lines(urls, "address"))
     left = sum(part["samples"] for part in manifest["splits"].values())
     typer.echo(f"{folder}: {removed} pairs removed, {left} left")
 
 
-def _judges(model: Path, device: str):
+def _web_model(model: Path, device: str):
     """Make a model score pictures against texts, by the cosine of their embeddings, and embed pictures."""
     import rsvlm
     from rsvlm import embed as embedding
@@ -347,9 +346,7 @@ def _judges(model: Path, device: str):
     def score(pictures, texts):
         return (embedding.images(loaded, pictures) * embedding.texts(loaded, texts)).sum(axis=1)
 
-    fingerprint = runs.key(weights=weights, code=code)
-    embedder = webstages.Embedder(fingerprint, lambda pictures: embedding.images(loaded, pictures))
-    return webstages.Agreement(fingerprint, score), embedder
+    return webstages.Model(runs.key(weights=weights, code=code), score, lambda pictures: embedding.images(loaded, pictures))
 
 
 @app.command()

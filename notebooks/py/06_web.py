@@ -38,7 +38,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, config, figures, images, overhead, runs, web, webdemo
+from rsvlm import benchmarks, config, figures, images, overhead, runs, web, webdemo, webfiles, webpairs
 
 started = time.time()
 demo = {"fetch.allow_loopback": True, "fetch.host_delay_s": 0.0, "web.test_share": 0.25, "web.val_share": 0.1}
@@ -57,14 +57,16 @@ def make(folder):
     webdemo.make(folder / "demo", options.seed, pictures)
     with webdemo.serve(folder / "demo") as addresses:
         webdemo.capture(addresses, folder / "crawl.warc.gz")
-        web.build([folder / "crawl.warc.gz"], options, folder / "pairs", workers=1, progress=False)
+        head = webdemo.default_head(options.web.overhead_precision)
+        web.build([folder / "crawl.warc.gz"], options, folder / "pairs", head=head, workers=1, progress=False)
     runs.write_atomic(folder / "addresses.json", json.dumps(addresses))
 
 
 parts = {"options": options.web, "fetch": options.fetch, "seed": seed, "pictures": pictures, "code": web.code()}
+parts["demo"] = runs.source_hash("webdemo")
 folder = runs.stage("web", parts, make, recompute)
 data = folder / "pairs"
-found = web.look(data, per_reason=8, kept=18, seed=seed)
+found = webpairs.look(data, per_reason=8, kept=18, seed=seed)
 
 # %% tags=["hide-input"]
 manifest = found["manifest"]
@@ -117,7 +119,7 @@ figures.web_rejected(found["rejected"])
 # Of what was kept, and of what was rejected for its text.
 
 # %%
-outcomes = web.outcomes(data)
+outcomes = webpairs.outcomes(data)
 outcomes["words"] = outcomes["text"].str.split().str.len()
 kept = outcomes["stage"] == "kept"
 addresses = json.loads((folder / "addresses.json").read_text())
@@ -156,7 +158,7 @@ Markdown(
 labels = pd.read_parquet(folder / "demo" / "labels.parquet")
 whole = labels[labels["trap"].isin(["", "copy", "is a copy"])].reset_index(drop=True)
 sites = folder / "demo" / "sites"
-head = overhead.load(data / ".work" / "head.npz")
+head = overhead.load(webfiles.Files(data).head)
 arrays = (images.decode((sites / row.host / row.path).read_bytes()) for row in whole.itertuples())
 whole["score"] = head.scores(overhead.features(overhead.thumbnails(arrays)))
 held = whole[whole["held_back"]]
