@@ -433,6 +433,19 @@ def test_what_failed_for_a_time_is_asked_for_again_when_told_so(demo, site, tmp_
     assert digests(tmp_path / "fresh") == digests(tmp_path / "out")
 
 
+def test_what_one_build_fetched_into_a_cache_another_need_not_ask_for(demo, site, tmp_path):
+    source = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"{n} Quito")) for n in (1, 2)])
+    for name in ("one", "two"):
+        build([source], tmp_path / name, demo[0] / "all.npz", cache=tmp_path / "cache")
+    build([source], tmp_path / "own", demo[0] / "all.npz")
+    assert site.asked["/1.jpg"] == site.asked["/2.jpg"] == 2  # once into the cache, once without it
+    assert digests(tmp_path / "one") == digests(tmp_path / "two") == digests(tmp_path / "own")
+    digest = records(tmp_path / "one")[0]["hashes"]["sha256"]
+    assert webfiles.Files(tmp_path / "own").kept_pictures(digest) and not webfiles.Files(tmp_path / "one").kept_pictures(
+        digest
+    )
+
+
 def test_agreement_is_a_score_and_drops_nothing(demo, site, tmp_path):
     source = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"{n} Accra")) for n in range(6)])
 
