@@ -1,6 +1,6 @@
 """Where each file of a build from the web is. Nothing else puts these names together, and none is taken apart again.
 
-A folder belongs to one build, named by the key in `.work/build` (`web.build` says what decides it). So what is made before any website
+A folder belongs to one build, named by the key in `.work/build` (`web` says what decides it). So what is made before any website
 is asked goes by its number alone. What the websites answer may differ under one key, since failures may be asked for again: whatever
 is made of a part's answers carries their hash, and the pairs of the shards carry the hash of the key and of all answers.
 """
