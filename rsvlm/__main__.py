@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -258,7 +259,7 @@ def web_build(
     device: Device = "auto",
 ) -> None:
     """Build shards of overhead pictures and their texts from web archives or tables of links."""
-    from rsvlm import files, web
+    from rsvlm import files, web, webdemo
 
     given = {
         "fetch.contact": contact,
@@ -266,16 +267,14 @@ def web_build(
         "fetch.retry_failed": retry_failed or None,
     }
     config = _config(profile, overrides, seed, device, {name: value for name, value in given.items() if value is not None})
-    agreement, embedder = _judges(model, device) if model else (None, None)
     manifest = web.build(
         [*inputs, *(more or [])],
         config,
         out,
-        head=head,
+        head=head or functools.partial(webdemo.default_head, config.web.overhead_precision),
         benchmark_folders=benchmarks or [],
         removed=files.read_lines(remove, "address") if remove else (),
-        agreement=agreement,
-        embedder=embedder,
+        model=_web_model(model, device) if model else None,
         cache=cache,
         engine=engine,
         workers=workers,
@@ -315,10 +314,10 @@ def web_show(
     seed: Seed = 0,
 ) -> None:
     """Write a page with the funnel, pairs, and what was rejected for which reason."""
-    from rsvlm import files, web
+    from rsvlm import files, webpairs
     from rsvlm.figures import markup, tables
 
-    found = web.look(folder, per_reason, pairs, seed)
+    found = webpairs.look(folder, per_reason, pairs, seed)
     path = files.write_atomic(html, markup.page("Pairs from the web", tables.web_report(found)))
     typer.echo(f"{path}: {len(found['kept'])} pairs, {len(found['rejected'])} reasons")
 
@@ -329,14 +328,14 @@ def web_remove(
     urls: Annotated[Path, typer.Option(help="Addresses of pictures or pages, one a line; # starts a remark.")],
 ) -> None:
     """Take pairs out of a finished data set, for good."""
-    from rsvlm import files, web
+    from rsvlm import files, webpairs
 
-    manifest, removed = web.remove(folder, files.read_lines(urls, "address"))
+    manifest, removed = webpairs.remove(folder, files.read_lines(urls, "address"))
     left = sum(part["samples"] for part in manifest["splits"].values())
     typer.echo(f"{folder}: {removed} pairs removed, {left} left")
 
 
-def _judges(model: Path, device: str):
+def _web_model(model: Path, device: str):
     """Make a model score pictures against texts, by the cosine of their embeddings, and embed pictures."""
     import rsvlm
     from rsvlm import embed as embedding
@@ -349,9 +348,7 @@ def _judges(model: Path, device: str):
     def score(pictures, texts):
         return (embedding.images(loaded, pictures) * embedding.texts(loaded, texts)).sum(axis=1)
 
-    fingerprint = stages.key(weights=weights, code=code)
-    embedder = webstages.Embedder(fingerprint, lambda pictures: embedding.images(loaded, pictures))
-    return webstages.Agreement(fingerprint, score), embedder
+    return webstages.Model(stages.key(weights=weights, code=code), score, lambda pictures: embedding.images(loaded, pictures))
 
 
 @app.command()

@@ -84,10 +84,12 @@ def demo_web(options: Config, pictures: int, recompute: bool = False) -> Path:
         webdemo.make(folder / "demo", options.seed, pictures)
         with webdemo.serve(folder / "demo") as addresses:
             webdemo.capture(addresses, folder / "crawl.warc.gz")
-            web.build([folder / "crawl.warc.gz"], options, folder / "pairs", workers=1, progress=False)
+            head = webdemo.default_head(options.web.overhead_precision)
+            web.build([folder / "crawl.warc.gz"], options, folder / "pairs", head=head, workers=1, progress=False)
         files.write_atomic(folder / "addresses.json", json.dumps(addresses))
 
     parts = {"options": options.web, "fetch": options.fetch, "seed": options.seed, "pictures": pictures, "code": web.code()}
+    parts["demo"] = stages.source_hash("webdemo")
     return stages.stage("web", parts, make, recompute)
 
 

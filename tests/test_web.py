@@ -27,11 +27,25 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rsvlm import __main__ as commands
-from rsvlm import config, embed, fetch, images, mammut, overhead, shards, stages, tokenizer, web, webdemo, webstages
+from rsvlm import (
+    config,
+    embed,
+    fetch,
+    images,
+    mammut,
+    overhead,
+    shards,
+    tokenizer,
+    web,
+    webdemo,
+    webfiles,
+    webpairs,
+    webstages,
+)
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 from rsvlm.figures import amounts, charts, tables
 
-for package in ("fastwarc", "resiliparse", "httpx2", "protego", "lingua"):
+for package in ("fastwarc", "resiliparse", "httpx2", "lingua"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
 OVERRIDES = {"fetch.allow_loopback": True, "fetch.host_delay_s": 0, "fetch.retries": 0, "web.samples_per_shard": 4}
@@ -153,12 +167,12 @@ def test_every_candidate_of_the_demo_ends_in_one_place(built):
     assert chain[0][0] == counted and all(row[1] == after[0] for row, after in zip(chain, chain[1:], strict=False))
     told = Counter((line["stage"], line["reason"]) for line in rejected(out))
     assert told == {(s, r): n for s, reasons in funnel["rejected_counts"].items() for r, n in reasons.items()}
-    assert all(web.meaning(*name) for name in told)
+    assert all(webpairs.meaning(*name) for name in told)
 
 
 def test_traps_and_bad_pictures_are_rejected_for_what_they_are(demo, built):
     out, labels = built
-    ends = web.outcomes(out).merge(labels, on="url", suffixes=("", "_truth"))
+    ends = webpairs.outcomes(out).merge(labels, on="url", suffixes=("", "_truth"))
     assert len(ends) == shards.manifest(out)["crawl"]["candidates"]
     kept = ends[ends["stage"] == "kept"]
     assert len(kept) > 10 and set(kept["trap"]) <= {"", "moved", "copy", "is a copy"}
@@ -237,16 +251,16 @@ KILLED_BEHIND = {  # at which call of what
     "webstages.texts": 1,
     "fetch._Journal.put": 7,
     "webstages.judge": 1,
-    "webstages.write_frame": 1,
+    "webfiles.write_frame": 1,
     "shards._make": 1,
 }
 KILLING = """
 import os, signal, sys
-from rsvlm import config, fetch, shards, web, webstages
+from rsvlm import config, fetch, shards, web, webfiles, webstages
 
 def build(name, call):
-    owner = webstages if name.startswith("webstages") else shards if name.startswith("shards") else fetch._Journal
-    name = name.rpartition(".")[2]
+    module, _, name = name.rpartition(".")
+    owner = {"webfiles": webfiles, "webstages": webstages, "shards": shards, "fetch._Journal": fetch._Journal}[module]
     real, left = getattr(owner, name), [call]
     def deadly(*arguments, **options):
         result = real(*arguments, **options)
@@ -419,6 +433,19 @@ def test_what_failed_for_a_time_is_asked_for_again_when_told_so(demo, site, tmp_
     assert digests(tmp_path / "fresh") == digests(tmp_path / "out")
 
 
+def test_what_one_build_fetched_into_a_cache_another_need_not_ask_for(demo, site, tmp_path):
+    source = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"{n} Quito")) for n in (1, 2)])
+    for name in ("one", "two"):
+        build([source], tmp_path / name, demo[0] / "all.npz", cache=tmp_path / "cache")
+    build([source], tmp_path / "own", demo[0] / "all.npz")
+    assert site.asked["/1.jpg"] == site.asked["/2.jpg"] == 2  # once into the cache, once without it
+    assert digests(tmp_path / "one") == digests(tmp_path / "two") == digests(tmp_path / "own")
+    digest = records(tmp_path / "one")[0]["hashes"]["sha256"]
+    assert webfiles.Files(tmp_path / "own").kept_pictures(digest) and not webfiles.Files(tmp_path / "one").kept_pictures(
+        digest
+    )
+
+
 def test_agreement_is_a_score_and_drops_nothing(demo, site, tmp_path):
     source = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"{n} Accra")) for n in range(6)])
 
@@ -426,7 +453,7 @@ def test_agreement_is_a_score_and_drops_nothing(demo, site, tmp_path):
         assert all(array.dtype == np.uint8 for array in arrays)
         return np.array([int(text.split("near ")[1][0]) / 10 - 0.5 for text in texts])
 
-    build([source], tmp_path / "out", demo[0] / "all.npz", agreement=webstages.Agreement("toy", score))
+    build([source], tmp_path / "out", demo[0] / "all.npz", model=webstages.Model("toy", score))
     scores = {Path(record["url"]).stem: record["scores"]["agreement"] for record in records(tmp_path / "out")}
     assert scores == {str(n): pytest.approx(n / 10 - 0.5, abs=1e-4) for n in range(6)}
 
@@ -441,27 +468,28 @@ def test_pictures_that_a_model_takes_for_one_are_one(demo, site, tmp_path, monke
         calls.append(len(arrays))
         return np.eye(5, dtype=np.float32)[[numbers[array.tobytes()] % 3 for array in arrays]]
 
-    embedder = webstages.Embedder("toy", embed)
+    model = webstages.Model("toy", embed=embed)
     monkeypatch.setattr(webstages, "deal", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        build([source], tmp_path / "out", demo[0] / "all.npz", embedder=embedder)
+        build([source], tmp_path / "out", demo[0] / "all.npz", model=model)
     monkeypatch.undo()
-    build([source], tmp_path / "out", demo[0] / "all.npz", embedder=embedder)
+    build([source], tmp_path / "out", demo[0] / "all.npz", model=model)
     assert calls == [6]  # what was embedded before the stop is not embedded again
     lost = [line for line in rejected(tmp_path / "out") if line["stage"] == "duplicate"]
     stays = {record["key"]: int(Path(record["url"]).stem) for record in records(tmp_path / "out")}
     assert len(lost) == len(stays) == 3 and {line["reason"] for line in lost} == {"near duplicate by embedding"}
     assert all(stays[line["duplicate_of"]] % 3 == int(Path(line["url"]).stem) % 3 for line in lost)
-    assert web.meaning("duplicate", "near duplicate by embedding")
-    assert not list((tmp_path / "out" / ".work").rglob(".whole.npy"))
-    web.build([source], OPTIONS, tmp_path / "two", head=demo[0] / "all.npz", embedder=embedder, workers=2, progress=False)
+    assert webpairs.meaning("duplicate", "near duplicate by embedding")
+    embedded = (tmp_path / "out" / ".work").rglob("*.npy")
+    assert [path.stem.partition("-")[0] for path in embedded] == ["00000"]  # and no copy of all of them is left
+    web.build([source], OPTIONS, tmp_path / "two", head=demo[0] / "all.npz", model=model, workers=2, progress=False)
     assert digests(tmp_path / "two") == digests(tmp_path / "out")
     off = config.load("smoke", OVERRIDES | {"web.embedding_similarity": 0})
-    build([source], tmp_path / "off", demo[0] / "all.npz", off, embedder=embedder)
+    build([source], tmp_path / "off", demo[0] / "all.npz", off, model=model)
     assert len(records(tmp_path / "off")) == 6 and len(calls) == 2
     with pytest.raises(DataError, match="unit vectors"):
-        zero = webstages.Embedder("zero", lambda arrays: np.zeros((len(arrays), 4), np.float32))
-        build([source], tmp_path / "zero", demo[0] / "all.npz", embedder=zero)
+        zero = webstages.Model("zero", embed=lambda arrays: np.zeros((len(arrays), 4), np.float32))
+        build([source], tmp_path / "zero", demo[0] / "all.npz", model=zero)
 
 
 def test_a_model_folder_gives_the_cosine_of_its_embeddings(demo, site, tmp_path):
@@ -498,7 +526,7 @@ def test_no_picture_and_no_text_leave_an_empty_data_set_not_an_error(demo, tmp_p
     source = table(tmp_path / "l.csv", [("http://127.0.0.1:9/x.jpg", "My cat"), ("http://[::1", "x"), ("ftp://a/b", "y")])
     content = build([source], tmp_path / "out", demo[0] / "all.npz")
     assert not records(tmp_path / "out") and content["crawl"]["bad_url"] == 2
-    found = web.look(tmp_path / "out")
+    found = webpairs.look(tmp_path / "out")
     assert found["kept"] == [] and tables.web_report(found)
 
 
@@ -520,11 +548,15 @@ def test_requests_that_cannot_be_met_stop_before_any_work(demo, built, tmp_path)
         build([source], out, head, engine="spark")
     with pytest.raises(DataError, match="overhead head"):
         build([source], out, source)
+    with pytest.raises(ConfigError, match="no overhead head: give one"):
+        build([source], out, None)
     with pytest.raises(DataError, match="not a folder"):
         build([source], out, head, benchmark_folders=[tmp_path / "none"])
     assert not out.exists()
     with pytest.raises(DataError, match="other options"):
         build([source], built[0], head)
+    with pytest.raises(DataError, match="other options"):
+        build([demo[0] / "crawl.warc.gz"], built[0], head)  # the same but for the head
 
 
 # Removal
@@ -540,21 +572,21 @@ def test_what_an_owner_wants_gone_is_gone(demo, tmp_path):
     n_page = sum(record["page"] == page or record["url"] == first["url"] for record in records(out))
     before, kept_files = len(records(out)), {s["file"] for e in shards.manifest(out)["splits"].values() for s in e["shards"]}
     digest = first["hashes"]["sha256"]
-    assert web._kept_files(out / ".work", digest) and web._kept_files(out / ".work", lost["sha256"])
+    assert webfiles.Files(out).kept_pictures(digest) and webfiles.Files(out).kept_pictures(lost["sha256"])
     (tmp_path / "list.txt").write_text(f"# on request\n{first['url']}\n\n{page}\n{lost['url']}\nhttps://else.example/\n")
     result = CliRunner().invoke(commands.app, ["web", "remove", str(out), "--urls", str(tmp_path / "list.txt")])
     assert result.exit_code == 0 and f"{n_page} pairs removed, {before - n_page} left" in result.output
     assert not {first["url"], page} & {value for record in records(out) for value in (record["url"], record["page"])}
     everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file() and path.suffix != ".sqlite")
     assert first["key"].encode() not in everything
-    assert not web._kept_files(out / ".work", digest) and not web._kept_files(out / ".work", lost["sha256"])
+    assert not webfiles.Files(out).kept_pictures(digest) and not webfiles.Files(out).kept_pictures(lost["sha256"])
     line = next(line for line in rejected(out) if line["url"] == lost["url"])
     assert set(line) == {"url", "stage", "reason"}
     funnel = json.loads((out / "funnel.json").read_text())
     assert funnel["rejected"] == len(rejected(out)) and funnel["kept"] == before - n_page
     left = {s["file"] for e in shards.manifest(out)["splits"].values() for s in e["shards"]}
     assert left & kept_files and left - kept_files or left < kept_files
-    assert web.remove(out, [first["url"]])[1] == 0
+    assert webpairs.remove(out, [first["url"]])[1] == 0
     content = build([folder / "crawl.warc.gz"], out, folder / "head.npz")  # the same command brings nothing back
     assert content["rewritten"] and len(records(out)) == before - n_page
 
@@ -565,9 +597,9 @@ def test_a_removal_that_was_stopped_is_completed(demo, built, tmp_path, monkeypa
     url = records(out)[0]["url"]
     monkeypatch.setattr(shards, "rewrite", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        web.remove(out, [url])
+        webpairs.remove(out, [url])
     monkeypatch.undo()
-    assert web.remove(out, [url])[1] == 1
+    assert webpairs.remove(out, [url])[1] == 1
     assert [line for line in rejected(out) if line["stage"] == "removal"] == [
         {"url": url, "stage": "removal", "reason": "removed"}
     ]
@@ -591,7 +623,7 @@ def test_personal_data_is_not_written_down_again(built):
 
 def test_an_empty_removal_list_is_an_error(built, tmp_path):
     with pytest.raises(DataError, match="no address"):
-        web.remove(built[0], ["# nothing", " "])
+        webpairs.remove(built[0], ["# nothing", " "])
 
 
 # Pages
@@ -644,14 +676,14 @@ def test_hostile_texts_are_shown_as_text(demo, site, tmp_path):
 
 def test_rejected_pictures_are_shown_beside_their_reason(built):
     out, _ = built
-    found = web.look(out, per_reason=3, kept=5, seed=1)
+    found = webpairs.look(out, per_reason=3, kept=5, seed=1)
     assert len(found["kept"]) == 5 and all(item["image"].ndim == 3 for item in found["kept"])
     assert sum(entry["count"] for entry in found["rejected"]) == len(rejected(out))
     assert all(1 <= len(entry["examples"]) <= 3 for entry in found["rejected"])
     low = next(entry for entry in found["rejected"] if entry["reason"] == "not overhead")
     assert all(example["image"].ndim == 3 for example in low["examples"])
     assert found["rejected"][0]["stage"] == "text" and found["rejected"][0]["examples"][0]["image"] is None
-    again = web.look(out, per_reason=3, kept=5, seed=1)
+    again = webpairs.look(out, per_reason=3, kept=5, seed=1)
     assert [e["url"] for r in again["rejected"] for e in r["examples"]] == [
         e["url"] for r in found["rejected"] for e in r["examples"]
     ]
@@ -719,9 +751,12 @@ def test_the_default_head_comes_from_the_demo(demo, site, tmp_path, monkeypatch)
         webdemo, "default_head", lambda precision: asked.append(precision) or overhead.load(demo[0] / "all.npz")
     )
     source = table(tmp_path / "l.csv", [(f"{site.url}/1.jpg", GOOD.format("Turku"))])
-    build([source], tmp_path / "out", None)
-    assert asked == [OPTIONS.web.overhead_precision] and len(records(tmp_path / "out")) == 1
-    assert stages.key(x=1)
+    command = ["web", "build", "--input", str(source), "--out", str(tmp_path / "out"), "--workers", "1", "--allow-loopback"]
+    result = CliRunner().invoke(commands.app, [*command, "--input", str(tmp_path / "none.csv")])
+    assert result.exit_code and not asked  # a request that cannot be met costs no training
+    result = CliRunner().invoke(commands.app, [*command, "--set", "web.overhead_precision=0.9"])
+    assert result.exit_code == 0, result.output
+    assert asked == [0.9] and len(records(tmp_path / "out")) == 1
 
 
 def test_one_input_may_be_followed_by_more_as_a_shell_expands_it(tmp_path, monkeypatch):

@@ -3,13 +3,14 @@
 import gzip
 import http.client
 import re
+import shutil
 from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from rsvlm import config, images, overhead, webdemo
+from rsvlm import config, demopairs, images, overhead, stages, webdemo
 from rsvlm.errors import DataError
 
 pytest.importorskip("skimage", reason="the extra [demo] is not installed")
@@ -108,3 +109,15 @@ def test_no_picture_of_the_demo_is_one_colour(web):
     for row in above.itertuples():
         data = (folder / "sites" / row.host / row.path).read_bytes()
         assert overhead.decode(data, config.Web())[1] is None, (row.style, row.path)
+
+
+def test_pairs_of_the_demo_are_made_anew_when_the_making_of_site_head_or_pairs_changes(tmp_path, monkeypatch):
+    package = shutil.copytree(stages.PACKAGE, tmp_path / "rsvlm", ignore=shutil.ignore_patterns("__pycache__"))
+    keys = []
+    monkeypatch.setattr(stages, "PACKAGE", package)
+    monkeypatch.setattr(stages, "stage", lambda name, parts, *_: keys.append(stages.key(**parts)))
+    for name in ("", "webdemo.py", "overhead.py", "webstages.py", "webfiles.py", "lexicon.json"):
+        if name:
+            (package / name).write_bytes((package / name).read_bytes() + b"\n")
+        demopairs.demo_web(config.load("smoke"), 180)
+    assert len(set(keys)) == len(keys) == 6

@@ -38,7 +38,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, config, files, images, overhead, results, stages, web, webdemo
+from rsvlm import benchmarks, config, files, images, overhead, results, stages, web, webdemo, webfiles, webpairs
 from rsvlm.figures import amounts, charts, galleries, style, tables
 from rsvlm.provenance import provenance
 
@@ -59,14 +59,16 @@ def make(folder):
     webdemo.make(folder / "demo", options.seed, pictures)
     with webdemo.serve(folder / "demo") as addresses:
         webdemo.capture(addresses, folder / "crawl.warc.gz")
-        web.build([folder / "crawl.warc.gz"], options, folder / "pairs", workers=1, progress=False)
+        head = webdemo.default_head(options.web.overhead_precision)
+        web.build([folder / "crawl.warc.gz"], options, folder / "pairs", head=head, workers=1, progress=False)
     files.write_atomic(folder / "addresses.json", json.dumps(addresses))
 
 
 parts = {"options": options.web, "fetch": options.fetch, "seed": seed, "pictures": pictures, "code": web.code()}
+parts["demo"] = stages.source_hash("webdemo")
 folder = stages.stage("web", parts, make, recompute)
 data = folder / "pairs"
-found = web.look(data, per_reason=8, kept=18, seed=seed)
+found = webpairs.look(data, per_reason=8, kept=18, seed=seed)
 
 # %% tags=["hide-input"]
 manifest = found["manifest"]
@@ -119,7 +121,7 @@ galleries.web_rejected(found["rejected"])
 # Of what was kept, and of what was rejected for its text.
 
 # %%
-outcomes = web.outcomes(data)
+outcomes = webpairs.outcomes(data)
 outcomes["words"] = outcomes["text"].str.split().str.len()
 kept = outcomes["stage"] == "kept"
 addresses = json.loads((folder / "addresses.json").read_text())
@@ -158,7 +160,7 @@ Markdown(
 labels = pd.read_parquet(folder / "demo" / "labels.parquet")
 whole = labels[labels["trap"].isin(["", "copy", "is a copy"])].reset_index(drop=True)
 sites = folder / "demo" / "sites"
-head = overhead.load(data / ".work" / "head.npz")
+head = overhead.load(webfiles.Files(data).head)
 arrays = (images.decode((sites / row.host / row.path).read_bytes()) for row in whole.itertuples())
 whole["score"] = head.scores(overhead.features(overhead.thumbnails(arrays)))
 held = whole[whole["held_back"]]

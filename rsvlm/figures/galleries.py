@@ -202,7 +202,7 @@ def web_pairs(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160) ->
     """Show pairs of a data set from the web: picture, text, and where it was found, all as text.
 
     Args:
-        items: `{"record", "image"}` each, as from `web.look`.
+        items: `{"record", "image"}` each, as from `webpairs.look`.
         thumbnail_px: Longest side of a thumbnail, in pixels.
     """
     cells = []
@@ -224,7 +224,7 @@ def web_rejected(reasons: Sequence[Mapping[str, object]], thumbnail_px: int = 11
     """Show what was rejected, reason by reason: pictures where there are some, else addresses and texts.
 
     Args:
-        reasons: `rejected` of what `web.look` returned.
+        reasons: `rejected` of what `webpairs.look` returned.
         thumbnail_px: Longest side of a thumbnail, in pixels.
 
     Returns:

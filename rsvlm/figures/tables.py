@@ -162,7 +162,7 @@ def web_report(found: Mapping[str, object]) -> Html:
     """Tell on one page what a data set from the web holds, and what was rejected for which reason.
 
     Args:
-        found: What `web.look` returned.
+        found: What `webpairs.look` returned.
 
     Returns:
         A self-contained block without scripts.
