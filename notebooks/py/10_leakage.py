@@ -45,25 +45,12 @@ from IPython.display import Markdown
 from PIL import Image
 
 # %% tags=["hide-input"]
-from rsvlm import (
-    benchmarks,
-    bluemarble,
-    config,
-    distributed,
-    embed,
-    figures,
-    images,
-    leakage,
-    pairs,
-    retrieval,
-    runs,
-    shards,
-    statistics,
-    train,
-)
+from rsvlm import benchmarks, bluemarble, config, distributed, embed, figures, images, leakage, pairs, retrieval, runs
 
 # %% tags=["hide-input"]
 started = time.time()
+from rsvlm import shards, statistics, train
+
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 chips = bluemarble.load_or_build(options)
 run = train.load_or_train(options, chips)
