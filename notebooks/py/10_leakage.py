@@ -45,12 +45,30 @@ from IPython.display import Markdown
 from PIL import Image
 
 # %% tags=["hide-input"]
-from rsvlm import benchmarks, bluemarble, config, distributed, embed, images, leakage, pairs, retrieval
+from rsvlm import (
+    benchmarks,
+    bluemarble,
+    config,
+    distributed,
+    embed,
+    images,
+    leakage,
+    pairs,
+    retrieval,
+    shards,
+    statistics,
+    train,
+)
+from rsvlm.figures import amounts, charts, galleries, tables
+
+# %% tags=["hide-input"]
+from rsvlm.files import write_atomic
+from rsvlm.provenance import provenance
+from rsvlm.results import ROW, save_result
+from rsvlm.stages import root, source_hash, stage
 
 # %% tags=["hide-input"]
 started = time.time()
-from rsvlm import provenance, shards, statistics, train
-
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 chips = bluemarble.load_or_build(options)
 run = train.load_or_train(options, chips)
