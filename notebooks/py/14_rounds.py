@@ -111,7 +111,11 @@ validation, testing = (pictures.read(chips, split, 64, seed=seed) for split in (
 
 # %% tags=["hide-input"]
 rule = {"start": embed.fingerprint(begun), "data": benchmarks.fingerprint(chips), "few": few}
-rule |= {"source": stages.source_hash("rounds", "teacher", "localize", "mammut", "images", "losses", "train", follow=False)}
+rule |= {
+    "source": runs.source_hash(
+        "rounds", "teacher", "pictures", "localize", "mammut", "images", "losses", "train", follow=False
+    )
+}
 
 
 def go(chosen, labels=b"", classes=groundcover.COVERS):
