@@ -112,7 +112,7 @@ validation, testing = (pictures.read(chips, split, 64, seed=seed) for split in (
 # %% tags=["hide-input"]
 rule = {"start": embed.fingerprint(begun), "data": benchmarks.fingerprint(chips), "few": few}
 rule |= {
-    "source": runs.source_hash(
+    "source": stages.source_hash(
         "rounds", "teacher", "pictures", "localize", "mammut", "images", "losses", "train", follow=False
     )
 }
