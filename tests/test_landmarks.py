@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsvlm import landmarks, maps, worldmap
+from rsvlm import landmarks, maps, pieces, worldmap
 from rsvlm.taxonomy import clean_geometry
 
 shapely = pytest.importorskip("shapely", reason="the extra [data] is not installed")
@@ -127,7 +127,7 @@ def test_large_and_small_outlines_are_clipped_alike():
     frame = shapely.box(one["west"], one["south"], one["east"], one["north"])
     (found,) = describe(features(("lake", star)), one)
     assert found[0]["share"] == pytest.approx(star.intersection(frame).area / frame.area, rel=1e-3)
-    assert shapely.get_num_coordinates(shapely.from_geojson(json.dumps(found[0]["geometry"]))) <= landmarks.MAX_VERTICES
+    assert shapely.get_num_coordinates(shapely.from_geojson(json.dumps(found[0]["geometry"]))) <= pieces.MAX_VERTICES
 
 
 def test_the_visibility_rule_says_why():
@@ -298,7 +298,7 @@ def test_the_result_is_json_and_short():
     text = json.dumps(found, allow_nan=False)
     assert json.loads(text) == found and len(text) < 20_000
     for mark in found:
-        assert shapely.get_num_coordinates(shapely.from_geojson(json.dumps(mark["geometry"]))) <= landmarks.MAX_VERTICES
+        assert shapely.get_num_coordinates(shapely.from_geojson(json.dumps(mark["geometry"]))) <= pieces.MAX_VERTICES
 
 
 def test_lists_are_limited():
