@@ -17,7 +17,7 @@ import random
 import zlib
 from collections.abc import Iterable, Sequence
 
-from rsvlm.worldmap import SECTORS
+from rsvlm.directions import SECTORS
 
 MAX_WORDS = 70
 """Longest caption, in words."""
@@ -112,7 +112,7 @@ def place_words(sectors: Sequence[int]) -> str:
     """Say where a set of sectors lies.
 
     Args:
-        sectors: Positions in `worldmap.SECTORS`, ascending.
+        sectors: Positions in `directions.SECTORS`, ascending.
     """
     return f"the {list_words([SECTORS[sector] for sector in sectors])}"
 

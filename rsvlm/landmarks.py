@@ -17,11 +17,9 @@ import numpy as np
 import pandas as pd
 
 from rsvlm import maps
-from rsvlm.pieces import AREA, LINE, POINT, SECTORS, Pieces, connected, cut_out, metres_per_degree, outlines
+from rsvlm.directions import SECTORS, direction
+from rsvlm.pieces import AREA, LINE, POINT, Pieces, connected, cut_out, metres_per_degree, outlines
 from rsvlm.taxonomy import Category, taxonomy
-
-EIGHT_DIRECTIONS = ("east", "northeast", "north", "northwest", "west", "southwest", "south", "southeast")
-"""Compass directions, counter-clockwise from east, as in `worldmap`."""
 
 NOT_FROM_ABOVE = "not seen from above"
 UNDERGROUND = "underground"
@@ -128,7 +126,7 @@ def describe(features: maps.Features, index: Index, chips: pd.DataFrame) -> list
 
     Returns:
         One list per chip, in their order, of dictionaries that JSON can hold: `name`, `names` (by language), `category`;
-        `lon lat` of a point of it inside the chip (beyond 180 where the chip is); `position` (one of `SECTORS`); `by_sector`
+        `lon lat` of a point of it inside the chip (beyond 180 where the chip is); `position` (one of `directions.SECTORS`); `by_sector`
         (nine counts in the order of `SECTORS`: of things, or 1 where a single thing reaches); `area_m2` and `share` of the chip
         for areas and `length_m` for lines, of what lies inside the chip; `size_px` (root of the area, length of a line, usual
         size of a point; of the largest where they are several); `prominence`; `visible`, `hidden_because` (one of `HIDDEN`);
@@ -155,7 +153,7 @@ def relations(landmarks: Sequence[dict], most: int = 4) -> list[dict]:
         most: Pairs wanted.
 
     Returns:
-        `{"from": i, "to": j, "distance_m", "direction"}`: landmark `j` lies `direction` (one of `EIGHT_DIRECTIONS`) of landmark
+        `{"from": i, "to": j, "distance_m", "direction"}`: landmark `j` lies `direction` (one of `directions.COMPASS`) of landmark
         `i`; the distance is that between their nearest points. The direction leads from the point of `i` that is nearest to the
         middle of `j`, and is told only where that from middle to middle is not far from it.
     """
@@ -190,13 +188,12 @@ def relations(landmarks: Sequence[dict], most: int = 4) -> list[dict]:
         if distance[pair] <= 1.0 or not agrees[pair] or max(used[first], used[second]) >= 2:
             continue
         used[[first, second]] += 1
-        turn = int(np.round(np.degrees(np.arctan2(edge[pair, 1], edge[pair, 0])) / 45.0)) % 8
         found.append(
             {
                 "from": singles[first],
                 "to": singles[second],
                 "distance_m": round(float(distance[pair]), 1),
-                "direction": EIGHT_DIRECTIONS[turn],
+                "direction": direction(*edge[pair]),
             }
         )
         if len(found) == most:

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rsvlm.directions import SECTORS, opposite
 from rsvlm.grammar import SEA_LEVELS, fit, level_word, list_words, place_words, sentence
-from rsvlm.worldmap import EIGHT_DIRECTIONS, SECTORS
 
 MAP_KINDS = ("full", "short", "relational")
 """Kinds of captions of a map's landmarks, the fullest first."""
@@ -235,7 +235,7 @@ class _Thing:
         phrase: What to call it; `{count:37}` is said in words each time anew.
         plural: Whether it takes a verb in the plural.
         marks: The landmarks.
-        by_sector: How many things lie in each of `worldmap.SECTORS`; where `reaches`, 1 for those it reaches into.
+        by_sector: How many things lie in each of `directions.SECTORS`; where `reaches`, 1 for those it reaches into.
         reaches: Whether it is one thing, or pieces that are not counted.
     """
 
@@ -391,7 +391,7 @@ def _relation_sentences(record: dict, things: Sequence[_Thing], rng: random.Rand
         # The second lies in this direction of the first; the reverse is as true where neither is large.
         direction = relation["direction"]
         if len(first.sectors) == len(second.sectors) == 1 and rng.random() < 0.5:
-            first, second, direction = second, first, EIGHT_DIRECTIONS[(EIGHT_DIRECTIONS.index(direction) + 4) % 8]
+            first, second, direction = second, first, opposite(direction)
         far = f"about {length_words(relation['distance_m'])} " if relation.get("distance_m", 0) >= 5 else ""
         verb = rng.choice(("lie", "are")) if second.plural else rng.choice(("lies", "is"))
         to = "" if far else "to the "

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-SECTORS = ("northwest", "north", "northeast", "west", "centre", "east", "southwest", "south", "southeast")
-"""The nine sectors of a chip, row by row, as in `worldmap`."""
+from rsvlm.directions import sectors
 
 POINT, LINE, AREA = 0, 1, 2
 """Kinds of geometry, by dimension."""
@@ -46,7 +45,7 @@ class Pieces:
         share: Share of the chip that it covers, at most 1.
         middle: `(P, 2)`, a point of it, in metres as `shape`.
         lonlat: `(P, 2)`, the same in degrees, beyond 180 where the chip is.
-        sector: Position in `SECTORS` of its middle.
+        sector: Position in `directions.SECTORS` of its middle.
         reaches: `(P, 9)`, bool, the sector of its middle, those half covered by an area, and those with a tenth of a line.
     """
 
@@ -214,8 +213,7 @@ def _longest(lines: np.ndarray) -> np.ndarray:
 
 def _sectors(place: np.ndarray) -> np.ndarray:
     """Return the sectors of places `(..., 2)` measured from a chip's middle, east and north, in sides."""
-    column = np.clip(np.floor((place[..., 0] + 0.5) * 3), 0, 2).astype(int)
-    return np.clip(np.floor((0.5 - place[..., 1]) * 3), 0, 2).astype(int) * 3 + column
+    return sectors(place[..., 0] + 0.5, 0.5 - place[..., 1])
 
 
 def _turn(box: np.ndarray) -> np.ndarray:

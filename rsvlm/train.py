@@ -143,7 +143,8 @@ def load_or_train(config: Config, data: Path | Mapping[str, Path], recompute: bo
     Returns:
         The run's folder, with `model/` and `metrics.jsonl`.
     """
-    modules = "train", "curriculum", "augment", "mammut", "tokenizer", "images", "embed"  # the data has its own hash
+    # The data has its own hash.
+    modules = "train", "curriculum", "augment", "directions", "mammut", "tokenizer", "images", "embed"
     parts = _identity(config, _named(data)) | {"source": runs.source_hash(*modules, follow=False)}
     return runs.stage("train", parts, lambda folder: train(config, data, folder), recompute)
 

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from rsvlm import config, grammar, tiles, worldmap
+from rsvlm import config, directions, grammar, tiles, worldmap
 
-SECTOR = {name: number for number, name in enumerate(worldmap.SECTORS)}
+SECTOR = {name: number for number, name in enumerate(directions.SECTORS)}
 PLACE = r"(?:northwest|northeast|southwest|southeast|north|south|west|east|centre)"
 PLACES = rf"in the ({PLACE}(?:(?:, | and ){PLACE})*)"
 
@@ -214,7 +214,7 @@ def test_real_sea_statements_are_true(real):
                 sea_east, sea_north = columns_at.mean() / width, -rows_at.mean() / height
                 other_rows, other_columns = np.nonzero(~sea)
                 bearing = np.arctan2(sea_north + other_rows.mean() / height, sea_east - other_columns.mean() / width)
-                told = worldmap.EIGHT_DIRECTIONS.index(side[1]) * np.pi / 4
+                told = directions.COMPASS.index(side[1]) * np.pi / 4
                 # Half of 45 degrees, and what sampling the mask at pixel centres may turn.
                 assert abs((bearing - told + np.pi) % (2 * np.pi) - np.pi) < np.radians(22.5 + 4)
                 seen += 1

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from rsvlm import grammar, mapgrammar
-from rsvlm.worldmap import SECTORS
+from rsvlm.directions import SECTORS
 
 
 def landmark(category: str, position: str, **changes) -> dict:

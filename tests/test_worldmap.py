@@ -206,20 +206,6 @@ def test_line_lengths_do_not_depend_on_the_chips_place(world):
     assert total == pytest.approx(64 / 15 * 111.19, rel=0.03)
 
 
-@given(st.floats(-1, 1), st.floats(-1, 1))
-def test_direction_word_is_the_nearest_of_eight(east, north):
-    if np.hypot(east, north) < 1e-3:
-        return
-    axes = {"east": (1, 0), "north": (0, 1), "west": (-1, 0), "south": (0, -1)}
-    axes |= {
-        f"{ns}{ew}": (np.sqrt(0.5) * axes[ew][0], np.sqrt(0.5) * axes[ns][1])
-        for ns in ("north", "south")
-        for ew in ("east", "west")
-    }
-    dots = {name: east * x + north * y for name, (x, y) in axes.items()}
-    assert dots[worldmap.direction_word(east, north)] == pytest.approx(max(dots.values()), abs=1e-9)
-
-
 @pytest.mark.parametrize(
     ("area", "expected"),
     [
