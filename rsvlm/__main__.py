@@ -571,15 +571,16 @@ def evaluate_localize(
     For a model of RSICD's captions and aerial pictures: --texts rsicd --join mean --temperature 0.1 --scale 0.5 --scale 1
     --method raw.
     """
-    from rsvlm import evaluate
+    from rsvlm import earthmasks, evaluate, maskfiles
 
     started = time.time()
+    others = {"blue-marble": maskfiles.Benchmark(earthmasks.COVERS, "test", earthmasks.read)}
     options = {"classes": classes, "prompts": prompts, "texts": texts, "background": background, "floor": floor, "half": half}
     options |= {"without": without or (), "limit": limit, "label": label, "size_px": size_px, "dataset": dataset}
     options |= {"window": window or [3], "scale": scale or [1.0], "join": join, "temperature": temperature, "tile_px": tile_px}
     options |= {"size": size, "baselines": baselines, "against": against or (), "everywhere": everywhere}
     options |= {"bootstrap_samples": bootstrap_samples, "seed": seed, "device": device, "progress": sys.stderr.isatty()}
-    found = evaluate.locate(model, root, benchmark, methods=method or ["smooth"], **options)
+    found = evaluate.locate(model, root, benchmark, methods=method or ["smooth"], others=others, **options)
     _evaluated(found, json_out, seed, device, started, save and ("localize", save))
 
 

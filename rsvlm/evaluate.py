@@ -252,6 +252,7 @@ def locate(
     limit: int | None = None,
     label: str = "building",
     size_px: int = 256,
+    others: Mapping[str, maskfiles.Benchmark] | None = None,
     dataset: str | None = None,
     bootstrap_samples: int = 1000,
     seed: int = 0,
@@ -279,6 +280,7 @@ def locate(
         limit: See `benchmark`.
         label: See `benchmark`.
         size_px: See `benchmark`.
+        others: See `benchmark`.
         dataset: Name in the rows; none: the folder's.
         bootstrap_samples: Resamples of the pictures.
         seed: Of the resamples and of the random map.
@@ -294,7 +296,7 @@ def locate(
         raise DataError(f"unknown method '{unknown[0]}': choose one of {', '.join(localize.METHODS)}")
     for side in np.atleast_1d(how.get("window", 3)).tolist():
         localize.check_window(side)
-    names = maskfiles.classes(root, benchmark, label=label)
+    names = maskfiles.classes(root, benchmark, label=label, others=others)
     if unknown := [name for name in classes or [] if name not in names]:
         raise DataError(f"{root} has no class '{unknown[0]}': it has {', '.join(names)}")
     names = list(classes or names)
@@ -305,7 +307,9 @@ def locate(
         groups = [[line.replace("{class}", name).replace("{}", name) for line in templates] for name in names]
     rest = background or rest
     left_out = {Path(path).stem: runs.read_lines(path, "name of a picture") for path in without}
-    items = maskfiles.read(root, benchmark, skipped=skipped, limit=limit, half=half, label=label, size_px=size_px)
+    items = maskfiles.read(
+        root, benchmark, skipped=skipped, limit=limit, half=half, label=label, size_px=size_px, others=others
+    )
     loaded = weights.load(model, distributed.resolve_device(device))
     words = {"texts": groups, "background": rest}
     vectors = {name: some and [localize.text_vectors(loaded, text) for text in some] for name, some in words.items()}
@@ -322,7 +326,7 @@ def locate(
         {name: functools.partial(look, name) for name in methods} | (scoring.baselines(names, seed) if baselines else {}),
         names,
         dataset=dataset or Path(root).resolve().name,
-        split=("test" if benchmark == "blue-marble" else "all") + (f", half {half}" if half else ""),
+        split=(others[benchmark].split if benchmark in (others or {}) else "all") + (f", half {half}" if half else ""),
         against=against,
         without=left_out,
         background=not everywhere,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsvlm.directions import SECTORS, opposite
-from rsvlm.grammar import SEA_LEVELS, fit, level_word, list_words, place_words, sentence
+from rsvlm.sentences import SHARE_LEVELS, fit, level_word, list_words, place_words, sentence
 
 MAP_KINDS = ("full", "short", "relational")
 """Kinds of captions of a map's landmarks, the fullest first."""
@@ -93,7 +93,7 @@ def write_map(record: dict, rng: random.Random, count: int = 3) -> dict[str, str
         count: Kinds wanted, 1 to 3: the first of `MAP_KINDS`.
 
     Returns:
-        Captions by kind, no two alike, none above `grammar.MAX_WORDS` words; `{}` where no landmark is visible.
+        Captions by kind, no two alike, none above `sentences.MAX_WORDS` words; `{}` where no landmark is visible.
     """
     things = _things(record)
     if not things:
@@ -321,7 +321,7 @@ def _where(thing: _Thing) -> str:
 def _map_sentence(thing: _Thing, rng: random.Random) -> str:
     what, where, s = _say(thing, rng), _where(thing), "" if thing.plural else "s"
     if thing.share >= SHARE_LEAST:
-        extent = level_word(min(thing.share, 1.0), SEA_LEVELS)
+        extent = level_word(min(thing.share, 1.0), SHARE_LEVELS)
         verb = rng.choice((f"cover{s}", f"take{s} up", "occupy" if thing.plural else "occupies"))
         return sentence(f"{what} {verb} {extent} of the picture{', ' + where if where else ''}")
     if thing.line:

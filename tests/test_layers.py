@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "rsvlm"
 LAYERS = {
     0: "errors config",
     1: "runs grid results kernels images tokenizer distributed losses",
-    2: "directions tiles addresses robots ranges layout mosaics imagery scenefiles taxonomy mapfiles places maps pieces landmarks worldmap grammar mapgrammar prompting clients captions rules audit engines pages crawl fetch lexicon filters overhead dedup samples shards bluemarble webdemo catalogue benchmarks maskfiles augment curriculum splits build webstages web",
+    2: "directions addresses robots ranges layout mosaics imagery scenefiles taxonomy mapfiles tiles places maps pieces landmarks sentences mapgrammar prompting clients captions rules audit engines pages crawl fetch lexicon filters overhead dedup samples shards maskfiles worldmap grammar bluemarble webdemo earthmasks catalogue benchmarks augment curriculum splits build webstages web",
     3: "mammut weights",
     4: "embed encoders checkpoints train",
     5: "retrieval classification leakage experiments masks scoring localize evaluate rounds scenes archive",

