@@ -300,7 +300,7 @@ def _landmark(
     # How many there are, and where: several things lie where most of them do.
     count = len(members) if group.things else connected(pieces.shape[members])
     sector, at = int(pieces.sector[first]), first
-    by_sector = pieces.reaches[members].any(axis=0).astype(int)
+    by_sector = (pieces.reaches[members].any(axis=0) if len(members) > 1 else pieces.reaches[first]).astype(int)
     if group.things and len(members) > 1:
         by_sector = np.bincount(pieces.sector[members], minlength=9)
         sector = int(by_sector.argmax())
@@ -327,8 +327,12 @@ def _landmark(
         "hidden_because": HIDDEN[reason],
         "count": count,
         "cut": bool(pieces.cut[members].any()),
-        **{name: "; ".join(dict.fromkeys(columns[name][rows])) for name in ("source", "licence", "attribution")},
+        **{name: _joined(columns[name], rows) for name in ("source", "licence", "attribution")},
     }
+
+
+def _joined(values: np.ndarray, rows: np.ndarray) -> str:
+    return values[rows[0]] if len(rows) == 1 else "; ".join(dict.fromkeys(values[rows]))
 
 
 def _ranked(marks: list[tuple[dict, _Group]]) -> list[tuple[dict, _Group]]:

@@ -459,12 +459,11 @@ def _touched(mark: Mapping, bbox: tuple[float, ...]) -> set[str]:
     west, south, east, north = bbox
     touched: set[str] = set()
     for line in _lines(mark["geometry"]):
-        x, y = np.array([point[:2] for point in line], float).T
-        unit = np.stack([(x - west) / (east - west), (north - y) / (north - south)])
+        unit = (np.array([point[:2] for point in line], float).T - [[west], [north]]) / [[east - west], [south - north]]
         start, end = (unit[:, :-1], unit[:, 1:]) if len(line) > 1 else (unit, unit)
         places = (start + (end - start) * np.arange(9)[:, None, None] / 8).swapaxes(0, 1).reshape(2, -1)
-        across, down = places[:, ((places >= 0) & (places <= 1)).all(axis=0)]
-        touched.update(SECTORS[number] for number in sectors(across, down))
+        inside = ((places >= 0) & (places <= 1)).all(axis=0)
+        touched.update(SECTORS[number] for number in sectors(*places[:, inside]))
     return touched
 
 
