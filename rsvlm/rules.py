@@ -457,13 +457,12 @@ def _touched(mark: Mapping, bbox: tuple[float, ...]) -> set[str]:
     if not bbox or not isinstance(mark.get("geometry"), Mapping):
         return set()
     west, south, east, north = bbox
-    touched: set[str] = set()
+    touched = set()
     for line in _lines(mark["geometry"]):
         unit = (np.array([point[:2] for point in line], float).T - [[west], [north]]) / [[east - west], [south - north]]
-        start, end = (unit[:, :-1], unit[:, 1:]) if len(line) > 1 else (unit, unit)
+        start, end = unit[:, : max(len(line) - 1, 1)], unit[:, min(len(line) - 1, 1) :]
         places = (start + (end - start) * np.arange(9)[:, None, None] / 8).swapaxes(0, 1).reshape(2, -1)
-        inside = ((places >= 0) & (places <= 1)).all(axis=0)
-        touched.update(SECTORS[number] for number in sectors(*places[:, inside]))
+        touched.update(SECTORS[number] for number in sectors(*places[:, ((places >= 0) & (places <= 1)).all(axis=0)]))
     return touched
 
 
