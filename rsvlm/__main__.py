@@ -571,7 +571,7 @@ def evaluate_localize(
     For a model of RSICD's captions and aerial pictures: --texts rsicd --join mean --temperature 0.1 --scale 0.5 --scale 1
     --method raw.
     """
-    from rsvlm import locate
+    from rsvlm import earthmasks, locate, maskfiles
 
     started = time.time()
     options = locate.Options(
@@ -600,7 +600,8 @@ def evaluate_localize(
         bootstrap_samples=bootstrap_samples,
         seed=seed,
     )
-    found = locate.locate(model, root, options, device=device, progress=sys.stderr.isatty())
+    others = {"blue-marble": maskfiles.Benchmark(earthmasks.COVERS, "test", earthmasks.read)}
+    found = locate.locate(model, root, options, others=others, device=device, progress=sys.stderr.isatty())
     _evaluated(found, json_out, seed, device, started, save and ("localize", save))
 
 

@@ -18,12 +18,12 @@ import re
 
 import numpy as np
 
+from rsvlm.directions import STEPS
+
 ELEMENTS = 8
 
-_COMPASS = {"north": (0, 1), "south": (0, -1), "east": (1, 0), "west": (-1, 0)}
-_COMPASS |= {ns + ew: (_COMPASS[ew][0], _COMPASS[ns][1]) for ns in ("north", "south") for ew in ("east", "west")}
 _SIDES = {"top": (0, 1), "bottom": (0, -1), "right": (1, 0), "left": (-1, 0)}
-_WORD_OF = {where: word for word, where in _COMPASS.items()}
+_WORD_OF = {where: word for word, where in STEPS.items()}
 _SIDE_OF = {where: word for word, where in _SIDES.items()}
 _VERTICAL = {"top": 1, "upper": 1, "bottom": -1, "lower": -1}
 
@@ -139,7 +139,7 @@ def _is_name(text: str, match: re.Match) -> bool:
 def _turn_word(match: re.Match, turn: int) -> str | None:
     part = {name: (value or "").lower() for name, value in match.groupdict().items()}
     if compass := part["word"] or part["ns"] + part["ew"]:
-        word = _WORD_OF[_move(_COMPASS[compass], turn)]
+        word = _WORD_OF[_move(STEPS[compass], turn)]
         return (word[:5] + part["gap"] + word[5:] if part["gap"] else word) + part["ending"]
     if part["corner"]:
         x, y = _move((_SIDES[part["beside"]][0], _VERTICAL[part["corner"]]), turn)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import PIL
 
-from rsvlm import files, grammar, images, kernels, shards, stages, tiles, worldmap
+from rsvlm import directions, files, grammar, images, kernels, sentences, shards, stages, tiles, worldmap
 from rsvlm.errors import DataError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _plan(options: config.Landmarks, seed: int) -> tuple[str, list[dict]]:
         worldmap.MAP_SOURCE | {"sha256": _join_hashes([hashes[name] for name in map_names])},
         worldmap.CITY_SOURCE | {"sha256": _join_hashes([hashes[name] for name in city_names])},
     ]
-    modules = (grammar, images, worldmap, tiles, kernels, shards)
+    modules = (grammar, sentences, directions, images, worldmap, tiles, kernels, shards)
     code = [files.file_sha256(Path(module.__file__)) for module in modules] + [files.file_sha256(Path(__file__))]
     parts = {
         "schema": shards.SCHEMA,

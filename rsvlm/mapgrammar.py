@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsvlm.grammar import SEA_LEVELS, fit, level_word, list_words, place_words, sentence
-from rsvlm.worldmap import EIGHT_DIRECTIONS, SECTORS
+from rsvlm.directions import SECTORS, opposite
+from rsvlm.sentences import SHARE_LEVELS, fit, level_word, list_words, place_words, sentence
 
 MAP_KINDS = ("full", "short", "relational")
 """Kinds of captions of a map's landmarks, the fullest first."""
@@ -93,7 +93,7 @@ def write_map(record: dict, rng: random.Random, count: int = 3) -> dict[str, str
         count: Kinds wanted, 1 to 3: the first of `MAP_KINDS`.
 
     Returns:
-        Captions by kind, no two alike, none above `grammar.MAX_WORDS` words; `{}` where no landmark is visible.
+        Captions by kind, no two alike, none above `sentences.MAX_WORDS` words; `{}` where no landmark is visible.
     """
     things = _things(record)
     if not things:
@@ -235,7 +235,7 @@ class _Thing:
         phrase: What to call it; `{count:37}` is said in words each time anew.
         plural: Whether it takes a verb in the plural.
         marks: The landmarks.
-        by_sector: How many things lie in each of `worldmap.SECTORS`; where `reaches`, 1 for those it reaches into.
+        by_sector: How many things lie in each of `directions.SECTORS`; where `reaches`, 1 for those it reaches into.
         reaches: Whether it is one thing, or pieces that are not counted.
     """
 
@@ -321,7 +321,7 @@ def _where(thing: _Thing) -> str:
 def _map_sentence(thing: _Thing, rng: random.Random) -> str:
     what, where, s = _say(thing, rng), _where(thing), "" if thing.plural else "s"
     if thing.share >= SHARE_LEAST:
-        extent = level_word(min(thing.share, 1.0), SEA_LEVELS)
+        extent = level_word(min(thing.share, 1.0), SHARE_LEVELS)
         verb = rng.choice((f"cover{s}", f"take{s} up", "occupy" if thing.plural else "occupies"))
         return sentence(f"{what} {verb} {extent} of the picture{', ' + where if where else ''}")
     if thing.line:
@@ -391,7 +391,7 @@ def _relation_sentences(record: dict, things: Sequence[_Thing], rng: random.Rand
         # The second lies in this direction of the first; the reverse is as true where neither is large.
         direction = relation["direction"]
         if len(first.sectors) == len(second.sectors) == 1 and rng.random() < 0.5:
-            first, second, direction = second, first, EIGHT_DIRECTIONS[(EIGHT_DIRECTIONS.index(direction) + 4) % 8]
+            first, second, direction = second, first, opposite(direction)
         far = f"about {length_words(relation['distance_m'])} " if relation.get("distance_m", 0) >= 5 else ""
         verb = rng.choice(("lie", "are")) if second.plural else rng.choice(("lies", "is"))
         to = "" if far else "to the "

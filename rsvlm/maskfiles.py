@@ -6,7 +6,7 @@
 | `masks` | `images/KEY.ext` and `masks/CLASS/KEY.png`, not 0 is inside; or `masks/KEY.png` of class numbers, and `classes.json` |
 | `polygons` | `labels.geojson` (or another map) beside GeoTIFFs or XYZ tiles; or folders of that |
 
-`blue_marble` gives the demo's chips with masks from the world map and measured colours. A mask of another size than its picture is
+Benchmarks that are kept in another way, as the demo's, come in as a `Benchmark`. A mask of another size than its picture is
 resampled to it (nearest, and counted) where both have the same proportions within 1 %; otherwise the picture is left out and counted:
 it was turned or cut since. Names in files are data: one that leads out of the folder stops everything.
 """
@@ -20,7 +20,7 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,15 +28,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from rsvlm import imagery, images, kernels, mapfiles, shards, worldmap
+from rsvlm import imagery, images, kernels, mapfiles
 from rsvlm.errors import DataError, MissingExtraError
 
 logger = logging.getLogger(__name__)
 
-BENCHMARKS = ("coco", "masks", "polygons", "blue-marble")
-
-COVER = ("sea", "land", "lake", "ice", "desert", "other land")
-"""Classes of `blue_marble`; land is ice, desert and other land."""
+BENCHMARKS = ("coco", "masks", "polygons")
 
 MAX_BYTES = 512 * 2**20
 """Largest file that is read, in bytes."""
@@ -64,6 +61,22 @@ class Item:
     record: dict = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Benchmark:
+    """Pictures with masks that are kept in a way of their own.
+
+    Attributes:
+        classes: Classes that the masks may have.
+        split: Name of the split that is read.
+        read: Function of the folder, the split, a count `skipped` of what is left out, and a `limit` to the pictures or None; it
+            yields the arguments of `Item`.
+    """
+
+    classes: Sequence[str]
+    split: str
+    read: Callable[..., Iterable[tuple]]
+
+
 def read(
     root: Path | str,
     benchmark: str = "coco",
@@ -73,26 +86,28 @@ def read(
     half: str | None = None,
     label: str = "building",
     size_px: int = 256,
+    others: Mapping[str, Benchmark] | None = None,
 ) -> Iterator[Item]:
     """Yield pictures with their masks, in an order that does not depend on the file system; pictures without a mask too.
 
     Args:
-        root: The folder; of `blue-marble` a folder of shards made by `bluemarble.build`, whose test split is read.
-        benchmark: One of `BENCHMARKS`.
+        root: The folder.
+        benchmark: One of `BENCHMARKS` or of `others`.
         skipped: Counts, by reason, the pictures and masks left out, and those resampled.
         limit: So many pictures, spread evenly over all of them; none: all.
         half: `a` or `b`: only the pictures of this half, as `half_of` splits them, so that settings are chosen on one and scores are of
             the other; none: all.
         label: Of `polygons`: the class of shapes without a property `class`.
         size_px: Of `polygons`: side of the chips that pictures are cut into.
+        others: Further benchmarks by name.
 
     Raises:
         DataError: The folder, or the file that describes it, is missing, broken or of another form.
         MissingExtraError: `polygons` needs the packages of [data].
     """
-    root, skipped = _folder(root), Counter() if skipped is None else skipped
-    if benchmark not in BENCHMARKS:
-        raise DataError(f"unknown kind of masks '{benchmark}': choose one of {', '.join(BENCHMARKS)}")
+    root, skipped, others = _folder(root), Counter() if skipped is None else skipped, others or {}
+    if benchmark not in (*BENCHMARKS, *others):
+        raise _unknown(benchmark, others)
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit}: give the number of pictures, 1 or more")
     if half not in (None, "a", "b"):
@@ -103,17 +118,25 @@ def read(
         return _mask_folder(root, _layout(root), skipped, limit, half)
     if benchmark == "polygons":
         return _polygons(root, _maps(root), skipped, limit, half, label, size_px)
-    found = blue_marble(root, skipped=skipped, limit=limit)
-    return found if half is None else (item for item in found if half_of(item.key) == half)
+    other = others[benchmark]
+    items = (Item(*parts) for parts in other.read(root, other.split, skipped=skipped, limit=limit))
+    return (item for item in items if half in (None, half_of(item.key)))
 
 
-def classes(root: Path | str, benchmark: str = "coco", *, label: str = "building") -> list[str]:
+def classes(
+    root: Path | str,
+    benchmark: str = "coco",
+    *,
+    label: str = "building",
+    others: Mapping[str, Benchmark] | None = None,
+) -> list[str]:
     """Return the classes that the masks may have, in the words a text tower reads (`storage_tank` is `storage tank`).
 
     Args:
         root: As for `read`.
         benchmark: As for `read`.
         label: As for `read`.
+        others: As for `read`.
 
     Raises:
         DataError: As `read`.
@@ -126,50 +149,13 @@ def classes(root: Path | str, benchmark: str = "coco", *, label: str = "building
     if benchmark == "polygons":
         found = {_class_of(raw, label) for _, path in _maps(root) for raw in _shapes(path, Counter())}
         return sorted(found)
-    if benchmark == "blue-marble":
-        return list(COVER)
-    raise DataError(f"unknown kind of masks '{benchmark}': choose one of {', '.join(BENCHMARKS)}")
+    if benchmark in (others or {}):
+        return list(others[benchmark].classes)
+    raise _unknown(benchmark, others or {})
 
 
-def blue_marble(
-    folder: Path | str, split: str = "test", *, skipped: Counter | None = None, limit: int | None = None
-) -> Iterator[Item]:
-    """Yield chips of the Blue Marble with masks of `COVER`.
-
-    Sea, land and lake are the world map's (GSHHG, at 1.25 arc-minutes). Ice and desert are land of a measured colour, of the mean
-    over 3 × 3 pixels: ice has a luma of 150 or more and channels that differ by less than a fifth of it (what captions call white),
-    desert is redder than green by more than 12 %, has a luma of 95 or more and is no ice (what they call sand, tan, light brown or
-    orange), other land is the rest. Parts of fewer than four pixels are no mask.
-
-    Args:
-        folder: Shards made by `bluemarble.build`.
-        split: Their split.
-        skipped: Counts what was left out, by reason.
-        limit: So many chips, spread evenly over the split; none: all.
-
-    Raises:
-        DataError: The folder has no such shards or split, or its chips do not say where they lie.
-        MissingExtraError: The packages of [demo] are not installed.
-
-    Source: our choice; colours as in `worldmap.colour_word`.
-    """
-    folder = _folder(folder)
-    mask = worldmap.load_mask()
-    total = shards.count(folder, split)
-    kept = set(_chosen([""] * total, limit))
-    for number, sample in enumerate(shards.stream(folder, split, skipped=skipped)):
-        if number not in kept:
-            continue
-        box = sample.record.get("footprint_lonlat")
-        if not isinstance(box, list) or len(box) != 4:
-            raise DataError(
-                f"{folder}: chip {sample.key} does not say where it lies: expected shards made by bluemarble.build"
-            )
-        pixels = images.decode(sample.image)
-        if pixels.shape[0] != pixels.shape[1]:
-            raise DataError(f"{folder}: chip {sample.key} is {pixels.shape[1]} x {pixels.shape[0]} pixels, no square")
-        cover = kernels.sample_classes(mask, np.array([box], float), len(pixels))[0]
-        yield Item(sample.key, sample.image, _cover(cover, pixels), {"footprint_lonlat": box})
+def _unknown(benchmark: str, others: Mapping[str, Benchmark]) -> DataError:
+    return DataError(f"unknown kind of masks '{benchmark}': choose one of {', '.join([*BENCHMARKS, *others])}")
 
 
 def decode_counts(text: str | bytes) -> np.ndarray:
@@ -587,17 +573,3 @@ def _drawing(source: imagery.Source, shapes: list[mapfiles.Raw], label: str) -> 
         return found, {name: np.array(rows, float) for name, rows in boxes.items()}
 
     return draw
-
-
-# The Blue Marble
-
-
-def _cover(cover: np.ndarray, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    colour = kernels.smooth_pool(np.zeros(cover.shape, np.float32), pixels.astype(np.float32), 3)
-    red, green, blue = np.moveaxis(colour, 2, 0)
-    luma, land = 0.299 * red + 0.587 * green + 0.114 * blue, cover == worldmap.LAND
-    ice = land & (luma >= 150) & (colour.max(2) - colour.min(2) < 0.2 * luma)
-    desert = land & ~ice & (red > 1.12 * green) & (luma >= 95)
-    found = {"sea": cover == worldmap.SEA, "land": land, "lake": cover == worldmap.LAKE, "ice": ice, "desert": desert}
-    found["other land"] = land & ~ice & ~desert
-    return {name: mask for name, mask in found.items() if mask.sum() >= 4}

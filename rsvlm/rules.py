@@ -17,8 +17,10 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from rsvlm import mapgrammar
-from rsvlm.worldmap import EIGHT_DIRECTIONS, SECTORS
+from rsvlm.directions import COMPASS, SECTORS, opposite, sectors
 
 WORST = ("instruction", "markup")
 """Of `mapgrammar.UNSAYABLE`, what condemns a whole caption, whatever its other sentences say."""
@@ -342,17 +344,17 @@ def wrong_counts(sentence: str, scene: Scene) -> Iterator[str]:
 
 # Directions
 
-_COMPASS = r"(?:north|south)[ -]?(?:east|west)|north|south|east|west"
+_POINTS = r"(?:north|south)[ -]?(?:east|west)|north|south|east|west"
 _SIDES = r"(?:upper|top|lower|bottom)[ -]?(?:left|right)|upper|top|lower|bottom|left|right"
 _PICTURE = r"(?:the|this)\s+(?:image|picture|scene|frame|view|photo\w*|chip|area)\b"
 _PLACE = re.compile(
     r"\b(?:in|at|on|along|across|through|over|towards?|fills|occupies|near|lines|to|throughout)\s+(?:the\s+|its\s+)?"
-    rf"(?:(?:far|very|extreme)\s+)?(?P<where>(?:{_COMPASS})(?:ern|ernmost)?|{_SIDES}|centre|center|central|middle)(?:[ -]hand)?(?![\w-])"
+    rf"(?:(?:far|very|extreme)\s+)?(?P<where>(?:{_POINTS})(?:ern|ernmost)?|{_SIDES}|centre|center|central|middle)(?:[ -]hand)?(?![\w-])"
     r"(?P<part>\s+(?:part|half|side|edge|corner|third|section|quadrant|portion|end|area|margin|border|sector|region|reaches)\b)?"
     rf"(?P<of>\s+of\s+(?!{_PICTURE}))?"
 )
 _BESIDE = re.compile(
-    rf"\b(?:to the\s+)?(?:just\s+|directly\s+|immediately\s+)?(?:due\s+)?(?P<where>{_COMPASS})\s+of\s+(?!{_PICTURE})(?:the\s+|an?\s+)?"
+    rf"\b(?:to the\s+)?(?:just\s+|directly\s+|immediately\s+)?(?:due\s+)?(?P<where>{_POINTS})\s+of\s+(?!{_PICTURE})(?:the\s+|an?\s+)?"
 )
 _BLOCKED = re.compile(
     r"[;:.]|\b(?:and|or|while|with|but|whereas|where|which|that|has|have|having|contains?|holds|to|from|towards?|near|beside|facing"
@@ -452,17 +454,15 @@ def _misplaced(scene: Scene, number: int, where: str) -> bool:
 
 def _touched(mark: Mapping, bbox: tuple[float, ...]) -> set[str]:
     """Sectors that a landmark's outline runs through."""
-    touched: set[str] = set()
     if not bbox or not isinstance(mark.get("geometry"), Mapping):
-        return touched
+        return set()
     west, south, east, north = bbox
+    touched = set()
     for line in _lines(mark["geometry"]):
-        unit = [((x - west) / (east - west), (north - y) / (north - south)) for x, y, *_ in line]
-        for (x0, y0), (x1, y1) in zip(unit, unit[1:] or unit):
-            for step in range(9):
-                x, y = x0 + (x1 - x0) * step / 8, y0 + (y1 - y0) * step / 8
-                if 0 <= x <= 1 and 0 <= y <= 1:
-                    touched.add(SECTORS[3 * min(int(3 * y), 2) + min(int(3 * x), 2)])
+        unit = (np.array([point[:2] for point in line], float).T - [[west], [north]]) / [[east - west], [south - north]]
+        start, end = unit[:, : max(len(line) - 1, 1)], unit[:, min(len(line) - 1, 1) :]
+        places = (start + (end - start) * np.arange(9)[:, None, None] / 8).swapaxes(0, 1).reshape(2, -1)
+        touched.update(SECTORS[number] for number in sectors(*places[:, ((places >= 0) & (places <= 1)).all(axis=0)]))
     return touched
 
 
@@ -482,15 +482,15 @@ def _lines(shape) -> Iterator[list]:
 
 def _contradicts(scene: Scene, first: int, second: int | None, where: str) -> bool:
     """Whether the first landmark is clearly not in a direction of the second."""
-    if second is None or first == second or where not in EIGHT_DIRECTIONS:
+    if second is None or first == second or where not in COMPASS:
         return False
-    told = math.radians(45 * EIGHT_DIRECTIONS.index(where))
+    told = math.radians(45 * COMPASS.index(where))
     marks = scene.marks[first], scene.marks[second]
     listed = scene.relations.get((second, first))
     if listed is None and (reverse := scene.relations.get((first, second))) is not None:
-        listed = EIGHT_DIRECTIONS[(EIGHT_DIRECTIONS.index(reverse) + 4) % 8]
+        listed = opposite(reverse)
     if listed is not None:
-        return math.cos(told - math.radians(45 * EIGHT_DIRECTIONS.index(listed))) < 0.5
+        return math.cos(told - math.radians(45 * COMPASS.index(listed))) < 0.5
     wide = any(mark.get("length_m") or (mark.get("share") or 0) > mapgrammar.WIDE_SHARE for mark in marks)
     if wide or any(mark.get("lon") is None for mark in marks):
         return False

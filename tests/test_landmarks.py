@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsvlm import landmarks, maps, worldmap
+from rsvlm import directions, landmarks, maps, pieces
 from rsvlm.taxonomy import clean_geometry
 
 shapely = pytest.importorskip("shapely", reason="the extra [data] is not installed")
@@ -58,17 +58,13 @@ def describe(world: maps.Features, *chips: dict) -> list[list[dict]]:
     return landmarks.describe(world, landmarks.index(world), pd.DataFrame(list(chips)))
 
 
-def test_words_of_place_are_those_of_the_world_map():
-    assert landmarks.SECTORS == worldmap.SECTORS and landmarks.EIGHT_DIRECTIONS == worldmap.EIGHT_DIRECTIONS
-
-
 def test_every_sector_has_its_name():
     one = chip(10, 50)
-    for number, word in enumerate(landmarks.SECTORS):
+    for number, word in enumerate(directions.SECTORS):
         x, y = (number % 3 + 0.5) / 3, (number // 3 + 0.5) / 3
         (found,) = describe(features(("lake", box(one, x - 0.1, y - 0.1, x + 0.1, y + 0.1))), one)
         assert found[0]["position"] == word
-        assert found[0]["by_sector"] == [int(sector == word) for sector in landmarks.SECTORS]
+        assert found[0]["by_sector"] == [int(sector == word) for sector in directions.SECTORS]
 
 
 @pytest.mark.parametrize("lat", [-80.0, -33.0, 0.0, 45.0, 71.0, 85.0])
@@ -106,7 +102,7 @@ def test_what_the_edge_cuts_is_clipped():
     assert marks["forest"]["area_m2"] == pytest.approx(256**2, rel=0.01)
     assert marks["lake"]["share"] == pytest.approx(0.125, rel=0.01)
     assert marks["track"]["length_m"] == pytest.approx(256, rel=0.01)
-    assert [landmarks.SECTORS[i] for i in np.flatnonzero(marks["track"]["by_sector"])] == ["northwest", "north", "northeast"]
+    assert [directions.SECTORS[i] for i in np.flatnonzero(marks["track"]["by_sector"])] == ["northwest", "north", "northeast"]
     frame = shapely.box(one["west"], one["south"], one["east"], one["north"]).buffer(1e-7)
     for mark in found:
         shape = shapely.from_geojson(json.dumps(mark["geometry"]))
@@ -127,7 +123,7 @@ def test_large_and_small_outlines_are_clipped_alike():
     frame = shapely.box(one["west"], one["south"], one["east"], one["north"])
     (found,) = describe(features(("lake", star)), one)
     assert found[0]["share"] == pytest.approx(star.intersection(frame).area / frame.area, rel=1e-3)
-    assert shapely.get_num_coordinates(shapely.from_geojson(json.dumps(found[0]["geometry"]))) <= landmarks.MAX_VERTICES
+    assert shapely.get_num_coordinates(shapely.from_geojson(json.dumps(found[0]["geometry"]))) <= pieces.MAX_VERTICES
 
 
 def test_the_visibility_rule_says_why():
@@ -265,7 +261,7 @@ def test_relations_tell_distance_and_direction():
         dx = (second["lon"] - first["lon"]) / (one["east"] - one["west"])
         dy = (second["lat"] - first["lat"]) / (one["north"] - one["south"])
         turn = round(np.degrees(np.arctan2(dy, dx)) / 45) % 8
-        assert relation["direction"] == landmarks.EIGHT_DIRECTIONS[turn]
+        assert relation["direction"] == directions.COMPASS[turn]
         if first["name"] == "Ruins":
             assert relation["direction"] == second["name"]
             edge = 0.02 * 256 if second["name"] != "northeast" else 0.02 * 256 * 2**0.5
@@ -298,7 +294,7 @@ def test_the_result_is_json_and_short():
     text = json.dumps(found, allow_nan=False)
     assert json.loads(text) == found and len(text) < 20_000
     for mark in found:
-        assert shapely.get_num_coordinates(shapely.from_geojson(json.dumps(mark["geometry"]))) <= landmarks.MAX_VERTICES
+        assert shapely.get_num_coordinates(shapely.from_geojson(json.dumps(mark["geometry"]))) <= pieces.MAX_VERTICES
 
 
 def test_lists_are_limited():

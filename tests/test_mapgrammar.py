@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from rsvlm import grammar, mapgrammar
-from rsvlm.worldmap import SECTORS
+from rsvlm import mapgrammar, sentences
+from rsvlm.directions import SECTORS
 
 
 def landmark(category: str, position: str, **changes) -> dict:
@@ -29,7 +29,7 @@ def test_map_captions_say_what_is_there():
     for seed in range(20):
         texts = mapgrammar.write_map(item, random.Random(seed))
         assert list(texts) == ["full", "short", "relational"] and len(set(texts.values())) == 3
-        assert all(0 < len(text.split()) <= grammar.MAX_WORDS and text.endswith(".") for text in texts.values())
+        assert all(0 < len(text.split()) <= sentences.MAX_WORDS and text.endswith(".") for text in texts.values())
         assert re.search(r"\b310 m across", texts["full"])
         assert re.search(
             r"The beach Praia da Aguda (covers|takes up|occupies) about a third of the picture, in the northwest and west",

@@ -17,9 +17,9 @@ from rsvlm import (
     checkpoints,
     config,
     curriculum,
+    earthmasks,
     groundcover,
     localize,
-    maskfiles,
     pictures,
     rounds,
     teacher,
@@ -339,7 +339,7 @@ def test_sentences_of_covers_name_the_colours_by_which_masks_tell_them():
     spoken = {text: name for name, texts in groundcover.COVERS.items() for text in texts}
     said = [spoken[f"The land is {worldmap.colour_word(*map(float, colour))} throughout."] for colour in colours]
     # Of one colour throughout, for masks look at the mean over three by three pixels.
-    seen = [maskfiles._cover(np.ones((3, 3), np.uint8), np.full((3, 3, 3), colour, np.uint8)) for colour in colours]
+    seen = [earthmasks.cover_masks(np.ones((3, 3), np.uint8), np.full((3, 3, 3), colour, np.uint8)) for colour in colours]
     right = [name in masks for name, masks in zip(said, seen, strict=True)]
     assert np.mean(right) > 0.95 and len(spoken) == sum(map(len, groundcover.COVERS.values()))
     assert {name for name, masks in zip(said, seen, strict=True) if name in masks} == {"desert", "ice", "other land"}

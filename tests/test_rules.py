@@ -3,7 +3,7 @@
 import pytest
 
 from rsvlm import mapgrammar, rules
-from rsvlm.worldmap import SECTORS
+from rsvlm.directions import SECTORS
 
 
 def landmark(category: str, position: str, **changes) -> dict:

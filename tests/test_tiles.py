@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import config, tiles
+from rsvlm import config, files, tiles
 from rsvlm.errors import DataError, MissingExtraError
 
 PX = 15.0
@@ -182,7 +182,7 @@ def test_missing_package_names_the_extra(monkeypatch):
 
 def test_missing_file_inside_a_package_is_named():
     with pytest.raises(DataError, match="nothing.jpg"):
-        tiles.demo_file("rsvlm", "nothing.jpg")
+        files.package_file("rsvlm", "nothing.jpg")
 
 
 def test_broken_or_misshapen_imagery_is_named(tmp_path):

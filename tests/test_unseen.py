@@ -7,7 +7,7 @@ import json
 import pytest
 from conftest import png, toy_sample, write_tar, write_toy
 
-from rsvlm import benchmarks, config, curriculum, demopairs, pairs, train, unseen
+from rsvlm import benchmarks, config, curriculum, demopairs, pairs, starting, unseen
 from rsvlm.errors import ConfigError, DataError
 
 
@@ -104,7 +104,7 @@ def test_the_tokenizer_of_a_held_out_run_has_never_read_the_word(data, tiny_pres
         sets, stages = unseen.arm_data(folder, arm, 12)
         options = {"model.preset": tiny_preset, "model.vocabulary_size": 300, "train.stages": stages, "train.batch_size": 16}
         options = config.load("smoke", options)
-        model = train.build(options, sets)
+        model = starting.build(options, sets)
         shares = list(curriculum.read(sets, options.train, 0, 32, curriculum.Place.start(), 0))
         captions = [caption.lower() for share in shares for caption in share.captions]
         assert len(shares) == 12 and any("lake" in text for text in captions) == (arm != "held out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import write_toy
 
-from rsvlm import config, train, variants
+from rsvlm import config, starting, variants
 from rsvlm.errors import ConfigError
 
 
@@ -32,6 +32,6 @@ def test_variants_share_tokenizer_and_first_weights(tmp_path, tiny_preset):
     for variant in ("base", "both"):
         options = {"model.preset": tiny_preset, "model.vocabulary_size": 300}
         options = config.load("smoke", options | {"train.stages": variants.stages(variant, 8)})
-        models.append(train.build(options, sets))
+        models.append(starting.build(options, sets))
     one, other = ({name: value.numpy().tobytes() for name, value in model.state_dict().items()} for model in models)
     assert one == other and models[0].tokenizer.get_vocab() == models[1].tokenizer.get_vocab()

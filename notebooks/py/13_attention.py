@@ -45,7 +45,7 @@ import torch.nn.functional as F
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, images, kernels, localize, maskfiles
+from rsvlm import benchmarks, bluemarble, config, distributed, earthmasks, images, kernels, localize, maskfiles
 from rsvlm.figures import charts, galleries, interactive, tables
 
 # %% tags=["hide-input"]
@@ -112,7 +112,7 @@ Markdown(
 
 # %%
 net = rsvlm.load(rounds.load_or_begin(options, chips, groundcover.SIZES, recompute), device=target).eval()
-items = list(maskfiles.blue_marble(chips, "test", limit=24 if few else 150))
+items = [maskfiles.Item(*parts) for parts in earthmasks.read(chips, "test", limit=24 if few else 150)]
 pixels = [images.decode(item.image) for item in items]
 vectors = [localize.text_vectors(net, texts) for texts in groundcover.SEA_AND_LAND.values()]
 truths = np.stack([[item.masks.get(name, np.zeros((64, 64), bool)) for name in groundcover.SEA_AND_LAND] for item in items])
@@ -255,10 +255,10 @@ for w in windows[1:]:
     grids |= {f"box, {w}": box(raw, w), f"median, {w}": median(raw, w)}
 
 # %%
-methods = {name: lookup(one) for name, one in grids.items()} | baselines.methods(list(rounds.SEA_AND_LAND), seed)
+methods = {name: lookup(one) for name, one in grids.items()} | baselines.methods(list(groundcover.SEA_AND_LAND), seed)
 methods["contributions"] = lambda image: localize.maps(net, image, vectors, method="attention")
 methods["pooling weights"] = lambda image: localize.maps(net, image, vectors, method="weights")
-measured = scoring.measure(items, methods, list(rounds.SEA_AND_LAND), scoring.Rules(background=False))
+measured = scoring.measure(items, methods, list(groundcover.SEA_AND_LAND), scoring.Rules(background=False))
 common = {"dataset": bluemarble.NAME, "split": "test", "bootstrap_samples": options.evaluate.bootstrap_samples, "seed": seed}
 kept = ("miou", "iou[sea]", "iou[land]", "pointing")
 rows = [row for name, one in measured.items() for row in scoring.rows(one, protocol=name, **common) if row["metric"] in kept]
@@ -412,7 +412,7 @@ for level in levels:
     noisy[f"raw, noise {level}"] = lookup(answers)
     noisy[f"smooth, 3, noise {level}"] = lookup(cosines(localize.smooth(net, other, 3)))
     noisy[f"box, 3, noise {level}"] = lookup(box(answers, 3))
-by_noise = scoring.measure(items, noisy, list(rounds.SEA_AND_LAND), scoring.Rules(background=False))
+by_noise = scoring.measure(items, noisy, list(groundcover.SEA_AND_LAND), scoring.Rules(background=False))
 
 # %%
 own = [row for name, one in by_noise.items() for row in scoring.rows(one, protocol=name, **common) if row["metric"] == "miou"]

@@ -41,7 +41,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, images, localize, maskfiles
+from rsvlm import benchmarks, bluemarble, config, distributed, earthmasks, images, localize, maskfiles
 from rsvlm.figures import charts, galleries, interactive, tables
 
 # %% tags=["hide-input"]
@@ -70,7 +70,7 @@ def asked(model, classes=groundcover.COVERS, **how):
 
 # %%
 start, two = rsvlm.load(begun, device=target).eval(), groundcover.SEA_AND_LAND
-items = list(maskfiles.blue_marble(chips, "test", limit=24 if few else None))
+items = [maskfiles.Item(*parts) for parts in earthmasks.read(chips, "test", limit=24 if few else None)]
 methods = {name: asked(start, two, method=name) for name in ("attention", "raw")} | {"smooth, 3": asked(start, two)}
 methods |= {f"{name}, enlarged": asked(start, two, method=name, scale=2) for name in ("raw", "smooth")}
 common = {"dataset": bluemarble.NAME, "split": "test", "rules": scoring.Rules(background=False), "seed": seed}
