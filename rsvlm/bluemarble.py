@@ -147,8 +147,7 @@ def _plan(options: config.Landmarks, seed: int) -> tuple[str, list[dict]]:
         worldmap.MAP_SOURCE | {"sha256": _join_hashes([hashes[name] for name in map_names])},
         worldmap.CITY_SOURCE | {"sha256": _join_hashes([hashes[name] for name in city_names])},
     ]
-    modules = (grammar, sentences, directions, images, worldmap, tiles, kernels, shards)
-    code = [files.file_sha256(Path(module.__file__)) for module in modules] + [files.file_sha256(Path(__file__))]
+    code = stages.source_hash(ROOMS)
     parts = {
         "schema": shards.SCHEMA,
         "options": options.model_dump(),

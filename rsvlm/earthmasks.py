@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from rsvlm import images, kernels, shards, worldmap
 from rsvlm.errors import DataError
@@ -70,7 +71,7 @@ def cover_masks(cover: np.ndarray, pixels: np.ndarray) -> dict[str, np.ndarray]:
 
     Source: our choice; colours as in `worldmap.colour_word`.
     """
-    colour = kernels.smooth_pool(np.zeros(cover.shape, np.float32), pixels.astype(np.float32), 3)
+    colour = _mean_of_neighbours(pixels)
     red, green, blue = np.moveaxis(colour, 2, 0)
     luma, land = 0.299 * red + 0.587 * green + 0.114 * blue, cover == worldmap.LAND
     ice = land & (luma >= 150) & (colour.max(2) - colour.min(2) < 0.2 * luma)
@@ -84,3 +85,12 @@ def cover_masks(cover: np.ndarray, pixels: np.ndarray) -> dict[str, np.ndarray]:
         "other land": land & ~ice & ~desert,
     }
     return {name: mask for name, mask in masks.items() if mask.sum() >= 4}
+
+
+def _mean_of_neighbours(pixels: np.ndarray) -> np.ndarray:
+    """Mean over the window of 3 × 3 pixels around each, cut at the edges: (S, S, 3) uint8 → (S, S, 3) float32."""
+    sums, counts = (
+        sliding_window_view(np.pad(values, ((1, 1), (1, 1), (0, 0))), (3, 3), axis=(0, 1)).sum((-2, -1), dtype=np.float32)
+        for values in (pixels, np.ones_like(pixels))
+    )
+    return sums / counts

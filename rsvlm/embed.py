@@ -211,7 +211,7 @@ def write(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    encoder, texts = _encoder(model), texts or {}
+    encoder, texts = encoder_of(model), texts or {}
     skipped = Counter() if skipped is None else skipped
     vector = pa.list_(pa.float32(), encoder.width)
     wordings = [("text", list), *((f"text[{name}]", change) for name, change in texts.items())]
@@ -236,7 +236,7 @@ def write(
             image_file.write_table(pa.table([[sample.key for sample in batch], _vectors(vectors)], schema=image_schema))
             caption_file.write_table(pa.table(columns, schema=caption_schema))
             if fresh:
-                text_file.write_table(pa.table([fresh, _vectors(_texts(encoder, fresh))], schema=text_schema))
+                text_file.write_table(pa.table([fresh, _vectors(unit_texts(encoder, fresh))], schema=text_schema))
             n_images += len(batch)
             n_captions += len(captions)
     if not n_images:
@@ -269,7 +269,7 @@ def labelled(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    encoder, names = _encoder(model), list(class_names)
+    encoder, names = encoder_of(model), list(class_names)
     skipped = Counter() if skipped is None else skipped
     vector = pa.list_(pa.float32(), encoder.width)
     schema = pa.schema({"key": pa.string(), "label": pa.int64(), "embedding": vector})
@@ -300,8 +300,8 @@ def caption_variants(
         _reworded(lambda _, wording=wording: wording, captions, name)
     rows = {text: i for i, text in enumerate(dict.fromkeys(text for wording in variants.values() for text in wording))}
     if not rows:
-        return {name: np.empty((0, _encoder(model).width), np.float32) for name in variants}
-    vectors = _texts(_encoder(model), list(rows))
+        return {name: np.empty((0, encoder_of(model).width), np.float32) for name in variants}
+    vectors = unit_texts(encoder_of(model), list(rows))
     return {name: vectors[[rows[text] for text in wording]] for name, wording in variants.items()}
 
 
@@ -417,7 +417,7 @@ def search(queries: np.ndarray, gallery: np.ndarray, k: int, block: int = 65536)
     return scores, index
 
 
-def _encoder(model: Mammut | Encoder) -> Encoder:
+def encoder_of(model: Mammut | Encoder) -> Encoder:
     return MammutEncoder(model) if isinstance(model, Mammut) else model
 
 
@@ -433,7 +433,7 @@ def _embedded(
             progress.update(len(batch))
 
 
-def _texts(encoder: Encoder, captions: list[str]) -> np.ndarray:
+def unit_texts(encoder: Encoder, captions: list[str]) -> np.ndarray:
     return unit(encoder.texts(captions), f"texts from {captions[0]!r} on, embedded by {encoder.name}")
 
 

@@ -286,7 +286,7 @@ def _bits(x):
 
 
 @njit(inline="always")
-def _root(parent, i):
+def find_root(parent, i):
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -323,13 +323,13 @@ def join_near_hashes(
                     j = order[band, place]
                     if j <= i or _bits(hashes[i] ^ hashes[j]) > distance:
                         continue
-                    a, b = _root(parent, i), _root(parent, j)
+                    a, b = find_root(parent, i), find_root(parent, j)
                     if a < b:
                         parent[b] = a
                     elif b < a:
                         parent[a] = b
     for i in range(n):
-        parent[i] = _root(parent, i)
+        parent[i] = find_root(parent, i)
     return parent
 
 
@@ -578,7 +578,7 @@ def label_components(mask, eight):
                 j, i = (y, x - 1) if k == 0 else (y - 1, x if k == 1 else x - 1 if k == 2 else x + 1)
                 if j < 0 or i < 0 or i >= W or labels[j, i] == 0:
                     continue
-                root = _root(parent, labels[j, i])
+                root = find_root(parent, labels[j, i])
                 if least == 0 or root == least:
                     least = root
                 else:
@@ -593,7 +593,7 @@ def label_components(mask, eight):
     number = np.zeros(count + 1, np.int32)
     parts = 0
     for label in range(1, count + 1):  # a root is the lowest label of its part, so it comes first
-        root = _root(parent, label)
+        root = find_root(parent, label)
         if root == label:
             parts += 1
             number[label] = parts

@@ -67,8 +67,8 @@ class _SmoothAttention(torch.autograd.Function):
         s, v = scores.double(), values.double()
         low, high = s.amin(dim=(2, 3), keepdim=True), s.amax(dim=(2, 3), keepdim=True)
         a = torch.exp(s - (low + high) / 2)
-        total = _window_sums(a[..., None], radius)  # (B, n, h, w, 1)
-        z = _window_sums(a[..., None] * v, radius) / total
+        total = _direct_sums(a[..., None], radius)  # (B, n, h, w, 1)
+        z = _direct_sums(a[..., None] * v, radius) / total
         ctx.radius = radius
         ctx.save_for_backward(a, v, total, z)
         ctx.dtypes = scores.dtype, values.dtype
@@ -79,8 +79,8 @@ class _SmoothAttention(torch.autograd.Function):
         """dv_i = a_i Σ g_p / A_p and ds_i = a_i Σ g_p·(v_i - z_p) / A_p over the windows p that hold i, A_p their weight."""
         a, v, total, z = ctx.saved_tensors
         g = gradient.double() / total
-        of_values = a[..., None] * _window_sums(g, ctx.radius)
-        of_scores = (of_values * v).sum(-1) - a * _window_sums((g * z).sum(-1, keepdim=True), ctx.radius)[..., 0]
+        of_values = a[..., None] * _direct_sums(g, ctx.radius)
+        of_scores = (of_values * v).sum(-1) - a * _direct_sums((g * z).sum(-1, keepdim=True), ctx.radius)[..., 0]
         return of_scores.to(ctx.dtypes[0]), of_values.to(ctx.dtypes[1]), None
 
 
@@ -416,7 +416,7 @@ def to_batch(model: Mammut, arrays: Sequence[np.ndarray], height: int, width: in
     return torch.from_numpy(batch).to(model.device)
 
 
-def _window_sums(x: Tensor, radius: int) -> Tensor:
+def _direct_sums(x: Tensor, radius: int) -> Tensor:
     """Sum (B, n, h, w, d) over windows of positions, cut at the edges; direct sums, along one axis and then the other."""
     B, n, h, w, d = x.shape
     side = 2 * radius + 1

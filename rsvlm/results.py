@@ -256,8 +256,8 @@ def beside(measured: pd.DataFrame, figures: pd.DataFrame | None = None) -> pd.Da
         source="",
     )
     columns = [*KEY, "system", "value", "ci_low", "ci_high", "n", "trained_on_dataset", "source"]
-    shared = set(_keys(ours)) & set(_keys(figures))
-    both = [part.loc[_among(part, shared), columns] for part in (ours, figures)]
+    shared = set(keys_of(ours)) & set(keys_of(figures))
+    both = [part.loc[matching(part, shared), columns] for part in (ours, figures)]
     result = pd.concat([part for part in both if len(part)], ignore_index=True) if shared else ours.iloc[:0][columns]
     return result.sort_values([*KEY, "value"], ascending=[True] * len(KEY) + [False], kind="stable", ignore_index=True)
 
@@ -288,16 +288,16 @@ def _mean_recalls(ours: pd.DataFrame) -> pd.DataFrame:
     groups = recalls.groupby(names, sort=False)
     means = groups[["value"]].mean()[groups.size() == 3].reset_index()
     means = means.merge(groups["n"].first().reset_index(), on=names).assign(metric="mR", ci_low=math.nan, ci_high=math.nan)
-    there = set(_keys(one_way[one_way["metric"] == "mR"], names))
-    return means[~_among(means, there, names)]
+    there = set(keys_of(one_way[one_way["metric"] == "mR"], names))
+    return means[~matching(means, there, names)]
 
 
-def _keys(frame: pd.DataFrame, names: Sequence[str] = KEY) -> list[tuple]:
+def keys_of(frame: pd.DataFrame, names: Sequence[str] = KEY) -> list[tuple]:
     return list(zip(*(frame[name] for name in names), strict=True))
 
 
-def _among(frame: pd.DataFrame, keys: set[tuple], names: Sequence[str] = KEY) -> np.ndarray:
-    return np.array([key in keys for key in _keys(frame, names)], bool)
+def matching(frame: pd.DataFrame, keys: set[tuple], names: Sequence[str] = KEY) -> np.ndarray:
+    return np.array([key in keys for key in keys_of(frame, names)], bool)
 
 
 def compare(
@@ -445,7 +445,7 @@ def _measured_blocks(measured: pd.DataFrame, several: bool) -> list[Block]:
 def _published_blocks(measured: pd.DataFrame) -> list[Block]:
     figures = published()
     both = beside(measured, figures)
-    alone = figures[~_among(figures, set(_keys(both)))]
+    alone = figures[~matching(figures, set(keys_of(both)))]
     alone = alone.assign(system=systems(alone), ci_low=math.nan, ci_high=math.nan)
     unstated = alone["protocol"] == UNSTATED
     blocks = []
