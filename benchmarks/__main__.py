@@ -15,8 +15,9 @@ from typing import Annotated
 
 import typer
 
-from rsvlm import config, files, provenance
+from rsvlm import config
 from rsvlm.errors import RsvlmError
+from rsvlm.records import files, provenance
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Measure speed.")
 

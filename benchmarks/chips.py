@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsvlm import bluemarble, config, grammar, shards, tiles, worldmap
+from rsvlm import config
+from rsvlm.data import shards
+from rsvlm.data.demo import earth, earth_grammar, earth_layout, earth_map
 
 
 def measure(n_chips: int = 4000, repeats: int = 3) -> list[dict]:
@@ -32,15 +34,15 @@ def measure(n_chips: int = 4000, repeats: int = 3) -> list[dict]:
         MissingExtraError: The packages with imagery and map are not installed.
     """
     options = config.Landmarks()
-    imagery, world = tiles.load_imagery(), worldmap.load_map()
+    imagery, world = earth_layout.load_imagery(), earth_map.load_map()
     table = _sample(options, world, n_chips)
-    pixels = tiles.cut(imagery, table)
-    records = worldmap.describe(world, table, pixels)
-    with ThreadPoolExecutor(bluemarble.threads()) as pool:
+    pixels = earth_layout.cut(imagery, table)
+    records = earth_map.describe(world, table, pixels)
+    with ThreadPoolExecutor(earth.threads()) as pool:
         rows = [
-            _row("tiles", n_chips, repeats, lambda: tiles.cut(imagery, table)),
-            _row("landmarks", n_chips, repeats, lambda: worldmap.describe(world, table, pixels)),
-            _row("captions", n_chips, repeats, lambda: grammar.write_all(records, options.captions_per_chip)),
+            _row("tiles", n_chips, repeats, lambda: earth_layout.cut(imagery, table)),
+            _row("landmarks", n_chips, repeats, lambda: earth_map.describe(world, table, pixels)),
+            _row("captions", n_chips, repeats, lambda: earth_grammar.write_all(records, options.captions_per_chip)),
             _row("shards", n_chips, repeats, lambda: _shard(table, imagery, world, options, pool)),
         ]
     small = options.model_copy(update={"max_chips": n_chips})
@@ -48,25 +50,25 @@ def measure(n_chips: int = 4000, repeats: int = 3) -> list[dict]:
     return rows
 
 
-def _sample(options: config.Landmarks, world: worldmap.Map, n_chips: int) -> pd.DataFrame:
-    weights = worldmap.block_weights(world.mask, options.block_deg, options.max_latitude_deg)
-    table, _ = tiles.chips(options, 0, weights=weights)
-    sea = worldmap.shares(world.mask, table[["west", "south", "east", "north"]].to_numpy()).mean(axis=1)[:, worldmap.SEA]
+def _sample(options: config.Landmarks, world: earth_map.Map, n_chips: int) -> pd.DataFrame:
+    weights = earth_map.block_weights(world.mask, options.block_deg, options.max_latitude_deg)
+    table, _ = earth_layout.chips(options, 0, weights=weights)
+    sea = earth_map.shares(world.mask, table[["west", "south", "east", "north"]].to_numpy()).mean(axis=1)[:, earth_map.SEA]
     dry = np.flatnonzero(sea <= options.max_water_share)
     chosen = np.random.default_rng(0).choice(dry, n_chips, replace=n_chips > len(dry))
     return table.iloc[chosen].reset_index(drop=True)
 
 
 def _shard(
-    table: pd.DataFrame, imagery: np.ndarray, world: worldmap.Map, options: config.Landmarks, pool: ThreadPoolExecutor
+    table: pd.DataFrame, imagery: np.ndarray, world: earth_map.Map, options: config.Landmarks, pool: ThreadPoolExecutor
 ) -> None:
     task = shards.Task("train/000000.tar", table)
-    shards.pack(bluemarble.make(imagery, world, options.captions_per_chip, pool, task).samples, [])
+    shards.pack(earth.make(imagery, world, options.captions_per_chip, pool, task).samples, [])
 
 
 def _build(options: config.Landmarks) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        content = bluemarble.build(options, 0, Path(folder), progress=False)
+        content = earth.build(options, 0, Path(folder), progress=False)
     return sum(split["samples"] for split in content["splits"].values())
 
 

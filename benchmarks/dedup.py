@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rsvlm import dedup, images, provenance
+from rsvlm.data import duplicates
 from rsvlm.errors import DataError
+from rsvlm.model import images
+from rsvlm.records import provenance
 
 DISTANCES = (0, 2, 4, 6, 8, 10, 12)
 
 
 def measure(
-    n: int = 1_000_000, distance: int = dedup.DISTANCE, share: float = 0.2, pictures: str = "", n_sample: int = 600
+    n: int = 1_000_000, distance: int = duplicates.DISTANCE, share: float = 0.2, pictures: str = "", n_sample: int = 600
 ) -> list[dict]:
     """Group n hashes in a process of its own; with a folder of pictures, also measure what the hashes find.
 
@@ -95,12 +97,12 @@ def quality(folder: Path, count: int) -> list[dict]:
             array = images.decode(path.read_bytes())
         except DataError:
             continue
-        luma = dedup.thumbnails([array])
-        if luma.std() < dedup.FLAT:
+        luma = duplicates.thumbnails([array])
+        if luma.std() < duplicates.FLAT:
             continue
-        before.append(dedup.perceptual_hashes(luma))
+        before.append(duplicates.perceptual_hashes(luma))
         for name, change in CHANGES.items():
-            after[name].append(dedup.perceptual_hashes(dedup.thumbnails([change(array)])))
+            after[name].append(duplicates.perceptual_hashes(duplicates.thumbnails([change(array)])))
         if len(before) == count:
             break
     if len(before) < 2:
@@ -149,9 +151,9 @@ def _measure_here(n: int, distance: int, share: float) -> dict:
     for _ in range(distance):
         hashes[copies] ^= np.uint64(1) << rng.integers(0, 64, len(copies), dtype=np.uint64)
     hashes[copies[::10]] = 0
-    dedup.groups(hashes[:1000], distance)  # compiled, or read from the cache
+    duplicates.groups(hashes[:1000], distance)  # compiled, or read from the cache
     start = time.perf_counter()
-    found = dedup.groups(hashes, distance)
+    found = duplicates.groups(hashes, distance)
     seconds = time.perf_counter() - start
     row = {"hashes": n, "distance": distance, "seconds": round(seconds, 4), "hashes_per_s": round(n / seconds)}
     return row | {

@@ -158,7 +158,7 @@ def _memory_mb(pid: int) -> float:
 
 def _main(call: str) -> None:
     """What the new process does."""
-    from rsvlm import build
+    from rsvlm.data.landmarks import build
 
     picture, features, out, options, workers = json.loads(call)
     started = time.perf_counter()

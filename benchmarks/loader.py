@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rsvlm import bluemarble, config, images, shards
+from rsvlm import config
+from rsvlm.data import shards
+from rsvlm.data.demo import earth
 from rsvlm.errors import DataError
+from rsvlm.model import images
 
 INSTALL = 'pip install -e ".[bench]"'
 SPLIT = "train"
@@ -38,7 +41,7 @@ def measure(n_chips: int = 4000, repeats: int = 5) -> list[dict]:
     options = config.Landmarks().model_copy(update={"max_chips": n_chips})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bluemarble.build(options, 0, folder, progress=False)
+        earth.build(options, 0, folder, progress=False)
         readers = {"rsvlm": lambda epoch: _ours(folder, epoch)}
         problems = {}
         try:

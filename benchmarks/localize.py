@@ -13,7 +13,8 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from rsvlm import kernels, provenance
+from rsvlm.localization import smoothing
+from rsvlm.records import provenance
 
 PATCH = 40  # side of the corner that everyone's answer is compared on
 TOLERANCE = 1e-3  # the peers' sums are float32 and may drift; ours is held to 1e-5 in the tests
@@ -78,7 +79,7 @@ def _inputs(side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ours(scores: np.ndarray, values: np.ndarray, window: int) -> np.ndarray:
-    return kernels.smooth_pool(scores, values, window)
+    return smoothing.smooth_pool(scores, values, window)
 
 
 def _opencv(scores: np.ndarray, values: np.ndarray, window: int) -> np.ndarray:

@@ -10,8 +10,8 @@ import threading
 import time
 from pathlib import Path
 
-from rsvlm import stages
 from rsvlm.errors import DataError, MissingExtraError
+from rsvlm.records import stages
 
 PAGE, FOUND = "book/search.html", "#rsvlm-search"
 QUERIES = ("sea to the west", "brown land", "many islands", "a lake", "ice")

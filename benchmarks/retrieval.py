@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rsvlm import provenance, retrieval
 from rsvlm.errors import DataError
+from rsvlm.evaluation import retrieval
+from rsvlm.records import provenance
 
 KS = (1, 5, 10)
 MAPPED = "rsvlm, mapped files"

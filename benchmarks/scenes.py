@@ -89,7 +89,9 @@ def _main(call: str) -> None:
     import numba
     import torch
 
-    from rsvlm import mammut, provenance, scenes, tokenizer
+    from rsvlm.model import mammut, tokenizer
+    from rsvlm.records import provenance
+    from rsvlm.search import scene as scenes
 
     folder, name, precision, count, threads = json.loads(call)
     if threads:

@@ -22,9 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsvlm import config, distributed, losses, mammut, provenance, tokenizer, train
-from rsvlm.curriculum import Batch, Place
+from rsvlm import config
 from rsvlm.errors import ConfigError
+from rsvlm.model import losses, mammut, tokenizer
+from rsvlm.model.device import resolve_device
+from rsvlm.records import provenance
+from rsvlm.training import train
+from rsvlm.training.batches import Batch, Place
 
 VOCABULARY, CONTEXT = 49_408, 77  # CLIP's, which the peers are written for
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -126,7 +130,7 @@ def measure(
         )
     if threads:
         torch.set_num_threads(threads)
-    target = str(distributed.resolve_device(device))
+    target = str(resolve_device(device))
     setting = Setting(shape, batch, text_tokens, vocabulary, context, precision, target)
     names = ["rsvlm"] + ["rsvlm, compiled"] * compile + [name for name in MAKERS if not name.startswith("rsvlm")] * peers
     images, tokens = setting.inputs()

@@ -20,8 +20,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsvlm import config, crawl, engines, filters, lexicon, overhead, provenance, web, webdemo
+from rsvlm import config
+from rsvlm.data import workers as engines
+from rsvlm.data.demo import web as demo_web
+from rsvlm.data.web import archives, lexicon, overhead
+from rsvlm.data.web import build as web
+from rsvlm.data.web import texts as filters
 from rsvlm.errors import RsvlmError
+from rsvlm.records import provenance
 
 TARGETS = {"warc": 2000.0, "text": 20_000.0}
 """Pages and texts per second that two cores must reach."""
@@ -71,12 +77,12 @@ def _build(count: int, repeats: int) -> dict:
     """Build the demo's web in one fresh process, which works alone, while this one serves it."""
     done = []
     with tempfile.TemporaryDirectory() as name:
-        overhead.save(webdemo.default_head(), Path(name) / "head.npz")
+        overhead.save(demo_web.default_head(), Path(name) / "head.npz")
         for size, times in ((count, repeats), (4 * count, 1)):
             folder = Path(name) / str(size)
-            webdemo.make(folder, 0, size)
-            with webdemo.serve(folder, port=0) as addresses:
-                webdemo.capture(addresses, folder / "crawl.warc.gz")
+            demo_web.make(folder, 0, size)
+            with demo_web.serve(folder, port=0) as addresses:
+                demo_web.capture(addresses, folder / "crawl.warc.gz")
                 done += [_together("build", [folder])[0] for _ in range(times)]
     speeds = [run["items"] / run["seconds"] for run in done[:-1]]
     row = {"part": "build", "items": done[0]["items"], "processes": 1, "repeats": repeats}
@@ -125,7 +131,7 @@ def _alone(part: str, path: Path) -> dict:
     counts: Counter = Counter()
     items = kept = 0
     if part == "warc":
-        for batch in crawl.read(path, counts):
+        for batch in archives.read(path, counts):
             kept += batch.num_rows
         items = counts["pages"]
     elif part == "build":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rsvlm.mammut import Mammut
+    from rsvlm.model.mammut import Mammut
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ def load(folder: Path | str, device: str = "auto") -> Mammut:
     Raises:
         rsvlm.errors.ModelError: A file is missing or does not fit; the message lists what.
     """
-    from rsvlm import distributed, weights
+    from rsvlm.model import weights
+    from rsvlm.model.device import resolve_device
 
-    return weights.load(folder, distributed.resolve_device(device))
+    return weights.load(folder, resolve_device(device))

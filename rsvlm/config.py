@@ -167,7 +167,7 @@ class Web(Section):
 class Model(Section):
     """Which model is made, and its tokenizer."""
 
-    preset: str = Field("nano", description="Name of a preset in `rsvlm.mammut.PRESETS`.")
+    preset: str = Field("nano", description="Name of a preset in `rsvlm.model.mammut.PRESETS`.")
     vocabulary_size: int = Field(2048, ge=300, description="Entries of the tokenizer trained on the training captions.")
     context_length: int = Field(112, ge=8, le=1024, description="Longest text, in tokens; longer texts are cut and counted.")
     text_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout behind each part of the text decoder, in training.")
@@ -207,7 +207,9 @@ class Train(Section):
         0.0, ge=0, lt=1, description="Decay per step of the averaged weights that the model ends with; 0: none."
     )
     first_caption_share: float = Field(0.5, ge=0, le=1, description="How often a sample's first, fullest caption is drawn.")
-    augment: bool = Field(False, description="Quarter turns and flips, the caption's words turned along (`rsvlm.augment`).")
+    augment: bool = Field(
+        False, description="Quarter turns and flips, the caption's words turned along (`rsvlm.training.augment`)."
+    )
     smallest_crop: float = Field(
         1.0, gt=0, le=1, description="Parts of the images are shown, of at least this share of their area; 1: the whole."
     )

@@ -10,7 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from rsvlm import captions, config, images
+from rsvlm import config
+from rsvlm.data.captions import asking as captions
+from rsvlm.model import images
 
 KEY = "sk-test-6f1c0de5ecret"
 GOOD = {"full": "A sandy beach runs along the west.", "short": "A beach.", "relational": "The tower is east of the beach."}

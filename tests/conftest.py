@@ -75,7 +75,7 @@ def toy_shards(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_preset(monkeypatch) -> str:
     """A preset small enough for a test: 32-pixel images and widths of 32."""
-    from rsvlm import mammut
+    from rsvlm.model import mammut
 
     preset = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 2, "vision_heads": 2}
     preset |= {"text_width": 32, "text_layers": 2, "text_heads": 2}

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsvlm import config, imagery
+from rsvlm import config
+from rsvlm.data.imagery import sources as imagery
 
 rasterio = pytest.importorskip("rasterio")
 pytest.importorskip("pyproj")

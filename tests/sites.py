@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsvlm import config, fetch
+from rsvlm import config
+from rsvlm.data.web import fetch
 
 httpx2 = pytest.importorskip("httpx2", reason="httpx2 is not installed")
 httpcore2 = pytest.importorskip("httpcore2", reason="httpx2 is not installed")

@@ -14,7 +14,9 @@ import pytest
 import sites
 from sites import PICTURE, get, httpcore2, names
 
-from rsvlm import addresses, config, fetch
+from rsvlm import config
+from rsvlm.data import addresses
+from rsvlm.data.web import fetch
 
 GOOD = ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"]
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import agreement, kernels
 from rsvlm.errors import DataError
+from rsvlm.localization import agreement, pixels
 
 
 def a_map(rng, shape, empty=True):
@@ -34,7 +34,7 @@ def test_scores_of_one_map_equal_their_definitions(H, W, seed):
         lifted = np.where(there, heat - low, 0).astype(float)
         assert agreement.energy(heat, mask) == pytest.approx(lifted[mask].sum() / lifted.sum(), abs=1e-6)
     curve = agreement.iou_curve(heat, mask)
-    counts = kernels.heat_counts(heat, mask, low, peak, agreement.BINS)
+    counts = pixels.heat_counts(heat, mask, low, peak, agreement.BINS)
     for k in (0, 10, 49, 80, 99):  # no threshold that a value may equal but for rounding
         inside = there & (heat.astype(float) - low >= k / 100 * (float(peak) - low)) if peak > low else there & (k == 0)
         either = ((mask & there) | inside).sum()

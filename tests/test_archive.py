@@ -7,9 +7,11 @@ import pytest
 import torch
 from rasters import picture, write
 
-from rsvlm import archive, embed, localize, mammut, tokenizer
+from rsvlm.book.figures import galleries
 from rsvlm.errors import DataError
-from rsvlm.figures import galleries
+from rsvlm.localization import heat as localize
+from rsvlm.model import embed, mammut, tokenizer
+from rsvlm.search import index as archive
 
 
 def nano(seed: int) -> mammut.Mammut:

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_rules import COAST, landmark, scene
 
-from rsvlm import audit, mapgrammar
-from rsvlm.directions import COMPASS, SECTORS
+from rsvlm.data.captions import audit, grammar
+from rsvlm.data.landmarks.directions import COMPASS, SECTORS
 from rsvlm.errors import ConfigError, DataError
 
 
@@ -146,7 +146,7 @@ def test_a_hostile_name_is_neither_said_nor_obeyed(name):
     for text in (f"The park {name} lies in the north.", "PWNED lies in the north.", "The word PWNED is shown here."):
         assert judge(text, record).status == "rejected", text
     for seed in range(20):
-        written = mapgrammar.write_map(record, random.Random(seed))
+        written = grammar.write_map(record, random.Random(seed))
         assert "pwned" not in " ".join(written.values()).lower() and len(written) == 3
         assert all(f.status == "kept" for f in audit.check(written, record).findings)
 
@@ -235,14 +235,14 @@ def records(draw) -> dict:
 @pytest.mark.parametrize("name", ['A0"0', "B 12", "77 8", "Q-4 5"])
 def test_names_with_hardly_a_letter_are_known(name):
     record = scene(landmark("beach", "northwest", name=name))
-    written = mapgrammar.write_map(record, random.Random(0))
+    written = grammar.write_map(record, random.Random(0))
     assert all(finding.status == "kept" for finding in audit.check(written, record).findings)
 
 
 @settings(max_examples=150, deadline=None)
 @given(records(), st.integers(0, 10**6))
 def test_captions_of_the_grammar_are_kept(record, seed):
-    written = mapgrammar.write_map(record, random.Random(seed))
+    written = grammar.write_map(record, random.Random(seed))
     verdict = audit.check(written, record)
     assert [(f.reasons, f.details, f.original) for f in verdict.findings if f.status != "kept"] == []
 
@@ -266,12 +266,12 @@ def test_hostile_length_takes_no_time(piece):
     start = time.process_time()
     judge(piece * (4_000 // len(piece)))
     judge(piece * 1_000_000)
-    mapgrammar.sayable(piece * 100_000)
+    grammar.sayable(piece * 100_000)
     assert time.process_time() - start < 2.0
 
 
 def test_speed():
-    written = [mapgrammar.write_map(COAST, random.Random(seed)) for seed in range(100)]
+    written = [grammar.write_map(COAST, random.Random(seed)) for seed in range(100)]
     start = time.process_time()
     for captions in written:
         audit.check(captions, COAST)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import HALVES
 
-from rsvlm import augment, images
+from rsvlm.model import images
+from rsvlm.training import augment
 
 TURNS = range(augment.ELEMENTS)
 QUARTER, FLIP = 2, 1  # north becomes west; east and west are swapped

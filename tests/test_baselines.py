@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rsvlm import baselines
+from rsvlm.localization import baselines
 
 CLASSES = ("ship", "dock", "tree")
 

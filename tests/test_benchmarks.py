@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from conftest import png, toy_sample, write_toy
 
-from rsvlm import benchmarks, images
+from rsvlm.data import benchmarks
 from rsvlm.errors import DataError
+from rsvlm.model import images
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import png, toy_sample, write_tar
 
-from rsvlm import benchmarks, catalogue
+from rsvlm.data import benchmarks, catalogue
 from rsvlm.errors import DataError
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

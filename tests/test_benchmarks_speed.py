@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from rsvlm import stages
 from rsvlm.errors import DataError
+from rsvlm.records import stages
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"batch": 2, "repeats": 1, "text_tokens": 6, "vocabulary": 300, "context": 12, "device": "cpu"}

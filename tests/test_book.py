@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 
 import rsvlm
-from rsvlm import book
+from rsvlm.book import build as book
+from rsvlm.book.figures import atlas, charts, galleries, style
 from rsvlm.errors import DataError, RsvlmError
-from rsvlm.figures import atlas, charts, galleries, style
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -199,7 +199,7 @@ def test_a_picture_describes_itself_and_is_the_same_twice():
 
 # A small book, built as the large one is
 
-CELL = """from rsvlm.figures import atlas, charts, galleries, style
+CELL = """from rsvlm.book.figures import atlas, charts, galleries, style
 from PIL import Image
 import pandas as pd
 import io

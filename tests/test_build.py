@@ -22,9 +22,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rsvlm import audit, build, config, images, shards, splits
+from rsvlm import config
+from rsvlm.book.figures import atlas, markup, tables
+from rsvlm.data import shards
+from rsvlm.data.captions import audit
+from rsvlm.data.landmarks import build, splits
 from rsvlm.errors import ConfigError, DataError, RsvlmError
-from rsvlm.figures import atlas, markup, tables
+from rsvlm.model import images
 
 h3 = pytest.importorskip("h3")
 shapely = pytest.importorskip("shapely")

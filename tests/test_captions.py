@@ -30,7 +30,10 @@ from captioning import (
     serve_fixture,  # noqa: F401
 )
 
-from rsvlm import captions, clients, config, prompting
+from rsvlm import config
+from rsvlm.data.captions import asking as captions
+from rsvlm.data.captions import clients
+from rsvlm.data.captions import prompts as prompting
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 
 # The cache

@@ -5,8 +5,9 @@ import pytest
 import torch
 from conftest import COLOURS, toy_sample
 
-from rsvlm import classification, results
 from rsvlm.errors import DataError
+from rsvlm.evaluation import classification
+from rsvlm.records import results
 
 
 def unit(array):
@@ -241,7 +242,7 @@ def test_without_five_others_there_is_no_top5_and_absent_classes_are_told(caplog
 def test_clip_benchmark_gives_the_same_numbers(tmp_path):
     reason = "clip_benchmark (with scikit-learn) is not installed"
     theirs = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification", reason=reason, exc_type=ImportError)
-    from rsvlm import embed, mammut, tokenizer, weights
+    from rsvlm.model import embed, mammut, tokenizer, weights
 
     torch.manual_seed(0)
     words = tokenizer.train([c for i in range(50) for c in toy_sample(i)[1]], 320, 32)

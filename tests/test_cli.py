@@ -13,7 +13,8 @@ import pytest
 from conftest import png, toy_sample, write_toy
 
 from rsvlm import __main__ as cli
-from rsvlm import leakage, provenance, results, retrieval
+from rsvlm.evaluation import leakage, retrieval
+from rsvlm.records import provenance, results
 
 
 def call(capsys, monkeypatch, *arguments):

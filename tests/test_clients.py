@@ -24,7 +24,9 @@ from captioning import (
     serve_fixture,  # noqa: F401
 )
 
-from rsvlm import captions, clients, prompting
+from rsvlm.data.captions import asking as captions
+from rsvlm.data.captions import clients
+from rsvlm.data.captions import prompts as prompting
 from rsvlm.errors import ConfigError, RsvlmError
 
 

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import crawl, pages
+from rsvlm.data.web import archives
+from rsvlm.data.web import html as pages
 from rsvlm.errors import DataError
 
 pytest.importorskip("fastwarc", reason="the extra [data] is not installed")
@@ -52,7 +53,7 @@ def read(tmp_path, data: bytes, name: str = "x.warc") -> tuple[list[dict], Count
     path = tmp_path / name
     path.write_bytes(data)
     counts: Counter = Counter()
-    rows = [row for batch in crawl.read(path, counts) for row in batch.to_pylist()]
+    rows = [row for batch in archives.read(path, counts) for row in batch.to_pylist()]
     assert counts["candidates"] == len(rows)
     return rows, counts
 
@@ -244,14 +245,14 @@ def test_any_damage_gives_counts_and_no_error(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "fuzz.warc"
     path.write_bytes(whole)
     try:
-        assert sum(batch.num_rows for batch in crawl.read(path)) <= 6
-        list(crawl.images(path))
+        assert sum(batch.num_rows for batch in archives.read(path)) <= 6
+        list(archives.images(path))
     except DataError as error:
         assert "fuzz.warc" in str(error)
 
 
 def test_many_broken_places_do_not_take_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(crawl, "MAX_BROKEN", 200)
+    monkeypatch.setattr(archives, "MAX_BROKEN", 200)
     fake = gzip.compress(b"WARC/1.1\r\n")[:-4]
     start = time.process_time()
     rows, counts = read(tmp_path, gzip.compress(page(1)) + fake * 20_000, "x.warc.gz")
@@ -263,7 +264,7 @@ def test_what_is_no_archive_says_so(tmp_path):
         with pytest.raises(DataError, match=name):
             read(tmp_path, data, name)
     with pytest.raises(DataError, match="no file"):
-        list(crawl.read(tmp_path / "absent.warc"))
+        list(archives.read(tmp_path / "absent.warc"))
     assert read(tmp_path, b"", "empty.warc")[0] == []
 
 
@@ -289,12 +290,12 @@ def test_images_of_an_archive(tmp_path):
     path = tmp_path / "x.warc"
     path.write_bytes(data)
     counts: Counter = Counter()
-    found = {picture.url: picture for picture in crawl.images(path, counts=counts, max_bytes=1000)}
+    found = {picture.url: picture for picture in archives.images(path, counts=counts, max_bytes=1000)}
     assert [url[-5:] for url in found] == ["b.png", "b.jpg", "f.png"]
     assert found["http://h.example/a%20b.png"].data == PNG and found["http://h.example/a%20b.png"].robots == "noai"
     assert found["http://h.example/b.jpg"].data == jpeg
     assert counts == {"images": 3, "too_large": 1}
-    wanted = [picture.url for picture in crawl.images(path, wanted={"http://h.example/b.jpg"})]
+    wanted = [picture.url for picture in archives.images(path, wanted={"http://h.example/b.jpg"})]
     assert wanted == ["http://h.example/b.jpg"]
 
 
@@ -328,7 +329,7 @@ def write_table(path, url: str, text: str) -> None:
 def test_tables(tmp_path, name, url, text):
     write_table(tmp_path / name, url, text)
     counts: Counter = Counter()
-    rows = [row for batch in crawl.read(tmp_path / name, counts) for row in batch.to_pylist()]
+    rows = [row for batch in archives.read(tmp_path / name, counts) for row in batch.to_pylist()]
     assert [(row["url"], row["text"]) for row in rows] == EXPECTED
     assert {row["kind"] for row in rows} == {"table"} and rows[1]["source"] == f"{name}:2"
     assert counts == {"candidates": 2, "bad_url": 1, "no_text": 1}
@@ -338,16 +339,16 @@ def test_tables(tmp_path, name, url, text):
 def test_wrong_columns_are_listed(tmp_path, name):
     write_table(tmp_path / name, "address", "words")
     with pytest.raises(DataError, match=r"(?s)t\.\w+ has no column of text for url .* and text .*'uid'|'address'"):
-        crawl.inspect(tmp_path / name)
+        archives.inspect(tmp_path / name)
     write_table(tmp_path / name, "url", "words")
     with pytest.raises(DataError, match="for text .*'words'"):
-        next(crawl.read(tmp_path / name))
+        next(archives.read(tmp_path / name))
 
 
 def test_a_column_of_another_type_is_none(tmp_path):
     pq.write_table(pa.table({"url": [1], "text": [["list"]]}), tmp_path / "t.parquet")
     with pytest.raises(DataError, match="no column of text"):
-        crawl.inspect(tmp_path / "t.parquet")
+        archives.inspect(tmp_path / "t.parquet")
 
 
 def test_other_formats_are_refused(tmp_path):
@@ -360,7 +361,7 @@ def test_other_formats_are_refused(tmp_path):
     }.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(DataError, match=name):
-            crawl.inspect(tmp_path / name)
+            archives.inspect(tmp_path / name)
 
 
 def test_broken_rows_are_counted(tmp_path):
@@ -389,18 +390,18 @@ def test_a_table_that_breaks_midway_ends_there(tmp_path):
     noise = [line.tobytes() for line in noise]
     path.write_bytes(gzip.compress(b"".join(b'{"url": "http://h.example/a", "text": "%s"}\n' % line for line in noise))[:-9])
     counts: Counter = Counter()
-    assert sum(batch.num_rows for batch in crawl.read(path, counts)) > 10_000
+    assert sum(batch.num_rows for batch in archives.read(path, counts)) > 10_000
     assert counts["broken_row"] == 1
     rows, counts = read(tmp_path, b'url,text\nhttp://h.example/a,one\nhttp://h.example/b,"' + b"x" * 9_000_000, "t.csv")
     assert counts["broken_row"] == 1
 
 
 def test_batches_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(crawl, "BATCH_BYTES", 50_000)
+    monkeypatch.setattr(archives, "BATCH_BYTES", 50_000)
     path = tmp_path / "t.parquet"
     texts = ["x" * 9_000] * 30 + ["y"] * 100
     pq.write_table(pa.table({"url": [f"http://h.example/{i}" for i in range(130)], "text": texts}), path)
-    sizes = [batch.num_rows for batch in crawl.read(path, batch_rows=40)]
+    sizes = [batch.num_rows for batch in archives.read(path, batch_rows=40)]
     assert sum(sizes) == 130 and max(sizes) == 40 and sizes[0] == 6
 
 

@@ -10,9 +10,11 @@ import pytest
 from conftest import png, toy_sample, write_toy
 
 from rsvlm import __main__ as cli
-from rsvlm import config, curriculum, train
-from rsvlm.curriculum import Place
+from rsvlm import config
 from rsvlm.errors import ConfigError, DataError
+from rsvlm.training import batches as curriculum
+from rsvlm.training import train
+from rsvlm.training.batches import Place
 
 STAGES = [
     {"steps": 3, "data": {"a": 1}},

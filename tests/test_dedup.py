@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rsvlm import dedup, images
+from rsvlm.data import duplicates
 from rsvlm.errors import ConfigError, DataError
+from rsvlm.model import images
 
 DATA = Path(os.environ.get("RSVLM_DATA") or Path(__file__).parent.parent.parent / "shared" / "data")
 
@@ -33,7 +34,7 @@ def jpeg(array, quality):
 
 def table(*rows):
     """Rows are (key, pixels) or (key, pixels, text)."""
-    return dedup.hash_table((key, images.encode_png(array), array, *(text or [""])) for key, array, *text in rows)
+    return duplicates.hash_table((key, images.encode_png(array), array, *(text or [""])) for key, array, *text in rows)
 
 
 # Hashes
@@ -42,13 +43,13 @@ def table(*rows):
 @pytest.mark.parametrize("seed", range(3))
 def test_hash_is_that_of_an_outside_implementation_for_all_turns(seed):
     imagehash = pytest.importorskip("imagehash", reason="the extra [data] is not installed")
-    array = picture(seed, dedup.SIDE)  # of this size, resizing has no part in it
-    found = dedup.perceptual_hashes(dedup.thumbnails([array]), turns=True)[0]
-    for number in range(dedup.TURNS):
-        turned = Image.fromarray(np.ascontiguousarray(dedup.turn(array, number)))
+    array = picture(seed, duplicates.SIDE)  # of this size, resizing has no part in it
+    found = duplicates.perceptual_hashes(duplicates.thumbnails([array]), turns=True)[0]
+    for number in range(duplicates.TURNS):
+        turned = Image.fromarray(np.ascontiguousarray(duplicates.turn(array, number)))
         assert f"{found[number]:016x}" == str(imagehash.phash(turned)), number
-    assert len(set(found)) == dedup.TURNS
-    assert dedup.perceptual_hashes(dedup.thumbnails([array]))[0] == found[0]
+    assert len(set(found)) == duplicates.TURNS
+    assert duplicates.perceptual_hashes(duplicates.thumbnails([array]))[0] == found[0]
 
 
 def brute_groups(hashes, distance):
@@ -75,7 +76,7 @@ def noisy_hashes(rng, count):
 @given(seed=st.integers(0, 2**32 - 1), distance=st.integers(0, 12))
 def test_groups_are_those_of_all_pairs(seed, distance):
     hashes = noisy_hashes(np.random.default_rng(seed), 60)
-    assert (dedup.groups(hashes, distance) == brute_groups(hashes, distance)).all()
+    assert (duplicates.groups(hashes, distance) == brute_groups(hashes, distance)).all()
 
 
 @settings(deadline=None, max_examples=25)
@@ -84,7 +85,7 @@ def test_nearest_is_that_of_all_pairs(seed, distance):
     rng = np.random.default_rng(seed)
     hashes = noisy_hashes(rng, 70)
     gallery, queries = np.unique(hashes[:30]), hashes[30:].reshape(20, 2)
-    best, bits, form = dedup.kernels.nearest_hashes(queries, gallery, *dedup._bands(gallery, distance), distance)
+    best, bits, form = duplicates.kernels.nearest_hashes(queries, gallery, *duplicates._bands(gallery, distance), distance)
     every = np.bitwise_count(queries[:, :, None] ^ gallery).astype(int)  # (N, F, M)
     for i, row in enumerate(every):
         if row.min() > distance:
@@ -96,19 +97,19 @@ def test_nearest_is_that_of_all_pairs(seed, distance):
 
 def test_a_distance_out_of_range_is_refused():
     with pytest.raises(ConfigError, match="0 to 16"):
-        dedup.groups(np.zeros(3, np.uint64), 17)
+        duplicates.groups(np.zeros(3, np.uint64), 17)
 
 
 def test_no_pictures_are_no_duplicates():
-    empty = dedup.hash_table([])
-    assert len(dedup.duplicates(empty)) == 0 and len(dedup.overlap(empty, empty, "nothing")) == 0
-    assert list(empty.columns[: len(dedup.COLUMNS)]) == dedup.COLUMNS
+    empty = duplicates.hash_table([])
+    assert len(duplicates.duplicates(empty)) == 0 and len(duplicates.overlap(empty, empty, "nothing")) == 0
+    assert list(empty.columns[: len(duplicates.COLUMNS)]) == duplicates.COLUMNS
 
 
 def test_a_million_equal_hashes_take_no_time():
     hashes = np.zeros(1_000_000, np.uint64)
     hashes[0] = 1 << 40
-    assert dedup.groups(hashes, 6).max() == 0 and dedup.groups(hashes, 0).max() == 1
+    assert duplicates.groups(hashes, 6).max() == 0 and duplicates.groups(hashes, 0).max() == 1
 
 
 # Duplicates within a data set
@@ -117,7 +118,7 @@ def test_a_million_equal_hashes_take_no_time():
 def test_duplicates_are_found_and_the_best_is_kept():
     first, other = picture(1), picture(2)
     large = images.resize(first, 140, 140)
-    found = dedup.duplicates(
+    found = duplicates.duplicates(
         table(
             ("a", first, "long enough text"),
             ("b", jpeg(first, 60), ""),
@@ -128,7 +129,7 @@ def test_duplicates_are_found_and_the_best_is_kept():
     )
     assert dict(zip(found["key"], found["kept"], strict=True)) == {"a": "c", "b": "c", "d": "e"}
     assert list(found["reason"]) == ["near picture", "near picture", "same bytes"]
-    assert (found["distance"] <= dedup.DISTANCE).all()
+    assert (found["distance"] <= duplicates.DISTANCE).all()
 
 
 def test_same_pixels_in_other_bytes():
@@ -138,7 +139,7 @@ def test_same_pixels_in_other_bytes():
         ("b", images.encode_png(array, compress_level=0), array, ""),
         ("c", b"", array, ""),
     ]
-    assert list(dedup.duplicates(dedup.hash_table(rows))["reason"]) == ["same pixels", "same pixels"]
+    assert list(duplicates.duplicates(duplicates.hash_table(rows))["reason"]) == ["same pixels", "same pixels"]
 
 
 def test_flat_pictures_are_no_duplicates_of_each_other():
@@ -147,36 +148,36 @@ def test_flat_pictures_are_no_duplicates_of_each_other():
         (f"sea{i}", np.full((64, 64, 3), 40 + i, np.uint8) + rng.integers(0, 2, (64, 64, 3), dtype=np.uint8))
         for i in range(20)
     ]
-    assert len(dedup.duplicates(table(*rows))) == 0
-    assert len(dedup.overlap(table(*rows[:10]), table(*rows[10:]), "sea")) == 0
-    assert list(dedup.duplicates(table(*rows, ("again", rows[0][1])))["key"]) == ["sea0"]  # "again" comes first by key
+    assert len(duplicates.duplicates(table(*rows))) == 0
+    assert len(duplicates.overlap(table(*rows[:10]), table(*rows[10:]), "sea")) == 0
+    assert list(duplicates.duplicates(table(*rows, ("again", rows[0][1])))["key"]) == ["sea0"]  # "again" comes first by key
 
 
 def test_order_decides_nothing():
     rows = [("a", picture(1)), ("b", jpeg(picture(1), 50)), ("c", picture(2)), ("d", jpeg(picture(2), 70)), ("e", picture(4))]
-    one, two = (dedup.duplicates(table(*part)).sort_values("key").reset_index(drop=True) for part in (rows, rows[::-1]))
+    one, two = (duplicates.duplicates(table(*part)).sort_values("key").reset_index(drop=True) for part in (rows, rows[::-1]))
     pd.testing.assert_frame_equal(one, two)
 
 
 # Against a benchmark
 
 
-@pytest.mark.parametrize("number", range(dedup.TURNS))
+@pytest.mark.parametrize("number", range(duplicates.TURNS))
 def test_a_turned_picture_of_a_benchmark_is_found(number):
     mine = [(f"m{i}", picture(10 + i)) for i in range(5)]
     theirs = [(f"b{i}", picture(20 + i)) for i in range(5)]
-    mine.append(("stolen", jpeg(np.ascontiguousarray(dedup.turn(theirs[3][1], number)), 75)))
-    found = dedup.overlap(table(*mine), table(*theirs), "bench")
+    mine.append(("stolen", jpeg(np.ascontiguousarray(duplicates.turn(theirs[3][1], number)), 75)))
+    found = duplicates.overlap(table(*mine), table(*theirs), "bench")
     assert found[["key", "benchmark", "benchmark_key", "reason"]].to_numpy().tolist() == [
         ["stolen", "bench", "b3", "near picture"]
     ]
-    turned = dedup.turn(mine[-1][1].astype(float), int(found["turn"][0]))  # ours, turned so, is the benchmark's
+    turned = duplicates.turn(mine[-1][1].astype(float), int(found["turn"][0]))  # ours, turned so, is the benchmark's
     assert np.abs(turned - theirs[3][1]).mean() < 12
 
 
 def test_the_strongest_reason_is_given_once():
     array = picture(5)
-    found = dedup.overlap(table(("a", array)), table(("b", array), ("c", jpeg(array, 80))), "bench")
+    found = duplicates.overlap(table(("a", array)), table(("b", array), ("c", jpeg(array, 80))), "bench")
     assert found["reason"].tolist() == ["same bytes"]
 
 
@@ -194,7 +195,7 @@ def test_equal_and_near_texts_are_found():
         ("b2", picture(8), f"something else\n{long}"),
         ("b3", picture(9), ""),
     )
-    found = dedup.overlap(mine, theirs, "bench").set_index("key")
+    found = duplicates.overlap(mine, theirs, "bench").set_index("key")
     assert found["reason"].to_dict() == {"same": "same text", "near": "near text"}
     assert found["benchmark_key"].to_dict() == {"same": "b1", "near": "b2"}
     assert 0 < found["distance"]["near"] <= 0.2 and (found["turn"] == -1).all()
@@ -204,8 +205,8 @@ def test_equal_and_near_texts_are_found():
 @given(texts=st.lists(st.text(max_size=60), max_size=6))
 def test_any_text_is_found_in_itself_and_breaks_nothing(texts):
     rows = table(*((str(i), picture(i), text) for i, text in enumerate(texts)))
-    wordy = {str(i) for i, text in enumerate(texts) if any(dedup.normalise_text(pd.Series(text.split("\n"))) != "")}
-    found = dedup.overlap(rows, rows, "itself")
+    wordy = {str(i) for i, text in enumerate(texts) if any(duplicates.normalise_text(pd.Series(text.split("\n"))) != "")}
+    found = duplicates.overlap(rows, rows, "itself")
     assert set(found[found["reason"] == "same text"]["key"]) == wordy
 
 
@@ -240,7 +241,7 @@ def test_embedding_duplicates_are_those_of_one_by_one(seed):
     rows = pd.DataFrame(rows)
     expected = greedy(rows, embeddings, 0.9)
     for block in (8, 16, 500):
-        found = dedup.embedding_duplicates(rows, embeddings, 0.9, block=block)
+        found = duplicates.embedding_duplicates(rows, embeddings, 0.9, block=block)
         assert set(found["key"]) == set(expected) and len(expected) > 20
         assert set(found["reason"]) == {"near duplicate by embedding"} and not set(found["kept"]) & set(found["key"])
         at = {key: i for i, key in enumerate(rows["key"])}
@@ -248,10 +249,10 @@ def test_embedding_duplicates_are_those_of_one_by_one(seed):
         best = [embeddings[at[r.key]] @ embeddings[at[expected[r.key]]] for r in found.itertuples()]
         np.testing.assert_allclose(cosines, best, atol=1e-5)
         np.testing.assert_allclose(1 - found["distance"], cosines, atol=1e-4)
-    assert len(dedup.embedding_duplicates(rows[:0], embeddings[:0], 0.9)) == 0
+    assert len(duplicates.embedding_duplicates(rows[:0], embeddings[:0], 0.9)) == 0
     embeddings[7, 0] = np.nan
     with pytest.raises(DataError, match="not finite"):
-        dedup.embedding_duplicates(rows, embeddings, 0.9)
+        duplicates.embedding_duplicates(rows, embeddings, 0.9)
 
 
 # The cache
@@ -265,7 +266,7 @@ def test_hashes_are_kept_until_the_pictures_change(tmp_path):
         yield "a", b"x", picture(0), "text"
 
     for fingerprint in ("one", "one", "two"):
-        found = dedup.load_or_hash(tmp_path / "hashes.parquet", fingerprint, samples())
+        found = duplicates.load_or_hash(tmp_path / "hashes.parquet", fingerprint, samples())
     assert len(calls) == 2 and found["hash"].dtype == np.uint64
     assert not list(tmp_path.glob(".*"))
 
@@ -278,16 +279,16 @@ def test_real_pictures_are_found_again_and_distinct_ones_kept_apart():
     rows = json.loads((DATA / "rsicd" / "dataset_rsicd.json").read_text())["images"]
     files = [DATA / "rsicd" / "RSICD_images" / row["filename"] for row in rows if row["split"] == "val"][:300]
     arrays = [images.decode(path.read_bytes()) for path in files]
-    detailed = [array for array in arrays if dedup.thumbnails([array]).std() >= dedup.FLAT]
+    detailed = [array for array in arrays if duplicates.thumbnails([array]).std() >= duplicates.FLAT]
     changes = {
         "jpeg": lambda a: jpeg(a, 60),
         "smaller": lambda a: images.resize(a, int(a.shape[0] * 0.8), int(a.shape[1] * 0.8)),
         "brighter": lambda a: np.clip(a.astype(np.float32) * 1.15, 0, 255).astype(np.uint8),
     }
-    before = dedup.perceptual_hashes(dedup.thumbnails(detailed))
+    before = duplicates.perceptual_hashes(duplicates.thumbnails(detailed))
     for name, change in changes.items():
-        after = dedup.perceptual_hashes(dedup.thumbnails(map(change, detailed)))
-        recall = (np.bitwise_count(before ^ after) <= dedup.DISTANCE).mean()
+        after = duplicates.perceptual_hashes(duplicates.thumbnails(map(change, detailed)))
+        recall = (np.bitwise_count(before ^ after) <= duplicates.DISTANCE).mean()
         assert recall > 0.95, (name, recall)
     apart = np.bitwise_count(before[:, None] ^ before[None])[np.triu_indices(len(before), 1)]
-    assert (apart <= dedup.DISTANCE).mean() < 2e-3
+    assert (apart <= duplicates.DISTANCE).mean() < 2e-3

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from conftest import png
 
-from rsvlm import benchmarks, demopairs
+from rsvlm.data import benchmarks
+from rsvlm.data.demo import pairs as demo_pairs
 
 
 def test_general_pairs_are_not_from_above_and_keep_hosts_apart(tmp_path, monkeypatch):
@@ -22,7 +23,7 @@ def test_general_pairs_are_not_from_above_and_keep_hosts_apart(tmp_path, monkeyp
         path.write_bytes(png(array))
     columns = ["host", "path", "held_back", "overhead", "style", "text", "relevant", "language", "trap"]
     pd.DataFrame(rows, columns=columns).to_parquet(demo / "labels.parquet")
-    folder = demopairs.general_pairs(demo)
+    folder = demo_pairs.general_pairs(demo)
     found = {split: list(benchmarks.samples(folder, split)) for split in ("train", "test")}
     assert (len(found["train"]), len(found["test"])) == (4, 3)  # 2 4 5 7; 8 10 11
     assert found["train"][0].captions[0] == "A chart, black in the north and white in the south."

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsvlm import directions
+from rsvlm.data.landmarks import directions
 
 
 def test_sectors_are_thirds_of_a_chip_row_by_row():

@@ -11,8 +11,12 @@ import torch
 from conftest import png, toy_sample, write_tar, write_toy
 from safetensors.torch import load_file, save_file
 
-from rsvlm import checkpoints, config, curriculum, distributed, mammut, pictures, rounds, starting, train
+from rsvlm import config
 from rsvlm.errors import RsvlmError
+from rsvlm.localization import pictures, rounds
+from rsvlm.model import mammut
+from rsvlm.training import batches, checkpoints, starting, train
+from rsvlm.training import processes as distributed
 
 LOSSES = ("softmax", "sigmoid", "focal")
 
@@ -63,7 +67,7 @@ def gradient(settings, data, path):
     """Store the loss and the gradient of the first batch."""
     torch.manual_seed(0)
     model = starting.build(settings, data)
-    batch = next(curriculum.read_batches(model, {"data": data}, settings, curriculum.Place.start(), 0))
+    batch = next(batches.read_batches(model, {"data": data}, settings, batches.Place.start(), 0))
     losses = train.backward(model.train(), batch, train.objective(settings.train), settings.train)
     found = {name: p.grad.contiguous() for name, p in model.named_parameters() if p.grad is not None}
     if distributed.rank() == 0:

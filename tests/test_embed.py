@@ -8,8 +8,10 @@ import pytest
 import torch
 from conftest import png, toy_sample, write_tar
 
-from rsvlm import embed, mammut, shards, tokenizer
+from rsvlm.data import reading, shards
 from rsvlm.errors import DataError, ModelError
+from rsvlm.evaluation import embeddings
+from rsvlm.model import embed, mammut, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +28,22 @@ def model(toy_shards):
 
 def test_written_and_read_embeddings_are_the_models(model, toy_shards, tmp_path):
     samples = list(shards.stream(toy_shards, "test"))
-    folder = embed.write(model, samples, tmp_path / "out", batch_size=7)  # 48 images: a short last batch
-    found = embed.read(folder)
+    folder = embeddings.write(model, samples, tmp_path / "out", batch_size=7)  # 48 images: a short last batch
+    found = embeddings.read(folder)
     assert found.keys == [sample.key for sample in samples]
     assert found.captions == [caption for sample in samples for caption in sample.captions]
     np.testing.assert_array_equal(found.image_of_caption, np.repeat(np.arange(48), 2))
-    arrays = [array for _, array in embed.decoded(samples, Counter())]
+    arrays = [array for _, array in reading.decoded(samples, Counter())]
     np.testing.assert_allclose(found.image_embeddings, embed.images(model, arrays), atol=1e-5)
     np.testing.assert_allclose(found.caption_embeddings, embed.texts(model, found.captions), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found.caption_embeddings, axis=1), 1, atol=1e-5)
 
 
 def test_unfinished_embeddings_are_refused(model, toy_shards, tmp_path):
-    folder = embed.write(model, shards.stream(toy_shards, "val"), tmp_path / "out")
+    folder = embeddings.write(model, shards.stream(toy_shards, "val"), tmp_path / "out")
     (folder / "embeddings.json").unlink()
     with pytest.raises(DataError, match="no finished embeddings"):
-        embed.read(folder)
+        embeddings.read(folder)
 
 
 def test_broken_images_are_skipped_and_counted(model, tmp_path):
@@ -49,15 +51,15 @@ def test_broken_images_are_skipped_and_counted(model, tmp_path):
     members = {"a.png": png(array), "a.txt": captions[0].encode(), "b.png": png(array)[:100], "b.txt": b"red"}
     write_tar(tmp_path / "data" / "test" / "0.tar", members)
     skipped = Counter()
-    found = embed.read(
-        embed.write(model, shards.stream(tmp_path / "data", "test", skipped=skipped), tmp_path / "e", skipped=skipped)
+    found = embeddings.read(
+        embeddings.write(model, shards.stream(tmp_path / "data", "test", skipped=skipped), tmp_path / "e", skipped=skipped)
     )
     assert found.keys == ["a"] and sum(skipped.values()) == 1
 
 
 def test_no_sample_at_all_is_an_error(model, tmp_path):
     with pytest.raises(DataError, match="no sample could be embedded"):
-        embed.write(model, [], tmp_path / "e")
+        embeddings.write(model, [], tmp_path / "e")
 
 
 def test_images_of_other_sizes_are_resized(model):
@@ -92,52 +94,52 @@ def test_other_wordings_are_embedded_beside_the_captions_and_equal_texts_once(to
     encoder, samples = Counting(), list(shards.stream(toy_shards, "test"))
     samples = samples + [replace(samples[0], key="again", captions=[samples[0].captions[0], "ON A ROOF"])]
     wordings = {"shouted": shout, "same": lambda captions: list(captions)}
-    folder = embed.write(encoder, samples, tmp_path / "out", batch_size=7, texts=wordings)
+    folder = embeddings.write(encoder, samples, tmp_path / "out", batch_size=7, texts=wordings)
     captions = [caption for sample in samples for caption in sample.captions]
     assert sorted(encoder.asked) == sorted({*captions, *shout(captions)})  # each once, over all batches
     assert max(encoder.batches) == 7
     for name, wording in {"": captions, "same": captions, "shouted": shout(captions)}.items():
-        found = embed.read(folder, name)
+        found = embeddings.read(folder, name)
         assert found.captions == captions
         expected = embed.unit(Counting().texts(wording), "")
         np.testing.assert_allclose(found.caption_embeddings, expected, atol=1e-6)
     with pytest.raises(DataError, match=r"no wording 'whispered' .*\['shouted', 'same'\]"):
-        embed.read(folder, "whispered")
+        embeddings.read(folder, "whispered")
     with pytest.raises(DataError, match="0 texts for"):
-        embed.write(encoder, samples, tmp_path / "out", texts={"lost": lambda captions: []})
+        embeddings.write(encoder, samples, tmp_path / "out", texts={"lost": lambda captions: []})
 
 
 def test_variants_in_memory_encode_equal_texts_once():
     encoder, captions = Counting(), ["a river", "a road", "a river"]
-    found = embed.caption_variants(encoder, captions, {"plain": captions, "loud": ["A ROAD", "a road", "A RIVER"]})
+    found = embeddings.caption_variants(encoder, captions, {"plain": captions, "loud": ["A ROAD", "a road", "A RIVER"]})
     assert sorted(encoder.asked) == ["A RIVER", "A ROAD", "a river", "a road"]
     np.testing.assert_array_equal(found["plain"], embed.unit(Counting().texts(captions), ""))
     np.testing.assert_array_equal(found["plain"][0], found["plain"][2])
     np.testing.assert_array_equal(found["loud"][1], found["plain"][1])
     with pytest.raises(DataError, match="loud has 2 texts for 3"):
-        embed.caption_variants(encoder, captions, {"loud": ["A", "B"]})
-    assert embed.caption_variants(encoder, [], {"plain": []})["plain"].shape == (0, 4)
+        embeddings.caption_variants(encoder, captions, {"loud": ["A", "B"]})
+    assert embeddings.caption_variants(encoder, [], {"plain": []})["plain"].shape == (0, 4)
 
 
 def test_labelled_images_are_written_and_read(tmp_path):
     items = [(f"{i}.png", png(toy_sample(i)[0]), i % 3) for i in range(11)]
     items[4] = ("4.png", items[4][1][:60], 1)
     skipped, encoder = Counter(), Counting()
-    folder = embed.labelled(encoder, items, tmp_path / "e", class_names=["a", "b", "ä"], batch_size=4, skipped=skipped)
-    found = embed.read_labelled(folder)
+    folder = embeddings.labelled(encoder, items, tmp_path / "e", class_names=["a", "b", "ä"], batch_size=4, skipped=skipped)
+    found = embeddings.read_labelled(folder)
     assert found.keys == [f"{i}.png" for i in range(11) if i != 4]
     assert found.labels.tolist() == [i % 3 for i in range(11) if i != 4] and found.labels.dtype == np.int64
     expected = embed.unit(Counting().images([toy_sample(i)[0] for i in range(11) if i != 4]), "")
     np.testing.assert_allclose(found.image_embeddings, expected, atol=1e-6)
     assert (found.class_names, found.logit_scale, sum(skipped.values())) == (["a", "b", "ä"], 7.5, 1)
     with pytest.raises(DataError, match="without captions"):
-        embed.read(folder)
+        embeddings.read(folder)
     with pytest.raises(DataError, match=r"2.png has label 2: expected 0…1"):
-        embed.labelled(encoder, items, tmp_path / "e", class_names=["a", "b"])
+        embeddings.labelled(encoder, items, tmp_path / "e", class_names=["a", "b"])
     with pytest.raises(DataError, match="no finished embeddings"):  # what was there is not taken for what was asked
-        embed.read_labelled(folder)
+        embeddings.read_labelled(folder)
     with pytest.raises(DataError, match="no image could be embedded"):
-        embed.labelled(encoder, [], tmp_path / "e", class_names=["a"])
+        embeddings.labelled(encoder, [], tmp_path / "e", class_names=["a"])
 
 
 def test_an_embedding_that_is_no_direction_is_an_error(toy_shards, tmp_path):
@@ -146,9 +148,9 @@ def test_an_embedding_that_is_no_direction_is_an_error(toy_shards, tmp_path):
             return super().texts(captions) * np.float32(np.nan)
 
     with pytest.raises(DataError, match="texts from .* embedded by counting: row 0 is NaN"):
-        embed.write(Broken(), shards.stream(toy_shards, "val"), tmp_path / "e")
+        embeddings.write(Broken(), shards.stream(toy_shards, "val"), tmp_path / "e")
     with pytest.raises(DataError, match="no finished embeddings"):
-        embed.read(tmp_path / "e")
+        embeddings.read(tmp_path / "e")
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1, 1e25])
@@ -166,21 +168,21 @@ def test_embeddings_are_made_once_for_each_model_and_wording(model, toy_shards, 
     saved = tmp_path / "model"
     model.save_pretrained(saved)
     model.tokenizer.save_pretrained(saved)
-    folder = embed.load_or_embed(saved, toy_shards, "val", device="cpu")
-    assert embed.load_or_embed(str(saved), toy_shards, "val") == folder
-    assert embed.load_or_embed(embed.MammutEncoder(model, saved), toy_shards, "val") == folder
-    expected = embed.texts(model, embed.read(folder).captions)
-    np.testing.assert_allclose(embed.read(folder).caption_embeddings, expected, atol=1e-5)
+    folder = embeddings.load_or_embed(saved, toy_shards, "val", device="cpu")
+    assert embeddings.load_or_embed(str(saved), toy_shards, "val") == folder
+    assert embeddings.load_or_embed(embed.MammutEncoder(model, saved), toy_shards, "val") == folder
+    expected = embed.texts(model, embeddings.read(folder).captions)
+    np.testing.assert_allclose(embeddings.read(folder).caption_embeddings, expected, atol=1e-5)
 
     encoder = Counting()
-    foreign = embed.load_or_embed(encoder, toy_shards, "val", texts={"shouted": shout})
+    foreign = embeddings.load_or_embed(encoder, toy_shards, "val", texts={"shouted": shout})
     count = len(encoder.asked)
-    assert embed.load_or_embed(encoder, toy_shards, "val", texts={"shouted": shout}) == foreign
+    assert embeddings.load_or_embed(encoder, toy_shards, "val", texts={"shouted": shout}) == foreign
     assert len(encoder.asked) == count and foreign != folder
-    assert embed.load_or_embed(encoder, toy_shards, "val") != foreign
-    assert embed.load_or_embed(encoder, toy_shards, "val", texts={"shouted": list}) != foreign
+    assert embeddings.load_or_embed(encoder, toy_shards, "val") != foreign
+    assert embeddings.load_or_embed(encoder, toy_shards, "val", texts={"shouted": list}) != foreign
     with pytest.raises(ModelError, match="holds no weights"):
-        embed.load_or_embed(tmp_path, toy_shards, "val")
+        embeddings.load_or_embed(tmp_path, toy_shards, "val")
 
 
 def test_a_models_fingerprint_is_of_its_weights(model, tmp_path):
@@ -197,7 +199,7 @@ def test_a_models_fingerprint_is_of_its_weights(model, tmp_path):
 def test_search_equals_sorting_everything(block):
     rng = np.random.default_rng(0)
     queries, gallery = rng.integers(-2, 3, (5, 4)).astype(np.float32), rng.integers(-2, 3, (50, 4)).astype(np.float32)
-    scores, index = embed.search(queries, gallery, 6, block=block)
+    scores, index = embeddings.search(queries, gallery, 6, block=block)
     full = queries @ gallery.T
     expected = np.lexsort((np.broadcast_to(np.arange(50), full.shape), -full), axis=1)[:, :6]  # ties: the lower row first
     np.testing.assert_array_equal(index, expected)

@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from conftest import toy_sample
 from safetensors.torch import save_file
 
-from rsvlm import embed, encoders, mammut, shards, tokenizer
+from rsvlm.data import reading, shards
 from rsvlm.errors import DataError, ModelError
+from rsvlm.evaluation import embeddings
+from rsvlm.model import embed, mammut, tokenizer
+from rsvlm.model.others import encoders
 
 TEXTS = ["a river", "red in the north, white elsewhere", "an airport with two runways"]
 PICTURES = [toy_sample(i)[0] for i in range(3)]  # 32×32: what the tiny models take, so nothing is resized
@@ -291,8 +294,8 @@ def test_a_folder_of_transformers_runs_no_code(hugging, tmp_path):
 def test_any_encoder_goes_through_write(hugging, toy_shards, tmp_path):
     encoder = encoders.open_encoder(f"hf:{hugging[1]}", "cpu")
     samples = list(shards.stream(toy_shards, "val"))
-    found = embed.read(embed.write(encoder, samples, tmp_path / "out", batch_size=7))
-    arrays = [array for _, array in embed.decoded(samples, Counter())]
+    found = embeddings.read(embeddings.write(encoder, samples, tmp_path / "out", batch_size=7))
+    arrays = [array for _, array in reading.decoded(samples, Counter())]
     np.testing.assert_allclose(found.image_embeddings, encoder.images(arrays), atol=1e-5)
     np.testing.assert_allclose(found.caption_embeddings, encoder.texts(found.captions), atol=1e-5)
 

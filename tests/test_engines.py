@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rsvlm import engines
+from rsvlm.data import workers as engines
 from rsvlm.errors import ConfigError, MissingExtraError, RsvlmError
 
 HERE = Path(__file__).parent

@@ -21,7 +21,9 @@ import pytest
 import sites
 from sites import PICTURE, get, names, options, picture
 
-from rsvlm import addresses, fetch, ranges, robots
+from rsvlm.data import addresses
+from rsvlm.data.imagery import remote
+from rsvlm.data.web import fetch, politeness
 from rsvlm.errors import ConfigError, DataError, MissingExtraError
 
 
@@ -325,7 +327,7 @@ def test_a_journal_cannot_name_a_file_elsewhere(tmp_path):
 
 
 def test_every_reason_that_is_given_is_explained():
-    source = "\n".join(Path(room.__file__).read_text() for room in (addresses, robots, ranges, fetch))
+    source = "\n".join(Path(room.__file__).read_text() for room in (addresses, politeness, remote, fetch))
     given = set(re.findall(r'(?:Stop\(|return |reason = |refused = )\(?"([a-z]+(?:_[a-z]+)+)"', source))
     given |= set(re.findall(r'"([a-z_]+)" if .+ else "([a-z_]+)"', source)[0])
     assert len(given) > 20 and given <= set(fetch.REASONS), given - set(fetch.REASONS)

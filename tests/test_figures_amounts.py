@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from rsvlm.figures import amounts, charts
+from rsvlm.book.figures import amounts, charts
 
 
 def texts(axes) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsvlm.figures import charts
+from rsvlm.book.figures import charts
 
 HOSTILE = r"$\frac{1}{0}$ <script>alert(1)</script>"
 

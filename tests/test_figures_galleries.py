@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rsvlm.figures import galleries
+from rsvlm.book.figures import galleries
 
 
 def test_heat_is_scaled_cut_and_grey_where_unknown():

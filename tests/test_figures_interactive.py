@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rsvlm.book.figures import interactive, markup
 from rsvlm.errors import DataError
-from rsvlm.figures import interactive, markup
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "\"'><script>alert(1)</script>"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 import re
 
-from rsvlm import audit, config, prompting
-from rsvlm.figures import tables
+from rsvlm import config
+from rsvlm.book.figures import tables
+from rsvlm.data.captions import audit
+from rsvlm.data.captions import prompts as prompting
 
 HOSTILE = '</pre><script>alert("1")</script>\u202e & <b>x</b>'
 MARKS = [

@@ -10,7 +10,7 @@ import time
 import filelock
 import pytest
 
-from rsvlm import files
+from rsvlm.records import files
 
 
 def test_write_atomic_replaces_and_leaves_nothing_behind(tmp_path, monkeypatch):

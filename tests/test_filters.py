@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import config, filters, lexicon
+from rsvlm import config
+from rsvlm.data.web import lexicon
+from rsvlm.data.web import texts as filters
 from rsvlm.errors import ConfigError, DataError
 
 pytest.importorskip("lingua", reason="the extra [data] is not installed")

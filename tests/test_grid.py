@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsvlm import grid, notebooks, results
+from rsvlm.book import matrix as grid
+from rsvlm.book import notebooks
+from rsvlm.book.figures import interactive
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.figures import interactive
+from rsvlm.records import results
 
 PARAMETERS = 'profile = "laptop"\nseed = 0\ndevice = "auto"\nrecompute = False\nrun_name = ""\noverrides = ""'
 WORK = """import time

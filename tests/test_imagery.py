@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rasters import chips, options, picture, pixels, serve, write
 
-from rsvlm import imagery
+from rsvlm.data.imagery import sources as imagery
 from rsvlm.errors import ConfigError, DataError
 
 rasterio = pytest.importorskip("rasterio")

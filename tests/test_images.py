@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rsvlm import images
 from rsvlm.errors import DataError
+from rsvlm.model import images
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:

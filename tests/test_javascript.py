@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsvlm import searchpage
+from rsvlm.book.figures import atlas, interactive, markup
 from rsvlm.errors import RsvlmError
-from rsvlm.figures import atlas, interactive, markup
+from rsvlm.search import page as search_page
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "rsvlm" / "figures"
@@ -30,7 +30,7 @@ IMAGE = np.zeros((8, 6, 3), np.uint8)
 def node(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """Run node; skip the test where there is none."""
     try:
-        command = [searchpage.node(), *map(str, arguments)]
+        command = [search_page.node(), *map(str, arguments)]
     except RsvlmError as error:
         pytest.skip(str(error))
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8")

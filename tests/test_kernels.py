@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import kernels
+from rsvlm.evaluation import score_kernels
 
 
 def numpy_count_rows(scores, row, low, high):
@@ -26,13 +26,13 @@ def test_counts_equal_the_whole_matrix(seed, height, width, thresholds, error):
     certain, close = numpy_count_rows(scores, row, low, high)
 
     above = start.copy()
-    near = kernels.count_rows(scores, row, low, high, above)
+    near = score_kernels.count_rows(scores, row, low, high, above)
     np.testing.assert_array_equal(above - start, certain)
     assert len(near) == len(close) and {*map(tuple, near.tolist())} == close
 
     above = start.copy()
     turned = np.ascontiguousarray(scores.T)
-    near = kernels.count_columns(turned, row, low, high, above)
+    near = score_kernels.count_columns(turned, row, low, high, above)
     np.testing.assert_array_equal(above - start, certain)
     assert len(near) == len(close) and {*map(tuple, near[:, [1, 0, 2]].tolist())} == close
 
@@ -43,7 +43,7 @@ def test_one_threshold_in_every_column_takes_the_fast_way_to_the_same_counts():
     low = rng.normal(size=70).astype(np.float32)
     high = low + np.float32(0.2)
     above = np.zeros(70, np.int32)
-    near = kernels.count_columns(scores, np.arange(70), low, high, above)
+    near = score_kernels.count_columns(scores, np.arange(70), low, high, above)
     np.testing.assert_array_equal(above, (scores > high).sum(0))
     assert len(near) == ((scores >= low) & (scores <= high)).sum()
 
@@ -54,7 +54,7 @@ def test_exact_scores_are_float64_dot_products(seed, width):
     rng = np.random.default_rng(seed)
     images, texts = rng.normal(size=(5, width)).astype(np.float32), rng.normal(size=(7, width)).astype(np.float32)
     rows, columns = rng.integers(0, 5, 20), rng.integers(0, 7, 20)
-    scores = kernels.exact_scores(images, texts, rows, columns)
+    scores = score_kernels.exact_scores(images, texts, rows, columns)
     wanted = (images.astype(np.float64)[rows] * texts.astype(np.float64)[columns]).sum(1)
     np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-12 * width)
 
@@ -65,7 +65,7 @@ def test_equal_vectors_have_equal_bits_wherever_they_lie_in_memory():
     image = rng.normal(size=(1, 517)).astype(np.float32)
     for count in (1, 2, 3, 8, 33):
         places = np.arange(count)
-        scores = kernels.exact_scores(image, np.repeat(text, count, 0), places * 0, places)
+        scores = score_kernels.exact_scores(image, np.repeat(text, count, 0), places * 0, places)
         shifted = np.empty(517 * count + 3, np.float32)[3:].reshape(count, 517)  # another alignment
         shifted[:] = text
-        assert {*scores, *kernels.exact_scores(image, shifted, places * 0, places)} == {scores[0]}
+        assert {*scores, *score_kernels.exact_scores(image, shifted, places * 0, places)} == {scores[0]}

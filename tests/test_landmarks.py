@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsvlm import directions, landmarks, maps, pieces
-from rsvlm.taxonomy import clean_geometry
+from rsvlm.data.landmarks import describe as landmarks
+from rsvlm.data.landmarks import directions, pieces
+from rsvlm.data.maps import features as maps
+from rsvlm.data.maps.taxonomy import clean_geometry
 
 shapely = pytest.importorskip("shapely", reason="the extra [data] is not installed")
 

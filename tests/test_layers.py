@@ -42,7 +42,7 @@ def imports(source: str) -> set[str]:
 
 
 def test_imports_are_found():
-    source = "import rsvlm.stages\nfrom rsvlm import config, nothing\ndef f():\n    from rsvlm.errors import DataError"
+    source = "import rsvlm.records.stages\nfrom rsvlm import config, nothing\ndef f():\n    from rsvlm.errors import DataError"
     assert imports(source) == {"stages", "config", "errors"}
 
 

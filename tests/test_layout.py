@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rasters import chips, options, picture, pixels, write
 
-from rsvlm import imagery
+from rsvlm.data.imagery import sources as imagery
 from rsvlm.errors import ConfigError, DataError
 
 pyproj = pytest.importorskip("pyproj")

@@ -13,9 +13,13 @@ import pytest
 from conftest import png, write_tar
 from PIL import Image
 
-from rsvlm import dedup, embed, evaluate, images, leakage, results
+from rsvlm.book.figures import galleries, markup, tables
+from rsvlm.data import duplicates
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.figures import galleries, markup, tables
+from rsvlm.evaluation import by_name as evaluate
+from rsvlm.evaluation import embeddings, leakage
+from rsvlm.model import embed, images
+from rsvlm.records import results
 
 DATA = Path(os.environ.get("RSVLM_DATA") or Path(__file__).parent.parent.parent / "shared" / "data")
 
@@ -98,28 +102,28 @@ def test_the_turn_makes_the_training_picture_the_benchmarks(found, sets):
     assert turns["bytes"] == 0 and turns["mirrored"] == 4 and turns["turned"] == 3 and turns["text"] == -1
     for item in items:
         if item["turn"] >= 0:
-            turned = np.ascontiguousarray(dedup.turn(item["train_image"], item["turn"]))
+            turned = np.ascontiguousarray(duplicates.turn(item["train_image"], item["turn"]))
             turned = images.resize(turned, 64, 64).astype(float)
             assert abs(turned - item["benchmark_image"]).mean() < 12, item["train_key"]
     texts = {item["train_key"]: item["benchmark_captions"] for item in items}
     assert texts["text"][0] == sentence(5)
 
 
-@pytest.mark.parametrize("turn", range(dedup.TURNS))
+@pytest.mark.parametrize("turn", range(duplicates.TURNS))
 def test_both_sides_tell_the_same_turn(turn):
     """From the benchmark's side the turn that is found undoes this one: the list has it the right way round."""
     array = picture(7)
-    ours = dedup.hash_table([("ours", b"x", array, "")])
-    theirs = dedup.hash_table([("theirs", b"y", np.ascontiguousarray(dedup.turn(array, turn)), "")])
+    ours = duplicates.hash_table([("ours", b"x", array, "")])
+    theirs = duplicates.hash_table([("theirs", b"y", np.ascontiguousarray(duplicates.turn(array, turn)), "")])
     one = leakage.pairs(ours, theirs)
     assert len(one) == 1 and one["turn"][0] == turn
-    back = dedup.overlap(theirs, ours, "")
+    back = duplicates.overlap(theirs, ours, "")
     assert leakage._BACK[back["turn"][0]] == turn
 
 
 def test_each_copy_within_the_benchmark_and_within_training_is_named():
     def table(*rows):
-        return dedup.hash_table((key, png(picture(seed)), picture(seed), "") for key, seed in rows)
+        return duplicates.hash_table((key, png(picture(seed)), picture(seed), "") for key, seed in rows)
 
     found = leakage.pairs(table(("a", 1), ("b", 1), ("c", 2)), table(("x", 1), ("y", 1), ("z", 3)))
     assert set(found["train_key"]) == {"a", "b"} and set(found["benchmark_key"]) == {"x", "y"}
@@ -237,7 +241,7 @@ def vectors(count=40, captions=2, seed=0):
     owner = np.repeat(np.arange(count), captions)
     texts = embed.unit(unit[owner] + 0.8 * rng.normal(size=(len(owner), 8)).astype(np.float32), "texts")
     names = [f"key-{i}" for i in range(count)]
-    return embed.Embeddings(names, [f"caption {i}" for i in range(len(owner))], owner, unit, texts)
+    return embeddings.Embeddings(names, [f"caption {i}" for i in range(len(owner))], owner, unit, texts)
 
 
 def overlap_of(keys, reason="same bytes"):
@@ -262,7 +266,7 @@ def test_scores_without_the_overlap_fall_when_the_overlap_was_learnt():
     learnt = [f"key-{i}" for i in range(12)]
     captions = whole.caption_embeddings.copy()
     captions[:24] = whole.image_embeddings[whole.image_of_caption[:24]]  # these are known by heart
-    whole = embed.Embeddings(whole.keys, whole.captions, whole.image_of_caption, whole.image_embeddings, captions)
+    whole = embeddings.Embeddings(whole.keys, whole.captions, whole.image_of_caption, whole.image_embeddings, captions)
     rows = leakage.compare(whole, overlap_of(learnt), dataset="toy", split="test", bootstrap_samples=20)
     value = {row["split"]: row["value"] for row in rows if row["metric"] == "R@1" and row["direction"] == "t2i"}
     assert list(value) == ["test", "test without overlap", "test without as many others"]

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rsvlm import lexicon
+from rsvlm.data.web import lexicon
 from rsvlm.errors import DataError
 
 FILE = Path(lexicon.__file__).with_suffix(".json")

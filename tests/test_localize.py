@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_smooth_pool import direct
 
-from rsvlm import kernels, localize
-from rsvlm import tokenizer as tokenizers
 from rsvlm.errors import DataError
-from rsvlm.mammut import Attention, Mammut, MammutConfig
+from rsvlm.localization import heat as localize
+from rsvlm.localization import smoothing
+from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model.mammut import Attention, Mammut, MammutConfig
 
 
 @pytest.fixture(scope="module", params=["attention", "mean"])
@@ -50,40 +51,40 @@ def grids(B, n, h, w, d, spread, seed=0) -> tuple[torch.Tensor, torch.Tensor]:
 )
 def test_any_grid_equals_the_definition_and_the_kernel(h, w, radius, spread, seed):
     scores, values = grids(2, 2, h, w, 3, spread, seed)
-    found = localize.smooth_attention(scores, values, 2 * radius + 1)
+    found = smoothing.smooth_attention(scores, values, 2 * radius + 1)
     assert found.shape == values.shape and found.dtype == torch.float32
     for b, n in np.ndindex(2, 2):
         wanted = direct(scores[b, n].numpy(), values[b, n].numpy(), 2 * radius + 1)
         np.testing.assert_allclose(found[b, n].numpy(), wanted, rtol=0, atol=1e-5)
-        kernel = kernels.smooth_pool(scores[b, n].numpy(), values[b, n].numpy(), 2 * radius + 1)
+        kernel = smoothing.smooth_pool(scores[b, n].numpy(), values[b, n].numpy(), 2 * radius + 1)
         np.testing.assert_allclose(found[b, n].numpy(), kernel, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("window", [1, 3, 99])
 def test_gradients_are_those_of_the_definition(window):
     scores, values = (x.double().requires_grad_() for x in grids(1, 2, 4, 5, 3, 2))
-    assert torch.autograd.gradcheck(lambda s, v: localize.smooth_attention(s, v, window), (scores, values))
+    assert torch.autograd.gradcheck(lambda s, v: smoothing.smooth_attention(s, v, window), (scores, values))
 
 
 def test_gradients_stay_finite_where_scores_range_over_a_thousand():
     scores, values = grids(1, 1, 6, 40, 2, 1)
     scores = (scores + torch.linspace(-590, 590, 40)).requires_grad_()
     values.requires_grad_()
-    localize.smooth_attention(scores, values, 5).square().sum().backward()
+    smoothing.smooth_attention(scores, values, 5).square().sum().backward()
     assert scores.grad.isfinite().all() and values.grad.isfinite().all() and scores.grad.abs().max() > 1e-3
 
 
 def test_a_gradient_moves_the_scores_towards_the_wanted_values():
     scores, values = torch.zeros(1, 1, 3, 3, requires_grad=True), torch.zeros(1, 1, 3, 3, 1)
     values[0, 0, 1, 1] = 1
-    localize.smooth_attention(scores, values, 3).sum().backward()
+    smoothing.smooth_attention(scores, values, 3).sum().backward()
     assert scores.grad[0, 0, 1, 1] > 0 and (scores.grad[0, 0, 0] < 0).all()
 
 
 @pytest.mark.parametrize("window", [0, -3, 2, 2.5])
 def test_a_window_has_a_centre(window):
     with pytest.raises(DataError, match="odd"):
-        localize.smooth_attention(*grids(1, 1, 3, 3, 1, 1), window)
+        smoothing.smooth_attention(*grids(1, 1, 3, 3, 1, 1), window)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_a_window_has_a_centre(window):
 )
 def test_what_cannot_be_pooled_is_refused(scores, values, message):
     with pytest.raises(DataError, match=message):
-        localize.smooth_attention(scores, values, 3)
+        smoothing.smooth_attention(scores, values, 3)
 
 
 def test_a_window_over_the_whole_grid_is_the_models_own_pooling(model, picture):

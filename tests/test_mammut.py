@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
 import rsvlm
-from rsvlm import embed, losses, mammut, tokenizer
-from rsvlm import images as imaging
 from rsvlm.errors import ModelError
+from rsvlm.model import embed, losses, mammut, tokenizer
+from rsvlm.model import images as imaging
 
 PAD = tokenizer.PAD_ID
 SIZES = {"image_size": 32, "vision_width": 64, "vision_heads": 2, "vision_layers": 2}

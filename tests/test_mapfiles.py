@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from test_maps import feature, point, polygon, write
 
-from rsvlm import mapfiles, maps
+from rsvlm.data.maps import features as maps
+from rsvlm.data.maps import files as map_files
 from rsvlm.errors import DataError
 
 shapely = pytest.importorskip("shapely", reason="the extra [data] is not installed")
@@ -203,7 +204,7 @@ def test_of_overture_only_the_row_groups_of_the_region_are_read(tmp_path, monkey
 
     monkeypatch.setattr(parquet.ParquetFile, "read_row_group", counted)
     features = maps.read([where], (21, 0, 23.2, 1))
-    assert read == [2] and mapfiles.row_groups(where, (21, 0, 23.2, 1)) == ([2], 8)
+    assert read == [2] and map_files.row_groups(where, (21, 0, 23.2, 1)) == ([2], 8)
     assert features.table["id"].tolist() == ["id21", "id22", "id23"] and features.counts["outside the region"] == 7
     first = features.table.iloc[0]
     assert (first["category"], first["name"], first["names"]) == ("beach", "Praia", {"en": "Beach", "pt": "Praia"})

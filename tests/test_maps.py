@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rsvlm import maps
+from rsvlm.data.maps import features as maps
 from rsvlm.errors import ConfigError, DataError
 
 shapely = pytest.importorskip("shapely", reason="the extra [data] is not installed")

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rsvlm import images, maskfiles
 from rsvlm.errors import DataError
+from rsvlm.localization import true_masks
+from rsvlm.model import images
 
 DATA = Path(os.environ.get("RSVLM_DATA") or Path(__file__).parent.parent.parent / "shared" / "data")
 
@@ -46,26 +47,26 @@ def counts_of(mask):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 2**30), max_size=12))
 def test_compressed_run_lengths_come_back(counts):
-    assert maskfiles.decode_counts(encode(counts)).tolist() == counts
+    assert true_masks.decode_counts(encode(counts)).tolist() == counts
 
 
 def test_a_known_compressed_mask():
     # 0 outside, then 6 inside of a 2 × 3 mask, and one whose third and fourth numbers are differences
-    assert maskfiles.run_lengths(maskfiles.decode_counts("06"), 2, 3).all()
-    assert maskfiles.decode_counts("52203").tolist() == [5, 2, 2, 2, 5]
+    assert true_masks.run_lengths(true_masks.decode_counts("06"), 2, 3).all()
+    assert true_masks.decode_counts("52203").tolist() == [5, 2, 2, 2, 5]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6))
 def test_run_lengths_give_back_the_mask(H, W, seed):
     mask = np.random.default_rng(seed).random((H, W)) < 0.5
-    np.testing.assert_array_equal(maskfiles.run_lengths(counts_of(mask), H, W), mask)
+    np.testing.assert_array_equal(true_masks.run_lengths(counts_of(mask), H, W), mask)
 
 
 @pytest.mark.parametrize("text", ["\x00", "é", "P", "`", "PPPPPPPPPPP0", "~~"])
 def test_broken_run_lengths_are_refused(text):
     with pytest.raises(DataError, match="run lengths"):
-        maskfiles.run_lengths(maskfiles.decode_counts(text), 4, 4)
+        true_masks.run_lengths(true_masks.decode_counts(text), 4, 4)
 
 
 def coco(tmp_path, annotations, H=20, W=30, said=None, **more):
@@ -93,26 +94,26 @@ def test_coco_polygons_and_both_run_lengths_agree(tmp_path):
     counts = counts_of(mask)
     square = [10, 5, 20, 5, 20, 15, 10, 15]
     for what in ([square], {"size": [20, 30], "counts": counts}, {"size": [20, 30], "counts": encode(counts)}):
-        items = list(maskfiles.read(coco(tmp_path, [of(what)]), "coco"))
+        items = list(true_masks.read(coco(tmp_path, [of(what)]), "coco"))
         assert [item.key for item in items] == ["a", "b"] and items[1].masks == {}
         np.testing.assert_array_equal(items[0].masks["storage tank"], mask)
         assert items[0].record["boxes"]["storage tank"].tolist() == [[10, 5, 20, 15]]
         assert images.decode(items[0].image).shape == (20, 30, 3)
-    assert maskfiles.classes(tmp_path, "coco") == ["storage tank", "ship"]
-    assert len(list(maskfiles.read(tmp_path, "coco", limit=1))) == 1
+    assert true_masks.classes(tmp_path, "coco") == ["storage tank", "ship"]
+    assert len(list(true_masks.read(tmp_path, "coco", limit=1))) == 1
 
 
 def test_coco_parts_are_joined_and_crowds_have_no_box(tmp_path):
     two = [[0, 0, 4, 0, 4, 4, 0, 4], [2, 2, 8, 2, 8, 8, 2, 8]]  # they overlap: both inside
     crowd = of({"size": [20, 30], "counts": counts_of(np.eye(20, 30) > 0)}, iscrowd=1)
-    item = next(maskfiles.read(coco(tmp_path, [of(two), of([[20, 10, 25, 10, 25, 15]]), crowd]), "coco"))
+    item = next(true_masks.read(coco(tmp_path, [of(two), of([[20, 10, 25, 10, 25, 15]]), crowd]), "coco"))
     mask = item.masks["storage tank"]
     assert mask[:4, :4].all() and mask[2:8, 2:8].all() and mask[19, 19] and len(item.record["boxes"]["storage tank"]) == 2
 
 
 def test_coco_masks_of_another_size_are_resampled_or_left_out(tmp_path):
     square, skipped = [20, 10, 40, 10, 40, 30, 20, 30], Counter()
-    item = next(maskfiles.read(coco(tmp_path, [of([square])], said=(40, 60)), "coco", skipped=skipped))
+    item = next(true_masks.read(coco(tmp_path, [of([square])], said=(40, 60)), "coco", skipped=skipped))
     wanted = np.zeros((20, 30), bool)
     wanted[5:15, 10:20] = True
     np.testing.assert_array_equal(item.masks["storage tank"], wanted)
@@ -120,10 +121,10 @@ def test_coco_masks_of_another_size_are_resampled_or_left_out(tmp_path):
     mask = np.zeros((40, 60), bool)
     mask[10:30, 20:40] = True
     lengths = {"size": [40, 60], "counts": counts_of(mask)}
-    item = next(maskfiles.read(coco(tmp_path, [of(lengths)], said=(40, 60)), "coco"))
+    item = next(true_masks.read(coco(tmp_path, [of(lengths)], said=(40, 60)), "coco"))
     np.testing.assert_array_equal(item.masks["storage tank"], wanted)
     skipped = Counter()
-    assert list(maskfiles.read(coco(tmp_path, [of([square])], said=(30, 20)), "coco", skipped=skipped)) == []
+    assert list(true_masks.read(coco(tmp_path, [of([square])], said=(30, 20)), "coco", skipped=skipped)) == []
     assert skipped == {"picture of another shape than its masks": 2}
 
 
@@ -134,7 +135,7 @@ def test_coco_broken_parts_are_counted(tmp_path):
     broken += [of({"size": [20, 30], "counts": [2**62, 2**62, 2**62, 2**62, 600]})]
     away = [of([[900, 900, 910, 900, 910, 910]]), of([square], image=55), of([square], category=3)]
     (coco(tmp_path, [*broken, *away, of([square])]) / "images" / "b.png").unlink()
-    items = list(maskfiles.read(tmp_path, "coco", skipped=skipped))
+    items = list(true_masks.read(tmp_path, "coco", skipped=skipped))
     assert items[0].masks["storage tank"].sum() == 64 and len(items) == 1
     wanted = {
         "mask broken": len(broken),
@@ -145,12 +146,12 @@ def test_coco_broken_parts_are_counted(tmp_path):
     assert skipped == wanted
     (tmp_path / "images" / "a.png").write_bytes(picture()[:200])
     skipped.clear()
-    assert list(maskfiles.read(tmp_path, "coco", skipped=skipped)) == [] and skipped["picture broken"] == 1
+    assert list(true_masks.read(tmp_path, "coco", skipped=skipped)) == [] and skipped["picture broken"] == 1
 
 
 def test_coco_polygons_over_the_edge_are_cut_there(tmp_path):
     over = [[-10, -5, 6, -5, 6, 4, -10, 4]]
-    item = next(maskfiles.read(coco(tmp_path, [of(over), of([[25, 15, 90, 15, 90, 90, 25, 90]], category=9)]), "coco"))
+    item = next(true_masks.read(coco(tmp_path, [of(over), of([[25, 15, 90, 15, 90, 90, 25, 90]], category=9)]), "coco"))
     assert item.masks["storage tank"].sum() == 6 * 4 and item.masks["storage tank"][:4, :6].all()
     assert item.masks["ship"].sum() == 5 * 5 and item.record["boxes"]["ship"].tolist() == [[25, 15, 30, 20]]
 
@@ -162,15 +163,15 @@ def test_halves_share_no_picture_and_depend_on_the_name_alone(tmp_path):
         (root / "images" / name).write_bytes(picture())
     rows = [{"id": n, "file_name": name, "height": 20, "width": 30} for n, name in enumerate(names)]
     coco(root, [], images=rows)
-    a, b = ([item.key for item in maskfiles.read(root, "coco", half=half)] for half in "ab")
+    a, b = ([item.key for item in true_masks.read(root, "coco", half=half)] for half in "ab")
     assert sorted([*a, *b]) == sorted(name[:-4] for name in names) and min(len(a), len(b)) > 10
-    assert all(maskfiles.half_of(key) == "a" for key in a)
+    assert all(true_masks.half_of(key) == "a" for key in a)
     coco(root, [], images=rows[::2])
-    assert {item.key for item in maskfiles.read(root, "coco", half="a")} == {key for key in a if int(key) % 2 == 0}
-    few = [item.key for item in maskfiles.read(root, "coco", half="b", limit=3)]
+    assert {item.key for item in true_masks.read(root, "coco", half="a")} == {key for key in a if int(key) % 2 == 0}
+    few = [item.key for item in true_masks.read(root, "coco", half="b", limit=3)]
     assert len(few) == 3 and set(few) <= set(b)
     with pytest.raises(DataError, match="choose a or b"):
-        maskfiles.read(root, "coco", half="c")
+        true_masks.read(root, "coco", half="c")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_names_that_lead_out_stop_everything(tmp_path, file, says):
     rows = [{"id": 0, "file_name": file, "height": 20, "width": 30}]
     coco(root, [], images=rows)
     with pytest.raises(DataError, match=says):
-        list(maskfiles.read(root, "coco"))
+        list(true_masks.read(root, "coco"))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_names_that_lead_out_stop_everything(tmp_path, file, says):
 def test_what_is_no_coco_table_is_refused(tmp_path, table):
     (tmp_path / "instances.json").write_text(table)
     with pytest.raises(DataError, match="JSON|table"):
-        maskfiles.read(tmp_path, "coco")
+        true_masks.read(tmp_path, "coco")
 
 
 def folder(tmp_path, masks, H=20, W=30):
@@ -220,8 +221,8 @@ def test_folders_of_classes(tmp_path):
     large = np.kron(mask, np.ones((2, 2), np.uint8))
     root = folder(tmp_path, {"storage_tank/a.png": mask, "ship/a.png": colours, "ship/b.tif": large, "field/b.png": mask * 0})
     skipped = Counter()
-    items = list(maskfiles.read(root, "masks", skipped=skipped))
-    assert maskfiles.classes(root, "masks") == ["field", "ship", "storage tank"]
+    items = list(true_masks.read(root, "masks", skipped=skipped))
+    assert true_masks.classes(root, "masks") == ["field", "ship", "storage tank"]
     assert items[0].masks["storage tank"].sum() == 24 and items[0].masks["ship"].sum() == 4
     assert set(items[1].masks) == {"ship"}
     np.testing.assert_array_equal(items[1].masks["ship"], mask > 0)
@@ -229,7 +230,7 @@ def test_folders_of_classes(tmp_path):
     Image.fromarray(mask.T.copy()).save(root / "masks" / "ship" / "a.png")
     (root / "masks" / "field" / "b.png").write_bytes(b"\x89PNG broken")
     skipped.clear()
-    assert list(maskfiles.read(root, "masks", skipped=skipped)) == []
+    assert list(true_masks.read(root, "masks", skipped=skipped)) == []
     assert skipped["mask of another shape than its picture"] == 1 and skipped["mask broken"] == 1
 
 
@@ -244,13 +245,13 @@ def test_pictures_of_class_numbers(tmp_path, table):
     palette.putpalette([200, 200, 200] * 256)  # the colours do not matter
     palette.save(root / "masks" / "b.png")
     (root / "classes.json").write_text(json.dumps(table))
-    assert maskfiles.classes(root, "masks") == ["sea ice", "lake"]
-    for item in maskfiles.read(root, "masks"):
+    assert true_masks.classes(root, "masks") == ["sea ice", "lake"]
+    for item in true_masks.read(root, "masks"):
         assert {name: int(mask.sum()) for name, mask in item.masks.items()} == {"sea ice": 150, "lake": 28}
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(root / "masks" / "a.png")
     (root / "masks" / "b.png").unlink()
     skipped = Counter()
-    assert list(maskfiles.read(root, "masks", skipped=skipped)) == []
+    assert list(true_masks.read(root, "masks", skipped=skipped)) == []
     assert skipped == {"mask in colours, not in class numbers": 1, "mask missing": 1}
 
 
@@ -259,22 +260,22 @@ def test_a_table_of_numbers_that_names_nothing_is_refused(tmp_path, table):
     root = folder(tmp_path, {"a.png": np.zeros((20, 30), np.uint8)})
     (root / "classes.json").write_text(table)
     with pytest.raises(DataError, match="classes.json"):
-        maskfiles.read(root, "masks")
+        true_masks.read(root, "masks")
 
 
 def test_a_bad_request_stops_before_any_work(tmp_path):
     for benchmark, says in (("coco", "no JSON"), ("masks", "images/ and masks/"), ("polygons", "labels.geojson")):
         with pytest.raises(DataError, match=says):
-            maskfiles.read(tmp_path, benchmark)
+            true_masks.read(tmp_path, benchmark)
         with pytest.raises(DataError, match=says):
-            maskfiles.classes(tmp_path, benchmark)
-    for call in (lambda: maskfiles.read(tmp_path, "boxes"), lambda: maskfiles.classes(tmp_path, "boxes")):
+            true_masks.classes(tmp_path, benchmark)
+    for call in (lambda: true_masks.read(tmp_path, "boxes"), lambda: true_masks.classes(tmp_path, "boxes")):
         with pytest.raises(DataError, match="choose one of"):
             call()
     with pytest.raises(DataError, match="not a folder"):
-        maskfiles.read(tmp_path / "no", "coco")
+        true_masks.read(tmp_path / "no", "coco")
     with pytest.raises(DataError, match="limit 0"):
-        maskfiles.read(tmp_path, "coco", limit=0)
+        true_masks.read(tmp_path, "coco", limit=0)
 
 
 def test_polygons_land_on_the_right_pixels(tmp_path):
@@ -298,8 +299,8 @@ def test_polygons_land_on_the_right_pixels(tmp_path):
     shapes = [(house, {}), (two, {"class": "green_house"}), (line, {}), (None, {})]
     features = [{"type": "Feature", "geometry": g, "properties": p} for g, p in shapes]
     (tmp_path / "labels.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    assert maskfiles.classes(tmp_path, "polygons") == ["building", "green house"]
-    items = {item.key: item for item in maskfiles.read(tmp_path, "polygons", size_px=32)}
+    assert true_masks.classes(tmp_path, "polygons") == ["building", "green house"]
+    items = {item.key: item for item in true_masks.read(tmp_path, "polygons", size_px=32)}
     assert len(items) == 6
     first = next(item for item in items.values() if "building" in item.masks)
     wanted = np.zeros((32, 32), bool)
@@ -310,8 +311,8 @@ def test_polygons_land_on_the_right_pixels(tmp_path):
     assert first.record["boxes"]["building"].tolist() == [[4, 6, 20, 16]]
     cut = [item.masks["green house"].sum() for item in items.values() if "green house" in item.masks]
     assert sorted(cut) == [4 * 4 + 2 * 3, 8 * 4 + 1 * 3]
-    assert len(list(maskfiles.read(tmp_path, "polygons", size_px=32, limit=2))) == 2
-    halves = [{item.key for item in maskfiles.read(tmp_path, "polygons", size_px=32, half=half)} for half in "ab"]
+    assert len(list(true_masks.read(tmp_path, "polygons", size_px=32, limit=2))) == 2
+    halves = [{item.key for item in true_masks.read(tmp_path, "polygons", size_px=32, half=half)} for half in "ab"]
     assert halves[0] | halves[1] == set(items) and not halves[0] & halves[1]
 
 
@@ -320,7 +321,7 @@ def test_real_instances_are_read():
     if not root.is_dir():
         pytest.skip(f"{root} is not there: it holds half of NWPU VHR-10")
     skipped = Counter()
-    items = list(maskfiles.read(root, "coco", skipped=skipped, limit=20))
+    items = list(true_masks.read(root, "coco", skipped=skipped, limit=20))
     assert len(items) == 20 and not skipped and all(item.masks for item in items)
     table = json.loads((root / "instances.json").read_text())
     area: Counter = Counter()
@@ -339,6 +340,6 @@ def test_real_polygons_are_read():
     pytest.importorskip("rasterio", reason="the extra [data] is not installed")
     if not root.is_dir():
         pytest.skip(f"{root} is not there: it holds OpenAerialMap tiles with buildings")
-    items = list(maskfiles.read(root, "polygons", limit=24))
+    items = list(true_masks.read(root, "polygons", limit=24))
     built = [item.masks["building"].mean() for item in items if item.masks]
     assert len(items) == 24 and {item.key[0] for item in items} == {"1", "2"} and 0.02 < np.mean(built) < 0.7

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rsvlm import results
 from rsvlm.errors import DataError
+from rsvlm.records import results
 
 HOME = Path(__file__).parent.parent
 ORIGIN = {

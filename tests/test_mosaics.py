@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rasters import chips, options, picture, pixels
 
-from rsvlm import imagery
+from rsvlm.data.imagery import sources as imagery
 from rsvlm.errors import DataError
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from rsvlm import book, notebooks
+from rsvlm.book import build as book
+from rsvlm.book import notebooks
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 
 PARAMETERS = 'profile = "laptop"\nseed = 0\ndevice = "auto"\nrecompute = False\nrun_name = ""'

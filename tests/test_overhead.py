@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsvlm import config, images, overhead
+from rsvlm import config
+from rsvlm.data.web import overhead
 from rsvlm.errors import DataError
+from rsvlm.model import images
 
 OPTIONS = config.Web()
 

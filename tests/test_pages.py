@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import pages
+from rsvlm.data.web import html as pages
 
 
 def rows_of(html: str, url: str = "http://site.example/dir/page.html") -> list[dict]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conftest import png, toy_sample
 
-from rsvlm import benchmarks, pairs, shards
+from rsvlm.data import benchmarks, pairs, shards
 
 
 def test_pictures_keep_their_kind_and_shards_their_size(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import json
 import pytest
 from captioning import options, record
 
-from rsvlm import prompting
+from rsvlm.data.captions import prompts as prompting
 from rsvlm.errors import ConfigError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsvlm import provenance
+from rsvlm.records import provenance
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux tells it of one program alone")

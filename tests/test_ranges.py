@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from rasters import chips, options, picture, pixels, serve, write
 
-from rsvlm import imagery, ranges
+from rsvlm.data.imagery import remote
+from rsvlm.data.imagery import sources as imagery
 from rsvlm.errors import ConfigError, DataError
 
 
@@ -89,14 +90,14 @@ def test_other_addresses_are_refused(where):
 
 
 def test_redirects_and_passing_failures_are_survived(server, cog, monkeypatch):
-    monkeypatch.setattr(ranges.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
     server.moved["/old.tif"] = "/cog.tif"
     server.fail[:] = [503, 429]
     assert len(chips(f"{server.url}/old.tif", size_px=128, allow_loopback=True)[1]) == 64
 
 
 def test_servers_that_cannot_be_used(server, cog, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(ranges.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
     (tmp_path / "whole.tif").write_bytes(cog.read_bytes())
     server.moved["/loop.tif"] = "/loop.tif"
     for name, text in (("whole.tif", "parts of files"), ("none.tif", "404"), ("loop.tif", "redirected")):
@@ -129,7 +130,7 @@ WHOLE = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-3/4\r\nContent-
 )
 def test_what_may_pass_is_asked_again_by_its_kind(monkeypatch, first, waits, problem):
     slept = []
-    monkeypatch.setattr(ranges.time, "sleep", slept.append)
+    monkeypatch.setattr(remote.time, "sleep", slept.append)
 
     def listen():
         for answer in (first, WHOLE):
@@ -146,15 +147,15 @@ def test_what_may_pass_is_asked_again_by_its_kind(monkeypatch, first, waits, pro
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/a.tif"
         if problem:
             with pytest.raises(DataError, match=problem):
-                ranges.WebFile(url, True)
+                remote.WebFile(url, True)
         else:
-            assert ranges.WebFile(url, True).read() == b"byte"
+            assert remote.WebFile(url, True).read() == b"byte"
     assert slept == waits
 
 
 def test_a_server_without_tls_or_none_at_all_is_named(monkeypatch):
     slept = []
-    monkeypatch.setattr(ranges.time, "sleep", slept.append)
+    monkeypatch.setattr(remote.time, "sleep", slept.append)
 
     def listen():
         connection, _ = listener.accept()
@@ -166,15 +167,15 @@ def test_a_server_without_tls_or_none_at_all_is_named(monkeypatch):
         threading.Thread(target=listen, daemon=True).start()
         port = listener.getsockname()[1]
         with pytest.raises(DataError, match="no secure connection"):
-            ranges.WebFile(f"https://127.0.0.1:{port}/a.tif", True)
+            remote.WebFile(f"https://127.0.0.1:{port}/a.tif", True)
     assert slept == []
     with pytest.raises(DataError, match="did not accept a connection"):
-        ranges.WebFile(f"http://127.0.0.1:{port}/a.tif", True)
+        remote.WebFile(f"http://127.0.0.1:{port}/a.tif", True)
     assert len(slept) == 3
 
 
 def test_a_server_that_fails_midway_stops_the_task_instead_of_dropping_chips(server, cog, monkeypatch):
-    monkeypatch.setattr(ranges.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
     sources, table, _ = chips(f"{server.url}/cog.tif", size_px=128, allow_loopback=True)
     reading = imagery.read(sources[0], table.iloc[20:40])
     assert next(reading)[1] is None
@@ -209,9 +210,9 @@ def test_a_connection_that_the_server_closed_is_made_anew_with_its_checks(monkey
     inside = serve("127.0.0.2", outside.server_port)
     real, leads = socket.getaddrinfo, ["127.0.0.1"]
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **named: real(leads[-1], *rest, **named))
-    monkeypatch.setattr(ranges.addresses, "address_is_allowed", lambda address, *_: address == "127.0.0.1")
+    monkeypatch.setattr(remote.addresses, "address_is_allowed", lambda address, *_: address == "127.0.0.1")
     try:
-        file = ranges.WebFile(f"http://rebound.example:{outside.server_port}/a.tif", False)
+        file = remote.WebFile(f"http://rebound.example:{outside.server_port}/a.tif", False)
         leads.append("127.0.0.2")
         file.seek(900_000)
         assert file.read(10) == b"" and "private network" in file.problem and asked == ["127.0.0.1"]

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rsvlm import counting, embed, mammut, retrieval, tokenizer, weights
 from rsvlm.errors import DataError
+from rsvlm.evaluation import counting, retrieval
+from rsvlm.model import embed, mammut, tokenizer, weights
 
 
 def unit(array):

@@ -11,7 +11,7 @@ import pytest
 import sites
 from sites import PICTURE, get, names, options
 
-from rsvlm import fetch, robots
+from rsvlm.data.web import fetch, politeness
 
 ROBOTS = [
     ("", "/a", True),
@@ -80,7 +80,7 @@ ROBOTS = [
 @pytest.mark.parametrize(("text", "target", "allowed"), ROBOTS)
 def test_rules_of_robots_txt(text, target, allowed):
     data = text.encode("latin-1") if "\xef" in text else text.encode()
-    assert robots.read_robots(data).allows(target) == allowed
+    assert politeness.read_robots(data).allows(target) == allowed
 
 
 def test_the_delay_is_that_of_our_group():
@@ -91,7 +91,7 @@ def test_the_delay_is_that_of_our_group():
         "User-agent: *\nCrawl-delay: nan\nCrawl-delay: -1\nCrawl-delay: soon": 0.0,
         "Crawl-delay: 7": 0.0,
     }
-    assert {text: robots.read_robots(text.encode()).crawl_delay_s for text in delays} == delays
+    assert {text: politeness.read_robots(text.encode()).crawl_delay_s for text in delays} == delays
 
 
 @pytest.mark.parametrize(
@@ -108,24 +108,24 @@ def test_the_delay_is_that_of_our_group():
     ],
 )
 def test_directives_of_everybody_and_of_ours(text, directives):
-    assert robots.directives_of(text) == directives
+    assert politeness.directives_of(text) == directives
 
 
 def test_objections_are_the_same_in_headers_of_any_spelling():
     headers = [("x-ROBOTS-tag", "all, noai"), ("X-Robots-Tag", "otherbot: none"), ("TDM-Reservation", " 1 "), ("A", "noindex")]
-    assert robots.objections(headers) == {"noai", "tdm-reservation"}
-    assert robots.objections([("tdm-reservation", "0"), ("X-Robots-Tag", "nofollow")]) == set()
+    assert politeness.objections(headers) == {"noai", "tdm-reservation"}
+    assert politeness.objections([("tdm-reservation", "0"), ("X-Robots-Tag", "nofollow")]) == set()
 
 
 def test_hostile_robots_txt_costs_little():
     started = time.monotonic()
     many = b"User-agent: rsvlm\n" + b"user-agent:a\nuser-agent:rsvlm\n" * 9000 + b"disallow:/b\n" * 20000
-    assert not robots.read_robots(many).allows("/b")
-    stars = robots.read_robots(b"User-agent: *\nDisallow: /" + b"*a" * 200_000 + b"$")
+    assert not politeness.read_robots(many).allows("/b")
+    stars = politeness.read_robots(b"User-agent: *\nDisallow: /" + b"*a" * 200_000 + b"$")
     assert stars.allows("/" + "a" * 8000 + "b")
-    assert robots.read_robots(b"User-agent: *\nCrawl-delay: nan\nCrawl-delay: 1e9\nDisallow: \xff\xfe\0").allows("/a")
-    long = b"User-agent: *\n" + b"#" * (robots.ROBOTS_BYTES - 30) + b"\nDisallow: /only/this/folder\nDisallow: /x"
-    rules = robots.read_robots(long)
+    assert politeness.read_robots(b"User-agent: *\nCrawl-delay: nan\nCrawl-delay: 1e9\nDisallow: \xff\xfe\0").allows("/a")
+    long = b"User-agent: *\n" + b"#" * (politeness.ROBOTS_BYTES - 30) + b"\nDisallow: /only/this/folder\nDisallow: /x"
+    rules = politeness.read_robots(long)
     assert all(map(rules.allows, ("/only/this/folder", "/only/th", "/x"))), "half a rule is not read"
     assert time.monotonic() - started < 6
 
@@ -231,7 +231,7 @@ def test_a_distance_is_kept_between_requests_to_one_host(site, tmp_path):
 
 
 def test_a_crawl_delay_is_kept_up_to_a_limit(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(robots, "MAX_CRAWL_DELAY_S", 0.2)
+    monkeypatch.setattr(politeness, "MAX_CRAWL_DELAY_S", 0.2)
     site.routes["/robots.txt"] = (200, {}, b"User-agent: *\nCrawl-delay: 86400\n")
     site.routes |= {f"/{number}": (200, {}, PICTURE) for number in range(4)}
     fetch.download([site.url(f"/{number}") for number in range(4)], tmp_path, options(per_host=4))

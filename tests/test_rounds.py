@@ -13,23 +13,15 @@ import torch
 from conftest import write_toy
 from safetensors.torch import load_file
 
-from rsvlm import (
-    checkpoints,
-    config,
-    curriculum,
-    earthmasks,
-    groundcover,
-    localize,
-    pictures,
-    rounds,
-    teacher,
-    train,
-    weights,
-    worldmap,
-)
-from rsvlm.curriculum import Place
+from rsvlm import config
+from rsvlm.data.demo import earth_map, earth_masks, ground_cover
 from rsvlm.errors import DataError, ModelError, RsvlmError
-from rsvlm.pictures import Pictures
+from rsvlm.localization import heat as localize
+from rsvlm.localization import pictures, rounds, teacher
+from rsvlm.localization.pictures import Pictures
+from rsvlm.model import weights
+from rsvlm.training import batches, checkpoints, train
+from rsvlm.training.batches import Place
 
 SIZES = dict(image_size=16, patch_size=4, vision_width=16, vision_stages=[1], vision_heads=2, image_pooling="attention")
 SIZES |= dict(text_width=16, text_layers=1, text_heads=2)
@@ -250,7 +242,7 @@ def test_what_dropout_draws_depends_on_seed_round_and_step_alone(tmp_path):
     assert same(first, rounds.begin(sizes, given, tmp_path / "b", options, vocabulary=300))
     plain = rounds.begin(SIZES, given, tmp_path / "c", options, vocabulary=300)
     assert not same(first, plain)
-    seeds = {curriculum.dropout_seed(*where) for where in ((0, 1, 1), (0, 1, 2), (0, 2, 1), (1, 1, 1))}
+    seeds = {batches.dropout_seed(*where) for where in ((0, 1, 1), (0, 1, 2), (0, 2, 1), (1, 1, 1))}
     assert len(seeds) == 4
 
 
@@ -318,11 +310,11 @@ def test_the_chapters_model_is_made_once(tmp_path, toy_shards, monkeypatch):
     made = []
     monkeypatch.setattr(rounds, "begin", lambda sizes, given, out, options: made.append((sizes, len(given.images), options)))
     options = config.load("smoke", {"seed": 3})
-    first, second = (rounds.load_or_begin(options, toy_shards, groundcover.SIZES) for _ in range(2))
+    first, second = (rounds.load_or_begin(options, toy_shards, ground_cover.SIZES) for _ in range(2))
     assert first == second and first.parent.parent == tmp_path / "runs" and first.name == "model"
     ((sizes, count, chosen),) = made
-    assert sizes == groundcover.SIZES and count == 96 and (chosen.steps, chosen.seed) == (options.train.steps // 2, 3)
-    assert rounds.load_or_begin(config.load("smoke", {"seed": 4}), toy_shards, groundcover.SIZES) != first
+    assert sizes == ground_cover.SIZES and count == 96 and (chosen.steps, chosen.seed) == (options.train.steps // 2, 3)
+    assert rounds.load_or_begin(config.load("smoke", {"seed": 4}), toy_shards, ground_cover.SIZES) != first
 
 
 def test_sentences_are_read_as_often_as_captions():
@@ -336,10 +328,10 @@ def test_sentences_are_read_as_often_as_captions():
 def test_sentences_of_covers_name_the_colours_by_which_masks_tell_them():
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (4000, 3))
-    spoken = {text: name for name, texts in groundcover.COVERS.items() for text in texts}
-    said = [spoken[f"The land is {worldmap.colour_word(*map(float, colour))} throughout."] for colour in colours]
+    spoken = {text: name for name, texts in ground_cover.COVERS.items() for text in texts}
+    said = [spoken[f"The land is {earth_map.colour_word(*map(float, colour))} throughout."] for colour in colours]
     # Of one colour throughout, for masks look at the mean over three by three pixels.
-    seen = [earthmasks.cover_masks(np.ones((3, 3), np.uint8), np.full((3, 3, 3), colour, np.uint8)) for colour in colours]
+    seen = [earth_masks.cover_masks(np.ones((3, 3), np.uint8), np.full((3, 3, 3), colour, np.uint8)) for colour in colours]
     right = [name in masks for name, masks in zip(said, seen, strict=True)]
-    assert np.mean(right) > 0.95 and len(spoken) == sum(map(len, groundcover.COVERS.values()))
+    assert np.mean(right) > 0.95 and len(spoken) == sum(map(len, ground_cover.COVERS.values()))
     assert {name for name, masks in zip(said, seen, strict=True) if name in masks} == {"desert", "ice", "other land"}

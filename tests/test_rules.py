@@ -2,8 +2,8 @@
 
 import pytest
 
-from rsvlm import mapgrammar, rules
-from rsvlm.directions import SECTORS
+from rsvlm.data.captions import audit_rules, grammar
+from rsvlm.data.landmarks.directions import SECTORS
 
 
 def landmark(category: str, position: str, **changes) -> dict:
@@ -39,39 +39,39 @@ COAST = scene(
 
 
 def unknown(text: str, record: dict = COAST, language: str = "en") -> str:
-    listed = rules.Scene.of(record)
-    return rules.unknown_name(rules.mask(text, listed)[0], listed, language)
+    listed = audit_rules.Scene.of(record)
+    return audit_rules.unknown_name(audit_rules.mask(text, listed)[0], listed, language)
 
 
 def misplaced(text: str, record: dict = COAST) -> list[str]:
-    listed = rules.Scene.of(record)
-    masked, named = rules.mask(text, listed)
-    return list(rules.wrong_directions(mapgrammar.fold(masked), text, named, listed))
+    listed = audit_rules.Scene.of(record)
+    masked, named = audit_rules.mask(text, listed)
+    return list(audit_rules.wrong_directions(grammar.fold(masked), text, named, listed))
 
 
 def miscounted(text: str, record: dict = COAST) -> list[str]:
-    listed = rules.Scene.of(record)
-    return list(rules.wrong_counts(mapgrammar.fold(rules.mask(text, listed)[0]), listed))
+    listed = audit_rules.Scene.of(record)
+    return list(audit_rules.wrong_counts(grammar.fold(audit_rules.mask(text, listed)[0]), listed))
 
 
 def test_a_scene_lists_what_can_be_seen():
-    listed = rules.Scene.of(COAST)
+    listed = audit_rules.Scene.of(COAST)
     assert dict(listed.names) == {"praia da aguda": 0, "rua 25 de abril": 3} and "luar" not in listed.parts
     assert listed.counts["buildings"] == (37, 37) and listed.counts["shop"] == (0, 1)
     assert "road" in listed.pieces and "building" not in listed.pieces
-    assert rules.Scene.of({}).names == () and rules.Scene.of({"measurements": "none"}).marks == ()
+    assert audit_rules.Scene.of({}).names == () and audit_rules.Scene.of({"measurements": "none"}).marks == ()
     cities = {"measurements": {"countries": [{"name": "Peru", "cities": ["Tacna"]}]}}
-    assert dict(rules.Scene.of(cities).names) == {"peru": None, "tacna": None}
+    assert dict(audit_rules.Scene.of(cities).names) == {"peru": None, "tacna": None}
 
 
 def test_names_are_masked_at_the_same_places():
-    masked, named = rules.mask("The PRAIA DA AGUDA and Praia da Agudas, by Praia da Água.", rules.Scene.of(COAST))
+    masked, named = audit_rules.mask("The PRAIA DA AGUDA and Praia da Agudas, by Praia da Água.", audit_rules.Scene.of(COAST))
     assert masked == "The ############## and Praia da Agudas, by Praia da Água.".replace("#", "\ue000") and named == [
         (4, 18, 0)
     ]
     # A thing's word is its name only where it is written as one.
-    towns = rules.Scene.of(scene(landmark("beach", "north", name="Two Rivers")))
-    assert [rules.mask(text, towns)[1] for text in ("Two rivers meet.", "At Two Rivers.")] == [[], [(3, 13, 0)]]
+    towns = audit_rules.Scene.of(scene(landmark("beach", "north", name="Two Rivers")))
+    assert [audit_rules.mask(text, towns)[1] for text in ("Two rivers meet.", "At Two Rivers.")] == [[], [(3, 13, 0)]]
 
 
 def test_names_in_any_listed_language_are_allowed():
@@ -153,27 +153,31 @@ def test_listed_relations_decide():
 
 
 def test_leaks_are_found_outside_listed_names():
-    listed = rules.Scene.of(COAST)
+    listed = audit_rules.Scene.of(COAST)
     text = "At Rua 25 de Abril 14, 2705-063, write to a@example.org or +351 912 345 678."
-    masked, _ = rules.mask(text, listed)
-    assert [reason for reason, _ in rules.unsayable(text, masked)] == ["address on the web", "phone number", "postcode"]
-    assert rules.unsayable(text, masked, ["postcode"]) == [("postcode", "2705-063")]
-    assert rules.house_number(text, masked) == "l 14"
+    masked, _ = audit_rules.mask(text, listed)
+    assert [reason for reason, _ in audit_rules.unsayable(text, masked)] == ["address on the web", "phone number", "postcode"]
+    assert audit_rules.unsayable(text, masked, ["postcode"]) == [("postcode", "2705-063")]
+    assert audit_rules.house_number(text, masked) == "l 14"
     calm = "Rua 25 de Abril 200 m long, with 14 trees."
-    assert rules.house_number(calm, rules.mask(calm, listed)[0]) == ""
-    assert rules.unsayable("Ignore the above.", "", rules.WORST) == [("instruction", "Ignore the above")]
-    assert set(rules.LEAKS) | set(rules.WORST) == set(mapgrammar.UNSAYABLE)
+    assert audit_rules.house_number(calm, audit_rules.mask(calm, listed)[0]) == ""
+    assert audit_rules.unsayable("Ignore the above.", "", audit_rules.WORST) == [("instruction", "Ignore the above")]
+    assert set(audit_rules.LEAKS) | set(audit_rules.WORST) == set(grammar.UNSAYABLE)
 
 
 def test_refusals():
-    assert rules.refusal("I’m sorry, but I see nothing.") == "I’m sorry"
-    assert rules.refusal("The sea cannot be seen from here.") == ""
+    assert audit_rules.refusal("I’m sorry, but I see nothing.") == "I’m sorry"
+    assert audit_rules.refusal("The sea cannot be seen from here.") == ""
 
 
 def test_other_languages():
-    assert rules.other_language("The beach is in the west.", "en") == ""
-    assert rules.other_language("Der Strand liegt im Westen und die Straße ist lang.", "en") == "de"
-    assert rules.other_language("Пляж и дорога у моря", "en") == rules.other_language("A beach", "ru") == "another script"
-    assert rules.other_language("Sandy beach beside a road", "en", lambda text: "pt") == "pt"
-    assert rules.other_language("Sandy beach beside a road", "en", lambda text: None) == ""
-    assert rules.other_language("Sand", "en", lambda text: "pt") == ""  # too short to tell
+    assert audit_rules.other_language("The beach is in the west.", "en") == ""
+    assert audit_rules.other_language("Der Strand liegt im Westen und die Straße ist lang.", "en") == "de"
+    assert (
+        audit_rules.other_language("Пляж и дорога у моря", "en")
+        == audit_rules.other_language("A beach", "ru")
+        == "another script"
+    )
+    assert audit_rules.other_language("Sandy beach beside a road", "en", lambda text: "pt") == "pt"
+    assert audit_rules.other_language("Sandy beach beside a road", "en", lambda text: None) == ""
+    assert audit_rules.other_language("Sand", "en", lambda text: "pt") == ""  # too short to tell

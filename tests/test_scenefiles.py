@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from rasters import picture, write
 
-from rsvlm import scenefiles
 from rsvlm.errors import DataError
+from rsvlm.search import scene_files
 
 rasterio = pytest.importorskip("rasterio")
 warp = pytest.importorskip("rasterio.warp")
@@ -37,8 +37,8 @@ def mbtiles(path, array, corner=(500, 400), zoom=10, missing=()):
 
 def test_any_part_of_a_raster_in_its_own_pixels_and_smaller(tmp_path):
     array = picture(90, 120)
-    scene = scenefiles.open_scene(write(tmp_path / "a.tif", array))[0]
-    with scenefiles.reader(scene, broken := set()) as read:
+    scene = scene_files.open_scene(write(tmp_path / "a.tif", array))[0]
+    with scene_files.reader(scene, broken := set()) as read:
         pixels, valid = read((10, 20, 50, 70), 1)
         np.testing.assert_array_equal(pixels, array[:, 10:50, 20:70].transpose(1, 2, 0))
         small, _ = read((5, 10, 25, 35), 2)
@@ -49,9 +49,9 @@ def test_any_part_of_a_raster_in_its_own_pixels_and_smaller(tmp_path):
 def test_tiles_of_a_database_are_read_from_another_thread_and_bad_ones_counted_once(tmp_path):
     array = picture(192, 192)
     path = mbtiles(tmp_path / "m.mbtiles", array, missing={(1, 1): b"no picture", (0, 2): None})
-    scene = scenefiles.open_scene(path)[0]
+    scene = scene_files.open_scene(path)[0]
     assert (scene.width, scene.height, len(scene.tiles)) == (192, 192, 8)
-    with scenefiles.reader(scene, broken := set()) as read, ThreadPoolExecutor(1) as pool:
+    with scene_files.reader(scene, broken := set()) as read, ThreadPoolExecutor(1) as pool:
         for _ in range(2):
             pixels, valid = pool.submit(read, (0, 0, 192, 192), 1).result()
     expected = np.ones((192, 192), bool)
@@ -63,14 +63,14 @@ def test_tiles_of_a_database_are_read_from_another_thread_and_bad_ones_counted_o
 
 def test_a_box_without_a_tile_is_not_touched(tmp_path):
     array = picture(64, 192)
-    scene = scenefiles.open_scene(mbtiles(tmp_path / "m.mbtiles", array, missing={(0, 1): None}))[0]
-    assert [scenefiles.touches(scene, (0, x, 8, x + 8), 8) for x in (0, 8, 16)] == [True, False, True]
-    assert scenefiles.touches(scene, (0, 6, 4, 10), 8)
+    scene = scene_files.open_scene(mbtiles(tmp_path / "m.mbtiles", array, missing={(0, 1): None}))[0]
+    assert [scene_files.touches(scene, (0, x, 8, x + 8), 8) for x in (0, 8, 16)] == [True, False, True]
+    assert scene_files.touches(scene, (0, 6, 4, 10), 8)
 
 
 def test_coordinates_of_cells_and_their_area(tmp_path):
-    scene = scenefiles.open_scene(write(tmp_path / "a.tif", picture(40, 60)))[0]
-    grid = scenefiles.Grid(scene, 4)
+    scene = scene_files.open_scene(write(tmp_path / "a.tif", picture(40, 60)))[0]
+    grid = scene_files.Grid(scene, 4)
     assert grid.transform == (460_000, 40, 4_300_000, 40) and grid.polygons_in == "EPSG:32629"
     assert grid.outline(np.array([[0, 0], [2, 1]])) == [[460_000, 4_300_000], [460_080, 4_299_960]]
     lon, lat, area = grid.measure(np.array([0.5]), np.array([0.5]))
@@ -80,12 +80,12 @@ def test_coordinates_of_cells_and_their_area(tmp_path):
 
 
 def test_a_map_that_is_not_finished_leaves_nothing(tmp_path):
-    grid = scenefiles.Grid(scenefiles.open_scene(write(tmp_path / "a.tif", picture(40, 60)))[0], 4)
-    with pytest.raises(DataError), scenefiles.write_cells(tmp_path / "heat.tif", grid, (10, 15), ["a"]) as one:
+    grid = scene_files.Grid(scene_files.open_scene(write(tmp_path / "a.tif", picture(40, 60)))[0], 4)
+    with pytest.raises(DataError), scene_files.write_cells(tmp_path / "heat.tif", grid, (10, 15), ["a"]) as one:
         one((0, 0, 5, 5), np.ones((1, 5, 5), np.float32))
         raise DataError("stopped")
     assert [file.name for file in tmp_path.iterdir()] == ["a.tif"]
-    with scenefiles.write_cells(tmp_path / "heat.tif", grid, (10, 15), ["a <b>"]) as one:
+    with scene_files.write_cells(tmp_path / "heat.tif", grid, (10, 15), ["a <b>"]) as one:
         one((5, 10, 10, 15), np.full((1, 5, 5), 0.5, np.float32))
     with rasterio.open(tmp_path / "heat.tif") as file:
         found = file.read(1)
@@ -94,11 +94,11 @@ def test_a_map_that_is_not_finished_leaves_nothing(tmp_path):
 
 
 def test_polygons_keep_their_holes_and_name_their_coordinates(tmp_path):
-    grid = scenefiles.Grid(scenefiles.open_scene(write(tmp_path / "a.tif", picture(40, 60)))[0], 4)
+    grid = scene_files.Grid(scene_files.open_scene(write(tmp_path / "a.tif", picture(40, 60)))[0], 4)
     square = np.array([[0, 0], [0, 6], [6, 6], [6, 0], [0, 0]], float)
     told = {"confidence": 0.7, "peak": 0.9, "area_m2": 1.0, "area_px": 2.0, "lon": 0.1, "lat": 0.2}
     listed = [{"text": 0, "rings": [[square, square / 3 + 2]], **told}, {"text": 0, "rings": [[square], [square + 6]], **told}]
-    scenefiles.write_polygons(tmp_path / "p.geojson", listed, ["“harbour” & more"], grid)
+    scene_files.write_polygons(tmp_path / "p.geojson", listed, ["“harbour” & more"], grid)
     content = json.loads((tmp_path / "p.geojson").read_text())
     assert content["crs"]["properties"]["name"].endswith("EPSG::32629")
     first, second = content["features"]

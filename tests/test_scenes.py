@@ -14,9 +14,13 @@ import pytest
 import torch
 from rasters import picture, write
 
-from rsvlm import kernels, mammut, masks, sceneblocks, scenefiles, scenes, tokenizer
+from rsvlm.book.figures import atlas
 from rsvlm.errors import DataError
-from rsvlm.figures import atlas
+from rsvlm.localization import pixels as kernels
+from rsvlm.localization import shapes as masks
+from rsvlm.model import mammut, tokenizer
+from rsvlm.search import scene as scenes
+from rsvlm.search import scene_blocks, scene_files
 
 rasterio = pytest.importorskip("rasterio")
 shapely = pytest.importorskip("shapely")
@@ -59,7 +63,7 @@ def scene(tmp_path, height=150, width=203, **profile):
 def test_the_result_does_not_depend_on_how_the_scene_is_cut_into_blocks(model, tmp_path, monkeypatch):
     path = scene(tmp_path)
     whole = search(path, model, tmp_path / "whole")
-    monkeypatch.setattr(sceneblocks, "VIEW_PX", 48)
+    monkeypatch.setattr(scene_blocks, "VIEW_PX", 48)
     cut = search(path, model, tmp_path / "cut", batch_size=5)
     np.testing.assert_allclose(heat(tmp_path / "cut"), heat(tmp_path / "whole"), atol=1e-5)
     assert [t["regions"] for t in cut.facts["texts"]] == [t["regions"] for t in whole.facts["texts"]]
@@ -87,9 +91,9 @@ def test_windows_reach_over_the_borders_of_tiles_and_leave_out_what_has_no_data(
     pixels, valid = array.transpose(1, 2, 0).copy(), (array > 0).any(0)
     pixels[~valid] = 128
     starts = [np.arange(0, n, 4) for n in (8, 12)]
-    plan = sceneblocks.cut(scenefiles.open_scene(path)[0], model, None, 0.0, 2)
+    plan = scene_blocks.cut(scene_files.open_scene(path)[0], model, None, 0.0, 2)
     assert plan.boxes == [(0, 0, 16, 24)] and plan.fill.tolist() == [128, 128, 128]
-    found = sceneblocks.look(plan, plan.boxes[0], pixels.copy(), valid, tower, 5)
+    found = scene_blocks.look(plan, plan.boxes[0], pixels.copy(), valid, tower, 5)
     scores, values = np.zeros((2, 8, 12)), np.zeros((2, 8, 12, 16))
     for y in starts[0]:
         for x in starts[1]:
@@ -119,7 +123,7 @@ def test_cells_lie_between_their_patches_and_know_what_these_know():
 def test_shares_of_tiles_that_overlap_add_up_to_one():
     for length, tile, step in ((8, 4, 4), (10, 4, 4), (3, 4, 2), (30, 8, 3)):
         total, last = np.zeros(max(length, tile)), 0
-        for start, share in sceneblocks.tile_shares(length, tile, step).items():
+        for start, share in scene_blocks.tile_shares(length, tile, step).items():
             total[start : start + tile] += share
             last = start + tile
         np.testing.assert_allclose(total, 1, rtol=1e-6)
@@ -128,7 +132,7 @@ def test_shares_of_tiles_that_overlap_add_up_to_one():
 
 def test_threads_change_nothing_and_are_as_many_as_before_afterwards(model, tmp_path, monkeypatch):
     path, before = scene(tmp_path), torch.get_num_threads()
-    monkeypatch.setattr(sceneblocks, "VIEW_PX", 48)
+    monkeypatch.setattr(scene_blocks, "VIEW_PX", 48)
     maps = []
     try:
         for threads in (1, 3):
@@ -153,7 +157,7 @@ def test_a_window_larger_than_the_scene_says_the_same_everywhere_and_too_large_a
 def test_polygons_are_the_cells_at_the_threshold_in_the_coordinates_of_the_scene(model, tmp_path, monkeypatch):
     from rasterio.features import rasterize
 
-    monkeypatch.setattr(sceneblocks, "VIEW_PX", 64)
+    monkeypatch.setattr(scene_blocks, "VIEW_PX", 64)
     found = search(scene(tmp_path), model, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "polygons.geojson").read_text())
     assert content["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32629"
@@ -249,7 +253,7 @@ def test_a_broken_block_in_the_middle_is_counted_once_and_left_without_data(mode
     data = bytearray(path.read_bytes())
     data[offset : offset + 60] = b"\xff" * 60
     path.write_bytes(data)
-    monkeypatch.setattr(sceneblocks, "VIEW_PX", 64)  # several blocks of ours meet it
+    monkeypatch.setattr(scene_blocks, "VIEW_PX", 64)  # several blocks of ours meet it
     found = search(path, model, tmp_path / "out")
     assert found.facts["unreadable"] == 1
     missing = np.isnan(heat(tmp_path / "out"))[0]
@@ -262,9 +266,9 @@ def test_tiles_and_a_raster_made_of_them_give_the_same(model, tmp_path):
     from PIL import Image
     from rasterio.transform import from_origin
 
-    from rsvlm import layout
+    from rsvlm.data.imagery import chip_layout
 
-    array, pixel = picture(192, 192, seed=5).transpose(1, 2, 0), 2 * layout.MERCATOR_M / (64 << 10)
+    array, pixel = picture(192, 192, seed=5).transpose(1, 2, 0), 2 * chip_layout.MERCATOR_M / (64 << 10)
     for row in range(3):
         for column in range(3):
             if (row, column) != (1, 2):
@@ -274,7 +278,7 @@ def test_tiles_and_a_raster_made_of_them_give_the_same(model, tmp_path):
                 Image.fromarray(part).save(folder / f"{400 + row}.png")
     array = array.copy()
     array[64:128, 128:] = 0
-    corner = -layout.MERCATOR_M + 500 * 64 * pixel, layout.MERCATOR_M - 400 * 64 * pixel
+    corner = -chip_layout.MERCATOR_M + 500 * 64 * pixel, chip_layout.MERCATOR_M - 400 * 64 * pixel
     mask = np.full((192, 192), 255, np.uint8)
     mask[64:128, 128:] = 0
     path = write(tmp_path / "whole.tif", array.transpose(2, 0, 1), "EPSG:3857", from_origin(*corner, pixel, pixel))
@@ -299,7 +303,7 @@ def test_the_preview_is_finer_than_the_cells_where_there_is_room(model, tmp_path
     assert found.heat.shape == (2, 16, 24)
     corners = np.concatenate([np.array(ring) for region in found.regions for polygon in region["rings"] for ring in polygon])
     assert 24 < corners.max() <= 96
-    monkeypatch.setattr(sceneblocks, "PREVIEW_PX", 8)
+    monkeypatch.setattr(scene_blocks, "PREVIEW_PX", 8)
     found = search(path, model, tmp_path / "out")
     assert found.image.shape == (6, 8, 3) and found.heat.shape == (2, 6, 8)
     means = array[2::4, 2::4][:15].reshape(5, 3, 8, 3, 3).mean(axis=(1, 3))
@@ -383,9 +387,9 @@ def test_what_is_held_open_is_bounded(monkeypatch):
 def test_memory_does_not_grow_with_the_scene(model, tmp_path, monkeypatch):
     import tracemalloc
 
-    monkeypatch.setattr(sceneblocks, "VIEW_PX", 64)
-    monkeypatch.setattr(sceneblocks, "PREVIEW_PX", 32)
-    monkeypatch.setattr(sceneblocks, "WORKERS", 1)  # as many blocks under way, however few there are
+    monkeypatch.setattr(scene_blocks, "VIEW_PX", 64)
+    monkeypatch.setattr(scene_blocks, "PREVIEW_PX", 32)
+    monkeypatch.setattr(scene_blocks, "WORKERS", 1)  # as many blocks under way, however few there are
     peaks = []
     for side in (
         192,
@@ -414,7 +418,7 @@ def test_the_page_holds_all_it_shows_and_no_text_of_others_is_markup(model, tmp_
 def test_many_scenes_are_not_searched_as_one(model, tmp_path):
     for name in ("a", "b"):
         write(tmp_path / "folder" / f"{name}.tif", picture(40, 40))
-    assert len(scenefiles.open_scene(tmp_path / "folder")) == 2
+    assert len(scene_files.open_scene(tmp_path / "folder")) == 2
     with pytest.raises(DataError, match="2 scenes"):
         search(tmp_path / "folder", model, tmp_path / "out")
 
@@ -424,7 +428,7 @@ def test_real_tiles_and_a_geotiff_made_from_them(model, tmp_path):
     from PIL import Image
     from rasterio.transform import from_origin
 
-    known = scenefiles.open_scene(DATA)[0]
+    known = scene_files.open_scene(DATA)[0]
     column, row = known.tiles[0]
     here = [(x, y) for x, y in known.tiles.tolist() if 0 <= x - column < 3 and 0 <= y - row < 3]
     pixel, side = known.source.transform[1], known.source.tile_px
@@ -435,7 +439,7 @@ def test_real_tiles_and_a_geotiff_made_from_them(model, tmp_path):
         shutil.copyfile(DATA / name, tmp_path / "tiles" / name)
         at = np.s_[(y - row) * side : (y - row + 1) * side, (x - column) * side : (x - column + 1) * side]
         array[at], valid[at] = np.asarray(Image.open(DATA / name).convert("RGB")), 255
-    one = scenefiles.open_scene(tmp_path / "tiles")[0]
+    one = scene_files.open_scene(tmp_path / "tiles")[0]
     array, valid = array[: one.height, : one.width], valid[: one.height, : one.width]
     place = from_origin(
         *(known.source.transform[0] + column * side * pixel, known.source.transform[2] - row * side * pixel), pixel, pixel

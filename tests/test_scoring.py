@@ -6,8 +6,9 @@ from conftest import png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import agreement, baselines, kernels, maskfiles, results, scoring
 from rsvlm.errors import DataError
+from rsvlm.localization import agreement, baselines, pixels, scoring, true_masks
+from rsvlm.records import results
 
 CLASSES = ("ship", "dock", "tree")
 
@@ -26,7 +27,7 @@ def test_iou_of_classes_equals_its_definition(H, W, C, own, seed):
     rng = np.random.default_rng(seed)
     names, blank = [f"class {c}" for c in range(C)], png(np.zeros((H, W, 3), np.uint8))
     maps, masks = [a_map(rng, (C + own, H, W)) for _ in range(2)], rng.random((2, C, H, W)) < 0.3
-    items = [maskfiles.Item(str(n), blank, dict(zip(names, masks[n], strict=True))) for n in range(2)]
+    items = [true_masks.Item(str(n), blank, dict(zip(names, masks[n], strict=True))) for n in range(2)]
     turn = iter(maps)
     found = scoring.measure(items, {"a": lambda image: next(turn)}, names)["a"]
     score = {row["metric"]: row["value"] for row in scoring.rows(found, bootstrap_samples=0)}
@@ -52,7 +53,7 @@ def test_iou_of_classes_equals_its_definition(H, W, C, own, seed):
 def test_counts_by_label_and_bin_equal_the_twin():
     rng = np.random.default_rng(1)
     maps, masks = a_map(rng, (3, 20, 30)), rng.random((3, 20, 30)) < 0.3
-    counts, truth = kernels.label_counts(maps, masks, -0.3, 0.7, 7)
+    counts, truth = pixels.label_counts(maps, masks, -0.3, 0.7, 7)
     there = np.isfinite(maps).any(0)
     filled = np.nan_to_num(maps, nan=-9)
     best, value = filled.argmax(0), filled.max(0).astype(float)
@@ -69,8 +70,8 @@ def test_counts_by_label_and_bin_equal_the_twin():
 def test_boxes_are_given_away_once_and_to_the_better():
     truth = np.array([[0, 0, 10, 10], [20, 0, 30, 10]], float)
     found = np.array([[1, 0, 11, 10], [0, 0, 10, 10], [20, 0, 30, 5.1], [20, 0, 30, 5.1], [50, 50, 60, 60]], float)
-    assert kernels.match_boxes(found, truth, 0.5).tolist() == [True, False, True, False, False]
-    assert kernels.match_boxes(found, np.zeros((0, 4)), 0.5).sum() == 0
+    assert pixels.match_boxes(found, truth, 0.5).tolist() == [True, False, True, False, False]
+    assert pixels.match_boxes(found, np.zeros((0, 4)), 0.5).sum() == 0
 
     def twin(found, truth):
         taken, hits = set(), []
@@ -88,7 +89,7 @@ def test_boxes_are_given_away_once_and_to_the_better():
     for _ in range(20):
         corner = rng.integers(0, 6, (2, 12, 2))
         found, truth = (np.concatenate([c, c + rng.integers(4, 9, (12, 2))], 1).astype(float) for c in corner)
-        assert kernels.match_boxes(found, truth, 0.5).tolist() == twin(found, truth)
+        assert pixels.match_boxes(found, truth, 0.5).tolist() == twin(found, truth)
 
 
 def world(count=24, seed=0):
@@ -105,7 +106,7 @@ def world(count=24, seed=0):
                 image[mask], masks[name] = value, mask
         if n == 0:
             masks["tree"] = np.eye(32, 40, dtype=bool)
-        items.append(maskfiles.Item(f"im{n}", png(image), masks))
+        items.append(true_masks.Item(f"im{n}", png(image), masks))
     return items
 
 
@@ -178,7 +179,7 @@ def test_maps_without_data_and_flat_maps_are_scored():
 
 
 def test_images_without_a_mask_count_as_background():
-    empty = [maskfiles.Item(f"no{n}", png(np.full((32, 40, 3), 140, np.uint8)), {}) for n in range(3)]
+    empty = [true_masks.Item(f"no{n}", png(np.full((32, 40, 3), 140, np.uint8)), {}) for n in range(3)]
     rows = scoring.evaluate(empty, sees, CLASSES, bootstrap_samples=5)
     assert {row["metric"] for row in rows} == {"miou", "miou_best", "iou[background]"}  # nothing is there to point at
     items = world(8)
@@ -198,8 +199,11 @@ def test_images_without_a_mask_count_as_background():
         ({"maps_of": lambda image: np.zeros((3, 5, 5))}, "gave maps of shape"),
         ({"maps_of": {"one": sees}, "against": "two"}, "no method 'two'"),
         ({"rules": scoring.Rules(threshold=2)}, "threshold 2"),
-        ({"items": [maskfiles.Item("x", png(np.zeros((8, 8, 3), np.uint8)), {"ship": np.ones((4, 4), bool)})]}, "equal sizes"),
-        ({"items": [maskfiles.Item("x", b"GIF89a", {})]}, "cannot be decoded"),
+        (
+            {"items": [true_masks.Item("x", png(np.zeros((8, 8, 3), np.uint8)), {"ship": np.ones((4, 4), bool)})]},
+            "equal sizes",
+        ),
+        ({"items": [true_masks.Item("x", b"GIF89a", {})]}, "cannot be decoded"),
     ],
 )
 def test_a_bad_request_is_refused(change, says):
@@ -227,7 +231,7 @@ def test_of_many_boxes_the_best_count():
     """Noise has a part at every other pixel; the right box is found where its map is highest, and lost where it is not."""
     mask = np.zeros((40, 60), bool)
     mask[20:30, 20:30] = True
-    item = maskfiles.Item("a", png(np.zeros((40, 60, 3), np.uint8)), {"ship": mask})
+    item = true_masks.Item("a", png(np.zeros((40, 60, 3), np.uint8)), {"ship": mask})
     for level, hits in ((1.0, 1), (0.6, 0)):
         heat = np.zeros((40, 60), np.float32)
         heat[::2, ::2] = 0.9

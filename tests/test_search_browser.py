@@ -14,8 +14,11 @@ import pytest
 from test_searchpage import CHIPS, HOSTILE, home  # noqa: F401  a fixture
 
 import rsvlm
-from rsvlm import embed, searchpage
+from rsvlm.book import live_search
 from rsvlm.errors import RsvlmError
+from rsvlm.evaluation import embeddings
+from rsvlm.model import embed
+from rsvlm.search import page as search_page
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -39,16 +42,16 @@ def page_of(source: str, static: str) -> str:
 def site(home, tmp_path_factory):  # noqa: F811
     """A site under a sub-path, as on a project's page: `site/sub/path/book/search.html`."""
     try:
-        ran = searchpage.runtime()
+        ran = search_page.runtime()
     except RsvlmError as error:
         pytest.skip(f"the runtime of the page is not here: {error}")
     folder = tmp_path_factory.mktemp("site")
     base = folder / "sub" / "path"
-    searchpage.place(home / "made", ran, base / "_static" / "search")
+    search_page.place(home / "made", ran, base / "_static" / "search")
     for name in ("search.js", "search.css"):
         shutil.copy(ROOT / "book" / "_static" / name, base / "_static")
     (base / "book").mkdir()
-    html = page_of((ROOT / "book" / "search.md").read_text(encoding="utf-8"), searchpage.examples_html(home / "made"))
+    html = page_of((ROOT / "book" / "search.md").read_text(encoding="utf-8"), live_search.examples_html(home / "made"))
     (base / "book" / "search.html").write_text(html, encoding="utf-8")
     return folder
 
@@ -105,8 +108,8 @@ def test_five_typed_queries_give_the_answers_of_python(tab, address, home):  # n
     opened(tab, address)
     model = rsvlm.load(home / "model", device="cpu")
     gallery = np.fromfile(home / "made" / "vectors.bin", "<f4").reshape(CHIPS, -1)
-    _, of_the_files = searchpage.search(home / "made", QUERIES)
-    _, of_the_model = embed.search(embed.texts(model, QUERIES), gallery, 8)
+    _, of_the_files = search_page.search(home / "made", QUERIES)
+    _, of_the_model = embeddings.search(embed.texts(model, QUERIES), gallery, 8)
     found = [answers(tab, query) for query in QUERIES]
     assert found == of_the_files.tolist()
     if '"taken":"float32"' in (home / "made" / "gallery.json").read_text():
@@ -198,7 +201,7 @@ def test_a_book_without_the_runtime_says_so(browser, address, site, home):  # no
     kept = base / "_static" / "kept"
     shutil.move(base / "_static" / "search", kept)
     try:
-        searchpage.place(home / "made", None, base / "_static" / "search")
+        search_page.place(home / "made", None, base / "_static" / "search")
         context = browser.new_context()
         page = context.new_page()
         page.goto(address)

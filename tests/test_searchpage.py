@@ -17,8 +17,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import rsvlm
-from rsvlm import config, embed, files, mammut, searchpage, tokenizer
+from rsvlm import config
+from rsvlm.book import live_search
 from rsvlm.errors import DataError, ModelError, RsvlmError
+from rsvlm.evaluation import embeddings
+from rsvlm.model import embed, mammut, tokenizer
+from rsvlm.records import files
+from rsvlm.search import page as search_page
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "<img src=x onerror=alert(1)> red & “green” 🏝️ </script>"
@@ -55,7 +60,7 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RSVLM_HOME", str(folder))
         queries = ["red in the north, blue elsewhere", "a picture that is green in the west"]
-        searchpage.build(folder / "model", data, folder / "made", examples=queries, device="cpu")
+        search_page.build(folder / "model", data, folder / "made", examples=queries, device="cpu")
     return folder
 
 
@@ -63,8 +68,8 @@ def test_the_files_answer_as_the_model_does(home):
     queries = ["blue in the south", "a white picture", HOSTILE, "🏝️", "green " * 300]
     model = rsvlm.load(home / "model", device="cpu")
     gallery = np.fromfile(home / "made" / "vectors.bin", "<f4").reshape(CHIPS, -1)
-    scores, rows = embed.search(embed.texts(model, queries), gallery, 8)
-    found_scores, found_rows = searchpage.search(home / "made", queries)
+    scores, rows = embeddings.search(embed.texts(model, queries), gallery, 8)
+    found_scores, found_rows = search_page.search(home / "made", queries)
     np.testing.assert_allclose(found_scores, scores, rtol=0, atol=0.01 if facts(home)["tower"]["taken"] == "int8" else 1e-5)
     if facts(home)["tower"]["taken"] == "float32":
         np.testing.assert_array_equal(found_rows, rows)
@@ -87,7 +92,7 @@ def test_patches_add_up_to_the_chip(home):
 
 
 def test_pictures_and_places_belong_to_their_chips(home):
-    from rsvlm import images
+    from rsvlm.model import images
 
     chips = json.loads((home / "made" / "chips.json").read_text())
     data, start = (home / "made" / "pictures.bin").read_bytes(), 0
@@ -100,7 +105,7 @@ def test_pictures_and_places_belong_to_their_chips(home):
 
 
 def test_static_answers_hold_no_markup_of_the_data(home):
-    html = searchpage.examples_html(home / "made", shown=CHIPS)
+    html = live_search.examples_html(home / "made", shown=CHIPS)
     assert html.count("<img ") == 2 * CHIPS and "onerror=alert(1)>" not in html and "&lt;img src=x" in html
 
 
@@ -113,18 +118,18 @@ def test_int8_is_taken_only_where_nothing_is_lost():
         ({"same_answers": 98.9}, "float32"),
         ({"R@10": 70.0}, "int8"),
     ):
-        assert searchpage.precision({"float32": exact, "int8": exact | change}) == expected, change
+        assert search_page.precision({"float32": exact, "int8": exact | change}) == expected, change
 
 
 def test_a_tokenizer_of_another_kind_is_refused():
     model = mammut.Mammut(mammut.MammutConfig(vocab_size=300, vision_layers=1, text_layers=1))
     with pytest.raises(ModelError, match="no tokenizer"):
-        searchpage.check_tokenizer(model)
+        search_page.check_tokenizer(model)
     words = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
     with pytest.raises(ModelError, match="byte-level BPE alone"):
-        searchpage.check_tokenizer(model)
+        search_page.check_tokenizer(model)
 
 
 # The tokenizer in JavaScript
@@ -143,10 +148,10 @@ ODD += [
 
 
 def captions_of_the_grammar(folder: Path) -> list[str]:
-    from rsvlm import bluemarble
+    from rsvlm.data.demo import earth
 
     options = config.load("smoke", {"landmarks.max_chips": 250, "landmarks.captions_per_chip": 12}).landmarks
-    bluemarble.build(options, 0, folder, progress=False)
+    earth.build(options, 0, folder, progress=False)
     import pandas as pd
 
     return [caption for captions in pd.read_parquet(folder / "chips.parquet").captions for caption in captions]
@@ -173,7 +178,7 @@ def random_texts(count: int, written: list[str]) -> list[str]:
 def test_the_tokenizer_of_the_page_gives_the_same_ids(tmp_path):
     pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
     try:
-        node = searchpage.node()
+        node = search_page.node()
     except RsvlmError as error:
         pytest.skip(str(error))
     written = captions_of_the_grammar(tmp_path / "data")
@@ -202,8 +207,8 @@ def test_the_tokenizer_of_the_page_gives_the_same_ids(tmp_path):
 
 
 def test_other_bytes_than_expected_are_not_taken(tmp_path):
-    with pytest.raises(DataError, match=re.escape(searchpage.RUNTIME) + ".* has the hash sha512-"):
-        searchpage.unpack(b"another package", tmp_path)
+    with pytest.raises(DataError, match=re.escape(search_page.RUNTIME) + ".* has the hash sha512-"):
+        search_page.unpack(b"another package", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -223,17 +228,17 @@ def test_npm_that_fails_is_quoted(tmp_path, monkeypatch, script, words):
     monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", f"{npm(tmp_path / 'bin', script)}:/usr/bin:/bin")
     with pytest.raises(RsvlmError, match=words):
-        searchpage.runtime()
+        search_page.runtime()
 
 
 def test_without_npm_the_book_goes_on(tmp_path, monkeypatch, home, caplog):
     monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
     (tmp_path / "_toc.yml").write_text("root: book/index\n")
-    assert searchpage.prepare("smoke") and not (tmp_path / "book").exists()  # a book without the page
+    assert live_search.prepare("smoke") and not (tmp_path / "book").exists()  # a book without the page
     (tmp_path / "_toc.yml").write_text("root: book/index\nchapters:\n- file: book/search\n")
-    monkeypatch.setattr(searchpage, "load_or_build", lambda options: home / "made")
+    monkeypatch.setattr(live_search, "load_or_build", lambda options: home / "made")
     monkeypatch.setenv("PATH", f"{npm(tmp_path / 'bin', 'exit 1')}:/usr/bin:/bin")
-    assert searchpage.prepare("smoke") is False
+    assert live_search.prepare("smoke") is False
     assert "npm could not fetch" in caplog.text and "make book" in caplog.text
     manifest = json.loads((tmp_path / "book" / "_static" / "search" / "manifest.json").read_text())
     assert manifest["runtime"] is None and "ort.js" not in manifest["files"]
@@ -245,7 +250,7 @@ def test_the_manifest_names_every_file_and_old_ones_go(tmp_path, home):
     files.write_atomic(ran / "ort.js", "export {}")
     files.write_atomic(ran / "stage.json", "{}")
     files.write_atomic(tmp_path / "out" / "old.bin", "left")
-    manifest = searchpage.place(home / "made", ran, tmp_path / "out")
+    manifest = search_page.place(home / "made", ran, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == set(manifest["files"]) | {"manifest.json"} and "ort.js" in names
     assert not names & {"old.bin", "stage.json"}

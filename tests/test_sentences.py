@@ -1,6 +1,6 @@
 """Sentences are joined as English joins them, and are no longer than a caption may be."""
 
-from rsvlm import sentences
+from rsvlm.data.captions import sentences
 
 
 def test_list_words():

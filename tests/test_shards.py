@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsvlm import images, shards
-from rsvlm import samples as reading
+from rsvlm.data import reading, shards
 from rsvlm.errors import DataError
+from rsvlm.model import images
 
 HERE = Path(__file__).parent
 PLAN = "a plan"

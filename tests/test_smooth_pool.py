@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import kernels
 from rsvlm.errors import DataError
+from rsvlm.localization import smoothing
 
 
 def direct(scores: np.ndarray, values: np.ndarray, window: int) -> np.ndarray:
@@ -42,14 +42,14 @@ def grid(h: int, w: int, D: int | None, spread: float, seed: int = 0) -> tuple[n
 )
 def test_any_grid_equals_the_definition(h, w, D, radius, spread, seed):
     scores, values = grid(h, w, D, spread, seed)
-    found = kernels.smooth_pool(scores, values, 2 * radius + 1)
+    found = smoothing.smooth_pool(scores, values, 2 * radius + 1)
     assert found.shape == values.shape and found.dtype == np.float32
     np.testing.assert_allclose(found, direct(scores, values, 2 * radius + 1), rtol=0, atol=1e-5)
 
 
 def test_window_of_one_gives_back_the_values():
     scores, values = grid(9, 14, 5, 20)
-    np.testing.assert_allclose(kernels.smooth_pool(scores, values, 1), values, rtol=1e-6)
+    np.testing.assert_allclose(smoothing.smooth_pool(scores, values, 1), values, rtol=1e-6)
 
 
 @pytest.mark.parametrize("window", [2 * 12 - 1, 2 * 12 + 1, 999])
@@ -58,13 +58,13 @@ def test_a_window_over_the_whole_grid_is_global_pooling(window):
     weights = np.exp(scores.astype(float) - scores.max())
     everywhere = (weights[..., None] * values).sum((0, 1)) / weights.sum()
     np.testing.assert_allclose(
-        kernels.smooth_pool(scores, values, window), np.broadcast_to(everywhere, values.shape), atol=1e-5
+        smoothing.smooth_pool(scores, values, window), np.broadcast_to(everywhere, values.shape), atol=1e-5
     )
 
 
 def test_equal_scores_are_a_box_mean_normalised_at_the_edges():
     values = np.arange(20, dtype=np.float32).reshape(4, 5)
-    found = kernels.smooth_pool(np.zeros((4, 5), np.float32), values, 3)
+    found = smoothing.smooth_pool(np.zeros((4, 5), np.float32), values, 3)
     assert found[0, 0] == pytest.approx(values[:2, :2].mean()) and found[1, 1] == pytest.approx(values[:3, :3].mean())
 
 
@@ -73,14 +73,14 @@ def test_a_huge_weight_costs_no_digit_where_no_window_holds_it():
     scores, values = grid(40, 200, None, 1)
     scores[20, 10] += 28  # float32 sums
     values[20, 10] = 3e4
-    found, wanted = kernels.smooth_pool(scores, values, 7), direct(scores, values, 7)
+    found, wanted = smoothing.smooth_pool(scores, values, 7), direct(scores, values, 7)
     np.testing.assert_allclose(found[:, 20:], wanted[:, 20:], atol=1e-5)
 
 
 def test_far_from_the_maximum_nothing_underflows():
     scores, values = grid(30, 60, 2, 1)
     scores += np.linspace(-100, 100, 60, dtype=np.float32)
-    found = kernels.smooth_pool(scores, values, 5)
+    found = smoothing.smooth_pool(scores, values, 5)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, direct(scores, values, 5), atol=1e-5)
 
@@ -89,7 +89,7 @@ def test_a_large_map_does_not_drift():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(64, 20_000)).astype(np.float32)
     values = (1000 + rng.normal(size=scores.shape)).astype(np.float32)
-    found = kernels.smooth_pool(scores, values, 31)
+    found = smoothing.smooth_pool(scores, values, 31)
     last = np.s_[40:, 19_900:]
     wanted = direct(scores[25:, 19_800:], values[25:, 19_800:], 31)[15:, 100:]
     np.testing.assert_allclose(found[last], wanted, rtol=1e-6)
@@ -101,19 +101,19 @@ def test_no_data_has_no_weight():
     scores[3, 9] = -np.inf
     values[:, :6] = np.nan
     values[3, 9] = np.inf
-    found = kernels.smooth_pool(scores, values, 5)
+    found = smoothing.smooth_pool(scores, values, 5)
     np.testing.assert_allclose(found, direct(scores, values, 5), atol=1e-5)
     assert np.isnan(found[:, :4]).all() and np.isfinite(found[:, 4:]).all()
-    assert np.isnan(kernels.smooth_pool(np.full((3, 3), np.nan, np.float32), np.ones((3, 3), np.float32), 3)).all()
+    assert np.isnan(smoothing.smooth_pool(np.full((3, 3), np.nan, np.float32), np.ones((3, 3), np.float32), 3)).all()
 
 
 def test_the_result_does_not_depend_on_threads():
     scores, values = grid(101, 37, 2, 10)
-    whole = kernels.smooth_pool(scores, values, 9)
+    whole = smoothing.smooth_pool(scores, values, 9)
     before = numba.get_num_threads()
     try:
         numba.set_num_threads(1)
-        np.testing.assert_allclose(kernels.smooth_pool(scores, values, 9), whole, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(smoothing.smooth_pool(scores, values, 9), whole, rtol=1e-5, atol=1e-6)
     finally:
         numba.set_num_threads(before)
 
@@ -121,7 +121,7 @@ def test_the_result_does_not_depend_on_threads():
 @pytest.mark.parametrize("window", [0, -3, 2, 8, 2.5])
 def test_a_window_has_a_centre(window):
     with pytest.raises(DataError, match="odd"):
-        kernels.smooth_pool(*grid(4, 4, 1, 1), window)
+        smoothing.smooth_pool(*grid(4, 4, 1, 1), window)
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_a_window_has_a_centre(window):
 )
 def test_what_cannot_be_pooled_is_refused(scores, values, message):
     with pytest.raises(DataError, match=message):
-        kernels.smooth_pool(scores, values, 3)
+        smoothing.smooth_pool(scores, values, 3)

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsvlm import config, stages
+from rsvlm import config
 from rsvlm.errors import ConfigError
+from rsvlm.records import stages
 
 
 @pytest.fixture

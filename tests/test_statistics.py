@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import retrieval, statistics
 from rsvlm.errors import DataError
+from rsvlm.evaluation import retrieval, statistics
 
 
 def test_resamples_are_the_same_however_many_come_at_once():

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from rsvlm import taxonomy
+from rsvlm.data.maps import taxonomy
 
 shapely = pytest.importorskip("shapely", reason="the extra [data] is not installed")
 

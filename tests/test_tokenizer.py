@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import tokenizer
 from rsvlm.errors import DataError, ModelError
+from rsvlm.model import tokenizer
 
 CAPTIONS = ["Dark green land in the north.", "Sea to the southwest covers about a third.", "Two islands, São Tomé nearby."]
 

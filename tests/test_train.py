@@ -15,9 +15,12 @@ from conftest import png, toy_sample, write_tar, write_toy
 from safetensors.torch import load_file
 
 import rsvlm
-from rsvlm import checkpoints, config, curriculum, embed, mammut, shards, starting, train
-from rsvlm.curriculum import Place
+from rsvlm import config
+from rsvlm.data import reading, shards
 from rsvlm.errors import ConfigError, DataError, ModelError, RsvlmError
+from rsvlm.model import embed, mammut
+from rsvlm.training import batches, checkpoints, starting, train
+from rsvlm.training.batches import Place
 
 TOY = {"vocabulary_size": 320, "context_length": 32}
 
@@ -52,7 +55,7 @@ def test_a_short_training_learns_the_toy_world(toy_shards, tiny_preset, tmp_path
     assert all(line["samples_per_s"] > 0 for line in lines if "loss" in line)
     model = rsvlm.load(folder, device="cpu")
     samples = list(shards.stream(toy_shards, "test"))
-    images = embed.images(model, [array for _, array in embed.decoded(samples, Counter())])
+    images = embed.images(model, [array for _, array in reading.decoded(samples, Counter())])
     queries = sorted({sample.captions[0] for sample in samples})
     best = (images @ embed.texts(model, queries).T).argmax(0)
     right = np.mean([samples[i].captions[0] == query for i, query in zip(best, queries, strict=True)])
@@ -93,7 +96,7 @@ def test_killed_at_random_moments_gives_the_same_weights(toy_shards, tiny_preset
     settings = options(train__steps=60, train__checkpoint_every=4, **loop)
     # importing takes longer than the training, and a child of this process would wait for threads that other tests left behind
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["rsvlm.train"])
+    server.set_forkserver_preload(["rsvlm.training.train"])
     arguments = mammut.PRESETS[tiny_preset], torch.get_num_threads(), settings, toy_shards
     first = server.Process(target=os.getpid)  # the server imports before it: that is no part of a training's time
     first.start()
@@ -128,7 +131,7 @@ def direct(settings, data, **changed):
     """Loss and gradient of the first batch, with other options of the loop than `settings` says."""
     settings = settings.model_copy(update={"train": settings.train.model_copy(update=changed)})
     model = starting.prepare(starting.build(settings, data), settings.train).train()
-    batch = next(curriculum.read_batches(model, {"data": data}, settings, Place.start(), 0))
+    batch = next(batches.read_batches(model, {"data": data}, settings, Place.start(), 0))
     losses = train.backward(model, batch, train.objective(settings.train), settings.train)
     return {k: float(v.detach()) for k, v in losses.items()}, {n: p.grad for n, p in model.named_parameters()}, batch
 
@@ -156,11 +159,11 @@ def test_a_loss_of_each_micro_batch_alone_would_be_another(toy_shards, tiny_pres
     settings = options()
     losses, gradient, _ = direct(settings, toy_shards)
     model = starting.build(settings, toy_shards).train()
-    batch = next(curriculum.read_batches(model, {"data": toy_shards}, settings, Place.start(), 0))
+    batch = next(batches.read_batches(model, {"data": toy_shards}, settings, Place.start(), 0))
     (images, groups), rows = batch.parts[0], 8
     halves = [(images[:rows], groups[:2]), (images[rows:], groups[2:])]
     for half in halves:
-        part = curriculum.Batch([half], batch.keys, batch.place, Counter())
+        part = batches.Batch([half], batch.keys, batch.place, Counter())
         train.backward(model, part, train.objective(settings.train), settings.train)
     mean = {n: p.grad / 2 for n, p in model.named_parameters() if p.grad is not None}
     assert furthest({n: g for n, g in gradient.items() if g is not None}, mean) > 1e-2
@@ -186,7 +189,7 @@ def test_micro_batches_drop_the_same_in_both_forwards(toy_shards, tiny_preset):
 def test_what_is_dropped_depends_on_seed_and_step_alone(toy_shards, tiny_preset):
     def first(settings, step):
         model = starting.build(options(), toy_shards)
-        return next(curriculum.read_batches(model, {"data": toy_shards}, settings, Place.start(), step)).seed
+        return next(batches.read_batches(model, {"data": toy_shards}, settings, Place.start(), step)).seed
 
     assert first(options(), 3) == first(options(train__micro_batch_size=4), 3)
     assert len({first(options(), 3), first(options(), 4), first(options(seed=1), 3)}) == 3

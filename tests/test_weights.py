@@ -19,8 +19,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 import rsvlm
-from rsvlm import embed, encoders, mammut, tokenizer, weights
 from rsvlm.errors import DataError, ModelError
+from rsvlm.model import embed, mammut, tokenizer, weights
+from rsvlm.model.others import encoders
 
 ORACLE = Path(os.environ.get("RSVLM_ORACLE", Path(__file__).parents[2] / "shared" / "oracle")) / "openmammut-tiny"
 needs_oracle = pytest.mark.skipif(not ORACLE.is_dir(), reason=f"{ORACLE} is not there")

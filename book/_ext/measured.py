@@ -4,8 +4,8 @@ import json
 from html import escape
 from pathlib import Path
 
-from rsvlm import files, results
 from rsvlm.errors import DataError
+from rsvlm.records import files, results
 
 # The first page's table: a question, the page that answers it, and the one row of a record that does (experiment, run, split,
 # protocol, direction, metric).

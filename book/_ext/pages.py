@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from rsvlm import config, files, results, stages
+from rsvlm import config
 from rsvlm.errors import DataError
+from rsvlm.records import files, results, stages
 
 KINDS = {"int": "whole number", "float": "number", "str": "text", "bool": "`True` or `False`", "tuple": "list, commas between"}
 LIMITS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}", "min_length": "at least {} of them"}

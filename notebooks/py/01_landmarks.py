@@ -38,9 +38,12 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, config, images, shards
-from rsvlm.figures import amounts, atlas, charts, galleries, tables
-from rsvlm.provenance import provenance
+from rsvlm import config
+from rsvlm.book.figures import amounts, atlas, charts, galleries, tables
+from rsvlm.data import benchmarks, shards
+from rsvlm.data.demo import earth
+from rsvlm.model import images
+from rsvlm.records.provenance import provenance
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -52,7 +55,7 @@ options = config.load(profile, {"seed": seed, "device": device} | config.pairs(o
 # the most: sea and land, coast, islands and lakes, the colours that its pixels have and where, and the names the map knows.
 
 # %%
-data = bluemarble.load_or_build(options, recompute=recompute)
+data = earth.load_or_build(options, recompute=recompute)
 manifest = shards.manifest(data)
 chips = pd.read_parquet(data / "chips.parquet")
 chips["caption"] = [captions[0] for captions in chips["captions"]]

@@ -37,9 +37,14 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, results, shards, train
-from rsvlm.figures import charts, tables
-from rsvlm.provenance import provenance
+from rsvlm import config
+from rsvlm.book.figures import charts, tables
+from rsvlm.data import benchmarks, shards
+from rsvlm.data.demo import earth
+from rsvlm.model.device import resolve_device
+from rsvlm.records import results
+from rsvlm.records.provenance import provenance
+from rsvlm.training import train
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -52,7 +57,7 @@ options = config.load(profile, {"seed": seed, "device": device} | config.pairs(o
 # seeing the patches and only the words so far, to predict the next word. The losses of both runs are added.
 
 # %%
-data = bluemarble.load_or_build(options)
+data = earth.load_or_build(options)
 run = train.load_or_train(options, data, recompute=recompute)
 model = rsvlm.load(run / "model", device="cpu")
 parts = {"vision tower": model.vision, "text decoder": model.layers, "token embedding": model.token_embedding}
@@ -117,7 +122,7 @@ Markdown(
 origin = provenance(
     options,
     benchmarks.fingerprint(data),
-    str(distributed.resolve_device(device)),
+    str(resolve_device(device)),
     started,
     "rsvlm run notebooks/02_training.ipynb",
 )

@@ -37,13 +37,20 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, embed, images, results, retrieval, shards, train
-from rsvlm.figures import charts, galleries, interactive, tables
-from rsvlm.provenance import provenance
+from rsvlm import config
+from rsvlm.book.figures import charts, galleries, interactive, tables
+from rsvlm.data import benchmarks, shards
+from rsvlm.data.demo import earth
+from rsvlm.evaluation import embeddings, retrieval
+from rsvlm.model import embed, images
+from rsvlm.model.device import resolve_device
+from rsvlm.records import results
+from rsvlm.records.provenance import provenance
+from rsvlm.training import train
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
-data = bluemarble.load_or_build(options)
+data = earth.load_or_build(options)
 run = train.load_or_train(options, data)
 
 # %% [markdown]
@@ -54,8 +61,8 @@ run = train.load_or_train(options, data)
 # would stay.
 
 # %%
-folder = embed.load_or_embed(run / "model", data, "test", recompute=recompute, device=device)
-found = embed.read(folder)
+folder = embeddings.load_or_embed(run / "model", data, "test", recompute=recompute, device=device)
+found = embeddings.read(folder)
 settings = {"dataset": "rs-landmarks-blue-marble", "bootstrap_samples": options.evaluate.bootstrap_samples, "seed": seed}
 settings |= {"protocol": "one-to-one"}
 vectors = found.image_embeddings, found.caption_embeddings
@@ -86,7 +93,7 @@ Markdown(
 origin = provenance(
     options,
     benchmarks.fingerprint(data),
-    str(distributed.resolve_device(device)),
+    str(resolve_device(device)),
     started,
     "rsvlm run notebooks/03_retrieval.ipynb",
 )
@@ -164,7 +171,7 @@ Markdown(
 
 # %%
 pictures = [images.decode(sample.image) for sample in shards.stream(data, "test")]
-scores, best = embed.search(captions, found.image_embeddings, k=5)
+scores, best = embeddings.search(captions, found.image_embeddings, k=5)
 lead = scores[:, 0] - scores[:, 1] + (text_to_image > 1) * -10
 queries = np.r_[np.argsort(-lead)[:4], np.argsort(-text_to_image)[:4]]
 galleries.text_to_image(
@@ -181,7 +188,7 @@ galleries.text_to_image(
 # For a few chips drawn at random, the three sentences of the gallery that the model puts first.
 
 # %%
-_, sentences = embed.search(found.image_embeddings, captions, k=3)
+_, sentences = embeddings.search(found.image_embeddings, captions, k=3)
 shown = np.random.default_rng(seed).choice(len(texts), 6, replace=False)
 galleries.image_to_text(
     [
@@ -206,7 +213,7 @@ asked += [
     "Land covers all of the picture.",
     "Sea and an ice shelf.",
 ]
-_, answers = embed.search(embed.texts(model, asked), found.image_embeddings, k=10)
+_, answers = embeddings.search(embed.texts(model, asked), found.image_embeddings, k=10)
 
 # %%
 frames = [

@@ -38,14 +38,19 @@ import torch
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, embed, images, mammut, shards, tokenizer, train
-from rsvlm.figures import amounts, charts, galleries, tables
-from rsvlm.provenance import provenance
+from rsvlm import config
+from rsvlm.book.figures import amounts, charts, galleries, tables
+from rsvlm.data import benchmarks, shards
+from rsvlm.data.demo import earth
+from rsvlm.model import embed, images, mammut, tokenizer
+from rsvlm.model.device import resolve_device
+from rsvlm.records.provenance import provenance
+from rsvlm.training import train
 
 # %% tags=["hide-input"]
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
-data = bluemarble.load_or_build(options)
+data = earth.load_or_build(options)
 run = train.load_or_train(options, data, recompute=recompute)
 rng = np.random.default_rng(seed)
 
@@ -373,7 +378,7 @@ Markdown(
 origin = provenance(
     options,
     benchmarks.fingerprint(data),
-    str(distributed.resolve_device(device)),
+    str(resolve_device(device)),
     started,
     "rsvlm run notebooks/04_mammut.ipynb",
 )

@@ -44,9 +44,15 @@ import shapely
 from IPython.display import Markdown
 from rasterio import transform, warp
 
-from rsvlm import audit, benchmarks, build, config, files, mapgrammar, prompting, results, shards, stages, tiles
-from rsvlm.figures import amounts, atlas, charts, galleries, tables
-from rsvlm.provenance import provenance
+from rsvlm import config
+from rsvlm.book.figures import amounts, atlas, charts, galleries, tables
+from rsvlm.data import benchmarks, shards
+from rsvlm.data.captions import audit, grammar
+from rsvlm.data.captions import prompts as prompting
+from rsvlm.data.demo import earth_layout
+from rsvlm.data.landmarks import build
+from rsvlm.records import files, results, stages
+from rsvlm.records.provenance import provenance
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -67,7 +73,7 @@ GRID = transform.from_origin(-15_500_000, 11_400_000, PIXEL_M, PIXEL_M)
 
 
 def write_imagery(path):
-    world = np.moveaxis(tiles.load_imagery(), 2, 0)
+    world = np.moveaxis(earth_layout.load_imagery(), 2, 0)
     pixels = np.zeros((3, HEIGHT, WIDTH), np.uint8)
     globe = {"src_crs": "EPSG:4326", "src_transform": transform.from_bounds(-180, -90, 180, 90, *world.shape[:0:-1])}
     warp.reproject(world, pixels, **globe, dst_crs=CRS, dst_transform=GRID, resampling=warp.Resampling.cubic)
@@ -128,7 +134,7 @@ def write_map(path, bounds):
 # Python. Towns come from GeoNames, and a box over Lake Ontario plays the footprint of a benchmark that training data must not touch.
 
 # %%
-IMAGERY = tiles.IMAGERY_SOURCE
+IMAGERY = earth_layout.IMAGERY_SOURCE
 ABOUT = "#source=GSHHG&licence=LGPL-3.0-or-later&attribution=GSHHG, Wessel and Smith (1996)"
 
 
@@ -149,7 +155,7 @@ parts = {
     "seed": seed,
     "names": NAMES,
     "grid": [CRS, *GRID, WIDTH, HEIGHT],
-    "code": stages.source_hash("build"),
+    "code": stages.source_hash(*build.ROOMS),
 }
 data = stages.stage("own-landmarks", parts, make, recompute) / "shards"
 manifest = shards.manifest(data)
@@ -331,7 +337,7 @@ def judge(text, record):
 
 
 def captions_of(record):
-    return mapgrammar.write_map(record, random.Random(f"{seed} {record['key']}")).values()
+    return grammar.write_map(record, random.Random(f"{seed} {record['key']}")).values()
 
 
 some = random.Random(seed).sample(records, min(len(records), {"smoke": 200}.get(profile, 600)))

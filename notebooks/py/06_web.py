@@ -38,9 +38,16 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, config, files, images, overhead, results, stages, web, webdemo, webfiles, webpairs
-from rsvlm.figures import amounts, charts, galleries, style, tables
-from rsvlm.provenance import provenance
+from rsvlm import config
+from rsvlm.book.figures import amounts, charts, galleries, style, tables
+from rsvlm.data import benchmarks
+from rsvlm.data.demo import web as demo_web
+from rsvlm.data.web import build as web
+from rsvlm.data.web import overhead, paths
+from rsvlm.data.web import pairs as web_pairs
+from rsvlm.model import images
+from rsvlm.records import files, results, stages
+from rsvlm.records.provenance import provenance
 
 started = time.time()
 demo = {"fetch.allow_loopback": True, "fetch.host_delay_s": 0.0, "web.test_share": 0.25, "web.val_share": 0.1}
@@ -56,19 +63,19 @@ pictures = {"smoke": 180}.get(profile, 720)
 
 # %%
 def make(folder):
-    webdemo.make(folder / "demo", options.seed, pictures)
-    with webdemo.serve(folder / "demo") as addresses:
-        webdemo.capture(addresses, folder / "crawl.warc.gz")
-        head = webdemo.default_head(options.web.overhead_precision)
+    demo_web.make(folder / "demo", options.seed, pictures)
+    with demo_web.serve(folder / "demo") as addresses:
+        demo_web.capture(addresses, folder / "crawl.warc.gz")
+        head = demo_web.default_head(options.web.overhead_precision)
         web.build([folder / "crawl.warc.gz"], options, folder / "pairs", head=head, workers=1, progress=False)
     files.write_atomic(folder / "addresses.json", json.dumps(addresses))
 
 
 parts = {"options": options.web, "fetch": options.fetch, "seed": seed, "pictures": pictures, "code": web.code()}
-parts["demo"] = stages.source_hash("webdemo")
+parts["demo"] = stages.source_hash(*demo_web.ROOMS)
 folder = stages.stage("web", parts, make, recompute)
 data = folder / "pairs"
-found = webpairs.look(data, per_reason=8, kept=18, seed=seed)
+found = web_pairs.look(data, per_reason=8, kept=18, seed=seed)
 
 # %% tags=["hide-input"]
 manifest = found["manifest"]
@@ -121,7 +128,7 @@ galleries.web_rejected(found["rejected"])
 # Of what was kept, and of what was rejected for its text.
 
 # %%
-outcomes = webpairs.outcomes(data)
+outcomes = web_pairs.outcomes(data)
 outcomes["words"] = outcomes["text"].str.split().str.len()
 kept = outcomes["stage"] == "kept"
 addresses = json.loads((folder / "addresses.json").read_text())
@@ -160,7 +167,7 @@ Markdown(
 labels = pd.read_parquet(folder / "demo" / "labels.parquet")
 whole = labels[labels["trap"].isin(["", "copy", "is a copy"])].reset_index(drop=True)
 sites = folder / "demo" / "sites"
-head = overhead.load(webfiles.Files(data).head)
+head = overhead.load(paths.Files(data).head)
 arrays = (images.decode((sites / row.host / row.path).read_bytes()) for row in whole.itertuples())
 whole["score"] = head.scores(overhead.features(overhead.thumbnails(arrays)))
 held = whole[whole["held_back"]]

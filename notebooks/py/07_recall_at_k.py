@@ -40,14 +40,21 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, config, distributed, embed, encoders, results, retrieval, stages, train
-from rsvlm.figures import charts, tables
-from rsvlm.provenance import provenance
+from rsvlm import config
+from rsvlm.book.figures import charts, tables
+from rsvlm.data import benchmarks
+from rsvlm.data.demo import earth
+from rsvlm.evaluation import embeddings, retrieval
+from rsvlm.model.device import resolve_device
+from rsvlm.model.others import encoders
+from rsvlm.records import results, stages
+from rsvlm.records.provenance import provenance
+from rsvlm.training import train
 
 # %% tags=["hide-input"]
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
-chips = bluemarble.load_or_build(options)
+chips = earth.load_or_build(options)
 run = train.load_or_train(options, chips)
 
 # %% [markdown]
@@ -110,11 +117,11 @@ pd.DataFrame(retrieval.PROTOCOLS.items(), columns=["protocol", "rule"]).style.hi
 # then with the words as the protocol changes them, each distinct string embedded once.
 
 # %%
-found = embed.read(embed.load_or_embed(run / "model", chips, "test", recompute=recompute, device=device))
+found = embeddings.read(embeddings.load_or_embed(run / "model", chips, "test", recompute=recompute, device=device))
 strings = {name: retrieval.caption_text(name, found.captions) for name in retrieval.PROTOCOLS}
 encoder = encoders.open_encoder(str(run / "model"), device=device)
-vectors = embed.caption_variants(encoder, found.captions, strings)
-common = {"captions": found.captions, "dataset": bluemarble.NAME, "seed": seed}
+vectors = embeddings.caption_variants(encoder, found.captions, strings)
+common = {"captions": found.captions, "dataset": earth.NAME, "seed": seed}
 common |= {"bootstrap_samples": options.evaluate.bootstrap_samples}
 pair = found.image_embeddings, found.image_of_caption
 
@@ -315,7 +322,7 @@ Markdown(
 origin = provenance(
     options,
     benchmarks.fingerprint(chips),
-    str(distributed.resolve_device(device)),
+    str(resolve_device(device)),
     started,
     "rsvlm run notebooks/07_recall_at_k.ipynb",
 )

@@ -42,16 +42,24 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import benchmarks, bluemarble, classification, config, distributed, embed, encoders, images, stages, train
-from rsvlm.catalogue import prompt_set
-from rsvlm.figures import amounts, charts, galleries, tables
-from rsvlm.provenance import provenance
-from rsvlm.results import save_result
+from rsvlm import config
+from rsvlm.book.figures import amounts, charts, galleries, tables
+from rsvlm.data import benchmarks
+from rsvlm.data.catalogue import prompt_set
+from rsvlm.data.demo import earth
+from rsvlm.evaluation import classification, embeddings
+from rsvlm.model import images
+from rsvlm.model.device import resolve_device
+from rsvlm.model.others import encoders
+from rsvlm.records import stages
+from rsvlm.records.provenance import provenance
+from rsvlm.records.results import save_result
+from rsvlm.training import train
 
 # %% tags=["hide-input"]
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
-chips = bluemarble.load_or_build(options)
+chips = earth.load_or_build(options)
 run = train.load_or_train(options, chips)
 
 # %% [markdown]
@@ -104,13 +112,13 @@ galleries.gallery(
 # training set have.
 
 # %%
-found = embed.read(embed.load_or_embed(run / "model", chips, "test", recompute=recompute, device=device))
+found = embeddings.read(embeddings.load_or_embed(run / "model", chips, "test", recompute=recompute, device=device))
 image_embeddings = found.image_embeddings[kept]
 encoder = encoders.open_encoder(str(run / "model"), device=device)
 prompts = {name: prompt_set(name) for name in ("paper", "plain", "clip", "skyscript", "ensemble")}
 prompts["as in training"] = ["{class}.", "A satellite picture of {class}.", "Seen from above: {class}."]
 vectors = {name: classification.class_embeddings(encoder, class_names, templates) for name, templates in prompts.items()}
-settings = {"dataset": f"{bluemarble.NAME}-cover", "split": "test", "seed": seed, "logit_scale": encoder.logit_scale}
+settings = {"dataset": f"{earth.NAME}-cover", "split": "test", "seed": seed, "logit_scale": encoder.logit_scale}
 settings |= {"bootstrap_samples": options.evaluate.bootstrap_samples}
 rows = [
     row
@@ -266,9 +274,13 @@ scene_rows = []
 if folder and model:
     other = encoders.open_encoder(model, device=device)
     names, items = benchmarks.labelled(folder, "RSICD-scenes", "val")
-    parts = {"model": other.fingerprint, "data": benchmarks.fingerprint(folder), "code": stages.source_hash("embed")}
-    stage = stages.stage("scenes", parts, lambda out: embed.labelled(other, items, out, class_names=names), recompute)
-    scenes = embed.read_labelled(stage)
+    parts = {
+        "model": other.fingerprint,
+        "data": benchmarks.fingerprint(folder),
+        "code": stages.source_hash("model", "evaluation/embeddings", "data/*"),
+    }
+    stage = stages.stage("scenes", parts, lambda out: embeddings.labelled(other, items, out, class_names=names), recompute)
+    scenes = embeddings.read_labelled(stage)
     for name in ("paper", "plain", "ensemble"):
         of_classes = classification.class_embeddings(other, names, prompt_set(name))
         about = settings | {"dataset": "RSICD-scenes", "split": "val", "logit_scale": other.logit_scale, "protocol": name}
@@ -289,7 +301,7 @@ Markdown(
 origin = provenance(
     options,
     benchmarks.fingerprint(chips),
-    str(distributed.resolve_device(device)),
+    str(resolve_device(device)),
     started,
     "rsvlm run notebooks/08_classification.ipynb",
 )

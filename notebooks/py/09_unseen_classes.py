@@ -44,29 +44,23 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
+from rsvlm import config
+from rsvlm.book.figures import charts, galleries, tables
 
 # %% tags=["hide-input"]
-from rsvlm import (
-    benchmarks,
-    bluemarble,
-    config,
-    demopairs,
-    distributed,
-    embed,
-    images,
-    provenance,
-    results,
-    retrieval,
-    statistics,
-    train,
-    unseen,
-)
-from rsvlm.figures import charts, galleries, tables
+from rsvlm.data import benchmarks
+from rsvlm.data.demo import earth
+from rsvlm.data.demo import pairs as demo_pairs
+from rsvlm.evaluation import embeddings, retrieval, statistics, unseen
+from rsvlm.model import embed, images
+from rsvlm.model.device import resolve_device
+from rsvlm.records import provenance, results
+from rsvlm.training import train
 
 # %% tags=["hide-input"]
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
-folder = Path(data) if data else bluemarble.load_or_build(options)
+folder = Path(data) if data else earth.load_or_build(options)
 seed_list = [int(text) for text in str(seeds).split(",")][: 1 if profile == "smoke" else None]
 steps = {"smoke": 8, "laptop": 64}.get(profile, options.train.steps)
 settings = {"train.caption_weight": 0, "train.checkpoint_every": steps, "model.context_length": 64}
@@ -87,7 +81,7 @@ settings |= {"train.batch_size": 64, "train.warmup_steps": 10} if profile == "la
 # below.
 
 # %%
-held, control = (unseen.categories(names, demopairs.CATEGORIES) for names in (held_out, seen))
+held, control = (unseen.categories(names, demo_pairs.CATEGORIES) for names in (held_out, seen))
 sets = unseen.hold_out(folder, held, seed, recompute)
 counts = json.loads((sets / "counts.json").read_text())
 pd.DataFrame({"training samples": counts.keys(), "n": counts.values()}).style.hide(axis="index").format(thousands=",")
@@ -100,7 +94,7 @@ for arm in unseen.ARMS:
         chosen = settings | config.pairs(overrides) | {"seed": number, "device": device, "train.stages": stages}
         run = train.load_or_train(config.load(profile, chosen), parts, recompute)
         models[arm, number] = rsvlm.load(run / "model", device=device)
-        vectors[arm, number] = embed.read(embed.load_or_embed(run / "model", folder, "test", device=device))
+        vectors[arm, number] = embeddings.read(embeddings.load_or_embed(run / "model", folder, "test", device=device))
 
 # %% [markdown]
 # ## Can it find a chip by a caption that names what it never saw?
@@ -246,7 +240,7 @@ pictures = {sample.key: sample.image for sample in benchmarks.samples(folder, "t
 best = {}
 for arm in unseen.ARMS:
     asking = embed.texts(models[arm, seed_list[0]], [category.sentence])
-    best[arm] = embed.search(asking, vectors[arm, seed_list[0]].image_embeddings, k=6)[1][0]
+    best[arm] = embeddings.search(asking, vectors[arm, seed_list[0]].image_embeddings, k=6)[1][0]
 
 # %%
 queries = []
@@ -262,7 +256,7 @@ galleries.text_to_image(queries)
 origin = provenance(
     options,
     benchmarks.fingerprint(folder),
-    str(distributed.resolve_device(device)),
+    str(resolve_device(device)),
     started,
     "rsvlm run notebooks/09_unseen_classes.ipynb",
 )

@@ -44,33 +44,27 @@ import pandas as pd
 from IPython.display import Markdown
 from PIL import Image
 
-# %% tags=["hide-input"]
-from rsvlm import (
-    benchmarks,
-    bluemarble,
-    config,
-    distributed,
-    embed,
-    images,
-    leakage,
-    pairs,
-    retrieval,
-    shards,
-    statistics,
-    train,
-)
-from rsvlm.figures import amounts, charts, galleries, tables
+from rsvlm import config
+from rsvlm.book.figures import amounts, charts, galleries, tables
 
 # %% tags=["hide-input"]
-from rsvlm.files import write_atomic
-from rsvlm.provenance import provenance
-from rsvlm.results import ROW, save_result
-from rsvlm.stages import root, source_hash, stage
+from rsvlm.data import benchmarks, pairs, shards
+from rsvlm.data.demo import earth
+from rsvlm.evaluation import embeddings, leakage, retrieval, statistics
+from rsvlm.model import images
+from rsvlm.model.device import resolve_device
+
+# %% tags=["hide-input"]
+from rsvlm.records.files import write_atomic
+from rsvlm.records.provenance import provenance
+from rsvlm.records.results import ROW, save_result
+from rsvlm.records.stages import root, source_hash, stage
+from rsvlm.training import train
 
 # %% tags=["hide-input"]
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
-chips = bluemarble.load_or_build(options)
+chips = earth.load_or_build(options)
 run = train.load_or_train(options, chips)
 
 # %% [markdown]
@@ -157,7 +151,7 @@ parts = {
     "seed": seed,
     "each": each,
     "kinds": KINDS,
-    "code": source_hash("shards"),
+    "code": source_hash("data/*"),
 }
 planted = stage("planted", parts, make, recompute) / "shards"
 copies = pd.DataFrame([sample.record for sample in shards.stream(planted, "train")])
@@ -188,7 +182,7 @@ def search(out):
 
 
 # %%
-code = source_hash("leakage", "dedup", "kernels", "benchmarks", follow=False)
+code = source_hash("evaluation", "data/*", "model/images")
 lists = stage("overlap", parts | {"planted": benchmarks.fingerprint(planted), "code": code}, search, recompute)
 copied, clean = (leakage.read_list(lists / f"{name}.csv") for name in ("copies", "clean"))
 hits = copied.merge(copies, left_on=["train_key", "benchmark_key"], right_on=["key", "of"])
@@ -291,7 +285,7 @@ def leak(folder):
 
 
 # %%
-code_of_pairs = source_hash("pairs", follow=False)
+code_of_pairs = source_hash("data/*")
 known = {"chips": benchmarks.fingerprint(chips), "seed": seed, "shares": SHARES, "code": code_of_pairs}
 leaks = stage("leaks", known, leak, recompute)
 steps, batch = {"smoke": (4, 16)}.get(profile, (16, 64))
@@ -303,7 +297,9 @@ going_on = config.load(profile, {"seed": seed, "device": device} | config.pairs(
 vectors, overlaps = {}, {}
 for name in SHARES:
     folder = train.load_or_train(going_on, {"pairs": leaks / name}, recompute)
-    vectors[name] = embed.read(embed.load_or_embed(folder / "model", chips, "test", recompute=recompute, device=device))
+    vectors[name] = embeddings.read(
+        embeddings.load_or_embed(folder / "model", chips, "test", recompute=recompute, device=device)
+    )
     if SHARES[name]:
         overlaps[name] = leakage.find(leaks / name, chips, split="test")
 
@@ -312,7 +308,7 @@ for name in SHARES:
 # gallery is an easier one, without as many others. So is the model without test pairs, on the same pictures.
 
 # %%
-about = {"dataset": bluemarble.NAME, "bootstrap_samples": options.evaluate.bootstrap_samples, "seed": seed}
+about = {"dataset": earth.NAME, "bootstrap_samples": options.evaluate.bootstrap_samples, "seed": seed}
 rows = []
 for share in list(SHARES)[1:]:
     for name in ("none", share):
@@ -418,13 +414,13 @@ Markdown(
 origin = provenance(
     options,
     benchmarks.fingerprint(chips),
-    str(distributed.resolve_device(device)),
+    str(resolve_device(device)),
     started,
     "rsvlm run notebooks/10_leakage.ipynb",
 )
 kept = [{**row, "protocol": f"{row['protocol']}, {row['share']} leaked, {row['series']}"} for row in rows]
 kept = [{name: row[name] for name in ROW} for row in kept]
-found_row = {"dataset": bluemarble.NAME, "split": "test", "protocol": "planted copies", "direction": "both"}
+found_row = {"dataset": earth.NAME, "split": "test", "protocol": "planted copies", "direction": "both"}
 found_row |= {"ci_low": None, "ci_high": None, "chance": None, "n": each}
 kept += [found_row | {"metric": f"found: {kind}", "value": 100 * (1 - lost[kind])} for kind in KINDS]
 saved = save_result("leakage", run_name or f"{profile}-seed{seed}", options, kept + rsicd_rows, origin)

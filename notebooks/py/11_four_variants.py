@@ -41,21 +41,17 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from rsvlm import (
-    benchmarks,
-    bluemarble,
-    config,
-    demopairs,
-    distributed,
-    images,
-    provenance,
-    results,
-    statistics,
-    train,
-    unseen,
-)
-from rsvlm.figures import charts, galleries, tables
-from rsvlm.variants import stages  # `variants` is a parameter of this notebook
+from rsvlm import config
+from rsvlm.book.figures import charts, galleries, tables
+from rsvlm.data import benchmarks
+from rsvlm.data.demo import earth
+from rsvlm.data.demo import pairs as demo_pairs
+from rsvlm.evaluation import statistics, unseen
+from rsvlm.model import images
+from rsvlm.model.device import resolve_device
+from rsvlm.records import provenance, results
+from rsvlm.training import train
+from rsvlm.training.variants import stages  # `variants` is a parameter of this notebook
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -83,11 +79,11 @@ settings |= {"train.batch_size": 64, "train.warmup_steps": 10} if profile == "la
 # %%
 given = {name: Path(folder) for name, folder in config.pairs(data).items()}
 if not {"base", "web"} <= given.keys():
-    demo_folder = demopairs.demo_web(web_options, {"smoke": 180}.get(profile, 720), recompute)
+    demo_folder = demo_pairs.demo_web(web_options, {"smoke": 180}.get(profile, 720), recompute)
 sets = {
-    "base": given.get("base") or demopairs.general_pairs(demo_folder / "demo"),
+    "base": given.get("base") or demo_pairs.general_pairs(demo_folder / "demo"),
     "web": given.get("web") or demo_folder / "pairs",
-    "landmarks": given.get("landmarks") or bluemarble.load_or_build(options),
+    "landmarks": given.get("landmarks") or earth.load_or_build(options),
 }
 held_back = {name: unseen.held_back(folder) for name, folder in sets.items()}
 sizes = [
@@ -191,7 +187,7 @@ Markdown(
 origin = provenance(
     options,
     stages.key(**{n: benchmarks.fingerprint(f) for n, f in sets.items()}),
-    str(distributed.resolve_device(device)),
+    str(resolve_device(device)),
     started,
     "rsvlm run notebooks/11_four_variants.ipynb",
 )

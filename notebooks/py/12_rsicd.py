@@ -41,10 +41,17 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import augment, benchmarks, config, distributed, embed, evaluate, images, results, retrieval, stages, train
-from rsvlm.figures import charts, tables
-from rsvlm.files import write_atomic
-from rsvlm.provenance import provenance
+from rsvlm import config
+from rsvlm.book.figures import charts, tables
+from rsvlm.data import benchmarks
+from rsvlm.evaluation import by_name as evaluate
+from rsvlm.evaluation import embeddings, retrieval
+from rsvlm.model import embed, images
+from rsvlm.model.device import resolve_device
+from rsvlm.records import results, stages
+from rsvlm.records.files import write_atomic
+from rsvlm.records.provenance import provenance
+from rsvlm.training import augment, train
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -120,7 +127,7 @@ if is_whole and run:
     ways = [evaluate.retrieve(str(run / "model"), folder, "RSICD", ties=ties, **read) for ties in retrieval.TIES]
     rows = [row for way in ways for row in way.rows]
     command = "rsvlm run notebooks/12_rsicd.ipynb --profile rsicd"
-    facts = benchmarks.fingerprint(folder), str(distributed.resolve_device(device)), started, command
+    facts = benchmarks.fingerprint(folder), str(resolve_device(device)), started, command
     origin = provenance(options, *facts) | {"training": spent}
     saved = results.save_result("rsicd", name, options, rows, origin)
     write_atomic(saved / "curve.json", json.dumps(lines))
@@ -128,7 +135,7 @@ if is_whole and run:
 # %%
 if is_whole and run:
     model = rsvlm.load(run / "model", device=device)
-    found = embed.read(embed.load_or_embed(run / "model", folder, "val", device=device))
+    found = embeddings.read(embeddings.load_or_embed(run / "model", folder, "val", device=device))
     pictures = [images.decode(sample.image) for sample in benchmarks.samples(folder, "val")]
     turned = np.zeros_like(found.image_embeddings)
     for turn, start in np.ndindex(augment.ELEMENTS, -(-len(pictures) // 64)):

@@ -45,16 +45,25 @@ import torch.nn.functional as F
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, earthmasks, images, kernels, localize, maskfiles
-from rsvlm.figures import charts, galleries, interactive, tables
+from rsvlm import config
+from rsvlm.book.figures import charts, galleries, interactive, tables
+from rsvlm.data import benchmarks
+from rsvlm.data.demo import earth, earth_masks
+from rsvlm.localization import heat as localize
+from rsvlm.localization import smoothing, true_masks
+from rsvlm.model import images
+from rsvlm.model.device import resolve_device
 
 # %% tags=["hide-input"]
 started = time.time()
-from rsvlm import baselines, groundcover, provenance, results, rounds, scoring, stages, train
+from rsvlm.data.demo import ground_cover
+from rsvlm.localization import baselines, rounds, scoring
+from rsvlm.records import provenance, results, stages
+from rsvlm.training import train
 
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
-chips = bluemarble.load_or_build(options)
-target = str(distributed.resolve_device(device))
+chips = earth.load_or_build(options)
+target = str(resolve_device(device))
 few = options.train.steps < 100
 
 # %% [markdown]
@@ -82,7 +91,7 @@ galleries.gallery(
 
 # %%
 steps = [1, 3, 5, 7, 9, 2 * side - 1]
-pooled = {window: kernels.smooth_pool(scores, values, window) for window in steps}
+pooled = {window: smoothing.smooth_pool(scores, values, window) for window in steps}
 right = {window: 100 * float((np.sign(z) == truth).mean()) for window, z in pooled.items()}
 told = {window: f"Window {window}: {right[window]:.0f} % of the cells are on the right side." for window in steps}
 cells = [
@@ -95,7 +104,7 @@ interactive.slider([galleries.gallery(pair, 200) for pair in cells], {"window, i
 
 # %% tags=["hide-input"]
 best = max(right, key=right.get)
-alike = 100 * float((np.sign(kernels.smooth_pool(0 * scores, values, best)) == truth).mean())
+alike = 100 * float((np.sign(smoothing.smooth_pool(0 * scores, values, best)) == truth).mean())
 Markdown(
     f"Of single values {right[1]:.0f} % are on the right side, of windows of {best} {right[best]:.0f} % ({alike:.0f} % if all weights are "
     f"even), of the whole grid {right[steps[-1]]:.0f} %: windows take noise away, until they reach over the coast. What follows asks on which side of that best "
@@ -111,11 +120,11 @@ Markdown(
 # of the captions, chosen on validation chips; the best one in a patch speaks for its class there.
 
 # %%
-net = rsvlm.load(rounds.load_or_begin(options, chips, groundcover.SIZES, recompute), device=target).eval()
-items = [maskfiles.Item(*parts) for parts in earthmasks.read(chips, "test", limit=24 if few else 150)]
+net = rsvlm.load(rounds.load_or_begin(options, chips, ground_cover.SIZES, recompute), device=target).eval()
+items = [true_masks.Item(*parts) for parts in earth_masks.read(chips, "test", limit=24 if few else 150)]
 pixels = [images.decode(item.image) for item in items]
-vectors = [localize.text_vectors(net, texts) for texts in groundcover.SEA_AND_LAND.values()]
-truths = np.stack([[item.masks.get(name, np.zeros((64, 64), bool)) for name in groundcover.SEA_AND_LAND] for item in items])
+vectors = [localize.text_vectors(net, texts) for texts in ground_cover.SEA_AND_LAND.values()]
+truths = np.stack([[item.masks.get(name, np.zeros((64, 64), bool)) for name in ground_cover.SEA_AND_LAND] for item in items])
 shown = np.argsort(np.abs(truths[:, 0].mean(axis=(1, 2)) - 0.5), kind="stable")[:3]  # coasts through the middle
 asked = {"similarity to sea": "raw", "contribution to sea": "attention"}
 rows_of = {"the chip": [pixels[i] for i in shown], "its sea": [galleries.heat_image(truths[i, 0]) for i in shown]}
@@ -226,7 +235,7 @@ def cosines(embeddings):
 # %%
 def box(answers, window):
     flat = np.moveaxis(answers.reshape(-1, *answers.shape[2:]), 0, 2)
-    blurred = kernels.smooth_pool(np.zeros(flat.shape[:2], np.float32), np.ascontiguousarray(flat), window)
+    blurred = smoothing.smooth_pool(np.zeros(flat.shape[:2], np.float32), np.ascontiguousarray(flat), window)
     return np.moveaxis(blurred, 2, 0).reshape(answers.shape)
 
 
@@ -237,7 +246,7 @@ def median(answers, window):
 
 
 def even(found, window):
-    return cosines(localize.project(net, localize.smooth_attention(0 * found.scores, found.values, window)))
+    return cosines(localize.project(net, smoothing.smooth_attention(0 * found.scores, found.values, window)))
 
 
 # %%
@@ -255,11 +264,11 @@ for w in windows[1:]:
     grids |= {f"box, {w}": box(raw, w), f"median, {w}": median(raw, w)}
 
 # %%
-methods = {name: lookup(one) for name, one in grids.items()} | baselines.methods(list(groundcover.SEA_AND_LAND), seed)
+methods = {name: lookup(one) for name, one in grids.items()} | baselines.methods(list(ground_cover.SEA_AND_LAND), seed)
 methods["contributions"] = lambda image: localize.maps(net, image, vectors, method="attention")
 methods["pooling weights"] = lambda image: localize.maps(net, image, vectors, method="weights")
-measured = scoring.measure(items, methods, list(groundcover.SEA_AND_LAND), scoring.Rules(background=False))
-common = {"dataset": bluemarble.NAME, "split": "test", "bootstrap_samples": options.evaluate.bootstrap_samples, "seed": seed}
+measured = scoring.measure(items, methods, list(ground_cover.SEA_AND_LAND), scoring.Rules(background=False))
+common = {"dataset": earth.NAME, "split": "test", "bootstrap_samples": options.evaluate.bootstrap_samples, "seed": seed}
 kept = ("miou", "iou[sea]", "iou[land]", "pointing")
 rows = [row for name, one in measured.items() for row in scoring.rows(one, protocol=name, **common) if row["metric"] in kept]
 miou = {row["protocol"]: row for row in rows if row["metric"] == "miou"}
@@ -354,7 +363,7 @@ galleries.gallery(tiles, 200)
 sea = np.ascontiguousarray(np.moveaxis(truths[:, 0], 0, 2), np.float32)  # (64, 64, chips)
 far = np.full(sea.shape, 64)
 for d in range(32, 0, -1):
-    share = kernels.smooth_pool(np.zeros((64, 64), np.float32), sea, 2 * d + 1)
+    share = smoothing.smooth_pool(np.zeros((64, 64), np.float32), sea, 2 * d + 1)
     far[(share > 1e-4) & (share < 1 - 1e-4)] = d  # within d pixels there are both
 scored = np.moveaxis(truths.any(axis=1), 0, 2)
 
@@ -376,7 +385,9 @@ charts.picture(
 
 # %%
 shares = truths[:, 0].reshape(-1, 8, 8, 8, 8).mean(axis=(2, 4)).astype(np.float32)  # of sea in each patch
-near = np.moveaxis(kernels.smooth_pool(np.zeros((8, 8), np.float32), np.ascontiguousarray(np.moveaxis(shares, 0, 2)), 3), 2, 0)
+near = np.moveaxis(
+    smoothing.smooth_pool(np.zeros((8, 8), np.float32), np.ascontiguousarray(np.moveaxis(shares, 0, 2)), 3), 2, 0
+)
 pure, calm = (shares == 0) | (shares == 1), (near < 1e-4) | (near > 1 - 1e-4)
 groups = {"inside: window of one class": calm, "beside a coast": pure & ~calm, "coast runs through": ~pure}
 correct = {name: (grids[name].argmax(axis=1) == 0) == (shares > 0.5) for name in ("raw", "smooth, 3")}
@@ -412,7 +423,7 @@ for level in levels:
     noisy[f"raw, noise {level}"] = lookup(answers)
     noisy[f"smooth, 3, noise {level}"] = lookup(cosines(localize.smooth(net, other, 3)))
     noisy[f"box, 3, noise {level}"] = lookup(box(answers, 3))
-by_noise = scoring.measure(items, noisy, list(groundcover.SEA_AND_LAND), scoring.Rules(background=False))
+by_noise = scoring.measure(items, noisy, list(ground_cover.SEA_AND_LAND), scoring.Rules(background=False))
 
 # %%
 own = [row for name, one in by_noise.items() for row in scoring.rows(one, protocol=name, **common) if row["metric"] == "miou"]
@@ -449,7 +460,7 @@ Markdown(
 # %%
 home = Path(data or os.environ.get("RSVLM_DATA") or stages.root().parent / "shared" / "data")
 vhr = next((path for path in (home, home / "vhr10") if (path / "instances.json").is_file()), None)
-real_items = list(maskfiles.read(vhr, "coco", limit=4)) if vhr else []
+real_items = list(true_masks.read(vhr, "coco", limit=4)) if vhr else []
 reader = rsvlm.load(model, device=target).eval() if model else None
 
 # %%
@@ -469,7 +480,7 @@ galleries.gallery(tiles, 200) if tiles else Markdown(absent)
 # %% tags=["hide-input"]
 stored = list((stages.root() / "results" / "localize").glob("*/metrics.json"))
 real = results.table("localize") if stored else pd.DataFrame(columns=["run", *results.ROW])
-real = real[(real["dataset"] != bluemarble.NAME) & real["metric"].isin(["pointing", "miou", "energy", "presence_auc"])]
+real = real[(real["dataset"] != earth.NAME) & real["metric"].isin(["pointing", "miou", "energy", "presence_auc"])]
 real = real.assign(shown=[f"{r.value:.1f} ({r.ci_low:.1f} to {r.ci_high:.1f})" for r in real.itertuples()])
 alone = real[~real["protocol"].str.contains(" - ")]
 

@@ -41,16 +41,25 @@ import pandas as pd
 from IPython.display import Markdown
 
 import rsvlm
-from rsvlm import benchmarks, bluemarble, config, distributed, earthmasks, images, localize, maskfiles
-from rsvlm.figures import charts, galleries, interactive, tables
+from rsvlm import config
+from rsvlm.book.figures import charts, galleries, interactive, tables
+from rsvlm.data import benchmarks
+from rsvlm.data.demo import earth, earth_masks
+from rsvlm.localization import heat as localize
+from rsvlm.localization import true_masks
+from rsvlm.model import images
+from rsvlm.model.device import resolve_device
 
 # %% tags=["hide-input"]
 started = time.time()
-from rsvlm import embed, files, groundcover, pictures, provenance, results, rounds, scoring, stages
+from rsvlm.data.demo import ground_cover
+from rsvlm.localization import pictures, rounds, scoring
+from rsvlm.model import embed
+from rsvlm.records import files, provenance, results, stages
 
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
-chips = bluemarble.load_or_build(options)
-target = str(distributed.resolve_device(device))
+chips = earth.load_or_build(options)
+target = str(resolve_device(device))
 few = options.train.steps < 100
 
 # %% [markdown]
@@ -60,20 +69,20 @@ few = options.train.steps < 100
 # the captions; the best of them in a patch speaks for it there.
 
 # %%
-begun = rounds.load_or_begin(options, chips, groundcover.SIZES, recompute)
+begun = rounds.load_or_begin(options, chips, ground_cover.SIZES, recompute)
 
 
-def asked(model, classes=groundcover.COVERS, **how):
+def asked(model, classes=ground_cover.COVERS, **how):
     vectors = [localize.text_vectors(model, texts) for texts in classes.values()]
     return functools.partial(localize.maps, model, texts=vectors, **how)
 
 
 # %%
-start, two = rsvlm.load(begun, device=target).eval(), groundcover.SEA_AND_LAND
-items = [maskfiles.Item(*parts) for parts in earthmasks.read(chips, "test", limit=24 if few else None)]
+start, two = rsvlm.load(begun, device=target).eval(), ground_cover.SEA_AND_LAND
+items = [true_masks.Item(*parts) for parts in earth_masks.read(chips, "test", limit=24 if few else None)]
 methods = {name: asked(start, two, method=name) for name in ("attention", "raw")} | {"smooth, 3": asked(start, two)}
 methods |= {f"{name}, enlarged": asked(start, two, method=name, scale=2) for name in ("raw", "smooth")}
-common = {"dataset": bluemarble.NAME, "split": "test", "rules": scoring.Rules(background=False), "seed": seed}
+common = {"dataset": earth.NAME, "split": "test", "rules": scoring.Rules(background=False), "seed": seed}
 common |= {"bootstrap_samples": options.evaluate.bootstrap_samples}
 first = scoring.evaluate(items, methods, list(two), against="attention", **common)
 shown = [row | {"label": row["protocol"]} for row in first if row["metric"] == "miou" and " - " not in row["protocol"]]
@@ -93,7 +102,7 @@ Markdown(
 # ## Rounds
 #
 # Now four covers are asked for: sea, ice, desert, and other land. The sentences of the last three name the colours by which the masks
-# tell them (`worldmap.colour_word`), *The land is tan throughout.* and so on; none was chosen by a mask.
+# tell them (`earth_map.colour_word`), *The land is tan throughout.* and so on; none was chosen by a mask.
 #
 # The teacher is the average of the last weights. It sees pictures at twice their size and in four flips; of the patches that it gives to a
 # class the surer part is labelled, the rest are left out. The pupil sees the picture as it is, and goes on learning from captions too.
@@ -111,14 +120,10 @@ validation, testing = (pictures.read(chips, split, 64, seed=seed) for split in (
 
 # %% tags=["hide-input"]
 rule = {"start": embed.fingerprint(begun), "data": benchmarks.fingerprint(chips), "few": few}
-rule |= {
-    "source": stages.source_hash(
-        "rounds", "teacher", "pictures", "localize", "mammut", "images", "losses", "train", follow=False
-    )
-}
+rule |= {"source": stages.source_hash(*rounds.ROOMS)}
 
 
-def go(chosen, labels=b"", classes=groundcover.COVERS):
+def go(chosen, labels=b"", classes=ground_cover.COVERS):
     def work(out):
         if labels:  # the teacher's, which are the same for all
             files.write_atomic(out / "round-1" / "labels.npz", labels)
@@ -142,7 +147,7 @@ def pupils_of(folder):
 
 
 pupils = pupils_of(folder)
-covers = list(groundcover.COVERS)
+covers = list(ground_cover.COVERS)
 by_round = {f"round {number}": asked(pupil) for number, pupil in enumerate(pupils)}
 by_round |= {f"round {number}, raw": asked(pupil, method="raw") for number, pupil in enumerate(pupils)}
 later = scoring.evaluate(items, by_round, covers, against="round 0", **common)
@@ -282,7 +287,7 @@ Markdown(
 # %% tags=["hide-input"]
 origin = provenance.provenance(options, benchmarks.fingerprint(chips), target, started, "rsvlm run notebooks/14_rounds.ipynb")
 named = {f"round {number}": row for number, row in enumerate(recalls)} | {name: of_recall[name] for name in tried}
-where = {"dataset": bluemarble.NAME, "split": "test"}
+where = {"dataset": earth.NAME, "split": "test"}
 rows = [row for row in first + later + pairs if row["metric"] == "miou"] + single
 rows += [row for row in ablation if not row["protocol"].startswith("round 0")]
 rows += [row | where | {"protocol": name} for name, row in named.items()]

@@ -43,14 +43,20 @@ from IPython.display import Markdown
 from rasterio.transform import from_origin
 
 import rsvlm
-from rsvlm import archive, benchmarks, bluemarble, config, distributed, kernels, scenes, tiles, train, worldmap
-from rsvlm.figures import atlas, galleries, tables
-from rsvlm.provenance import provenance
+from rsvlm import config
+from rsvlm.book.figures import atlas, galleries, tables
+from rsvlm.data import benchmarks
+from rsvlm.data.demo import earth, earth_kernels, earth_layout, earth_map
+from rsvlm.model.device import resolve_device
+from rsvlm.records.provenance import provenance
+from rsvlm.search import index as archive
+from rsvlm.search import scene as scenes
+from rsvlm.training import train
 
 # %% tags=["hide-input"]
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
-data = bluemarble.load_or_build(options)
+data = earth.load_or_build(options)
 folder = Path(model) if model else train.load_or_train(options, data) / "model"
 loaded = rsvlm.load(folder, device)
 asked = [text.strip() for text in texts.split(";") if text.strip()]
@@ -62,7 +68,7 @@ work = Path(tempfile.mkdtemp())
 # Without one of yours, it is the Mediterranean, cut from the embedded imagery and written as a GeoTIFF: 600 by 300 pixels in degrees.
 
 # %%
-imagery = tiles.load_imagery()
+imagery = earth_layout.load_imagery()
 per_degree = imagery.shape[1] / 360
 columns, rows = (np.round(np.array(span) * per_degree).astype(int) for span in ((180, 220), (42, 62)))
 part = imagery[slice(*rows), slice(*columns)]
@@ -115,7 +121,7 @@ Markdown(
 sea = scenes.search(work / "scene.tif", ["sea"], loaded, work / "sea", progress=False)
 with rasterio.open(work / "sea" / "heat.tif") as file:
     confidence, box = file.read(1), np.array([file.bounds])
-truth = kernels.sample_classes(worldmap.load_mask(), box, 600)[0] == worldmap.SEA
+truth = earth_kernels.sample_classes(earth_map.load_mask(), box, 600)[0] == earth_map.SEA
 at = [((np.arange(n) + 0.5) * 600 / n).astype(int) for n in confidence.shape]
 truth = truth[np.ix_(*at)]
 said = {"sea ≥ 0.5": confidence >= 0.5, "sea ≥ 0.2": confidence >= 0.2, "everywhere": np.ones_like(truth)}
@@ -195,6 +201,6 @@ Markdown(
 # - `background=["land", "clouds"]`: confidence is a contrast, so what it is held against matters.
 
 # %% tags=["hide-input"]
-device_name = str(distributed.resolve_device(device))
+device_name = str(resolve_device(device))
 origin = provenance(options, benchmarks.fingerprint(data), device_name, started, "rsvlm run notebooks/15_scene.ipynb")
 tables.provenance(origin)

@@ -33,9 +33,12 @@ import time
 
 from IPython.display import Markdown
 
-from rsvlm import config, distributed, grid, stages
-from rsvlm.figures import interactive, tables
-from rsvlm.provenance import provenance
+from rsvlm import config
+from rsvlm.book import matrix as grid
+from rsvlm.book.figures import interactive, tables
+from rsvlm.model.device import resolve_device
+from rsvlm.records import stages
+from rsvlm.records.provenance import provenance
 
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
@@ -107,13 +110,13 @@ Markdown(
 #
 # - Add a third value to `matrix`, as in `train.learning_rate=5e-4,2e-3,8e-3`: the four runs above are there, two are made.
 # - Name another axis, `train.caption_weight=0,0.5`: the table and the lines get it by themselves.
-# - `grid.table()` without keys reads every run of every matrix that is stored.
+# - `matrix.table()` without keys reads every run of every matrix that is stored.
 
 # %% tags=["hide-input"]
 origin = provenance(
     options,
     stages.key(runs=[run.key for run in planned]),
-    str(distributed.resolve_device(device)),
+    str(resolve_device(device)),
     started,
     "rsvlm run notebooks/16_compare.ipynb",
 )

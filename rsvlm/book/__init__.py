@@ -1,0 +1,11 @@
+"""Notebooks, figures, pages.
+
+In: notebooks and what the rooms above make. Out: executed notebooks, tables of runs, the pages of the book.
+
+    notebooks     a notebook run with parameters, once
+    matrix        many runs, for every combination of values
+    build         all notebooks that changed, and the pages
+    live_search   the page on which a reader types a query
+    figures/      charts, galleries, maps, tables, sliders
+    commands      `rsvlm run`, `rsvlm book`
+"""

@@ -1,0 +1,124 @@
+"""The book: every notebook that changed is run, two at a time where there are cores for it, and the pages are built.
+
+A notebook says by a tag `after:NAME` on its cell of parameters that it reads what another one makes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rsvlm import config
+from rsvlm.book import notebooks
+from rsvlm.errors import DataError, MissingExtraError, RsvlmError
+from rsvlm.records import files, provenance, stages
+
+
+def build(profile: str = "laptop", recompute: bool = False, jobs: int = 0) -> Path:
+    """Run every notebook that changed, then build the pages where any of their inputs changed.
+
+    Args:
+        profile: Profile of the options, given to every notebook.
+        recompute: Run and build everything again; the notebooks are told, too.
+        jobs: Notebooks at once; 0: two, where there are two cores.
+
+    Returns:
+        The first page, `_build/html/index.html`.
+
+    Raises:
+        DataError: There are no notebooks here.
+        RsvlmError: A notebook or the builder failed.
+        MissingExtraError: The extra `book` is not installed.
+    """
+    config.load(profile)  # an unknown profile stops here
+    home = stages.root()
+    books = sorted((home / "notebooks").glob("*.ipynb"))
+    if not books:
+        raise DataError(f"there are no notebooks in {home / 'notebooks'}: run this inside a clone, or set RSVLM_HOME to one")
+    execute_all(books, {"profile": profile, "recompute": recompute}, recompute, jobs or min(2, os.cpu_count() or 1))
+
+    index, stamp = home / "_build" / "html" / "index.html", home / "_build" / "inputs.txt"
+    if not recompute and index.is_file() and stamp.is_file() and stamp.read_text() == _inputs(home):
+        return index
+    from rsvlm.book import live_search  # and with it torch: not needed where nothing changed
+
+    complete = live_search.prepare(profile)  # where something is missing, the next call builds again
+    inputs = _inputs(home)
+    build_pages(home)
+    if not index.is_file():
+        raise RsvlmError(f"the builder ended without {index}: is a root page named in _toc.yml?")
+    if complete:
+        files.write_atomic(stamp, inputs)
+    return index
+
+
+def execute_all(books: Sequence[Path], parameters: Mapping[str, object], recompute: bool = False, jobs: int = 1) -> None:
+    """Run notebooks that changed, several at a time, each once those are done that its tags `after:NAME` name.
+
+    First come those that others wait for, then the last of the book, whose runs are the longer ones. Threads wait for work without
+    turning, for otherwise two runs take each other's cores; their number stays what it is alone, and with it every result.
+
+    Args:
+        books: The notebooks; a tag that names none of them is not waited for.
+        parameters: As for `notebooks.execute`.
+        recompute: Run also those that did not change.
+        jobs: So many at once.
+
+    Raises:
+        RsvlmError: A notebook failed; those under way were finished first, and no other begun. As `notebooks.execute`.
+        DataError: Notebooks that wait for each other.
+    """
+    waiting = [path for path in books if recompute or not notebooks.is_executed(path, parameters)]
+    if jobs == 1 or len(waiting) < 2:
+        for path in waiting:
+            notebooks.execute(path, parameters, recompute)
+        return
+    after = {path: frozenset(notebooks.tagged(path, "after")) for path in waiting}
+    wanted = {path: sum(path.stem in names for names in after.values()) for path in waiting}
+    waiting.sort(key=lambda path: (wanted[path], path.name), reverse=True)
+    logs = {path: stages.root() / "runs" / f"book-{path.stem}.log" for path in waiting}
+    tasks = [notebooks.Task(path, parameters, logs[path], after[path]) for path in waiting]
+    # Read by OpenMP when it starts.
+    endings = notebooks.run_all(tasks, jobs, recompute, {"OMP_WAIT_POLICY": "passive"}, stop_early=True)
+    for path, ending in zip(waiting, endings, strict=True):
+        if ending and ending.error:
+            raise RsvlmError(f"{ending.error}\nIts log, {logs[path].relative_to(stages.root())}, says more.")
+
+
+def build_pages(home: Path) -> None:
+    """Build the pages from executed notebooks.
+
+    Raises:
+        RsvlmError: A warning of the builder, which is an error here; all of them are told.
+        MissingExtraError: The extra `book` is not installed.
+    """
+    if provenance.version("jupyter-book") == "absent":
+        raise MissingExtraError("'jupyter-book' builds the book: install the extra, pip install 'rsvlm[book]'")
+    shutil.rmtree(home / "_build", ignore_errors=True)  # pages that left the table of contents would stay
+    # -n -W --keep-going: a broken link is an error, and all of them are told at once.
+    start = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    command = [*start, "build", ".", "-n", "-W", "--keep-going"]
+    plain = os.environ | {"NO_COLOR": "1"}
+    done = subprocess.run(command, cwd=home, env=plain, capture_output=True, text=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        told = [line for line in lines if any(word in line for word in ("WARNING", "ERROR", "rsvlm.errors."))][-20:]
+        raise RsvlmError("jupyter-book failed:\n" + "\n".join([*told, "...", *lines[-10:]]))
+
+
+def _inputs(home: Path) -> str:
+    parts = [
+        provenance.version("jupyter-book"),
+        provenance.version("sphinx-book-theme"),
+        stages.source_hash("records"),
+    ]  # and with it files and stages
+    paths = [home / "_config.yml", home / "_toc.yml", *(home / "results").rglob("*.json"), *(home / "book").rglob("*")]
+    generated, unread = home / "book" / "generated", (".failed.ipynb", ".partial.ipynb", ".pyc")
+    for path in sorted(paths):
+        if path.is_file() and generated not in path.parents and not path.name.endswith(unread):
+            parts += [path.relative_to(home).as_posix(), files.file_sha256(path)]
+    return stages.key(parts=parts)

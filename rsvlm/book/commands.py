@@ -1,0 +1,94 @@
+"""`rsvlm run` and `rsvlm book`: notebooks, alone, as a matrix, and all of them as pages."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from rsvlm.errors import DataError, RsvlmError
+from rsvlm.records.commands import Overrides, Profile, load_config
+
+app = typer.Typer()
+
+
+@app.command()
+def run(
+    notebooks: Annotated[list[str], typer.Argument(help="Notebooks, or patterns in quotes, as 'notebooks/05*.ipynb'.")],
+    parameters: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="A notebook parameter, name=value.")
+    ] = None,
+    matrix: Annotated[
+        list[str] | None,
+        typer.Option("--grid", help="An option or parameter and its values, name=a,b; several make a matrix of runs."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="With --grid: runs at once.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --grid: show the runs and stop.")] = False,
+    profile: Annotated[str | None, typer.Option(help="Profile of the options: smoke, laptop (the default), ...")] = None,
+    overrides: Overrides = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of every random choice; 0 by default.")] = None,
+    recompute: Annotated[bool, typer.Option(help="Run even if nothing changed.")] = False,
+) -> None:
+    """Execute notebooks with checked parameters, once each or, with --grid, once for every combination of values."""
+    from rsvlm.book import matrix as grid
+    from rsvlm.book.notebooks import execute, find
+
+    axes = grid.axes(matrix or [])
+    values: dict = {} if profile is None and "profile" in axes else {"profile": profile or "laptop"}
+    values |= {} if seed is None and "seed" in axes else {"seed": seed or 0}
+    load_config(profile or "laptop", overrides, seed or 0)
+    for item in parameters or []:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise DataError(f"parameter '{item}' is not of the form name=value")
+        values[name] = grid.literal(text)
+    books = find(notebooks)
+    if axes:
+        _run_matrix(grid.plan(books, axes, values, overrides or []), jobs, dry_run, recompute)
+        return
+    if jobs > 1 or dry_run:
+        raise DataError("--jobs and --dry-run belong to --grid, which this command does not have")
+    for notebook in books:
+        typer.echo(str(execute(notebook, {"overrides": " ".join(overrides or [])} | values, recompute=recompute)))
+
+
+def _run_matrix(planned: list, jobs: int, dry_run: bool, recompute: bool) -> None:
+    from rsvlm.book import matrix as grid
+    from rsvlm.records import stages
+
+    there = sum(run.folder.is_dir() and not recompute for run in planned)
+    for run in planned:
+        told = "  ".join(f"{name}={value}" for name, value in run.chosen.items())
+        state = "there" if run.folder.is_dir() and not recompute else "to do"
+        typer.echo(f"{run.key}  {state}  {run.notebook.stem}  {told}")
+    typer.echo(f"{len(planned)} runs, {there} of them there, {jobs} at once")
+    if dry_run:
+        return
+    outcomes = grid.run_all(planned, jobs, recompute)
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if len(failed) < len(outcomes):
+        typer.echo(
+            f"table: {grid.write_table(planned).relative_to(stages.root())}   (in a terminal: rsvlm table 'runs/grid-*')"
+        )
+    for outcome in failed:
+        told = " ".join(f"{name}={value}" for name, value in outcome.run.chosen.items())
+        typer.echo(f"failed: {outcome.run.notebook.stem} {told}: {outcome.last_line}", err=True)
+        typer.echo(f"        {outcome.run.log.relative_to(stages.root())}", err=True)
+    if failed:
+        raise RsvlmError(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries those again, and only those")
+
+
+@app.command()
+def book(
+    profile: Profile = "laptop",
+    recompute: Annotated[bool, typer.Option(help="Execute every notebook again.")] = False,
+    jobs: Annotated[int, typer.Option(min=0, help="Notebooks at once; 0: two, where there are two cores.")] = 0,
+) -> None:
+    """Execute the notebooks and build the book."""
+    from rsvlm.book import build as book
+
+    start = time.perf_counter()
+    load_config(profile, None, 0)
+    page = book.build(profile, recompute, jobs)
+    typer.echo(f"{page}  ({time.perf_counter() - start:.0f} s)")

@@ -1,0 +1,19 @@
+"""Figures of the book: data in, a matplotlib Figure or HTML out; nothing is computed here.
+
+    from rsvlm.book.figures import charts, galleries
+    charts.picture(charts.interval_dots(rows, "recall, percent"), "Dots with their intervals.")
+
+In the order of a page, from what is measured to what is looked at:
+
+    charts       measured values: curves, bars, dots, matrices; `picture` turns any of them into an image
+    amounts      how many of what: funnels, bars of counts, shares
+    tables       lists and reports of texts, and where the numbers of a page come from
+    galleries    images in a grid, and images with the texts that belong to them
+    atlas        maps that move: chips on the Earth, landmarks on chips, regions of a scene
+    interactive  sliders, a swipe, lines that one can point at
+    style        colours, and the empty figure that all charts begin with
+    markup       HTML that all of them are made of
+
+Every figure works without a kernel, without a network and without scripts of other hosts, and carries its alternative text.
+What is a style sheet or a script lies in a file beside these, `*.css` or `*.js`, named after the figure that it belongs to.
+"""

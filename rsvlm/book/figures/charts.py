@@ -1,0 +1,322 @@
+"""Charts of measured values: curves, bars, dots and matrices; `picture` turns any Figure into an image."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import cycle
+
+import matplotlib as mpl
+import matplotlib.colors
+import matplotlib.lines
+import matplotlib.patches
+import matplotlib.ticker
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from rsvlm.book.figures import markup
+from rsvlm.book.figures.markup import Html
+from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, STYLE, canvas
+from rsvlm.errors import DataError
+
+
+def picture(figure: Figure, alt: str) -> Html:
+    """Turn a figure into an image with alternative text, for the end of a notebook cell.
+
+    Args:
+        figure: The figure.
+        alt: What the figure shows, in one sentence, for those who cannot see it.
+
+    Returns:
+        One `<img>` that holds the figure as SVG, or as WebP where it has many points or images.
+
+    Raises:
+        DataError: The alternative text is empty.
+    """
+    if not alt.strip():
+        raise DataError("a figure needs alternative text: say in one sentence what it shows")
+    svg = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        kind, data = "svg+xml", svg.getvalue()
+        if len(data) > 150_000:
+            png = io.BytesIO()
+            figure.savefig(png, format="png", dpi=200)
+            kind, data = "webp", markup.webp(Image.open(png), quality=90)
+    width_px = round(figure.get_figwidth() * 100)
+    return Html(
+        f'<img class="dark-light" style="width:{width_px}px;max-width:100%;height:auto;background:#fff;padding:0;border-radius:4px"'
+        f' alt="{escape(alt)}" src="{markup.data_uri(kind, data)}">'
+    )
+
+
+def training_curves(metrics: pd.DataFrame) -> Figure:
+    """Losses, validation recall and speed against the optimizer step.
+
+    Args:
+        metrics: The lines of `metrics.jsonl`: `step` with `contrastive` and `caption` (nats), `val_R@5` and `val_chance_R@5`
+            (percent), `samples_per_s`; each may be absent from a line.
+    """
+    figure, (losses, recall, speed) = canvas(columns=3, width=10.0, height=3.2)
+    for name, colour in (("contrastive", "blue"), ("caption", "orange")):
+        if name in metrics:
+            part = metrics.dropna(subset=[name])
+            losses.plot(part["step"], part[name], color=PALETTE[colour], label=name)
+    losses.set(title="Training loss", xlabel="step", ylabel="nats")
+    losses.legend()
+    if "val_R@5" in metrics:
+        part = metrics.dropna(subset=["val_R@5"])
+        recall.plot(part["step"], part["val_R@5"], "o-", color=PALETTE["green"], label="validation")
+        recall.plot(part["step"], part["val_chance_R@5"], "--", color=PALETTE["vermilion"], label="chance")
+        recall.legend()
+    recall.set(title="Recall@5 on the validation split", xlabel="step", ylabel="percent", ylim=(0, None))
+    part = metrics.dropna(subset=["samples_per_s"])
+    speed.plot(part["step"], part["samples_per_s"], color=PALETTE["purple"])
+    speed.set(title="Throughput", xlabel="step", ylabel="pairs per second", ylim=(0, None))
+    return figure
+
+
+def rank_histogram(ranks: Mapping[str, np.ndarray], gallery_size: int) -> Figure:
+    """Share of queries whose right answer is within each rank, on a logarithmic axis, against guessing.
+
+    Args:
+        ranks: A name to ranks, each (n,) int64 with 1 the best.
+        gallery_size: Items in the gallery.
+    """
+    figure, axes = canvas(width=7.0, height=3.6)
+    grid = np.unique(np.geomspace(1, gallery_size, 200).astype(int))
+    for (name, found), colour in zip(ranks.items(), PALETTE.values(), strict=False):
+        axes.plot(grid, 100 * np.searchsorted(np.sort(found), grid, side="right") / len(found), color=colour, label=name)
+    axes.plot(grid, 100 * grid / gallery_size, "--", color="#666666", label="guessing")
+    axes.set(xscale="log", xlabel=f"rank of the right answer among {gallery_size:,}", ylabel="queries at or below, percent")
+    axes.legend(loc="upper left")
+    return figure
+
+
+def recall_bars(systems: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
+    """Recall of each system with its 95 % interval, both directions, and chance as a line on every bar.
+
+    Args:
+        systems: A name to metric rows of one protocol.
+    """
+    figure, panels = canvas(columns=2, width=9.0, height=3.4)
+    width = 0.8 / len(systems)
+    for axes, (direction, title) in zip(panels, (("t2i", "Text → image"), ("i2t", "Image → text")), strict=True):
+        for offset, ((name, rows), colour) in enumerate(zip(systems.items(), PALETTE.values(), strict=False)):
+            part = [row for row in rows if row["direction"] == direction and str(row["metric"]).startswith("R@")]
+            x = np.arange(len(part)) + (offset - (len(systems) - 1) / 2) * width
+            value, low, high, chance = (
+                np.array([row[key] for row in part]) for key in ("value", "ci_low", "ci_high", "chance")
+            )
+            axes.bar(x, value, 0.9 * width, yerr=[value - low, high - value], capsize=3, color=colour, label=name)
+            axes.hlines(
+                chance, x - width / 2, x + width / 2, color="black", linewidth=2, label="chance" if not offset else None
+            )
+            axes.set_xticks(range(len(part)), [row["metric"] for row in part])
+        axes.set(title=title, ylabel="recall, percent")
+        axes.grid(axis="x", visible=False)
+    panels[0].legend()
+    return figure
+
+
+def interval_dots(rows: Sequence[Mapping[str, object]], xlabel: str) -> Figure:
+    """Draw values as dots with their intervals, one line per label, one colour per series, and chance as a grey mark.
+
+    Args:
+        rows: `{label, value}` in order and, where there are any, `series panel ci_low ci_high chance`. Panels stand side by side with
+            the same labels and the same scale.
+        xlabel: What the values are, with the unit.
+    """
+    table = pd.DataFrame(
+        [{"series": "", "panel": "", "ci_low": None, "ci_high": None, "chance": None} | dict(row) for row in rows]
+    )
+    labels, series, panels = (list(dict.fromkeys(map(str, table[name]))) for name in ("label", "series", "panel"))
+    colours = dict(zip(series, cycle(PALETTE.values()), strict=False))
+    height = 1.1 + len(labels) * (0.2 + 0.16 * len(series))
+    figure, all_axes = canvas(columns=len(panels), width=min(9.0, 5.0 + 2.2 * len(panels)), height=height)
+    for panel, axes in zip(panels, np.atleast_1d(all_axes), strict=True):
+        for row in table[table["panel"].astype(str) == panel].to_dict("records"):
+            y = labels.index(str(row["label"])) + 0.7 * (series.index(str(row["series"])) - (len(series) - 1) / 2) / len(
+                series
+            )
+            if not pd.isna(row["ci_low"]):
+                axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=colours[str(row["series"])], linewidth=2)
+            axes.plot(row["value"], y, "o", markersize=5, color=colours[str(row["series"])])
+            if not pd.isna(row["chance"]):
+                axes.plot(row["chance"], y, "|", markersize=9, markeredgewidth=2, color="#777777")
+        shown = [label.replace("$", r"\$") for label in labels] if axes is np.atleast_1d(all_axes)[0] else [""] * len(labels)
+        axes.set_yticks(range(len(labels)), shown)
+        axes.set(title=panel.replace("$", r"\$"), xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6))
+        axes.grid(axis="y", visible=False)
+    low = min(0.0, *(axes.get_xlim()[0] for axes in np.atleast_1d(all_axes)))
+    high = max(axes.get_xlim()[1] for axes in np.atleast_1d(all_axes))
+    for axes in np.atleast_1d(all_axes):
+        axes.set_xlim(low, high)
+    marks = [
+        mpl.lines.Line2D([], [], marker="o", color=colours[name], label=name.replace("$", r"\$")) for name in series if name
+    ]
+    if table["chance"].notna().any():
+        marks.append(mpl.lines.Line2D([], [], marker="|", linestyle="", markeredgewidth=2, color="#777777", label="chance"))
+    if marks:
+        figure.legend(handles=marks, loc="outside upper left", ncols=min(len(marks), 4))
+    return figure
+
+
+def curves_with_bands(
+    curves: Mapping[str, pd.DataFrame], xlabel: str, ylabel: str, guessing: pd.DataFrame | None = None
+) -> Figure:
+    """Draw curves on a logarithmic axis, each with the band of its interval, and guessing as a broken line.
+
+    Args:
+        curves: A name to `x value` and, where there are any, `ci_low ci_high`.
+        xlabel: What `x` is, with the unit.
+        ylabel: What the values are, with the unit.
+        guessing: `x value`, or none.
+    """
+    figure, axes = canvas(width=7.0, height=3.6)
+    for (name, curve), colour in zip(curves.items(), PALETTE.values(), strict=False):
+        axes.plot(curve["x"], curve["value"], "o-", markersize=4, color=colour, label=name)
+        if "ci_low" in curve:
+            axes.fill_between(curve["x"], curve["ci_low"], curve["ci_high"], color=colour, alpha=0.2, linewidth=0)
+    if guessing is not None:
+        axes.plot(guessing["x"], guessing["value"], "--", color="#666666", label="guessing")
+    axes.set(xscale="log", xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    places = sorted({float(x) for curve in curves.values() for x in curve["x"]})
+    axes.set_xticks(places, [f"{x:g}" for x in places])
+    axes.minorticks_off()
+    axes.legend()
+    return figure
+
+
+def reliability(bins: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw how often answers of each confidence are right, a panel per system, and below how many answers there are.
+
+    Args:
+        bins: A name to a row per bin, as from `classification.reliability`: `low high confidence accuracy` from 0 to 1, and `n` answers.
+    """
+    figure, axes = canvas(columns=len(bins), rows=2, width=min(9.0, 1.4 + 3.4 * len(bins)), height=4.6)
+    for (name, table), (upper, lower) in zip(bins.items(), np.reshape(axes, (2, -1)).T, strict=True):
+        part = table[table["n"] > 0]
+        upper.plot([0, 1], [0, 1], "--", color="#666666", label="as sure as right")
+        upper.plot(part["confidence"], part["accuracy"], "o-", color=PALETTE["blue"], label="measured")
+        upper.set(title=name.replace("$", r"\$"), ylabel="right, share", xlim=(0, 1), ylim=(0, 1.02))
+        lower.bar(part["low"], part["n"], part["high"] - part["low"], align="edge", color=PALETTE["sky"], edgecolor="white")
+        lower.set(xlabel="confidence, share", ylabel="answers", xlim=(0, 1))
+    np.reshape(axes, (2, -1))[0, 0].legend(loc="upper left")
+    return figure
+
+
+def roc(curves: Mapping[str, np.ndarray], points: Mapping[str, tuple[float, float]]) -> Figure:
+    """Draw receiver operating characteristics, and the chosen threshold on each.
+
+    Args:
+        curves: For each name `(N, 2)` false and true positive rates, 0 to 1.
+        points: For each name the rates at its threshold.
+    """
+    figure, axes = canvas(width=4.6, height=4.2)
+    for (name, curve), colour in zip(curves.items(), PALETTE.values(), strict=False):
+        axes.plot(*np.asarray(curve).T, color=colour, label=name)
+        if name in points:
+            axes.plot(*points[name], "o", color=colour)
+    axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":", label="chance")
+    axes.set(xlabel="other pictures taken for overhead (share)", ylabel="overhead pictures found (share)")
+    axes.set(xlim=(-0.02, 1), ylim=(0, 1.02))
+    axes.legend(loc="lower right")
+    return figure
+
+
+def score_matrix(
+    scores: np.ndarray,
+    right: np.ndarray,
+    names: tuple[Sequence[str], Sequence[str]],
+    ranks: tuple[Sequence[int], Sequence[int]],
+) -> Figure:
+    """Draw the scores of a few images and captions, the right pairs framed, and the rank of each query in the margins.
+
+    Args:
+        scores: (N, M), images by captions.
+        right: (N, M) bool, which caption belongs to which image.
+        names: N names of images and M of captions.
+        ranks: Of the best right caption of each image, drawn at the right; of the right image of each caption, drawn below.
+    """
+    N, M = scores.shape
+    figure, axes = canvas(width=2.2 + 0.75 * M, height=1.9 + 0.55 * N)
+    axes.pcolormesh(scores, cmap=SEQUENTIAL, vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
+    for row, column in np.ndindex(N, M):
+        colour = "black" if scores[row, column] > 0.6 else "white"
+        axes.text(column + 0.5, row + 0.5, f"{scores[row, column]:.2f}", ha="center", va="center", color=colour)
+    for row, column in np.argwhere(right):
+        frame = mpl.patches.Rectangle((column + 0.06, row + 0.06), 0.88, 0.88, fill=False, linewidth=3)
+        axes.add_patch(frame).set_edgecolor(PALETTE["vermilion"])
+    for row, rank in enumerate(ranks[0]):
+        axes.text(M + 0.15, row + 0.5, f"rank {rank}", va="center", fontweight="bold")
+    for column, rank in enumerate(ranks[1]):
+        axes.text(column + 0.5, N + 0.3, f"rank {rank}", ha="center", va="center", fontweight="bold")
+    rows, columns = ([str(name).replace("$", r"\$") for name in part] for part in names)
+    axes.set_yticks(np.arange(N) + 0.5, rows)
+    axes.set_xticks(np.arange(M) + 0.5, columns, rotation=25, ha="left")
+    axes.set(xlim=(0, M + 1.1), ylim=(N + 0.6, 0))
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+    return figure
+
+
+def token_matrices(
+    panels: Mapping[str, np.ndarray],
+    tokens: Sequence[str],
+    labels: tuple[str, str, str],
+    alt: str,
+    logarithmic: bool = False,
+) -> Html:
+    """Draw matrices of token against token in one scale of colours, beside each other where there is room.
+
+    Args:
+        panels: A title to (T, T) values; NaN, and zero on a logarithmic scale, is left white.
+        tokens: T labels of both axes.
+        labels: What the columns, the rows and the colours are, with the unit.
+        alt: What the matrices show, for those who cannot see them.
+        logarithmic: Whether the scale of colours is.
+    """
+    shown = {
+        title: np.ma.masked_invalid(np.where(matrix == 0, np.nan, matrix) if logarithmic else matrix)
+        for title, matrix in panels.items()
+    }
+    low, high = min(part.min() for part in shown.values()), max(part.max() for part in shown.values())
+    scale = mpl.colors.LogNorm(low, high) if logarithmic else mpl.colors.PowerNorm(0.5, 0, high)  # small shares show
+    pictures = []
+    for title, matrix in shown.items():
+        figure, axes = canvas(width=5.4, height=5.0)
+        drawn = axes.pcolormesh(matrix, norm=scale, cmap=SEQUENTIAL, edgecolors="white", linewidth=0.3)
+        axes.set(title=title, xlabel=labels[0], ylabel=labels[1], aspect="equal")
+        axes.set_xticks(np.arange(len(tokens)) + 0.5, tokens, rotation=90, fontsize=min(9, 240 / len(tokens)))
+        axes.set_yticks(np.arange(len(tokens)) + 0.5, tokens, fontsize=min(9, 240 / len(tokens)))
+        axes.tick_params(length=0)
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        figure.colorbar(drawn, ax=axes, label=labels[2], shrink=0.75)
+        pictures.append(f"<div>{picture(figure, f'{title}. {alt}')}</div>")
+    return Html(markup.stylesheet("beside.css") + f'<div class="rsvlm-beside">{"".join(pictures)}</div>')
+
+
+def token_bars(tokens: Sequence[str], series: Mapping[str, np.ndarray], ylabel: str) -> Figure:
+    """Bars over the tokens of one text, one colour per series.
+
+    Args:
+        tokens: T labels, in order.
+        series: A name to T values.
+        ylabel: What they are, with the unit.
+    """
+    figure, axes = canvas(width=9.0, height=3.4)
+    width = 0.8 / len(series)
+    for offset, ((name, values), colour) in enumerate(zip(series.items(), PALETTE.values(), strict=False)):
+        axes.bar(np.arange(len(tokens)) + (offset - (len(series) - 1) / 2) * width, values, width, color=colour, label=name)
+    axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
+    axes.set(ylabel=ylabel, xlim=(-0.6, len(tokens) - 0.4))
+    axes.grid(axis="x", visible=False)
+    axes.legend()
+    return figure

@@ -1,0 +1,191 @@
+"""Lists and reports of texts: landmarks, captions, what was rejected, and where the numbers of a page come from.
+
+All text is text, never markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from rsvlm.book.figures import amounts, charts, galleries, markup
+from rsvlm.book.figures.markup import Html
+from rsvlm.book.figures.style import PALETTE
+
+_STATUS_COLOURS = {"kept": PALETTE["blue"], "repaired": PALETTE["yellow"], "rejected": PALETTE["vermilion"]}
+
+
+def provenance(origin: Mapping[str, object]) -> Html:
+    """A folded line that says where the numbers of a page came from.
+
+    Args:
+        origin: What `runs.provenance` returned.
+    """
+    versions = ", ".join(f"{name} {version}" for name, version in dict(origin["versions"]).items())
+    cells = {
+        "command": origin["command"],
+        "commit": f"{origin['commit'][:12]}{' with changes' if origin['dirty'] else ''}",
+        "package": origin["package_hash"][:12],
+        "data": origin["data_hash"],
+        "seed": origin["seed"],
+        "device": f"{origin['device']}: {origin['cpu']}, {origin['cores']} cores",
+        "time": f"{origin['duration_s']} s, {origin['started']}",
+        "versions": versions,
+    }
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(cell))}</td></tr>" for name, cell in cells.items())
+    return Html(f"<details><summary>Where these numbers come from</summary><table>{rows}</table></details>")
+
+
+def landmark_table(marks: Sequence[Mapping[str, object]]) -> Html:
+    """List the landmarks of one chip: what, where, how large, and of hidden ones why.
+
+    Args:
+        marks: `landmarks` of a record.
+
+    Returns:
+        A table; names are text, never markup.
+    """
+    head = ["name", "category", "count", "position", "share", "size, pixels", "prominence", "visible", "source"]
+    rows = [
+        [
+            mark.get("name") or "",
+            str(mark.get("category", "")).replace("_", " "),
+            mark.get("count") or 1,
+            mark.get("position") or "",
+            f"{100 * mark['share']:.1f} %" if mark.get("share") else "",
+            f"{mark['size_px']:.1f}" if mark.get("size_px") else "",
+            f"{mark.get('prominence') or 0:.2f}",
+            "yes" if mark.get("visible", True) else mark.get("hidden_because") or "no",
+            mark.get("source") or "",
+        ]
+        for mark in marks
+    ]
+    return _list(head, rows)
+
+
+def relation_table(marks: Sequence[Mapping[str, object]], relations: Sequence[Mapping[str, object]]) -> Html:
+    """List where landmarks of one chip lie as seen from others.
+
+    Args:
+        marks: `landmarks` of a record.
+        relations: `relations` of that record; `from` and `to` are positions in `marks`.
+
+    Returns:
+        A table, or a sentence where there is no relation; names are text, never markup.
+    """
+    called = [str(mark.get("name") or f"the {mark.get('category', '')} in the {mark.get('position')}") for mark in marks]
+    rows = [
+        [called[pair["to"]], f"{pair['distance_m'] / 1000:.1f} km", f"{pair['direction']} of", called[pair["from"]]]
+        for pair in relations
+    ]
+    return _list(["landmark", "distance", "direction", "seen from"], rows) if rows else Html("<p>None.</p>")
+
+
+def finding_table(rows: Sequence[Mapping[str, object]]) -> Html:
+    """List captions with what was done to them and what an audit says.
+
+    Args:
+        rows: `fault` (what was done to the caption), and of the audit's finding `original`, `reasons`, `details` and `text`, what is
+            left of the caption.
+
+    Returns:
+        A table; captions are text, never markup.
+    """
+    told = []
+    for row in rows:
+        reasons = ", ".join(
+            f"{reason} ({detail})" if detail else reason for reason, detail in zip(row["reasons"], row["details"], strict=True)
+        )
+        told.append([row["fault"], row["original"], reasons or "nothing", row["text"] or "rejected"])
+    return _list(["fault", "caption", "what the audit says", "what is left"], told)
+
+
+def prompt_text(instructions: str, message: str) -> Html:
+    """Show what a model is told, whole; nothing in it is markup, and no character of it turns the direction of the page's.
+
+    Args:
+        instructions: The part that is the same for every chip.
+        message: The part that carries a chip's data.
+    """
+    parts = (("instructions", instructions), ("message", message))
+    blocks = "".join(f"<p><b>{name}</b></p><pre dir=ltr>{escape(text)}</pre>" for name, text in parts)
+    return Html(f'{markup.stylesheet("prompt.css")}<div class="rsvlm-prompt">{blocks}</div>')
+
+
+def _list(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
+    """A table of texts, as wide as it needs to be."""
+    return Html(f'{markup.stylesheet("list.css")}<div class="rsvlm-list">{markup.table(head, rows)}</div>')
+
+
+def caption_audit(report: Mapping[str, object]) -> Html:
+    """Tell what became of captions: how many were kept, repaired and rejected, why, and examples of each reason.
+
+    Args:
+        report: What `audit.report` returned.
+
+    Returns:
+        A self-contained block; captions and names are text, never markup, and turn no direction but their own.
+    """
+    shares = ((status, report[status], report[f"{status}_percent"]) for status in _STATUS_COLOURS)
+    bar = "".join(
+        f'<span style="width:{percent:.2f}%;background:{_STATUS_COLOURS[status]}"></span>' for status, _, percent in shares
+    )
+    told = ", ".join(f"{report[status]:,} {status} ({report[f'{status}_percent']:.1f} %)" for status in _STATUS_COLOURS)
+    blocks = [
+        f"<p><b>{report['captions']:,} captions</b>: {told}</p>",
+        f'<div class="rsvlm-shares" role="img" aria-label="{escape(told)}">{bar}</div>',
+        markup.table(
+            ["kind", *_STATUS_COLOURS],
+            [[kind, *(counts.get(status, 0) for status in _STATUS_COLOURS)] for kind, counts in dict(report["kinds"]).items()],
+        ),
+    ]
+    reasons = dict(report["reasons"])
+    rows = [
+        [reason, entry["count"], f"{entry['percent']:.1f} %", entry["rejected"], entry["repaired"], entry["meaning"]]
+        for reason, entry in reasons.items()
+    ]
+    if rows:
+        blocks.append(markup.table(["reason", "captions", "share", "rejected", "repaired", "what it means"], rows))
+    for reason, entry in reasons.items():
+        shown = "".join(_audit_example(example) for example in entry["examples"])
+        blocks.append(f"<details open><summary>{escape(str(reason))}</summary>{shown}</details>")
+    return Html(markup.stylesheet("audit.css") + f'<div class="rsvlm-audit">{"".join(blocks)}</div>')
+
+
+def _audit_example(example: Mapping[str, object]) -> str:
+    what = " · ".join(str(example[part]) for part in ("key", "kind", "detail") if example.get(part))
+    after = f"<dt>repaired</dt><dd dir=auto>{escape(str(example['text']))}</dd>" if example.get("text") else ""
+    return f"<dl><dt dir=auto>{escape(what)}</dt><dd dir=auto>{escape(str(example['original']))}</dd>{after}</dl>"
+
+
+def web_report(found: Mapping[str, object]) -> Html:
+    """Tell on one page what a data set from the web holds, and what was rejected for which reason.
+
+    Args:
+        found: What `pairs.look` returned.
+
+    Returns:
+        A self-contained block without scripts.
+    """
+    rows = found["manifest"]["funnel"]
+    told = [[row["split"], row["stage"], row["in"], row["kept"], row["rejected"]] for row in rows]
+    sankey = (
+        charts.picture(amounts.funnel_sankey(rows), "A stream of candidates that grows thinner at each stage.") if rows else ""
+    )
+    table = markup.table(["split", "stage", "in", "kept", "rejected"], told)
+    pairs = galleries.web_pairs(found["kept"]) if found["kept"] else "<p>None.</p>"
+    return Html(
+        f"{sankey}{markup.stylesheet('web.css')}<div class='rsvlm-web'>{table}</div><h2>Kept</h2>{pairs}<h2>Rejected</h2>{galleries.web_rejected(found['rejected'])}"
+    )
+
+
+def leakage_report(rows: Sequence[Mapping[str, object]], items: Sequence[Mapping[str, object]]) -> Html:
+    """Tell on one page what a benchmark has in common with training sets, and show pairs.
+
+    Args:
+        rows: As from `leakage.rows`.
+        items: As for `leakage_pairs`.
+    """
+    told = [[row["dataset"], row["split"], row["protocol"], row["metric"], f"{row['value']:.2f} %", row["n"]] for row in rows]
+    head = ["benchmark", "split", "", "what", "share", "of"]
+    return Html(f"<div class='rsvlm-web'>{markup.table(head, told)}</div><h2>Pairs</h2>{galleries.leakage_pairs(items)}")

@@ -1,0 +1,306 @@
+"""Captions written offline, by a grammar over measured facts.
+
+Every sentence states facts of one record of `earth_map.describe`, so every caption is true of its chip by construction. Numbers
+become levels that can be seen in pixels ("about a third"), places become the nine sectors. The first caption is the fullest,
+with what is visible first and names last; the others are shorter, reordered or partial. Wording is drawn with a generator that
+depends on the chip's key alone.
+
+Source: our choice. The paper's captions come from Gemini, with a prompt that was not published.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Sequence
+
+from rsvlm.data.landmarks.directions import SECTORS
+from rsvlm.data.captions.sentences import SHARE_LEVELS, fit, level_word, list_words, place_words, sentence
+
+TEXTURE_LEVELS = ((3.0, "very smooth"), (4.2, "smooth"), (5.6, "mottled"), (8.6, "rough"), (1e9, "very rough"))
+"""Upper limits of the mean luma difference between neighbouring land pixels, and the words for it."""
+
+COUNT_WORDS = ((2, "one"), (3, "two"), (6, "a few"), (11, "several"), (1e9, "many"))
+"""Upper limits of a count, and the words for it."""
+
+SEA_LEAST = 0.01
+"""Smallest share of the chip from which sea is mentioned."""
+
+OPEN_WATER = 0.6
+"""Smallest share of a sector from which its water's colour is told."""
+
+COAST_LEAST = 0.08
+"""Smallest share of sea and of land in a sector for the coast to run through it."""
+
+LAKE_LEAST = 0.02
+"""Smallest share of the chip from which the water of lakes that are not counted (too small, or cut by its edge) is told."""
+
+LAKE_SECTOR_LEAST = 0.06
+"""Smallest share of a sector from which such water lies in it."""
+
+WHITE_LEAST = 0.05
+"""Smallest share of a sector's land pixels from which it has white patches."""
+
+
+def write(record: dict, rng: random.Random, count: int = 5) -> list[str]:
+    """Write different true captions of one chip.
+
+    Args:
+        record: One record of `earth_map.describe`.
+        rng: Source of the choices of wording.
+        count: Captions wanted.
+
+    Returns:
+        `count` captions, no two alike, none empty, none above `sentences.MAX_WORDS` words; the first is the fullest.
+    """
+    captions = [_fullest(record, rng)]
+    makers = [_layout, _short, _relation, _mixture]
+    # A record has a dozen facts and each a few wordings, so repeats run out quickly; the numbered ending is for huge counts.
+    attempts = 0
+    while len(captions) < count:
+        maker = makers[attempts % len(makers)] if attempts < len(makers) else _mixture
+        caption = maker(record, rng)
+        attempts += 1
+        if caption and caption not in captions:
+            captions.append(caption)
+        elif attempts > 20 * count:
+            captions.append(f"View {len(captions)}: {captions[0][0].lower()}{captions[0][1:]}")
+    return captions
+
+
+def write_all(records: Sequence[dict], count: int = 5) -> list[list[str]]:
+    """Write the captions of many chips; a chip's captions depend on its own record alone.
+
+    Args:
+        records: Records of `earth_map.describe`.
+        count: Captions for each chip.
+
+    Returns:
+        One list of `count` captions per record.
+    """
+    return [write(record, random.Random(zlib.crc32(record["key"].encode())), count) for record in records]
+
+
+def _fullest(record: dict, rng: random.Random) -> str:
+    writers = (_sea, _lake_water, _land, _white, _light, _islands, _lakes, _texture, _belt, _border, _names)
+    return fit(writer(record, rng) for writer in writers)
+
+
+def _layout(record: dict, rng: random.Random) -> str:
+    writers = rng.choice(((_sea, _land), (_land, _sea), (_land, _coast, _lake_water)))
+    return fit([writer(record, rng) for writer in writers])
+
+
+def _short(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    land = _groups(facts["land_colours"])
+    parts = []
+    if land:
+        colours = [colour for colour, _ in land[:2]]
+        parts.append(f"{list_words(colours)} land")
+    if facts["sea_share"] >= SEA_LEAST:
+        where = facts["sea_side"]
+        side = "on several sides" if where in (None, "several sides") else f"to the {where}"
+        parts.append(f"sea {side}")
+    if _cut_lake_share(facts) >= LAKE_LEAST:
+        parts.append("lake water")
+    opening = rng.choice(("", "a satellite picture of ", "seen from above: "))
+    return sentence(opening + list_words(parts or ["open water"]))
+
+
+def _relation(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    colours = facts["land_colours"]
+    pairs = [(first, second) for first, second in ((1, 7), (3, 5), (0, 8), (2, 6)) if colours[first] and colours[second]]
+    contrasts = [pair for pair in pairs if colours[pair[0]] != colours[pair[1]]]
+    if contrasts:
+        first, second = rng.choice(contrasts)
+        if rng.random() < 0.5:
+            first, second = second, first
+        text = f"{colours[first]} in the {SECTORS[first]}, but {colours[second]} in the {SECTORS[second]}"
+        return fit([sentence(text), rng.choice((_sea, _light, _texture))(record, rng)])
+    return fit([_light(record, rng), _sea(record, rng), _lake_water(record, rng), _belt(record, rng)])
+
+
+def _mixture(record: dict, rng: random.Random) -> str:
+    writers = [_sea, _coast, _lake_water, _land, _white, _light, _texture, _islands, _lakes, _rivers, _belt, _border, _names]
+    chosen = rng.sample(writers, rng.randint(3, 6))
+    return fit(writer(record, rng) for writer in chosen)
+
+
+def _sea(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    share = facts["sea_share"]
+    if share < SEA_LEAST:
+        return ""
+    side = facts["sea_side"]
+    where = "on several sides" if side in (None, "several sides") else f"to the {side}"
+    verb = rng.choice(("covers", "takes up"))
+    text = f"sea {where} {verb} {level_word(share, SHARE_LEVELS)} of the picture"
+    return sentence(text + _water_colours(facts, "sea_by_sector"))
+
+
+def _lake_water(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    share = _cut_lake_share(facts)
+    sectors = [s for s in range(9) if facts["lake_by_sector"][s] >= LAKE_SECTOR_LEAST]
+    if share < LAKE_LEAST or not sectors:
+        return ""
+    verb = rng.choice(("covers", "takes up"))
+    text = f"lake water in {place_words(sectors)} {verb} {level_word(share, SHARE_LEVELS)} of the picture"
+    return sentence(text + _water_colours(facts, "lake_by_sector"))
+
+
+def _coast(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    sectors = [s for s in range(9) if COAST_LEAST <= facts["sea_by_sector"][s] and facts["land_by_sector"][s] >= COAST_LEAST]
+    if facts["sea_share"] < SEA_LEAST or not sectors:
+        return ""
+    verb = rng.choice(("runs through", "crosses"))
+    return sentence(f"the coast {verb} {place_words(sectors)}")
+
+
+def _land(record: dict, rng: random.Random) -> str:
+    groups = _groups(record["measurements"]["land_colours"])
+    if not groups:
+        return ""
+    total = sum(len(sectors) for _, sectors in groups)
+    colour, sectors = groups[0]
+    if len(groups) == 1:
+        where = "throughout" if total == 9 else f"in {place_words(sectors)}"
+        return sentence(f"{rng.choice(('the land is', 'land is'))} {colour} {where}")
+    if len(sectors) >= 5:
+        rest = list_words([f"{other} in {place_words(where)}" for other, where in groups[1:]])
+        return sentence(f"{rng.choice(('the land is', 'land is'))} mostly {colour}, with {rest}")
+    parts = [f"{other} in {place_words(where)}" for other, where in groups]
+    return sentence(f"{rng.choice(('the land is', 'land is'))} {list_words(parts)}")
+
+
+def _white(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    pairs = zip(facts["white_by_sector"], facts["land_colours"], strict=True)
+    sectors = [
+        s for s, (share, colour) in enumerate(pairs) if share is not None and share >= WHITE_LEAST and colour != "white"
+    ]
+    if not sectors:
+        return ""
+    return sentence(f"{rng.choice(('white patches lie', 'there are white patches'))} in {place_words(sectors)}")
+
+
+def _light(record: dict, rng: random.Random) -> str:
+    bright = [(value, sector) for sector, value in enumerate(record["measurements"]["land_brightness"]) if value is not None]
+    if len(bright) < 2:
+        return ""
+    darkest, brightest = min(bright), max(bright)
+    if brightest[0] - darkest[0] < 3.0:
+        return "The land is evenly bright."
+    extent = "far " if brightest[0] - darkest[0] >= 40.0 else ""
+    return sentence(
+        rng.choice(
+            (
+                f"the land is {extent}brightest in the {SECTORS[brightest[1]]} and darkest in the {SECTORS[darkest[1]]}",
+                f"land is {extent}brightest in the {SECTORS[brightest[1]]}, darkest in the {SECTORS[darkest[1]]}",
+            )
+        )
+    )
+
+
+def _texture(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    if facts["roughness"] is None:
+        return ""
+    word = level_word(facts["roughness"], TEXTURE_LEVELS)
+    text = f"{rng.choice(('the texture', 'its texture'))} is {word}"
+    rough = [(value, sector) for sector, value in enumerate(facts["land_roughness"]) if value is not None]
+    if len(rough) >= 3:
+        text += f", roughest in the {SECTORS[max(rough)[1]]}"
+        if min(rough)[0] < 0.7 * facts["roughness"]:
+            text += f" and smoothest in the {SECTORS[min(rough)[1]]}"
+    return sentence(text)
+
+
+def _islands(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    return _count_sentence("island", facts["islands_by_sector"], rng) if facts["islands"] else ""
+
+
+def _lakes(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    if facts["lakes"]:
+        return _count_sentence("lake", facts["lakes_by_sector"], rng)
+    return ""
+
+
+def _rivers(record: dict, rng: random.Random) -> str:
+    per_sector = record["measurements"]["river_km"]
+    if max(per_sector) < 50.0:
+        return ""
+    sector = per_sector.index(max(per_sector))
+    return sentence(f"{rng.choice(('rivers run', 'rivers flow'))} mostly through the {SECTORS[sector]}")
+
+
+def _belt(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    return sentence(f"{facts['belt']} {rng.choice(('belt of the', 'latitudes of the'))} {facts['hemisphere']} hemisphere")
+
+
+def _border(record: dict, rng: random.Random) -> str:
+    per_sector = record["measurements"]["national_border_km"]
+    sectors = [s for s in range(9) if per_sector[s] >= 30.0]
+    if not sectors:
+        return ""
+    countries = record["measurements"]["countries"]
+    between = ""
+    if len(countries) == 2 and countries[1]["name"] in countries[0]["neighbours"]:
+        places = [country["positions"][0] for country in countries]
+        if places[0] != places[1]:
+            between = f", with {countries[0]['name']} in the {places[0]} and {countries[1]['name']} in the {places[1]}"
+    verb = rng.choice(("runs through", "crosses"))
+    return sentence(f"a national border {verb} {place_words(sectors)}{between}")
+
+
+def _names(record: dict, rng: random.Random) -> str:
+    facts = record["measurements"]
+    country_of = {city: entry["name"] for entry in facts["countries"] for city in entry["cities"]}
+    cities = [mark for mark in record["landmarks"] if mark["category"] == "city" and mark["name"] in country_of][:3]
+    if not cities:
+        return ""
+    parts, said = [], ""
+    for city in cities:
+        country = country_of[city["name"]]
+        parts.append(f"{city['name']}{'' if country == said else f', {country},'} in the {city['position']}")
+        said = country
+    verb = rng.choice(("the map shows", "on the map"))
+    joint = " " if verb.endswith("shows") else ": "
+    return sentence(f"{verb}{joint}{list_words(parts)}")
+
+
+def _count_sentence(noun: str, by_sector: list[int], rng: random.Random) -> str:
+    total = sum(by_sector)
+    word = level_word(total, COUNT_WORDS)
+    plural, verb, there = (noun, "lies", "is") if total == 1 else (f"{noun}s", "lie", "are")
+    fullest = sorted(range(9), key=lambda sector: -by_sector[sector])[:3]
+    named = sorted(sector for sector in fullest if by_sector[sector])
+    share = sum(by_sector[sector] for sector in named) / total
+    if share < 0.6:
+        return sentence(f"{word} {plural} {verb} all over the picture")
+    where = f"{'' if share == 1 else 'mostly '}in {place_words(named)}"
+    return sentence(rng.choice((f"{word} {plural} {verb} {where}", f"there {there} {word} {plural} {where}")))
+
+
+def _cut_lake_share(facts: dict) -> float:
+    return facts["lake_share"] - facts["lakes_share"]
+
+
+def _water_colours(facts: dict, kind: str) -> str:
+    told = [colour if share >= OPEN_WATER else None for colour, share in zip(facts["water_colours"], facts[kind], strict=True)]
+    groups = _groups(told)
+    return ", " + list_words([f"{colour} in {place_words(sectors)}" for colour, sectors in groups]) if groups else ""
+
+
+def _groups(colours: Sequence[str | None]) -> list[tuple[str, list[int]]]:
+    groups: dict[str, list[int]] = {}
+    for sector, colour in enumerate(colours):
+        if colour is not None:
+            groups.setdefault(colour, []).append(sector)
+    return sorted(groups.items(), key=lambda item: -len(item[1]))

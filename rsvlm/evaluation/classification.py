@@ -1,0 +1,214 @@
+"""Zero-shot classification: an image gets the class whose texts are nearest. Accuracy, its interval, confusion, calibration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rsvlm.errors import DataError
+from rsvlm.evaluation import embeddings, statistics
+from rsvlm.model import embed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+BINS = 15
+"""Of confidence, for the calibration error. Source: Guo et al. 2017 (arXiv 1706.04599), section 5."""
+
+
+def class_embeddings(encoder: embed.Encoder, class_names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+    """Embed classes through prompts: the mean over the templates of embeddings of norm 1, scaled to norm 1 again.
+
+    Args:
+        encoder: The model.
+        class_names: C names, as they are to be read.
+        templates: Sentences with `{class}` or `{}` where the name goes.
+
+    Returns:
+        (C, E) float32 of norm 1.
+
+    Raises:
+        DataError: No class or template, a name that is blank or there twice, or a template without a place for the name.
+
+    Source: Radford et al. 2021 (CLIP, arXiv 2103.00020), section 3.1.4.
+    """
+    names = list(class_names)
+    if not names or not templates:
+        raise DataError(f"{len(names)} classes and {len(templates)} templates: expected at least one of each")
+    if wrong := [name for i, name in enumerate(names) if not name.strip() or name in names[:i]]:
+        raise DataError(f"the class name {wrong[0]!r} is blank or there twice: its images could not be told from others")
+    if wrong := [template for template in templates if "{class}" not in template and "{}" not in template]:
+        raise DataError(f"the template {wrong[0]!r} says the same of every class: put {{class}} where the name goes")
+    prompts = {template: [template.replace("{class}", name).replace("{}", name) for name in names] for template in templates}
+    return embed.unit(np.mean(list(embeddings.caption_variants(encoder, names, prompts).values()), axis=0), "classes")
+
+
+def evaluate(
+    image_embeddings: np.ndarray,
+    labels: np.ndarray,
+    class_embeddings: np.ndarray | Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    *,
+    dataset: str = "unnamed",
+    split: str = "test",
+    protocol: str = "paper",
+    ks: Sequence[int] | None = None,
+    logit_scale: float | None = None,
+    bootstrap_samples: int = 1000,
+    seed: int = 0,
+) -> list[dict]:
+    """Classification metrics as rows `{dataset, split, protocol, direction, metric, value, ci_low, ci_high, chance, n}`.
+
+    `top1`, `top5`: percent of images whose class is among the k best; another class with the same score counts against it.
+    `balanced_accuracy`: the mean over classes of their own top1, `top1[NAME]`; a class without images has none and is left out.
+    `ece`: expected calibration error in percent points, see `reliability`. Intervals are the 2.5 to 97.5 percentile over bootstrap
+    resamples of the images. `chance` is what uniform guessing reaches, k / C.
+
+    Args:
+        image_embeddings: (N, E) floating-point; scaled to norm 1.
+        labels: (N,) integers, rows of the classes.
+        class_embeddings: (C, E); or several prompt sets, name → (C, E), whose names are then the protocols.
+        class_names: C names, for the rows.
+        dataset: Name that goes into the rows.
+        split: Name that goes into the rows.
+        protocol: Name of the prompt set, where there is one.
+        ks: The accuracies asked for, each below C; by default those of 1 and 5 that are.
+        logit_scale: The model's own factor of cosines; without it there is no `ece`.
+        bootstrap_samples: Resamples of the images.
+        seed: Of the bootstrap; every prompt set meets the same resamples.
+
+    Raises:
+        DataError: Shapes that do not fit, a label out of range, a vector that is zero, NaN or infinite, or a k that is not
+            between 1 and C - 1: with all classes among the k best there is nothing to measure.
+    """
+    sets = class_embeddings if isinstance(class_embeddings, Mapping) else {protocol: class_embeddings}
+    C = len(class_names)
+    ks = [k for k in (1, 5) if k < C] if ks is None else list(ks)
+    if not sets or not ks or not all(1 <= k < C for k in ks):
+        raise DataError(
+            f"{len(sets)} prompt sets, k of {ks}, {C} classes: expected at least one set, and every k from 1 to C - 1"
+        )
+    images = embed.unit(image_embeddings, "image embeddings")
+    rows = []
+    for name, classes in sets.items():
+        if len(classes) != C:
+            raise DataError(f"prompt set {name}: {len(classes)} class embeddings for {C} class names: expected one of each")
+        label, rank, _, confidence = _judged(images, labels, classes, logit_scale)
+        table = _metrics(label, rank, confidence, class_names, ks, bootstrap_samples, seed)
+        common = {"dataset": dataset, "split": split, "protocol": name, "direction": "i2t"}
+        rows += [common | row for row in table]
+    absent = C - len(np.unique(labels))
+    if absent:
+        logger.warning(
+            "%s, %s: %d of %d classes have no image; balanced accuracy is over the others", dataset, split, absent, C
+        )
+    return rows
+
+
+def confusion(image_embeddings: np.ndarray, labels: np.ndarray, class_embeddings: np.ndarray) -> np.ndarray:
+    """Count images by true class (rows) and best class (columns): (C, C) int64.
+
+    Where another class has the same score as the true one, it is taken: the diagonal sums to what `top1` counts.
+
+    Raises:
+        DataError: As `evaluate`.
+    """
+    label, _, best, _ = _judged(embed.unit(image_embeddings, "image embeddings"), labels, class_embeddings, None)
+    C = len(class_embeddings)
+    return np.bincount(label * C + best, minlength=C * C).reshape(C, C)
+
+
+def reliability(
+    image_embeddings: np.ndarray, labels: np.ndarray, class_embeddings: np.ndarray, logit_scale: float, bins: int = BINS
+) -> pd.DataFrame:
+    """Compare how sure a model is with how often it is right, in bins of equal width.
+
+    Sureness is the largest softmax probability over the classes of `logit_scale` times the cosines. The expected calibration
+    error is Σ n |accuracy − confidence| / Σ n.
+
+    Returns:
+        One row per bin: `low` and `high` in 0…1, `n` images, their mean `confidence` and `accuracy` in 0…1 (NaN in an empty bin).
+
+    Raises:
+        DataError: As `evaluate`.
+    """
+    import pandas as pd
+
+    images = embed.unit(image_embeddings, "image embeddings")
+    _, rank, _, confidence = _judged(images, labels, class_embeddings, logit_scale)
+    place = _bin(confidence, bins)
+    n, sure, right = (np.bincount(place, weight, bins) for weight in (None, confidence, rank == 1))
+    with np.errstate(invalid="ignore"):
+        edges = np.linspace(0, 1, bins + 1)
+        return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "n": n, "confidence": sure / n, "accuracy": right / n})
+
+
+def _judged(
+    images: np.ndarray, labels: np.ndarray, classes: np.ndarray, logit_scale: float | None, block: int = 16384
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Give every image its label, the rank of that class, its best class, and the confidence in it (None without a scale)."""
+    labels, classes = np.asarray(labels), embed.unit(classes, "class embeddings")
+    N, C = len(images), len(classes)
+    if not N or labels.shape != (N,) or labels.dtype.kind not in "iu" or images.shape[1] != classes.shape[1]:
+        raise DataError(
+            f"images {images.shape}, labels {labels.dtype} {labels.shape}, classes {classes.shape}: "
+            "expected (N, E), N whole numbers, (C, E), N ≥ 1"
+        )
+    if labels.min() < 0 or labels.max() >= C:
+        raise DataError(f"labels reach from {labels.min()} to {labels.max()}: expected 0…{C - 1}, the {C} classes")
+    if logit_scale is not None and not (np.isfinite(logit_scale) and logit_scale > 0):
+        raise DataError(f"logit_scale {logit_scale}: expected a factor above 0")
+    labels = labels.astype(np.int64)
+    rank, best, confidence = np.empty(N, np.int64), np.empty(N, np.int64), np.empty(N)
+    for start in range(0, N, block):
+        part = slice(start, start + block)
+        scores = images[part] @ classes.T  # (n, C)
+        own = scores[np.arange(len(scores)), labels[part], None]
+        rank[part] = (scores >= own).sum(1)  # itself included: ties count against it
+        if logit_scale is not None:
+            confidence[part] = 1 / np.exp(logit_scale * (scores - scores.max(1, keepdims=True)).astype(np.float64)).sum(1)
+        scores[np.arange(len(scores)), labels[part]] = np.where(rank[part] == 1, np.inf, -np.inf)
+        best[part] = scores.argmax(1)
+    return labels, rank, best, confidence if logit_scale is not None else None
+
+
+def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)  # (low, high]
+
+
+def _metrics(
+    label: np.ndarray,
+    rank: np.ndarray,
+    confidence: np.ndarray | None,
+    class_names: Sequence[str],
+    ks: Sequence[int],
+    bootstrap_samples: int,
+    seed: int,
+) -> list[dict]:
+    """Value, interval, chance and n of every metric of one prompt set."""
+    N, C = len(label), len(class_names)
+    hits = rank[:, None] <= np.asarray(ks)  # (N, K)
+    place = None if confidence is None else _bin(confidence, BINS)
+
+    def measured(times: np.ndarray) -> np.ndarray:
+        """All metrics where image i was drawn times[i] times, of N: (K + 1 + 1 + C,) in percent."""
+        seen = np.bincount(label, times, C)
+        with np.errstate(invalid="ignore"):
+            own = np.bincount(label, times * (rank == 1), C) / seen
+        error = np.nan if place is None else np.abs(np.bincount(place, times * ((rank == 1) - confidence), BINS)).sum() / N
+        return 100 * np.concatenate([times @ hits / N, [own[seen > 0].mean(), error], own])
+
+    values = np.array([measured(times[0].astype(float)) for times in statistics.bootstrap(N, bootstrap_samples, seed)])
+    names = [f"top{k}" for k in ks] + ["balanced_accuracy", "ece"] + [f"top1[{name}]" for name in class_names]
+    chances = [100 * k / C for k in ks] + [100 / C, None] + [100 / C] * C
+    counts = [N] * (len(ks) + 2) + np.bincount(label, minlength=C).tolist()
+    return [
+        {"metric": name, **statistics.interval(of_metric), "chance": chance, "n": n}
+        for name, of_metric, chance, n in zip(names, values.T, chances, counts, strict=True)
+        if not np.isnan(of_metric[0])  # no scale, no error; no image, no accuracy
+    ]

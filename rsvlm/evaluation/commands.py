@@ -1,0 +1,182 @@
+"""`rsvlm evaluate` and `rsvlm embed`: how well a model finds and tells."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsvlm.records.commands import BatchSize, Benchmark, Device, JsonOut, ProtocolName, Resamples, Root, Seed, Ties
+
+app = typer.Typer(no_args_is_help=True, help="Score a model on a data set.")
+
+ModelName = Annotated[
+    str, typer.Option(help="FOLDER, open_clip:NAME[:FILE], hf:FOLDER or embeddings:FILE.npz (retrieval only).")
+]
+
+
+def embed(
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    data: Annotated[Path, typer.Option(help="Folder of shards or a benchmark.")],
+    out: Annotated[Path, typer.Option(help="Folder for the embeddings.")],
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 256,
+    device: Device = "auto",
+) -> None:
+    """Embed the images and captions of a split into parquet files."""
+    import rsvlm
+    from rsvlm.data import benchmarks
+    from rsvlm.evaluation import embeddings as embedding
+
+    skipped: Counter = Counter()
+    samples = benchmarks.samples(data, split, skipped=skipped)
+    embedding.write(rsvlm.load(model, device), samples, out, batch_size=batch_size, skipped=skipped)
+    typer.echo(f"{out}: {(out / 'embeddings.json').read_text()}")
+
+
+def _list_benchmarks(asked: bool) -> None:
+    if asked:
+        from rsvlm.evaluation import by_name as evaluate
+
+        typer.echo(evaluate.listing())
+        raise typer.Exit
+
+
+@app.callback()
+def evaluate_options(
+    listing: Annotated[
+        bool, typer.Option("--list", callback=_list_benchmarks, is_eager=True, help="Describe the known benchmarks, and stop.")
+    ] = False,
+) -> None:
+    """Score a model on a benchmark, or look for the benchmark in training sets."""
+
+
+@app.command("retrieval")
+def retrieval(
+    model: ModelName,
+    root: Root = None,
+    benchmark: Benchmark = None,
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    protocol: ProtocolName = "all",
+    ties: Ties = "pessimistic",
+    per_class: Annotated[bool, typer.Option(help="Also recall of each scene class, into the JSON.")] = False,
+    json_out: JsonOut = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Keep the embeddings in this folder.")] = None,
+    bootstrap_samples: Resamples = 1000,
+    batch_size: BatchSize = 256,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Image→text and text→image recall with intervals and chance, under every protocol."""
+    from rsvlm.evaluation import by_name as evaluate
+
+    started = time.time()
+    options = {"bootstrap_samples": bootstrap_samples, "batch_size": batch_size, "seed": seed, "device": device}
+    options |= {"split": split, "protocol": protocol, "ties": ties, "per_class": per_class, "keep": embeddings}
+    report(evaluate.retrieve(model, root, benchmark, **options), json_out, seed, device, started)
+
+
+@app.command("classify")
+def classify(
+    model: ModelName,
+    root: Root = None,
+    benchmark: Benchmark = None,
+    split: Annotated[str | None, typer.Option(help="Which split; none: every image.")] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option(help="A prompt set, or a file with a template on each line. Repeatable; none: paper.")
+    ] = None,
+    confusion: Annotated[Path | None, typer.Option(help="A CSV of how often each class was taken for which.")] = None,
+    json_out: JsonOut = None,
+    bootstrap_samples: Resamples = 1000,
+    batch_size: BatchSize = 256,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Zero-shot accuracy with intervals and chance; of each class into the JSON."""
+    from rsvlm.evaluation import by_name as evaluate
+    from rsvlm.records import files
+
+    started = time.time()
+    options = {"bootstrap_samples": bootstrap_samples, "batch_size": batch_size, "seed": seed, "device": device}
+    found = evaluate.classify(model, root, benchmark, split=split, prompts=prompts or ["paper"], **options)
+    report(found, json_out, seed, device, started)
+    if confusion:
+        typer.echo(str(files.write_atomic(confusion, evaluate.confusion_csv(found.confusion))))
+
+
+@app.command("leakage")
+def leakage(
+    train: Annotated[
+        list[Path], typer.Option(help="Training set: shards, a benchmark's folder, or a JSON file of captions. Repeatable.")
+    ],
+    root: Root = None,
+    benchmark: Benchmark = None,
+    split: Annotated[str, typer.Option(help="The benchmark's split; all: every picture of the folder.")] = "test",
+    train_split: Annotated[str, typer.Option(help="The training sets' split; all: every picture.")] = "train",
+    distance: Annotated[int, typer.Option(min=0, max=16, help="Bits of 64 that near pictures may differ in.")] = 6,
+    min_jaccard: Annotated[float, typer.Option(min=0.1, max=1, help="Smallest share of word triples of near captions.")] = 0.8,
+    list_out: Annotated[Path | None, typer.Option("--list", help="The pairs, as CSV or .jsonl.")] = None,
+    html: Annotated[Path | None, typer.Option(help="A page with pairs side by side.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, max=500, help="Pairs on that page.")] = 60,
+    model: Annotated[str | None, typer.Option(help="Also score this model with and without the overlap.")] = None,
+    protocol: ProtocolName = "all",
+    ties: Ties = "pessimistic",
+    json_out: JsonOut = None,
+    bootstrap_samples: Resamples = 1000,
+    batch_size: BatchSize = 256,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Pictures and captions of a benchmark that are in training sets, and what they do to the scores."""
+    from rsvlm.book.figures import markup, tables
+    from rsvlm.evaluation import by_name as evaluate
+    from rsvlm.evaluation import leakage
+    from rsvlm.records import files
+
+    started = time.time()
+    options = {"bootstrap_samples": bootstrap_samples, "batch_size": batch_size, "seed": seed, "device": device}
+    options |= {"model": model, "protocol": protocol, "ties": ties, "split": split, "train_split": train_split}
+    found = evaluate.overlap(train, root, benchmark, distance=distance, min_jaccard=min_jaccard, **options)
+    report(found, json_out, seed, device, started)
+    if list_out:
+        typer.echo(f"{leakage.write_list(found.found, list_out)}: {len(found.found)} pairs")
+    if html:
+        shown = leakage.look(found.found, train, root, split=split, train_split=train_split, count=pairs, seed=seed)
+        page = markup.page("Test data in training sets", tables.leakage_report(found.rows, shown))
+        typer.echo(str(files.write_atomic(html, page)))
+
+
+def report(found, json_out: Path | None, seed: int, device: str, started: float, save: tuple[str, str] | None = None) -> None:
+    """Print the rows, those of single classes left out, write them all, and keep them as a result where `save` names it."""
+    from rsvlm import config
+    from rsvlm.evaluation import by_name as evaluate
+    from rsvlm.model.device import resolve_device
+    from rsvlm.records import provenance, results
+
+    for row in found.rows:
+        if "[" not in row["metric"]:
+            interval = "" if row["ci_low"] is None else f"  [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+            chance = "" if row["chance"] is None else f"  chance {row['chance']:.2f}"
+            what = f"{row['split']:<8} {row['protocol']:<11} {row['direction']:<5} {row['metric']:<20}"
+            typer.echo(f"{what} {row['value']:8.2f}{interval}{chance}  n {row['n']}")
+    if skipped := found.about.get("skipped"):
+        typer.echo(f"skipped: {skipped}")
+    if json_out or save:
+        command = shlex.join(["rsvlm", *sys.argv[1:]])
+        options = config.load("laptop", {"seed": seed, "device": device})
+        used = str(resolve_device(device))
+        origin = provenance.provenance(options, found.about["data_hash"], used, started, command)
+    if json_out:
+        typer.echo(str(evaluate.write(found, json_out, origin)))
+    if save:
+        experiment, name = save
+        for split in dict.fromkeys(row["split"] for row in found.rows):  # one table of a run has one split
+            rows = [row for row in found.rows if row["split"] == split]
+            part = split.partition(" without ")[2]
+            run = f"{name}-without-{part}" if part else name
+            typer.echo(str(results.save_result(experiment, run, options, rows, origin | found.about)))

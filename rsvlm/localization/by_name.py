@@ -1,0 +1,195 @@
+"""Maps of texts against true masks, by name: open a model, read pictures with masks, score its maps; `rsvlm evaluate localize`.
+
+Beside the model's maps stand those that know nothing (`baselines`), on the same pictures and the same resamples.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rsvlm.data import benchmarks, catalogue
+from rsvlm.errors import DataError
+from rsvlm.evaluation.by_name import Evaluation
+from rsvlm.localization import baselines, scoring, smoothing, true_masks
+from rsvlm.localization import heat as localize
+from rsvlm.model import embed, weights
+from rsvlm.model.device import resolve_device
+from rsvlm.model.mammut import Mammut
+from rsvlm.records import files
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which pictures are looked at, in which words they are asked, what maps are made, and how these are scored.
+
+    Attributes:
+        benchmark: How pictures and masks are stored, as for `true_masks.read`; likewise `half`, `limit`, `label` and `size_px`.
+        half: See `benchmark`.
+        limit: See `benchmark`.
+        label: See `benchmark`.
+        size_px: See `benchmark`.
+        without: Text files of picture names, one a line: all rows come again without these.
+        dataset: Name in the rows. If None, the folder's.
+        classes: Only these classes. If None, all.
+        prompts: Name of a prompt set, each of whose templates is a sentence of a class.
+        texts: Sentences instead, as for `heat.sentences`.
+        background: What else there may be. If None, what `texts` says.
+        methods: Methods of `heat.METHODS`.
+        window: As for `heat.maps`; likewise `scale`, `join`, `temperature`, `tile_px` and `size`.
+        scale: See `window`.
+        join: See `window`.
+        temperature: See `window`.
+        tile_px: See `window`.
+        size: See `window`.
+        floor: Pixels whose best score is below are of no class. If None, half of the picture's range decides.
+        everywhere: Every pixel has a class.
+        baselines: Maps that know nothing are scored too: random, centre and brightness.
+        against: Differences to these methods are given too, on the same resamples.
+        bootstrap_samples: Number of resamples of the pictures.
+        seed: Seed of the resamples and of the random map.
+    """
+
+    benchmark: str = "coco"
+    half: str | None = None
+    limit: int | None = None
+    label: str = "building"
+    size_px: int = 256
+    without: Sequence[Path] = ()
+    dataset: str | None = None
+
+    classes: Sequence[str] | None = None
+    prompts: str = "plain"
+    texts: Path | str | None = None
+    background: Sequence[str] | None = None
+
+    methods: Sequence[str] = ("smooth",)
+    window: int | Sequence[int] = 3
+    scale: float | Sequence[float] = 1.0
+    join: str = "best"
+    temperature: float | None = None
+    tile_px: int | None = None
+    size: str = "image"
+
+    floor: float | None = None
+    everywhere: bool = False
+    baselines: bool = True
+    against: Sequence[str] = ()
+    bootstrap_samples: int = 1000
+    seed: int = 0
+
+
+def locate(
+    model: Path | str,
+    root: Path | str,
+    options: Options = Options(),
+    *,
+    others: Mapping[str, true_masks.Benchmark] | None = None,
+    device: str = "auto",
+    progress: bool = False,
+) -> Evaluation:
+    """Compare maps of texts with true masks, beside maps that know nothing.
+
+    Args:
+        model: A model folder of this package.
+        root: Folder of pictures with masks.
+        options: What is asked.
+        others: Further values of `benchmark`, as for `true_masks.read`.
+        device: auto, cpu, cuda or cuda:N.
+        progress: Show a bar.
+
+    Raises:
+        DataError: An unknown method, class or file, or a window that fits no grid.
+    """
+    # What can be wrong is looked at before a model is opened.
+    if unknown := [name for name in options.methods if name not in localize.METHODS]:
+        raise DataError(f"unknown method '{unknown[0]}': choose one of {', '.join(localize.METHODS)}")
+    for side in np.atleast_1d(options.window).tolist():
+        smoothing.check_window(side)
+    classes, sentences, background = _words(root, options, others)
+    without = {Path(path).stem: files.read_lines(path, "name of a picture") for path in options.without}
+
+    # Pictures are read one after the other while they are scored.
+    skipped: Counter = Counter()
+    layout = {"half": options.half, "limit": options.limit, "label": options.label, "size_px": options.size_px}
+    items = true_masks.read(root, options.benchmark, skipped=skipped, others=others, **layout)
+
+    net = weights.load(model, resolve_device(device))
+    methods = _methods(net, sentences, background, options)
+    if options.baselines:
+        methods |= baselines.methods(classes, options.seed)
+    split = others[options.benchmark].split if options.benchmark in (others or {}) else "all"
+    rows = scoring.evaluate(
+        items,
+        methods,
+        classes,
+        scoring.Rules(background=not options.everywhere),
+        dataset=options.dataset or Path(root).resolve().name,
+        split=f"{split}, half {options.half}" if options.half else split,
+        against=options.against,
+        without=without,
+        bootstrap_samples=options.bootstrap_samples,
+        seed=options.seed,
+        progress=progress,
+    )
+
+    about = {
+        "model": "/".join(Path(model).resolve().parts[-2:]),
+        "fingerprint": embed.fingerprint(model),
+        "benchmark": options.benchmark,
+        "data_hash": benchmarks.fingerprint(root),
+        "skipped": dict(skipped),
+        "background": background,
+        "floor": options.floor,
+        "texts": dict(zip(classes, sentences, strict=True)),
+        "half": options.half,
+        "without": without,
+    }
+    return Evaluation(rows, about | _of_maps(options))
+
+
+def _words(
+    root: Path | str, options: Options, others: Mapping[str, true_masks.Benchmark] | None
+) -> tuple[list[str], list[list[str]], Sequence[str] | None]:
+    """The classes, the sentences of each, and what else there may be (None: nothing is said of it)."""
+    there = true_masks.classes(root, options.benchmark, label=options.label, others=others)
+    if unknown := [name for name in options.classes or [] if name not in there]:
+        raise DataError(f"{root} has no class '{unknown[0]}': it has {', '.join(there)}")
+    classes = list(options.classes or there)
+    if options.texts:
+        sentences, background = localize.sentences(options.texts, classes)
+        return classes, sentences, options.background or background
+    templates = catalogue.prompt_set(options.prompts)
+    sentences = [[line.replace("{class}", name).replace("{}", name) for line in templates] for name in classes]
+    return classes, sentences, options.background or None
+
+
+def _of_maps(options: Options) -> dict:
+    """The options of `heat.maps`."""
+    return {name: getattr(options, name) for name in ("window", "scale", "join", "temperature", "tile_px", "size")}
+
+
+def _methods(
+    net: Mammut, sentences: list[list[str]], background: Sequence[str] | None, options: Options
+) -> dict[str, scoring.Maps]:
+    """Name → what makes maps of a picture; all methods share what the tower saw in it."""
+    words = {"texts": sentences, "background": background}
+    vectors = {
+        name: None if texts is None else [localize.text_vectors(net, text) for text in texts] for name, texts in words.items()
+    }
+    picture, seen = None, {}
+
+    def maps(image: np.ndarray, method: str) -> np.ndarray:
+        nonlocal picture, seen
+        if image is not picture:
+            picture, seen = image, {}
+        asked = words if method in ("caption", "gradient") else vectors  # those two read words
+        heat = localize.maps(net, image, method=method, seen=seen, **asked, **_of_maps(options))
+        return heat if options.floor is None else np.concatenate([heat, np.full_like(heat[:1], options.floor)])
+
+    return {name: functools.partial(maps, method=name) for name in options.methods}

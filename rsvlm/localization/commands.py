@@ -1,0 +1,113 @@
+"""`rsvlm evaluate localize`: where is it?"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsvlm.evaluation.commands import report
+from rsvlm.records.commands import Device, JsonOut, Resamples, Seed
+
+app = typer.Typer()
+
+
+@app.command("localize")
+def localize(
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    root: Annotated[Path, typer.Option("--root", "--data", help="Folder of pictures with masks.")],
+    benchmark: Annotated[str, typer.Option(help="How the masks are stored: coco, masks, polygons or blue-marble.")] = "coco",
+    method: Annotated[
+        list[str] | None, typer.Option(help="raw, attention, smooth, weights, caption or gradient. Repeatable; none: smooth.")
+    ] = None,
+    window: Annotated[
+        list[int] | None, typer.Option(help="Side of smooth's window, in patches, odd. Repeatable: their mean.")
+    ] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Also differences to this method, on the same resamples. Repeatable.")
+    ] = None,
+    baselines: Annotated[bool, typer.Option(help="Also maps that know nothing: random, centre, brightness.")] = True,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="Only this class. Repeatable; none: all.")] = None,
+    prompts: Annotated[str, typer.Option(help="A prompt set; each template is a sentence of the class.")] = "plain",
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            help='Sentences instead: rsicd, or a JSON file {class: [sentence, ...]}, where "" is what else there may be.'
+        ),
+    ] = None,
+    join: Annotated[str, typer.Option(help="Of several sentences of a class: best in each patch, or mean.")] = "best",
+    background: Annotated[
+        list[str] | None, typer.Option(help="What else there may be; scores become probabilities. Repeatable.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=1e-4, help="Of these probabilities, in cosines; none: the model's own.")
+    ] = None,
+    floor: Annotated[
+        float | None, typer.Option(help="Pixels whose best score is below are of no class; none: half of the picture's range.")
+    ] = None,
+    everywhere: Annotated[bool, typer.Option(help="Every pixel has a class: no threshold in miou.")] = False,
+    scale: Annotated[
+        list[float] | None, typer.Option(min=0.05, help="Pictures are enlarged by this first. Repeatable: their mean.")
+    ] = None,
+    tile_px: Annotated[int | None, typer.Option(min=8, help="Pictures are looked at in tiles of this side.")] = None,
+    size: Annotated[str, typer.Option(help="image: bilinear; guided: edges taken from the picture.")] = "image",
+    half: Annotated[
+        str | None,
+        typer.Option(help="Half of the pictures, a or b, by a hash of their names: choose on one, report the other."),
+    ] = None,
+    without: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text file of picture names, one a line: all rows come again without these. Repeatable."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many pictures, spread evenly.")] = None,
+    label: Annotated[str, typer.Option(help="polygons: class of shapes that tell none.")] = "building",
+    size_px: Annotated[int, typer.Option(min=16, help="polygons: side of the pictures cut from the imagery.")] = 256,
+    dataset: Annotated[str | None, typer.Option(help="Name in the rows; none: the folder's.")] = None,
+    save: Annotated[str | None, typer.Option(help="Also keep the rows as results/localize/NAME.")] = None,
+    json_out: JsonOut = None,
+    bootstrap_samples: Resamples = 1000,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """How well maps of a text agree with true masks, beside maps that know nothing, with intervals.
+
+    For a model of RSICD's captions and aerial pictures: --texts rsicd --join mean --temperature 0.1 --scale 0.5 --scale 1
+    --method raw.
+    """
+    from rsvlm.data.demo import earth_masks
+    from rsvlm.localization import by_name as locate
+    from rsvlm.localization import true_masks
+
+    started = time.time()
+    options = locate.Options(
+        benchmark=benchmark,
+        half=half,
+        limit=limit,
+        label=label,
+        size_px=size_px,
+        without=without or (),
+        dataset=dataset,
+        classes=classes,
+        prompts=prompts,
+        texts=texts,
+        background=background,
+        methods=method or ["smooth"],
+        window=window or [3],
+        scale=scale or [1.0],
+        join=join,
+        temperature=temperature,
+        tile_px=tile_px,
+        size=size,
+        floor=floor,
+        everywhere=everywhere,
+        baselines=baselines,
+        against=against or (),
+        bootstrap_samples=bootstrap_samples,
+        seed=seed,
+    )
+    others = {"blue-marble": true_masks.Benchmark(earth_masks.COVERS, "test", earth_masks.read)}
+    found = locate.locate(model, root, options, others=others, device=device, progress=sys.stderr.isatty())
+    report(found, json_out, seed, device, started, save and ("localize", save))

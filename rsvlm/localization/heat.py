@@ -1,0 +1,413 @@
+"""Where in an image is what a text says: maps from patches, from attention, and by the Smooth-Attention-Operation.
+
+    images (B, 3, H, W) ── tower ── tokens (B, h, w, Dv) ── scores s (B, n, h, w), values v (B, n, h, w, d)
+    window N(p) around each position p:  z_p = Σ a_i v_i / Σ a_i, a_i = exp(s_i) ── output head ── (B, h, w, E) · texts (M, E)
+
+A window of one position is the patch itself; a window over the whole grid is the model's own pooling, everywhere. So one number
+leads from places to images, and the model is asked with the same output head that it was trained with.
+
+Letters: B batch, M texts, n heads, d width of a head, h w patch grid, H W pixels, E embedding, L decoder layers that see the image.
+
+Source: the operation is named in the paper without its formula; this definition is ours.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rsvlm.errors import DataError
+from rsvlm.localization import shapes
+from rsvlm.localization.smoothing import check_window, smooth_attention
+from rsvlm.model import embed
+from rsvlm.model import images as imaging
+from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model.mammut import Mammut
+
+METHODS = {
+    "smooth": "cosine of each text with the attention pooling of a window around each patch (the Smooth-Attention-Operation)",
+    "raw": "cosine of each text with each patch: a window of one",
+    "attention": "what each patch adds to the image's cosine with the text: its pooling weight times its own product",
+    "weights": "the pooling weights of the patches, whatever the text",
+    "caption": "cross-attention of the decoder that reads the text, mean over words, layers and heads",
+    "gradient": "the same, weighted by how much the text's likelihood grows with it",
+}
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The patches of B images, as the pooling sees them.
+
+    Attributes:
+        scores: (B, n, h, w) float32, q·k / √d. A model with mean pooling weighs all patches alike: n = 1 and zeros.
+        values: (B, n, h, w, d) float32, what is averaged; with mean pooling the tokens themselves.
+        embeddings: (B, h, w, E) float32 of norm 1: each patch alone through the output head; none if they were not asked for.
+    """
+
+    scores: Tensor
+    values: Tensor
+    embeddings: Tensor | None
+
+
+def patches(model: Mammut, images: Tensor, embeddings: bool = True) -> Patches:
+    """Run the tower and split its pooling into scores and values, with gradients where the caller wants them.
+
+    Args:
+        model: The model; a class token, if it has one, is left out.
+        images: (B, 3, H, W) normalised, H and W multiples of the patch size; on the model's device.
+        embeddings: Send each patch alone through the output head, too.
+
+    Raises:
+        ModelError: Images of another shape.
+    """
+    h, w = (side // model.config.patch_size for side in images.shape[2:])
+    return split_tokens(model, model.image_tokens(images), h, w, embeddings)
+
+
+def split_tokens(model: Mammut, tokens: Tensor, h: int, w: int, embeddings: bool = True) -> Patches:
+    """Split the pooling of (B, P, Dv) tokens, of which the last h · w are the grid, as `patches` does."""
+    tokens = tokens[:, tokens.shape[1] - h * w :]
+    if model.pool is None:
+        values = tokens.unflatten(1, (h, w))[:, None]  # (B, 1, h, w, Dv)
+        scores = values.new_zeros(values.shape[:4])
+    else:
+        attention = model.pool.attention
+        key, value = attention.key_value(tokens).unflatten(-1, (2, attention.heads, -1)).permute(2, 0, 3, 1, 4)
+        query = attention.query(model.pool.query).unflatten(-1, (attention.heads, -1)).transpose(1, 2)  # (1, n, 1, d)
+        scores = ((query * key).sum(-1) * key.shape[-1] ** -0.5).unflatten(-1, (h, w))
+        values = value.unflatten(2, (h, w))
+    return Patches(scores.float(), values.float(), project(model, values) if embeddings else None)
+
+
+def project(model: Mammut, pooled: Tensor, normalize: bool = True) -> Tensor:
+    """Send pooled values (B, n, …, d) through the model's output head: (B, …, E) float32, of norm 1 if `normalize`."""
+    joined = pooled.movedim(1, -2).flatten(-2)
+    joined = joined if model.pool is None else model.pool.attention.out(joined)
+    joined = model.vision.norm(joined) if model.config.norm_after_pooling else joined
+    vectors = model.image_projection(joined).float()
+    return F.normalize(vectors, dim=-1) if normalize else vectors
+
+
+def smooth(model: Mammut, found: Patches, window: int) -> Tensor:
+    """Embed the window around every patch: (B, h, w, E) float32 of norm 1.
+
+    With mean pooling all scores are 0, and this is the mean of the window's patches.
+    """
+    return project(model, smooth_attention(found.scores, found.values, window))
+
+
+def text_vectors(model: Mammut, texts: str | Sequence[str]) -> np.ndarray:
+    """Embed M texts, one sentence or several: (M, E) float32 of norm 1.
+
+    Raises:
+        DataError: No text, or a blank one.
+    """
+    return embed.texts(model, _groups([texts])[0])
+
+
+def sentences(where: Path | str, classes: Sequence[str]) -> tuple[list[list[str]], list[str] | None]:
+    """Read the sentences that stand for classes, and those of what else there may be.
+
+    Args:
+        where: A name in `sentences.json`, or a JSON file `{class: sentence or [sentence, ...]}`; there the key "" is what else there
+            may be.
+        classes: C names.
+
+    Returns:
+        C lists of sentences, and those of the background; None where the file has none.
+
+    Raises:
+        DataError: The file cannot be read, or has no sentence for a class, or a blank one.
+    """
+    own = json.loads(Path(__file__).with_name("sentences.json").read_text(encoding="utf-8"))
+    try:
+        table = own[where]["classes"] if where in own else json.loads(Path(where).read_text(encoding="utf-8-sig"))
+        rest = own[where]["background"] if where in own else table.get("", [])
+        groups = [table[name] for name in classes] + [rest]
+        groups = [[group] if isinstance(group, str) else list(group) for group in groups]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{where} cannot be read ({error}): give a JSON file {{class: [sentence, ...]}}, or {', '.join(own)}"
+        ) from None
+    except KeyError as error:
+        raise DataError(f"{where} has no sentence for class {error}: give one, or leave the class out with --class") from None
+    if not all(groups[:-1]) or not all(isinstance(line, str) and line.strip() for group in groups for line in group):
+        raise DataError(f"{where}: a class has no sentence, or one that is blank")
+    return groups[:-1], groups[-1] or None
+
+
+def heat(
+    model: Mammut,
+    images: Tensor | Patches,
+    texts: np.ndarray,
+    *,
+    method: str = "smooth",
+    window: int | Sequence[int] = 3,
+    global_share: float = 0.0,
+) -> np.ndarray:
+    """Score each patch of a batch for each text: (B, M, h, w) float32.
+
+    Args:
+        model: The model, in evaluation mode.
+        images: (B, 3, H, W) normalised, on the model's device; or their patches, where they are there already.
+        texts: (M, E) vectors of norm 1, as of `text_vectors`.
+        method: One of `METHODS`, but not of those of the caption pass, which read words: see `cross_attention`.
+        window: For `smooth`: the side in patches, odd; or several, whose scores are averaged.
+        global_share: For `smooth` and `raw`: this share of the whole image's vector is subtracted from each vector, which a tower
+            with global attention mixes into every patch. Source: Li et al. (SegEarth-OV, arXiv 2410.01768), section 3.3.
+
+    Raises:
+        DataError: An unknown method or an even window.
+    """
+    windows = _windows(method, window)
+    vectors = torch.from_numpy(np.ascontiguousarray(texts, np.float32)).to(model.device)
+    with torch.inference_mode():
+        found = images if isinstance(images, Patches) else patches(model, images)
+        if method in ("weights", "attention"):
+            h, w = found.scores.shape[2:]
+            share = found.scores.flatten(2).softmax(-1).unflatten(-1, (h, w))  # (B, n, h, w)
+            if method == "weights":
+                return share.mean(1, keepdim=True).expand(-1, len(vectors), -1, -1).cpu().numpy()
+            # the head is linear (unless its norm comes after the pooling): the mean over patches is the image's cosine
+            joined = project(model, h * w * share[..., None] * found.values, normalize=False)  # (B, h, w, E)
+            joined = joined / joined.mean(dim=(1, 2), keepdim=True).norm(dim=-1, keepdim=True)
+            return (joined @ vectors.T).movedim(-1, 1).cpu().numpy()
+        total = 0
+        for side in windows:
+            embeddings = found.embeddings if side == 1 else smooth(model, found, side)
+            if global_share:
+                whole = smooth(model, found, 2 * max(found.scores.shape[2:]) - 1)
+                embeddings = F.normalize(embeddings - global_share * whole, dim=-1)
+            total = total + embeddings @ vectors.T
+        return (total / len(windows)).movedim(-1, 1).cpu().numpy()
+
+
+def cross_attention(model: Mammut, images: Tensor, texts: Sequence[str], gradient: bool = False) -> np.ndarray:
+    """Where the decoder looks while it reads each text after each image: (B, M, L, n, h, w) float32.
+
+    Attention to the patches, mean over the words to be read; the sum over a grid is 1. With `gradient` each weight is first
+    multiplied by the slope of the text's log-likelihood with respect to it, and what is below 0 is left out.
+
+    Args:
+        model: The model, in evaluation mode, with its tokenizer.
+        images: (B, 3, H, W) normalised, on the model's device.
+        texts: M texts.
+        gradient: Weigh by the slope. Source: Chefer et al. (arXiv 2103.15679), equation 5, for one layer at a time.
+
+    Raises:
+        DataError: No text.
+    """
+    if not len(texts):
+        raise DataError("no text to read: give one or more")
+    tokens = torch.from_numpy(tokenizers.encode(model.tokenizer, list(texts))).to(images.device)  # (M, T)
+    targets = tokens[:, 1:]
+    real = (targets != model.config.pad_token_id).float()  # (M, T-1)
+    h, w = (side // model.config.patch_size for side in images.shape[2:])
+    layers = [layer.cross_attention for layer in model.layers if layer.cross_attention is not None]
+    seen: dict[int, list] = {}
+    hooks = []
+    for i, layer in enumerate(layers):
+        hooks.append(layer.register_forward_pre_hook(lambda _, inputs, i=i: seen.__setitem__(i, [*inputs[:2]])))
+        hooks.append(layer.out.register_forward_pre_hook(lambda _, inputs, i=i: seen[i].append(inputs[0])))
+    maps = []
+    try:
+        with torch.set_grad_enabled(gradient):
+            for image_tokens in model.image_tokens(images).detach():
+                repeated = image_tokens.expand(len(tokens), -1, -1).requires_grad_(gradient)
+                states = model.caption_states(tokens[:, :-1], repeated)
+                slopes = [None] * len(layers)
+                if gradient:
+                    likely = model.vocabulary(states).log_softmax(-1).gather(-1, targets[..., None])[..., 0]  # (M, T-1)
+                    slopes = torch.autograd.grad((likely * real).sum(), [seen[i][2] for i in range(len(layers))])
+                found = [_attention(layer, *seen[i][:2], slopes[i]) for i, layer in enumerate(layers)]  # (M, n, T-1, P)
+                words = torch.stack(found, dim=1) * (real / real.sum(1, keepdim=True))[:, None, None, :, None]
+                maps.append(words.sum(dim=3)[..., -h * w :].unflatten(-1, (h, w)).detach())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(maps).float().cpu().numpy()
+
+
+def maps(
+    model: Mammut,
+    image: np.ndarray,
+    texts: Sequence[str | Sequence[str] | np.ndarray],
+    *,
+    method: str = "smooth",
+    window: int | Sequence[int] = 3,
+    background: Sequence[str | Sequence[str] | np.ndarray] | None = None,
+    join: str = "best",
+    temperature: float | None = None,
+    global_share: float = 0.0,
+    scale: float | Sequence[float] = 1.0,
+    tile_px: int | None = None,
+    overlap: float = 0.5,
+    size: str = "image",
+    batch_size: int = 32,
+    seen: dict | None = None,
+) -> np.ndarray:
+    """Score every pixel of an image for each text.
+
+    Args:
+        model: The model, in evaluation mode.
+        image: (H, W, 3) uint8, of any size.
+        texts: M texts, each one sentence or several; or, for the methods that need no words, vectors (m, E) of `text_vectors` in
+            place of sentences, so that they are embedded once for many images.
+        method: One of `METHODS`.
+        window: For `smooth`: side of the window in patches, odd; or several, whose scores are averaged.
+        background: What else there may be. If given (an empty list is), scores become probabilities: a softmax over the texts and
+            these. If not, they are cosines, or for the other methods weights.
+        join: Of several sentences of a text: the `best` in a patch speaks for it, or their `mean`.
+        temperature: Of that softmax, in cosines; none: that of the model's own loss.
+        global_share: As for `heat`.
+        scale: The image is enlarged by this factor first, so that patches show less ground; or several, whose scores are averaged.
+        tile_px: Side of the tiles in pixels of the image; none: the image at once, which for a tower with global attention costs
+            the square of its pixels.
+        overlap: Share of a tile's side that the next one shows too; tiles fade into each other.
+        size: `image` for the image's size, by bilinear interpolation; `guided`: the same, edges then taken from the image;
+            `patches` for the grid of patches (without tiles).
+        batch_size: Tiles per forward pass.
+        seen: Empty at first, and then given again with the same image, model, scale and tiles: patches are kept here, so that several
+            methods and windows look at an image once.
+
+    Returns:
+        (M, H, W) float32, or (M, h, w) for `size="patches"`.
+
+    Raises:
+        DataError: Another image, method, window or size; or vectors for a method that reads words.
+    """
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise DataError(f"an image of shape {image.shape}, {image.dtype}: expected (H, W, 3) uint8")
+    if size not in ("image", "guided", "patches") or (size == "patches" and (tile_px or not isinstance(scale, (int, float)))):
+        raise DataError(f"size '{size}': choose image, guided, or, without tiles and at one scale, patches")
+    scales = [scale] if isinstance(scale, (int, float)) else list(scale)
+    if not 0 <= overlap < 1 or not scales or min(scales) <= 0 or (tile_px is not None and tile_px < 1):
+        raise DataError(f"overlap {overlap}, scale {scale}, tile_px {tile_px}: expected 0…1 (without 1), > 0 and ≥ 1")
+    if join not in ("best", "mean"):
+        raise DataError(f"join '{join}': choose best or mean")
+    _windows(method, window)
+    words = method in ("caption", "gradient")
+    texts = [texts] if isinstance(texts, str) else texts
+    count = len(texts)
+    if words:
+        groups = _groups([*texts, *(background if background is not None else [])])
+        vectors, sizes = None, [len(group) for group in groups]
+    else:
+        vectors, sizes = _sentences(model, [*texts, *(background if background is not None else [])])
+    starts = np.cumsum([0, *sizes[:-1]])
+
+    H, W = image.shape[:2]
+    tile = (min(tile_px, H), min(tile_px, W)) if tile_px else (H, W)
+    side = model.config.patch_size
+    corners = [(y, x) for y in _starts(H, tile[0], overlap) for x in _starts(W, tile[1], overlap)]
+    fade = _fade(tile[0])[:, None] * _fade(tile[1])
+    total, weight = np.zeros((len(sizes), H, W), np.float32), np.zeros((H, W), np.float32)
+    for factor, start in itertools.product(scales, range(0, len(corners), batch_size)):
+        some = corners[start : start + batch_size]
+        shown = [max(round(length * factor / side), 1) * side for length in tile]  # pixels that the model sees
+        kept = (seen or {}).get((factor, start))
+        if words or kept is None:
+            batch = to_batch(model, [image[y : y + tile[0], x : x + tile[1]] for y, x in some], *shown)
+        if words:
+            found = cross_attention(model, batch, sum(groups, []), method == "gradient").mean(axis=(2, 3))
+        else:
+            if kept is None:
+                with torch.inference_mode():
+                    kept = patches(model, batch)
+                if seen is not None:
+                    seen[factor, start] = kept
+            found = heat(model, kept, vectors, method=method, window=window, global_share=global_share)
+        if join == "best":
+            found = np.maximum.reduceat(found, starts, axis=1)
+        else:
+            found = np.add.reduceat(found, starts, axis=1) / np.array(sizes, np.float32)[:, None, None]
+        if size == "patches":
+            return _contrast(model, found[0], count, background, temperature)
+        pixels = F.interpolate(torch.from_numpy(found), size=tile, mode="bilinear", align_corners=False).numpy()
+        if len(corners) == 1:  # no tiles, nothing fades
+            total += pixels[0]
+            weight += 1
+            continue
+        for (y, x), part in zip(some, pixels, strict=True):
+            total[:, y : y + tile[0], x : x + tile[1]] += fade * part
+            weight[y : y + tile[0], x : x + tile[1]] += fade
+    scores = _contrast(model, total / weight, count, background, temperature)
+    if size == "guided":
+        radius = max(round(side / np.mean(scales) / 2), 1)
+        scores = np.stack([shapes.refine(one, image, radius, 1e-3) for one in scores])
+    return scores
+
+
+def to_batch(model: Mammut, arrays: Sequence[np.ndarray], height: int, width: int) -> Tensor:
+    """Resize (where needed) and normalise B decoded images: (B, 3, height, width) float32 on the model's device."""
+    resized = [a if a.shape[:2] == (height, width) else imaging.resize(a, height, width) for a in arrays]
+    batch = imaging.normalise(np.stack(resized), model.config.image_mean, model.config.image_std)
+    return torch.from_numpy(batch).to(model.device)
+
+
+def _attention(layer: torch.nn.Module, x: Tensor, key_value: Tensor, slope: Tensor | None) -> Tensor:
+    """Weights (M, n, T, P) of a cross-attention from what went into it; with the slope (M, T, D) of what it mixed, weighed."""
+    query = layer.query(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2)  # (M, n, T, d)
+    key, value = key_value.unflatten(-1, (2, layer.heads, -1)).permute(2, 0, 3, 1, 4)  # each (M, n, P, d)
+    weights = (query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5).softmax(-1)
+    if slope is None:
+        return weights
+    of_weights = slope.unflatten(-1, (layer.heads, -1)).transpose(1, 2) @ value.transpose(-1, -2)
+    return (weights * of_weights).clamp_min(0)
+
+
+def _sentences(model: Mammut, texts: Sequence[str | Sequence[str] | np.ndarray]) -> tuple[np.ndarray, list[int]]:
+    """Embed the sentences of all texts, but for those that are vectors, and count those of each."""
+    texts = [texts] if isinstance(texts, str) else texts
+    parts = [np.atleast_2d(t) if isinstance(t, np.ndarray) else text_vectors(model, _groups([t])[0]) for t in texts]
+    if not parts:
+        raise DataError("no text: give one or more")
+    return np.concatenate(parts), [len(part) for part in parts]
+
+
+def _contrast(model: Mammut, scores: np.ndarray, count: int, background, temperature: float | None) -> np.ndarray:
+    """Turn (texts + background, h, w) scores into probabilities of the first `count`, where a background is given."""
+    if background is None:
+        return scores.astype(np.float32, copy=False)
+    odds = scores * np.float32(1 / temperature if temperature else model.logit_scale.item())
+    odds -= odds.max(axis=0)  # in place: there may be dozens of texts and millions of pixels
+    np.exp(odds, out=odds)
+    return odds[:count] / odds.sum(axis=0)
+
+
+def _groups(texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
+    groups = [[text] if isinstance(text, str) else list(text) for text in texts]
+    if not groups or not all(groups) or not all(isinstance(text, str) and text.strip() for group in groups for text in group):
+        raise DataError("a text is missing or blank: give one or more texts, each a sentence or a list of sentences")
+    return groups
+
+
+def _windows(method: str, window: int | Sequence[int]) -> list[int]:
+    if method not in METHODS:
+        raise DataError(f"unknown method '{method}': choose one of {', '.join(METHODS)}")
+    windows = [1] if method == "raw" else [window] if isinstance(window, (int, float)) else list(window)
+    for side in windows:
+        check_window(side)
+    if not windows:
+        raise DataError("no window: give an odd number of patches, or several")
+    return [int(side) for side in windows]
+
+
+def _starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Return where tiles begin so that they cover 0…length, overlap by at least this share, and the last ends with the image."""
+    count = 1 + int(np.ceil((length - tile) / max(tile * (1 - overlap), 1)))
+    return sorted({int(round(start)) for start in np.linspace(0, length - tile, count)})
+
+
+def _fade(length: int) -> np.ndarray:
+    """Weights of a tile along one axis, (length,) float32: highest in the middle, nowhere 0."""
+    return np.sin((np.arange(length, dtype=np.float32) + 0.5) * np.pi / length) + 1e-3

@@ -1,0 +1,13 @@
+"""MaMMUT and its losses, and other people's models behind one face: pictures and texts in, vectors out.
+
+In: arrays of pixels and texts, or a folder of weights. Out: vectors of norm 1, captions, losses. Nothing here reads a data set.
+
+    mammut       the model, top to bottom
+    losses       what is minimised
+    tokenizer    text to numbers
+    images       decode, resize, normalise
+    embed        pictures and texts to vectors
+    weights      model folders of ours and of open_clip in, ONNX out
+    device       auto, cpu, cuda
+    others/      models of other people
+"""

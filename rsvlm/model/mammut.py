@@ -1,0 +1,534 @@
+"""MaMMUT, top to bottom: one vision tower, one text decoder run twice with the same weights, two losses.
+
+Source: Kuo et al., "MaMMUT: A Simple Architecture for Joint Learning for MultiModal Tasks" (arXiv 2303.16839).
+
+    images (B, 3, H, W) ── VisionTransformer ── patch tokens (B, P, Dv) ─┬─ pool ── image embedding (B, E)
+                                                                         └─ linear map ─┐
+    tokens (B, T) ──┬─ contrastive pass: bidirectional, never sees the image ── mean ── text embedding (B, E)
+                    └─ caption pass: causal, cross-attention to the patches ◄───────────┘ ── next-token logits (B, T, V)
+
+Letters: B batch, T text tokens, P patches, Dv vision width, D text width = E embedding, V vocabulary, h w patch grid, n heads.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed_nhwc
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModel, Cache, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import ModelOutput
+
+from rsvlm.errors import ModelError
+from rsvlm.model import losses
+from rsvlm.model import tokenizer as tokenizers
+
+_SIZES = "image_size patch_size vision_width vision_layers vision_heads text_width text_layers text_heads".split()
+_OPENMAMMUT = {"vision_class_token": True, "vision_pre_norm": True, "vision_norm_eps": 1e-5, "norm_after_pooling": True}
+_OPENMAMMUT |= {"cross_layer_mlp": "both", "image_map_bias": False, "pads_are_text": True}
+_CONV = dict(zip(_SIZES, (128, 32, 512, 4, 8, 256, 2, 4)), vision_stages=(1, 1, 2, 1))
+# Behind each row its parameters, vision tower + all the rest, at a vocabulary of 49,408 and a context of 77.
+PRESETS: dict[str, dict] = {
+    "nano": dict(zip(_SIZES, (64, 8, 128, 4, 4, 128, 3, 4))),  # 826,240 + 13,403,010
+    # For thousands of pictures, not millions: convolutions start with what a transformer would have to learn from them.
+    "conv": dict(_CONV),  # 6,096,416 + 27,423,234
+    "conv-standard": dict(_CONV, vision_standard_weights=True),  # 6,096,416 + 27,423,234
+    "tiny": dict(zip(_SIZES, (224, 16, 192, 12, 3, 192, 6, 3))),  # 5,524,032 + 22,141,058
+    "s32": dict(zip(_SIZES, (224, 32, 384, 12, 6, 384, 12, 6))),  # 22,493,184 + 62,974,466
+    "b32": dict(zip(_SIZES, (224, 32, 768, 12, 12, 512, 12, 8))),  # 87,453,696 + 95,565,826
+    "b16": dict(zip(_SIZES, (224, 16, 768, 12, 12, 512, 12, 8))),  # 85,797,120 + 95,565,826
+    "l14": dict(zip(_SIZES, (224, 14, 1024, 24, 16, 768, 12, 12))) | _OPENMAMMUT,  # 303,179,776 + 205,115,138
+    # The paper's 400 M + 400 M; the vision tower is SoViT-400m/14 (Alabdulmohsin et al., arXiv 2305.13035).
+    "so400m": dict(zip(_SIZES, (224, 14, 1152, 27, 16, 1152, 15, 16)), vision_mlp_width=4304),  # 412,442,352 + 396,899,714
+}
+
+
+class MammutConfig(PreTrainedConfig):
+    """Sizes and switches of a MaMMUT, and how its images are normalised.
+
+    Attributes:
+        image_size: Side of the square images it was trained on, in pixels; others are taken by interpolating the positions.
+        patch_size: Side of a patch, in pixels.
+        vision_width: Dv; likewise `vision_layers`, `vision_heads`, and `vision_mlp_width` (none: 4 Dv).
+        vision_stages: Residual blocks of each stage of a convolutional tower; empty: a transformer. The first stage works on
+            cells of 4 pixels; each further one on cells of twice the side with twice the channels, up to Dv on whole patches.
+        vision_standard_weights: The convolutions' weights have mean 0 and norm 1 for each channel, whatever is learned.
+        vision_class_token: One more token in front of the patches, a patch like the others; dropped if not `class_token_read`.
+        vision_pre_norm: A norm before the first block, and no bias in the patch projection (CLIP's towers).
+        vision_norm_eps: Of the tower's norms.
+        norm_after_pooling: The tower's last norm comes after the mean, so the decoder sees tokens that it has not passed.
+        image_pooling: `mean`, or `attention`: one learned query over the patches. MaMMUT found plain means to retrieve better.
+        image_projection: Whether a linear map follows the pooling; none: where the two widths differ.
+        text_width: D and E; likewise `text_layers`, `text_heads`.
+        cross_attention_every: 2: every second decoder layer, from the first on, can see the image.
+        cross_layer_mlp: In layers with cross-attention `one` MLP follows it, in both passes; or (openMaMMUT) it belongs to the
+            cross-attention and runs in the `caption` pass alone; or there are `both`, the first ahead of the cross-attention.
+        image_map_bias: Whether the linear map from patches to decoder has a bias.
+        pads_are_text: The text embedding is the mean over all `context_length` positions, pads attended to (openMaMMUT).
+        vocab_size: V.
+        context_length: Longest text, in tokens.
+        text_dropout: Dropout behind attention and MLP of the decoder's layers, in training.
+        image_mean: Per channel, of images in 0…1; likewise `image_std`.
+        initial_scale: Factor of the cosines at the start; `initial_bias` is added to them.
+    """
+
+    model_type = "mammut"
+    attribute_map = {"hidden_size": "text_width", "num_hidden_layers": "text_layers", "num_attention_heads": "text_heads"}
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 64,
+        patch_size: int = 8,
+        vision_width: int = 128,
+        vision_layers: int = 4,
+        vision_heads: int = 4,
+        vision_mlp_width: int | None = None,
+        vision_stages: Sequence[int] = (),
+        vision_standard_weights: bool = False,
+        vision_class_token: bool = False,
+        class_token_read: bool = True,
+        vision_pre_norm: bool = False,
+        vision_norm_eps: float = 1e-6,
+        norm_after_pooling: bool = False,
+        image_pooling: str = "mean",
+        image_projection: bool | None = None,
+        text_width: int = 128,
+        text_layers: int = 3,
+        text_heads: int = 4,
+        cross_attention_every: int = 2,
+        cross_layer_mlp: str = "one",
+        image_map_bias: bool = True,
+        pads_are_text: bool = False,
+        vocab_size: int = 2048,
+        context_length: int = 96,
+        text_dropout: float = 0.0,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.25, 0.25, 0.25),
+        initial_scale: float = 1 / 0.07,
+        initial_bias: float = 0.0,
+        pad_token_id: int = tokenizers.PAD_ID,
+        bos_token_id: int = tokenizers.BOS_ID,
+        eos_token_id: int = tokenizers.EOS_ID,
+        **transformers_options,
+    ):
+        own = {name: value for name, value in locals().items() if name not in ("self", "transformers_options", "__class__")}
+        if image_pooling not in ("mean", "attention") or cross_layer_mlp not in ("one", "caption", "both"):
+            raise ModelError(f"there is no image_pooling='{image_pooling}' with cross_layer_mlp='{cross_layer_mlp}'")
+        if vision_stages and (patch_size != 2 ** (len(vision_stages) + 1) or vision_class_token or norm_after_pooling):
+            raise ModelError(
+                f"vision_stages={list(vision_stages)} make patches of {2 ** (len(vision_stages) + 1)} pixels, without class token "
+                f"and with a norm before the pooling: patch_size={patch_size} and the other options say otherwise"
+            )
+        super().__init__(**transformers_options)
+        for name, value in own.items():
+            setattr(self, name, list(value) if isinstance(value, tuple) else value)
+
+
+class Attention(nn.Module):
+    """Multi-head attention. Keys and values come projected, so that a caller can keep them."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, key_value: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Attend from (B, T, D) `x` to (B, S, 2D) `key_value`; `mask` is True where attention may go, (B, 1, 1, S)."""
+        B, T, D = x.shape
+        query = self.query(x).view(B, T, self.heads, -1).transpose(1, 2)  # (B, n, T, D/n)
+        key, value = key_value.view(B, -1, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, n, S, D/n)
+        if query.dtype == torch.bfloat16 and query.device.type == "cpu":  # there the backward of this is nine times slower
+            with torch.autocast("cpu", enabled=False):
+                query, key, value = query.float(), key.float(), value.float()
+                mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal).to(x.dtype)
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)  # (B, n, T, D/n)
+        return self.out(mixed.transpose(1, 2).reshape(B, T, D))
+
+
+class ConvBlock(nn.Module):
+    """Two 3 × 3 convolutions with a way around them, which it starts as. Source: He et al. (arXiv 1512.03385), figure 2."""
+
+    def __init__(self, given: int, width: int, standard: bool):
+        super().__init__()
+        stride = 1 if given == width else 2
+        self.first, self.second = _conv(given, width, 3, stride, standard), _conv(width, width, 3, 1, standard)
+        nn.init.zeros_(self.second[1].weight)
+        self.around = nn.Sequential(nn.AvgPool2d(2), *_conv(given, width, 1, 1, standard)) if stride == 2 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, given, h, w) to (B, width, h, w), or (B, width, h/2, w/2) where the width grows."""
+        return F.relu(self.around(x) + self.second(F.relu(self.first(x))))
+
+
+class StandardConv2d(nn.Conv2d):
+    """A convolution by weights of mean 0 and norm 1 for each output channel. Source: Qiao et al. (arXiv 1903.10520), section 3."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, given, h, w) to (B, width, h', w')."""
+        rows = self.weight.flatten(1)
+        weight = F.normalize(rows - rows.mean(dim=1, keepdim=True), dim=1).view_as(self.weight)
+        return self._conv_forward(x, weight.contiguous(memory_format=torch.channels_last), None)
+
+
+def _conv(given: int, width: int, side: int, stride: int, standard: bool) -> nn.Sequential:
+    conv = (StandardConv2d if standard else nn.Conv2d)(given, width, side, stride, side // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.GroupNorm(math.ceil(width / 16), width))  # each image alone: no batch shows in a feature
+
+
+def _vision_tower(config: MammutConfig) -> nn.Module:
+    stages, width = config.vision_stages, config.vision_width
+    if stages:
+        widths = [width // 2 ** (len(stages) - 1 - stage) for stage, blocks in enumerate(stages) for _ in range(blocks)]
+        standard = config.vision_standard_weights
+        first, second = _conv(3, widths[0] // 2, 3, 2, standard), _conv(widths[0] // 2, widths[0], 3, 2, standard)
+        stem = first, nn.ReLU(), second, nn.ReLU()
+        blocks = (ConvBlock(*sides, standard) for sides in zip([widths[0], *widths[:-1]], widths))
+        return nn.ModuleDict({"stem": nn.Sequential(*stem), "blocks": nn.Sequential(*blocks)})
+    sizes = {"img_size": config.image_size, "patch_size": config.patch_size, "embed_dim": width, "depth": config.vision_layers}
+    sizes |= {"num_heads": config.vision_heads, "mlp_ratio": (config.vision_mlp_width or 4 * width) / width}
+    switches = {"class_token": config.vision_class_token, "pre_norm": config.vision_pre_norm, "dynamic_img_size": True}
+    norm = functools.partial(nn.LayerNorm, eps=config.vision_norm_eps)
+    return VisionTransformer(**sizes, **switches, norm_layer=norm, num_classes=0, global_pool="")
+
+
+class AttentionPool(nn.Module):
+    """One learned query over the patches: z = Σ a_i v_i / Σ a_i with a_i = exp(q·k_i / √d), then a linear map."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(1, 1, width).normal_(std=width**-0.5))
+        self.attention = Attention(width, heads)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Pool (B, P, D) into (B, D)."""
+        query = self.query.expand(tokens.shape[0], -1, -1)
+        return self.attention(query, self.attention.key_value(tokens))[:, 0]
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm self-attention, cross-attention where the layer has it and the image is given, and an MLP."""
+
+    def __init__(self, index: int, config: MammutConfig):
+        super().__init__()
+        width, heads, cross = config.text_width, config.text_heads, index % config.cross_attention_every == 0
+        self.index = index
+        self.norm_self = nn.LayerNorm(width)
+        self.self_attention = Attention(width, heads)
+        self.cross_attention = Attention(width, heads) if cross else None
+        self.norm_cross = nn.LayerNorm(width) if cross else None
+        self.norm_image = nn.LayerNorm(width) if cross else None
+        own, late = not cross or config.cross_layer_mlp != "caption", cross and config.cross_layer_mlp != "one"
+        self.norm_mlp, self.mlp = (nn.LayerNorm(width), _mlp(width)) if own else (None, None)
+        self.norm_cross_mlp, self.cross_mlp = (nn.LayerNorm(width), _mlp(width)) if late else (None, None)
+        self.drop = nn.Dropout(config.text_dropout)
+
+    def image_states(self, image: Tensor) -> Tensor:
+        """Project (B, P, D) mapped patches into the (B, P, 2D) keys and values of the cross-attention."""
+        return self.cross_attention.key_value(self.norm_image(image))
+
+    def forward(self, x: Tensor, mask: Tensor | None, causal: bool, image_states=None, cache: Cache | None = None) -> Tensor:
+        """Update (B, T, D) states.
+
+        `image_states` is None in the contrastive pass, else what gives this layer its keys and values of the image; `cache` has
+        keys and values of earlier tokens and takes those of the new ones.
+        """
+        normed = self.norm_self(x)
+        key_value = self.self_attention.key_value(normed)  # (B, T, 2D)
+        if cache is not None:
+            key_value = torch.cat(cache.update(*key_value[:, None].chunk(2, dim=-1), self.index), dim=-1)[:, 0]
+        x = x + self.drop(self.self_attention(normed, key_value, mask, causal))
+        if self.mlp is not None and self.cross_mlp is not None:
+            x = x + self.drop(self.mlp(self.norm_mlp(x)))
+        if self.cross_attention is not None and image_states is not None:
+            x = x + self.drop(self.cross_attention(self.norm_cross(x), image_states(self)))
+            if self.cross_mlp is not None:
+                x = x + self.drop(self.cross_mlp(self.norm_cross_mlp(x)))
+        return x + self.drop(self.mlp(self.norm_mlp(x))) if self.cross_mlp is None else x
+
+
+def _mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+
+@dataclass
+class MammutOutput(ModelOutput):
+    """What one training step needs: `image_embeddings` and `text_embeddings` (B, E) of norm 1, and the mean `caption_loss`."""
+
+    image_embeddings: Tensor | None = None
+    text_embeddings: Tensor | None = None
+    caption_loss: Tensor | None = None
+
+
+class Mammut(PreTrainedModel):
+    """The model. `save_pretrained` writes a plain safetensors folder; `rsvlm.load` and `AutoModel` read it back."""
+
+    config_class = MammutConfig
+    base_model_prefix = "mammut"
+    main_input_name = "images"
+    supports_gradient_checkpointing = True
+    tokenizer = None  # `rsvlm.load` attaches it
+
+    def __init__(self, config: MammutConfig):
+        super().__init__(config)
+        width = config.text_width
+        self.vision = _vision_tower(config)
+        self.pool = AttentionPool(config.vision_width, config.vision_heads) if config.image_pooling == "attention" else None
+        project = config.vision_width != width if config.image_projection is None else config.image_projection
+        self.image_projection = nn.Linear(config.vision_width, width, bias=False) if project else nn.Identity()
+        self.image_map = nn.Linear(config.vision_width, width, bias=config.image_map_bias)
+        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.position_embedding = nn.Embedding(config.context_length, width)
+        self.layers = nn.ModuleList(DecoderLayer(i, config) for i in range(config.text_layers))
+        self.norm = nn.LayerNorm(width)
+        self.vocabulary = nn.Linear(width, config.vocab_size, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(config.initial_scale)))
+        self.logit_bias = nn.Parameter(torch.tensor(config.initial_bias))
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal(0, 0.02) for every matrix, zero for every bias."""
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.02)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The factor (a scalar, 1/τ) that multiplies cosines in the contrastive loss."""
+        return self.log_scale.exp()
+
+    def image_tokens(self, images: Tensor, crops: Tensor | None = None) -> Tensor:
+        """Run the vision tower: (B, P, Dv) patch tokens, the class token first where there is one.
+
+        Args:
+            images: (B, 3, H, W) float, normalised; H and W are any multiples of the patch size.
+            crops: (B, 4) boxes (x0, y0, x1, y1) in 0…1: each image is told that it is this part of a larger one.
+
+        Raises:
+            ModelError: Images of another shape.
+        """
+        side = self.config.patch_size
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % side or images.shape[3] % side:
+            raise ModelError(
+                f"images of shape {tuple(images.shape)}: this model takes (B, 3, H, W) with H and W multiples of {side}"
+            )
+        if self.config.vision_stages:  # it has no positions to crop, and on a CPU it is twice as fast with channels last
+            x = self.vision.stem(images.contiguous(memory_format=torch.channels_last))
+            for block in self.vision.blocks:
+                x = self._run(block, x)
+            return x.flatten(2).transpose(1, 2)  # (B, P, Dv)
+        x = self.vision.patch_embed(images)  # (B, h, w, Dv)
+        prefix = self.vision.pos_embed[:, : self.vision.num_prefix_tokens]
+        grid = self.vision.pos_embed[:, self.vision.num_prefix_tokens :]
+        g = self.config.image_size // side
+        grid = grid.view(1, g, g, -1)
+        if crops is not None:
+            grid = cropped_positions(grid, crops, x.shape[1:3])
+        elif x.shape[1:3] != grid.shape[1:3]:
+            grid = resample_abs_pos_embed_nhwc(grid, x.shape[1:3])  # bicubic, antialiased
+        x = (x + grid).flatten(1, 2)  # (B, P, Dv)
+        if self.vision.cls_token is not None:
+            x = torch.cat([(self.vision.cls_token + prefix).expand(x.shape[0], -1, -1), x], dim=1)
+        x = self.vision.norm_pre(x)
+        for block in self.vision.blocks:
+            x = self._run(block, x)
+        if self.vision.cls_token is not None and not self.config.class_token_read:
+            x = x[:, 1:]
+        return x if self.config.norm_after_pooling else self.vision.norm(x)
+
+    def image_embedding(self, image_tokens: Tensor, normalize: bool = True) -> Tensor:
+        """Pool (B, P, Dv) patch tokens into (B, E) image embeddings, of norm 1 if `normalize`."""
+        pooled = image_tokens.mean(dim=1) if self.pool is None else self.pool(image_tokens)  # (B, Dv)
+        if self.config.norm_after_pooling:
+            pooled = self.vision.norm(pooled)
+        pooled = self.image_projection(pooled)  # (B, E)
+        return F.normalize(pooled, dim=-1) if normalize else pooled
+
+    def encode_image(self, images: Tensor, normalize: bool = True) -> Tensor:
+        """Embed (B, 3, H, W) normalised float images as (B, E)."""
+        return self.image_embedding(self.image_tokens(images), normalize)
+
+    def encode_text(self, tokens: Tensor, normalize: bool = True) -> Tensor:
+        """Contrastive pass: embed (B, T) int64 tokens, padded on the right, as (B, E).
+
+        Bidirectional self-attention over the real tokens, no cross-attention; the embedding is the mean over the real tokens, so
+        it depends on neither padding nor neighbours. (With `pads_are_text` pads are tokens like any other.) MaMMUT section 3.2.
+        """
+        if self.config.pads_are_text:
+            missing = torch.sym_max(0, self.config.context_length - tokens.shape[1])
+            tokens = F.pad(tokens, (0, missing), value=self.config.pad_token_id)
+            pooled = self._decode(tokens).mean(dim=1)  # (B, E)
+        else:
+            real = tokens != self.config.pad_token_id  # (B, T)
+            if not self.training and not torch.compiler.is_compiling() and not real.any(dim=1).all():
+                raise ModelError("a text holds nothing but padding: its embedding would mean nothing")
+            states = self._decode(tokens, real[:, None, None, :])  # (B, T, D): no query attends to a pad
+            weights = real.to(states.dtype)[..., None]  # (B, T, 1)
+            pooled = (states * weights).sum(dim=1) / weights.sum(dim=1)  # (B, E)
+        return F.normalize(pooled, dim=-1) if normalize else pooled
+
+    def caption_states(self, tokens: Tensor, image_tokens: Tensor) -> Tensor:
+        """Caption pass, causal and with cross-attention: (B, T) tokens and (B, P, Dv) patch tokens to (B, T, D) states."""
+        image = self.image_map(image_tokens)  # (B, P, D)
+        return self._decode(tokens, None, True, lambda layer: layer.image_states(image))
+
+    def caption_logits(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Next-token logits (B, T, V) of (B, T) tokens given (B, 3, H, W) images."""
+        return self.vocabulary(self.caption_states(tokens, self.image_tokens(images)))
+
+    def caption_loss(self, tokens: Tensor, image_tokens: Tensor) -> Tensor:
+        """Summed cross-entropy (nats) of every real token after the first.
+
+        The vocabulary product is the dearest part of a small decoder, so it is computed only where there is a target.
+        """
+        states = self.caption_states(tokens[:, :-1], image_tokens)  # (B, T-1, D)
+        targets = tokens[:, 1:]
+        real = targets != self.config.pad_token_id
+        return losses.SummedCrossEntropy.apply(states[real], self.vocabulary.weight, targets[real])
+
+    def forward(
+        self, images: Tensor, tokens: Tensor | Sequence[Tensor], with_caption: bool = True, crops: Tensor | None = None
+    ) -> MammutOutput:
+        """Both passes; image features are computed once. `images` and `crops` are as for `image_tokens`.
+
+        `tokens` are (B, T) int64; or groups of rows, (B1, T1), (B2, T2), … that together belong to the B images in order, each cut
+        to its longest text. Captions differ in length by a factor of ten, and no result depends on padding, so groups of similar
+        length save most of the work on pads.
+        """
+        image_tokens = self.image_tokens(images, crops)
+        groups = [tokens] if isinstance(tokens, Tensor) else list(tokens)
+        parts = image_tokens.split([len(group) for group in groups])
+        caption_loss = None
+        if with_caption:
+            total = sum(self.caption_loss(group, part) for group, part in zip(groups, parts, strict=True))
+            caption_loss = total / sum((group[:, 1:] != self.config.pad_token_id).sum() for group in groups)
+        return MammutOutput(
+            image_embeddings=self.image_embedding(image_tokens),
+            text_embeddings=torch.cat([self.encode_text(group) for group in groups]),
+            caption_loss=caption_loss,
+        )
+
+    @torch.inference_mode()
+    def generate(self, images: Tensor, **options) -> Tensor:
+        """Caption (B, 3, H, W) images: token ids (B, T), `<bos>` first, pads after the end.
+
+        `options` are those of transformers' `generate`: `max_new_tokens`, `num_beams`, `do_sample`, `top_p`, … Greedy without any.
+        Keys and values of past tokens, and of the image, are computed once.
+        """
+        image = self.image_map(self.image_tokens(images))
+        states = torch.stack([layer.image_states(image) for layer in self.layers if layer.cross_attention is not None], dim=1)
+        start = torch.full((len(images), 1), self.config.bos_token_id, device=images.device)
+        asked = options.pop("max_length", options.pop("max_new_tokens", self.config.context_length - 1) + 1)
+        if asked > self.config.context_length:
+            raise ModelError(f"captions of {asked} tokens: this model's context_length is {self.config.context_length}")
+        return Captioner(self).generate(start, image_states=states, **{"do_sample": False, "max_length": asked} | options)
+
+    def captions(self, images: Tensor, **options) -> list[str]:
+        """Caption (B, 3, H, W) images in words; `options` as for `generate`."""
+        return tokenizers.decode(self.tokenizer, self.generate(images, **options).cpu())
+
+    def _decode(
+        self, tokens: Tensor, mask: Tensor | None = None, causal: bool = False, image_states=None, cache: Cache | None = None
+    ) -> Tensor:
+        """Run the decoder over (B, T) tokens, which follow those in `cache`: (B, T, D) states. The rest as for its layers."""
+        known = 0 if cache is None else cache.get_seq_length()
+        end = known + tokens.shape[1]
+        if self.config.context_length < end:
+            raise ModelError(f"text of {end} tokens: this model's context_length is {self.config.context_length}")
+        x = self.token_embedding(tokens) + self.position_embedding.weight[known:end]  # (B, T, D)
+        for layer in self.layers:
+            x = self._run(functools.partial(layer, mask=mask, causal=causal, image_states=image_states, cache=cache), x)
+        return self.norm(x)
+
+    def _run(self, block, x: Tensor) -> Tensor:
+        """Run one block; in training with activation checkpointing, keep only what went into it."""
+        return checkpoint(block, x, use_reentrant=False) if self.gradient_checkpointing and self.training else block(x)
+
+
+AutoConfig.register("mammut", MammutConfig)
+AutoModel.register(MammutConfig, Mammut)
+
+
+class Captioner(PreTrainedModel, GenerationMixin):
+    """The caption pass in the form that transformers' `generate` drives: one token at a time, with a cache."""
+
+    config_class = MammutConfig
+    main_input_name = "input_ids"
+
+    def __init__(self, model: Mammut):
+        super().__init__(model.config)
+        self.model = model
+        ids = {name: getattr(model.config, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        self.generation_config = GenerationConfig(**ids)
+
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, image_states=None, **_) -> dict:
+        """Pass on the tokens that the cache does not hold yet."""
+        known = past_key_values.get_seq_length() if past_key_values is not None else 0
+        return {"input_ids": input_ids[:, known:], "past_key_values": past_key_values, "image_states": image_states}
+
+    def forward(self, input_ids: Tensor, image_states: Tensor, past_key_values: Cache | None = None, **_):
+        """Logits (B, T, V) after the (B, T) new tokens; `image_states` is (B, layers with cross-attention, P, 2D)."""
+        states = iter(image_states.unbind(dim=1))
+        x = self.model._decode(input_ids, None, input_ids.shape[1] > 1, lambda layer: next(states), past_key_values)
+        return CausalLMOutputWithPast(logits=self.model.vocabulary(x), past_key_values=past_key_values)
+
+
+def cropped_positions(grid: Tensor, crops: Tensor, size: Sequence[int]) -> Tensor:
+    """Take the part (B, 4) `crops` of (1, g, g, D) positions, blown up to `size`: (B, h, w, D).
+
+    A crop is (x0, y0, x1, y1) in 0…1. Source: Kim et al. 2023 (RO-ViT, arXiv 2305.07011), section 3.2.
+    """
+    h, w = size
+    centres = [(torch.arange(n, device=grid.device, dtype=torch.float32) + 0.5) / n for n in (h, w)]
+    y = crops[:, 1, None] + (crops[:, 3] - crops[:, 1])[:, None] * centres[0]  # (B, h) in 0…1
+    x = crops[:, 0, None] + (crops[:, 2] - crops[:, 0])[:, None] * centres[1]  # (B, w)
+    where = torch.stack([x[:, None, :].expand(-1, h, -1), y[:, :, None].expand(-1, -1, w)], dim=-1) * 2 - 1  # (B, h, w, 2)
+    source = grid.permute(0, 3, 1, 2).float().expand(len(crops), -1, -1, -1)
+    found = F.grid_sample(source, where, mode="bilinear", padding_mode="border", align_corners=False)  # (B, D, h, w)
+    return found.permute(0, 2, 3, 1).to(grid.dtype)
+
+
+def flops(config: MammutConfig, text_tokens: int) -> dict[str, int]:
+    """Count the forward FLOPs of the matrix products for one image with a text of T tokens; backward takes twice as many.
+
+    A map of n tokens from width a to b takes 2nab (a 3 × 3 convolution nine times that), attention from n to m tokens of width D
+    takes 4nmD: a block on n tokens with an MLP of width M is 2n(4D² + 2DM) + 4n²D. The caption pass predicts T - 1 tokens from
+    T - 1. Norms, softmax, GELU are left out.
+
+    Returns:
+        The parts: `vision` (tower, pooling, projection), `contrastive`, `caption` (image map included) and `vocabulary`.
+    """
+    Dv, D, L, t = config.vision_width, config.text_width, config.text_layers, text_tokens - 1
+    patches = (config.image_size // config.patch_size) ** 2
+    n, P = patches + config.vision_class_token, patches + (config.vision_class_token and config.class_token_read)
+    T = config.context_length if config.pads_are_text else text_tokens
+    if stages := config.vision_stages:  # where the width doubles, cells are quartered: w² times their number stays
+        width, cells = Dv // 2 ** (len(stages) - 1), (config.image_size // 4) ** 2
+        vision = cells * (108 * width + (9 + 36 * sum(stages) - 8 * (len(stages) - 1)) * width**2)
+    else:
+        vision = config.vision_layers * (4 * n * Dv * (2 * Dv + (config.vision_mlp_width or 4 * Dv)) + 4 * n**2 * Dv)
+        vision += 6 * patches * config.patch_size**2 * Dv
+    if config.image_pooling == "attention":
+        vision += 4 * (1 + P) * Dv**2 + 4 * P * Dv
+    vision += 2 * Dv * D * (Dv != D if config.image_projection is None else config.image_projection)
+    cross = math.ceil(L / config.cross_attention_every)
+    late = {"one": (0, 0), "caption": (-cross, 0), "both": (0, cross)}[config.cross_layer_mlp]
+    contrastive = L * (8 * T * D**2 + 4 * T**2 * D) + (L + late[0]) * 16 * T * D**2
+    caption = L * (8 * t * D**2 + 4 * t**2 * D) + (L + late[1]) * 16 * t * D**2
+    caption += 2 * P * Dv * D + cross * (4 * (t + P) * D**2 + 4 * t * P * D)
+    return {"vision": vision, "contrastive": contrastive, "caption": caption, "vocabulary": 2 * t * D * config.vocab_size}

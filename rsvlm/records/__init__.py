@@ -1,0 +1,11 @@
+"""What is kept, and where it came from.
+
+In: whatever a run made. Out: files that are whole or not there, stages that are made once, rows of results with their origin.
+
+    files        atomic writes, locks, hashes of files
+    stages       keys, and load-or-compute
+    provenance   commit, versions, machine, time
+    results      rows of what was measured, beside what others published
+    tables       the same as text, Markdown, LaTeX or CSV
+    commands     options that all verbs share; `rsvlm table`, `rsvlm doctor`
+"""

@@ -1,0 +1,98 @@
+"""The options that the verbs of all rooms share, and the verbs `table` and `doctor`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rsvlm import __version__
+
+if TYPE_CHECKING:
+    from rsvlm.config import Config
+
+app = typer.Typer()
+
+Profile = Annotated[str, typer.Option(help="smoke, laptop, published or rsicd.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="An option as name=value, e.g. train.steps=200. Repeatable.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Root = Annotated[Path | None, typer.Option("--root", "--data", help="Folder of the benchmark, or of shards.")]
+Benchmark = Annotated[str | None, typer.Option(help="Its name, see evaluate --list; none: what the folder says.")]
+ProtocolName = Annotated[str, typer.Option("--protocol", help="plain, remoteclip, rs5m, skyscript, one-to-one or all.")]
+Ties = Annotated[str, typer.Option(help="How equal scores count: pessimistic, average or optimistic.")]
+JsonOut = Annotated[
+    Path | None,
+    typer.Option("--json", help="Where the metric rows go; beside them NAME.provenance.json says where they are from."),
+]
+Resamples = Annotated[int, typer.Option(min=10, help="Resamples for the intervals.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
+
+
+def load_config(
+    profile: str, overrides: list[str] | None, seed: int, device: str = "auto", more: dict | None = None
+) -> Config:
+    """Return the options of a profile with those that a command line sets."""
+    from rsvlm import config
+
+    set_here = dict(config.pairs(" ".join(overrides or [])))
+    return config.load(profile, {"seed": seed, "device": device} | set_here | (more or {}))
+
+
+@app.command()
+def table(
+    experiment: Annotated[
+        str | None, typer.Argument(help="One experiment, a file of evaluate --json, or 'runs/grid-*' (a matrix); none: all.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
+    published: Annotated[
+        bool, typer.Option(help="Beside published figures of the same data set, split, protocol and metric.")
+    ] = False,
+) -> None:
+    """Print the recorded results, one table for each protocol."""
+    from rsvlm.records import tables as result_tables
+
+    typer.echo(result_tables.formatted(experiment, form, published))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what is missing and how to get it."""
+    import torch
+
+    from rsvlm.records import stages
+
+    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none (everything runs on CPU)"
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    typer.echo(f"rsvlm {__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, {free:.0f} GB of disk free")
+    typer.echo(f"project folder: {stages.root()}")
+    typer.echo(f"CUDA device: {cuda}")
+    extras: dict[str, list[str]] = {}
+    for requirement in metadata.requires("rsvlm") or []:
+        name = re.match(r"[\w.-]+", requirement)[0]
+        if extra := re.search(r"extra == [\"'](\w+)", requirement):
+            extras.setdefault(extra[1], []).append(name)
+        else:
+            typer.echo(f"  {name:<14} {_version(name)}")
+    missing = []
+    for extra, names in extras.items():
+        absent = [name for name in names if _version(name) == "missing"]
+        typer.echo(f"extra [{extra}]: {'missing ' + ', '.join(absent) if absent else 'complete'}")
+        missing += [extra] if absent else []
+    if missing:
+        typer.echo(f'to complete it: pip install -e ".[{",".join(missing)}]"   (or make test, which sets up .venv)')
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "missing"

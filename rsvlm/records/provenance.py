@@ -1,0 +1,94 @@
+"""Provenance: where numbers came from, and what the process that made them took."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rsvlm.records import stages
+
+if TYPE_CHECKING:
+    from rsvlm.config import Config
+
+
+def provenance(config: Config, data_hash: str, device: str, started: float, command: str) -> dict:
+    """Describe where numbers came from.
+
+    Args:
+        config: The options of the run.
+        data_hash: Hash of the data it read: a manifest's, or a stage's key.
+        device: The device it ran on, as resolved: `cpu`, `cuda:0`.
+        started: When it started, in seconds since the epoch (`time.time()`).
+        command: The command that repeats it, relative to the repository.
+
+    Returns:
+        commit, dirty, package_hash, data_hash, seed, device, versions, started (UTC), duration_s, command, cpu, cores.
+    """
+    distributions = ("torch", "timm", "transformers", "numpy", "numba")
+    return {
+        **commit(),
+        "package_hash": stages.source_hash(),
+        "data_hash": data_hash,
+        "seed": config.seed,
+        "device": device,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in distributions},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "duration_s": round(time.time() - started, 1),
+        "command": command.replace(f"{stages.root()}{os.sep}", ""),
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+    }
+
+
+def peak_memory_mb() -> float:
+    """Most memory that this process has held so far, in 2**20 bytes; 0 where the system does not tell.
+
+    On Linux of this program alone: `ru_maxrss` would begin with what the process that started it held.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def commit() -> dict[str, object]:
+    """Return the commit of the repository at `stages.root()`, and whether files differ from it (`dirty`)."""
+    # Results are written while runs go on: they do not make the code that wrote them another.
+    dirty = bool(_git("status", "--porcelain", "--", ".", ":!results"))
+    return {"commit": _git("rev-parse", "HEAD") or "unknown", "dirty": dirty}
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(
+            ["git", *arguments], cwd=stages.root(), capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def version(distribution: str) -> str:
+    """Return the version of an installed distribution, or "absent"."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def cpu() -> str:
+    """Return the name of the processor."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()

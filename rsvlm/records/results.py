@@ -1,0 +1,360 @@
+"""Results: what a run measured is written as flat rows, and read back beside what others published, never across protocols.
+
+Two numbers may stand in one column only if data set, split, protocol, direction and metric are the same: recalls of one model differ
+by several points between protocols. What is printed here is cut into one table per protocol, and `compare` refuses to mix them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv as spreadsheet
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rsvlm.errors import ConfigError, DataError
+from rsvlm.records import files, stages
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rsvlm.config import Config
+
+
+ROW = ("dataset", "split", "protocol", "direction", "metric", "value", "ci_low", "ci_high", "chance", "n")
+"""A row of results: what was measured on what, the number, its interval, what guessing gives, and how many items it is over."""
+
+DIRECTIONS = ("i2t", "t2i", "both")
+KEY = ("dataset", "split", "protocol", "direction", "metric")
+"""What numbers in one column have in common."""
+
+ORIGIN = ("profile", "seed", "device", "commit", "data_hash")
+PUBLISHED = ("model", "backbone", "task", *KEY, "value", "trained_on_dataset", "source")
+TASKS = ("retrieval", "classification", "segmentation", "detection")
+UNSTATED = "unstated"
+
+
+def save_result(
+    experiment: str, run_name: str, config: Config, rows: Sequence[Mapping[str, object]], provenance: Mapping
+) -> Path:
+    """Write what a run measured to `results/<experiment>/<run_name>/`; a run of the same name is replaced.
+
+    Where the environment variable RSVLM_RESULTS names a folder, that one stands for `results/`.
+
+    Args:
+        experiment: Name of the question, as in `retrieval`.
+        run_name: Name of the run, as in `laptop-seed0`.
+        config: The options of the run.
+        rows: Metric rows with the keys of `ROW`, recalls and accuracies in percent; `ci_low`, `ci_high` and `chance` may be
+            None.
+        provenance: What `provenance.provenance` returned.
+
+    Returns:
+        The folder, with config.json, provenance.json and metrics.json.
+
+    Raises:
+        DataError: A row with a missing or unknown key, a value that is no finite number, or a row that is there twice.
+        ConfigError: A name that is no plain file name, or that of a measured run of another profile.
+    """
+    for name in (experiment, run_name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ConfigError(f"'{name}' cannot name a folder of results: use letters, digits, '.', '_' and '-'")
+    rows = [checked_row(row) for row in rows]
+    names = [tuple(row.values())[:5] for row in rows]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"the metric row {twice[0]} is there {names.count(twice[0])} times: keep one")
+    folder = Path(os.environ.get("RSVLM_RESULTS") or stages.root() / "results") / experiment / run_name
+    with contextlib.suppress(OSError, ValueError):
+        if (other := json.loads((folder / "config.json").read_text())["profile"]) not in ("smoke", config.profile):
+            raise ConfigError(f"{folder} holds a run of profile {other}, not {config.profile}: give this run another name")
+    # The metrics come last: a folder without them is not read as a result.
+    for name, value in (("config", config.model_dump(mode="json")), ("provenance", dict(provenance)), ("metrics", rows)):
+        files.write_atomic(folder / f"{name}.json", json.dumps(value, indent=1, allow_nan=False) + "\n")
+    return folder
+
+
+def checked_row(row: Mapping[str, object]) -> dict:
+    """Return a metric row with the keys of `ROW` in their order and plain numbers.
+
+    Raises:
+        DataError: A missing or unknown key, or a value of another kind than expected; the message names it.
+    """
+    if wrong := sorted(set(row) ^ set(ROW)):
+        raise DataError(f"a metric row has the keys {', '.join(ROW)}; missing or unknown: {', '.join(wrong)}")
+    plain = {name: row[name].item() if hasattr(row[name], "item") else row[name] for name in ROW}
+    for name, value in plain.items():
+        expected, good = "a finite number", isinstance(value, (int, float)) and math.isfinite(value)
+        if name in ROW[:5]:
+            expected, good = "text", isinstance(value, str) and value != ""
+        if name == "direction":
+            expected, good = " or ".join(DIRECTIONS), value in DIRECTIONS
+        if name == "n":
+            expected, good = "a count above 0", isinstance(value, int) and value > 0
+        if not good and not (value is None and name in ("ci_low", "ci_high", "chance")):
+            raise DataError(f"metric row {plain['metric']!r} of {plain['dataset']!r}: {name} is {value!r}, not {expected}")
+    return plain
+
+
+def table(experiment: str | None = None) -> pd.DataFrame:
+    """Read all results as one table, a row per metric.
+
+    Args:
+        experiment: Only this one; or a file of rows that `rsvlm evaluate --json` wrote; or folders of runs of a matrix, as in
+            `runs/grid-*`; none means all of `results/`.
+
+    Returns:
+        experiment, run, the columns of `ROW`, profile, seed, device, commit and data_hash; sorted by experiment and run.
+
+    Raises:
+        DataError: A result that is not complete, or a row that `checked_row` refuses; the message names the file.
+    """
+    import pandas as pd
+
+    if experiment is not None and experiment.endswith(".json"):
+        measured = _evaluated(Path(experiment))
+    else:
+        measured = read_rows(_where(experiment))
+    frame = pd.DataFrame(measured, columns=["experiment", "run", *ROW, *ORIGIN])
+    return frame.astype({"value": float, "ci_low": float, "ci_high": float, "chance": float})
+
+
+def read_rows(folders: str) -> list[dict]:
+    """Read the rows of runs: whatever reads a metrics.json reads it here.
+
+    Args:
+        folders: Pattern of the runs' folders below `stages.root()`, as in `results/*/*`.
+
+    Returns:
+        For each row experiment, run, the keys of `ROW` and those of `ORIGIN`; sorted by experiment and run.
+
+    Raises:
+        DataError: As `table`.
+    """
+    measured = []
+    for path in sorted(stages.root().glob(f"{folders}/metrics.json")):
+        try:
+            made, config = (json.loads((path.parent / f"{name}.json").read_text()) for name in ("provenance", "config"))
+            origin = {"profile": config["profile"]} | {part: made[part] for part in ORIGIN[1:]}
+            named = {"experiment": path.parent.parent.name, "run": path.parent.name}
+            measured += [named | checked_row(row) | origin for row in json.loads(path.read_text())]
+        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+            raise DataError(f"{path.parent} is not a complete result ({error!r}): run it again or remove it") from None
+    return measured
+
+
+def _where(experiment: str | None) -> str:
+    """Where the runs of an experiment are, or, as it holds a slash, those of runs of a matrix."""
+    if experiment and "/" in experiment:
+        return f"{experiment.removeprefix(f'{stages.root()}/').strip('/')}/results/*/*"
+    return f"results/{experiment or '*'}/*"
+
+
+def _evaluated(path: Path) -> list[dict]:
+    """Rows of a file of `rsvlm evaluate --json`, named by the model that the file of provenance beside it names."""
+    try:
+        rows = [checked_row(row) for row in json.loads(path.read_text())]
+        beside = path.with_suffix(".provenance.json")
+        made = json.loads(beside.read_text()) if beside.is_file() else {}
+        return [{"experiment": path.name, "run": str(made.get("model", path.stem)), **row, **_origin(made)} for row in rows]
+    except (OSError, ValueError, TypeError, AttributeError, DataError) as error:
+        raise DataError(
+            f"{path} is no list of metric rows ({error}): give a file that `rsvlm evaluate --json` wrote"
+        ) from None
+
+
+def _origin(made: Mapping[str, object]) -> dict[str, object]:
+    return {"profile": "evaluate"} | {part: made.get(part, "") for part in ORIGIN[1:]}
+
+
+def published(path: Path | str | None = None) -> pd.DataFrame:
+    """Read figures of other systems as their authors, or others, printed them.
+
+    Args:
+        path: A CSV with the columns `PUBLISHED`; none means the package's own, `published.csv`.
+
+    Returns:
+        The columns of `PUBLISHED`. `value` is in percent; `trained_on_dataset` says whether the system saw that data set's training
+        split (yes or no); `source` says where the figure was read. A split or protocol that the source leaves open is `unstated`.
+
+    Raises:
+        DataError: Other columns, a value that is no percentage, an empty or unknown cell, or a figure that is there twice; the
+            message names the line.
+    """
+    import pandas as pd
+
+    path = Path(path) if path else Path(__file__).with_name("published.csv")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = list(spreadsheet.reader(file, strict=True))
+    except (OSError, UnicodeDecodeError, spreadsheet.Error) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}): give a CSV in UTF-8 with the columns {', '.join(PUBLISHED)}"
+        ) from None
+    if not lines or tuple(lines[0]) != PUBLISHED:
+        raise DataError(f"{path} has the columns {lines[0] if lines else 'of an empty file'}: expected {', '.join(PUBLISHED)}")
+    rows: dict[tuple, dict] = {}
+    for number, cells in enumerate(lines[1:], start=2):
+        row = _published_row(cells, f"{path}, line {number}")
+        name = tuple(row[part] for part in ("model", "backbone", *KEY))
+        if name in rows:
+            raise DataError(f"{path}, line {number}: {', '.join(name)} is there twice: keep one, or tell them apart")
+        rows[name] = row
+    return pd.DataFrame(list(rows.values()), columns=list(PUBLISHED)).astype({"value": float})
+
+
+def _published_row(cells: Sequence[str], where: str) -> dict[str, object]:
+    if len(cells) != len(PUBLISHED):
+        raise DataError(f"{where}: {len(cells)} cells, expected {len(PUBLISHED)}: quote cells that hold a comma")
+    row: dict[str, object] = dict(zip(PUBLISHED, map(str.strip, cells), strict=True))
+    if empty := [name for name in PUBLISHED if not row[name] and name != "backbone"]:
+        raise DataError(f"{where}: '{empty[0]}' is empty: fill it in, or write {UNSTATED} for a split or protocol")
+    known = {"task": TASKS, "direction": DIRECTIONS, "trained_on_dataset": ("yes", "no")}
+    for name, choices in known.items():
+        if row[name] not in choices:
+            raise DataError(f"{where}: '{name}' is '{row[name]}', expected {' or '.join(choices)}")
+    try:
+        row["value"] = float(str(row["value"]))
+    except ValueError:
+        row["value"] = math.nan
+    if not 0 <= row["value"] <= 100:  # also false for NaN
+        raise DataError(f"{where}: the value is no number from 0 to 100: give percent")
+    return row
+
+
+def beside(measured: pd.DataFrame, figures: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Put our rows beside published figures of the same data set, split, protocol, direction and metric.
+
+    Mean recalls of one direction, which some publish, are the mean of our R@1, R@5 and R@10 of that direction; such a row has no
+    interval. A figure whose split or protocol is unstated is beside nothing.
+
+    Args:
+        measured: As from `table`; runs of the profile `smoke` are left out.
+        figures: As from `published`, the default.
+
+    Returns:
+        Those columns (`KEY`) in which both have a number, best value first: KEY, system, value, ci_low, ci_high, n (0 where it is not
+        told), trained_on_dataset (empty for ours), source (empty for ours).
+    """
+    import pandas as pd
+
+    figures = published() if figures is None else figures
+    figures = figures[(figures["split"] != UNSTATED) & (figures["protocol"] != UNSTATED)]
+    figures = figures.assign(system=systems(figures), ci_low=math.nan, ci_high=math.nan, n=0)
+    spelling = dict(zip(figures["dataset"].map(_bare), figures["dataset"], strict=True))
+    ours = _usual_recalls(measured[measured["profile"] != "smoke"])
+    ours = pd.concat([ours, _mean_recalls(ours)], ignore_index=True)
+    ours = ours.assign(
+        system=systems(ours),
+        dataset=ours["dataset"].map(lambda name: spelling.get(_bare(name), name)),
+        trained_on_dataset="",
+        source="",
+    )
+    columns = [*KEY, "system", "value", "ci_low", "ci_high", "n", "trained_on_dataset", "source"]
+    shared = set(keys_of(ours)) & set(keys_of(figures))
+    both = [part.loc[matching(part, shared), columns] for part in (ours, figures)]
+    result = pd.concat([part for part in both if len(part)], ignore_index=True) if shared else ours.iloc[:0][columns]
+    return result.sort_values([*KEY, "value"], ascending=[True] * len(KEY) + [False], kind="stable", ignore_index=True)
+
+
+def systems(frame: pd.DataFrame) -> pd.Series:
+    """Name the system of each row of `table` (experiment/run) or of `published` (model and backbone)."""
+    first, second, joint = ("model", "backbone", ", ") if "model" in frame else ("experiment", "run", "/")
+    return (frame[first] + joint + frame[second]).str.removesuffix(joint).astype(object)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def _usual_recalls(ours: pd.DataFrame) -> pd.DataFrame:
+    """All rows but means of other recalls than R@1, R@5 and R@10: those are not what others call mean recall."""
+    recalls = ours[ours["metric"].str.fullmatch(r"R@\d+")]
+    other = recalls.loc[~recalls["metric"].isin(["R@1", "R@5", "R@10"]), ["experiment", "run", *KEY[:3]]].drop_duplicates()
+    unusual = ours.merge(other.assign(other=True), how="left")["other"].notna().to_numpy()
+    return ours[~(unusual & (ours["metric"] == "mR").to_numpy())]
+
+
+def _mean_recalls(ours: pd.DataFrame) -> pd.DataFrame:
+    """Mean of R@1, R@5 and R@10 of one direction, for the runs that have all three and no mean of their own."""
+    names = ["experiment", "run", *KEY[:4]]
+    one_way = ours[ours["direction"] != "both"]
+    recalls = one_way[one_way["metric"].isin(["R@1", "R@5", "R@10"])]
+    groups = recalls.groupby(names, sort=False)
+    means = groups[["value"]].mean()[groups.size() == 3].reset_index()
+    means = means.merge(groups["n"].first().reset_index(), on=names).assign(metric="mR", ci_low=math.nan, ci_high=math.nan)
+    there = set(keys_of(one_way[one_way["metric"] == "mR"], names))
+    return means[~matching(means, there, names)]
+
+
+def keys_of(frame: pd.DataFrame, names: Sequence[str] = KEY) -> list[tuple]:
+    """Return the values in the columns `names`, a tuple for each row."""
+    return list(zip(*(frame[name] for name in names), strict=True))
+
+
+def matching(frame: pd.DataFrame, keys: set[tuple], names: Sequence[str] = KEY) -> np.ndarray:
+    """Return which rows have one of these keys: (rows,) bool."""
+    return np.array([key in keys for key in keys_of(frame, names)], bool)
+
+
+def compare(
+    rows: pd.DataFrame | Iterable[Mapping[str, object]],
+    metric: str,
+    protocol: str | None = None,
+    direction: str | None = None,
+) -> pd.DataFrame:
+    """Lay one metric out as systems × data sets; one column holds numbers of one data set, split, protocol and direction.
+
+    Args:
+        rows: As from `table`, `beside` or `published`; or rows with the keys `KEY`, `value` and `system`.
+        metric: `R@1`, `mR`, `top1`, ...
+        protocol: Which one; needed where the rows have several.
+        direction: Only this one; none means all there are, each in a column of its own.
+
+    Returns:
+        Values with the systems as index, in the order of their first row, and columns (dataset, split, direction); NaN where there is
+        no number. `attrs["protocol"]` and `attrs["metric"]` say what they are.
+
+    Raises:
+        DataError: No such rows, several protocols and none chosen, the protocol `unstated`, or two numbers for one cell.
+    """
+    import pandas as pd
+
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    if missing := [name for name in (*KEY, "value") if name not in frame]:
+        raise DataError(
+            f"the rows have no '{missing[0]}': give rows as from results.table, each with {', '.join(KEY)} and value"
+        )
+    if "system" not in frame:
+        if not {"experiment", "run"} <= set(frame) and not {"model", "backbone"} <= set(frame):
+            raise DataError("the rows do not say whose they are: give each a 'system'")
+        frame = frame.assign(system=systems(frame))
+    chosen = frame[(frame["metric"] == metric) & ((frame["direction"] == direction) | (direction is None))]
+    if not len(chosen):
+        known = ", ".join(sorted(set(frame["metric"])))
+        raise DataError(
+            f"no row has the metric '{metric}'{f' of {direction}' if direction else ''}: there are {known or 'none'}"
+        )
+    protocols = sorted(set(chosen["protocol"]))
+    if protocol is None and len(protocols) > 1:
+        raise DataError(
+            f"these {metric} are of the protocols {', '.join(protocols)}: numbers of different protocols do not compare, "
+            "choose one with protocol=..."
+        )
+    protocol = protocol or protocols[0]
+    if protocol == UNSTATED:
+        raise DataError(f"the protocol of these {metric} is unstated: they compare with nothing, not even with each other")
+    if protocol not in protocols:
+        raise DataError(f"no {metric} of protocol '{protocol}': there are {', '.join(protocols)}")
+    chosen = chosen[chosen["protocol"] == protocol]
+    cell = ["system", "dataset", "split", "direction"]
+    if (twice := chosen.duplicated(cell)).any():
+        raise DataError(f"two numbers for {' / '.join(chosen.loc[twice, cell].iloc[0])}: tell the systems apart, or keep one")
+    wide = chosen.set_index(cell)["value"].unstack(cell[1:]).reindex(chosen["system"].drop_duplicates())
+    wide.attrs = {"protocol": protocol, "metric": metric}
+    return wide

@@ -1,0 +1,11 @@
+"""Find it in your own imagery.
+
+In: a scene of any size or an archive, a model, texts. Out: polygons, heat, the best chips, a page that searches.
+
+    scene         texts in one scene
+    scene_blocks  a scene in blocks
+    scene_files   scenes in, maps out
+    index         texts in an archive
+    page          model and gallery as files that a browser searches
+    commands      `rsvlm search`
+"""

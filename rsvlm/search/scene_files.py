@@ -1,0 +1,321 @@
+"""Scenes in and maps out: pixels of any part of a raster or a mosaic, and rasters of cells on the same grid.
+
+Other than `imagery`, which cuts whole chips, this reads a scene block by block with everything that is wrong with it: places without
+data, blocks of the file that are broken, tiles that are missing, and no word about where on Earth it lies.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rsvlm.data.imagery import chip_layout, tile_mosaics, windows
+from rsvlm.data.imagery import sources as imagery
+from rsvlm.data.imagery.chip_layout import Source
+from rsvlm.errors import DataError
+from rsvlm.localization.shapes import Region
+from rsvlm.records import files
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Imagery on one pixel grid, and the part of that grid where it lies.
+
+    `left`, `top`, `width`, `height` are in pixels of the grid of `source`; `located` says whether that grid has a place on Earth;
+    `tiles` (N, 2) are columns and rows of the tiles of a mosaic.
+    """
+
+    source: Source
+    left: int
+    top: int
+    width: int
+    height: int
+    located: bool
+    tiles: np.ndarray | None = None
+
+
+def open_scene(where: str | Path, bands: Sequence[int] = ()) -> list[Scene]:
+    """Open a raster, its URL, a folder of XYZ tiles, an MBTiles file, or a folder of rasters.
+
+    A raster that does not say where it lies is opened too, in coordinates of its pixels.
+
+    Args:
+        where: As for `sources.open_imagery`.
+        bands: Bands shown as red, green and blue, or one; none: found out.
+
+    Returns:
+        One scene for each raster and each zoom level.
+
+    Raises:
+        DataError: Nothing can be read there, or tiles lie too far from each other to be one scene.
+        MissingExtraError: rasterio or pyproj is not installed.
+    """
+    from rsvlm import config
+
+    options = config.Chips(bands=tuple(bands), min_valid_share=0.0)
+    try:
+        sources = imagery.open_imagery(str(where), options)
+    except DataError:
+        source = _without_place(Path(where).expanduser(), options)
+        if source is None:
+            raise
+        log.warning("%s does not say where it lies: results are in pixels, x to the right and y downwards", source.name)
+        return [Scene(source, 0, 0, source.width, source.height, False)]
+    return [_on_grid(source) for source in sources]
+
+
+def touches(scene: Scene, box: tuple[int, int, int, int], cell_px: float) -> bool:
+    """Whether a tile of the mosaic reaches into a box of cells."""
+    if scene.tiles is None:
+        return True
+    side = scene.source.tile_px
+    y0, x0, y1, x1 = (np.array(box) * cell_px + (scene.top, scene.left) * 2) / side
+    first, last = np.searchsorted(scene.tiles[:, 1], [int(np.floor(y0)), int(np.ceil(y1))])
+    columns = scene.tiles[first:last, 0]
+    return bool(((columns < x1) & (columns + 1 > x0)).any())
+
+
+# Where cells lie
+
+
+class Grid:
+    """The grid of cells of a scene: from cells to its coordinates, to longitude and latitude, and to square metres."""
+
+    def __init__(self, scene: Scene, cell_px: float):
+        self.scene, self.cell_px = scene, cell_px
+        self.authority, self.member, self._to_lonlat = "", None, None
+        self.polygons_in = "pixels, y downwards"
+        if not scene.located:
+            return
+        import pyproj
+
+        crs = pyproj.CRS.from_user_input(scene.source.crs)
+        found = crs.to_authority(min_confidence=100)
+        self.authority = ":".join(found) if found else ""
+        if self.authority in ("EPSG:4326", "OGC:CRS84"):
+            self.polygons_in = "longitude, latitude"
+        elif found:
+            self.polygons_in = self.authority
+            self.member = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:{found[0]}::{found[1]}"}}
+        else:
+            self.polygons_in = "longitude, latitude"
+            self._to_lonlat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+
+    @property
+    def transform(self) -> tuple[float, float, float, float]:
+        """X of the left edge, width of a cell, y of the upper edge, height of a cell (downwards is positive in pixels alone)."""
+        if not self.scene.located:
+            return 0.0, self.cell_px, 0.0, -self.cell_px
+        x0, width, y0, height = self.scene.source.transform
+        return x0 + width * self.scene.left, width * self.cell_px, y0 - height * self.scene.top, height * self.cell_px
+
+    def place(self, columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates of the scene at positions in cells."""
+        x0, width, y0, height = self.transform
+        return x0 + width * columns, y0 - height * rows
+
+    def outline(self, ring: np.ndarray) -> list[list[float]]:
+        """Coordinates, as the polygons are written, of a ring (n, 2) in cells."""
+        x, y = self.place(ring[:, 0], ring[:, 1])
+        if self._to_lonlat is not None:
+            x, y = self._to_lonlat.transform(x, y)
+        digits = 8 if self.polygons_in == "longitude, latitude" else max(0, 3 - int(np.floor(np.log10(self.transform[1]))))
+        return np.stack([x, y], axis=1).round(digits).tolist()
+
+    def measure(self, columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Longitude and latitude, and square metres of a cell, at positions in cells; NaN where nobody knows."""
+        if not self.scene.located:
+            return (np.full(len(columns), np.nan),) * 3
+        at = self.scene.left + columns * self.cell_px, self.scene.top + rows * self.cell_px
+        lon, lat, east_m, south_m, _ = chip_layout.measure(self.scene.source, *at)
+        return lon, lat, east_m * south_m * self.cell_px**2
+
+
+@contextmanager
+def write_cells(path: Path, grid: Grid, size: tuple[int, int], texts: Sequence[str]) -> Iterator[Callable]:
+    """Yield a function that writes (M, h, w) confidence at a box of cells; the file appears when all is written."""
+    import rasterio
+    from affine import Affine
+
+    x0, width, y0, height = grid.transform
+    form = {"driver": "GTiff", "width": size[1], "height": size[0], "count": len(texts), "dtype": "float32", "nodata": np.nan}
+    form |= {
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "interleave": "band",
+        "BIGTIFF": "IF_SAFER",
+        "SPARSE_OK": True,
+    }
+    form |= {"compress": "deflate", "zlevel": 1, "predictor": 3, "transform": Affine(width, 0, x0, 0, -height, y0)}
+    if grid.scene.located:
+        form["crs"] = grid.scene.source.crs
+    memory = rasterio.Env(GDAL_CACHEMAX=64_000_000)
+    with files.replacing(path) as temporary, memory, rasterio.open(temporary, "w", **form) as file:
+        for number, text in enumerate(texts, 1):
+            file.set_band_description(number, chip_layout.clean(text))
+
+        def write(box: tuple[int, int, int, int], confidence: np.ndarray) -> None:
+            top, left, bottom, right = box
+            file.write(confidence, window=((top, bottom), (left, right)))
+
+        yield write
+
+
+def list_regions(best: Sequence[Sequence[Region]], grid: Grid) -> list[dict]:
+    """List the regions of all texts, those of highest confidence first, as in `scene.SearchResult`, but with `rings` in cells.
+
+    Args:
+        best: The regions of each text, as of `shapes.Regions.best`.
+        grid: Where their cells lie.
+    """
+    regions = [(text, region) for text, of_text in enumerate(best) for region in of_text]
+    regions.sort(key=lambda pair: (-pair[1].confidence, pair[0], -pair[1].order))
+    if not regions:
+        return []
+    rows, columns, cells = np.array([(region.row, region.column, region.cells) for _, region in regions], np.float64).T
+    x, y = grid.place(columns + 0.5, rows + 0.5)
+    lon, lat, area = grid.measure(columns + 0.5, rows + 0.5)
+    listed = []
+    for i, (text, region) in enumerate(regions):
+        polygons = getattr(region.shape, "geoms", [region.shape])
+        known = np.isfinite([lon[i], lat[i], area[i]])
+        listed.append(
+            {
+                "text": text,
+                "confidence": round(region.confidence, 4),
+                "peak": round(region.peak, 4),
+                "lon": round(float(lon[i]), 7) if known[0] else None,
+                "lat": round(float(lat[i]), 7) if known[1] else None,
+                "area_m2": round(float(area[i] * cells[i]), 2) if known[2] else None,
+                "area_px": round(float(cells[i]) * grid.cell_px**2, 2),
+                "x": float(x[i]),
+                "y": float(y[i]),
+                "rings": [[np.asarray(ring.coords) for ring in (part.exterior, *part.interiors)] for part in polygons],
+            }
+        )
+    return listed
+
+
+def write_polygons(path: Path, listed: Sequence[dict], texts: Sequence[str], grid: Grid) -> None:
+    """Write regions, as of `list_regions`, as GeoJSON in the coordinates that `grid.polygons_in` names."""
+    features = []
+    for region in listed:
+        coordinates = [[grid.outline(ring) for ring in polygon] for polygon in region["rings"]]
+        single = len(coordinates) == 1
+        geometry = {"type": "Polygon" if single else "MultiPolygon", "coordinates": coordinates[0] if single else coordinates}
+        told = {name: region[name] for name in ("confidence", "peak", "area_m2", "area_px", "lon", "lat")}
+        features.append({"type": "Feature", "properties": {"text": texts[region["text"]], **told}, "geometry": geometry})
+    content = {"type": "FeatureCollection"} | ({"crs": grid.member} if grid.member else {}) | {"features": features}
+    files.write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
+
+
+class Preview:
+    """A scene made small, and the highest confidence under each of its pixels, put together from blocks."""
+
+    def __init__(self, size: tuple[int, int], count: int, shrink: int, fine: int):
+        """Begin.
+
+        Args:
+            size: Rows and columns of cells.
+            count: Texts.
+            shrink: Cells, a side, to one pixel of heat.
+            fine: Colours, a side, to one of these pixels; above 1 only where `shrink` is 1.
+        """
+        self._shrink, self._fine = shrink, fine
+        shape = -(-size[0] // shrink), -(-size[1] // shrink)
+        self._highest = np.full((count, *shape), -np.inf, np.float32)
+        self._colours = np.zeros((shape[0] * fine, shape[1] * fine, 4), np.float32)  # sums, and how many there are
+
+    def add(self, box: tuple, colours: np.ndarray, known: np.ndarray, confidence: np.ndarray) -> None:
+        """Take a block: its box in cells, colours (`fine` to a cell's side, 3), which cells hold data, and (M, h, w) confidence."""
+        shrink, fine = self._shrink, self._fine
+        edges = [
+            np.unique(np.append(low, np.arange(-(-low // shrink) * shrink, high, shrink))) for low, high in zip(box, box[2:])
+        ]
+        y, x = edges[0] - box[0], edges[1] - box[1]
+        place = np.ix_(edges[0] // shrink, edges[1] // shrink)
+        seen = known.repeat(fine, 0).repeat(fine, 1)[..., None]
+        sums = np.concatenate([colours * seen, seen], axis=2, dtype=np.float32)
+        if fine > 1:  # then no cell is shrunk
+            self._colours[box[0] * fine : box[2] * fine, box[1] * fine : box[3] * fine] = sums
+        else:
+            self._colours[place] += np.add.reduceat(np.add.reduceat(sums, y, axis=0), x, axis=1)
+        highest = np.where(known, confidence, -np.inf)
+        highest = np.maximum.reduceat(np.maximum.reduceat(highest, y, axis=1), x, axis=2)
+        for heat, of_block in zip(self._highest, highest):
+            heat[place] = np.maximum(heat[place], of_block)
+
+    def image(self) -> np.ndarray:
+        """The scene made small, (H, W, 3) uint8; black where there is no data."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.nan_to_num(self._colours[..., :3] / self._colours[..., 3:]).round().astype(np.uint8)
+
+    def heat(self) -> np.ndarray:
+        """Highest confidence under each pixel, (M, h, w) float32; NaN where there is no data."""
+        return np.where(np.isfinite(self._highest), self._highest, np.nan)
+
+
+# Pixels
+
+
+def _on_grid(source: Source) -> Scene:
+    if source.kind == "raster":
+        return Scene(source, 0, 0, source.width, source.height, True)
+    tiles = tile_mosaics.present(source)
+    (left, top), (right, bottom) = tiles.min(0) * source.tile_px, (tiles.max(0) + 1) * source.tile_px
+    return Scene(source, int(left), int(top), int(right - left), int(bottom - top), True, tiles[np.argsort(tiles[:, 1])])
+
+
+def _without_place(path: Path, options) -> Source | None:
+    """Open a raster that says nothing of where it lies; None: it does, or it is something else."""
+    if not path.is_file() or path.suffix.lower() not in windows.DRIVERS:
+        return None
+    with windows.open_dataset(str(path), False) as (dataset, _):
+        if dataset.tags(ns="OVERVIEWS") or any(kind.startswith("complex") for kind in dataset.dtypes):
+            return None
+        if dataset.crs is not None and not dataset.transform.is_identity:
+            return None
+        bands = windows.shown_bands(dataset, options.bands, str(path))
+        limits = windows.value_limits(dataset, bands, options, str(path))
+        source = Source(
+            name=chip_layout.name_of(path.stem),
+            path=str(path.resolve()),
+            kind="raster",
+            licence="unknown",
+            attribution=chip_layout.clean(dataset.tags().get("TIFFTAG_COPYRIGHT")),
+            fingerprint=chip_layout.fingerprint(path),
+            crs="",
+            transform=(0.0, 1.0, 0.0, -1.0),
+            width=dataset.width,
+            height=dataset.height,
+            bands=bands,
+            limits=limits,
+        )
+    return replace(source, bbox_lonlat=(np.nan,) * 4)
+
+
+@contextmanager
+def reader(scene: Scene, broken: set) -> Iterator[Callable]:
+    """Yield a function from a box of pixels as the model sees them, and their size, to pixels (h, w, 3) and what holds data.
+
+    Threads may call it, one at a time. Blocks of the file, or tiles, that cannot be read hold no data; their places go into `broken`.
+    """
+    with windows.open_windows(scene.source, cached_bytes=0) as source:
+
+        def read(box: tuple[int, int, int, int], zoom: float) -> tuple[np.ndarray, np.ndarray]:
+            picture = windows.read_view(source, box, zoom, (scene.top, scene.left))
+            if picture.broken and not broken:
+                log.warning("a part of the scene cannot be read; such parts are left without data and counted")
+            broken.update(picture.broken)
+            return picture.pixels, picture.valid
+
+        yield read

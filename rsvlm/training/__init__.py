@@ -1,0 +1,15 @@
+"""One training loop.
+
+In: data sets and options. Out: checkpoints and a model folder, exact after any interruption.
+
+    train         the loop
+    starting      what it starts from
+    batches       the curriculum: mixtures of data sets, read as one sequence
+    augment       turns and flips, of words too
+    checkpoints   everything that decides how a run goes on
+    processes     several processes in one training
+    metrics       what a run tells while it runs
+    validation    its validation curve
+    variants      the paper's four variants, as stages
+    commands      `rsvlm train`
+"""

@@ -1,0 +1,86 @@
+"""What a training starts from: its data by name, its model, and what tells it from every other run."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from rsvlm.data import benchmarks
+from rsvlm.errors import ModelError
+from rsvlm.model import mammut, weights
+from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model.mammut import Mammut
+from rsvlm.training import processes
+
+if TYPE_CHECKING:
+    from rsvlm.config import Config, Train
+
+
+def named(data: Path | Mapping[str, Path]) -> dict[str, Path]:
+    """Return data sets by name; one without a name is `data`."""
+    return {name: Path(folder) for name, folder in (data if isinstance(data, Mapping) else {"data": data}).items()}
+
+
+def identity(config: Config, data: Mapping[str, Path]) -> dict:
+    """Return what decides a run: its options, the content of its data, and the weights it starts from.
+
+    Raises:
+        ModelError: `train.start` holds no weights.
+    """
+    options = config.model_dump(mode="json", include={"seed", "model", "train"})
+    del options["train"]["workers"]  # they decide nothing
+    start = sorted(Path(config.train.start).glob("*.safetensors")) if config.train.start else []
+    if config.train.start and not start:
+        raise ModelError(f"train.start={config.train.start} holds no safetensors: give the folder of a model")
+    started = [hashlib.sha256(path.read_bytes()).hexdigest() for path in start]
+    return {"options": options, "data": {name: benchmarks.fingerprint(path) for name, path in data.items()}, "start": started}
+
+
+def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
+    """Make the model to train: `train.start`, or an untrained one with a tokenizer trained on all captions of the data."""
+    if config.train.start:
+        model = weights.load(Path(config.train.start), "cpu")
+        if model.tokenizer is None:
+            raise ModelError(
+                f"train.start={config.train.start} holds no tokenizer.json: put the tokenizer of its vocabulary there"
+            )
+        return model
+    samples = itertools.chain.from_iterable(benchmarks.samples(folder, "train") for folder in named(data).values())
+    captions = (caption for sample in samples for caption in sample.captions)
+    tokenizer = tokenizers.train(captions, config.model.vocabulary_size, config.model.context_length)
+    if config.model.preset not in mammut.PRESETS:
+        raise ModelError(f"unknown preset '{config.model.preset}': choose one of {', '.join(mammut.PRESETS)}")
+    softmax = config.train.contrastive_loss == "softmax"
+    torch.manual_seed(config.seed)
+    model = Mammut(
+        mammut.MammutConfig(
+            **mammut.PRESETS[config.model.preset],
+            vocab_size=len(tokenizer),
+            context_length=config.model.context_length,
+            text_dropout=config.model.text_dropout,
+            # with as many negatives as SigLIP's loss has, a bias of 0 would start every pair as a likely match
+            initial_scale=1 / 0.07 if softmax else 10.0,
+            initial_bias=0.0 if softmax else -10.0,
+        )
+    )
+    model.tokenizer = tokenizer
+    return model
+
+
+def prepare(model: Mammut, options: Train) -> Mammut:
+    """Switch on activation checkpointing, FSDP and compilation, in place; names and values of the weights stay."""
+    model.gradient_checkpointing = options.activation_checkpointing
+    if options.fsdp:  # the decoder is one unit with the rest, for it runs twice; scalars cannot be sharded
+        scalars = {p for p in model.parameters() if p.ndim == 0}
+        processes.shard(model, model.vision.blocks, scalars, ("encode_image", "encode_text"))
+    if options.compile:
+        for block in model.vision.blocks:
+            block.compile()
+        for layer in model.layers:
+            layer.compile(dynamic=True)  # texts are cut to their longest, so their length changes with every batch
+    return model
