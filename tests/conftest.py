@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from PIL import Image
 hypothesis.settings.register_profile("seeded", derandomize=True)  # the same examples every time, as in every other test
 hypothesis.settings.load_profile("seeded")
 torch.set_num_threads(1)  # models this small gain nothing from a second core, and lose much to a busy one
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("RSVLM_DATA") or ROOT.parent / "shared" / "data")
+"""Real pictures and maps, where this disk has them; tests that read them are skipped elsewhere."""
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (30, 40, 200), "white": (240, 240, 240)}
 HALVES = {"north": np.s_[:16], "south": np.s_[16:], "west": np.s_[:, :16], "east": np.s_[:, 16:]}

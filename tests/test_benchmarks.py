@@ -1,83 +1,138 @@
-"""Evaluation sets as people have them on disk."""
+"""The speed comparisons: what they compare is the same, and a peer that is missing is told, not a failure."""
 
+from __future__ import annotations
+
+import importlib
 import json
-import os
-from collections import Counter
-from pathlib import Path
+import sys
 
 import numpy as np
 import pytest
-from conftest import png, toy_sample, write_toy
+import torch
+from conftest import ROOT
+from PIL import Image
+from typer.testing import CliRunner
 
-from rsvlm.data import benchmarks
 from rsvlm.errors import DataError
-from rsvlm.model import images
+from rsvlm.records import stages
+
+SMALL = {"batch": 2, "repeats": 1, "text_tokens": 6, "vocabulary": 300, "context": 12, "device": "cpu"}
 
 
 @pytest.fixture
-def karpathy(tmp_path):
-    """A miniature in RSICD's layout, with its quirks: repeated, empty and padded captions, a missing image."""
-    rows = []
-    (tmp_path / "RSICD_images").mkdir()
-    for index in range(6):
-        array, captions = toy_sample(index)
-        name = f"airport_{index}.jpg"
-        if index != 4:
-            (tmp_path / "RSICD_images" / name).write_bytes(png(array))
-        sentences = [{"raw": captions[0]}, {"raw": captions[0]}, {"raw": " " if index == 2 else captions[1]}, {"raw": ""}]
-        sentences = [{"raw": ""}] if index == 5 else sentences
-        rows.append({"filename": name, "split": "val" if index == 1 else "test", "sentences": sentences, "imgid": index})
-    (tmp_path / "dataset_rsicd.json").write_text(json.dumps({"images": rows, "dataset": "RSICD"}))
-    return tmp_path
+def bench():
+    return importlib.import_module("benchmarks.train")
 
 
-def test_karpathy_samples_have_images_and_all_their_captions(karpathy):
-    skipped = Counter()
-    samples = list(benchmarks.samples(karpathy, "test", skipped=skipped))
-    assert [sample.key for sample in samples] == ["airport_0.jpg", "airport_2.jpg", "airport_3.jpg"]
-    assert [len(sample.captions) for sample in samples] == [3, 2, 3]  # equal captions stay, blank ones go
-    assert skipped == {"no image file": 1, "no caption": 1}
-    np.testing.assert_array_equal(images.decode(samples[0].image), toy_sample(0)[0])
-    assert benchmarks.name(karpathy) == "rsicd"
+@pytest.fixture
+def without_peers(monkeypatch):
+    for name in ("open_clip", "open_clip.coca_model", "mammut_pytorch", "mammut_pytorch.mammut_pytorch"):
+        monkeypatch.setitem(sys.modules, name, None)
 
 
-def test_shards_are_samples_too(tmp_path):
-    folder = write_toy(tmp_path / "toys", {"test": 5})
-    assert len(list(benchmarks.samples(folder, "test"))) == 5
-    assert benchmarks.name(folder) == "toys"
+def test_a_missing_peer_says_how_to_install_it(bench, tiny_preset, without_peers):
+    rows = bench.measure(shape=tiny_preset, memory=False, **SMALL)
+    problems = {row["implementation"]: row["problem"] for row in rows if "problem" in row}
+    assert len(problems) == 4 and all('pip install -e ".[bench]"' in problem for problem in problems.values())
+    ours, padded = rows[:2]
+    assert ours["samples_per_s"] > 0 and ours["speedup"] == 1 and padded["speedup"] > 0
+    assert 'pip install -e ".[bench]"' in bench.table(rows)
 
 
-def test_a_wrong_split_names_those_there(karpathy):
-    with pytest.raises(DataError, match=r"no split 'train'.*val"):
-        benchmarks.samples(karpathy, "train")
+def test_the_padded_reference_is_our_model(bench, tiny_preset, without_peers):
+    setting = bench.Setting(tiny_preset, 3, 6, 300, 12)
+    images, tokens = setting.inputs()
+    ours, padded = (bench.MAKERS[name](setting) for name in ("rsvlm", "padded reference"))
+    losses = [float(contender.backward(images, tokens).detach()) for contender in (ours, padded)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for (name, one), other in zip(ours.model.named_parameters(), padded.model.parameters(), strict=True):
+        if one.grad is None or other.grad is None:
+            assert one.grad is other.grad, name
+        else:
+            torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-3, msg=name)
 
 
-def test_unknown_layouts_say_what_was_expected(tmp_path):
-    with pytest.raises(DataError, match="expected .*tar"):
-        benchmarks.samples(tmp_path, "test")
-    with pytest.raises(DataError, match="not a folder"):
-        benchmarks.samples(tmp_path / "nowhere", "test")
-    (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match="not valid JSON"):
-        benchmarks.samples(tmp_path, "test")
+@pytest.mark.parametrize("package", ["mammut_pytorch", "open_clip"])
+def test_the_peers_take_a_step_of_the_same_shapes(bench, tiny_preset, package):
+    pytest.importorskip(package, reason="the extra [bench] is not installed")
+    setting = bench.Setting(tiny_preset, 2, 6, 300, 12)
+    images, tokens = setting.inputs()
+    names = [name for name in bench.MAKERS if name.startswith(package.replace("_pytorch", "-").split("-")[0])]
+    assert len(names) == 2
+    for name in names:
+        assert bench._checked(bench.MAKERS[name](setting), images, tokens, setting) > 0
 
 
-def test_images_that_are_nowhere_are_named(karpathy):
-    (karpathy / "RSICD_images").rename(karpathy.parent / "elsewhere")
-    with pytest.raises(DataError, match=r"airport_0\.jpg"):
-        benchmarks.samples(karpathy, "test")
+def test_a_peer_whose_shapes_differ_is_left_out(bench, tiny_preset, without_peers, monkeypatch):
+    def wrong(setting):
+        made = bench._make_padded(setting)
+        made.check = lambda images, tokens: {"image": (1, 1)}
+        return made
+
+    monkeypatch.setitem(bench.MAKERS, "padded reference", wrong)
+    rows = bench.measure(shape=tiny_preset, memory=False, **SMALL)
+    assert "it gives" in rows[1]["problem"] and "samples_per_s" in rows[0]
 
 
-def test_fingerprint_follows_the_content(karpathy):
-    before = benchmarks.fingerprint(karpathy)
-    assert before == benchmarks.fingerprint(karpathy)
-    (karpathy / "RSICD_images" / "new.jpg").write_bytes(b"x")
-    assert benchmarks.fingerprint(karpathy) != before
+def test_memory_is_measured_in_a_process_of_its_own(bench):
+    setting = bench.Setting("nano", 2, 6, 300, 12)
+    assert bench._memory_of("rsvlm", setting) > 10
 
 
-def test_the_real_rsicd_is_read():
-    folder = Path(os.environ.get("RSVLM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "rsicd"
-    if not folder.is_dir():
-        pytest.skip("RSICD is not here: put dataset_rsicd.json and RSICD_images/ into $RSVLM_DATA/rsicd")
-    first = next(iter(benchmarks.samples(folder, "val")))
-    assert images.decode(first.image).shape == (224, 224, 3) and len(first.captions) == 5
+def test_a_wrong_shape_is_one_sentence(tmp_path):
+    from benchmarks.__main__ import app
+
+    result = CliRunner().invoke(app, ["train", "--shape", "huge"])
+    assert result.exit_code and "huge" in str(result.exception) and "so400m" in str(result.exception)
+
+
+def test_the_verb_stores_rows_with_their_provenance(tiny_preset, without_peers, tmp_path, monkeypatch):
+    from benchmarks.__main__ import app
+
+    monkeypatch.setenv("RSVLM_HOME", str(ROOT))
+    options = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    out = tmp_path / "train.json"
+    result = CliRunner().invoke(app, ["train", "--shape", tiny_preset, *options, "--no-memory", "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    stored = json.loads(out.read_text())
+    assert [row["implementation"] for row in stored["rows"]][:2] == ["rsvlm", "padded reference"]
+    assert stored["provenance"]["package_hash"] == stages.source_hash()
+    assert stored["provenance"]["command"].startswith(f"python -m benchmarks train --shape {tiny_preset} --batch 2")
+    assert "samples/s" in result.output
+
+
+def test_both_readers_give_the_same_samples(toy_shards, monkeypatch):
+    pytest.importorskip("webdataset", reason="the extra [bench] is not installed")
+    loader = importlib.import_module("benchmarks.loader")
+    readers = {"rsvlm": lambda epoch: loader._ours(toy_shards, epoch)}
+    readers["webdataset"] = lambda epoch: loader._webdataset(toy_shards, epoch)
+    assert loader._compare(readers) == 96
+    assert all(len(passes) == 1 for passes in loader._rounds(readers, 1).values())
+
+
+def test_copies_are_counted_by_their_bits_and_pairs_by_theirs(tmp_path):
+    bench = importlib.import_module("benchmarks.dedup")
+    for number in range(6):
+        rough = np.random.default_rng(number).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+        image = Image.fromarray(rough).resize((90, 80), Image.Resampling.BICUBIC)
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        image.save(tmp_path / "deep" / f"{number}.png")
+    Image.new("RGB", (80, 80), (9, 90, 200)).save(tmp_path / "flat.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    rows = {row["change"]: row for row in bench.quality(tmp_path, 50)}
+    assert rows["JPEG, quality 60"]["within_6"] == rows["80 % of the side"]["within_6"] == 100
+    assert all(row["pictures"] == 6 for row in rows.values()) and rows["other pictures"]["n"] == 15
+    assert rows["other pictures"]["within_6"] == 0 < rows["other pictures"]["least"]
+    (tmp_path / "deep" / "0.png").rename(tmp_path / "deep" / "copy.png")
+    (tmp_path / "deep" / "1.png").write_bytes((tmp_path / "deep" / "copy.png").read_bytes())
+    again = {row["change"]: row for row in bench.quality(tmp_path, 50)}["other pictures"]
+    assert again["within_0"] == 1 and again["least"] == 0
+    assert "nearest 0" in bench.table(list(bench.quality(tmp_path, 50)))
+    with pytest.raises(DataError, match="fewer than two"):
+        bench.quality(tmp_path / "nothing", 5)
+
+
+def test_a_part_without_a_target_is_shown():
+    row = {"part": "build", "processes": 1, "repeats": 1, "per_s": 5.0, "min": 5.0, "max": 5.0, "target_per_s": None}
+    row |= {"per_cpu_s": 6.0, "peak_mb": 100.0, "peak_mb_x4": 110.0}
+    assert "pages to shards" in importlib.import_module("benchmarks.web").table([row])

@@ -10,8 +10,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 REQUIRED = ["profile", "seed", "device", "recompute", "run_name"]
 MACHINE_PATH = re.compile(r"(?<![\w.:/~{}$-])/(?:home|Users|root|work|mnt|data|tmp|content|farm)/[\w.]")
@@ -81,7 +81,7 @@ def test_no_file_names_a_place_on_one_machine():
 
 
 def test_the_lock_holds_names_versions_and_hashes_alone():
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    lines = [line for path in ROOT.glob("requirements*.lock") for line in path.read_text().splitlines()]
     pin = re.compile(r"^[a-z0-9][a-z0-9.-]*==[\w.+!]+( ; [^@]+)? \\$")
     rest = re.compile(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$")
     assert [line for line in lines if not pin.match(line) and not rest.match(line)] == []
@@ -90,7 +90,7 @@ def test_the_lock_holds_names_versions_and_hashes_alone():
 def test_the_lock_has_every_dependency_that_the_book_and_the_tests_need():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + [
-        name for extra in ("demo", "book", "dev") for name in project["optional-dependencies"][extra]
+        name for extra in ("demo", "data", "book", "test") for name in project["optional-dependencies"][extra]
     ]
     names = {re.match(r"[A-Za-z0-9._-]+", line).group().lower().replace("_", "-") for line in wanted}
     locked = {line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line}
@@ -132,7 +132,7 @@ def test_pages_of_the_book_exist():
 # The package
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "rsvlm").rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "rsvlm").rglob("*.py")), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_public_functions_say_what_they_take_and_give(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), f"{path.name} has no docstring"
@@ -182,7 +182,7 @@ class TestNotebook:
         after = {tag.removeprefix("after:") for tag in tags if tag.startswith("after:")}
         assert after <= {path.stem for path in NOTEBOOKS if path.stem < notebook.stem}
         code = "\n".join(cell["source"] for cell in cells(notebook, "code"))
-        if "bluemarble.load_or_build(options" in code and notebook.stem != "01_landmarks":
+        if "earth.load_or_build(options" in code and notebook.stem != "01_landmarks":
             trains = "train.load_or_train(options, " in code and notebook.stem != "02_training"
             assert after >= {"02_training" if trains else "01_landmarks"}
 

@@ -257,7 +257,7 @@ def _start(task: Task, recompute: bool, environment: Mapping[str, str]) -> subpr
     task.log.parent.mkdir(parents=True, exist_ok=True)
     request = {"notebook": str(task.notebook.resolve()), "parameters": task.parameters, "parts": task.parts}
     request = json.dumps(request | {"recompute": recompute})
-    program = "import sys; from rsvlm import notebooks; notebooks.work(sys.argv[1])"
+    program = "import sys; from rsvlm.book import notebooks; notebooks.work(sys.argv[1])"
     with open(task.log, "wb") as log:
         return subprocess.Popen(
             [sys.executable, "-c", program, request],

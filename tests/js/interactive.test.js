@@ -2,8 +2,8 @@
 const assert = require("node:assert/strict");
 const test = require("node:test");
 const { Element } = require("./fakes.js");
-const { choose, frameAt } = require("../../rsvlm/figures/slider.js");
-const { uncover } = require("../../rsvlm/figures/swipe.js");
+const { choose, frameAt } = require("../../rsvlm/book/figures/slider.js");
+const { uncover } = require("../../rsvlm/book/figures/swipe.js");
 
 // A block as `interactive.slider` writes it: a label with its input for each slider, then the frames.
 function block(steps, drop = false) {

@@ -2,9 +2,9 @@
 const assert = require("node:assert/strict");
 const test = require("node:test");
 const { FakeMap, install } = require("./fakes.js");
-const { drawFootprints, legendOf, linesOf } = require("../../rsvlm/figures/world_map.js");
-const { boundsOf, drawChips, roomFor, turned } = require("../../rsvlm/figures/chips_map.js");
-const { corners, drawScene, isWide } = require("../../rsvlm/figures/scene_map.js");
+const { drawFootprints, legendOf, linesOf } = require("../../rsvlm/book/figures/world_map.js");
+const { boundsOf, drawChips, roomFor, turned } = require("../../rsvlm/book/figures/chips_map.js");
+const { corners, drawScene, isWide } = require("../../rsvlm/book/figures/scene_map.js");
 
 const HOSTILE = "<img src=x onerror=alert(1)>";
 install();

@@ -1,0 +1,81 @@
+"""Tables of the book that are written from records: the first page's, and the speeds."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from rsvlm.errors import DataError
+from rsvlm.records import results
+
+HOME = ROOT
+ORIGIN = {
+    "command": "python -m benchmarks x",
+    "cpu": "a processor",
+    "cores": 2,
+    "device": "cpu",
+    "started": "2026-01-02T03:04:05Z",
+}
+ORIGIN |= {"commit": "0123456789abcdef"}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    spec = importlib.util.spec_from_file_location("measured", HOME / "book" / "_ext" / "measured.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(folder: Path, name: str, rows: list[dict]) -> None:
+    (folder / f"{name}.json").write_text(json.dumps({"rows": rows, "provenance": ORIGIN}))
+
+
+def test_speeds_are_shown_as_measured_and_as_text(measured, tmp_path):
+    write(tmp_path, "dedup", [{"hashes": 1_000_000, "seconds": 9.8291, "peak_memory_mb": 323}])
+    write(
+        tmp_path, "another", [{"implementation": "<script>|", "seconds": 1234.5}, {"implementation": "ours", "seconds": None}]
+    )
+    page = measured.page(tmp_path)
+    assert "| 1,000,000 | 9.83 | 323 |" in page
+    assert "| &lt;script&gt;\\| | 1,234 |" in page and "| ours |  |" in page
+    assert "<script" not in page
+    assert page.index("## Near duplicates") < page.index("## another"), "known ones first"
+    assert "`python -m benchmarks x`, a processor, 2 cores, cpu, 2026-01-02, commit `0123456789ab`" in page
+
+
+def test_no_measurement_is_an_error_that_names_the_folder(measured, tmp_path):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path))):
+        measured.page(tmp_path)
+
+
+def test_every_stored_comparison_has_a_title(measured):
+    stored = {path.stem for path in (HOME / "results" / "bench").glob("*.json")}
+    assert stored <= set(measured.PARTS)
+    for name in stored:
+        rows = json.loads((HOME / "results" / "bench" / f"{name}.json").read_text())["rows"]
+        wanted = set(measured.PARTS[name][1])
+        assert wanted & set().union(*rows), f"{name}: none of {wanted} was measured"
+
+
+def test_the_first_page_quotes_records(measured):
+    text = measured.headline()
+    lines = text.splitlines()[2:]
+    assert len(lines) == len(measured.HEADLINE)
+    table = results.table()
+    for line, (_, where, experiment, run, _split, protocol, direction, metric) in zip(lines, measured.HEADLINE, strict=True):
+        rows = table[(table["experiment"] == experiment) & (table["run"] == run) & (table["protocol"] == protocol)]
+        value = rows[(rows["metric"] == metric) & (rows["direction"] == direction)]["value"]
+        assert any(f"{one:.1f}\u00a0%" in line for one in value)
+        assert (HOME / "notebooks" / f"{where}.ipynb").is_file()
+
+
+def test_a_missing_record_is_named(measured, monkeypatch):
+    monkeypatch.setattr(measured, "HEADLINE", (("?", "03_retrieval", "nothing", "here", "test", "plain", "both", "mR"),))
+    with pytest.raises(DataError, match="results/nothing/here/metrics.json"):
+        measured.headline()
