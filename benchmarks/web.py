@@ -23,9 +23,7 @@ import pyarrow.parquet as pq
 from rsvlm import config
 from rsvlm.data import workers as engines
 from rsvlm.data.demo import web as demo_web
-from rsvlm.data.web import archives, lexicon, overhead
-from rsvlm.data.web import build as web
-from rsvlm.data.web import texts as filters
+from rsvlm.data.web import archives, build as web, lexicon, overhead, texts as filters
 from rsvlm.errors import RsvlmError
 from rsvlm.records import provenance
 

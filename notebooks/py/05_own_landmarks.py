@@ -47,8 +47,7 @@ from rasterio import transform, warp
 from rsvlm import config
 from rsvlm.book.figures import amounts, atlas, charts, galleries, tables
 from rsvlm.data import benchmarks, shards
-from rsvlm.data.captions import audit, grammar
-from rsvlm.data.captions import prompts as prompting
+from rsvlm.data.captions import audit, grammar, prompts as prompting
 from rsvlm.data.demo import earth_layout
 from rsvlm.data.landmarks import build
 from rsvlm.records import files, results, stages

@@ -42,9 +42,7 @@ from rsvlm import config
 from rsvlm.book.figures import amounts, charts, galleries, style, tables
 from rsvlm.data import benchmarks
 from rsvlm.data.demo import web as demo_web
-from rsvlm.data.web import build as web
-from rsvlm.data.web import overhead, paths
-from rsvlm.data.web import pairs as web_pairs
+from rsvlm.data.web import build as web, overhead, pairs as web_pairs, paths
 from rsvlm.model import images
 from rsvlm.records import files, results, stages
 from rsvlm.records.provenance import provenance

@@ -49,8 +49,7 @@ from rsvlm.book.figures import charts, galleries, tables
 
 # %% tags=["hide-input"]
 from rsvlm.data import benchmarks
-from rsvlm.data.demo import earth
-from rsvlm.data.demo import pairs as demo_pairs
+from rsvlm.data.demo import earth, pairs as demo_pairs
 from rsvlm.evaluation import embeddings, retrieval, statistics, unseen
 from rsvlm.model import embed, images
 from rsvlm.model.device import resolve_device

@@ -44,8 +44,7 @@ from IPython.display import Markdown
 from rsvlm import config
 from rsvlm.book.figures import charts, galleries, tables
 from rsvlm.data import benchmarks
-from rsvlm.data.demo import earth
-from rsvlm.data.demo import pairs as demo_pairs
+from rsvlm.data.demo import earth, pairs as demo_pairs
 from rsvlm.evaluation import statistics, unseen
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device

@@ -44,8 +44,7 @@ import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import charts, tables
 from rsvlm.data import benchmarks
-from rsvlm.evaluation import by_name as evaluate
-from rsvlm.evaluation import embeddings, retrieval
+from rsvlm.evaluation import by_name as evaluate, embeddings, retrieval
 from rsvlm.model import embed, images
 from rsvlm.model.device import resolve_device
 from rsvlm.records import results, stages

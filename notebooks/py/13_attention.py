@@ -49,8 +49,7 @@ from rsvlm import config
 from rsvlm.book.figures import charts, galleries, interactive, tables
 from rsvlm.data import benchmarks
 from rsvlm.data.demo import earth, earth_masks
-from rsvlm.localization import heat as localize
-from rsvlm.localization import smoothing, true_masks
+from rsvlm.localization import heat as localize, smoothing, true_masks
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
 

@@ -49,8 +49,7 @@ from rsvlm.data import benchmarks
 from rsvlm.data.demo import earth, earth_kernels, earth_layout, earth_map
 from rsvlm.model.device import resolve_device
 from rsvlm.records.provenance import provenance
-from rsvlm.search import index as archive
-from rsvlm.search import scene as scenes
+from rsvlm.search import index as archive, scene as scenes
 from rsvlm.training import train
 
 # %% tags=["hide-input"]

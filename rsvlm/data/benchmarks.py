@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsvlm.data import catalogue, shards
-from rsvlm.errors import DataError
 from rsvlm.data.reading import BrokenSample
+from rsvlm.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from rsvlm.records import files, stages
-from rsvlm.model import images
 from rsvlm.data import near_hashes
 from rsvlm.errors import ConfigError, DataError
+from rsvlm.model import images
+from rsvlm.records import files, stages
 
 log = logging.getLogger(__name__)
 

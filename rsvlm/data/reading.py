@@ -5,20 +5,20 @@ The layout of a data folder is told in `shards`, which writes it. Folders of tar
 
 from __future__ import annotations
 
-import collections
 import functools
 import json
 import logging
 import tarfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rsvlm.records import files
-from rsvlm.model import images
 from rsvlm.errors import DataError
+from rsvlm.model import images
+from rsvlm.records import files
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def stream(
     epoch: int = 0,
     start: int = 0,
     pool_shards: int = 4,
-    skipped: collections.Counter | None = None,
+    skipped: Counter | None = None,
 ) -> Iterator[Sample]:
     """Read the samples of one epoch in an order that can be taken up anywhere.
 
@@ -127,7 +127,7 @@ def stream(
     shards = _shards_of(Path(folder), split)
     if start < 0 or epoch < 0 or pool_shards < 1:
         raise DataError(f"start and epoch must be at least 0, pool_shards at least 1; got {start}, {epoch}, {pool_shards}")
-    counter = collections.Counter() if skipped is None else skipped
+    counter = Counter() if skipped is None else skipped
     return _stream(shards, seed, epoch, start, pool_shards, counter)
 
 
@@ -137,7 +137,7 @@ def _stream(
     epoch: int,
     start: int,
     pool_shards: int,
-    skipped: collections.Counter,
+    skipped: Counter,
 ) -> Iterator[Sample]:
     order = np.arange(len(shards))
     if seed is not None:
@@ -191,7 +191,7 @@ class BrokenSample(Exception):
         self.where = where
 
 
-def _skip(skipped: collections.Counter, problem: BrokenSample) -> None:
+def _skip(skipped: Counter, problem: BrokenSample) -> None:
     if problem.reason not in skipped:
         log.warning("skipped a sample: %s (%s); more of these are counted, not logged", problem.reason, problem.where)
     skipped[problem.reason] += 1

@@ -32,13 +32,20 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from rsvlm.data import workers as engines
-from rsvlm.records import files
+from rsvlm.data.reading import (
+    IMAGE_TYPES,
+    SCHEMA,
+    BrokenSample,
+    Sample as Sample,  # readers find everything about shards here
+    count as count,
+    manifest,
+    read_manifest,
+    read_shard,
+    records as records,
+    stream as stream,
+)
 from rsvlm.errors import DataError
-from rsvlm.data.reading import BrokenSample, IMAGE_TYPES, SCHEMA, manifest, read_manifest, read_shard
-from rsvlm.data.reading import Sample as Sample  # readers find everything about shards here
-from rsvlm.data.reading import count as count
-from rsvlm.data.reading import records as records
-from rsvlm.data.reading import stream as stream
+from rsvlm.records import files
 
 log = logging.getLogger(__name__)
 

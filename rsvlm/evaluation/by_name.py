@@ -20,8 +20,7 @@ import pandas as pd
 
 from rsvlm.data import benchmarks, catalogue, shards
 from rsvlm.errors import DataError
-from rsvlm.evaluation import classification, leakage, retrieval
-from rsvlm.evaluation import embeddings as embedded
+from rsvlm.evaluation import classification, embeddings as embedded, leakage, retrieval
 from rsvlm.model.embed import Encoder
 from rsvlm.model.others import encoders
 from rsvlm.records import files, results, stages

@@ -134,8 +134,7 @@ def leakage(
 ) -> None:
     """Pictures and captions of a benchmark that are in training sets, and what they do to the scores."""
     from rsvlm.book.figures import markup, tables
-    from rsvlm.evaluation import by_name as evaluate
-    from rsvlm.evaluation import leakage
+    from rsvlm.evaluation import by_name as evaluate, leakage
     from rsvlm.records import files
 
     started = time.time()

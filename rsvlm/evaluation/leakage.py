@@ -22,8 +22,7 @@ from tqdm.auto import tqdm
 
 from rsvlm.data import benchmarks, catalogue, duplicates, reading, shards
 from rsvlm.errors import DataError
-from rsvlm.evaluation import embeddings as embed
-from rsvlm.evaluation import retrieval
+from rsvlm.evaluation import embeddings as embed, retrieval
 from rsvlm.model import images
 from rsvlm.records import files, results
 

@@ -16,8 +16,7 @@ import numpy as np
 from rsvlm.data import benchmarks, catalogue
 from rsvlm.errors import DataError
 from rsvlm.evaluation.by_name import Evaluation
-from rsvlm.localization import baselines, scoring, smoothing, true_masks
-from rsvlm.localization import heat as localize
+from rsvlm.localization import baselines, heat as localize, scoring, smoothing, true_masks
 from rsvlm.model import embed, weights
 from rsvlm.model.device import resolve_device
 from rsvlm.model.mammut import Mammut

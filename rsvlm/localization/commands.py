@@ -78,8 +78,7 @@ def localize(
     --method raw.
     """
     from rsvlm.data.demo import earth_masks
-    from rsvlm.localization import by_name as locate
-    from rsvlm.localization import true_masks
+    from rsvlm.localization import by_name as locate, true_masks
 
     started = time.time()
     options = locate.Options(

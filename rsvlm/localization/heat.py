@@ -27,9 +27,7 @@ from torch import Tensor
 from rsvlm.errors import DataError
 from rsvlm.localization import shapes
 from rsvlm.localization.smoothing import check_window, smooth_attention
-from rsvlm.model import embed
-from rsvlm.model import images as imaging
-from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model import embed, images as imaging, tokenizer as tokenizers
 from rsvlm.model.mammut import Mammut
 
 METHODS = {

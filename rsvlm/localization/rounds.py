@@ -41,12 +41,9 @@ from rsvlm import config
 from rsvlm.data import benchmarks
 from rsvlm.errors import DataError, ModelError
 from rsvlm.evaluation import retrieval
-from rsvlm.localization import heat as localize
-from rsvlm.localization import teacher
+from rsvlm.localization import heat as localize, teacher
 from rsvlm.localization.pictures import Pictures, Readings, load_or_read, read
-from rsvlm.model import embed, images, losses
-from rsvlm.model import tokenizer as tokenizers
-from rsvlm.model import weights as stored
+from rsvlm.model import embed, images, losses, tokenizer as tokenizers, weights as stored
 from rsvlm.model.device import resolve_device
 from rsvlm.model.mammut import Mammut, MammutConfig
 from rsvlm.records import stages

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from rsvlm.errors import DataError, ModelError
-from rsvlm.model import images as imaging
-from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model import images as imaging, tokenizer as tokenizers
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files
 

@@ -28,8 +28,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from rsvlm.errors import ModelError
-from rsvlm.model import losses
-from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model import losses, tokenizer as tokenizers
 
 _SIZES = "image_size patch_size vision_width vision_layers vision_heads text_width text_layers text_heads".split()
 _OPENMAMMUT = {"vision_class_token": True, "vision_pre_norm": True, "vision_norm_eps": 1e-5, "norm_after_pooling": True}

@@ -20,8 +20,7 @@ from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
 from rsvlm.errors import MissingExtraError, ModelError
-from rsvlm.model import images as imaging
-from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model import images as imaging, tokenizer as tokenizers
 from rsvlm.model.mammut import Mammut, MammutConfig
 from rsvlm.records import files
 

@@ -62,8 +62,7 @@ def in_scene(
     """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both."""
     from rsvlm.book.figures import atlas
     from rsvlm.records import files
-    from rsvlm.search import scene as scenes
-    from rsvlm.search import scene_files
+    from rsvlm.search import scene as scenes, scene_files
 
     texts = [*(more or []), *(text or [])]
     if not texts or out is None:

@@ -27,8 +27,7 @@ from rsvlm.data import benchmarks, reading
 from rsvlm.errors import DataError, MissingExtraError, ModelError, RsvlmError
 from rsvlm.evaluation import embeddings, retrieval
 from rsvlm.localization import heat as localize
-from rsvlm.model import embed, images, weights
-from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model import embed, images, tokenizer as tokenizers, weights
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files, stages
 

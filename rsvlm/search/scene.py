@@ -29,8 +29,7 @@ from tqdm.auto import tqdm
 
 from rsvlm.data.imagery import chip_layout
 from rsvlm.errors import DataError
-from rsvlm.localization import heat as localize
-from rsvlm.localization import shapes, smoothing
+from rsvlm.localization import heat as localize, shapes, smoothing
 from rsvlm.model import images as imaging
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rsvlm.data.imagery import chip_layout, tile_mosaics, windows
-from rsvlm.data.imagery import sources as imagery
+from rsvlm.data.imagery import chip_layout, sources as imagery, tile_mosaics, windows
 from rsvlm.data.imagery.chip_layout import Source
 from rsvlm.errors import DataError
 from rsvlm.localization.shapes import Region

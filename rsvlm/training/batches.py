@@ -25,8 +25,7 @@ from torch import Tensor
 
 from rsvlm.data import benchmarks, shards
 from rsvlm.errors import DataError
-from rsvlm.model import images
-from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model import images, tokenizer as tokenizers
 from rsvlm.training import augment, processes
 
 if TYPE_CHECKING:

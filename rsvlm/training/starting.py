@@ -12,8 +12,7 @@ import torch
 
 from rsvlm.data import benchmarks
 from rsvlm.errors import ModelError
-from rsvlm.model import mammut, weights
-from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model import mammut, tokenizer as tokenizers, weights
 from rsvlm.model.mammut import Mammut
 from rsvlm.training import processes
 

@@ -35,8 +35,7 @@ from rsvlm.model import losses
 from rsvlm.model.device import resolve_device
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import stages
-from rsvlm.training import batches as curriculum
-from rsvlm.training import checkpoints, processes, starting, validation
+from rsvlm.training import batches as curriculum, checkpoints, processes, starting, validation
 from rsvlm.training.batches import Batch, Place
 from rsvlm.training.metrics import Metrics, memory_gb, stop_if_not_finite
 

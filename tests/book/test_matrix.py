@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from rsvlm.book import matrix as grid
-from rsvlm.book import notebooks
+from rsvlm.book import matrix as grid, notebooks
 from rsvlm.book.figures import interactive
 from rsvlm.errors import ConfigError, DataError
 from rsvlm.records import results

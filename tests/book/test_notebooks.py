@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rsvlm.book import build as book
-from rsvlm.book import notebooks
+from rsvlm.book import build as book, notebooks
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 
 PARAMETERS = 'profile = "laptop"\nseed = 0\ndevice = "auto"\nrecompute = False\nrun_name = ""'

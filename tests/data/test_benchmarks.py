@@ -1,9 +1,7 @@
 """Evaluation sets as people have them on disk."""
 
 import json
-import os
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest

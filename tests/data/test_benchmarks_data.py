@@ -5,7 +5,6 @@ import json
 import os
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from conftest import DATA, ROOT, png, toy_sample, write_tar

@@ -1,22 +1,18 @@
 """Duplicates are found whatever size, compression or turn hides them, and distinct pictures are left alone."""
 
-from conftest import DATA
 import io
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from conftest import DATA
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from rsvlm.data import duplicates, near_hashes
 from rsvlm.errors import ConfigError, DataError
 from rsvlm.model import images
-
 
 
 def picture(seed, size=96):

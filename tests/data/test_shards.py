@@ -1,6 +1,5 @@
 """The writer gives the same bytes on any engine, however often it is stopped; the reader resumes exactly and survives damage."""
 
-from conftest import ROOT
 import collections
 import errno
 import hashlib
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from rsvlm.data import reading, shards
 from rsvlm.errors import DataError

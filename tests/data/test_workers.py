@@ -1,6 +1,5 @@
 """Engines: the same results in the same order, errors as they are, no worker left behind."""
 
-from conftest import ROOT
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from rsvlm.data import workers as engines
 from rsvlm.errors import ConfigError, MissingExtraError, RsvlmError

@@ -14,8 +14,7 @@ from PIL import Image
 from rsvlm.book.figures import galleries, markup, tables
 from rsvlm.data import duplicates
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.evaluation import by_name as evaluate
-from rsvlm.evaluation import embeddings, leakage
+from rsvlm.evaluation import by_name as evaluate, embeddings, leakage
 from rsvlm.model import embed, images
 from rsvlm.records import results
 

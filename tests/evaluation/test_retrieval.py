@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, toy_sample
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from rsvlm.errors import DataError

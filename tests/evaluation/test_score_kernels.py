@@ -1,8 +1,7 @@
 """Each kernel against its NumPy twin."""
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rsvlm.evaluation import score_kernels
 

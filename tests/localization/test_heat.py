@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_smooth_pool import direct
 
 from rsvlm.errors import DataError
-from rsvlm.localization import heat as localize
-from rsvlm.localization import smoothing
+from rsvlm.localization import heat as localize, smoothing
 from rsvlm.model import tokenizer as tokenizers
 from rsvlm.model.mammut import Attention, Mammut, MammutConfig
 

@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from rsvlm import config
 from rsvlm.data.demo import earth_map, earth_masks, ground_cover
 from rsvlm.errors import DataError, ModelError, RsvlmError
-from rsvlm.localization import heat as localize
-from rsvlm.localization import pictures, rounds, teacher
+from rsvlm.localization import heat as localize, pictures, rounds, teacher
 from rsvlm.localization.pictures import Pictures
 from rsvlm.model import weights
 from rsvlm.training import batches, checkpoints, train

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from conftest import png
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rsvlm.errors import DataError
 from rsvlm.localization import agreement, baselines, pixels, scoring, true_masks

@@ -6,8 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from conftest import DATA, png
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from rsvlm.errors import DataError

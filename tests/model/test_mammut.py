@@ -18,8 +18,7 @@ from transformers import AutoModel
 
 import rsvlm
 from rsvlm.errors import ModelError
-from rsvlm.model import embed, losses, mammut, tokenizer
-from rsvlm.model import images as imaging
+from rsvlm.model import embed, images as imaging, losses, mammut, tokenizer
 
 PAD = tokenizer.PAD_ID
 SIZES = {"image_size": 32, "vision_width": 64, "vision_heads": 2, "vision_layers": 2}

@@ -13,8 +13,7 @@ import pytest
 
 from rsvlm import config
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.records import provenance, results
-from rsvlm.records import tables as result_tables
+from rsvlm.records import provenance, results, tables as result_tables
 
 HEAD = ",".join(results.PUBLISHED)
 

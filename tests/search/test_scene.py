@@ -15,11 +15,9 @@ from rasters import picture, write
 
 from rsvlm.book.figures import atlas
 from rsvlm.errors import DataError
-from rsvlm.localization import pixels as kernels
-from rsvlm.localization import shapes as masks
+from rsvlm.localization import pixels as kernels, shapes as masks
 from rsvlm.model import mammut, tokenizer
-from rsvlm.search import scene as scenes
-from rsvlm.search import scene_blocks, scene_files
+from rsvlm.search import scene as scenes, scene_blocks, scene_files
 
 rasterio = pytest.importorskip("rasterio")
 shapely = pytest.importorskip("shapely")

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from conftest import png, toy_sample, write_toy
 
-from rsvlm import __main__ as cli
-from rsvlm import config
+from rsvlm import __main__ as cli, config
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.training import batches as curriculum
-from rsvlm.training import train
+from rsvlm.training import batches as curriculum, train
 from rsvlm.training.batches import Place
 
 STAGES = [

@@ -15,8 +15,7 @@ from rsvlm import config
 from rsvlm.errors import RsvlmError
 from rsvlm.localization import pictures, rounds
 from rsvlm.model import mammut
-from rsvlm.training import batches, checkpoints, starting, train
-from rsvlm.training import processes as distributed
+from rsvlm.training import batches, checkpoints, processes as distributed, starting, train
 
 LOSSES = ("softmax", "sigmoid", "focal")
 

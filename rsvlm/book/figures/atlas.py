@@ -17,8 +17,7 @@ import matplotlib as mpl
 import matplotlib.colors
 import numpy as np
 import pandas as pd
-from branca.element import Figure as Page
-from branca.element import MacroElement
+from branca.element import Figure as Page, MacroElement
 from jinja2 import Template
 from PIL import Image
 

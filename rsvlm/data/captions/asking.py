@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsvlm.data.captions.clients import Grammar, open_captioner
+from rsvlm.data.captions.prompts import PASSING, REPAIRABLE, Captioner, Failure, Reply, Request, facts
 from rsvlm.errors import ConfigError, DataError, RsvlmError
-from rsvlm.data.captions.prompts import Captioner, Failure, PASSING, REPAIRABLE, Reply, Request, facts
 
 if TYPE_CHECKING:
     from rsvlm import config

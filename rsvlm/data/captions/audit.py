@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsvlm.records import files
 from rsvlm.data.captions import audit_rules, grammar
 from rsvlm.errors import ConfigError, DataError, MissingExtraError
+from rsvlm.records import files
 
 REASONS = {
     "empty": "nothing is left once wrapping and markup are taken off",

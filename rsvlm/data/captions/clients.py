@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rsvlm.data import addresses
+from rsvlm.data.captions.prompts import Captioner, Failure, Reply, Request, clean, compose, load_prompt, parse, schema
+from rsvlm.errors import ConfigError, DataError, MissingExtraError, RsvlmError
 from rsvlm.model import images
 from rsvlm.records import stages
-from rsvlm.errors import ConfigError, DataError, MissingExtraError, RsvlmError
-from rsvlm.data.captions.prompts import Captioner, Failure, Reply, Request, clean, compose, load_prompt, parse, schema
 
 if TYPE_CHECKING:
     from rsvlm import config

@@ -16,11 +16,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from rsvlm.data.maps.taxonomy import TAXONOMY
-from rsvlm.data.landmarks.directions import SECTORS, opposite
 from rsvlm.data.captions.sentences import SHARE_LEVELS, fit, level_word, list_words, place_words, sentence
+from rsvlm.data.landmarks.directions import SECTORS, opposite
+from rsvlm.data.maps.taxonomy import TAXONOMY
 
 ROOMS = ("data/captions/grammar", "data/captions/sentences", "data/landmarks/directions", "data/maps/taxonomy")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""

@@ -20,13 +20,11 @@ import numpy as np
 import pandas as pd
 import PIL
 
-from rsvlm.data.landmarks import directions
-from rsvlm.records import files, stages
-from rsvlm.data.demo import earth_grammar, earth_layout, earth_map
-from rsvlm.model import images
-from rsvlm.data.captions import sentences
 from rsvlm.data import shards
+from rsvlm.data.demo import earth_grammar, earth_layout, earth_map
 from rsvlm.errors import DataError
+from rsvlm.model import images
+from rsvlm.records import files, stages
 
 if TYPE_CHECKING:
     from rsvlm import config

@@ -14,8 +14,8 @@ import random
 import zlib
 from collections.abc import Sequence
 
-from rsvlm.data.landmarks.directions import SECTORS
 from rsvlm.data.captions.sentences import SHARE_LEVELS, fit, level_word, list_words, place_words, sentence
+from rsvlm.data.landmarks.directions import SECTORS
 
 TEXTURE_LEVELS = ((3.0, "very smooth"), (4.2, "smooth"), (5.6, "mottled"), (8.6, "rough"), (1e9, "very rough"))
 """Upper limits of the mean luma difference between neighbouring land pixels, and the words for it."""

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from rsvlm.records import files
 from rsvlm.errors import DataError
+from rsvlm.records import files
 
 if TYPE_CHECKING:
     from rsvlm import config

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from rsvlm.model import images
-from rsvlm.data.demo import earth_kernels, earth_map
 from rsvlm.data import shards
+from rsvlm.data.demo import earth_kernels, earth_map
 from rsvlm.errors import DataError
+from rsvlm.model import images
 
 COVERS = ("sea", "land", "lake", "ice", "desert", "other land")
 """Classes of the masks; land is ice, desert and other land."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from rsvlm.records import files, stages
-from rsvlm.model import images
 from rsvlm.data import pairs
-from rsvlm.data.web import build as web
 from rsvlm.data.demo import web as webdemo
+from rsvlm.data.web import build as web
+from rsvlm.model import images
+from rsvlm.records import files, stages
 
 if TYPE_CHECKING:
     from rsvlm.config import Config

@@ -29,10 +29,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from rsvlm.records import files, stages
-from rsvlm.model import images
 from rsvlm.data.web import overhead
 from rsvlm.errors import DataError
+from rsvlm.model import images
+from rsvlm.records import files, stages
 
 ROOMS = ("data/demo/web", "data/web/overhead", "model/images")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""

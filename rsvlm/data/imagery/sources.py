@@ -24,10 +24,10 @@ import numpy as np
 import pandas as pd
 
 from rsvlm.data.imagery import chip_layout, tile_mosaics, windows
-from rsvlm.errors import ConfigError, DataError
 from rsvlm.data.imagery.chip_layout import COLUMNS, Source, clean, corners, read_points
 from rsvlm.data.imagery.remote import shown
 from rsvlm.data.imagery.windows import DRIVERS
+from rsvlm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rsvlm import config

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rsvlm.model import images
-from rsvlm.errors import DataError
 from rsvlm.data.imagery.chip_layout import MERCATOR_M, Source, clean, fingerprint, footprints, measure, name_of, tile_code
+from rsvlm.errors import DataError
+from rsvlm.model import images
 
 if TYPE_CHECKING:
     from rsvlm import config

@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from rsvlm.model import images
 from rsvlm.data.imagery import chip_layout, remote, tile_mosaics
-from rsvlm.errors import ConfigError, DataError
 from rsvlm.data.imagery.chip_layout import MAX_WINDOW_PX, Source
 from rsvlm.data.imagery.remote import shown
+from rsvlm.errors import ConfigError, DataError
+from rsvlm.model import images
 
 if TYPE_CHECKING:
     from rsvlm import config

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from rsvlm.data.captions import asking as captions, audit, clients, prompts as prompting
 from rsvlm.data import benchmarks, duplicates, shards, workers as engines
+from rsvlm.data.captions import asking as captions, audit, clients, prompts as prompting
 from rsvlm.data.imagery import sources as imagery
-from rsvlm.model import images
 from rsvlm.data.landmarks import describe, splits
 from rsvlm.data.maps import features as maps, taxonomy
-from rsvlm.records import stages
 from rsvlm.errors import ConfigError, DataError, RsvlmError
+from rsvlm.model import images
+from rsvlm.records import stages
 
 if TYPE_CHECKING:
     from rsvlm import config

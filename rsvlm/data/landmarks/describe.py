@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rsvlm.data.maps import features as maps
 from rsvlm.data.landmarks.directions import SECTORS, direction
 from rsvlm.data.landmarks.pieces import AREA, LINE, POINT, Pieces, connected, cut_out, metres_per_degree, outlines
+from rsvlm.data.maps import features as maps
 from rsvlm.data.maps.taxonomy import Category, taxonomy
 
 NOT_FROM_ABOVE = "not seen from above"

@@ -23,11 +23,11 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pandas as pd
 
-from rsvlm.records import files
 from rsvlm.data.maps import files as map_files
-from rsvlm.errors import ConfigError, DataError
 from rsvlm.data.maps.files import Origin, Raw
 from rsvlm.data.maps.taxonomy import TAXONOMY, category_of, clean_geometry, clean_text, names_of, taxonomy, touches
+from rsvlm.errors import ConfigError, DataError
+from rsvlm.records import files
 
 log = logging.getLogger(__name__)
 

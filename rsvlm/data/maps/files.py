@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rsvlm.data.maps.taxonomy import category_of, category_of_code, clean_text, osm_keys, taxonomy, touches
 from rsvlm.errors import ConfigError, DataError, MissingExtraError
 from rsvlm.records.files import package_file
-from rsvlm.data.maps.taxonomy import category_of, category_of_code, clean_text, osm_keys, taxonomy, touches
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import pyarrow as pa
 
 from rsvlm.data.web import html
-from rsvlm.errors import DataError, MissingExtraError
 from rsvlm.data.web.html import MAX_TEXT, absolute_url
+from rsvlm.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from fastwarc.warc import WarcRecord

@@ -28,13 +28,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsvlm.data.web import archives as crawl, overhead, pairs as web_pairs, steps
 from rsvlm.data import reading, shards, workers as engines
-from rsvlm.records import stages
-from rsvlm.errors import ConfigError, DataError
-from rsvlm.records.files import file_sha256, write_atomic
+from rsvlm.data.web import archives as crawl, overhead, pairs as web_pairs, steps
 from rsvlm.data.web.paths import Files, Part, Source
-from rsvlm.data.web.steps import Model, SPLITS
+from rsvlm.data.web.steps import SPLITS, Model
+from rsvlm.errors import ConfigError, DataError
+from rsvlm.records import stages
+from rsvlm.records.files import file_sha256, write_atomic
 
 if TYPE_CHECKING:
     from rsvlm import config

@@ -30,10 +30,10 @@ from tqdm.auto import tqdm
 
 from rsvlm import __version__
 from rsvlm.data import addresses
-from rsvlm.records import files
-from rsvlm.data.addresses import Attempt, REASONS, REDIRECTS, Stop
-from rsvlm.errors import ConfigError, DataError, MissingExtraError
+from rsvlm.data.addresses import REASONS, REDIRECTS, Attempt, Stop
 from rsvlm.data.web.politeness import AGENT, OBJECTIONS, ROBOTS_BYTES, Sites, objections
+from rsvlm.errors import ConfigError, DataError, MissingExtraError
+from rsvlm.records import files
 
 if TYPE_CHECKING:
     import httpcore2

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from html import unescape
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
-from rsvlm.errors import MissingExtraError
 from rsvlm.data.web.politeness import AGENT, OBJECTIONS, directives_of, objections
+from rsvlm.errors import MissingExtraError
 
 REASONS = {
     "bad_url": "the address is no http or https address, cannot be joined to its page's, or is too long",

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from rsvlm.records import files
-from rsvlm.model import images
 from rsvlm.errors import DataError
+from rsvlm.model import images
+from rsvlm.records import files
 
 if TYPE_CHECKING:
     from rsvlm import config

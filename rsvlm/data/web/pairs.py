@@ -17,12 +17,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsvlm.data.web import archives, fetch, overhead, paths, texts as filters
-from rsvlm.model import images
 from rsvlm.data import shards
-from rsvlm.errors import DataError
-from rsvlm.records.files import replacing
+from rsvlm.data.web import archives, fetch, overhead, paths, texts as filters
 from rsvlm.data.web.paths import Files
+from rsvlm.errors import DataError
+from rsvlm.model import images
+from rsvlm.records.files import replacing
 
 STAGES = ("text", "address", "fetch", "image", "duplicate", "benchmark", "shard", "removal")
 REASONS = {

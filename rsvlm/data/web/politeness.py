@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from rsvlm.data.addresses import Attempt, MAX_RETRY_AFTER_S, REASONS, REDIRECTS, Stop, redirected, stop_of
+from rsvlm.data.addresses import MAX_RETRY_AFTER_S, REASONS, REDIRECTS, Attempt, Stop, redirected, stop_of
 
 if TYPE_CHECKING:
     import httpx2

@@ -29,10 +29,10 @@ from PIL import Image
 
 from rsvlm.data import benchmarks, duplicates as dedup, shards
 from rsvlm.data.web import archives as crawl, fetch, overhead, paths, texts as filters
-from rsvlm.model import images
-from rsvlm.errors import DataError
-from rsvlm.records.files import write_atomic
 from rsvlm.data.web.paths import Files, Part, Source
+from rsvlm.errors import DataError
+from rsvlm.model import images
+from rsvlm.records.files import write_atomic
 
 if TYPE_CHECKING:
     from rsvlm import config

@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rsvlm.errors import ConfigError, DataError, MissingExtraError
 from rsvlm.data.web.lexicon import Lexicon, Scorer, default_scorer, evidence, lexicon, score, strings, word_hashes
+from rsvlm.errors import ConfigError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from rsvlm import config

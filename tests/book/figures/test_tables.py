@@ -7,8 +7,7 @@ import re
 
 from rsvlm import config
 from rsvlm.book.figures import tables
-from rsvlm.data.captions import audit
-from rsvlm.data.captions import prompts as prompting
+from rsvlm.data.captions import audit, prompts as prompting
 
 HOSTILE = '</pre><script>alert("1")</script>\u202e & <b>x</b>'
 MARKS = [

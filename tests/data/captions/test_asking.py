@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from conftest import ROOT
 import json
 import os
 import pickle
@@ -30,11 +29,10 @@ from captioning import (
     request,
     serve_fixture,  # noqa: F401
 )
+from conftest import ROOT
 
 from rsvlm import config
-from rsvlm.data.captions import asking as captions
-from rsvlm.data.captions import clients
-from rsvlm.data.captions import prompts as prompting
+from rsvlm.data.captions import asking as captions, clients, prompts as prompting
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 
 # The cache
@@ -72,7 +70,7 @@ def test_twins_that_are_on_their_way_together_are_paid_once_and_order_is_kept(se
     chips = [captions.Request(f"k{i}", request(i % 3).image, record()) for i in range(30)]
     keys = [
         key
-        for key, _ in asking.caption_all(chips, captions.open_captioner(options("openai", server, concurrency=4)), tmp_path)
+        for key, _ in captions.caption_all(chips, captions.open_captioner(options("openai", server, concurrency=4)), tmp_path)
     ]
     assert keys == [chip.key for chip in chips] and len(server.seen) == 3
 
@@ -200,9 +198,7 @@ def test_a_killed_run_pays_again_at_most_for_what_was_on_its_way(serve, tmp_path
         "    assert reply.captions\n"
     )
     arguments = [sys.executable, "-c", program, server.url, str(tmp_path), str(ROOT / "tests")]
-    run = subprocess.Popen(
-        arguments, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
-    )
+    run = subprocess.Popen(arguments, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while len(server.seen) < 25 and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -10,8 +10,7 @@ import time
 import numpy as np
 import pytest
 from conftest import png, write_tar
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_rules import COAST, landmark, scene
 
 from rsvlm.data.captions import audit, grammar

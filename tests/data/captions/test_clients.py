@@ -24,9 +24,7 @@ from captioning import (
     serve_fixture,  # noqa: F401
 )
 
-from rsvlm.data.captions import asking as captions
-from rsvlm.data.captions import clients
-from rsvlm.data.captions import prompts as prompting
+from rsvlm.data.captions import asking as captions, clients, prompts as prompting
 from rsvlm.errors import ConfigError, RsvlmError
 
 

@@ -5,8 +5,7 @@ import importlib.util
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rsvlm import config
 from rsvlm.data.demo import earth_layout

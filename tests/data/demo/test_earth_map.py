@@ -6,8 +6,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rsvlm.data.demo import earth_kernels, earth_layout, earth_map
 from rsvlm.errors import DataError

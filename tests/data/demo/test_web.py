@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 
 from rsvlm import config
-from rsvlm.data.demo import pairs as demo_pairs
-from rsvlm.data.demo import web as demo_web
+from rsvlm.data.demo import pairs as demo_pairs, web as demo_web
 from rsvlm.data.web import overhead
 from rsvlm.errors import DataError
 from rsvlm.model import images

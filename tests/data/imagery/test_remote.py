@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from rasters import chips, options, picture, pixels, serve, write
 
-from rsvlm.data.imagery import remote
-from rsvlm.data.imagery import sources as imagery
+from rsvlm.data.imagery import remote, sources as imagery
 from rsvlm.errors import ConfigError, DataError
 
 

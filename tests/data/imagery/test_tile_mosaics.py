@@ -1,13 +1,12 @@
 """Mosaics of tiles are one picture, whatever their tiles are called, and however many are missing or broken."""
 
-from conftest import DATA
 import io
-import os
 import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import DATA
 from PIL import Image
 from rasters import chips, options, picture, pixels
 

@@ -7,8 +7,7 @@ import pytest
 from rasters import options, picture, write
 from test_mosaics import ZOOM, X, Y, mosaic, write_tiles
 
-from rsvlm.data.imagery import sources as imagery
-from rsvlm.data.imagery import windows
+from rsvlm.data.imagery import sources as imagery, windows
 from rsvlm.data.imagery.windows import Picture, Reader, Window
 from rsvlm.errors import DataError
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from conftest import DATA
 import contextlib
 import hashlib
 import http.server
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,11 +14,11 @@ import tarfile
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import DATA
 from PIL import Image
 
 from rsvlm import config
@@ -512,7 +510,6 @@ def test_killed_at_any_moment_the_same_command_gives_the_same_and_pays_nothing_t
 
 
 # Real parts
-
 
 
 @pytest.mark.skipif(not (DATA / "osm_praia_da_aguda").is_dir(), reason="no ../shared/data/osm_praia_da_aguda")

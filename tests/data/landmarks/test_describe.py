@@ -1,17 +1,14 @@
 """Landmarks are where the map says, as large as they are on the ground, and visible only if a picture can show them."""
 
-from conftest import DATA
 import json
-import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import DATA
 
-from rsvlm.data.landmarks import describe as landmarks
-from rsvlm.data.landmarks import directions, pieces
+from rsvlm.data.landmarks import describe as landmarks, directions, pieces
 from rsvlm.data.maps import features as maps
 from rsvlm.data.maps.taxonomy import clean_geometry
 

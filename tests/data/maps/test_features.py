@@ -1,12 +1,11 @@
 """Maps of every format come out in one schema, each thing once; a bad request stops before any work."""
 
-from conftest import DATA
 import json
-import os
 import pickle
 from pathlib import Path
 
 import pytest
+from conftest import DATA
 
 from rsvlm.data.maps import features as maps
 from rsvlm.errors import ConfigError, DataError

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from test_maps import feature, point, polygon, write
 
-from rsvlm.data.maps import features as maps
-from rsvlm.data.maps import files as map_files
+from rsvlm.data.maps import features as maps, files as map_files
 from rsvlm.errors import DataError
 
 shapely = pytest.importorskip("shapely", reason="the extra [data] is not installed")

@@ -12,11 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from rsvlm.data.web import archives
-from rsvlm.data.web import html as pages
+from rsvlm.data.web import archives, html as pages
 from rsvlm.errors import DataError
 
 pytest.importorskip("fastwarc", reason="the extra [data] is not installed")

@@ -26,15 +26,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from rsvlm import __main__ as commands
-from rsvlm import config
+from rsvlm import __main__ as commands, config
 from rsvlm.book.figures import amounts, charts, tables
 from rsvlm.data import shards
 from rsvlm.data.demo import web as demo_web
-from rsvlm.data.web import build as web
-from rsvlm.data.web import fetch, overhead, paths
-from rsvlm.data.web import pairs as web_pairs
-from rsvlm.data.web import steps as webstages
+from rsvlm.data.web import build as web, fetch, overhead, pairs as web_pairs, paths, steps as webstages
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 from rsvlm.model import embed, images, mammut, tokenizer
 

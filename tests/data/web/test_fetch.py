@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 import sites
+from conftest import ROOT
 from sites import PICTURE, get, names, options, picture
 
 from rsvlm.data import addresses

@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rsvlm import config
-from rsvlm.data.web import lexicon
-from rsvlm.data.web import texts as filters
+from rsvlm.data.web import lexicon, texts as filters
 from rsvlm.errors import ConfigError, DataError
 
 pytest.importorskip("lingua", reason="the extra [data] is not installed")

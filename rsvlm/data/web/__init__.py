@@ -1,0 +1,16 @@
+"""From a crawl to pairs of overhead pictures and their texts.
+
+In: web archives or tables of links. Out: audited shards, and a reason for every address that is not in them.
+
+    archives      archives and tables to candidates
+    html          a page to candidates
+    texts         is the text about a picture from above? lexicon has the words
+    fetch         polite, safe downloads
+    politeness    what the owner of a site allows
+    overhead      is the picture taken from above?
+    paths         where each file of a build is
+    steps         the steps of a build, each from files to files
+    build         all of them in a row
+    pairs         a finished data set: shown, and made smaller on request
+    commands      `rsvlm web`
+"""
