@@ -38,6 +38,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
+# %% tags=["hide-input"]
 from rsvlm import config
 from rsvlm.book.figures import amounts, atlas, charts, galleries, tables
 from rsvlm.data import benchmarks, shards

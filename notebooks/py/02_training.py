@@ -36,6 +36,7 @@ import time
 import pandas as pd
 from IPython.display import Markdown
 
+# %% tags=["hide-input"]
 import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import charts, tables

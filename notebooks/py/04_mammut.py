@@ -37,6 +37,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
+# %% tags=["hide-input"]
 import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import amounts, charts, galleries, tables

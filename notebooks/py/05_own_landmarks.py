@@ -44,6 +44,7 @@ import shapely
 from IPython.display import Markdown
 from rasterio import transform, warp
 
+# %% tags=["hide-input"]
 from rsvlm import config
 from rsvlm.book.figures import amounts, atlas, charts, galleries, tables
 from rsvlm.data import benchmarks, shards

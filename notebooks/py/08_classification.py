@@ -42,6 +42,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
+# %% tags=["hide-input"]
 from rsvlm import config
 from rsvlm.book.figures import amounts, charts, galleries, tables
 from rsvlm.data import benchmarks

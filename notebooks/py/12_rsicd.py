@@ -40,6 +40,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
+# %% tags=["hide-input"]
 import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import charts, tables

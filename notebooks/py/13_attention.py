@@ -44,6 +44,7 @@ import torch
 import torch.nn.functional as F
 from IPython.display import Markdown
 
+# %% tags=["hide-input"]
 import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import charts, galleries, interactive, tables

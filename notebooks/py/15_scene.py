@@ -42,6 +42,7 @@ import rasterio
 from IPython.display import Markdown
 from rasterio.transform import from_origin
 
+# %% tags=["hide-input"]
 import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import atlas, galleries, tables
