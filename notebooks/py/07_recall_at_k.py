@@ -47,7 +47,7 @@ from rsvlm.data import benchmarks
 from rsvlm.data.demo import earth
 from rsvlm.evaluation import embeddings, retrieval
 from rsvlm.model.device import resolve_device
-from rsvlm.model.others import encoders
+from rsvlm.model.others import opening as encoders
 from rsvlm.records import results, stages
 from rsvlm.records.provenance import provenance
 from rsvlm.training import train

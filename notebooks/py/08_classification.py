@@ -51,7 +51,7 @@ from rsvlm.data.demo import earth
 from rsvlm.evaluation import classification, embeddings
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
-from rsvlm.model.others import encoders
+from rsvlm.model.others import opening as encoders
 from rsvlm.records import stages
 from rsvlm.records.provenance import provenance
 from rsvlm.records.results import save_result

@@ -7,6 +7,7 @@ In: vectors of pictures and texts, or a model and a benchmark. Out: rows of metr
     classification zero-shot classes
     statistics     every interval
     embeddings     a split embedded once, on disk
+    given          vectors that others computed, in a file
     leakage        was the test in the training data?
     unseen         what is known of categories that were left out
     by_name        all of it by the names of a model and a benchmark

@@ -20,9 +20,9 @@ import pandas as pd
 
 from rsvlm.data import benchmarks, catalogue, shards
 from rsvlm.errors import DataError
-from rsvlm.evaluation import classification, embeddings as embedded, leakage, retrieval
+from rsvlm.evaluation import classification, embeddings as embedded, given, leakage, retrieval
 from rsvlm.model.embed import Encoder
-from rsvlm.model.others import encoders
+from rsvlm.model.others import opening as encoders
 from rsvlm.records import files, results, stages
 
 logger = logging.getLogger(__name__)
@@ -284,7 +284,7 @@ def _embedded(
     if unknown := [name for name in names if name not in retrieval.PROTOCOLS]:
         raise DataError(f"unknown protocol '{unknown[0]}': choose one of {', '.join(retrieval.PROTOCOLS)}, or all")
     if str(model).startswith(FILE):
-        found, labels = encoders.read_embeddings(model), _labels(model, protocol)
+        found, labels = given.read_embeddings(model), _labels(model, protocol)
         path = Path(str(model).removeprefix(FILE))
         digest = files.file_sha256(path)
         dataset = title(benchmark, root) if benchmark or root else path.stem
@@ -304,7 +304,7 @@ def _embedded(
 
 def _labels(model: str, protocol: str) -> dict[str, str]:
     """For a file of embeddings, the protocols that may be reported, and under what name: one set of vectors has one wording."""
-    stated, probe = encoders.wording(model), ["A Lake."]
+    stated, probe = given.wording(model), ["A Lake."]
     if stated is None:
         return {protocol: protocol} if protocol != "all" else {name: f"{name} (wording not stated)" for name in COUNTINGS}
     if stated not in retrieval.PROTOCOLS:

@@ -21,8 +21,8 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 
 import rsvlm
 from rsvlm.errors import DataError, ModelError
+from rsvlm.evaluation import given as given_file
 from rsvlm.model import embed, mammut, tokenizer, weights
-from rsvlm.model.others import encoders
 
 ORACLE = Path(os.environ.get("RSVLM_ORACLE", ROOT.parent / "shared" / "oracle")) / "openmammut-tiny"
 needs_oracle = pytest.mark.skipif(not ORACLE.is_dir(), reason=f"{ORACLE} is not there")
@@ -491,7 +491,7 @@ def test_the_page_on_use_elsewhere_runs_as_it_stands(tmp_path, monkeypatch):
     np.testing.assert_allclose(np.linalg.norm(names["vectors"], axis=1), 1, atol=1e-5)
     assert names["logits"].shape == (1, 2) and (tmp_path / "runs/mine/onnx/text.onnx").is_file()
     torch.testing.assert_close(names["mammut"].token_embedding.weight, names["model"].token_embedding.weight.cpu())
-    assert encoders.read_embeddings("embeddings:mine.npz").image_of_caption.tolist() == [0, 0, 1, 1, 2, 2]
+    assert given_file.read_embeddings("embeddings:mine.npz").image_of_caption.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_the_preset_l14_is_the_shape_of_the_released_weights():

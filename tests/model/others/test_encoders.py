@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from rsvlm.data import reading, shards
 from rsvlm.errors import DataError, ModelError
-from rsvlm.evaluation import embeddings
+from rsvlm.evaluation import embeddings, given as given_file
 from rsvlm.model import embed, mammut, tokenizer
-from rsvlm.model.others import encoders
+from rsvlm.model.others import opening as encoders, towers
 
 TEXTS = ["a river", "red in the north, white elsewhere", "an airport with two runways"]
 PICTURES = [toy_sample(i)[0] for i in range(3)]  # 32×32: what the tiny models take, so nothing is resized
@@ -243,7 +243,7 @@ def test_a_folder_of_transformers_embeds_as_its_own_forward_does(hugging):
 def test_the_neighbours_of_a_text_do_not_matter(hugging):
     encoder = encoders.open_encoder(f"hf:{hugging[1]}", "cpu")
     np.testing.assert_allclose(encoder.texts(TEXTS)[:1], encoder.texts(TEXTS[:1]), atol=1e-6)
-    many = [f"{i} rivers" for i in range(encoders.TEXTS + 3)]
+    many = [f"{i} rivers" for i in range(towers.TEXTS + 3)]
     np.testing.assert_allclose(encoder.texts(many)[-1:], encoder.texts(many[-1:]), atol=1e-6)
     with pytest.raises(DataError, match="text 1 of 2 is empty"):
         encoder.texts(["a river", " "])
@@ -313,14 +313,14 @@ def test_a_file_of_embeddings_is_read_and_scaled(tmp_path):
     given = arrays()
     texts, keys = np.array([f"caption {i} ä" for i in range(6)]), np.array(["a", "b", "c"])
     np.savez_compressed(tmp_path / "e.npz", **given, captions=texts, keys=keys, more=np.zeros(2))
-    found = encoders.read_embeddings(f"embeddings:{tmp_path / 'e.npz'}")
+    found = given_file.read_embeddings(f"embeddings:{tmp_path / 'e.npz'}")
     expected = given["image_embeddings"] / np.linalg.norm(given["image_embeddings"], axis=1, keepdims=True)
     np.testing.assert_allclose(found.image_embeddings, expected, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(found.caption_embeddings, axis=1), 1, atol=1e-6)
     assert found.image_embeddings.dtype == found.caption_embeddings.dtype == np.float32
     assert (found.captions, found.keys, found.image_of_caption.tolist()) == (texts.tolist(), list("abc"), [0, 0, 1, 1, 2, 2])
     np.savez(tmp_path / "less.npz", **given)
-    less = encoders.read_embeddings(tmp_path / "less.npz")
+    less = given_file.read_embeddings(tmp_path / "less.npz")
     assert (less.captions, less.keys) == ([], ["0", "1", "2"])
 
 
@@ -364,7 +364,7 @@ def put(value):
 def test_embeddings_that_do_not_fit_are_named(given, says, tmp_path):
     np.savez(tmp_path / "e.npz", **given)
     with pytest.raises(DataError, match=says):
-        encoders.read_embeddings(tmp_path / "e.npz")
+        given_file.read_embeddings(tmp_path / "e.npz")
 
 
 def test_files_that_hold_no_embeddings(tmp_path):
@@ -381,7 +381,7 @@ def test_files_that_hold_no_embeddings(tmp_path):
         file.writestr("image_embeddings.npy", huge.getvalue())
     for name in ("half", "text", "empty", "pickle", "single", "huge"):
         with pytest.raises(DataError, match=rf"{name}.npz cannot be read"):
-            encoders.read_embeddings(tmp_path / f"{name}.npz")
+            given_file.read_embeddings(tmp_path / f"{name}.npz")
     with pytest.raises(DataError, match="there is no file"):
-        encoders.read_embeddings(tmp_path / "absent.npz")
+        given_file.read_embeddings(tmp_path / "absent.npz")
     assert not (tmp_path / "ran").exists()

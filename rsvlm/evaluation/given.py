@@ -1,0 +1,92 @@
+"""Vectors that others computed, in a file: scored as those of any model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rsvlm.errors import DataError
+from rsvlm.evaluation import embeddings
+from rsvlm.model import embed
+from rsvlm.model.others.towers import short
+
+ARRAYS = ("image_embeddings", "caption_embeddings", "image_of_caption", "captions", "keys")
+"""What a file of embeddings holds; the last two perhaps."""
+
+
+def read_embeddings(path: str | Path) -> embeddings.Embeddings:
+    """Read vectors that any other system computed, from an `.npz` file; a leading `embeddings:` is dropped.
+
+    The file holds `image_embeddings` (N, E) and `caption_embeddings` (M, E), floating-point, of any norm but 0, and
+    `image_of_caption` (M,) integers from 0 to N - 1; perhaps `captions` (M,) and `keys` (N,), texts, and `wording`, see there. Vectors
+    are scaled to norm 1.
+
+    Raises:
+        DataError: The file is missing, broken or pickled, or its arrays do not fit together; the message names the array.
+    """
+    path = Path(str(path).removeprefix("embeddings:"))
+    found = _arrays(path)
+    names = ARRAYS[:3]
+    if missing := [name for name in names if name not in found]:
+        raise DataError(
+            f"{path} has no {', '.join(missing)}: it has {', '.join(found) or 'nothing'}; expected {', '.join(names)}"
+        )
+    images, captions = (embed.unit(found[name], f"{path}, {name}") for name in names[:2])
+    owner = found["image_of_caption"]
+    if images.shape[1] != captions.shape[1]:
+        raise DataError(f"{path}: images have {images.shape[1]} dimensions, captions {captions.shape[1]}: expected the same")
+    if not len(images) or owner.shape != (len(captions),) or owner.dtype.kind not in "iu" or not owner.size:
+        raise DataError(
+            f"{path}: {len(images)} images, {len(captions)} captions, image_of_caption of {owner.dtype} {owner.shape}: "
+            f"expected at least one image, and {len(captions) or 'some'} whole numbers"
+        )
+    if owner.min() < 0 or owner.max() >= len(images):
+        raise DataError(f"{path}: image_of_caption reaches from {owner.min()} to {owner.max()}: expected 0…{len(images) - 1}")
+    keys = _strings(path, "keys", found.get("keys"), len(images)) or [str(i) for i in range(len(images))]
+    if len(set(keys)) < len(keys):
+        (twice, times), *_ = Counter(keys).most_common(1)
+        raise DataError(f"{path}: the key {twice!r} is there {times} times: every image needs a name of its own")
+    return embeddings.Embeddings(
+        keys=keys,
+        captions=_strings(path, "captions", found.get("captions"), len(captions)),
+        image_of_caption=owner.astype(np.int64),
+        image_embeddings=images,
+        caption_embeddings=captions,
+    )
+
+
+def wording(path: str | Path) -> str | None:
+    """Return what a file of embeddings says of its captions' words: the text `wording`, the name of a protocol; None if nothing.
+
+    Raises:
+        DataError: The file is missing, broken or pickled, or `wording` is not a single text.
+    """
+    path = Path(str(path).removeprefix("embeddings:"))
+    found = _arrays(path, ("wording",)).get("wording")
+    if found is not None and (found.dtype.kind != "U" or found.size != 1):
+        raise DataError(f"{path}: wording is {found.dtype} of shape {found.shape}: expected one text, the name of a protocol")
+    return None if found is None else str(found.item())
+
+
+def _arrays(path: Path, names: Sequence[str] = ARRAYS) -> dict[str, np.ndarray]:
+    """Read arrays of an npz file, as far as it has them; none may be pickled."""
+    if not path.is_file():
+        raise DataError(
+            f"there is no file {path}: expected an .npz with image_embeddings, caption_embeddings, image_of_caption"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names if name in file.files}
+    except Exception as error:  # of zip, zlib, numpy's headers, memory: whatever a file can be wrong in
+        raise DataError(f"{path} cannot be read as .npz without pickles: {short(error)}; write it with numpy.savez") from error
+
+
+def _strings(path: Path, name: str, array: np.ndarray | None, count: int) -> list[str]:
+    if array is None:
+        return []
+    if array.dtype.kind != "U" or array.shape != (count,):
+        raise DataError(f"{path}: {name} is {array.dtype} of shape {array.shape}: expected {count} texts")
+    return array.tolist()

@@ -1,0 +1,100 @@
+"""Models of open_clip: OpenAI's, LAION's, RemoteCLIP, GeoRSCLIP, SkyCLIP and whatever else has its format.
+
+Nothing is downloaded, and pickles are read as tensors only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rsvlm.errors import MissingExtraError, ModelError
+from rsvlm.model.others.towers import TowerEncoder, scale_of, short, tried
+from rsvlm.records.files import file_sha256
+
+
+def open_clip_encoder(name: str, weight: str, device: torch.device) -> TowerEncoder:
+    """Open a model that open_clip knows, by its name and a file or tag of weights. Raises as `opening.open_encoder`."""
+    try:
+        import open_clip
+    except ImportError as error:
+        raise MissingExtraError("open_clip_torch is not installed: pip install 'rsvlm[models]'") from error
+    source, options, files = _open_clip_source(open_clip, name, weight)
+    named = f"open_clip:{name}" + f":{Path(weight).name}" * bool(weight)
+    try:
+        model, preprocess = open_clip.create_model_from_pretrained(source, device=device, weights_only=True, **options)
+        tokenizer = open_clip.get_tokenizer(source)
+    except Exception as error:  # of pickle, torch, safetensors, transformers, JSON: whatever a file can be wrong in
+        raise ModelError(
+            f"{weight or name} cannot be opened as open_clip's {name}: {short(error)}. "
+            "Expected its state dict as tensors alone (convert others to safetensors), of the architecture that NAME says"
+        ) from error
+    facts = json.dumps([source, open_clip.get_model_config(source), model.visual.preprocess_cfg], sort_keys=True, default=str)
+
+    def fingerprint() -> str:
+        return hashlib.sha256("\n".join([facts, *map(file_sha256, files)]).encode()).hexdigest()
+
+    def see(arrays: list[np.ndarray]) -> Tensor:
+        return model.encode_image(torch.stack([preprocess(Image.fromarray(array)) for array in arrays]).to(device))
+
+    def read(captions: list[str]) -> Tensor:
+        return model.encode_text(tokenizer(captions).to(device))
+
+    return tried(TowerEncoder(named, fingerprint, scale_of(model.eval()), see, read))
+
+
+def _open_clip_source(open_clip, name: str, weight: str) -> tuple[str, dict, list[Path]]:
+    """Find what is meant: open_clip's name of the model, options of its factory, and the files of weights."""
+    if Path(name).is_dir():
+        files = [path for path in sorted(Path(name).glob("*")) if path.suffix in (".safetensors", ".bin", ".pt", ".pth")]
+        if not (Path(name) / "open_clip_config.json").is_file() or not files or weight:
+            what = "takes no FILE" if weight else "holds no open_clip_config.json with weights beside it"
+            raise ModelError(f"open_clip:{name}: the folder {what}")
+        return f"local-dir:{name}", {}, files
+    architecture = name.replace("/", "-")
+    if (known := open_clip.get_model_config(architecture)) is None:
+        near = [model for model in open_clip.list_models() if model.lower().startswith(architecture.lower()[:5])]
+        raise ModelError(
+            f"open_clip knows no model '{name}': it knows {', '.join(near[:8] or open_clip.list_models()[:8])}, …"
+        )
+    if Path(weight).is_file():
+        return architecture, {"pretrained": weight}, [Path(weight)]
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if weight not in tags:
+        what = f"there is no file '{weight}'" if weight else "no weights are named: they would be random"
+        raise ModelError(f"open_clip:{name}: {what}. Add :FILE, a checkpoint on disk, or one of open_clip's tags: {tags}")
+    facts = open_clip.get_pretrained_cfg(architecture, weight)
+    path = _cached(facts)
+    if path is None:
+        place = facts.get("hf_hub") or facts.get("url")
+        raise ModelError(
+            f"open_clip:{name}:{weight}: its weights are not in the cache, and nothing is downloaded here: fetch {place}"
+        )
+    options = {"image_mean": facts.get("mean"), "image_std": facts.get("std")}
+    options |= {"image_interpolation": facts.get("interpolation"), "image_resize_mode": facts.get("resize_mode")}
+    if bool(known.get("quick_gelu")) > bool(facts.get("quick_gelu")):
+        raise ModelError(
+            f"open_clip:{name}:{weight}: these weights were trained with another activation: take a name without quickgelu"
+        )
+    options |= {"pretrained": str(path), "force_quick_gelu": bool(facts.get("quick_gelu"))}
+    return architecture, options, [path]
+
+
+def _cached(facts: dict) -> Path | None:
+    """Find the weights of one of open_clip's tags on disk, in the places where it keeps what it has downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if hub := facts.get("hf_hub"):
+        repository, _, file = hub.rpartition("/")
+        files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+        found = [try_to_load_from_cache(repository, file) for file in files]
+        if path := next((path for path in found if isinstance(path, str)), None):
+            return Path(path)
+    path = Path("~/.cache/clip").expanduser() / Path(facts.get("url") or "-").name
+    return path if path.is_file() else None
