@@ -4,6 +4,11 @@ Every error that a user can cause or mend is a `RsvlmError`: its message names t
 to do next. The command line prints the message alone; a notebook shows it as the last line of the traceback.
 """
 
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
 
 class RsvlmError(Exception):
     """Base of all errors raised on purpose by this package."""
@@ -23,3 +28,20 @@ class ModelError(RsvlmError):
 
 class MissingExtraError(RsvlmError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+def need(package: str, extra: str) -> ModuleType:
+    """Import an optional package, or say how to get it.
+
+    Args:
+        package: Name of a module, as in `rasterio` or `google.genai`.
+        extra: Extra that brings it.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        name = error.name or package
+        raise MissingExtraError(f"the package {name} is not installed: pip install 'rsvlm[{extra}]'") from None
