@@ -8,6 +8,7 @@ const [script, width] = process.argv.slice(2);
 install();
 const map = new FakeMap(Number(width));
 // As in a browser: what the script declares is its own, and there is no `module`.
+const { L, document } = globalThis;
 vm.runInNewContext(fs.readFileSync(script, "utf8"), { L, document, THE_MAP: map });
 const texts = map.of("control").map((control) => control.box.textContent);
 process.stdout.write(JSON.stringify({ kinds: map.layers.map((layer) => layer.kind), texts }));
