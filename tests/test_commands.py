@@ -14,7 +14,7 @@ from conftest import png, toy_sample, write_toy
 
 from rsvlm import __main__ as cli
 from rsvlm.evaluation import leakage, retrieval
-from rsvlm.records import commands, provenance, results
+from rsvlm.records import commands, provenance, results, tables
 
 
 def call(capsys, monkeypatch, *arguments):
@@ -209,7 +209,7 @@ def test_a_bad_request_stops_before_any_work(trained, toy_shards, tmp_path, caps
 
 def test_landmarks_build_audit_show(capsys, monkeypatch, tmp_path):
     pytest.importorskip("rasterio", reason="the extra [data] is not installed")
-    from test_build import write_features, write_raster
+    from tests.data.landmarks.test_build import write_features, write_raster
 
     raster, features = write_raster(tmp_path / "picture.tif"), write_features(tmp_path / "map.geojson")
     settings = [part for pair in ("size_px=64", "test_share=0", "val_share=0") for part in ("--set", f"chips.{pair}")]
@@ -260,7 +260,7 @@ def test_a_full_disk_is_one_sentence(capsys, monkeypatch, tmp_path):
     def full(*arguments, **named):
         raise OSError(28, "No space left on device", "shard.tar")
 
-    monkeypatch.setattr(results, "table", full)
+    monkeypatch.setattr(tables, "table", full)
     code, text = call(capsys, monkeypatch, "table")
     assert code == 1 and "no space left on the disk (shard.tar)" in text
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from test_smooth_pool import direct
 
 from rsvlm.errors import DataError
 from rsvlm.localization import heat as localize, smoothing
 from rsvlm.model import tokenizer as tokenizers
 from rsvlm.model.mammut import Attention, Mammut, MammutConfig
+from tests.localization.test_smoothing import direct
 
 
 @pytest.fixture(scope="module", params=["attention", "mean"])

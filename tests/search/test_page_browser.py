@@ -11,7 +11,6 @@ import threading
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_searchpage import CHIPS, HOSTILE, home  # noqa: F401  a fixture
 
 import rsvlm
 from rsvlm.book import live_search
@@ -19,6 +18,7 @@ from rsvlm.errors import RsvlmError
 from rsvlm.evaluation import embeddings
 from rsvlm.model import embed
 from rsvlm.search import page as search_page
+from tests.search.test_page import CHIPS, HOSTILE, home  # noqa: F401  a fixture
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [

@@ -406,7 +406,7 @@ def test_the_page_holds_all_it_shows_and_no_text_of_others_is_markup(model, tmp_
     options = scenes.SearchOptions(threshold=0.1, temperature=0.05, precision="fp32")
     found = scenes.search(scene(tmp_path), [evil], model, tmp_path / "out", options, progress=False)
     page = atlas.scene_map(found).get_root().render()
-    assert "<img src=x" not in page and 'type = "range"' in page
+    assert "<img src=x" not in page and 'type: "range"' in page
     assert not re.findall(r"<script [^>]*src=|<link|<img", page.partition("L.imageOverlay")[2]) and "<link" not in page
     shown = atlas.scene_map(found)._repr_html_()
     assert shown.startswith("<iframe title=") and evil not in shown
@@ -420,7 +420,7 @@ def test_many_scenes_are_not_searched_as_one(model, tmp_path):
         search(tmp_path / "folder", model, tmp_path / "out")
 
 
-@pytest.mark.skipif(not SCENES.is_dir(), reason="oam_osm is not in RSVLM_SCENES nor in ../shared/data")
+@pytest.mark.skipif(not SCENES.is_dir(), reason="oam_osm is not in RSVLM_DATA nor in ../shared/data")
 def test_real_tiles_and_a_geotiff_made_from_them(model, tmp_path):
     from PIL import Image
     from rasterio.transform import from_origin

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from conftest import png, write_tar
 from hypothesis import given, settings, strategies as st
-from test_rules import COAST, landmark, scene
 
 from rsvlm.data.captions import audit, grammar
 from rsvlm.data.landmarks.directions import COMPASS, SECTORS
 from rsvlm.errors import ConfigError, DataError
+from tests.data.captions.test_audit_rules import COAST, landmark, scene
 
 
 def judge(text: str, record: dict = COAST, **options) -> audit.Finding:

@@ -120,8 +120,8 @@ def test_pairs_of_the_demo_are_made_anew_when_the_making_of_site_head_or_pairs_c
     keys = []
     monkeypatch.setattr(stages, "PACKAGE", package)
     monkeypatch.setattr(stages, "stage", lambda name, parts, *_: keys.append(stages.key(**parts)))
-    for name in ("", "webdemo.py", "overhead.py", "webstages.py", "webfiles.py", "lexicon.json"):
+    for name in ("", "demo/web.py", "web/overhead.py", "web/steps.py", "web/paths.py", "web/lexicon.json"):
         if name:
-            (package / name).write_bytes((package / name).read_bytes() + b"\n")
+            (package / "data" / name).write_bytes((package / "data" / name).read_bytes() + b"\n")
         demo_pairs.demo_web(config.load("smoke"), 180)
     assert len(set(keys)) == len(keys) == 6

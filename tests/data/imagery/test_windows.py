@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from rasters import options, picture, write
-from test_mosaics import ZOOM, X, Y, mosaic, write_tiles
 
 from rsvlm.data.imagery import sources as imagery, windows
 from rsvlm.data.imagery.windows import Picture, Reader, Window
 from rsvlm.errors import DataError
+from tests.data.imagery.test_tile_mosaics import ZOOM, X, Y, mosaic, write_tiles
 
 
 def test_a_raster_and_a_mosaic_give_the_same_windows(tmp_path):

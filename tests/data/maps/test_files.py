@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_maps import feature, point, polygon, write
 
 from rsvlm.data.maps import features as maps, files as map_files
 from rsvlm.errors import DataError
+from tests.data.maps.test_features import feature, point, polygon, write
 
 shapely = pytest.importorskip("shapely", reason="the extra [data] is not installed")
 

@@ -17,7 +17,7 @@ from rsvlm.data import reading, shards
 from rsvlm.errors import DataError, ModelError
 from rsvlm.evaluation import embeddings, given as given_file
 from rsvlm.model import embed, mammut, tokenizer
-from rsvlm.model.others import opening as encoders, towers
+from rsvlm.model.others import open_clip as open_clip_models, opening as encoders, towers
 
 TEXTS = ["a river", "red in the north, white elsewhere", "an airport with two runways"]
 PICTURES = [toy_sample(i)[0] for i in range(3)]  # 32×32: what the tiny models take, so nothing is resized
@@ -187,7 +187,7 @@ def test_a_tag_is_taken_from_the_cache_with_its_normalisation_and_activation(cli
     torch.save(model.state_dict(), tmp_path / "toy.pt")
     facts = {"url": "https://example.org/toy.pt", "mean": [0.5] * 3, "std": [0.5] * 3, "quick_gelu": True}
     monkeypatch.setitem(known._PRETRAINED, "Toy-B-8", {"mine": facts})
-    monkeypatch.setattr(encoders, "_cached", lambda facts: tmp_path / facts["url"].rpartition("/")[2])
+    monkeypatch.setattr(open_clip_models, "_cached", lambda facts: tmp_path / facts["url"].rpartition("/")[2])
     encoder = encoders.open_encoder("open_clip:Toy-B-8:mine", "cpu")
     import open_clip
 
