@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 import rsvlm
 from rsvlm import config
 from rsvlm.book import live_search
+from rsvlm.book.figures import atlas
 from rsvlm.errors import DataError, ModelError, RsvlmError
 from rsvlm.evaluation import embeddings
 from rsvlm.model import embed, mammut, tokenizer
@@ -60,7 +61,9 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RSVLM_HOME", str(folder))
         queries = ["red in the north, blue elsewhere", "a picture that is green in the west"]
-        search_page.build(folder / "model", data, folder / "made", examples=queries, device="cpu")
+        search_page.build(
+            folder / "model", data, folder / "made", examples=queries, world_map=atlas.blue_marble(360), device="cpu"
+        )
     return folder
 
 
