@@ -182,9 +182,7 @@ def _check(files: Files, paths: Sequence[Path], options: config.Web, head: objec
     if options.test_share + options.val_share >= 1:
         raise ConfigError("web.test_share and web.val_share add up to 1 or more: leave hosts for training")
     if head is None:
-        raise ConfigError(
-            "there is no overhead head: give one from `rsvlm web train-filter`, or rsvlm.data.demo.web.default_head()"
-        )
+        raise ConfigError("there is no overhead head: give one from `rsvlm web train-filter`, or demo.web.default_head()")
     if engine not in engines.ENGINES:
         raise ConfigError(f"there is no engine '{engine}': choose {' or '.join(engines.ENGINES)}")
     if not paths:

@@ -79,7 +79,7 @@ def features(small: np.ndarray) -> np.ndarray:
     saturation = (highest - lowest) / np.maximum(highest, 1 / 255)
     parts = [small.mean(axis=(1, 2)), small.std(axis=(1, 2))]
     parts += [np.stack([saturation.mean(axis=(1, 2)), saturation.std(axis=(1, 2))], axis=1)]
-    # what gravity does: the means of nine bands from top to bottom against those from left to right
+    # what gravity does: the means of eight bands from top to bottom against those from left to right
     rows = np.stack([band.mean(axis=(1, 2)) for band in np.array_split(small, 8, axis=1)], axis=1)  # (N, 8, 3)
     columns = np.stack([band.mean(axis=(1, 2)) for band in np.array_split(small, 8, axis=2)], axis=1)
     parts += [rows[:, 0] - rows[:, -1], np.abs(columns[:, 0] - columns[:, -1]), rows.std(axis=1), columns.std(axis=1)]
@@ -94,10 +94,9 @@ def features(small: np.ndarray) -> np.ndarray:
     where = np.arange(n)[:, None, None] * 8 + direction
     edges = np.bincount(where.ravel(), weights=strength.ravel(), minlength=8 * n).reshape(n, 8)
     total = strength.sum(axis=(1, 2))[:, None]
-    parts += [edges / (total + 1e-6), total / SIDE**2]
-    parts += [np.stack([(strength < level).mean(axis=(1, 2)) for level in (1 / 255, 4 / 255, 16 / 255, 64 / 255)], axis=1)]
-    halves = np.stack([part.mean(axis=(1, 2)) for part in np.array_split(strength, 4, axis=1)], axis=1)
-    parts += [halves / (halves.sum(axis=1, keepdims=True) + 1e-6)]
+    weak = np.stack([(strength < level).mean(axis=(1, 2)) for level in (1 / 255, 4 / 255, 16 / 255, 64 / 255)], axis=1)
+    quarters = np.stack([part.mean(axis=(1, 2)) for part in np.array_split(strength, 4, axis=1)], axis=1)
+    parts += [edges / (total + 1e-6), total / SIDE**2, weak, quarters / (quarters.sum(axis=1, keepdims=True) + 1e-6)]
     # the spectrum: its slope says how rough the picture is at each scale
     window = np.hanning(SIDE)[:, None] * np.hanning(SIDE)
     power = np.abs(np.fft.rfft2((luma - luma.mean(axis=(1, 2), keepdims=True)) * window)) ** 2  # (N, 64, 33)

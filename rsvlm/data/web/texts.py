@@ -103,16 +103,11 @@ def text_stage(
             # Names alone are of no language, and welcome in each.
             reasons[rows[~np.isin(languages[rows].astype(str), (*options.languages, ""))]] = "language"
         clean_column[rows] = [" ".join(text.split(" ")[: options.max_words]) for text in texts]
-    columns = {
-        "clean": strings(clean_column.tolist()),
-        "relevance": pa.array(relevance, pa.float32(), mask=np.isnan(relevance)),
-        "language": pa.array(languages.tolist(), pa.string()),
-        "kept": pa.array(reasons == ""),
-        "reason": pa.array(reasons.tolist(), pa.string()),
-    }
-    for name, column in columns.items():
-        table = table.append_column(name, column)
-    return table
+    table = table.append_column("clean", strings(clean_column.tolist()))
+    table = table.append_column("relevance", pa.array(relevance, pa.float32(), mask=np.isnan(relevance)))
+    table = table.append_column("language", pa.array(languages.tolist(), pa.string()))
+    table = table.append_column("kept", pa.array(reasons == ""))
+    return table.append_column("reason", pa.array(reasons.tolist(), pa.string()))
 
 
 # Cleaning

@@ -79,14 +79,17 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(demo, tmp_path_factory):
-    folder, labels = demo
     out = tmp_path_factory.mktemp("built") / "pairs"
-    build([folder / "crawl.warc.gz"], out, folder / "head.npz")
-    return out, labels
+    build_demo(demo, out)
+    return out, demo[1]
 
 
-def build(inputs, out, head, options=OPTIONS, **more):
-    return web.build(inputs, options, out, head=head, workers=1, progress=False, **more)
+def build(inputs, out, head, options=OPTIONS, workers=1, **more):
+    return web.build(inputs, options, out, head=head, workers=workers, progress=False, **more)
+
+
+def build_demo(demo, out, **more):
+    return build([demo[0] / "crawl.warc.gz"], out, demo[0] / "head.npz", **more)
 
 
 def table(path: Path, rows: list[tuple], columns=("url", "text")) -> Path:
@@ -161,26 +164,21 @@ def test_a_record_says_where_it_comes_from_and_how_it_was_judged(demo, built):
 
 
 def test_workers_give_the_same_bytes(demo, built, tmp_path):
-    folder, _ = demo
-    out, _ = built
-    web.build([folder / "crawl.warc.gz"], OPTIONS, tmp_path / "two", head=folder / "head.npz", workers=2, progress=False)
-    assert digests(tmp_path / "two") == digests(out) and len(digests(out)) > 6
+    build_demo(demo, tmp_path / "two", workers=2)
+    assert digests(tmp_path / "two") == digests(built[0]) and len(digests(built[0])) > 6
 
 
 def test_a_build_that_is_there_is_not_done_again(demo, built, monkeypatch):
-    folder, _ = demo
     out, _ = built
     before = digests(out)
     monkeypatch.setattr(fetch, "download", lambda *_, **__: pytest.fail("asked again"))
     monkeypatch.setattr(steps, "judge_pictures", lambda *_: pytest.fail("judged again"))
-    assert build([folder / "crawl.warc.gz"], out, folder / "head.npz") == shards.manifest(out)
+    assert build_demo(demo, out) == shards.manifest(out)
     assert digests(out) == before
 
 
 def test_a_build_that_is_stopped_anywhere_goes_on_to_the_same_bytes(demo, built, tmp_path, monkeypatch):
     """Stopped again and again, each time a few steps later, as by a kill: no step of tidying up is relied on."""
-    folder, _ = demo
-    out, _ = built
 
     class Stopped(BaseException):
         pass
@@ -198,9 +196,9 @@ def test_a_build_that_is_stopped_anywhere_goes_on_to_the_same_bytes(demo, built,
     for allowed in range(1, 60):
         left = allowed // 3 + 2
         with contextlib.suppress(Stopped):
-            build([folder / "crawl.warc.gz"], tmp_path / "again", folder / "head.npz")
+            build_demo(demo, tmp_path / "again")
             break
-    assert allowed > 3 and digests(tmp_path / "again") == digests(out)
+    assert allowed > 3 and digests(tmp_path / "again") == digests(built[0])
 
 
 # At which call of what.
@@ -240,29 +238,24 @@ for name, call in CALLS.items():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_process_killed_in_every_stage_leaves_a_build_that_goes_on(demo, built, tmp_path):
-    folder, _ = demo
-    out, _ = built
-    names = {"CRAWL": str(folder / "crawl.warc.gz"), "HEAD": str(folder / "head.npz"), "OUT": str(tmp_path / "killed")}
+    names = {"CRAWL": str(demo[0] / "crawl.warc.gz"), "HEAD": str(demo[0] / "head.npz"), "OUT": str(tmp_path / "killed")}
     names |= {"OVERRIDES": OVERRIDES | {"web.test_share": 0.2, "web.val_share": 0.2}, "CALLS": KILLED_BEHIND}
     program = "".join(f"{name} = {value!r}\n" for name, value in names.items()) + KILLING
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.splitlines() == [f"{name} {-signal.SIGKILL} False" for name in KILLED_BEHIND], done.stderr[-800:]
-    build([folder / "crawl.warc.gz"], tmp_path / "killed", folder / "head.npz")
-    assert digests(tmp_path / "killed") == digests(out)
+    build_demo(demo, tmp_path / "killed")
+    assert digests(tmp_path / "killed") == digests(built[0])
 
 
 def test_ray_gives_the_same_bytes(demo, built, tmp_path):
     ray = pytest.importorskip("ray", reason="ray is not installed")
-    folder, _ = demo
-    out, _ = built
-    head = folder / "head.npz"
     # Started once, not for each stage.
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        web.build([folder / "crawl.warc.gz"], OPTIONS, tmp_path / "ray", head=head, engine="ray", progress=False)
+        build_demo(demo, tmp_path / "ray", engine="ray", workers=0)
     finally:
         ray.shutdown()
-    assert digests(tmp_path / "ray") == digests(out)
+    assert digests(tmp_path / "ray") == digests(built[0])
 
 
 # Stage by stage, on tables and servers of our own
@@ -433,7 +426,7 @@ def test_pictures_that_a_model_takes_for_one_are_one(demo, site, tmp_path, monke
     assert web_pairs.meaning("duplicate", "near duplicate by embedding")
     embedded = (tmp_path / "out" / ".work").rglob("*.npy")
     assert [path.stem.partition("-")[0] for path in embedded] == ["00000"]  # and no copy of all of them is left
-    web.build([source], OPTIONS, tmp_path / "two", head=demo[0] / "all.npz", model=model, workers=2, progress=False)
+    build([source], tmp_path / "two", demo[0] / "all.npz", model=model, workers=2)
     assert digests(tmp_path / "two") == digests(tmp_path / "out")
     off = config.load("smoke", OVERRIDES | {"web.embedding_similarity": 0})
     build([source], tmp_path / "off", demo[0] / "all.npz", off, model=model)
@@ -512,9 +505,8 @@ def test_requests_that_cannot_be_met_stop_before_any_work(demo, built, tmp_path)
 
 
 def test_what_an_owner_wants_gone_is_gone(demo, tmp_path):
-    folder, _ = demo
     out = tmp_path / "pairs"
-    build([folder / "crawl.warc.gz"], out, folder / "head.npz")
+    build_demo(demo, out)
     first = records(out)[0]
     lost = next(line for line in rejected(out) if line["stage"] == "image" and line.get("sha256"))
     page = records(out)[-1]["page"]
@@ -536,7 +528,7 @@ def test_what_an_owner_wants_gone_is_gone(demo, tmp_path):
     left = {s["file"] for e in shards.manifest(out)["splits"].values() for s in e["shards"]}
     assert left & kept_files and left - kept_files or left < kept_files
     assert web_pairs.remove(out, [first["url"]])[1] == 0
-    content = build([folder / "crawl.warc.gz"], out, folder / "head.npz")  # the same command brings nothing back
+    content = build_demo(demo, out)  # the same command brings nothing back
     assert content["rewritten"] and len(records(out)) == before - n_page
 
 
@@ -559,7 +551,7 @@ def test_a_broken_shard_is_mended(demo, built, tmp_path):
     out = tmp_path / "pairs"
     shutil.copytree(built[0], out)
     next(out.glob("*/*.tar")).unlink()
-    build([demo[0] / "crawl.warc.gz"], out, demo[0] / "head.npz")
+    build_demo(demo, out)
     assert digests(out) == digests(built[0])
 
 
