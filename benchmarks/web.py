@@ -39,14 +39,14 @@ def measure(
     Args:
         n_pages: Pages of 20 kB for each process.
         n_texts: Texts for each process, 2 % of them relevant.
-        n_pictures: Pictures on the demo's web, for a build from its archive to shards, fetched over loopback; 0: no such build.
-        repeats: Timed runs; the median is told.
-        workers: Processes at once; 0: one for each core.
+        n_pictures: Pictures on the demo's web, for a build from its archive to shards, fetched over loopback. If 0, no such build.
+        repeats: Timed runs; the median is given.
+        workers: Processes at once. If 0, one for each core.
 
     Returns:
-        One row per part: `items` of all processes, `per_s` (median) with `min` and `max`, `target_per_s`, None where there is none,
-        `per_cpu_s`, of one core without neighbours, `kept`, and `peak_mb` and `peak_mb_x4`, the largest memory of one process at one
-        and at four times the input.
+        One row per part: `items` of all processes, `per_s` (median) with `min` and `max`, `target_per_s` (None where there is none),
+        `per_cpu_s` of one core without neighbours, `kept`, and the largest memory of one process, `peak_mb`, and with four times
+        the input, `peak_mb_x4`.
 
     Raises:
         RsvlmError: A process failed.

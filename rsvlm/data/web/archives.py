@@ -129,7 +129,7 @@ def images(
 
     Args:
         path: A WARC file.
-        wanted: Addresses, as `read` gives them; others are passed over unread. None: all.
+        wanted: Addresses, as `read` gives them; others are passed over unread. If None, all are read.
         counts: Receives `images`, and reasons as in `REASONS`.
         max_bytes: Larger images are passed over, in bytes.
 

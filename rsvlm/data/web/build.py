@@ -1,9 +1,9 @@
 """From a crawl to audited shards of overhead pictures with their texts, as the paper did for its web data.
 
-A build goes through steps that meet in files: candidates (`archives`), texts (`texts`), one text for each address, pictures from the
-archives or the web (`fetch`), size and view from above (`overhead`), duplicates and benchmarks (`duplicates`), shards. `paths` says where
-each file is. Whatever is left out is one line of `rejected.jsonl` with its stage and reason. Texts of the web are data: kept, shown as
-text, never obeyed.
+A build goes through `steps` that meet in files: candidates (`archives`), texts (`texts`), one text for each address, pictures from
+the archives or the web (`fetch`), size and view from above (`overhead`), duplicates and benchmarks (`data.duplicates`), shards.
+`paths` says where each file is. Whatever is left out is one line of `rejected.jsonl` with its stage and reason. Texts of the web are
+data: kept, shown as text, never obeyed.
 
 What decides the bytes, and so what is done again, is `_decisive`: its hash is the key of the build, and a folder with another key is
 refused. Under one key only the answers of websites can change, where failures are asked for again: their hashes are in the names of
@@ -68,8 +68,8 @@ def build(
         inputs: WARC files, or tables of address and text, see `archives.inspect`. Pictures that a WARC file holds are not fetched.
         options: `web`, `fetch` (with `retry_failed` also a finished build asks again for what may have passed) and `seed`.
         out: Folder to fill; made when missing. With an engine that uses other machines, a folder that they all see.
-        head: Overhead classifier: loaded, the file of one from `rsvlm web train-filter`, or a function that makes one, which is called
-            when the request is known to be sound.
+        head: Overhead classifier: loaded, the file of one from `rsvlm web train-filter`, or a function that makes one, which is
+            called when the request is known to be sound.
         benchmark_folders: Benchmarks whose pictures, however turned, and texts must not be in the data set.
         removed: Addresses of pictures or pages that stay out.
         model: Model that scores pictures against texts, and finds near duplicates from `web.embedding_similarity` on. If None, there

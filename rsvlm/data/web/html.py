@@ -77,8 +77,8 @@ def page_rows(html: str, page: str, source: str = "", robots: str = "", counts: 
 
     Args:
         html: The page.
-        page: Its address.
-        source: Told with each candidate.
+        page: Address of the page.
+        source: Place of the page, written into each candidate.
         robots: Directives that the server sent with the page.
         counts: Receives reasons as in `REASONS`.
 

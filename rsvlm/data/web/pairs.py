@@ -59,8 +59,8 @@ def look(folder: Path | str, per_reason: int = 12, kept: int = 24, seed: int = 0
 
     Args:
         folder: A data set made by `build`.
-        per_reason: Rejected candidates shown of each reason, a sample.
-        kept: Pairs shown, a sample.
+        per_reason: Number of rejected candidates shown of each reason, a sample.
+        kept: Number of pairs shown, a sample.
         seed: Seed of both samples.
 
     Returns:

@@ -1,9 +1,9 @@
-"""The stages of a build from the web, each from files to files, for `build.build` to put in a row.
+"""The steps of a build from the web, each from files to files, for `build.build` to put in a row.
 
-A stage writes a file under another name until it is whole, and what is there is not made again, so that whoever is stopped goes on.
-Workers run `judge_texts`, `unpack`, `judge_pictures` and `make`, for one input, part or shard each; the others run once, in the process that builds:
-choosing among the texts of one address, fetching, finding duplicates, dealing pairs out to shards. Memory holds a part at a time, and
-hashes of all.
+A step writes a file under another name until it is whole, and what is there is not made again, so that whoever is stopped goes
+on. Workers run `judge_texts`, `unpack`, `judge_pictures` and `make`, for one input, part or shard each; the others run once, in the
+process that builds: choosing among the texts of one address, fetching, finding duplicates, dealing pairs out to shards. Memory holds
+a part at a time, and hashes of all.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def counts(path: Path) -> dict[str, int]:
 
 
 def choose(files: Files, sources: Sequence[Source], unwanted: set[str]) -> int:
-    """Of all texts of one address keep the most relevant; write all in parts, also those given up; return the number of parts."""
+    """Choose the most relevant text of each address; write all in parts, also those given up; return the number of parts."""
     if files.part_count.is_file():
         return json.loads(files.part_count.read_text())
 
