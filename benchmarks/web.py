@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from rsvlm import config
 from rsvlm.data import workers as engines
 from rsvlm.data.demo import web as demo_web
-from rsvlm.data.web import archives, build as web, lexicon, overhead, texts as filters
+from rsvlm.data.web import archives, build as web, lexicon, overhead, texts
 from rsvlm.errors import RsvlmError
 from rsvlm.records import provenance
 
@@ -39,14 +39,14 @@ def measure(
     Args:
         n_pages: Pages of 20 kB for each process.
         n_texts: Texts for each process, 2 % of them relevant.
-        n_pictures: Pictures on the demo's web, for a build from its archive to shards, fetched over loopback; 0: no such build.
-        repeats: Timed runs; the median is told.
-        workers: Processes at once; 0: one for each core.
+        n_pictures: Pictures on the demo's web, for a build from its archive to shards, fetched over loopback. If 0, no such build.
+        repeats: Timed runs; the median is given.
+        workers: Processes at once. If 0, one for each core.
 
     Returns:
-        One row per part: `items` of all processes, `per_s` (median) with `min` and `max`, `target_per_s`, None where there is none; `per_cpu_s`, of
-        one core without neighbours; `kept`, and `peak_mb` and
-        `peak_mb_x4`, the largest memory of one process at one and at four times the input.
+        One row per part: `items` of all processes, `per_s` (median) with `min` and `max`, `target_per_s` (None where there is none),
+        `per_cpu_s` of one core without neighbours, `kept`, and the largest memory of one process, `peak_mb`, and with four times
+        the input, `peak_mb_x4`.
 
     Raises:
         RsvlmError: A process failed.
@@ -57,23 +57,35 @@ def measure(
         with tempfile.TemporaryDirectory() as name:
             paths = [make(part, Path(name), count, seed) for seed in range(workers)]
             runs = [_together(part, paths) for _ in range(repeats)]
-            large = make(part, Path(name), 4 * count, workers)
-            peak = _together(part, [large])[0]["peak_mb"]
-        speeds = [sum(done["items"] for done in run) / max(done["seconds"] for done in run) for run in runs]
-        row = {"part": part, "items": count * workers, "processes": workers, "repeats": repeats}
-        row |= {"per_s": statistics.median(speeds), "min": min(speeds), "max": max(speeds), "target_per_s": TARGETS[part]}
-        row["per_cpu_s"] = statistics.median(done["items"] / done["cpu_seconds"] for run in runs for done in run)
-        row |= {"kept": sum(done["kept"] for done in runs[0])}
-        row |= {"peak_mb": max(done["peak_mb"] for run in runs for done in run), "peak_mb_x4": peak}
-        rows.append(row)
-    if n_pictures:
-        rows.append(_build(n_pictures, repeats))
-    return [{key: round(cell, 1) if isinstance(cell, float) else cell for key, cell in row.items()} for row in rows]
+            large = _together(part, [make(part, Path(name), 4 * count, workers)])
+        rows.append(_row(part, count * workers, runs, large))
+    return rows + ([_build(n_pictures, repeats)] if n_pictures else [])
+
+
+def _row(part: str, items: int, runs: list[list[dict]], large: list[dict]) -> dict:
+    """Sum up runs of a part, each of some processes at once, and the one with four times the input."""
+    speeds = [sum(done["items"] for done in run) / max(done["seconds"] for done in run) for run in runs]
+    every = [done for run in runs for done in run]
+    row = {
+        "part": part,
+        "items": items,
+        "processes": len(runs[0]),
+        "repeats": len(runs),
+        "per_s": statistics.median(speeds),
+        "min": min(speeds),
+        "max": max(speeds),
+        "target_per_s": TARGETS.get(part),
+        "per_cpu_s": statistics.median(done["items"] / done["cpu_seconds"] for done in every),
+        "kept": sum(done["kept"] for done in runs[0]),
+        "peak_mb": max(done["peak_mb"] for done in every),
+        "peak_mb_x4": large[0]["peak_mb"],
+    }
+    return {key: round(cell, 1) if isinstance(cell, float) else cell for key, cell in row.items()}
 
 
 def _build(count: int, repeats: int) -> dict:
     """Build the demo's web in one fresh process, which works alone, while this one serves it."""
-    done = []
+    runs = []
     with tempfile.TemporaryDirectory() as name:
         overhead.save(demo_web.default_head(), Path(name) / "head.npz")
         for size, times in ((count, repeats), (4 * count, 1)):
@@ -81,19 +93,17 @@ def _build(count: int, repeats: int) -> dict:
             demo_web.make(folder, 0, size)
             with demo_web.serve(folder, port=0) as addresses:
                 demo_web.capture(addresses, folder / "crawl.warc.gz")
-                done += [_together("build", [folder])[0] for _ in range(times)]
-    speeds = [run["items"] / run["seconds"] for run in done[:-1]]
-    row = {"part": "build", "items": done[0]["items"], "processes": 1, "repeats": repeats}
-    row |= {"per_s": statistics.median(speeds), "min": min(speeds), "max": max(speeds), "target_per_s": None}
-    row["per_cpu_s"] = statistics.median(run["items"] / run["cpu_seconds"] for run in done[:-1])
-    row |= {"kept": done[0]["kept"], "peak_mb": max(run["peak_mb"] for run in done[:-1])}
-    return row | {"peak_mb_x4": done[-1]["peak_mb"]}
+                runs += [_together("build", [folder]) for _ in range(times)]
+    return _row("build", runs[0][0]["items"], runs[:-1], runs[-1])
 
 
 def table(rows: list[dict]) -> str:
     """Lay rows out for a terminal."""
-    what = {"warc": "pages of 20 kB into candidates", "text": "texts, 2 % relevant, through their stage"}
-    what["build"] = "candidates of the demo, pages to shards"
+    what = {
+        "warc": "pages of 20 kB into candidates",
+        "text": "texts, 2 % relevant, through their stage",
+        "build": "candidates of the demo, pages to shards",
+    }
     lines = [
         f"{rows[0]['processes']} processes, {rows[0]['repeats']} runs.",
         f"{'':<44}{'per s':>10}{'min':>10}{'max':>10}{'target':>10}{'per CPU s':>10}{'peak MB':>9}{'at x4':>8}",
@@ -110,21 +120,19 @@ def table(rows: list[dict]) -> str:
 
 def _together(part: str, paths: list[Path]) -> list[dict]:
     """Run a part on several inputs at once, each in a fresh process."""
-    here = str(Path(__file__).resolve())
-    started = [
-        subprocess.Popen([sys.executable, here, part, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for path in paths
-    ]
-    done = [process.communicate() for process in started]
-    for process, (_, problem) in zip(started, done, strict=True):
+    commands = [[sys.executable, str(Path(__file__).resolve()), part, str(path)] for path in paths]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for command in commands]
+    outputs = [process.communicate() for process in processes]
+    for process, (_, problem) in zip(processes, outputs, strict=True):
         if process.returncode:
             raise RsvlmError(f"the part '{part}' failed: {problem[-500:]}")
-    return [json.loads(out.splitlines()[-1]) for out, _ in done]
+    return [json.loads(output.splitlines()[-1]) for output, _ in outputs]
 
 
 def _alone(part: str, path: Path) -> dict:
     """One part in this process; what is made once for a whole run (patterns, scorer, detector) is made before the clock starts."""
-    filters.text_stage(["Aerial view of the harbour of Rotterdam"], config.Web())
+    texts.text_stage(["Aerial view of the harbour of Rotterdam"], config.Web())
     start, used = time.perf_counter(), time.process_time()
     counts: Counter = Counter()
     items = kept = 0
@@ -141,7 +149,7 @@ def _alone(part: str, path: Path) -> dict:
         kept = sum(entry["samples"] for entry in manifest["splits"].values())
     else:
         for batch in pq.ParquetFile(path).iter_batches(8192):
-            judged = filters.text_stage(pa.Table.from_batches([batch]), config.Web())
+            judged = texts.text_stage(pa.Table.from_batches([batch]), config.Web())
             items, kept = items + judged.num_rows, kept + sum(judged["kept"].to_pylist())
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - used
     spent = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": provenance.peak_memory_mb()}

@@ -74,10 +74,10 @@ parts = {"options": options.web, "fetch": options.fetch, "seed": seed, "pictures
 parts["demo"] = stages.source_hash(*demo_web.ROOMS)
 folder = stages.stage("web", parts, make, recompute)
 data = folder / "pairs"
-found = web_pairs.look(data, per_reason=8, kept=18, seed=seed)
+report = web_pairs.look(data, per_reason=8, kept=18, seed=seed)
 
 # %% tags=["hide-input"]
-manifest = found["manifest"]
+manifest = report["manifest"]
 sizes = {split: entry["samples"] for split, entry in manifest["splits"].items()}
 first, last = manifest["funnel"][0], sum(sizes.values())
 Markdown(
@@ -97,7 +97,7 @@ charts.picture(
 )
 
 # %% tags=["hide-input"]
-lost = pd.DataFrame([{"stage": r["stage"], "reason": r["reason"], "n": r["count"]} for r in found["rejected"]])
+lost = pd.DataFrame([{"stage": r["stage"], "reason": r["reason"], "n": r["count"]} for r in report["rejected"]])
 most = lost.loc[lost["n"].idxmax()]
 Markdown(
     f"The cheap test of the text comes first and takes the most: `{most['reason']}` alone explains {most['n']} of the {lost['n'].sum()} "
@@ -111,7 +111,7 @@ Markdown(
 # score of a model, for the trainer to use.
 
 # %%
-galleries.web_pairs(found["kept"])
+galleries.web_pairs(report["kept"])
 
 # %% [markdown]
 # ## What was rejected, reason by reason
@@ -119,7 +119,7 @@ galleries.web_pairs(found["kept"])
 # Open a reason to see what it took. Pictures are shown where some were had; a text is shown as text, whatever is written in it.
 
 # %%
-galleries.web_rejected(found["rejected"])
+galleries.web_rejected(report["rejected"])
 
 # %% [markdown]
 # ## Languages, lengths, domains
@@ -133,8 +133,8 @@ kept = outcomes["stage"] == "kept"
 addresses = json.loads((folder / "addresses.json").read_text())
 hosts = {address.removeprefix("http://"): host for host, address in addresses.items()}
 outcomes["host"] = outcomes["url"].str.extract("//([^/]+)/")[0].map(hosts)
-told = outcomes.loc[outcomes["language"] != "", "language"].value_counts()
-charts.picture(amounts.count_bars(told.to_dict(), "texts whose language was told"), "Bars of texts in each language.")
+languages = outcomes.loc[outcomes["language"] != "", "language"].value_counts()
+charts.picture(amounts.count_bars(languages.to_dict(), "texts whose language was told"), "Bars of texts in each language.")
 
 # %%
 figure, axes = style.canvas(height=2.8)
@@ -150,7 +150,7 @@ charts.picture(amounts.count_bars(by_host.to_dict(), "pairs kept"), "Bars of the
 
 # %% tags=["hide-input"]
 Markdown(
-    f"{100 * (told / told.sum()).iloc[0]:.0f} % of the texts whose language was told are `{told.index[0]}`. A kept text has "
+    f"{100 * (languages / languages.sum()).iloc[0]:.0f} % of the texts whose language was told are `{languages.index[0]}`. A kept text has "
     f"{outcomes.loc[kept, 'words'].median():.0f} words in the median, a rejected one {outcomes.loc[~kept, 'words'].median():.0f}. "
     f"The host that gives most gives {100 * by_host.iloc[0] / by_host.sum():.0f} % of the pairs."
 )
@@ -273,7 +273,7 @@ saved = results.save_result("web", run_name or f"{profile}-seed{seed}", options,
 # ## What we found
 
 # %% tags=["hide-input"]
-told_stages = "; ".join(f"{s['stage']} {s['precision']:.1f} % at {s['recall']:.1f} %" for s in stages)
+told_stages = "; ".join(f"{s['stage']} {s['precision']:.1f} % at {s['recall']:.1f} %" for s in measured)
 Markdown(
     f"- Of {first['in']} candidates {last} are left; the text stage rejects {100 * first['rejected'] / first['in']:.0f} %, before a single "
     "request.\n"

@@ -77,20 +77,21 @@ MAX_RETRY_AFTER_S = 60.0
 """Nobody is waited for longer; what wants more is not asked again in the same run."""
 
 _MAX_URL = 8192
+_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 
 # Everything that is not public, after the IANA special-purpose registries; Python's own list differs between its releases.
-_NOT_PUBLIC_V4 = [
+# Of IPv6: protocol assignments with Teredo, documentation, 6to4, documentation. Mapped addresses and NAT64 lie outside 2000::/3.
+_NOT_PUBLIC = [
     ipaddress.ip_network(block)
     for block in (
         "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 192.31.196.0/24 "
         "192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 "
-        "224.0.0.0/4 240.0.0.0/4 168.63.129.16/32"  # the last is public by its number, but a cloud's metadata host
+        "224.0.0.0/4 240.0.0.0/4 168.63.129.16/32 "  # the last is public by its number, but a cloud's metadata host
+        "2001::/23 2001:db8::/32 2002::/16 3fff::/20"
     ).split()
 ]
 _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
 _PUBLIC_V6 = ipaddress.ip_network("2000::/3")
-# Protocol assignments with Teredo, documentation, 6to4, documentation. Mapped addresses and NAT64 lie outside 2000::/3.
-_NOT_PUBLIC_V6 = [ipaddress.ip_network(block) for block in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 
 
 class Stop(Exception):
@@ -110,10 +111,10 @@ class Stop(Exception):
 
 @dataclass
 class Attempt:
-    """What one attempt has found out so far, and the time it has left."""
+    """What is known of one attempt so far, and the time it has left."""
 
     left_s: float
-    found: dict  # of the fields of fetch.Fetched
+    answer: dict  # fields of fetch.Fetched
     headers: httpx2.Headers | None = None
 
 
@@ -132,9 +133,7 @@ def address_is_allowed(address: str, allow_loopback: bool = False) -> bool:
         return False
     if allow_loopback and any(parsed in block for block in _LOOPBACK):
         return True
-    if parsed.version == 4:
-        return not any(parsed in block for block in _NOT_PUBLIC_V4)
-    return parsed in _PUBLIC_V6 and not any(parsed in block for block in _NOT_PUBLIC_V6)
+    return (parsed.version == 4 or parsed in _PUBLIC_V6) and not any(parsed in block for block in _NOT_PUBLIC)
 
 
 async def look_up(host: str, port: int) -> list[str]:
@@ -166,17 +165,13 @@ def checked(text: str, allow_loopback: bool, base: httpx2.URL | None = None, any
         raise Stop("credentials_in_url")
     if url.port not in (None, *PORTS.values()) and not (allow_loopback or any_port):
         raise Stop("port_refused")
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        labels = host.split(".")
-        plain = len(host) <= 253 and all(re.fullmatch(r"[a-z0-9_-]{1,63}", label) for label in labels)
-        # 127.1, 0x7f.1 and 2130706433 are addresses to the system's look-up.
-        if not plain or re.fullmatch(r"\d+|0x[0-9a-f]*", labels[-1]):
-            raise Stop("bad_url") from None
-    else:
+    labels = host.split(".")
+    if _is_address(host):
         if not address_is_allowed(host, allow_loopback):
             raise Stop("address_refused")
+    # 127.1, 0x7f.1 and 2130706433 are addresses to the system's look-up.
+    elif len(host) > 253 or not all(map(_LABEL.fullmatch, labels)) or re.fullmatch(r"\d+|0x[0-9a-f]*", labels[-1]):
+        raise Stop("bad_url")
     return url
 
 
@@ -382,12 +377,11 @@ def _not_looked_up(error: OSError) -> Stop:
     return Stop("no_such_host" if unknown else "dns_failed")
 
 
-def _unique(found: list[tuple]) -> list[str]:
-    return list(dict.fromkeys(address[0] for *_, address in found))
+def _unique(answers: list[tuple]) -> list[str]:
+    return list(dict.fromkeys(address[0] for *_, address in answers))
 
 
 def _is_address(host: str) -> bool:
-    try:
+    with contextlib.suppress(ValueError):
         return bool(ipaddress.ip_address(host))
-    except ValueError:
-        return False
+    return False

@@ -637,7 +637,7 @@ def labelled(seed: int = 1, pictures: int = 2000) -> dict[str, np.ndarray]:
         rows.append(overhead.thumbnails([images.decode(data)])[0])
         sources.append(source)
     found = overhead.features(np.stack(rows))
-    return {"found": found, "labels": labels, "sources": np.array(sources), "weights": weights}
+    return {"measured": found, "labels": labels, "sources": np.array(sources), "weights": weights}
 
 
 def _vary(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -8,6 +8,7 @@ kept as data: nothing here follows a link, runs a script or opens a connection.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 import re
@@ -20,9 +21,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 
-from rsvlm.data.web import html
+from rsvlm.data.web import html, lexicon
 from rsvlm.data.web.html import MAX_TEXT, absolute_url
-from rsvlm.errors import DataError, MissingExtraError
+from rsvlm.errors import DataError, need
 
 if TYPE_CHECKING:
     from fastwarc.warc import WarcRecord
@@ -128,7 +129,7 @@ def images(
 
     Args:
         path: A WARC file.
-        wanted: Addresses, as `read` gives them; others are passed over unread. None: all.
+        wanted: Addresses, as `read` gives them; others are passed over unread. If None, all are read.
         counts: Receives `images`, and reasons as in `REASONS`.
         max_bytes: Larger images are passed over, in bytes.
 
@@ -143,10 +144,9 @@ def images(
     if (kind := inspect(path)["format"]) != "warc":
         raise DataError(f"{path} is a {kind} file: only WARC files hold images")
     for record, source in _records(path, counts):
-        url = absolute_url(_target(record))
-        if url is None or (wanted is not None and url not in wanted) or not _answered(record, Counter()):
+        url, content_type = absolute_url(_target(record)), _content_type(record)
+        if url is None or (wanted is not None and url not in wanted) or not _is_answered(record):
             continue
-        content_type = (record.http_content_type if record.http_headers else record.headers.get("Content-Type")) or ""
         if content_type.startswith("text/") or (body := _body(record, max_bytes, counts)) is None:
             continue
         if content_type.startswith("image/") or _IMAGE_MAGIC.match(body):
@@ -171,12 +171,8 @@ def _head(path: Path, size: int = 512) -> bytes:
 
 def _records(path: Path, counts: Counter) -> Iterator[tuple[WarcRecord, str]]:
     """Give every response and resource of an archive with its place, going on behind what is broken."""
-    try:
-        from fastwarc.warc import ArchiveIterator, WarcRecordType
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f'the package {error.name} is not installed: pip install "rsvlm[data]"') from error
-
-    wanted = WarcRecordType.response | WarcRecordType.resource
+    warc = need("fastwarc.warc", "data")
+    wanted = warc.WarcRecordType.response | warc.WarcRecordType.resource
     size, start, seen, broken = path.stat().st_size, 0, False, 0
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
@@ -185,7 +181,7 @@ def _records(path: Path, counts: Counter) -> Iterator[tuple[WarcRecord, str]]:
             file.seek(start)
             try:
                 # Not limited to the wanted types: a broken record must be told by its own place.
-                for record in ArchiveIterator(file, parse_http=False, auto_decode="none"):
+                for record in warc.ArchiveIterator(file, parse_http=False, auto_decode="none"):
                     last, seen = record.stream_pos, True
                     length = record.headers.get("Content-Length", "")
                     if not (length.isascii() and length.isdigit() and len(length) < 16):
@@ -238,19 +234,18 @@ def _target(record: WarcRecord) -> str:
     return record.headers.get("WARC-Target-URI", "").strip("<> ")
 
 
-def _answered(record: WarcRecord, counts: Counter) -> bool:
+def _content_type(record: WarcRecord) -> str:
+    return (record.http_content_type if record.http_headers else record.headers.get("Content-Type")) or ""
+
+
+def _is_answered(record: WarcRecord) -> bool:
     """Tell whether the server answered with the thing itself; a resource has no answer and is the thing."""
-    if record.http_headers is None or record.http_headers.status_code == 200:
-        return True
-    counts["http_status"] += 1
-    return False
+    return record.http_headers is None or record.http_headers.status_code == 200
 
 
 def _body(record: WarcRecord, max_bytes: int, counts: Counter) -> bytes | None:
     """Unpack a record's body as far as the limit allows; nothing, and a count, where it is broken or too large."""
-    headers = record.http_headers
-    length = record.content_length
-    if length > max_bytes:
+    if (length := record.content_length) > max_bytes:
         counts["too_large"] += 1
         return None
     try:
@@ -260,22 +255,21 @@ def _body(record: WarcRecord, max_bytes: int, counts: Counter) -> bytes | None:
     if len(data) < length:
         counts["cut_record"] += 1
         return None
-    if headers is not None:
-        codings = [name.strip().lower() for name in (headers.get("Content-Encoding") or "").split(",")]
-        if "chunked" in (headers.get("Transfer-Encoding") or "").lower():
-            codings.append("chunked")
-        codings = [name for name in codings if name not in ("", "identity")]
-        try:
-            if len(codings) > 3:
-                raise ValueError(f"{len(codings)} codings")
-            for name in reversed(codings):
-                data = _unpack(data, name, max_bytes)
-                if len(data) > max_bytes:
-                    counts["too_large"] += 1
-                    return None
-        except (OSError, ValueError, EOFError, zlib.error):
-            counts["broken_encoding"] += 1
-            return None
+    headers = record.http_headers or {}
+    codings = [name.strip().lower() for name in (headers.get("Content-Encoding") or "").split(",")]
+    codings += ["chunked"] if "chunked" in (headers.get("Transfer-Encoding") or "").lower() else []
+    codings = [name for name in codings if name not in ("", "identity")]
+    try:
+        if len(codings) > 3:
+            raise ValueError(f"{len(codings)} codings")
+        for name in reversed(codings):
+            data = _unpack(data, name, max_bytes)
+            if len(data) > max_bytes:
+                counts["too_large"] += 1
+                return None
+    except (OSError, ValueError, EOFError, zlib.error):
+        counts["broken_encoding"] += 1
+        return None
     return data
 
 
@@ -331,27 +325,23 @@ def _join_chunks(data: bytes) -> bytes:
 
 def _archive_rows(path: Path, counts: Counter) -> Iterator[tuple]:
     for record, source in _records(path, counts):
-        if not _answered(record, counts):
-            continue
-        served = record.http_content_type if record.http_headers else record.headers.get("Content-Type")
-        content_type = (served or "").split(";")[0].strip().lower()
-        if content_type.startswith("image/"):
+        content_type = _content_type(record).split(";")[0].strip().lower()
+        if not _is_answered(record):
+            counts["http_status"] += 1
+        elif content_type.startswith("image/"):
             counts["image_records"] += 1
-            continue
-        if content_type not in ("text/html", "application/xhtml+xml", ""):
+        elif content_type not in ("text/html", "application/xhtml+xml", ""):
             counts["not_a_page"] += 1
-            continue
-        if (page := absolute_url(_target(record))) is None:
+        elif (page := absolute_url(_target(record))) is None:
             counts["bad_url"] += 1
+        elif (body := _body(record, MAX_PAGE_BYTES, counts)) is None:
             continue
-        if (body := _body(record, MAX_PAGE_BYTES, counts)) is None:
-            continue
-        if not content_type and b"<" not in body[:512]:
+        elif not content_type and b"<" not in body[:512]:
             counts["not_a_page"] += 1
-            continue
-        counts["pages"] += 1
-        text = html.decode(body, record.http_charset)
-        yield from html.page_rows(text, page, source, html.served_robots(record.http_headers or ()), counts)
+        else:
+            counts["pages"] += 1
+            text = html.decode(body, record.http_charset)
+            yield from html.page_rows(text, page, source, html.served_robots(record.http_headers or ()), counts)
 
 
 # Tables
@@ -377,12 +367,11 @@ def _columns(path: Path, kind: str) -> dict[str, str]:
         raise DataError(f"{path} cannot be read as {kind} ({str(error)[:200]}): is it what its name says?") from error
     lower = {name.strip().lower(): name for name in reversed(names)}
     groups = {"url": URL_COLUMNS, "text": TEXT_COLUMNS, "page": PAGE_COLUMNS}
-    found = {key: lower[name] for key, group in groups.items() for name in reversed(group) if name in lower}
-    missing = [f"{key} ({', '.join(groups[key])})" for key in ("url", "text") if key not in found]
-    if missing:
-        there = ", ".join(repr(name[:60]) for name in names[:40]) or "none"
-        raise DataError(f"{path} has no column of text for {' and '.join(missing)}: its columns are {there}")
-    return found
+    columns = {key: lower[name] for key, group in groups.items() for name in reversed(group) if name in lower}
+    if missing := [f"{key} ({', '.join(groups[key])})" for key in ("url", "text") if key not in columns]:
+        listed = ", ".join(repr(name[:60]) for name in names[:40]) or "none"
+        raise DataError(f"{path} has no column of text for {' and '.join(missing)}: its columns are {listed}")
+    return columns
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -418,8 +407,8 @@ def _cells(batches: Iterator, columns: dict[str, str], path: Path, counts: Count
     try:
         for batch in batches:
             # As bytes: strings that are not UTF-8 would otherwise end the whole table.
-            found = {key: batch.column(name).cast(pa.large_binary()).to_pylist() for key, name in columns.items()}
-            yield from zip(*(found.get(key, [None] * batch.num_rows) for key in ("url", "text", "page")), strict=True)
+            values = {key: batch.column(name).cast(pa.large_binary()).to_pylist() for key, name in columns.items()}
+            yield from zip(*(values.get(key, [None] * batch.num_rows) for key in ("url", "text", "page")), strict=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         log.warning("%s is broken, what follows is not read: %s", path, str(error)[:200])
         counts["broken_row"] += 1
@@ -457,8 +446,7 @@ def _json_cells(path: Path, kind: str, columns: dict[str, str], counts: Counter)
     with _open(path) as file:
         while True:
             try:
-                line = file.readline(MAX_LINE)
-                if not line:
+                if not (line := file.readline(MAX_LINE)):
                     return
                 if len(line) == MAX_LINE and not line.endswith(b"\n"):
                     while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
@@ -467,34 +455,22 @@ def _json_cells(path: Path, kind: str, columns: dict[str, str], counts: Counter)
                 if not line.strip():
                     continue
                 record = json.loads(line.decode("utf-8-sig", "replace"))
-                cells = tuple(record.get(columns[key]) if key in columns else None for key in ("url", "text", "page"))
+                yield tuple(record.get(columns[key]) if key in columns else None for key in ("url", "text", "page"))
             except (ValueError, AttributeError, RecursionError):
                 counts["broken_row"] += 1
-                continue
             except (OSError, EOFError) as error:
                 log.warning("%s is broken, what follows is not read: %s", path, str(error)[:200])
                 counts["broken_row"] += 1
                 return
-            yield cells
 
 
 def _batches(rows: Iterator[tuple], counts: Counter, batch_rows: int) -> Iterator[pa.Table]:
-    gathered, size = [], 0
-    for row in rows:
-        gathered.append(row)
-        size += sum(map(len, row))
-        if len(gathered) >= batch_rows or size >= BATCH_BYTES:
-            yield _table(gathered, counts)
-            gathered, size = [], 0
-    if gathered:
-        yield _table(gathered, counts)
-
-
-def _table(rows: list[tuple], counts: Counter) -> pa.Table:
-    counts["candidates"] += len(rows)
-    try:
-        return pa.table([pa.array(column, pa.string()) for column in zip(*rows)], schema=SCHEMA)
-    except UnicodeEncodeError:
-        # Half a character, as `\ud800` in JSON, becomes the sign for what is lost.
-        clean = [tuple(cell.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for cell in row) for row in rows]
-        return pa.table([pa.array(column, pa.string()) for column in zip(*clean)], schema=SCHEMA)
+    batch, size = [], 0
+    for row in itertools.chain(rows, [None]):
+        if batch and (row is None or len(batch) >= batch_rows or size >= BATCH_BYTES):
+            counts["candidates"] += len(batch)
+            yield pa.table([lexicon.strings(column, pa.string()) for column in zip(*batch)], schema=SCHEMA)
+            batch, size = [], 0
+        if row:
+            batch.append(row)
+            size += sum(map(len, row))

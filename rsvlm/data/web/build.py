@@ -1,9 +1,9 @@
 """From a crawl to audited shards of overhead pictures with their texts, as the paper did for its web data.
 
-A build goes through stages that meet in files: candidates (`crawl`), texts (`filters`), one text for each address, pictures from the
-archives or the web (`fetch`), size and view from above (`overhead`), duplicates and benchmarks (`dedup`), shards. `webfiles` says where
-each file is. Whatever is left out is one line of `rejected.jsonl` with its stage and reason. Texts of the web are data: kept, shown as
-text, never obeyed.
+A build goes through `steps` that meet in files: candidates (`archives`), texts (`texts`), one text for each address, pictures from
+the archives or the web (`fetch`), size and view from above (`overhead`), duplicates and benchmarks (`data.duplicates`), shards.
+`paths` says where each file is. Whatever is left out is one line of `rejected.jsonl` with its stage and reason. Texts of the web are
+data: kept, shown as text, never obeyed.
 
 What decides the bytes, and so what is done again, is `_decisive`: its hash is the key of the build, and a folder with another key is
 refused. Under one key only the answers of websites can change, where failures are asked for again: their hashes are in the names of
@@ -25,11 +25,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsvlm.data import reading, shards, workers as engines
-from rsvlm.data.web import archives as crawl, overhead, pairs as web_pairs, steps
+from rsvlm.data.web import archives, overhead, pairs, steps
 from rsvlm.data.web.paths import Files, Part, Source
 from rsvlm.data.web.steps import SPLITS, Model
 from rsvlm.errors import ConfigError, DataError
@@ -43,7 +42,7 @@ ROOMS = ("data/web", "data/*", "model/images")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
 
 NAME = "rs-web"
-_TOLD = 300  # characters of a text in rejected.jsonl
+_MAX_TEXT = 300  # characters of a text in rejected.jsonl
 
 
 def build(
@@ -69,8 +68,8 @@ def build(
         inputs: WARC files, or tables of address and text, see `archives.inspect`. Pictures that a WARC file holds are not fetched.
         options: `web`, `fetch` (with `retry_failed` also a finished build asks again for what may have passed) and `seed`.
         out: Folder to fill; made when missing. With an engine that uses other machines, a folder that they all see.
-        head: Overhead classifier: loaded, the file of one from `rsvlm web train-filter`, or a function that makes one, which is called
-            when the request is known to be sound.
+        head: Overhead classifier: loaded, the file of one from `rsvlm web train-filter`, or a function that makes one, which is
+            called when the request is known to be sound.
         benchmark_folders: Benchmarks whose pictures, however turned, and texts must not be in the data set.
         removed: Addresses of pictures or pages that stay out.
         model: Model that scores pictures against texts, and finds near duplicates from `web.embedding_similarity` on. If None, there
@@ -92,9 +91,9 @@ def build(
     files = Files(Path(out), Path(cache) if cache else None)
     paths = [Path(path) for path in inputs]
     _check(files, paths, options.web, head, engine)
-    formats = [crawl.inspect(path)["format"] for path in paths]
+    formats = [archives.inspect(path)["format"] for path in paths]
     tables = {folder: steps.benchmark_table(Path(folder)) for folder in map(str, benchmark_folders)}
-    unwanted = {crawl.absolute_url(url.strip()) or url.strip() for url in removed if url.strip()}
+    unwanted = {archives.absolute_url(url.strip()) or url.strip() for url in removed if url.strip()}
     head = head() if callable(head) else head if isinstance(head, overhead.Head) else overhead.load(Path(head))
 
     # What decides the bytes names the build; one that is finished is not done again.
@@ -107,30 +106,28 @@ def build(
 
     # From inputs to candidates with one text for each address.
     spread = functools.partial(_spread, engine=engine, workers=workers, progress=progress)
-    spread("texts", functools.partial(steps.texts, files, options.web), sources, files.texts)
+    spread("texts", functools.partial(steps.judge_texts, files, options.web), sources, files.texts)
     part_count = steps.choose(files, sources, unwanted)
 
     # From candidates to pictures: those of the archives, those of the web, and what can be said of each.
     counts = {source: steps.counts(files.texts(source)) for source in sources}
-    archives = [source for source in sources if counts[source].get("image_records")]
-    spread("archived pictures", functools.partial(steps.unpack, files), archives, files.archived)
-    parts = steps.fetch_all(files, part_count, archives, options.fetch, progress)
-    spread("pictures", functools.partial(steps.judge, files, options.web), parts, files.judged)
+    with_images = [source for source in sources if counts[source].get("image_records")]
+    spread("archived pictures", functools.partial(steps.unpack, files), with_images, files.archived)
+    parts = steps.fetch_all(files, part_count, with_images, options.fetch, progress)
+    spread("pictures", functools.partial(steps.judge_pictures, files, options.web), parts, files.judged)
 
     # From pictures to pairs, by what is there twice.
-    dropped = steps.duplicates(files, parts, options.web.hash_distance)
+    dropped = steps.near_duplicates(files, parts, options.web.hash_distance)
     if decisive["embedder"]:
         dropped |= steps.embedding_duplicates(files, parts, set(dropped), model, options.web)
     overlaps = steps.overlaps(files, parts, set(dropped), tables, options.web.hash_distance)
 
     # From pairs to shards, split by split.
     plan = stages.key(base=key, answers=[part.answers for part in parts])
-    lost = {*dropped, *overlaps}
-    tasks = {split: steps.deal(files, parts, lost, plan, split, options, model) for split in SPLITS}
+    tasks = {split: steps.deal(files, parts, {*dropped, *overlaps}, plan, split, options, model) for split in SPLITS}
     _make_room(files, plan)
     header = {"name": NAME, "build": key} | {k: decisive[k] for k in ("seed", "options", "sources", "head", "benchmarks")}
-    names = sorted({name for counted in counts.values() for name in counted})
-    header["crawl"] = {name: sum(counted.get(name, 0) for counted in counts.values()) for name in names}
+    header["crawl"] = dict(sorted(sum(map(collections.Counter, counts.values()), collections.Counter()).items()))
     note = "no host is in the split {}: the data set has few hosts; choose another seed or share"
     header["notes"] = [note.format(split) for split in SPLITS if not tasks[split]]
     return shards.write(
@@ -142,7 +139,7 @@ def build(
         workers,
         progress,
         header=header,
-        stages=web_pairs.STAGES,
+        stages=pairs.STAGES,
         before=_rejections(files, sources, parts, dropped, overlaps),
         finish=functools.partial(_finish, files, overlaps),
     )
@@ -169,7 +166,7 @@ def _decisive(
         "agreement": model.fingerprint if model and model.score else "",
         "embedder": model.fingerprint if model and model.embed and options.web.embedding_similarity else "",
         "code": code(),
-        "packages": {name: next((found.version for found in metadata.distributions(name=name)), "") for name in packages},
+        "packages": {name: next((package.version for package in metadata.distributions(name=name)), "") for name in packages},
     }
 
 
@@ -185,7 +182,7 @@ def _check(files: Files, paths: Sequence[Path], options: config.Web, head: objec
     if options.test_share + options.val_share >= 1:
         raise ConfigError("web.test_share and web.val_share add up to 1 or more: leave hosts for training")
     if head is None:
-        raise ConfigError("there is no overhead head: give one from `rsvlm web train-filter`, or webdemo.default_head()")
+        raise ConfigError("there is no overhead head: give one from `rsvlm web train-filter`, or demo.web.default_head()")
     if engine not in engines.ENGINES:
         raise ConfigError(f"there is no engine '{engine}': choose {' or '.join(engines.ENGINES)}")
     if not paths:
@@ -248,7 +245,7 @@ def _finish(files: Files, overlaps: dict[str, list[dict]], manifest: dict) -> li
     """Write what goes beside the shards; return the names."""
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for rows in overlaps.values() for row in rows)
     write_atomic(files.overlap, "".join(lines))
-    return [*web_pairs.write_table(files, manifest), files.overlap.name]
+    return [*pairs.write_table(files, manifest), files.overlap.name]
 
 
 def _rejections(
@@ -259,11 +256,10 @@ def _rejections(
     columns = ["url", "page", "text", "relevance", "language", "kept", "reason"]
     for source in sources:
         with pq.ParquetFile(files.texts(source)) as file:
-            for batch in file.iter_batches(8192, columns=columns):
-                for row in pa.Table.from_batches([batch]).to_pylist():
-                    if not row["kept"]:
-                        more = {"relevance": row["relevance"] and round(row["relevance"], 3), "language": row["language"]}
-                        yield _line(row, "text", row["reason"], more)
+            rows = (row for batch in file.iter_batches(8192, columns=columns) for row in batch.to_pylist())
+            for row in (row for row in rows if not row["kept"]):
+                more = {"relevance": row["relevance"] and round(row["relevance"], 3), "language": row["language"]}
+                yield _line(row, "text", row["reason"], more)
     for part in parts:
         # By its address, the answer or the picture.
         table = pd.read_parquet(files.judged(part))
@@ -276,18 +272,18 @@ def _rejections(
             yield _line(row, row["stage"], row["reason"], more)
         # By what else has the same picture or text.
         for row in table[(table["stage"] == "") & table["key"].isin({*dropped, *overlaps})].to_dict("records"):
-            key, more = row["key"], {"key": row["key"], "sha256": row["sha256"], "overhead": round(row["overhead"], 4)}
-            if twin := dropped.get(key):
+            more = {"key": row["key"], "sha256": row["sha256"], "overhead": round(row["overhead"], 4)}
+            if twin := dropped.get(row["key"]):
                 more |= {"duplicate_of": twin["kept"], "distance": twin["distance"]}
                 yield _line(row, "duplicate", twin["reason"], more)
             else:
-                twin = overlaps[key][0]
+                twin = overlaps[row["key"]][0]
                 more |= {name: twin[name] for name in ("benchmark", "benchmark_key", "distance")}
                 yield _line(row, "benchmark", f"{twin['reason']} in {twin['benchmark']}", more)
 
 
 def _line(row: dict, stage: str, reason: str, more: dict) -> dict:
     # What was rejected for the personal data in it is not written down again.
-    text = "" if reason.startswith("personal_") else row["text"][:_TOLD]
+    text = "" if reason.startswith("personal_") else row["text"][:_MAX_TEXT]
     line = {"url": row["url"], "page": row["page"], "stage": stage, "reason": reason, "text": text}
     return line | {name: value for name, value in more.items() if value not in (None, "", 0)}

@@ -50,12 +50,9 @@ def build(
     from rsvlm.data.web import build as web
     from rsvlm.records import files
 
-    given = {
-        "fetch.contact": contact,
-        "fetch.allow_loopback": allow_loopback or None,
-        "fetch.retry_failed": retry_failed or None,
-    }
-    config = load_config(profile, overrides, seed, device, {name: value for name, value in given.items() if value is not None})
+    fetching = {"contact": contact, "allow_loopback": allow_loopback or None, "retry_failed": retry_failed or None}
+    fetching = {f"fetch.{name}": value for name, value in fetching.items() if value is not None}
+    config = load_config(profile, overrides, seed, device, fetching)
     manifest = web.build(
         [*inputs, *(more or [])],
         config,
@@ -107,9 +104,9 @@ def show(
     from rsvlm.data.web import pairs as web_pairs
     from rsvlm.records import files
 
-    found = web_pairs.look(folder, per_reason, pairs, seed)
-    path = files.write_atomic(html, markup.page("Pairs from the web", tables.web_report(found)))
-    typer.echo(f"{path}: {len(found['kept'])} pairs, {len(found['rejected'])} reasons")
+    report = web_pairs.look(folder, per_reason, pairs, seed)
+    path = files.write_atomic(html, markup.page("Pairs from the web", tables.web_report(report)))
+    typer.echo(f"{path}: {len(report['kept'])} pairs, {len(report['rejected'])} reasons")
 
 
 @app.command("remove")

@@ -31,8 +31,8 @@ from tqdm.auto import tqdm
 from rsvlm import __version__
 from rsvlm.data import addresses
 from rsvlm.data.addresses import REASONS, REDIRECTS, Attempt, Stop
-from rsvlm.data.web.politeness import AGENT, OBJECTIONS, ROBOTS_BYTES, Sites, objections
-from rsvlm.errors import ConfigError, DataError, MissingExtraError
+from rsvlm.data.web.politeness import AGENT, ROBOTS_BYTES, Sites, objections
+from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.records import files
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     import httpx2
 
     from rsvlm import config
-
-__all__ = ["OBJECTIONS", "READ_AHEAD", "REASONS", "Fetched", "Summary", "download", "image_path", "results"]
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +113,11 @@ def download(
         options: Rates, limits, whether to retry what failed for a reason that may have passed.
         refresh: Also ask again for images that are there, on condition that they have changed.
         progress: Show a progress bar.
-        resolve: `await resolve(host, port)` gives the addresses of a host, as text; none: the system's look-up.
+        resolve: `await resolve(host, port)` gives the addresses of a host, as text. If None, the system's look-up.
         backoff_s: Wait before the second attempt, in seconds; doubled for each further one.
 
     Returns:
-        How many URLs ended in which reason; the rows are read with `results`.
+        The number of URLs that ended in each reason; the rows are read with `results`.
 
     Raises:
         ConfigError: `fetch.contact` cannot stand in a header.
@@ -128,12 +126,8 @@ def download(
     """
     if not re.fullmatch(r"[!-'*-~ ]*", options.contact):
         raise ConfigError(f"fetch.contact={options.contact!r} cannot stand in a header: use ASCII without parentheses")
-    try:
-        import httpcore2  # noqa: F401  httpx2's own transport
-        import httpx2  # noqa: F401
-        import protego  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(f'the package {error.name} is not installed: pip install "rsvlm[data]"') from None
+    for package in ("httpcore2", "httpx2", "protego"):
+        need(package, "data")
     try:
         with _alone(Path(out)):
             return _run(_download(urls, Path(out), options, refresh, progress, resolve or addresses.look_up, backoff_s))
@@ -146,7 +140,7 @@ def results(out: Path | str, urls: Iterable[str] | None = None) -> Iterator[Fetc
 
     Args:
         out: The folder given to `download`.
-        urls: Only these, in this order, without those that were never fetched; none: all, sorted.
+        urls: URLs to read, in this order; those that were never fetched are left out. If None, all, sorted.
 
     Raises:
         DataError: The folder holds no journal.
@@ -206,7 +200,7 @@ class _Fetcher:
                 break
         if known and REASONS[reason].temporary:
             return known  # a copy that could not be checked again is still a copy
-        row = Fetched(key, reason, fetched_at=time.time(), **attempt.found)
+        row = Fetched(key, reason, fetched_at=time.time(), **attempt.answer)
         if reason == "ok" and row.status == 304:
             row = replace(known, robots=row.robots, status=304, fetched_at=row.fetched_at)
         self.journal.put(row)
@@ -214,24 +208,24 @@ class _Fetcher:
 
     async def _keep(self, body: bytes, attempt: Attempt) -> None:
         digest = (await asyncio.to_thread(hashlib.sha256, body)).hexdigest()
-        path = image_path(self.journal.folder, Fetched("", sha256=digest, extension=attempt.found["extension"]))
+        path = image_path(self.journal.folder, Fetched("", sha256=digest, extension=attempt.answer["extension"]))
         async with self.writing[int(digest[:2], 16) % 64]:  # two URLs of one image must not write one file at once
             if not path.is_file():
                 with _writing(path):
                     await asyncio.to_thread(files.write_atomic, path, body)
-        attempt.found |= {"sha256": digest, "n_bytes": len(body)}
+        attempt.answer |= {"sha256": digest, "n_bytes": len(body)}
 
     async def _follow(self, text: str, known: Fetched | None, attempt: Attempt) -> None:
         """Follow one URL to its image, and keep it; status 304: it is the one that is known."""
         url, seen = addresses.checked(text, self.options.allow_loopback), set()
         for _ in range(self.options.max_redirects + 1):
-            attempt.found["final_url"] = address = str(url)
+            attempt.answer["final_url"] = address = str(url)
             if address in seen:
                 raise Stop("redirect_loop")
             seen.add(address)
             policy = await self.sites.policy(url)
             allowed = policy.robots.allows(url.raw_path.decode("ascii"))
-            attempt.found["robots"] = policy.state if allowed else "disallowed"
+            attempt.answer["robots"] = policy.state if allowed else "disallowed"
             if policy.reason:
                 raise Stop(policy.reason, math.inf)  # further attempts in this run would be told the same
             if not allowed:
@@ -239,9 +233,8 @@ class _Fetcher:
             conditions = {}
             if known and known.final_url == address:
                 conditions = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}
-            await self._ask(url, attempt, {name: value for name, value in conditions.items() if value}, image=True)
-            status = attempt.found["status"]
-            if status == 200 or (status == 304 and conditions):
+            await self._ask(url, attempt, conditions, image=True)
+            if (status := attempt.answer["status"]) == 200 or (status == 304 and conditions):
                 return
             if status not in REDIRECTS:
                 raise self.sites.stop_of(url, status, attempt.headers)
@@ -264,7 +257,7 @@ class _Fetcher:
             "Accept": _ACCEPT if image else "text/plain,*/*;q=0.1",
             "Accept-Encoding": "identity" if image else "gzip",
         }
-        headers |= conditions or {}
+        headers |= {name: value for name, value in (conditions or {}).items() if value}
         target = addresses.transport_url(url)
         async with self.sites.turn(url):
             started = time.monotonic()
@@ -275,9 +268,9 @@ class _Fetcher:
                         self.pool.stream("GET", target, headers=headers, extensions={"timeout": limit_s}) as response,
                     ):
                         attempt.headers = httpx2.Headers(response.headers)
-                        attempt.found["status"] = response.status
+                        attempt.answer["status"] = response.status
                         if image:
-                            attempt.found |= _described(attempt.headers)
+                            attempt.answer |= _described(attempt.headers)
                             if response.status < 400 and (objected := objections(attempt.headers.multi_items())):
                                 raise Stop("tdm_reserved" if "tdm-reservation" in objected else "x_robots")
                         if response.status != 200:
@@ -318,13 +311,13 @@ async def _read(response: httpcore2.Response, attempt: Attempt, limit: int, imag
                 raise Stop("decompression_bomb")
             if len(body) > limit or n_packed > limit:
                 return bytes(body[:limit])
-            if image and "extension" not in attempt.found and len(body) >= _MAGIC_BYTES:
+            if image and "extension" not in attempt.answer and len(body) >= _MAGIC_BYTES:
                 _look(body, attempt)
     if unpack and not unpack.eof:
         raise Stop("truncated")
     if image and not body:
         raise Stop("empty")
-    if image and "extension" not in attempt.found:
+    if image and "extension" not in attempt.answer:
         _look(body, attempt)
     return bytes(body)
 
@@ -342,17 +335,17 @@ def _look(body: bytearray, attempt: Attempt) -> None:
     extension = next((name for magic, name in _MAGIC if re.match(magic, body, re.DOTALL)), None)
     if not extension:
         raise Stop("not_image")
-    if _NO_IMAGE.match(attempt.found["content_type"]):
+    if _NO_IMAGE.match(attempt.answer["content_type"]):
         raise Stop("type_mismatch")
-    attempt.found["extension"] = extension
+    attempt.answer["extension"] = extension
 
 
 def _described(headers: httpx2.Headers) -> dict[str, str]:
     """What is kept of an answer's head; of what is sent back one day, only what can stand in a header."""
-    kept = {name: headers.get(name.replace("_", "-"), "") for name in ("etag", "last_modified")}
-    kept = {name: value if re.fullmatch(r"[ -~]{1,500}", value) else "" for name, value in kept.items()}
-    kept["content_type"] = headers.get("content-type", "").partition(";")[0].strip().lower()[:100]
-    return kept | {"x_robots": ", ".join(headers.get_list("x-robots-tag"))[:500]}
+    marks = {name: headers.get(name.replace("_", "-"), "") for name in ("etag", "last_modified")}
+    marks = {name: value if re.fullmatch(r"[ -~]{1,500}", value) else "" for name, value in marks.items()}
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()[:100]
+    return marks | {"content_type": content_type, "x_robots": ", ".join(headers.get_list("x-robots-tag"))[:500]}
 
 
 class _Journal:
@@ -364,41 +357,37 @@ class _Journal:
         columns[0] += " PRIMARY KEY"
         with _writing(self.path):
             self.database = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-            self.database.execute("PRAGMA journal_mode=WAL")
-            self.database.execute("PRAGMA synchronous=NORMAL")
-            self.database.execute(f"CREATE TABLE IF NOT EXISTS fetched ({', '.join(columns)}) WITHOUT ROWID")
-            self.database.execute(
-                "CREATE TABLE IF NOT EXISTS robots (site TEXT PRIMARY KEY, state TEXT, body BLOB, fetched_at REAL)"
-            )
-            names = [row[1] for row in self.database.execute("PRAGMA table_info(fetched)")]
-        if names != [field.name for field in fields(Fetched)]:
+        self._rows("PRAGMA journal_mode=WAL")
+        self._rows("PRAGMA synchronous=NORMAL")
+        self._rows(f"CREATE TABLE IF NOT EXISTS fetched ({', '.join(columns)}) WITHOUT ROWID")
+        self._rows("CREATE TABLE IF NOT EXISTS robots (site TEXT PRIMARY KEY, state TEXT, body BLOB, fetched_at REAL)")
+        if [row[1] for row in self._rows("PRAGMA table_info(fetched)")] != [field.name for field in fields(Fetched)]:
             raise DataError(f"{self.path} was written by another version: name another folder")
+
+    def _rows(self, query: str, *values) -> list[tuple]:
+        with _writing(self.path):
+            return self.database.execute(query, values).fetchall()
 
     def close(self) -> None:
         self.database.close()
 
     def get(self, url: str) -> Fetched | None:
-        with _writing(self.path):
-            row = self.database.execute("SELECT * FROM fetched WHERE url = ?", (url,)).fetchone()
-        return Fetched(*row) if row else None
+        return next((Fetched(*row) for row in self._rows("SELECT * FROM fetched WHERE url = ?", url)), None)
 
     def rows(self) -> Iterator[Fetched]:
         with _writing(self.path):
             yield from (Fetched(*row) for row in self.database.execute("SELECT * FROM fetched ORDER BY url"))
 
     def put(self, row: Fetched) -> None:
-        with _writing(self.path):
-            marks = ", ".join("?" * len(fields(Fetched)))
-            self.database.execute(f"INSERT OR REPLACE INTO fetched VALUES ({marks})", astuple(row))
+        self._rows(f"INSERT OR REPLACE INTO fetched VALUES ({', '.join('?' * len(fields(Fetched)))})", *astuple(row))
 
     def robots(self, site: str, since: float) -> tuple[str, bytes, float] | None:
-        with _writing(self.path):
-            query = "SELECT state, body, fetched_at FROM robots WHERE site = ? AND fetched_at > ?"
-            return self.database.execute(query, (site, since)).fetchone()
+        """Return the state, the file and the time (seconds since the epoch) of a site's robots.txt."""
+        query = "SELECT state, body, fetched_at FROM robots WHERE site = ? AND fetched_at > ?"
+        return next(iter(self._rows(query, site, since)), None)
 
     def put_robots(self, site: str, state: str, body: bytes, fetched_at: float) -> None:
-        with _writing(self.path):
-            self.database.execute("INSERT OR REPLACE INTO robots VALUES (?, ?, ?, ?)", (site, state, body, fetched_at))
+        self._rows("INSERT OR REPLACE INTO robots VALUES (?, ?, ?, ?)", site, state, body, fetched_at)
 
 
 @contextlib.contextmanager

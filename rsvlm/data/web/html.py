@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from html import unescape
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 from rsvlm.data.web.politeness import AGENT, OBJECTIONS, directives_of, objections
-from rsvlm.errors import MissingExtraError
+from rsvlm.errors import need
 
 REASONS = {
     "bad_url": "the address is no http or https address, cannot be joined to its page's, or is too long",
@@ -76,8 +77,8 @@ def page_rows(html: str, page: str, source: str = "", robots: str = "", counts: 
 
     Args:
         html: The page.
-        page: Its address.
-        source: Told with each candidate.
+        page: Address of the page.
+        source: Place of the page, written into each candidate.
         robots: Directives that the server sent with the page.
         counts: Receives reasons as in `REASONS`.
 
@@ -90,7 +91,7 @@ def page_rows(html: str, page: str, source: str = "", robots: str = "", counts: 
     robots = ",".join(sorted(scan.robots | set(filter(None, robots.split(",")))))
     title, headings = _plain(scan.title), {}
     rows, seen = [], set()
-    for reference, text, kind, heading in scan.found:
+    for reference, text, kind, heading in scan.images:
         if not text.strip():
             counts["no_text"] += 1
             continue
@@ -130,23 +131,20 @@ def absolute_url(reference: str | None, base: str = "") -> str | None:
         if origin := _PLAIN_URL.match(base):
             if origin[1] and len(origin[1]) + len(reference) <= MAX_URL:
                 return origin[1] + reference
-    text = re.sub(r"[\t\r\n]", "", reference).strip("".join(map(chr, range(33))))
-    text = _slashed(text)
+    text = _slashed(re.sub(r"[\t\r\n]", "", reference).strip("".join(map(chr, range(33)))))
     try:
         if base and not text.startswith(("http://", "https://")):
             text = urljoin(_slashed(base), text)
         text = urldefrag(text).url
         parts = urlsplit(text)
-        if parts.scheme not in ("http", "https") or not parts.hostname or _NO_HOST.search(parts.netloc):
-            return None
-        if not text.isprintable():
+        is_http = parts.scheme in ("http", "https") and parts.hostname and not _NO_HOST.search(parts.netloc)
+        if not (is_http and text.isprintable()):
             return None
     except ValueError:
         return None
     if not text.isascii() or " " in text:
-        rest = text[len(parts.scheme) + 3 + len(parts.netloc) :]
         # Bytes of a broken encoding are dropped: no server answers to them.
-        rest = rest.encode("utf-8", "ignore").decode()
+        rest = text[len(parts.scheme) + 3 + len(parts.netloc) :].encode("utf-8", "ignore").decode()
         text = f"{parts.scheme}://{parts.netloc}{quote(rest, safe='/?&=%:@!$()*+,;~[]' + chr(39))}"
     return text if len(text) <= MAX_URL else None
 
@@ -168,24 +166,21 @@ def decode(body: bytes, charset: str | None) -> str:
     Raises:
         MissingExtraError: The package that tells encodings is not installed.
     """
-    try:
-        from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f'the package {error.name} is not installed: pip install "rsvlm[data]"') from error
+    encoding = need("resiliparse.parse.encoding", "data")
 
     def guess() -> str | None:
-        return detect_encoding(body, max_len=8192, from_html_meta=True)
+        return encoding.detect_encoding(body, max_len=8192, from_html_meta=True)
 
     for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if body.startswith(mark):
             return body.decode(name, "replace")
     # Mapping leaves encodings of texts alone: Python has others, that unpack or run rules.
-    told = charset and map_encoding_to_html5(charset, fallback_utf8=False)
-    told = told or guess() or "utf-8"
-    # What is told may be wrong, or a few bytes are; UTF-8 rarely fits by chance.
-    for name, errors in ((told, "strict"), ("utf-8", "strict"), ("", "strict"), (told, "replace")):
+    declared = charset and encoding.map_encoding_to_html5(charset, fallback_utf8=False)
+    declared = declared or guess() or "utf-8"
+    # The declaration may be wrong, or a few bytes are; UTF-8 rarely fits by chance.
+    for name, errors in ((declared, "strict"), ("utf-8", "strict"), ("", "strict"), (declared, "replace")):
         try:
-            return body.decode(name or guess() or told, errors)
+            return body.decode(name or guess() or declared, errors)
         except (UnicodeError, LookupError):
             continue
     return body.decode("utf-8", "replace")
@@ -199,15 +194,15 @@ def served_robots(headers: Iterable[tuple[str, str]]) -> str:
 # The tokenizer
 
 
+@dataclass
 class _Scan:
     """What one pass over a page collects."""
 
-    def __init__(self) -> None:
-        self.base = ""
-        self.title = ""
-        self.robots: set[str] = set()
-        self.headings: list[tuple[int, int]] = []
-        self.found: list[tuple[str, str, str, int]] = []
+    base: str = ""
+    title: str = ""
+    robots: set[str] = field(default_factory=set)
+    headings: list[tuple[int, int]] = field(default_factory=list)  # start and end of each
+    images: list[tuple[str, str, str, int]] = field(default_factory=list)  # address, text, kind and number of the heading
 
 
 def _scan(html: str) -> _Scan:
@@ -249,20 +244,18 @@ def _scan(html: str) -> _Scan:
         elif name in _RAW:
             start = _after_tag(html, position)
             if name not in unclosed:
-                end = _RAW[name].search(html, start)
-                if end is None:
-                    # Remembered, so that a thousand of them do not search to the end a thousand times.
-                    unclosed.add(name)
-                else:
+                if end := _RAW[name].search(html, start):
                     if name == "title" and not scan.title:
                         scan.title = html[start : min(end.start(), start + 2000)]
                     position = end.end()
+                else:  # remembered, so that a thousand of them do not search to the end a thousand times
+                    unclosed.add(name)
         else:
             attributes, position = _attributes(html, position)
             if name == "img":
                 reference, kind = _best_reference(attributes, sources or ())
                 heading = len(scan.headings) - 1
-                scan.found.append((reference, attributes.get("alt", ""), kind, heading))
+                scan.images.append((reference, attributes.get("alt", ""), kind, heading))
                 if figures:
                     figures[-1][0].append((reference, heading))
                 sources = None if sources is None else []
@@ -285,9 +278,8 @@ def _close_figure(scan: _Scan, html: str, figure: list) -> None:
     pictures, start, end = figure
     if start >= 0 and pictures:
         end = len(html) if end < 0 else end
-        caption = _plain(html[start : min(end, start + 2 * MAX_TEXT)])
-        if caption:
-            scan.found += [(reference, caption, "figure", heading) for reference, heading in pictures[:MAX_PER_PAGE]]
+        if caption := _plain(html[start : min(end, start + 2 * MAX_TEXT)]):
+            scan.images += [(reference, caption, "figure", heading) for reference, heading in pictures[:MAX_PER_PAGE]]
 
 
 def _after_tag(html: str, position: int) -> int:
@@ -298,12 +290,12 @@ def _after_tag(html: str, position: int) -> int:
 
 def _attributes(html: str, position: int) -> tuple[dict[str, str], int]:
     """Read a tag's attributes from the end of its name; the first of a name counts, as in browsers."""
-    found: dict[str, str] = {}
+    attributes: dict[str, str] = {}
     while match := _ATTRIBUTE.match(html, position):
         value = match[2] or match[3] or match[4] or ""
-        found.setdefault(match[1].lower(), _resolve(value) if "&" in value else value)
+        attributes.setdefault(match[1].lower(), _resolve(value) if "&" in value else value)
         position = match.end()
-    return found, position
+    return attributes, position
 
 
 def _resolve(text: str) -> str:
@@ -323,10 +315,10 @@ def _plain(html: str) -> str:
 
 def _best_reference(attributes: dict[str, str], sources: tuple | list) -> tuple[str, str]:
     """The largest image that an <img> and its <picture> offer, and whether its address is a list's."""
-    sets = [source.get("srcset") or source.get("data-srcset", "") for source in sources if not _is_unread(source)]
+    read = [source for source in sources if not source.get("type", "").strip().lower().startswith(_UNREAD)]
+    sets = [source.get("srcset") or source.get("data-srcset", "") for source in read]
     sets += [attributes[name] for name in (*_LAZY_SETS, "srcset") if name in attributes]
-    offers = [offer for one in sets for offer in _offers(one)]
-    if offers:
+    if offers := [offer for one in sets for offer in _offers(one)]:
         # Widths say more than densities; of equals the first.
         return max(offers, key=lambda offer: (offer[1] == "w", offer[2]))[0], "srcset"
     for name in (*_LAZY, "src"):
@@ -336,13 +328,9 @@ def _best_reference(attributes: dict[str, str], sources: tuple | list) -> tuple[
     return "", "img"
 
 
-def _is_unread(source: dict[str, str]) -> bool:
-    return source.get("type", "").strip().lower().startswith(_UNREAD)
-
-
 def _offers(srcset: str) -> list[tuple[str, str, float]]:
     """Read `a.jpg 480w, b.jpg 2x, c.jpg` as addresses with unit and number."""
-    found, position, srcset = [], 0, srcset[:100_000]
+    offers, position, srcset = [], 0, srcset[:100_000]
     # Addresses may hold commas, as in pixels written into the page, but do not end in one.
     while match := _OFFER.match(srcset, position):
         address, position = match[1], match.end()
@@ -357,5 +345,5 @@ def _offers(srcset: str) -> list[tuple[str, str, float]]:
                 number = float(descriptor[1]) if descriptor[1].count(".") < 2 and descriptor[1] != "." else 0.0
             position = end
         if address and address[:5].lower() != "data:":
-            found.append((address, unit, number))
-    return found
+            offers.append((address, unit, number))
+    return offers

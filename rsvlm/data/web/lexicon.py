@@ -52,10 +52,10 @@ class Scorer:
 
 @functools.cache
 def lexicon(path: Path | None = None) -> Lexicon:
-    """Read a lexicon; see the texts in `lexicon.json` for what its parts mean.
+    """Read a lexicon; the texts in `lexicon.json` say what its parts mean.
 
     Args:
-        path: A file of the same form; none: the package's own.
+        path: File of the same form. If None, the package's own.
 
     Raises:
         DataError: The file is missing or of another form.
@@ -66,17 +66,15 @@ def lexicon(path: Path | None = None) -> Lexicon:
         rows = [(term, float(group["weight"]), group["language"]) for group in data["groups"] for term in group["terms"]]
         parts = {name: list(data["boilerplate"][name]) for name in ("anywhere", "start", "labels", "sites")}
         seeds = data["seeds"]
-        function_words = {code: frozenset(listed) for code, listed in data["function_words"].items() if code != "about"}
+        function_words = {code: frozenset(words) for code, words in data["function_words"].items() if code != "about"}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is no lexicon ({type(error).__name__}: {error}): see rsvlm/lexicon.json for the form"
-        ) from error
+        form = "see rsvlm/data/web/lexicon.json for the form"
+        raise DataError(f"{path} is no lexicon ({type(error).__name__}: {error}): {form}") from error
     rows += [(f"{term}s", weight, language) for term, weight, language in rows if not term.endswith("s")]
     hashes, starts = word_hashes([term for term, _, _ in rows])
     lengths = np.diff(starts)
-    if (lengths < 1).any() or lengths.max() > 5:
-        bad = rows[int(np.flatnonzero((lengths < 1) | (lengths > 5))[0])][0]
-        raise DataError(f"{path}: the term {bad!r} must have one to five words")
+    if len(wrong := np.flatnonzero((lengths < 1) | (lengths > 5))):
+        raise DataError(f"{path}: the term {rows[wrong[0]][0]!r} must have one to five words")
     phrases = np.zeros(len(rows), np.uint64)
     for length in range(1, 6):
         values, text = _phrases(hashes, starts, length)
@@ -84,27 +82,21 @@ def lexicon(path: Path | None = None) -> Lexicon:
         whole = lengths[text] == length
         phrases[text[whole]] = values[whole]
     order = np.unique(phrases, return_index=True)[1]
-    return Lexicon(
-        phrases[order],
-        np.array([rows[i][1] for i in order], np.float32),
-        tuple(rows[i][2] for i in order),
-        _gate([term for term, weight, _ in rows if weight > 0]),
-        re.compile(rf"\b(?:{_either(parts['anywhere'])})\b[.!:]?", re.IGNORECASE),
-        re.compile(
-            rf"(?:(?:{_either(parts['start'])})\b[\s:.-]*|(?:{_either(parts['labels'])})(?:\s?#?\d{{1,4}}\s?[.:)-]|\s?:))\s*(?=\S)",
-            re.IGNORECASE,
-        ),
-        re.compile(
-            rf"\s*(?:[-–—|•»:·]|\bby|\bon|\bfrom|\bat|\bvia)\s+(?:{_either(parts['sites'])})(?:\.com|\.org)?\s*$",
-            re.IGNORECASE,
-        ),
-        function_words,
-        seeds,
+    weights = np.array([rows[i][1] for i in order], np.float32)
+    gate = _gate([term for term, weight, _ in rows if weight > 0])
+    anywhere, start, labels, sites = map(_either, parts.values())
+    patterns = (
+        rf"\b{anywhere}\b[.!:]?",
+        rf"(?:{start}\b[\s:.-]*|{labels}(?:\s?#?\d{{1,4}}\s?[.:)-]|\s?:))\s*(?=\S)",
+        rf"\s*(?:[-–—|•»:·]|\bby|\bon|\bfrom|\bat|\bvia)\s+{sites}(?:\.com|\.org)?\s*$",
     )
+    patterns = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
+    return Lexicon(phrases[order], weights, tuple(rows[i][2] for i in order), gate, *patterns, function_words, seeds)
 
 
 def _either(phrases: Sequence[str]) -> str:
-    return "|".join(re.escape(phrase).replace(r"\ ", r"[\s-]+") for phrase in sorted(phrases, key=len, reverse=True))
+    longest_first = sorted(phrases, key=len, reverse=True)
+    return "(?:" + "|".join(re.escape(phrase).replace(r"\ ", r"[\s-]+") for phrase in longest_first) + ")"
 
 
 def _gate(terms: Sequence[str]) -> str:
@@ -119,19 +111,20 @@ def _gate(terms: Sequence[str]) -> str:
 # Words, phrases, features
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_LARGE = pa.large_string()
 
 
-def strings(values: Sequence | pa.Array) -> pa.Array:
+def strings(values: Sequence | pa.Array, kind: pa.DataType = _LARGE) -> pa.Array:
     """Make a column of texts; half characters and broken UTF-8 become the sign for what is lost, null stays null."""
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values
     try:
-        return pa.array(values, pa.large_string())
+        return pa.array(values, kind)
     except (UnicodeEncodeError, pa.ArrowException):
         # Half a character, or bytes that are no UTF-8.
         whole = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
         whole = [v and v.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for v in whole]
-        return pa.array(whole, pa.large_string())
+        return pa.array(whole, kind)
 
 
 def word_hashes(texts: Sequence[str] | pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -186,14 +179,13 @@ def evidence(hashes: np.ndarray, starts: np.ndarray, words: Lexicon) -> tuple[np
     pairs = np.unique(np.stack([np.concatenate(rows), np.concatenate(terms)]), axis=1)
     weights = words.weights[pairs[1]]
     count = len(starts) - 1
-    positive, negative = (
-        np.minimum(np.bincount(pairs[0], np.maximum(sign * weights, 0), minlength=count), CAP) for sign in (1, -1)
-    )
+    sums = [np.bincount(pairs[0], np.maximum(sign * weights, 0), minlength=count) for sign in (1, -1)]
+    positive, negative = np.minimum(sums, CAP).astype(np.float32)
     strongest = [""] * count
     for position in np.argsort(weights, kind="stable"):
         if weights[position] > 0 and words.languages[pairs[1, position]]:
             strongest[pairs[0, position]] = words.languages[pairs[1, position]]
-    return positive.astype(np.float32), negative.astype(np.float32), strongest
+    return positive, negative, strongest
 
 
 @dataclass(frozen=True)
@@ -213,9 +205,8 @@ class _Features:
 def _features(texts: Sequence[str], words: Lexicon) -> _Features:
     hashes, starts = word_hashes(texts)
     positive, negative, _ = evidence(hashes, starts, words)
-    found = [_phrases(hashes, starts, length) for length in (1, 2)]
-    place = np.concatenate([(values >> np.uint64(40)) % np.uint64(HASHED) for values, _ in found]).astype(np.int64)
-    text = np.concatenate([rows for _, rows in found])
+    values, text = map(np.concatenate, zip(*(_phrases(hashes, starts, length) for length in (1, 2))))
+    place = ((values >> np.uint64(40)) % np.uint64(HASHED)).astype(np.int64)
     counts = np.maximum(np.bincount(text, minlength=len(starts) - 1), 1)
     dense = np.stack([positive / CAP, negative / CAP, np.ones(len(positive))], axis=1)
     return _Features(place, text, (1 / np.sqrt(counts))[text], dense)
@@ -232,7 +223,7 @@ def train(
     Args:
         texts: Cleaned texts.
         labels: Whether each describes an image of the ground taken from above.
-        words: None: the package's lexicon.
+        words: Lexicon of the evidence. If None, the package's own.
         strength: Weight of the squared hashed weights in the loss; the lexicon's two are free.
         steps: Steps of accelerated gradient descent on all texts.
 
@@ -243,9 +234,8 @@ def train(
     """
     labels = np.asarray(labels, np.float64)
     if len(texts) != len(labels) or len(np.unique(labels)) != 2:
-        raise DataError(
-            f"training needs one label for each text, and both kinds: got {len(texts)} texts, {len(labels)} labels"
-        )
+        sizes = f"{len(texts)} texts, {len(labels)} labels"
+        raise DataError(f"training needs one label for each text, and both kinds: got {sizes}")
     features = _features(texts, words or lexicon())
     weights, ahead = np.zeros(HASHED + 3), np.zeros(HASHED + 3)
     penalty = np.full(HASHED + 3, strength)
@@ -270,7 +260,7 @@ def score(texts: Sequence[str], scorer: Scorer, words: Lexicon | None = None) ->
     Args:
         texts: Cleaned texts.
         scorer: From `train` or `default_scorer`.
-        words: None: the package's lexicon.
+        words: Lexicon of the evidence. If None, the package's own.
 
     Returns:
         `(N,)`, float32, 0 to 1.
@@ -295,9 +285,9 @@ def seed_texts(count: int, seed: int, words: Lexicon | None = None) -> tuple[lis
     """Make labelled sentences from the templates of the lexicon, half of each kind.
 
     Args:
-        count: How many.
+        count: Number of sentences.
         seed: Seed of the choice of templates and fillings.
-        words: None: the package's lexicon.
+        words: Lexicon with the templates. If None, the package's own.
     """
     seeds = (words or lexicon()).seeds
     generator = np.random.default_rng([seed, 0x7E87])

@@ -77,13 +77,9 @@ def features(small: np.ndarray) -> np.ndarray:
     luma = small @ np.array([0.299, 0.587, 0.114], np.float32)  # (N, 64, 64)
     highest, lowest = small.max(axis=3), small.min(axis=3)
     saturation = (highest - lowest) / np.maximum(highest, 1 / 255)
-    parts = [
-        small.mean(axis=(1, 2)),
-        small.std(axis=(1, 2)),
-        saturation.mean(axis=(1, 2))[:, None],
-        saturation.std(axis=(1, 2))[:, None],
-    ]
-    # what gravity does: the means of nine bands from top to bottom against those from left to right
+    parts = [small.mean(axis=(1, 2)), small.std(axis=(1, 2))]
+    parts += [np.stack([saturation.mean(axis=(1, 2)), saturation.std(axis=(1, 2))], axis=1)]
+    # what gravity does: the means of eight bands from top to bottom against those from left to right
     rows = np.stack([band.mean(axis=(1, 2)) for band in np.array_split(small, 8, axis=1)], axis=1)  # (N, 8, 3)
     columns = np.stack([band.mean(axis=(1, 2)) for band in np.array_split(small, 8, axis=2)], axis=1)
     parts += [rows[:, 0] - rows[:, -1], np.abs(columns[:, 0] - columns[:, -1]), rows.std(axis=1), columns.std(axis=1)]
@@ -98,27 +94,24 @@ def features(small: np.ndarray) -> np.ndarray:
     where = np.arange(n)[:, None, None] * 8 + direction
     edges = np.bincount(where.ravel(), weights=strength.ravel(), minlength=8 * n).reshape(n, 8)
     total = strength.sum(axis=(1, 2))[:, None]
-    parts += [edges / (total + 1e-6), total / SIDE**2]
-    parts += [np.stack([(strength < level).mean(axis=(1, 2)) for level in (1 / 255, 4 / 255, 16 / 255, 64 / 255)], axis=1)]
-    halves = np.stack([part.mean(axis=(1, 2)) for part in np.array_split(strength, 4, axis=1)], axis=1)
-    parts += [halves / (halves.sum(axis=1, keepdims=True) + 1e-6)]
+    weak = np.stack([(strength < level).mean(axis=(1, 2)) for level in (1 / 255, 4 / 255, 16 / 255, 64 / 255)], axis=1)
+    quarters = np.stack([part.mean(axis=(1, 2)) for part in np.array_split(strength, 4, axis=1)], axis=1)
+    parts += [edges / (total + 1e-6), total / SIDE**2, weak, quarters / (quarters.sum(axis=1, keepdims=True) + 1e-6)]
     # the spectrum: its slope says how rough the picture is at each scale
     window = np.hanning(SIDE)[:, None] * np.hanning(SIDE)
     power = np.abs(np.fft.rfft2((luma - luma.mean(axis=(1, 2), keepdims=True)) * window)) ** 2  # (N, 64, 33)
     fy, fx = np.meshgrid(np.fft.fftfreq(SIDE) * SIDE, np.arange(SIDE // 2 + 1), indexing="ij")
     ring = np.digitize(np.hypot(fx, fy), [1, 2, 4, 6, 9, 13, 18, 24, 32])
     rings = np.stack([power[:, ring == k].mean(axis=1) for k in range(1, 10)], axis=1)
-    parts += [np.log(rings + 1e-4)]
     upright = power[:, np.abs(fy) > np.abs(fx)].sum(axis=1) / (power.sum(axis=(1, 2)) + 1e-6)
-    parts += [upright[:, None]]
+    parts += [np.log(rings + 1e-4), upright[:, None]]
     # ground is rough everywhere; photographs have smooth parts and sharp outlines, at every scale
     blocks = luma.reshape(n, 8, 8, 8, 8).std(axis=(2, 4)).reshape(n, 64)
     parts += [np.log(np.percentile(blocks, [2, 25, 50, 75, 98], axis=1).T + 2e-3), blocks.std(axis=1, keepdims=True) * 5]
     coarse = luma
     for _ in range(3):
         count = coarse.shape[1] * (coarse.shape[1] - 1)
-        change = [np.abs(np.diff(coarse, axis=axis)).reshape(n, count) for axis in (1, 2)]
-        change = np.concatenate(change, axis=1)
+        change = np.concatenate([np.abs(np.diff(coarse, axis=axis)).reshape(n, count) for axis in (1, 2)], axis=1)
         spread = change.std(axis=1) / (change.mean(axis=1) + 1e-3)
         parts += [np.stack([spread, np.log(change.mean(axis=1) + 1e-3), (change < 0.02).mean(axis=1)], axis=1)]
         coarse = coarse.reshape(n, coarse.shape[1] // 2, 2, coarse.shape[2] // 2, 2).mean(axis=(2, 4))
@@ -129,10 +122,8 @@ def features(small: np.ndarray) -> np.ndarray:
     parts += [hues * 10, np.sort(hues / (hues.sum(axis=1, keepdims=True) + 1e-3), axis=1)[:, -3:]]
     centred = (small - small.mean(axis=(1, 2), keepdims=True)).reshape(n, SIDE**2, 3)
     norm = np.sqrt((centred**2).sum(axis=1)) + 1e-3
-    parts += [
-        (centred[..., a] * centred[..., b]).sum(axis=1, keepdims=True) / (norm[:, [a]] * norm[:, [b]])
-        for a, b in ((0, 1), (1, 2), (0, 2))
-    ]
+    for a, b in ((0, 1), (1, 2), (0, 2)):
+        parts += [(centred[..., a] * centred[..., b]).sum(axis=1, keepdims=True) / (norm[:, [a]] * norm[:, [b]])]
     # how the brightness is spread
     histogram = np.stack([((luma >= k / 8) & (luma < (k + 1) / 8 + (k == 7))).mean(axis=(1, 2)) for k in range(8)], axis=1)
     parts += [histogram, -(histogram * np.log(histogram + 1e-6)).sum(axis=1, keepdims=True)]
@@ -156,7 +147,7 @@ def _swings(luma: np.ndarray) -> np.ndarray:
 
     Source: Gabor 1946 for the filters; which of their statistics help is our choice, made where sources are left out.
     """
-    found = [np.zeros((0, OCTAVES * (DIRECTIONS + 4)))]
+    swings = [np.zeros((0, OCTAVES * (DIRECTIONS + 4)))]
     for first in range(0, len(luma), 64):
         part = luma[first : first + 64]
         spectrum = np.fft.fft2(np.pad(part, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="reflect"))
@@ -169,49 +160,35 @@ def _swings(luma: np.ndarray) -> np.ndarray:
             numbers = [np.log(whole.sum(axis=1) + 1e-3), np.log(level + 1e-3).std(axis=(1, 2))]
             numbers += [share.std(axis=(2, 3)).mean(axis=1), share.max(axis=1).mean(axis=(1, 2))]
             columns += [whole / (whole.sum(axis=1, keepdims=True) + 1e-4), np.stack(numbers, axis=1)]
-        found.append(np.concatenate(columns, axis=1))
-    return np.concatenate(found)
+        swings.append(np.concatenate(columns, axis=1))
+    return np.concatenate(swings)
 
 
 @dataclass(frozen=True)
 class Head:
-    """A trained overhead classifier.
+    """A trained overhead classifier; `recall`, `auc` and `roc` were measured on each source by a head that has not seen it."""
 
-    Attributes:
-        mean: `(F,)`, of each feature; likewise `scale`, its spread.
-        centres: `(K, F)`, the standardised features of the labelled pictures.
-        weights: `(K,)`, of the kernel's value at each.
-        threshold: Scores from here on are overhead.
-        precision: Stated for `threshold`; `recall` and `auc` (area under the ROC curve) were measured with it, like `roc`, on
-            each source by a head that has not seen it.
-        recall: See `precision`.
-        auc: See `precision`.
-        sources: Different sources of the labelled pictures.
-        roc: `(L, 4)`: threshold, false positive rate, true positive rate, precision.
-        about: What it was trained on.
-    """
+    mean: np.ndarray  # (F,), of each feature
+    scale: np.ndarray  # (F,), spread of each feature
+    centres: np.ndarray  # (K, F), standardised features of the labelled pictures
+    weights: np.ndarray  # (K,), of the kernel's value at each centre
+    threshold: float  # scores from here on are overhead
+    precision: float  # stated for `threshold`
+    recall: float  # at `threshold`
+    auc: float  # area under the ROC curve
+    sources: int  # number of different sources of the labelled pictures
+    roc: np.ndarray  # (L, 4): threshold, false positive rate, true positive rate, precision
+    about: str  # what it was trained on
 
-    mean: np.ndarray
-    scale: np.ndarray
-    centres: np.ndarray
-    weights: np.ndarray
-    threshold: float
-    precision: float
-    recall: float
-    auc: float
-    sources: int
-    roc: np.ndarray
-    about: str
-
-    def scores(self, found: np.ndarray) -> np.ndarray:
+    def scores(self, measured: np.ndarray) -> np.ndarray:
         """Score `(N, F)` features: `(N,)` float64, about 1 for overhead and 0 for others."""
-        if found.shape[1] != len(self.mean):
-            raise DataError(f"{found.shape[1]} features for a head of {len(self.mean)}: train it again with this version")
-        return _kernel(_standardise(found, self.mean, self.scale), self.centres) @ self.weights
+        if measured.shape[1] != len(self.mean):
+            raise DataError(f"{measured.shape[1]} features for a head of {len(self.mean)}: train it again with this version")
+        return _kernel(_standardise(measured, self.mean, self.scale), self.centres) @ self.weights
 
 
-def _standardise(found: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return np.clip((found.astype(np.float64) - mean) / scale, -4, 4)
+def _standardise(measured: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return np.clip((measured.astype(np.float64) - mean) / scale, -4, 4)
 
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -225,7 +202,7 @@ def score(head: Head, pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def fit(
-    found: np.ndarray,
+    measured: np.ndarray,
     labels: np.ndarray,
     sources: np.ndarray,
     precision: float = 0.95,
@@ -235,24 +212,23 @@ def fit(
     """Train a head on all pictures, and choose its threshold by heads that have not seen the source of what they score.
 
     Args:
-        found: `(N, F)` features.
+        measured: `(N, F)` features.
         labels: `(N,)` bool, overhead.
         sources: `(N,)`, names or numbers; pictures with the same one are alike for reasons of their own: of one camera, site or place.
-        precision: The threshold is set as low as reaches it.
-        weights: `(N,)`, how often each kind of picture is met, where some were labelled more than their share; none: 1 each. What has
-            the weight 0 is learnt from, and does not count where the threshold is set.
-        about: What the pictures are, for the record.
+        precision: Precision that the threshold reaches; it is the lowest that does.
+        weights: `(N,)`, how often each kind of picture is met, where some were labelled more than their share. If None, 1 each. What
+            has the weight 0 is learnt from, and does not count where the threshold is set.
+        about: Description of the pictures, for the record.
 
     Raises:
         DataError: There are fewer than two sources of a class, or no threshold reaches the precision.
     """
     for name, part in zip(CLASSES, (~labels, labels), strict=True):
         if (count := len(np.unique(sources[part]))) < 2:
-            raise DataError(
-                f"{count} sources of pictures of the class '{name}': label pictures of a dozen sources of each class"
-            )
-    mean, scale = found.mean(axis=0, dtype=np.float64), found.std(axis=0, dtype=np.float64) + 1e-3
-    centres = _standardise(found, mean, scale)
+            wanted = "label pictures of a dozen sources of each class"
+            raise DataError(f"{count} sources of pictures of the class '{name}': {wanted}")
+    mean, scale = measured.mean(axis=0, dtype=np.float64), measured.std(axis=0, dtype=np.float64) + 1e-3
+    centres = _standardise(measured, mean, scale)
     inverse = np.linalg.inv(_kernel(centres, centres) + RIDGE * np.eye(len(centres)))
     dual = inverse @ labels.astype(np.float64)
     # What a fit without a source says of that source, without fitting again: the block formula of leave-one-out.
@@ -265,18 +241,15 @@ def fit(
     last = np.append(np.diff(scores) != 0, True)  # equal scores pass or fail together
     true, false = np.cumsum(weight * known)[last], np.cumsum(weight * ~known)[last]
     levels, reached = scores[last], true / np.maximum(true + false, 1e-9)  # at first there may be none with a weight
-    good = np.flatnonzero(reached >= precision)
-    if not len(good):
-        raise DataError(
-            f"no threshold reaches a precision of {precision}: the best is {reached.max():.3f}; label more pictures"
-        )
-    chosen = good[-1]
+    if not (reached >= precision).any():
+        best = f"the best is {reached.max():.3f}; label more pictures"
+        raise DataError(f"no threshold reaches a precision of {precision}: {best}")
+    chosen = np.flatnonzero(reached >= precision)[-1]
     threshold = levels[chosen : chosen + 2].mean()  # halfway to the next score, which would break the promise
     tpr, fpr = true / true[-1], false / false[-1]
     auc = float(np.trapezoid(np.append(0, tpr), np.append(0, fpr)))
-    roc = np.stack([levels, fpr, tpr, reached], axis=1)
-    measured = (float(threshold), precision, float(tpr[chosen]), auc, len(np.unique(sources)))
-    return Head(mean, scale, centres, dual, *measured, roc, about)
+    roc, recall = np.stack([levels, fpr, tpr, reached], axis=1), float(tpr[chosen])
+    return Head(mean, scale, centres, dual, float(threshold), precision, recall, auc, len(np.unique(sources)), roc, about)
 
 
 def train_folder(folder: Path, precision: float) -> tuple[Head, dict[str, int]]:
@@ -286,30 +259,26 @@ def train_folder(folder: Path, precision: float) -> tuple[Head, dict[str, int]]:
     has fewer than two such folders, each of its pictures counts as a source.
 
     Returns:
-        The head, and how many pictures of each class were used and how many could not be read.
+        The head, and the number of pictures of each class that were used, and of those that could not be read.
 
     Raises:
         DataError: A class folder is missing or holds no picture, or as `fit`.
     """
     rows, labels, sources, counts = [], [], [], {"broken": 0}
     for label, name in enumerate(CLASSES):
-        used = []
-        for path in sorted(path for path in (Path(folder) / name).rglob("*") if path.is_file()):
+        top, parts = Path(folder) / name, []
+        for path in sorted(path for path in top.rglob("*") if path.is_file()):
             try:
                 rows.append(thumbnails([images.decode(path.read_bytes())])[0])
+                parts.append(path.relative_to(top).parts)
             except DataError:
                 counts["broken"] += 1
-                continue
-            used.append(path)
-        counts[name] = len(used)
-        if not used:
-            raise DataError(
-                f"{Path(folder) / name} holds no readable picture: put labelled pictures into overhead/ and other/"
-            )
-        parts = [path.relative_to(Path(folder) / name).parts for path in used]
+        if not parts:
+            raise DataError(f"{top} holds no readable picture: put labelled pictures into overhead/ and other/")
+        counts[name] = len(parts)
         folders = {part[0] for part in parts if len(part) > 1}
         sources += [f"{name}/{part[0] if len(folders) > 1 else '/'.join(part)}" for part in parts]
-        labels += [bool(label)] * len(used)
+        labels += [bool(label)] * len(parts)
     about = f"labelled folder {Path(folder).name}"
     return fit(features(np.stack(rows)), np.array(labels), np.array(sources), precision, about=about), counts
 

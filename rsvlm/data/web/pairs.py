@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import heapq
 import json
 import tarfile
@@ -18,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsvlm.data import shards
-from rsvlm.data.web import archives, fetch, overhead, paths, texts as filters
+from rsvlm.data.web import archives, fetch, overhead, paths, texts
 from rsvlm.data.web.paths import Files
 from rsvlm.errors import DataError
 from rsvlm.model import images
+from rsvlm.records import text
 from rsvlm.records.files import replacing
 
 STAGES = ("text", "address", "fetch", "image", "duplicate", "benchmark", "shard", "removal")
@@ -51,7 +51,7 @@ def meaning(stage: str, reason: str) -> str:
         return "the pair is in a benchmark, see overlap.jsonl"
     if stage == "fetch" and reason in fetch.REASONS:
         return fetch.REASONS[reason].meaning
-    return {"text": filters.REASONS, "image": overhead.REASONS}.get(stage, REASONS).get(reason, "")
+    return {"text": texts.REASONS, "image": overhead.REASONS}.get(stage, REASONS).get(reason, "")
 
 
 def look(folder: Path | str, per_reason: int = 12, kept: int = 24, seed: int = 0) -> dict:
@@ -59,8 +59,8 @@ def look(folder: Path | str, per_reason: int = 12, kept: int = 24, seed: int = 0
 
     Args:
         folder: A data set made by `build`.
-        per_reason: Rejected candidates shown of each reason, a sample.
-        kept: Pairs shown, a sample.
+        per_reason: Number of rejected candidates shown of each reason, a sample.
+        kept: Number of pairs shown, a sample.
         seed: Seed of both samples.
 
     Returns:
@@ -73,14 +73,11 @@ def look(folder: Path | str, per_reason: int = 12, kept: int = 24, seed: int = 0
     files = Files(Path(folder))
     manifest = shards.manifest(files.out)
 
-    def rank(text: str) -> bytes:
-        return hashlib.blake2b(f"{seed} {text}".encode("utf-8", "replace"), digest_size=8).digest()
-
     counts, samples = Counter(), defaultdict(list)
     for number, line in enumerate(_read_lines(files.rejected)):
         name = (line["stage"], line["reason"])
         counts[name] += line.get("n", 1)
-        samples[name].append((rank(f"{number} {line.get('url')}"), number, line))
+        samples[name].append((text.rank(f"{number} {line.get('url')}", seed), number, line))
         if len(samples[name]) > 4 * per_reason:
             samples[name] = heapq.nsmallest(per_reason, samples[name])
     order, rejected = {stage: place for place, stage in enumerate(STAGES)}, []
@@ -89,8 +86,8 @@ def look(folder: Path | str, per_reason: int = 12, kept: int = 24, seed: int = 0
         row = {"stage": stage, "reason": reason, "meaning": meaning(stage, reason), "count": counts[stage, reason]}
         rejected.append(row | {"examples": [line | {"image": _picture(files, line)} for line in lines]})
     with pq.ParquetFile(files.pairs) as file:
-        batches = (batch.to_pylist() for batch in file.iter_batches(8192, columns=["key", "shard"]))
-        chosen = heapq.nsmallest(kept, (row for rows in batches for row in rows), key=lambda row: rank(row["key"]))
+        batches = file.iter_batches(8192, columns=["key", "shard"])
+        chosen = text.sample((row for batch in batches for row in batch.to_pylist()), kept, seed, key=lambda row: row["key"])
     shown = [_pair(files.out / row["shard"], row["key"]) for row in chosen]
     return {"manifest": manifest, "kept": shown, "rejected": rejected}
 
@@ -131,8 +128,7 @@ def outcomes(folder: Path | str) -> pd.DataFrame:
     pairs = pd.read_parquet(files.pairs).rename(columns={"text_raw": "text"}).assign(stage="kept", reason="")
     lost = pd.DataFrame(list(_read_lines(files.rejected))).reindex(columns=columns)
     table = pd.concat([pairs[columns], lost], ignore_index=True)
-    texts = ["url", "page", "text", "stage", "reason", "language"]
-    return table.assign(**table[texts].fillna(""), **table[["relevance", "overhead"]].astype(float))
+    return table.assign(**table[columns[:6]].fillna(""), **table[columns[6:]].astype(float))
 
 
 def write_table(files: Files, manifest: dict) -> list[str]:
@@ -155,10 +151,10 @@ def remove(folder: Path | str, addresses: Iterable[str]) -> tuple[dict, int]:
 
     Args:
         folder: A data set made by `build`.
-        addresses: Addresses, one each; in any spelling that `crawl.absolute_url` takes for the same.
+        addresses: Addresses, one each; in any spelling that `archives.absolute_url` takes for the same.
 
     Returns:
-        The manifest and how many pairs were taken out.
+        The manifest and the number of pairs that were taken out.
 
     Raises:
         DataError: No address is given, or the data set is unfinished or broken.

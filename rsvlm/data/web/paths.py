@@ -1,6 +1,6 @@
 """Where each file of a build from the web is. Nothing else puts these names together, and none is taken apart again.
 
-A folder belongs to one build, named by the key in `.work/build` (`web` says what decides it). So what is made before any website
+A folder belongs to one build, named by the key in `.work/build` (`build` says what decides it). So what is made before any website
 is asked goes by its number alone. What the websites answer may differ under one key, since failures may be asked for again: whatever
 is made of a part's answers carries their hash, and the pairs of the shards carry the hash of the key and of all answers.
 """
@@ -39,17 +39,17 @@ class Part:
     answers: str  # hash of what came of each candidate
 
 
+def _named(form: str) -> Callable[..., Path]:
+    """Return a method that gives the path of a working file; its arguments are put into the form of the name."""
+    return lambda files, *parts: files.work / form.format(*parts)
+
+
 @dataclass(frozen=True)
 class Files:
-    """The files of a data set; small, and sent to workers with every item.
+    """The files of a data set; small, and sent to workers with every item."""
 
-    Attributes:
-        out: Folder of the data set, for whoever uses it. The working files are in `.work`, in folders named after the stages.
-        cache: Folder of what was fetched, for several builds. If None, it is among the working files.
-    """
-
-    out: Path
-    cache: Path | None = None
+    out: Path  # folder of the data set, for whoever uses it; the working files are in `.work`, in folders named after steps
+    cache: Path | None = None  # folder of what was fetched, for several builds; if None, it is among the working files
 
     # The data set.
     manifest = property(lambda self: self.out / "manifest.json")  # what is inside; written by `shards` when all is there
@@ -67,45 +67,19 @@ class Files:
     fetched = property(lambda self: self.cache or self.work / "fetch")  # folder of `fetch`: its journal, and pictures
     answer_hashes = property(lambda self: self.work / "fetched" / "digests.json")  # written when all `answers` are there
 
-    def candidates(self, source: Source) -> Path:
-        """All texts with an address, as read."""
-        return self.work / "candidates" / f"{source.number:05d}.parquet"
-
-    def texts(self, source: Source) -> Path:
-        """The same, judged."""
-        return self.work / "texts" / f"{source.number:05d}.parquet"
-
-    def addresses(self, number: int) -> Path:
-        """Candidates of a part, at most one of each address not given up."""
-        return self.work / "addresses" / f"{number:05d}.parquet"
-
-    def archived(self, source: Source) -> Path:
-        """What an archive answered itself."""
-        return self.work / "archive" / f"{source.number:05d}.parquet"
-
-    def archived_picture(self, sha256: str) -> Path:
-        """A picture of an archive, as `fetch` puts those of the web."""
-        return self.work / "archive" / "images" / sha256[:2] / sha256
-
-    def answers(self, number: int) -> Path:
-        """Candidates of a part, with what came of each."""
-        return self.work / "fetched" / f"{number:05d}.parquet"
-
-    def judged(self, part: Part) -> Path:
-        """Candidates of a part, with the stage that gave them up, scores and hashes."""
-        return self.work / "pictures" / f"{part.number:05d}-{part.answers}.parquet"
-
-    def embeddings(self, part: Part) -> Path:
-        """Vectors of a part's pictures, of those that were not given up."""
-        return self.work / "embedded" / f"{part.number:05d}-{part.answers}.npy"
-
-    def benchmark(self, table: str) -> Path:
-        """Hashes of a benchmark's pictures."""
-        return self.work / "benchmarks" / f"{table}.parquet"
-
-    def shard_pairs(self, plan: str, split: str, number: int) -> Path:
-        """Pairs of one shard."""
-        return self.work / "final" / plan / f"{split}-{number:06d}.parquet"
+    # Working files of one source, part or shard, as in `files.texts(source)`.
+    candidates = _named("candidates/{0.number:05d}.parquet")  # of a source: all texts with an address, as read
+    texts = _named("texts/{0.number:05d}.parquet")  # of a source: the same, judged
+    addresses = _named("addresses/{:05d}.parquet")  # of a part's number: candidates, at most one of each address not given up
+    archived = _named("archive/{0.number:05d}.parquet")  # of a source: what an archive answered itself
+    archived_picture = _named(
+        "archive/images/{0:.2}/{0}"
+    )  # of a SHA-256: a picture, placed as `fetch` places those of the web
+    answers = _named("fetched/{:05d}.parquet")  # of a part's number: candidates, with what came of each
+    judged = _named("pictures/{0.number:05d}-{0.answers}.parquet")  # of a part: candidates, with their end, scores and hashes
+    embeddings = _named("embedded/{0.number:05d}-{0.answers}.npy")  # of a part: vectors of the pictures that were not given up
+    benchmark = _named("benchmarks/{}.parquet")  # of a table's name: hashes of a benchmark's pictures
+    shard_pairs = _named("final/{}/{}-{:06d}.parquet")  # of a plan, a split and a number: pairs of one shard
 
     def note(self, picture: Path) -> str:
         """Write down where a picture is: from `work` on, so that the data set can be moved, or in full where it is elsewhere."""

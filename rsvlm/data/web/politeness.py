@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from rsvlm.data.addresses import MAX_RETRY_AFTER_S, REASONS, REDIRECTS, Attempt, Stop, redirected, stop_of
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from protego import Protego
 
     from rsvlm import config
+    from rsvlm.data.web.fetch import _Journal
 
 AGENT = "rsvlm"
 """The name by which robots.txt and X-Robots-Tag address this program."""
@@ -87,9 +88,8 @@ def read_robots(data: bytes) -> Robots:
         naming = bool(lines) and lines[-1].startswith("user-agent")
         if name == "user-agent":
             token = re.match(r"\*(?=\s|$)|[A-Za-z_-]*", value)[0].lower()
-            named = token in (AGENT, "*")
-            lines.append(f"user-agent: {token if named else 'other'}")
-            ours = named or (naming and ours)
+            lines.append(f"user-agent: {token if token in (AGENT, '*') else 'other'}")
+            ours = token in (AGENT, "*") or (naming and ours)
         elif name in ("allow", "disallow"):
             path = value if value[:1] in "/*" else f"/{value}"
             anchor = "$" if path.endswith("$") else "*" if path.endswith("/index.html") else ""
@@ -129,24 +129,17 @@ class Policy(NamedTuple):
     expires: float = math.inf  # time.time()
 
 
-class Store(Protocol):
-    """Where the robots.txt files of earlier runs are."""
-
-    def robots(self, site: str, since: float) -> tuple[str, bytes, float] | None:
-        """Return the state, the file and the time (seconds since the epoch) of a site's robots.txt."""
-
-    def put_robots(self, site: str, state: str, body: bytes, fetched_at: float) -> None:
-        """Keep a robots.txt."""
-
-
 class Sites:
     """The hosts and sites of one run: when each may be asked, and for what.
 
-    `ask(url, attempt)` sends one request and returns the body; status and headers are then in the attempt.
+    `ask(url, attempt)` sends one request and returns the body; status and headers are then in the attempt. `journal` keeps the
+    robots.txt files of earlier runs.
     """
 
-    def __init__(self, ask: Callable[[httpx2.URL, Attempt], Awaitable[bytes]], store: Store, options: config.Fetch, backoff_s):
-        self.ask, self.store, self.options, self.backoff_s = ask, store, options, backoff_s
+    def __init__(
+        self, ask: Callable[[httpx2.URL, Attempt], Awaitable[bytes]], journal: _Journal, options: config.Fetch, backoff_s
+    ):
+        self.ask, self.journal, self.options, self.backoff_s = ask, journal, options, backoff_s
         self.slots = asyncio.Semaphore(options.concurrency)
         self.gates: dict[str, _Gate] = {}
         self.gates_kept = 10_000
@@ -212,7 +205,7 @@ class Sites:
         return policy
 
     async def _load_policy(self, site: str, url: httpx2.URL) -> Policy:
-        if stored := self.store.robots(site, time.time() - ROBOTS_AGE_S):
+        if stored := self.journal.robots(site, time.time() - ROBOTS_AGE_S):
             state, body, fetched_at = stored
             return Policy(state, read_robots(body), expires=fetched_at + ROBOTS_AGE_S)
         for number in itertools.count(1):
@@ -221,7 +214,7 @@ class Sites:
             except Stop as stop:
                 reason, wait_s = stop.reason, stop.wait_s
             else:
-                self.store.put_robots(site, state, body, time.time())
+                self.journal.put_robots(site, state, body, time.time())
                 return Policy(state, read_robots(body), expires=time.time() + ROBOTS_AGE_S)
             if not await self.again(number, reason, wait_s):
                 break
@@ -239,7 +232,7 @@ class Sites:
         for _ in range(ROBOTS_REDIRECTS + 1):
             try:
                 body = await self.ask(url, attempt)
-                status = attempt.found["status"]
+                status = attempt.answer["status"]
                 if status == 200:
                     return "allowed", body
                 if status in REDIRECTS:
@@ -249,7 +242,7 @@ class Sites:
                 else:
                     raise self.stop_of(url, status, attempt.headers)
             except Stop as stop:
-                if "status" in attempt.found and stop.reason in _UNREACHABLE:  # of another host, to which this one led
+                if "status" in attempt.answer and stop.reason in _UNREACHABLE:  # of another host, to which this one led
                     raise Stop("robots_unavailable", math.inf) from None
                 raise
         return "none", b""

@@ -1,9 +1,9 @@
-"""The stages of a build from the web, each from files to files, for `build.build` to put in a row.
+"""The steps of a build from the web, each from files to files, for `build.build` to put in a row.
 
-A stage writes a file under another name until it is whole, and what is there is not made again, so that whoever is stopped goes on.
-Workers run `texts`, `unpack`, `judge` and `make`, for one input, part or shard each; the others run once, in the process that builds:
-choosing among the texts of one address, fetching, finding duplicates, dealing pairs out to shards. Memory holds a part at a time, and
-hashes of all.
+A step writes a file under another name until it is whole, and what is there is not made again, so that whoever is stopped goes
+on. Workers run `judge_texts`, `unpack`, `judge_pictures` and `make`, for one input, part or shard each; the others run once, in the
+process that builds: choosing among the texts of one address, fetching, finding duplicates, dealing pairs out to shards. Memory holds
+a part at a time, and hashes of all.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rsvlm.data import benchmarks, duplicates as dedup, shards
-from rsvlm.data.web import archives as crawl, fetch, overhead, paths, texts as filters
+from rsvlm.data import benchmarks, duplicates, shards
+from rsvlm.data.web import archives, fetch, overhead, paths, texts
 from rsvlm.data.web.paths import Files, Part, Source
+from rsvlm.data.web.politeness import OBJECTIONS
 from rsvlm.errors import DataError
 from rsvlm.model import images
+from rsvlm.records import text
 from rsvlm.records.files import write_atomic
 
 if TYPE_CHECKING:
@@ -44,13 +46,12 @@ PART = 2048
 """Candidates of one part: the unit of work behind the text stage."""
 
 _AT_ONCE = 64  # decoded pictures in memory
-_FORBID = fetch.OBJECTIONS | {"tdm-reservation"}
-_HASHES = [f"hash_{number}" for number in range(dedup.TURNS)]
+_HASHES = [f"hash_{number}" for number in range(duplicates.TURNS)]
 _JUDGEMENT = [("clean", pa.string()), ("relevance", pa.float32()), ("language", pa.string())]
-_TEXTS = pa.schema([*crawl.SCHEMA, *_JUDGEMENT, ("kept", pa.bool_()), ("reason", pa.string())])
+_TEXTS = pa.schema([*archives.SCHEMA, *_JUDGEMENT, ("kept", pa.bool_()), ("reason", pa.string())])
 _ARCHIVED = pa.schema([(name, pa.string()) for name in ("url", "sha256", "content_type", "robots")])
-_ANSWER = {name: name for name in ("status", "final_url", "sha256", "content_type")}
-_ANSWER |= {"reason": "fetch_reason", "robots": "site_robots", "x_robots": "header_robots"}
+_ANSWER = ["status", "final_url", "sha256", "content_type", "reason", "robots", "x_robots"]
+_RENAMED = {"reason": "fetch_reason", "robots": "site_robots", "x_robots": "header_robots"}
 _NOT_JUDGED = {"stage": "", "reason": "", "width": 0, "height": 0, "overhead": np.nan, "pixels_sha256": "", "contrast": np.nan}
 _NOT_JUDGED |= {"pixels": 0, **dict.fromkeys(_HASHES, np.uint64(0))}
 
@@ -75,17 +76,16 @@ class Model:
 # From inputs to candidates
 
 
-def texts(files: Files, options: config.Web, source: Source) -> None:
+def judge_texts(files: Files, options: config.Web, source: Source) -> None:
     """Write the candidates of one input, and judge their texts."""
-    candidates = files.candidates(source)
+    candidates, counter = files.candidates(source), Counter()
     if not candidates.is_file():
-        counted: Counter = Counter()
-        with paths.parquet(candidates, crawl.SCHEMA, counted) as write:
-            for batch in crawl.read(source.path, counted):
+        with paths.parquet(candidates, archives.SCHEMA, counter) as write:
+            for batch in archives.read(source.path, counter):
                 write(batch)
     with paths.parquet(files.texts(source), _TEXTS, counts(candidates)) as write, pq.ParquetFile(candidates) as file:
         for batch in file.iter_batches(8192):
-            judged = filters.text_stage(pa.Table.from_batches([batch]), options)
+            judged = texts.text_stage(pa.Table.from_batches([batch]), options)
             write(judged.select(_TEXTS.names).cast(_TEXTS))
 
 
@@ -95,26 +95,24 @@ def counts(path: Path) -> dict[str, int]:
 
 
 def choose(files: Files, sources: Sequence[Source], unwanted: set[str]) -> int:
-    """Of all texts of one address keep the most relevant; write all in parts, also those given up; return how many parts."""
+    """Choose the most relevant text of each address; write all in parts, also those given up; return the number of parts."""
     if files.part_count.is_file():
         return json.loads(files.part_count.read_text())
 
     # The texts of one address lie side by side where they are sorted by its hash, and the best comes first.
-    digests, scores, lengths, reasons = [np.zeros(0, np.uint64)], [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0, object)]
-    for batch in _kept_texts(files, sources):
-        reasons.append(_refusals(batch, unwanted))
-        digests.append(_digests(batch["url"]))
-        scores.append(batch["relevance"].to_numpy(float))
-        lengths.append(batch["clean"].str.len().to_numpy(np.int64))
-    digest, score, length, reason = map(np.concatenate, (digests, scores, lengths, reasons))
-    order = np.lexsort((np.arange(len(digest)), -length, -score, reason != "", digest))
+    columns = [(np.zeros(0, object), np.zeros(0, np.uint64), np.zeros(0), np.zeros(0, np.int64))]
+    for batch in _passed_texts(files, sources):
+        relevance, length = batch["relevance"].to_numpy(float), batch["clean"].str.len().to_numpy(np.int64)
+        columns.append((_refusals(batch, unwanted), _digests(batch["url"]), relevance, length))
+    reason, digest, relevance, length = map(np.concatenate, zip(*columns, strict=True))
+    order = np.lexsort((-length, -relevance, reason != "", digest))
     later = np.append(False, digest[order][1:] == digest[order][:-1])
     reason[order[later & (reason[order] == "")]] = "same_address"
 
     # Read again, since memory does not hold the texts.
     def candidates() -> Iterator[pd.DataFrame]:
         first = 0
-        for batch in _kept_texts(files, sources):
+        for batch in _passed_texts(files, sources):
             yield batch.assign(reason=reason[first : first + len(batch)], key=[_key(url) for url in batch["url"]])
             first += len(batch)
 
@@ -125,13 +123,13 @@ def choose(files: Files, sources: Sequence[Source], unwanted: set[str]) -> int:
     return count
 
 
-def _kept_texts(files: Files, sources: Sequence[Source]) -> Iterator[pd.DataFrame]:
+def _passed_texts(files: Files, sources: Sequence[Source]) -> Iterator[pd.DataFrame]:
     for source in sources:
         with pq.ParquetFile(files.texts(source)) as file:
             for batch in file.iter_batches(8192):
                 table = pa.Table.from_batches([batch])
-                if (kept := table.filter(table["kept"]).drop_columns(["kept", "reason"])).num_rows:
-                    yield kept.to_pandas()
+                if (passed := table.filter(table["kept"]).drop_columns(["kept", "reason"])).num_rows:
+                    yield passed.to_pandas()
 
 
 def _refusals(batch: pd.DataFrame, unwanted: set[str]) -> np.ndarray:
@@ -143,7 +141,7 @@ def _refusals(batch: pd.DataFrame, unwanted: set[str]) -> np.ndarray:
 
 
 def _forbids(robots: str) -> bool:
-    return bool(_FORBID & set(robots.split(",")))
+    return not OBJECTIONS.isdisjoint(robots.split(","))
 
 
 def _digests(urls: Sequence[str]) -> np.ndarray:
@@ -193,7 +191,7 @@ def unpack(files: Files, source: Source) -> None:
     """Put the pictures of one archive that candidates ask for beside the fetched ones; the first answer of an address counts."""
     seen: set[str] = set()
     with paths.parquet(files.archived(source), _ARCHIVED) as write:
-        for picture in crawl.images(source.path, wanted=_Wanted(files)):
+        for picture in archives.images(source.path, wanted=_Wanted(files)):
             if picture.url not in seen:
                 seen.add(picture.url)
                 digest = hashlib.sha256(picture.data).hexdigest()
@@ -202,12 +200,14 @@ def unpack(files: Files, source: Source) -> None:
                 write(pa.table([[picture.url], [digest], [picture.content_type], [picture.robots]], schema=_ARCHIVED))
 
 
-def fetch_all(files: Files, part_count: int, archives: Sequence[Source], options: config.Fetch, progress: bool) -> list[Part]:
-    """Get the pictures that no archive holds, and write what came of the candidates of each part."""
+def fetch_all(files: Files, part_count: int, sources: Sequence[Source], options: config.Fetch, progress: bool) -> list[Part]:
+    """Get the pictures that the archives among `sources` do not hold, and write what came of the candidates of each part."""
     if files.answer_hashes.is_file() and not options.retry_failed:
         return [Part(number, answers) for number, answers in enumerate(json.loads(files.answer_hashes.read_text()))]
     files.answer_hashes.unlink(missing_ok=True)
-    archived = _archived(files, archives)
+    # Of several answers of the archives, the first counts.
+    tables = [pd.read_parquet(files.archived(source)) for source in sources] or [_ARCHIVED.empty_table().to_pandas()]
+    archived = pd.concat(tables).drop_duplicates("url").set_index("url")
 
     def urls() -> Iterator[str]:
         for number in range(part_count):
@@ -227,12 +227,6 @@ def fetch_all(files: Files, part_count: int, archives: Sequence[Source], options
     return parts
 
 
-def _archived(files: Files, archives: Sequence[Source]) -> pd.DataFrame:
-    """Return what all archives answered, by address; of several answers the first."""
-    tables = [pd.read_parquet(files.archived(source)) for source in archives] or [_ARCHIVED.empty_table().to_pandas()]
-    return pd.concat(tables).drop_duplicates("url").set_index("url")
-
-
 def _with_answers(files: Files, table: pd.DataFrame, archived: pd.DataFrame) -> pd.DataFrame:
     """Add what came of each candidate's picture: from an archive, from the web, or nothing where it was given up before."""
     wanted = table["reason"] == ""
@@ -240,9 +234,8 @@ def _with_answers(files: Files, table: pd.DataFrame, archived: pd.DataFrame) -> 
     answers, notes = {}, {"": ""}
     for url, row in archived.loc[table.loc[inside, "url"]].iterrows():
         reason = "archive_x_robots" if _forbids(row["robots"]) else "ok"
-        answers[url] = fetch.Fetched(
-            url, reason, sha256=row["sha256"], content_type=row["content_type"], x_robots=row["robots"]
-        )
+        header = {"content_type": row["content_type"], "x_robots": row["robots"]}
+        answers[url] = fetch.Fetched(url, reason, sha256=row["sha256"], **header)
         notes[url] = files.note(files.archived_picture(row["sha256"]))
     if (wanted & ~inside).any():
         for answer in fetch.results(files.fetched, table.loc[wanted & ~inside, "url"]):
@@ -250,11 +243,11 @@ def _with_answers(files: Files, table: pd.DataFrame, archived: pd.DataFrame) -> 
             if answer.reason == "ok":
                 notes[answer.url] = files.note(fetch.image_path(files.fetched, answer))
     rows = [answers[url] if asked else fetch.Fetched("") for url, asked in zip(table["url"], wanted, strict=True)]
-    columns = pd.DataFrame([asdict(row) for row in rows])[list(_ANSWER)].rename(columns=_ANSWER)
+    columns = pd.DataFrame([asdict(row) for row in rows])[_ANSWER].rename(columns=_RENAMED)
     return table.assign(**columns, file=[notes.get(row.url, "") for row in rows], archived=inside)
 
 
-def judge(files: Files, options: config.Web, part: Part) -> None:
+def judge_pictures(files: Files, options: config.Web, part: Part) -> None:
     """Decode, score and hash the pictures of one part."""
     table = pd.read_parquet(files.answers(part.number)).rename(columns={"reason": "given_up"}).assign(**_NOT_JUDGED)
     for stage, column in (("address", "given_up"), ("fetch", "fetch_reason")):
@@ -274,7 +267,7 @@ def judge(files: Files, options: config.Web, part: Part) -> None:
                 pictures[row] = array
         if pictures:
             table.loc[list(pictures), "overhead"] = overhead.score(head, list(pictures.values()))
-            hashes = dedup.hash_table((table.at[row, "key"], b"", array, "") for row, array in pictures.items())
+            hashes = duplicates.hash_table((table.at[row, "key"], b"", array, "") for row, array in pictures.items())
             for column in ("pixels_sha256", "contrast", "pixels", *_HASHES):
                 table.loc[list(pictures), column] = hashes[column].to_numpy()
     low = (table["stage"] == "") & (table["overhead"] < head.threshold)
@@ -298,14 +291,13 @@ def _survivors(files: Files, parts: Sequence[Part], columns: list[str]) -> Itera
         yield table[table["stage"] == ""].drop(columns="stage").reset_index(drop=True)
 
 
-def duplicates(files: Files, parts: Sequence[Part], distance: int) -> dict[str, dict]:
+def near_duplicates(files: Files, parts: Sequence[Part], distance: int) -> dict[str, dict]:
     """Return for each pair to drop which one stays and why, by key."""
     columns = ["key", "sha256", "pixels_sha256", "hash_0", "contrast", "pixels", "clean"]
-    tables = list(_survivors(files, parts, columns))
-    if not sum(map(len, tables)):
+    if not any(map(len, tables := list(_survivors(files, parts, columns)))):
         return {}
     names = {"sha256": "bytes_sha256", "hash_0": "hash", "clean": "text"}
-    return _by_key(dedup.duplicates(pd.concat(tables, ignore_index=True).rename(columns=names), distance))
+    return _by_key(duplicates.duplicates(pd.concat(tables, ignore_index=True).rename(columns=names), distance))
 
 
 def _by_key(table: pd.DataFrame) -> dict[str, dict]:
@@ -341,7 +333,7 @@ def embedding_duplicates(
             values = stored[number][rows["row"].to_numpy()].astype(np.float32)
             embeddings[rows.index.to_numpy()] = values / np.linalg.norm(values, axis=1, keepdims=True)
         table = table.rename(columns={"clean": "text"})[["key", "pixels", "text"]]
-        return _by_key(dedup.embedding_duplicates(table, embeddings, options.embedding_similarity))
+        return _by_key(duplicates.embedding_duplicates(table, embeddings, options.embedding_similarity))
 
 
 def _embedded(files: Files, table: pd.DataFrame, model: Model, options: config.Web) -> bytes:
@@ -349,8 +341,8 @@ def _embedded(files: Files, table: pd.DataFrame, model: Model, options: config.W
     for arrays, _ in _decoded(files, table, options):
         vectors = np.asarray(model.embed(arrays), np.float32)
         if vectors.ndim != 2 or len(vectors) != len(arrays) or not (np.linalg.norm(vectors, axis=1) > 0.5).all():
-            count = f"{vectors.shape} for {len(arrays)} pictures"
-            raise DataError(f"the model gave {count}, or no unit vectors: one of norm 1 for each")
+            shape = f"{vectors.shape} for {len(arrays)} pictures"
+            raise DataError(f"the model gave {shape}, or no unit vectors: one of norm 1 for each")
         parts.append(vectors.astype(np.float16))
     buffer = io.BytesIO()
     np.save(buffer, np.concatenate(parts), allow_pickle=False)
@@ -371,14 +363,14 @@ def overlaps(
     columns = ["key", "url", "sha256", "pixels_sha256", "contrast", "pixels", "clean", *_HASHES]
     rows: dict[str, list[dict]] = {}
     for folder, name in tables.items():
-        theirs = dedup.load_or_hash(files.benchmark(name), name, dedup.pictures(Path(folder)))
+        theirs = duplicates.load_or_hash(files.benchmark(name), name, duplicates.pictures(Path(folder)))
         theirs = pd.concat([theirs, _benchmark_texts(Path(folder))], ignore_index=True)
         for ours in _survivors(files, parts, columns):
             ours = ours[~ours["key"].isin(dropped)].rename(columns={"sha256": "bytes_sha256", "clean": "text"})
             if not len(ours):
                 continue
             addresses = dict(zip(ours["key"], ours["url"], strict=True))
-            shared = dedup.overlap(ours.assign(hash=ours["hash_0"]), theirs, benchmarks.name(folder), distance)
+            shared = duplicates.overlap(ours.assign(hash=ours["hash_0"]), theirs, benchmarks.name(folder), distance)
             for row in shared.to_dict("records"):
                 rows.setdefault(row["key"], []).append({"key": row["key"], "url": addresses[row["key"]]} | row)
     return dict(sorted(rows.items()))
@@ -388,7 +380,7 @@ def benchmark_table(folder: Path) -> str:
     """Name the table of a benchmark's hashes; a folder that is not there is a DataError."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: --benchmarks takes folders of pictures, loose or in tar files")
-    return dedup.table_name(benchmarks.name(folder), benchmarks.fingerprint(folder))
+    return duplicates.table_name(benchmarks.name(folder), benchmarks.fingerprint(folder))
 
 
 def _benchmark_texts(folder: Path) -> pd.DataFrame:
@@ -434,14 +426,13 @@ def deal(
 
 def split_of(host: str, options: config.Web, seed: int) -> str:
     """Return the split of a host: drawn by a hash of its name and the seed, the same in every data set made with this seed."""
-    draw = int.from_bytes(hashlib.blake2b(f"{seed} {host}".encode(), digest_size=8).digest()) / 2**64
+    draw = int.from_bytes(text.rank(host, seed)) / 2**64
     return "test" if draw < options.test_share else "val" if draw < options.test_share + options.val_share else "train"
 
 
 def host_of(url: str) -> str:
     """The host of an address, with its port where that is unusual; `www.` is no other host."""
-    parts = urlsplit(url)
-    return parts.netloc.rpartition("@")[2].lower().removeprefix("www.")
+    return urlsplit(url).netloc.rpartition("@")[2].lower().removeprefix("www.")
 
 
 def _agreement(files: Files, table: pd.DataFrame, model: Model | None, options: config.Web) -> np.ndarray:
@@ -452,12 +443,8 @@ def _agreement(files: Files, table: pd.DataFrame, model: Model | None, options: 
 
 def make(files: Files, options: config.Web, task: shards.Task) -> shards.Made:
     """Make the samples of one shard; runs in a worker."""
-    samples = []
-    for row in pd.read_parquet(task.items).to_dict("records"):
-        data = _bytes(files, row["file"])
-        array, _ = overhead.decode(data, options)
-        samples.append((_record(row), *_encoded(array, data)))
-    return shards.Made(samples)
+    rows = pd.read_parquet(task.items).to_dict("records")
+    return shards.Made([(_record(row), *_encoded(_bytes(files, row["file"]), options)) for row in rows])
 
 
 def _record(row: dict) -> dict:
@@ -487,8 +474,9 @@ def _record(row: dict) -> dict:
     }
 
 
-def _encoded(array: np.ndarray, data: bytes) -> tuple[bytes, str]:
+def _encoded(data: bytes, options: config.Web) -> tuple[bytes, str]:
     """Encode pixels anew: as JPEG what was compressed with loss, else as PNG. No metadata and no hidden content travel along."""
+    array, _ = overhead.decode(data, options)
     if data[:2] == b"\xff\xd8" or data[:4] == b"RIFF" or data[4:8] == b"jP  ":
         buffer = io.BytesIO()
         Image.fromarray(array).save(buffer, "JPEG", quality=95, subsampling=0)

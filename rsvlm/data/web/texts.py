@@ -8,10 +8,12 @@ proportional to the text: the package's own loops are bounded, the rest is RE2 i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from html import unescape
 from typing import TYPE_CHECKING
@@ -21,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsvlm.data.web.lexicon import Lexicon, Scorer, default_scorer, evidence, lexicon, score, strings, word_hashes
-from rsvlm.errors import ConfigError, DataError, MissingExtraError
+from rsvlm.errors import ConfigError, DataError, need
 
 if TYPE_CHECKING:
     from rsvlm import config
@@ -56,8 +58,8 @@ def text_stage(
     Args:
         table: A table with a column `text`, as from `rsvlm.data.web.archives.read`, or texts alone.
         options: Languages, lengths and the least relevance.
-        scorer: None: the default one, see `default_scorer`.
-        words: None: the package's lexicon.
+        scorer: Scorer of relevance. If None, `default_scorer`.
+        words: Lexicon. If None, the package's own.
 
     Returns:
         The table with the further columns `clean` (string; null where the cheap test failed), `relevance` (float32, 0 to 1; null
@@ -76,64 +78,45 @@ def text_stage(
     words = words or lexicon()
     raw = table["text"].combine_chunks().cast(pa.large_string()).fill_null("")
     raw = pc.utf8_slice_codeunits(raw, 0, MAX_CHARACTERS)
-    lower = pc.utf8_lower(raw)
     reasons = np.full(len(raw), "no_term", object)
     reasons[~_has(raw, r"[\pL\pN\pP\pS]")] = "empty"
     # References, marks and invisible characters may hide a word: such texts are cleaned before they are tested.
-    tested = np.flatnonzero(_has(lower, words.gate) | _has(raw, _HIDING))
+    tested = np.flatnonzero(_has(pc.utf8_lower(raw), words.gate) | _has(raw, _HIDING))
     cleaned = clean(raw.take(pa.array(tested)).to_pylist(), words)
-    passed = _has(pc.utf8_lower(strings(cleaned)), words.gate)
     clean_column = np.full(len(raw), None, object)
     clean_column[tested] = cleaned
-    rows, texts = tested[passed], [text for text, ok in zip(cleaned, passed, strict=True) if ok]
+    rows = tested[_has(pc.utf8_lower(strings(cleaned)), words.gate)]
     reasons[rows] = ""
-    originals, texts = raw.take(pa.array(rows)), np.array(texts, object)
-    _reject(reasons, rows, _form_reasons(originals, texts, options))
-    open_ = reasons[rows] == ""
-    relevance = np.full(len(raw), np.nan, np.float32)
-    languages = np.full(len(raw), "", object)
-    rows, texts = rows[open_], texts[open_]
+    originals, texts = raw.take(pa.array(rows)), clean_column[rows]
+    for reason, hit in _form_reasons(originals, texts, options).items():
+        reasons[rows[hit & (reasons[rows] == "")]] = reason
+    passed = reasons[rows] == ""
+    rows, texts = rows[passed], texts[passed]
+    relevance, languages = np.full(len(raw), np.nan, np.float32), np.full(len(raw), "", object)
     relevance[rows] = score(texts.tolist(), scorer or default_scorer(), words)
-    reasons[rows[relevance[rows] < options.min_relevance]] = "low_relevance"
-    open_ = reasons[rows] == ""
-    rows, texts = rows[open_], texts[open_]
+    passed = ~(relevance[rows] < options.min_relevance)
+    reasons[rows[~passed]] = "low_relevance"
+    rows, texts = rows[passed], texts[passed]
     if len(rows):
         languages[rows] = detect_languages(texts.tolist(), options.languages, words)
         if options.languages:
             # Names alone are of no language, and welcome in each.
             reasons[rows[~np.isin(languages[rows].astype(str), (*options.languages, ""))]] = "language"
         clean_column[rows] = [" ".join(text.split(" ")[: options.max_words]) for text in texts]
-    columns = {
-        "clean": strings(clean_column.tolist()),
-        "relevance": pa.array(relevance, pa.float32(), mask=np.isnan(relevance)),
-        "language": pa.array(languages.tolist(), pa.string()),
-        "kept": pa.array(reasons == ""),
-        "reason": pa.array(reasons.tolist(), pa.string()),
-    }
-    for name, column in columns.items():
-        table = table.append_column(name, column)
-    return table
-
-
-def _reject(reasons: np.ndarray, rows: np.ndarray, found: dict[str, np.ndarray]) -> None:
-    for reason, hit in found.items():
-        reasons[rows[hit & (reasons[rows] == "")]] = reason
+    table = table.append_column("clean", strings(clean_column.tolist()))
+    table = table.append_column("relevance", pa.array(relevance, pa.float32(), mask=np.isnan(relevance)))
+    table = table.append_column("language", pa.array(languages.tolist(), pa.string()))
+    table = table.append_column("kept", pa.array(reasons == ""))
+    return table.append_column("reason", pa.array(reasons.tolist(), pa.string()))
 
 
 # Cleaning
 
 _CONTROL = {code: " " for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 # Soft hyphens, zero-width and bidirectional signs, variation selectors, byte order marks, tags.
-_INVISIBLE = (
-    0xAD,
-    0x61C,
-    0x180E,
-    *range(0x200B, 0x2010),
-    *range(0x202A, 0x202F),
-    *range(0x2060, 0x2070),
-    *range(0xFE00, 0xFE10),
-)
-_CONTROL |= dict.fromkeys((*_INVISIBLE, 0xFEFF, 0xFFFD, 0xFFF9, 0xFFFA, 0xFFFB, *range(0xE0000, 0xE0080)))
+_INVISIBLE = {0xAD, 0x61C, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070)}
+_INVISIBLE |= {*range(0xFE00, 0xFE10), 0xFEFF, 0xFFFD, 0xFFF9, 0xFFFA, 0xFFFB, *range(0xE0000, 0xE0080)}
+_CONTROL |= dict.fromkeys(_INVISIBLE)
 _HIDING = (
     r"&[#A-Za-z]|%20|[\x{AD}\x{300}-\x{36F}\x{200B}-\x{200F}\x{202A}-\x{202E}\x{2060}-\x{206F}\x{FEFF}]|\pL_\pL|<[A-Za-z/!]"
 )
@@ -165,7 +148,7 @@ def clean(texts: Sequence[str | bytes | None], words: Lexicon | None = None) -> 
 
     Args:
         texts: Strings of any kind, bytes (UTF-8, broken or not), or nothing.
-        words: None: the package's lexicon.
+        words: Lexicon with the phrases of web pages. If None, the package's own.
 
     Returns:
         A string for each, at most `MAX_CHARACTERS` long, perhaps empty.
@@ -184,10 +167,8 @@ def _clean(text: str | bytes | None, words: Lexicon) -> str:
         except ValueError:  # a number with more digits than Python turns into one
             text = text.replace("&#", " ")
     if "Ã" in text or "â€" in text:
-        try:
+        with contextlib.suppress(UnicodeError):
             text = text.encode("cp1252").decode("utf-8")
-        except UnicodeError:
-            pass
     text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode().translate(_CONTROL))
     if "<" in text:
         parts = _CODE.split(text)
@@ -198,8 +179,7 @@ def _clean(text: str | bytes | None, words: Lexicon) -> str:
         text = _EXTENSION.sub(" ", text.replace("%20", " ").replace("_", " "))
         if " " not in text.strip():
             text = text.replace("-", " ")
-    text = _CAMERA.sub(" ", text)
-    text = _SERIAL.sub(" ", _SIZE.sub(" ", text))
+    text = _SERIAL.sub(" ", _SIZE.sub(" ", _CAMERA.sub(" ", text)))
     text = " ".join(_EMPTY.sub(" ", words.boilerplate.sub(" ", text)).split())
     text = _SIGNS.sub(r"\1", words.sites.sub("", text))
     if "|" in text or "»" in text:
@@ -243,11 +223,9 @@ def _form_reasons(originals: pa.Array, texts: np.ndarray, options: config.Web) -
     lengths = np.maximum(pc.utf8_length(cleaned).to_numpy(zero_copy_only=False), 1)
     letters = pc.count_substring_regex(cleaned, r"\pL").to_numpy(zero_copy_only=False)
     lost = pc.count_substring_regex(originals, "\ufffd").to_numpy(zero_copy_only=False)
-    distinct = np.zeros(len(counts), np.int64)
-    text = np.repeat(np.arange(len(counts)), counts)
-    if len(text):
-        pairs = np.unique(np.stack([text.astype(np.uint64), hashes]), axis=1)[0].astype(np.int64)
-        distinct = np.bincount(pairs, minlength=len(counts))
+    text = np.repeat(np.arange(len(counts), dtype=np.uint64), counts)
+    pairs = np.unique(np.stack([text, hashes]), axis=1)[0].astype(np.int64)
+    distinct = np.bincount(pairs, minlength=len(counts))
     unescaped = strings([unescape(item[:MAX_CHARACTERS]) if _safe_reference(item) else item for item in originals.to_pylist()])
     either = [originals, unescaped, cleaned]
     return {
@@ -291,17 +269,13 @@ _OTHER_SCRIPT = re.compile("[\u0370-\u1dff\u2c00-\ufaff]")
 
 @functools.cache
 def _detector(codes: tuple[str, ...]):
-    try:
-        from lingua import Language, LanguageDetectorBuilder
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f'the package {error.name} is not installed: pip install "rsvlm[data]"') from error
-
-    known = {language.iso_code_639_1.name.lower(): language for language in Language.all()}
+    lingua = need("lingua", "data")
+    known = {language.iso_code_639_1.name.lower(): language for language in lingua.Language.all()}
     if unknown := sorted(set(codes) - set(known)):
         raise ConfigError(f"web.languages: {', '.join(unknown)} not known; choose from {', '.join(sorted(known))}")
     languages = [known[code] for code in sorted(set(codes) | set(COMMON))]
     # The accurate mode takes 430 MB and four times as long; what it gains on names of places the lexicon gives, too.
-    return LanguageDetectorBuilder.from_languages(*languages).with_low_accuracy_mode().build()
+    return lingua.LanguageDetectorBuilder.from_languages(*languages).with_low_accuracy_mode().build()
 
 
 def detect_languages(texts: Sequence[str], wanted: Sequence[str] = (), words: Lexicon | None = None) -> list[str]:
@@ -313,7 +287,7 @@ def detect_languages(texts: Sequence[str], wanted: Sequence[str] = (), words: Le
     Args:
         texts: Cleaned texts.
         wanted: ISO 639-1 codes that must be among those told apart.
-        words: None: the package's lexicon.
+        words: Lexicon of the evidence. If None, the package's own.
 
     Returns:
         An ISO 639-1 code for each, or empty where there are names alone, as in "Landsat, Lake Chad, 1973".
@@ -325,22 +299,20 @@ def detect_languages(texts: Sequence[str], wanted: Sequence[str] = (), words: Le
     words = words or lexicon()
     detector = _detector(tuple(wanted))
     terms = evidence(*word_hashes(texts), words)[2]
-    result = []
+    languages = []
     for text, term in zip(texts, terms, strict=True):
         parts = [word for word in _SPLIT.split(text) if word]
         plain = [word for word in parts if word.islower()]
         enough = sum(map(len, plain)) >= ENOUGH
         lower = {word.lower() for word in parts}
-        said = {code: FUNCTION_WORD * len(lower & listed) for code, listed in words.function_words.items()}
-        if term:
-            said[term] = said.get(term, 0) + TERM
-        if not enough and not any(said.values()) and not _OTHER_SCRIPT.search(text):
-            result.append("")
+        points = Counter({code: FUNCTION_WORD * len(lower & listed) for code, listed in words.function_words.items()})
+        points[term] += TERM if term else 0
+        if not enough and not any(points.values()) and not _OTHER_SCRIPT.search(text):
+            languages.append("")
             continue
-        values = detector.compute_language_confidence_values(" ".join(plain) if enough else text)
-        points = {}
-        for value in values:
+        logits = {}
+        for value in detector.compute_language_confidence_values(" ".join(plain) if enough else text):
             code = value.language.iso_code_639_1.name.lower()
-            points[code] = math.log(max(value.value, LEAST if enough else LEAST_OF_NAMES)) + said.get(code, 0)
-        result.append(max(points, key=points.get, default=""))
-    return result
+            logits[code] = math.log(max(value.value, LEAST if enough else LEAST_OF_NAMES)) + points[code]
+        languages.append(max(logits, key=logits.get, default=""))
+    return languages

@@ -99,7 +99,7 @@ def test_a_folder_without_a_web_is_refused(tmp_path):
 def test_pictures_from_above_are_told_from_others():
     shown = demo_web.labelled(seed=5, pictures=400)
     head = overhead.fit(**shown, precision=0.9)
-    assert head.auc > 0.8 and np.isfinite(head.scores(shown["found"])).all()
+    assert head.auc > 0.8 and np.isfinite(head.scores(shown["measured"])).all()
     assert not set(shown["sources"]) & {*demo_web._HELD_BACK_PHOTOGRAPHS, *demo_web._HELD_BACK_TEXTURES}
     assert set(shown["sources"][shown["labels"]]) == {f"strip {n}" for n in range(4)}
     assert shown["weights"].sum() == pytest.approx(400, rel=0.05)  # shares only: others stay half

@@ -97,13 +97,8 @@ def test_directives_for_machines(tmp_path):
     ],
 )
 def test_the_charset_is_found(tmp_path, body, kind):
-    filler = (
-        b"<p>"
-        + "Die Häuser der Stadt stehen an größeren Straßen und über den Flüssen. ".encode(
-            "utf-8" if b"\xc3" in body else "cp1252"
-        )
-        * 5
-    )
+    sentence = "Die Häuser der Stadt stehen an größeren Straßen und über den Flüssen. "
+    filler = b"<p>" + (sentence * 5).encode("utf-8" if b"\xc3" in body else "cp1252")
     rows, _ = read(tmp_path, record("http://h.example/1", http(b"<img src=a alt='" + body + b"'>" + filler, kind)))
     assert rows[0]["text"] == "Zürich, Straße"
 
@@ -180,20 +175,14 @@ def members(*records: bytes) -> bytes:
 @pytest.mark.parametrize("middle", ["garbage", "negative", "no length", "cut"])
 @pytest.mark.parametrize("name", ["x.warc", "x.warc.gz"])
 def test_reading_goes_on_behind_what_is_broken(tmp_path, middle, name):
-    pack = members if name.endswith("gz") else b"".join
-    two = page(2)
+    pack = gzip.compress if name.endswith("gz") else bytes
     broken = {
         "garbage": b"neither record nor member\r\n\r\n",
-        "negative": pack([two.replace(b"Content-Length: ", b"Content-Length: -")]) if pack == b"".join else b"",
-        "no length": pack([two.replace(b"Content-Length", b"Content-Lenght")]) if pack == b"".join else b"",
-        "cut": (gzip.compress(two) if name.endswith("gz") else two)[:-70],
+        "negative": pack(page(2).replace(b"Content-Length: ", b"Content-Length: -")),
+        "no length": pack(page(2).replace(b"Content-Length: ", b"Content-Len: ")),
+        "cut": pack(page(2))[:-70],
     }[middle]
-    if name.endswith("gz") and middle in ("negative", "no length"):
-        broken = gzip.compress(
-            two.replace(b"Content-Length: ", b"Content-Length: -" if middle == "negative" else b"Content-Len: ")
-        )
-    good = [page(number) for number in (1, 3, 4)]
-    first, *rest = map(gzip.compress, good) if name.endswith("gz") else good
+    first, *rest = (pack(page(number)) for number in (1, 3, 4))
     rows, counts = read(tmp_path, first + broken + b"".join(rest), name)
     found = [row["page"][-1] for row in rows]
     # A cut record in a plain archive takes the beginning of its neighbour with it: its length says so.
@@ -212,9 +201,8 @@ def test_records_that_end_early_are_counted(tmp_path):
 def test_other_records_and_answers(tmp_path):
     data = record("http://h.example/0", b"software: x\r\n", "warcinfo", "application/warc-fields")
     data += record("http://h.example/1", b"GET / HTTP/1.1\r\n\r\n", "request", "application/http; msgtype=request")
-    data += record("http://h.example/2", http(PAGE, status=404)) + record(
-        "http://h.example/3", http(b"{}", "application/json")
-    )
+    data += record("http://h.example/2", http(PAGE, status=404))
+    data += record("http://h.example/3", http(b"{}", "application/json"))
     data += record("dns:h.example", b"1.2.3.4", "response", "text/dns") + record("http://h.example/4", http(PNG, "image/png"))
     data += record("http://h.example/5", b"\0\xff not http at all \r\n\r\nx") + record("ftp://h.example/6", http(PAGE))
     data += record("<http://h.example/7>", PAGE, "resource", "text/html") + page(8)
@@ -279,12 +267,10 @@ def test_images_of_an_archive(tmp_path):
     jpeg = b"\xff\xd8\xff\xe0" + b"1" * 40
     data = page(1) + record("http://h.example/a b.png", http(PNG, "image/png", "X-Robots-Tag: noai"))
     data += record("http://h.example/b.jpg", http(gzip.compress(jpeg), "application/octet-stream", "Content-Encoding: gzip"))
-    data += record("http://h.example/c.png", http(PNG, "image/png", status=404)) + record(
-        "http://h.example/d", http(b"%PDF", "x/y")
-    )
-    data += record("http://h.example/e.png", http(PNG * 100, "image/png")) + record(
-        "http://h.example/f.png", PNG, "resource", "image/png"
-    )
+    data += record("http://h.example/c.png", http(PNG, "image/png", status=404))
+    data += record("http://h.example/d", http(b"%PDF", "x/y"))
+    data += record("http://h.example/e.png", http(PNG * 100, "image/png"))
+    data += record("http://h.example/f.png", PNG, "resource", "image/png")
     path = tmp_path / "x.warc"
     path.write_bytes(data)
     counts: Counter = Counter()
@@ -350,13 +336,8 @@ def test_a_column_of_another_type_is_none(tmp_path):
 
 
 def test_other_formats_are_refused(tmp_path):
-    for name, data in {
-        "a.txt": b"url,text\n",
-        "a.json": b'[{"url": 1}]',
-        "a.parquet": b"PAR1 no",
-        "a.png": PNG,
-        "a": b"",
-    }.items():
+    files = {"a.txt": b"url,text\n", "a.json": b'[{"url": 1}]', "a.parquet": b"PAR1 no", "a.png": PNG, "a": b""}
+    for name, data in files.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(DataError, match=name):
             archives.inspect(tmp_path / name)
@@ -364,17 +345,8 @@ def test_other_formats_are_refused(tmp_path):
 
 def test_broken_rows_are_counted(tmp_path):
     good = '{"url": "http://h.example/a", "text": "%s"}'
-    lines = [
-        good % "one",
-        "{broken",
-        "[1]",
-        good % "\\ud800 half",
-        "",
-        "null",
-        "[" * 100_000,
-        good % ("x" * 5_000_000),
-        good % "last",
-    ]
+    lines = [good % "one", "{broken", "[1]", good % "\\ud800 half", "", "null", "[" * 100_000, good % ("x" * 5_000_000)]
+    lines += [good % "last"]
     rows, counts = read(tmp_path, "\n".join(lines).encode(), "t.jsonl")
     assert [row["text"] for row in rows] == ["one", "\ufffd half", "last"] and counts["broken_row"] == 5
     table = b"url,text\nhttp://h.example/a,one\nhttp://h.example/b,\xff\xfe bad\nthree,cells,here\nhttp://h.example/c,last\n"

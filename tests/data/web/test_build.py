@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -12,11 +13,9 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 import zlib
 from collections import Counter
 from html.parser import HTMLParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ from rsvlm import __main__ as commands, config
 from rsvlm.book.figures import amounts, charts, tables
 from rsvlm.data import shards
 from rsvlm.data.demo import web as demo_web
-from rsvlm.data.web import build as web, fetch, overhead, pairs as web_pairs, paths, steps as webstages
+from rsvlm.data.web import build as web, fetch, overhead, pairs as web_pairs, paths, steps
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 from rsvlm.model import embed, images, mammut, tokenizer
 
@@ -54,40 +53,10 @@ def jpeg(array: np.ndarray, exif: bytes = b"") -> bytes:
     return buffer.getvalue()
 
 
-class Site:
-    """A server on this machine; a route is `(status, headers, body)`."""
-
-    def __init__(self, routes: dict):
-        self.routes, self.asked, site = routes, Counter(), self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                site.asked[self.path] += 1
-                status, headers, body = site.routes.get(self.path, (404, {}, b""))
-                self.send_response_only(status)
-                for name, value in ({"Content-Length": str(len(body))} | headers).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-
 @pytest.fixture
-def site():
-    site = Site({f"/{n}.jpg": (200, {"Content-Type": "image/jpeg"}, jpeg(picture(n))) for n in range(12)})
-    yield site
-    site.stop()
+def site(site):
+    site.routes |= {f"/{n}.jpg": (200, {"Content-Type": "image/jpeg"}, jpeg(picture(n))) for n in range(12)}
+    return site
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +79,17 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(demo, tmp_path_factory):
-    folder, labels = demo
     out = tmp_path_factory.mktemp("built") / "pairs"
-    web.build([folder / "crawl.warc.gz"], OPTIONS, out, head=folder / "head.npz", workers=1, progress=False)
-    return out, labels
+    build_demo(demo, out)
+    return out, demo[1]
 
 
-def build(inputs, out, head, options=OPTIONS, **more):
-    return web.build(inputs, options, out, head=head, workers=1, progress=False, **more)
+def build(inputs, out, head, options=OPTIONS, workers=1, **more):
+    return web.build(inputs, options, out, head=head, workers=workers, progress=False, **more)
+
+
+def build_demo(demo, out, **more):
+    return build([demo[0] / "crawl.warc.gz"], out, demo[0] / "head.npz", **more)
 
 
 def table(path: Path, rows: list[tuple], columns=("url", "text")) -> Path:
@@ -192,54 +164,48 @@ def test_a_record_says_where_it_comes_from_and_how_it_was_judged(demo, built):
 
 
 def test_workers_give_the_same_bytes(demo, built, tmp_path):
-    folder, _ = demo
-    out, _ = built
-    web.build([folder / "crawl.warc.gz"], OPTIONS, tmp_path / "two", head=folder / "head.npz", workers=2, progress=False)
-    assert digests(tmp_path / "two") == digests(out) and len(digests(out)) > 6
+    build_demo(demo, tmp_path / "two", workers=2)
+    assert digests(tmp_path / "two") == digests(built[0]) and len(digests(built[0])) > 6
 
 
 def test_a_build_that_is_there_is_not_done_again(demo, built, monkeypatch):
-    folder, _ = demo
     out, _ = built
     before = digests(out)
     monkeypatch.setattr(fetch, "download", lambda *_, **__: pytest.fail("asked again"))
-    monkeypatch.setattr(webstages, "judge", lambda *_: pytest.fail("judged again"))
-    assert build([folder / "crawl.warc.gz"], out, folder / "head.npz") == shards.manifest(out)
+    monkeypatch.setattr(steps, "judge_pictures", lambda *_: pytest.fail("judged again"))
+    assert build_demo(demo, out) == shards.manifest(out)
     assert digests(out) == before
 
 
 def test_a_build_that_is_stopped_anywhere_goes_on_to_the_same_bytes(demo, built, tmp_path, monkeypatch):
     """Stopped again and again, each time a few steps later, as by a kill: no step of tidying up is relied on."""
-    folder, _ = demo
-    out, _ = built
 
     class Stopped(BaseException):
         pass
 
-    real, steps = os.replace, {"left": 0}
+    real, left = os.replace, 0
 
     def replace(source, target):
-        if str(target).startswith(str(tmp_path)):
-            steps["left"] -= 1
-            if steps["left"] < 0:
-                raise Stopped
+        nonlocal left
+        left -= str(target).startswith(str(tmp_path))
+        if left < 0:
+            raise Stopped
         real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
     for allowed in range(1, 60):
-        steps["left"] = allowed // 3 + 2
-        try:
-            build([folder / "crawl.warc.gz"], tmp_path / "again", folder / "head.npz")
+        left = allowed // 3 + 2
+        with contextlib.suppress(Stopped):
+            build_demo(demo, tmp_path / "again")
             break
-        except Stopped:
-            continue
-    assert allowed > 3 and digests(tmp_path / "again") == digests(out)
+    assert allowed > 3 and digests(tmp_path / "again") == digests(built[0])
 
 
-KILLED_BEHIND = {  # at which call of what
-    "steps.texts": 1,
+# At which call of what.
+KILLED_BEHIND = {
+    "steps.judge_texts": 1,
     "fetch._Journal.put": 7,
-    "steps.judge": 1,
+    "steps.judge_pictures": 1,
     "paths.write_frame": 1,
     "shards._make": 1,
 }
@@ -272,46 +238,40 @@ for name, call in CALLS.items():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_process_killed_in_every_stage_leaves_a_build_that_goes_on(demo, built, tmp_path):
-    folder, _ = demo
-    out, _ = built
-    names = {"CRAWL": str(folder / "crawl.warc.gz"), "HEAD": str(folder / "head.npz"), "OUT": str(tmp_path / "killed")}
+    names = {"CRAWL": str(demo[0] / "crawl.warc.gz"), "HEAD": str(demo[0] / "head.npz"), "OUT": str(tmp_path / "killed")}
     names |= {"OVERRIDES": OVERRIDES | {"web.test_share": 0.2, "web.val_share": 0.2}, "CALLS": KILLED_BEHIND}
     program = "".join(f"{name} = {value!r}\n" for name, value in names.items()) + KILLING
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.splitlines() == [f"{name} {-signal.SIGKILL} False" for name in KILLED_BEHIND], done.stderr[-800:]
-    build([folder / "crawl.warc.gz"], tmp_path / "killed", folder / "head.npz")
-    assert digests(tmp_path / "killed") == digests(out)
+    build_demo(demo, tmp_path / "killed")
+    assert digests(tmp_path / "killed") == digests(built[0])
 
 
 def test_ray_gives_the_same_bytes(demo, built, tmp_path):
     ray = pytest.importorskip("ray", reason="ray is not installed")
-    folder, _ = demo
-    out, _ = built
-    head = folder / "head.npz"
     # Started once, not for each stage.
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        web.build([folder / "crawl.warc.gz"], OPTIONS, tmp_path / "ray", head=head, engine="ray", progress=False)
+        build_demo(demo, tmp_path / "ray", engine="ray", workers=0)
     finally:
         ray.shutdown()
-    assert digests(tmp_path / "ray") == digests(out)
+    assert digests(tmp_path / "ray") == digests(built[0])
 
 
 # Stage by stage, on tables and servers of our own
 
 
 def test_one_address_keeps_its_most_relevant_text(demo, site, tmp_path):
-    rows = [(f"{site.url}/1.jpg", "Nice view from above")] + [(f"{site.url}/1.jpg", GOOD.format("Basra"))]
-    rows += [(f"{site.url}/{n}.jpg", GOOD.format(f"town {n}")) for n in (2, 3)]
+    rows = [(f"{site.address}/1.jpg", "Nice view from above")] + [(f"{site.address}/1.jpg", GOOD.format("Basra"))]
+    rows += [(f"{site.address}/{n}.jpg", GOOD.format(f"town {n}")) for n in (2, 3)]
     source = table(tmp_path / "links.csv", rows)
     options = config.load("smoke", OVERRIDES | {"web.min_relevance": 0})
     build([source], tmp_path / "out", demo[0] / "all.npz", options)
     by_url = {record["url"]: record for record in records(tmp_path / "out")}
-    assert len(by_url) == 3 and by_url[f"{site.url}/1.jpg"]["captions"] == [GOOD.format("Basra")]
-    assert [(line["reason"], line["text"]) for line in rejected(tmp_path / "out")] == [
-        ("same_address", "Nice view from above")
-    ]
-    assert site.asked["/1.jpg"] == 1
+    assert len(by_url) == 3 and by_url[f"{site.address}/1.jpg"]["captions"] == [GOOD.format("Basra")]
+    (line,) = rejected(tmp_path / "out")
+    assert (line["reason"], line["text"]) == ("same_address", "Nice view from above")
+    assert site.paths().count("/1.jpg") == 1
 
 
 def test_pictures_are_encoded_anew_without_what_hides_in_them(demo, site, tmp_path):
@@ -319,7 +279,7 @@ def test_pictures_are_encoded_anew_without_what_hides_in_them(demo, site, tmp_pa
     exif[0x013B] = "Jane Doe, 12 Secret Street"
     hidden = jpeg(picture(1), exif.tobytes()) + b"<script>alert(1)</script>"
     site.routes["/1.jpg"] = (200, {"Content-Type": "image/jpeg"}, hidden)
-    build([table(tmp_path / "l.csv", [(f"{site.url}/1.jpg", GOOD.format("Lima"))])], tmp_path / "out", demo[0] / "all.npz")
+    build([table(tmp_path / "l.csv", [(f"{site.address}/1.jpg", GOOD.format("Lima"))])], tmp_path / "out", demo[0] / "all.npz")
     (sample,) = shards.stream(tmp_path / "out", next(iter(shards.manifest(tmp_path / "out")["splits"])))
     assert b"Secret" not in sample.image and b"script" not in sample.image and b"Secret" in hidden
     np.testing.assert_allclose(images.decode(sample.image).astype(int), images.decode(hidden).astype(int), atol=12)
@@ -339,7 +299,7 @@ def test_bombs_and_what_only_looks_like_a_picture_get_a_reason(demo, site, tmp_p
     bodies = {"bomb": ("image/png", bomb), "svg": ("image/svg+xml", svg), "page": ("text/html", page)}
     bodies |= {"cut": ("image/jpeg", jpeg(picture(1))[:700]), "moving": ("image/gif", animated.getvalue())}
     site.routes |= {f"/{name}.jpg": (200, {"Content-Type": kind}, body) for name, (kind, body) in bodies.items()}
-    rows = [(f"{site.url}/{name}.jpg", GOOD.format(name)) for name in bodies]
+    rows = [(f"{site.address}/{name}.jpg", GOOD.format(name)) for name in bodies]
     build([table(tmp_path / "l.csv", rows)], tmp_path / "out", demo[0] / "all.npz")
     ends = {Path(line["url"]).stem: line["reason"] for line in rejected(tmp_path / "out")}
     assert ends == {"bomb": "broken image", "svg": "not_image", "page": "type_mismatch", "cut": "broken image"}
@@ -351,7 +311,7 @@ def test_duplicates_and_pictures_and_texts_of_benchmarks_stay_out(demo, site, tm
     site.routes["/large.jpg"] = (200, {}, jpeg(larger))
     site.routes["/again.jpg"] = site.routes["/2.jpg"]
     names = ["1", "large", "2", "again", "3", "4", "5"]
-    source = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"place {n}")) for n in names])
+    source = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"place {n}")) for n in names])
     benchmark = tmp_path / "bench"
     (benchmark / "pictures").mkdir(parents=True)
     (benchmark / "pictures" / "a.png").write_bytes(images.encode_png(np.rot90(picture(3))[:, ::-1].copy()))
@@ -371,11 +331,8 @@ def test_duplicates_and_pictures_and_texts_of_benchmarks_stay_out(demo, site, tm
 
 def warc(path: Path, answers: list[tuple[str, str, bytes]]) -> Path:
     """An archive of answers: address, head, body."""
-    path.write_bytes(
-        b"".join(
-            demo_web._record(url, b"HTTP/1.1 200 OK\r\n" + head.encode() + b"\r\n\r\n" + body) for url, head, body in answers
-        )
-    )
+    blocks = ((url, b"HTTP/1.1 200 OK\r\n" + head.encode() + b"\r\n\r\n" + body) for url, head, body in answers)
+    path.write_bytes(b"".join(demo_web._record(url, block) for url, block in blocks))
     return path
 
 
@@ -397,59 +354,57 @@ def test_pictures_that_an_archive_holds_are_not_fetched(demo, tmp_path, monkeypa
 
 
 def test_pages_that_want_to_be_left_alone_are(demo, site, tmp_path):
-    page = f'<meta name="robots" content="noai"><img src="{site.url}/1.jpg" alt="{GOOD.format("Oslo")}">'
+    page = f'<meta name="robots" content="noai"><img src="{site.address}/1.jpg" alt="{GOOD.format("Oslo")}">'
     source = warc(tmp_path / "a.warc", [("https://quiet.example/", "Content-Type: text/html", page.encode())])
-    other = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"{n} Bergen")) for n in (2, 3)])
-    build([source, other], tmp_path / "out", demo[0] / "all.npz", removed=[f" {site.url}/3.jpg#top "])
-    assert [(line["stage"], line["reason"]) for line in rejected(tmp_path / "out")] == [
-        ("address", "page_robots"),
-        ("address", "on_removal_list"),
-    ]
-    assert not site.asked["/1.jpg"] and not site.asked["/3.jpg"] and site.asked["/2.jpg"] == 1
+    other = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Bergen")) for n in (2, 3)])
+    build([source, other], tmp_path / "out", demo[0] / "all.npz", removed=[f" {site.address}/3.jpg#top "])
+    lost = [(line["stage"], line["reason"]) for line in rejected(tmp_path / "out")]
+    assert lost == [("address", "page_robots"), ("address", "on_removal_list")]
+    assert not site.paths().count("/1.jpg") and not site.paths().count("/3.jpg") and site.paths().count("/2.jpg") == 1
 
 
 def test_what_failed_for_a_time_is_asked_for_again_when_told_so(demo, site, tmp_path):
     good = site.routes["/2.jpg"]
     site.routes["/2.jpg"] = (503, {}, b"")
-    source = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"{n} Quito")) for n in (1, 2)])
+    source = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Quito")) for n in (1, 2)])
     build([source], tmp_path / "out", demo[0] / "all.npz")
     assert [line["reason"] for line in rejected(tmp_path / "out")] == ["server_error"]
     site.routes["/2.jpg"] = good
     build([source], tmp_path / "out", demo[0] / "all.npz")
-    assert len(records(tmp_path / "out")) == 1 and site.asked["/2.jpg"] == 1
+    assert len(records(tmp_path / "out")) == 1 and site.paths().count("/2.jpg") == 1
     again = config.load("smoke", OVERRIDES | {"web.test_share": 0.2, "web.val_share": 0.2, "fetch.retry_failed": True})
     build([source], tmp_path / "out", demo[0] / "all.npz", again)
-    assert len(records(tmp_path / "out")) == 2 and not rejected(tmp_path / "out") and site.asked["/1.jpg"] == 1
+    assert len(records(tmp_path / "out")) == 2 and not rejected(tmp_path / "out") and site.paths().count("/1.jpg") == 1
     build([source], tmp_path / "fresh", demo[0] / "all.npz")
     assert digests(tmp_path / "fresh") == digests(tmp_path / "out")
 
 
 def test_what_one_build_fetched_into_a_cache_another_need_not_ask_for(demo, site, tmp_path):
-    source = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"{n} Quito")) for n in (1, 2)])
+    source = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Quito")) for n in (1, 2)])
     for name in ("one", "two"):
         build([source], tmp_path / name, demo[0] / "all.npz", cache=tmp_path / "cache")
     build([source], tmp_path / "own", demo[0] / "all.npz")
-    assert site.asked["/1.jpg"] == site.asked["/2.jpg"] == 2  # once into the cache, once without it
+    assert site.paths().count("/1.jpg") == site.paths().count("/2.jpg") == 2  # once into the cache, once without it
     assert digests(tmp_path / "one") == digests(tmp_path / "two") == digests(tmp_path / "own")
     digest = records(tmp_path / "one")[0]["hashes"]["sha256"]
     assert paths.Files(tmp_path / "own").kept_pictures(digest) and not paths.Files(tmp_path / "one").kept_pictures(digest)
 
 
 def test_agreement_is_a_score_and_drops_nothing(demo, site, tmp_path):
-    source = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"{n} Accra")) for n in range(6)])
+    source = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Accra")) for n in range(6)])
 
     def score(arrays, texts):
         assert all(array.dtype == np.uint8 for array in arrays)
         return np.array([int(text.split("near ")[1][0]) / 10 - 0.5 for text in texts])
 
-    build([source], tmp_path / "out", demo[0] / "all.npz", model=webstages.Model("toy", score))
+    build([source], tmp_path / "out", demo[0] / "all.npz", model=steps.Model("toy", score))
     scores = {Path(record["url"]).stem: record["scores"]["agreement"] for record in records(tmp_path / "out")}
     assert scores == {str(n): pytest.approx(n / 10 - 0.5, abs=1e-4) for n in range(6)}
 
 
 def test_pictures_that_a_model_takes_for_one_are_one(demo, site, tmp_path, monkeypatch):
     """A fake model that sees the number of a picture modulo three: of six pictures three stay."""
-    source = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"{n} Accra")) for n in range(6)])
+    source = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Accra")) for n in range(6)])
     numbers = {images.decode(jpeg(picture(n))).tobytes(): n for n in range(6)}
     calls = []
 
@@ -457,8 +412,8 @@ def test_pictures_that_a_model_takes_for_one_are_one(demo, site, tmp_path, monke
         calls.append(len(arrays))
         return np.eye(5, dtype=np.float32)[[numbers[array.tobytes()] % 3 for array in arrays]]
 
-    model = webstages.Model("toy", embed=embed)
-    monkeypatch.setattr(webstages, "deal", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    model = steps.Model("toy", embed=embed)
+    monkeypatch.setattr(steps, "deal", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         build([source], tmp_path / "out", demo[0] / "all.npz", model=model)
     monkeypatch.undo()
@@ -471,13 +426,13 @@ def test_pictures_that_a_model_takes_for_one_are_one(demo, site, tmp_path, monke
     assert web_pairs.meaning("duplicate", "near duplicate by embedding")
     embedded = (tmp_path / "out" / ".work").rglob("*.npy")
     assert [path.stem.partition("-")[0] for path in embedded] == ["00000"]  # and no copy of all of them is left
-    web.build([source], OPTIONS, tmp_path / "two", head=demo[0] / "all.npz", model=model, workers=2, progress=False)
+    build([source], tmp_path / "two", demo[0] / "all.npz", model=model, workers=2)
     assert digests(tmp_path / "two") == digests(tmp_path / "out")
     off = config.load("smoke", OVERRIDES | {"web.embedding_similarity": 0})
     build([source], tmp_path / "off", demo[0] / "all.npz", off, model=model)
     assert len(records(tmp_path / "off")) == 6 and len(calls) == 2
     with pytest.raises(DataError, match="unit vectors"):
-        zero = webstages.Model("zero", embed=lambda arrays: np.zeros((len(arrays), 4), np.float32))
+        zero = steps.Model("zero", embed=lambda arrays: np.zeros((len(arrays), 4), np.float32))
         build([source], tmp_path / "zero", demo[0] / "all.npz", model=zero)
 
 
@@ -490,7 +445,7 @@ def test_a_model_folder_gives_the_cosine_of_its_embeddings(demo, site, tmp_path)
     model.save_pretrained(tmp_path / "model")
     words.save_pretrained(tmp_path / "model")
     model.tokenizer = words
-    source = table(tmp_path / "l.csv", [(f"{site.url}/{n}.jpg", GOOD.format(f"{n} Dakar")) for n in range(3)])
+    source = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Dakar")) for n in range(3)])
     command = ["web", "build", "--input", source, "--out", tmp_path / "out", "--head", demo[0] / "all.npz", "--workers", "1"]
     command += ["--model", tmp_path / "model", "--allow-loopback", "--device", "cpu", "--set", "fetch.host_delay_s=0"]
     strict = ["--set", "web.embedding_similarity=0"]
@@ -527,10 +482,8 @@ def test_requests_that_cannot_be_met_stop_before_any_work(demo, built, tmp_path)
     with pytest.raises(DataError, match="neither a WARC"):
         build([demo[0] / "answers.json"] and [Path(__file__)], out, head)
     with pytest.raises(ConfigError, match="leave hosts"):
-        shares = config.Config(
-            web=config.Web.model_construct(**config.Web().model_dump() | {"test_share": 0.6, "val_share": 0.4})
-        )
-        build([source], out, head, shares)
+        shares = config.Web().model_copy(update={"test_share": 0.6, "val_share": 0.4})
+        build([source], out, head, config.Config(web=shares))
     with pytest.raises(DataError, match="is a file"):
         build([source], source, head)
     with pytest.raises(ConfigError, match="engine"):
@@ -552,9 +505,8 @@ def test_requests_that_cannot_be_met_stop_before_any_work(demo, built, tmp_path)
 
 
 def test_what_an_owner_wants_gone_is_gone(demo, tmp_path):
-    folder, _ = demo
     out = tmp_path / "pairs"
-    build([folder / "crawl.warc.gz"], out, folder / "head.npz")
+    build_demo(demo, out)
     first = records(out)[0]
     lost = next(line for line in rejected(out) if line["stage"] == "image" and line.get("sha256"))
     page = records(out)[-1]["page"]
@@ -576,7 +528,7 @@ def test_what_an_owner_wants_gone_is_gone(demo, tmp_path):
     left = {s["file"] for e in shards.manifest(out)["splits"].values() for s in e["shards"]}
     assert left & kept_files and left - kept_files or left < kept_files
     assert web_pairs.remove(out, [first["url"]])[1] == 0
-    content = build([folder / "crawl.warc.gz"], out, folder / "head.npz")  # the same command brings nothing back
+    content = build_demo(demo, out)  # the same command brings nothing back
     assert content["rewritten"] and len(records(out)) == before - n_page
 
 
@@ -589,9 +541,8 @@ def test_a_removal_that_was_stopped_is_completed(demo, built, tmp_path, monkeypa
         web_pairs.remove(out, [url])
     monkeypatch.undo()
     assert web_pairs.remove(out, [url])[1] == 1
-    assert [line for line in rejected(out) if line["stage"] == "removal"] == [
-        {"url": url, "stage": "removal", "reason": "removed"}
-    ]
+    (line,) = (line for line in rejected(out) if line["stage"] == "removal")
+    assert line == {"url": url, "stage": "removal", "reason": "removed"}
     funnel = json.loads((out / "funnel.json").read_text())
     assert funnel["rejected"] == len(rejected(out)) and funnel["kept"] == len(records(out)) == len(records(built[0])) - 1
 
@@ -600,7 +551,7 @@ def test_a_broken_shard_is_mended(demo, built, tmp_path):
     out = tmp_path / "pairs"
     shutil.copytree(built[0], out)
     next(out.glob("*/*.tar")).unlink()
-    build([demo[0] / "crawl.warc.gz"], out, demo[0] / "head.npz")
+    build_demo(demo, out)
     assert digests(out) == digests(built[0])
 
 
@@ -644,9 +595,9 @@ HOSTILE = (
 
 
 def test_hostile_texts_are_shown_as_text(demo, site, tmp_path):
-    rows = [{"url": f"{site.url}/{n}.jpg", "text": text} for n, text in enumerate(HOSTILE)]
+    rows = [{"url": f"{site.address}/{n}.jpg", "text": text} for n, text in enumerate(HOSTILE)]
     # One address that breaks out of an attribute, one that leads nowhere; and a text that only the page itself can spoil.
-    rows += [{"url": f'{site.url}/7.jpg?"><script>1</script>', "text": GOOD.format('a<b>c & d\'s "bay"')}]
+    rows += [{"url": f'{site.address}/7.jpg?"><script>1</script>', "text": GOOD.format('a<b>c & d\'s "bay"')}]
     source = tmp_path / "l.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     site.routes["/7.jpg?%22%3E%3Cscript%3E1%3C/script%3E"] = site.routes["/7.jpg"]
@@ -673,18 +624,16 @@ def test_rejected_pictures_are_shown_beside_their_reason(built):
     assert all(example["image"].ndim == 3 for example in low["examples"])
     assert found["rejected"][0]["stage"] == "text" and found["rejected"][0]["examples"][0]["image"] is None
     again = web_pairs.look(out, per_reason=3, kept=5, seed=1)
-    assert [e["url"] for r in again["rejected"] for e in r["examples"]] == [
-        e["url"] for r in found["rejected"] for e in r["examples"]
-    ]
+    first, second = ([e["url"] for r in look["rejected"] for e in r["examples"]] for look in (found, again))
+    assert first == second
     figure = amounts.funnel_sankey(found["manifest"]["funnel"])
     drawn = " ".join(text.get_text() for text in figure.axes[0].texts)
     assert f"kept\n{len(records(out))}" in drawn and "not overhead" in drawn
 
 
 def test_names_from_the_web_are_drawn_as_text():
-    figure = amounts.count_bars(
-        {"a$b$c": 3, "<script>": 2, "$\\frac{$": 1} | {f"host{n}": 1 for n in range(20)}, "pairs", most=3
-    )
+    counts = {"a$b$c": 3, "<script>": 2, "$\\frac{$": 1} | {f"host{n}": 1 for n in range(20)}
+    figure = amounts.count_bars(counts, "pairs", most=3)
     assert "<script" not in charts.picture(figure, "Bars.")
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(names) == 4 and names[-1] == "(others)"
@@ -694,15 +643,12 @@ def test_names_from_the_web_are_drawn_as_text():
 
 def test_splits_are_drawn_by_host_in_the_shares_asked_for():
     options = config.Web(test_share=0.2, val_share=0.1)
-    splits = [webstages.split_of(f"host{n}.example", options, 0) for n in range(3000)]
-    shares = {name: splits.count(name) / 3000 for name in webstages.SPLITS}
+    splits = [steps.split_of(f"host{n}.example", options, 0) for n in range(3000)]
+    shares = {name: splits.count(name) / 3000 for name in steps.SPLITS}
     assert shares["test"] == pytest.approx(0.2, abs=0.03) and shares["val"] == pytest.approx(0.1, abs=0.02)
-    assert [webstages.split_of(f"host{n}.example", options, 1) for n in range(50)] != splits[:50]
-    assert (
-        webstages.host_of("https://www.Example.org:8080/a")
-        == webstages.host_of("https://example.org:8080/b")
-        != webstages.host_of("https://example.org/")
-    )
+    assert [steps.split_of(f"host{n}.example", options, 1) for n in range(50)] != splits[:50]
+    addresses = ("https://www.Example.org:8080/a", "https://example.org:8080/b", "https://example.org/")
+    assert [steps.host_of(address) for address in addresses] == ["example.org:8080", "example.org:8080", "example.org"]
 
 
 # The command line
@@ -729,17 +675,15 @@ def test_a_filter_is_trained_and_used(demo, tmp_path):
     # Without --allow-loopback nothing on this machine is asked.
     assert "address_refused" in result.output or "port_refused" in result.output
     with pytest.raises(RsvlmError, match="cannot be read"):
-        CliRunner().invoke(
-            commands.app, [*command, "--remove", str(tmp_path / "none.txt")], catch_exceptions=False, standalone_mode=False
-        )
+        command += ["--remove", str(tmp_path / "none.txt")]
+        CliRunner().invoke(commands.app, command, catch_exceptions=False, standalone_mode=False)
 
 
 def test_the_default_head_comes_from_the_demo(demo, site, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        demo_web, "default_head", lambda precision: asked.append(precision) or overhead.load(demo[0] / "all.npz")
-    )
-    source = table(tmp_path / "l.csv", [(f"{site.url}/1.jpg", GOOD.format("Turku"))])
+    head = overhead.load(demo[0] / "all.npz")
+    monkeypatch.setattr(demo_web, "default_head", lambda precision: asked.append(precision) or head)
+    source = table(tmp_path / "l.csv", [(f"{site.address}/1.jpg", GOOD.format("Turku"))])
     command = ["web", "build", "--input", str(source), "--out", str(tmp_path / "out"), "--workers", "1", "--allow-loopback"]
     result = CliRunner().invoke(commands.app, [*command, "--input", str(tmp_path / "none.csv")])
     assert result.exit_code and not asked  # a request that cannot be met costs no training

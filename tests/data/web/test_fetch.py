@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sites
 from conftest import ROOT
 from sites import PICTURE, get, names, options, picture
 
@@ -27,17 +26,7 @@ from rsvlm.data.imagery import remote
 from rsvlm.data.web import fetch, politeness
 from rsvlm.errors import ConfigError, DataError, MissingExtraError
 
-
-@pytest.fixture
-def site():
-    with sites.serve() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def connected(monkeypatch):
-    with sites.connections(monkeypatch) as seen:
-        yield seen
+pytestmark = pytest.mark.usefixtures("connected")
 
 
 # An image, and what is kept of it

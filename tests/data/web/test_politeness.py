@@ -8,10 +8,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import sites
 from sites import PICTURE, get, names, options
 
 from rsvlm.data.web import fetch, politeness
+
+pytestmark = pytest.mark.usefixtures("connected")
 
 ROBOTS = [
     ("", "/a", True),
@@ -128,21 +129,6 @@ def test_hostile_robots_txt_costs_little():
     rules = politeness.read_robots(long)
     assert all(map(rules.allows, ("/only/this/folder", "/only/th", "/x"))), "half a rule is not read"
     assert time.monotonic() - started < 6
-
-
-# Downloads
-
-
-@pytest.fixture
-def site():
-    with sites.serve() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def connected(monkeypatch):
-    with sites.connections(monkeypatch) as seen:
-        yield seen
 
 
 # robots.txt
@@ -271,25 +257,18 @@ def test_retries_are_for_what_may_pass(site, tmp_path):
         tries[handler.path] += 1
         handler.answer(*((200, {}, PICTURE) if tries[handler.path] == 3 else (503, {"Retry-After": "0"}, b"")))
 
-    site.routes |= {
-        "/heals": heals,
-        "/gone": (404, {}, b""),
-        "/ill": (500, {}, b""),
-        "/later": (503, {"Retry-After": "3600"}, b""),
+    answers = {  # by which a path answers, and the reason and the number of attempts
+        "/heals": (heals, "ok", 3),
+        "/gone": ((404, {}, b""), "client_error", 1),
+        "/ill": ((500, {}, b""), "server_error", 3),
+        "/later": ((503, {"Retry-After": "3600"}, b""), "server_error", 1),
+        "/then": ((429, {"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"}, b""), "too_many_requests", 1),
     }
-    site.routes["/then"] = (429, {"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"}, b"")
-    rows = {
-        path: get(site.url(path, f"h{n}.example"), tmp_path, names(**{f"h{n}_example": "127.0.0.1"}), retries=2)
-        for n, path in enumerate(("/heals", "/gone", "/ill", "/later", "/then"))
-    }
-    assert {path: (row.reason, row.attempts) for path, row in rows.items()} == {
-        "/heals": ("ok", 3),
-        "/gone": ("client_error", 1),
-        "/ill": ("server_error", 3),
-        "/later": ("server_error", 1),
-        "/then": ("too_many_requests", 1),
-    }
-    assert Counter(site.paths()) == {"/heals": 3, "/gone": 1, "/ill": 3, "/later": 1, "/then": 1}
+    for n, (path, (route, reason, attempts)) in enumerate(answers.items()):
+        site.routes[path] = route
+        row = get(site.url(path, f"h{n}.example"), tmp_path, names(**{f"h{n}_example": "127.0.0.1"}), retries=2)
+        assert (row.reason, row.attempts) == (reason, attempts)
+    assert Counter(site.paths()) == {path: attempts for path, (_, _, attempts) in answers.items()}
 
 
 def test_a_host_that_asks_for_rest_gets_it_from_all(site, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from rsvlm import config
-from rsvlm.data.web import lexicon, texts as filters
+from rsvlm.data.web import lexicon, texts
 from rsvlm.errors import ConfigError, DataError
 
 pytest.importorskip("lingua", reason="the extra [data] is not installed")
@@ -79,7 +79,7 @@ Blue marble cake recipe""".splitlines()
 
 
 def judge(text: str, **options) -> dict:
-    return filters.text_stage([text], WEB.model_copy(update=options)).to_pylist()[0]
+    return texts.text_stage([text], WEB.model_copy(update=options)).to_pylist()[0]
 
 
 def reason(text: str, **options) -> str:
@@ -90,34 +90,30 @@ def reason(text: str, **options) -> str:
 
 
 def test_texts_written_by_hand_are_told_apart():
-    result = filters.text_stage(ABOVE + NOT_ABOVE, WEB).to_pylist()
+    result = texts.text_stage(ABOVE + NOT_ABOVE, WEB).to_pylist()
     kept = np.array([row["kept"] for row in result])
-    wrong = [
-        (row["text"], row["reason"], row["relevance"])
-        for row, right in zip(result, [1] * 30 + [0] * 25)
-        if row["kept"] != right
-    ]
+    wrong = [(row["text"], row["reason"]) for row, right in zip(result, [1] * 30 + [0] * 25) if row["kept"] != right]
     assert kept[:30].mean() >= 0.9 and kept[:30].sum() / kept.sum() >= 0.95, wrong
 
 
 def test_the_table_keeps_its_columns_and_gains_five():
     table = pa.table({"url": ["a", "b", "c"], "text": ["Aerial view of the port", None, "a cat"]})
-    result = filters.text_stage(table, WEB)
+    result = texts.text_stage(table, WEB)
     assert result.column_names == ["url", "text", "clean", "relevance", "language", "kept", "reason"]
     assert result["reason"].to_pylist() == ["", "empty", "no_term"] and result["kept"].to_pylist() == [True, False, False]
     assert result["relevance"].null_count == 2 and result["language"].to_pylist() == ["en", "", ""]
-    assert filters.text_stage(table.slice(0, 0), WEB).num_rows == 0
+    assert texts.text_stage(table.slice(0, 0), WEB).num_rows == 0
     with pytest.raises(DataError, match="'text', got url"):
-        filters.text_stage(table.select(["url"]), WEB)
+        texts.text_stage(table.select(["url"]), WEB)
 
 
 def test_batches_and_chunks_change_nothing():
-    texts = (ABOVE + NOT_ABOVE) * 2
-    whole = filters.text_stage(texts, WEB)
-    parts = pa.concat_tables([filters.text_stage(texts[i : i + 7], WEB) for i in range(0, len(texts), 7)])
+    captions = (ABOVE + NOT_ABOVE) * 2
+    whole = texts.text_stage(captions, WEB)
+    parts = pa.concat_tables([texts.text_stage(captions[i : i + 7], WEB) for i in range(0, len(captions), 7)])
     assert whole.to_pylist() == parts.to_pylist()
-    chunked = pa.table({"text": pa.chunked_array([texts[:50], texts[50:]])})
-    assert filters.text_stage(chunked, WEB).to_pylist() == whole.to_pylist()
+    chunked = pa.table({"text": pa.chunked_array([captions[:50], captions[50:]])})
+    assert texts.text_stage(chunked, WEB).to_pylist() == whole.to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -160,19 +156,17 @@ def test_reasons(text, expected):
 
 def test_every_reason_is_documented_and_told_by_a_test():
     told = {mark.args[1][i][1] for mark in test_reasons.pytestmark for i in range(len(mark.args[1]))}
-    assert told == {*filters.REASONS, ""}
+    assert told == {*texts.REASONS, ""}
 
 
 def test_options_count():
     assert reason("Aerial view", min_words=2) == ""
     assert reason("Luftaufnahme der Altstadt von Köln", languages=("de", "en")) == ""
-    assert (
-        reason("Luftaufnahme der Altstadt von Köln", languages=()) == "" == reason("Vue aérienne du vieux port", languages=())
-    )
+    assert reason("Luftaufnahme der Altstadt von Köln", languages=()) == ""
+    assert reason("Vue aérienne du vieux port", languages=()) == ""
     assert reason("A satellite dish on the roof of a house", min_relevance=0) == ""
-    assert (
-        judge("Aerial view of " + "the large old green city " * 2 + "here", max_words=5)["clean"] == "Aerial view of the large"
-    )
+    long = "Aerial view of " + "the large old green city " * 2 + "here"
+    assert judge(long, max_words=5)["clean"] == "Aerial view of the large"
     with pytest.raises(ConfigError, match="xx"):
         reason("Aerial view of the city", languages=("xx",))
 
@@ -223,7 +217,7 @@ def test_options_count():
     ],
 )
 def test_clean(text, expected):
-    result = filters.clean([text])[0]
+    result = texts.clean([text])[0]
     assert expected is None or result == expected
 
 
@@ -234,67 +228,33 @@ def test_clean(text, expected):
     )
 )
 def test_any_text_is_judged(text):
-    result = filters.clean([text])[0]
-    assert len(result) <= filters.MAX_CHARACTERS + 100 and result == result.strip() and "\n" not in result
+    result = texts.clean([text])[0]
+    assert len(result) <= texts.MAX_CHARACTERS + 100 and result == result.strip() and "\n" not in result
     result.encode()
     row = judge(text if isinstance(text, bytes) else "Aerial view of the port " + text)
-    assert row["kept"] == (row["reason"] == "") and (row["kept"] or row["reason"] in filters.REASONS)
+    assert row["kept"] == (row["reason"] == "") and (row["kept"] or row["reason"] in texts.REASONS)
 
 
-@pytest.mark.parametrize(
-    "piece",
-    [
-        "aerial ",
-        "a",
-        "a@",
-        "@aa",
-        "1 ",
-        "+1",
-        "1-",
-        "555-",
-        "&#1",
-        "&",
-        "<",
-        "<script ",
-        "<!--",
-        "_",
-        "a_",
-        "-",
-        "| ",
-        "|",
-        "IMG_",
-        "x1x",
-    ]
-    + [
-        "ignore ",
-        "ignore a b c ",
-        "you are ",
-        "[at]",
-        "a.",
-        "https://",
-        "click to ",
-        "\u0301",
-        "e\u0301",
-        "🚀",
-        "\u200b",
-        "tel ",
-        "00",
-    ]
-    + ["aeria", "satellit", "\ud800", "Ã", "Ã©", " - stock", "{{", "on", "image of ", "photo ", "9", "!?", "i\u0307"],
+PIECES = (
+    "aerial ·a·a@·@aa·1 ·+1·1-·555-·&#1·&·<·<script ·<!--·_·a_·-·| ·|·IMG_·x1x·ignore ·ignore a b c ·you are ·[at]·a.·https://·"
+    "click to ·\u0301·e\u0301·🚀·\u200b·tel ·00·aeria·satellit·\ud800·Ã·Ã©· - stock·{{·on·image of ·photo ·9·!?·i\u0307"
 )
+
+
+@pytest.mark.parametrize("piece", PIECES.split("·"))
 def test_hostile_texts_take_little_time(piece):
     start = time.process_time()
-    texts = [prefix + piece * (1_000_000 // len(piece)) for prefix in ("", "aerial view ")] * 2
-    texts += [("aerial view of " + piece * 2000)[:4000]] * 50
-    filters.text_stage(texts, WEB)
+    captions = [prefix + piece * (1_000_000 // len(piece)) for prefix in ("", "aerial view ")] * 2
+    captions += [("aerial view of " + piece * 2000)[:4000]] * 50
+    texts.text_stage(captions, WEB)
     assert time.process_time() - start < 4
 
 
 def test_the_cheap_test_is_cheap():
-    texts = [f"photo of a small dog number {i} running in the park" for i in range(50_000)]
-    filters.text_stage(ABOVE, WEB)
+    captions = [f"photo of a small dog number {i} running in the park" for i in range(50_000)]
+    texts.text_stage(ABOVE, WEB)
     start = time.process_time()
-    result = filters.text_stage(texts, WEB)
+    result = texts.text_stage(captions, WEB)
     assert time.process_time() - start < 2.5 and set(result["reason"].to_pylist()) == {"no_term"}
 
 
@@ -309,7 +269,7 @@ def test_another_lexicon(tmp_path):
     path = tmp_path / "own.json"
     path.write_text(json.dumps(data))
     words = lexicon.lexicon(path)
-    result = filters.text_stage(["A Zebra Crossing in town", "Aerial view of town"], WEB, words=words)
+    result = texts.text_stage(["A Zebra Crossing in town", "Aerial view of town"], WEB, words=words)
     assert result["reason"].to_pylist()[1] == "no_term" and result["relevance"][0].as_py() > 0
 
 
@@ -332,10 +292,10 @@ SPOKEN = {
 
 def test_languages_of_short_texts_full_of_names():
     spoken = [(text.strip(), code) for code, texts in SPOKEN.items() for text in texts.split("|")]
-    found = filters.detect_languages([text for text, _ in spoken])
+    found = texts.detect_languages([text for text, _ in spoken])
     wrong = [(text, code, guess) for (text, code), guess in zip(spoken, found) if guess != code]
     assert len(wrong) <= 0.1 * len(spoken), wrong
 
 
 def test_names_alone_are_of_no_language():
-    assert filters.detect_languages(["Landsat, Lake Chad, 1973", "衛星画像 東京の写真です"]) == ["", "ja"]
+    assert texts.detect_languages(["Landsat, Lake Chad, 1973", "衛星画像 東京の写真です"]) == ["", "ja"]
