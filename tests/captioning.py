@@ -12,6 +12,7 @@ import pytest
 
 from rsvlm import config
 from rsvlm.data.captions import asking as captions
+from rsvlm.data.landmarks.directions import SECTORS
 from rsvlm.model import images
 
 KEY = "sk-test-6f1c0de5ecret"
@@ -128,3 +129,35 @@ def options(kind: str, server: Server | None = None, **changes) -> config.Captio
 def caption(made: config.Captioner, requests, cache, waits: list | None = None, **more) -> dict[str, captions.Reply]:
     sleep = (lambda seconds: None) if waits is None else waits.append
     return dict(captions.caption_all(requests, captions.open_captioner(made), cache, sleep=sleep, **more))
+
+
+def landmark(category: str, position: str, **changes) -> dict:
+    """A made-up landmark in the middle of its sector of a chip between 0 and 0.003 degrees."""
+    row, column = divmod(SECTORS.index(position), 3)
+    mark = {"name": None, "names": {}, "category": category, "position": position, "visible": True, "count": 1}
+    mark |= {"lon": 0.0005 + 0.001 * column, "lat": 0.0025 - 0.001 * row, "share": 0.01, "area_m2": 100.0, "length_m": None}
+    mark["by_sector"] = [int(sector == position) for sector in SECTORS]
+    return mark | changes
+
+
+def scene(*marks: dict, relations=()) -> dict:
+    """A record of these landmarks."""
+    box = [0.0, 0.0, 0.003, 0.003]
+    return {
+        "key": "k",
+        "gsd_m": 1.2,
+        "size_px": 256,
+        "bbox_lonlat": box,
+        "landmarks": list(marks),
+        "relations": list(relations),
+    }
+
+
+COAST = scene(
+    landmark("beach", "west", name="Praia da Aguda"),
+    landmark("water tower", "southeast"),
+    landmark("parking", "northeast"),
+    landmark("road", "centre", name="Rua 25 de Abril", area_m2=None, length_m=200.0, share=None),
+    landmark("building", "north", count=37, by_sector=[0, 30, 7, 0, 0, 0, 0, 0, 0]),
+    landmark("shop", "south", name="Café Luar", visible=False),
+)

@@ -9,9 +9,9 @@ import time
 
 import numpy as np
 import pytest
+from captioning import COAST, landmark, scene
 from conftest import png, write_tar
 from hypothesis import given, settings, strategies as st
-from test_rules import COAST, landmark, scene
 
 from rsvlm.data.captions import audit, grammar
 from rsvlm.data.landmarks.directions import COMPASS, SECTORS

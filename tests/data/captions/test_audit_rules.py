@@ -1,41 +1,9 @@
 """Each rule of the audit finds the words at fault, and lets pass what is true or can be read as true."""
 
 import pytest
+from captioning import COAST, landmark, scene
 
 from rsvlm.data.captions import audit_rules, grammar
-from rsvlm.data.landmarks.directions import SECTORS
-
-
-def landmark(category: str, position: str, **changes) -> dict:
-    """A made-up landmark in the middle of its sector of a chip between 0 and 0.003 degrees."""
-    row, column = divmod(SECTORS.index(position), 3)
-    mark = {"name": None, "names": {}, "category": category, "position": position, "visible": True, "count": 1}
-    mark |= {"lon": 0.0005 + 0.001 * column, "lat": 0.0025 - 0.001 * row, "share": 0.01, "area_m2": 100.0, "length_m": None}
-    mark["by_sector"] = [int(sector == position) for sector in SECTORS]
-    return mark | changes
-
-
-def scene(*marks: dict, relations=()) -> dict:
-    """A record of these landmarks."""
-    box = [0.0, 0.0, 0.003, 0.003]
-    return {
-        "key": "k",
-        "gsd_m": 1.2,
-        "size_px": 256,
-        "bbox_lonlat": box,
-        "landmarks": list(marks),
-        "relations": list(relations),
-    }
-
-
-COAST = scene(
-    landmark("beach", "west", name="Praia da Aguda"),
-    landmark("water tower", "southeast"),
-    landmark("parking", "northeast"),
-    landmark("road", "centre", name="Rua 25 de Abril", area_m2=None, length_m=200.0, share=None),
-    landmark("building", "north", count=37, by_sector=[0, 30, 7, 0, 0, 0, 0, 0, 0]),
-    landmark("shop", "south", name="Café Luar", visible=False),
-)
 
 
 def unknown(text: str, record: dict = COAST, language: str = "en") -> str:

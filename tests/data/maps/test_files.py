@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_maps import feature, point, polygon, write
+from mapping import feature, point, polygon, write
 
 from rsvlm.data.maps import features as maps, files as map_files
 from rsvlm.errors import DataError
