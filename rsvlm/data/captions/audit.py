@@ -218,7 +218,7 @@ def _visible(text: str) -> str:
     if text.isprintable():
         return text
     kinds = [(c, unicodedata.category(c)) for c in text]
-    # The two joiners are spelling in Persian and in Indian scripts. Private characters leave a gap, so that no mask closes a word.
+    # The two joiners are spelling in Persian and in Indian scripts. Private characters become blanks, for one is the mask.
     shown = ((c, kind) for c, kind in kinds if kind != "Cf" or c in "\u200c\u200d")
     return "".join(" " if kind in ("Cc", "Co", "Cs", "Cn") else c for c, kind in shown)
 
