@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rsvlm import config
-from rsvlm.data.captions import asking as captions
+from rsvlm.data.captions import asking
 from rsvlm.data.landmarks.directions import SECTORS
 from rsvlm.model import images
 
@@ -32,10 +32,10 @@ def record(**changes) -> dict:
     return made | {"landmarks": [beach, tower, cafe], "relations": relations} | changes
 
 
-def request(index: int = 0, **changes) -> captions.Request:
+def request(index: int = 0, **changes) -> asking.Request:
     pixels = np.full((8, 8, 3), index % 256, np.uint8)
     pixels[0, 0] = index // 256
-    return captions.Request(f"chip-{index}", images.encode_png(pixels), record(**changes))
+    return asking.Request(f"chip-{index}", images.encode_png(pixels), record(**changes))
 
 
 class Server:
@@ -55,11 +55,8 @@ class Server:
                     outer.seen.append((self.path, dict(self.headers), json.loads(body or b"{}")))
                 status, content, headers = outer.answer(number, outer.seen[number][2])
                 self.send_response(status)
-                for name, value in {
-                    "content-type": "application/json",
-                    "content-length": str(len(content)),
-                    **headers,
-                }.items():
+                usual = {"content-type": "application/json", "content-length": str(len(content))}
+                for name, value in (usual | headers).items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
@@ -99,11 +96,8 @@ def keys_fixture(monkeypatch):
 
 
 def openai_answer(text=None, **changes) -> bytes:
-    message = {
-        "role": "assistant",
-        "content": json.dumps(GOOD) if text is None else text,
-        "refusal": changes.pop("refusal", None),
-    }
+    content = json.dumps(GOOD) if text is None else text
+    message = {"role": "assistant", "content": content, "refusal": changes.pop("refusal", None)}
     choice = {"index": 0, "message": message, "finish_reason": changes.pop("finish", "stop")}
     usage = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
     made = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
@@ -126,9 +120,9 @@ def options(kind: str, server: Server | None = None, **changes) -> config.Captio
     return config.Captioner(**{"kind": kind, "base_url": address, "model": "test-model", "concurrency": 2} | changes)
 
 
-def caption(made: config.Captioner, requests, cache, waits: list | None = None, **more) -> dict[str, captions.Reply]:
+def caption(made: config.Captioner, requests, cache, waits: list | None = None, **more) -> dict[str, asking.Reply]:
     sleep = (lambda seconds: None) if waits is None else waits.append
-    return dict(captions.caption_all(requests, captions.open_captioner(made), cache, sleep=sleep, **more))
+    return dict(asking.caption_all(requests, asking.open_captioner(made), cache, sleep=sleep, **more))
 
 
 def landmark(category: str, position: str, **changes) -> dict:
@@ -142,15 +136,8 @@ def landmark(category: str, position: str, **changes) -> dict:
 
 def scene(*marks: dict, relations=()) -> dict:
     """A record of these landmarks."""
-    box = [0.0, 0.0, 0.003, 0.003]
-    return {
-        "key": "k",
-        "gsd_m": 1.2,
-        "size_px": 256,
-        "bbox_lonlat": box,
-        "landmarks": list(marks),
-        "relations": list(relations),
-    }
+    about = {"key": "k", "gsd_m": 1.2, "size_px": 256, "bbox_lonlat": [0.0, 0.0, 0.003, 0.003]}
+    return about | {"landmarks": list(marks), "relations": list(relations)}
 
 
 COAST = scene(

@@ -57,7 +57,7 @@ class BudgetExhausted(RsvlmError):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a cache folder may cost over all its runs; none: no limit. Prices are of a million tokens."""
+    """What a cache folder may cost over all its runs; a limit that is None is no limit. Prices are of a million tokens."""
 
     max_requests: int | None = None
     max_tokens: int | None = None
@@ -94,8 +94,8 @@ def caption_all(
         captioner: Who is asked. The grammar is free: it is asked directly, without threads, budget or cache.
         cache: Folder of the cache and its accounts; made where it is missing. Several processes, also of several machines
             whose shared folder has working locks, may use one.
-        budget: What the folder may cost over all its runs, the requests of killed runs included; none: that of the options.
-        sleep: Waits so many seconds; none: a wait that ends early when the run stops.
+        budget: Budget of the folder over all its runs, the requests of killed runs included. If None, that of the options.
+        sleep: Function that waits so many seconds. If None, a wait that ends early when the run stops.
 
     Yields:
         Key and reply. A chip without captions is a reply with a reason.
@@ -411,8 +411,9 @@ class _Store:
             for name, most, used, more in limits:
                 if most is not None and used + more > most + 1e-9:
                     short = f"captioner.max_{name}={most:g} is used up: {used:g} so far, and the next needs up to {more:g}"
-                    kept = f"Answers paid for are kept in {self.path}: raise the budget, run the same again"
-                    return f"the budget {short}. {kept}"
+                    return (
+                        f"the budget {short}. Answers paid for are kept in {self.path}: raise the budget, run the same again"
+                    )
             self._book(execute, 1, *tokens, budget.cost(*tokens))
         return None
 

@@ -63,23 +63,14 @@ _LONGEST = 20_000  # characters of a caption that are looked at
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one caption.
+    """What became of one caption."""
 
-    Attributes:
-        kind: Its kind, as `full`.
-        status: `kept`, `repaired` or `rejected`.
-        reasons: Of `REASONS`, in the order found; empty where it was kept.
-        details: The words at fault, one per reason.
-        text: The caption to use; empty where it was rejected.
-        original: As it came.
-    """
-
-    kind: str
-    status: str
-    reasons: tuple[str, ...]
-    details: tuple[str, ...]
-    text: str
-    original: str
+    kind: str  # its kind, as `full`
+    status: str  # `kept`, `repaired` or `rejected`
+    reasons: tuple[str, ...]  # of `REASONS`, in the order found; empty where it was kept
+    details: tuple[str, ...]  # the words at fault, one per reason
+    text: str  # the caption to use; empty where it was rejected
+    original: str  # as it came
 
 
 @dataclass(frozen=True)

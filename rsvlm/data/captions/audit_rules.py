@@ -193,8 +193,8 @@ def other_language(masked: str, language: str, detect: Callable[[str], str | Non
         if inside < 0.7 * len(letters):
             return "another script"
     if detect is not None:
-        found = detect(text) if len(text) >= 25 else None
-        return found if found and found != language else ""
+        detected = detect(text) if len(text) >= 25 else None
+        return detected if detected and detected != language else ""
     if language not in _COMMON:
         return ""
     words = re.findall(r"[^\W\d_]+", text.lower())

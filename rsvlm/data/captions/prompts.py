@@ -205,7 +205,7 @@ def compose(prompt: Prompt, record: Mapping, options: config.Captioner, complain
     Args:
         prompt: The template.
         record: The chip's record.
-        options: kinds, language and max_words are told.
+        options: The section `captioner`, of which kinds, language and max_words are told.
         complaint: What was wrong with the previous answer, if there was one.
 
     Returns:

@@ -51,25 +51,15 @@ _AT_ONCE = 64  # pictures in memory before they are encoded
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker needs beside its chips; small, and sent along with every task.
+    """What a worker needs beside its chips; small, and sent along with every task."""
 
-    Attributes:
-        folder: Folder of what all workers share: the map's features, hashes of benchmark pictures.
-        features: Fingerprint of those features.
-        cache: Folder of the captions that were paid for.
-        captioner: Who writes captions; with this worker's part of the requests that may be on their way at once.
-        seed: Of the grammar's choices.
-        min_landmarks: Chips with fewer visible landmarks are dropped.
-        benchmarks: Tables of hashes, in that folder, of pictures that no chip may look like.
-    """
-
-    folder: str
-    features: str
-    cache: str
-    captioner: config.Captioner
-    seed: int
-    min_landmarks: int
-    benchmarks: tuple[str, ...] = ()
+    folder: str  # folder of what all workers share: the map's features, hashes of benchmark pictures
+    features: str  # fingerprint of those features
+    cache: str  # folder of the captions that were paid for
+    captioner: config.Captioner  # who writes captions, with this worker's part of the requests that may be on their way
+    seed: int  # of the grammar's choices
+    min_landmarks: int  # chips with fewer visible landmarks are dropped
+    benchmarks: tuple[str, ...] = ()  # tables of hashes, in that folder, of pictures that no chip may look like
 
 
 # The whole, and one task of it

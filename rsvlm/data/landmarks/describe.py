@@ -31,7 +31,7 @@ TOO_SMALL = "too small at this resolution"
 TOO_THIN = "too thin at this resolution"
 TOO_SHORT = "too short at this resolution"
 HIDDEN = (None, NOT_FROM_ABOVE, UNDERGROUND, INDOORS, TOO_SMALL, TOO_THIN, TOO_SHORT)
-"""Why a landmark is not visible; none: it is."""
+"""Why a landmark is not visible. If None, it is."""
 
 SHORTEST_LINE_PX = 6.0
 """Shortest visible line, in pixels."""

@@ -58,7 +58,7 @@ def file_reader(path: Path, box: Sequence[float] | None, given: dict[str, str]) 
 
     Args:
         path: The file, or a folder of GeoParquet.
-        box: `west, south, east, north` in degrees; files that have an index are read there alone. None: everywhere.
+        box: `west, south, east, north` in degrees; files that have an index are read there alone. If None, all is read.
         given: What the user says of the file: `source`, `licence`, `attribution`.
 
     Returns:
@@ -110,7 +110,7 @@ def row_groups(path: Path | str, bbox_lonlat: Sequence[float] | None) -> tuple[l
 
     Args:
         path: A file, perhaps with the column `bbox` (`xmin ymin xmax ymax`) of Overture and GeoParquet 1.1.
-        bbox_lonlat: `west, south, east, north` in degrees; none: everything.
+        bbox_lonlat: `west, south, east, north` in degrees. If None, all row groups are chosen.
 
     Returns:
         Positions of the row groups to read, and how many there are.

@@ -34,9 +34,8 @@ def test_a_scene_lists_what_can_be_seen():
 
 def test_names_are_masked_at_the_same_places():
     masked, named = audit_rules.mask("The PRAIA DA AGUDA and Praia da Agudas, by Praia da Água.", audit_rules.Scene.of(COAST))
-    assert masked == "The ############## and Praia da Agudas, by Praia da Água.".replace("#", "\ue000") and named == [
-        (4, 18, 0)
-    ]
+    assert masked.replace("\ue000", "#") == "The ############## and Praia da Agudas, by Praia da Água."
+    assert named == [(4, 18, 0)]
     # A thing's word is its name only where it is written as one.
     towns = audit_rules.Scene.of(scene(landmark("beach", "north", name="Two Rivers")))
     assert [audit_rules.mask(text, towns)[1] for text in ("Two rivers meet.", "At Two Rivers.")] == [[], [(3, 13, 0)]]
@@ -141,11 +140,8 @@ def test_refusals():
 def test_other_languages():
     assert audit_rules.other_language("The beach is in the west.", "en") == ""
     assert audit_rules.other_language("Der Strand liegt im Westen und die Straße ist lang.", "en") == "de"
-    assert (
-        audit_rules.other_language("Пляж и дорога у моря", "en")
-        == audit_rules.other_language("A beach", "ru")
-        == "another script"
-    )
+    for text, language in (("Пляж и дорога у моря", "en"), ("A beach", "ru")):
+        assert audit_rules.other_language(text, language) == "another script"
     assert audit_rules.other_language("Sandy beach beside a road", "en", lambda text: "pt") == "pt"
     assert audit_rules.other_language("Sandy beach beside a road", "en", lambda text: None) == ""
     assert audit_rules.other_language("Sand", "en", lambda text: "pt") == ""  # too short to tell

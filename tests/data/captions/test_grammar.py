@@ -23,14 +23,12 @@ def test_map_captions_say_what_is_there():
         assert list(texts) == ["full", "short", "relational"] and len(set(texts.values())) == 3
         assert all(0 < len(text.split()) <= sentences.MAX_WORDS and text.endswith(".") for text in texts.values())
         assert re.search(r"\b310 m across", texts["full"])
-        assert re.search(
-            r"The beach Praia da Aguda (covers|takes up|occupies) about a third of the picture, in the northwest and west",
-            texts["full"],
+        covers = r"The beach Praia da Aguda (covers|takes up|occupies) about a third of the picture, in the northwest and west"
+        south, north = (
+            r"water tower (is|lies) about 200 m south of the car",
+            r"car park (is|lies) about 200 m north of the water",
         )
-        assert re.search(
-            r"The water tower (is|lies) about 200 m south of the car park|The car park (is|lies) about 200 m north of the water",
-            texts["relational"],
-        )
+        assert re.search(covers, texts["full"]) and re.search(f"The {south} park|The {north}", texts["relational"])
         assert grammar.write_map(item, random.Random(seed)) == texts
     assert len({grammar.write_map(item, random.Random(seed))["full"] for seed in range(20)}) > 5
     assert list(grammar.write_map(item, random.Random(0), 1)) == ["full"]
@@ -111,10 +109,8 @@ def test_every_category_has_words():
         singular, plural = grammar.words_of(category)
         assert singular and plural and singular == singular.strip()
     assert grammar.words_of("odd_library") == ("odd library", "odd libraries")
-    assert grammar.words_of("marshland") == ("marshland", "marshland") and grammar.words_of("islet") == (
-        "islet",
-        "islets",
-    )
+    assert grammar.words_of("marshland") == ("marshland", "marshland")
+    assert grammar.words_of("islet") == ("islet", "islets")
 
 
 @pytest.mark.parametrize(("metres", "words"), [(3, "5 m"), (44, "45 m"), (307, "310 m"), (994, "990 m"), (1234, "1.2 km")])

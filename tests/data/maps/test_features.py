@@ -138,9 +138,8 @@ def test_an_empty_map_can_be_saved(tmp_path):
 @pytest.mark.skipif(not AGUDA.is_file(), reason=f"{AGUDA.parent.name} is not in RSVLM_DATA nor in ../shared/data")
 def test_the_real_map_of_a_beach():
     features = maps.read([str(AGUDA)])
-    assert {"beach", "cliff", "ruins", "water tower", "parking", "track", "path", "coastline"} <= set(
-        features.table["category"]
-    )
+    categories = {"beach", "cliff", "ruins", "water tower", "parking", "track", "path", "coastline"}
+    assert categories <= set(features.table["category"])
     beach = features.table[features.table["category"] == "beach"]
     assert beach["name"].tolist() == ["Praia da Aguda"]  # drawn in four tiles, one beach
     assert set(features.table["licence"]) == {"ODbL-1.0"} and features.counts["pieces merged"] > 40
