@@ -120,9 +120,9 @@ def options(kind: str, server: Server | None = None, **changes) -> config.Captio
     return config.Captioner(**{"kind": kind, "base_url": address, "model": "test-model", "concurrency": 2} | changes)
 
 
-def caption(made: config.Captioner, requests, cache, waits: list | None = None, **more) -> dict[str, asking.Reply]:
+def caption(made: config.Captioner, requests, cache, waits: list | None = None) -> dict[str, asking.Reply]:
     sleep = (lambda seconds: None) if waits is None else waits.append
-    return dict(asking.caption_all(requests, asking.open_captioner(made), cache, sleep=sleep, **more))
+    return dict(asking.caption_all(requests, asking.open_captioner(made), cache, sleep=sleep))
 
 
 def landmark(category: str, position: str, **changes) -> dict:

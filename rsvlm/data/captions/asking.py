@@ -83,7 +83,6 @@ def caption_all(
     requests: Iterable[Request],
     captioner: Captioner,
     cache: Path | str,
-    budget: Budget | None = None,
     *,
     sleep: Callable[[float], object] | None = None,
 ) -> Iterator[tuple[str, Reply]]:
@@ -93,8 +92,8 @@ def caption_all(
         requests: The chips; a few times `concurrency` of them (or `batch`) are held in memory.
         captioner: Who is asked. The grammar is free: it is asked directly, without threads, budget or cache.
         cache: Folder of the cache and its accounts; made where it is missing. Several processes, also of several machines
-            whose shared folder has working locks, may use one.
-        budget: Budget of the folder over all its runs, the requests of killed runs included. If None, that of the options.
+            whose shared folder has working locks, may use one. The options' budget is what it may cost over all its runs, the
+            requests of killed runs included.
         sleep: Function that waits so many seconds. If None, a wait that ends early when the run stops.
 
     Yields:
@@ -109,10 +108,9 @@ def caption_all(
     if isinstance(captioner, Grammar):
         yield from ((request.key, captioner.ask(request)) for request in requests)
         return
-    options = captioner.options
-    concurrency, batch = options.concurrency, options.batch
+    concurrency, batch = captioner.options.concurrency, captioner.options.batch
     with contextlib.closing(_Store(Path(cache))) as store:
-        run = _Run(captioner, store, budget or Budget.of(options), sleep)
+        run = _Run(captioner, store, sleep)
         if batch:
             if not hasattr(captioner, "post"):
                 raise ConfigError(f"the client '{captioner.identity['client']}' has no batch jobs: set batch to 0")
@@ -160,8 +158,9 @@ class _Stopped(Exception):
 class _Run:
     """What the threads of one `caption_all` share: the accounts, the failures in a row, the first error."""
 
-    def __init__(self, captioner: Captioner, store: _Store, budget: Budget, sleep: Callable | None):
-        self.captioner, self.store, self.budget, self.retries = captioner, store, budget, captioner.options.retries
+    def __init__(self, captioner: Captioner, store: _Store, sleep: Callable | None):
+        self.captioner, self.store = captioner, store
+        self.budget, self.retries = Budget.of(captioner.options), captioner.options.retries
         self.stop = threading.Event()
         self.sleep = sleep or self.stop.wait
         self.room = threading.Condition()

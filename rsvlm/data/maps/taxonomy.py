@@ -115,16 +115,18 @@ def clean_text(value: object, limit: int = MAX_NAME) -> str | None:
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
-    text = printable_line(str(value)[: 20 * limit])[:limit].strip()
+    text = str(value)[: 20 * limit]
+    if not (text.isascii() and text.isprintable()):  # most are
+        text = printable_line(text)
+    text = " ".join(text.split())[:limit].strip()
     return text if text.strip(_JOINERS) else None
 
 
 def printable_line(text: str) -> str:
     """Compose a text (NFC) and put it on one line, without what steers direction or prints nothing, but for the joiners."""
-    text = unicodedata.normalize("NFC", text)
+    text = text if text.isascii() else unicodedata.normalize("NFC", text)
     if not text.isprintable():
-        letters = (letter if letter.isprintable() or letter in _JOINERS else _blank(letter) for letter in text)
-        text = "".join(letters)
+        text = "".join(letter if letter.isprintable() or letter in _JOINERS else _blank(letter) for letter in text)
     return " ".join(text.split())
 
 

@@ -415,8 +415,8 @@ def test_chips_stand_around_landmarks_or_at_points(raster, features, tmp_path):
     around = options(chips__place="landmark")
     make(raster, features, around, tmp_path / "around")
     made = records(tmp_path / "around")
-    steps = [(mark[axis] - record[axis] for axis in ("lon", "lat")) for record in made for mark in record["landmarks"]]
-    middles = [step for step in steps if max(map(abs, step)) < 1e-4]
+    marks = [(record, mark) for record in made for mark in record["landmarks"]]
+    middles = [mark for record, mark in marks if max(abs(mark[axis] - record[axis]) for axis in ("lon", "lat")) < 1e-4]
     assert len(made) > 10 and len(middles) >= len(made)
     (tmp_path / "points.csv").write_text(f"lon,lat,key\n{made[0]['lon']},{made[0]['lat']},mine\n0,0,far\n")
     at = options(chips__place="list", chips__points=str(tmp_path / "points.csv"))
