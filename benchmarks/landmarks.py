@@ -91,10 +91,10 @@ def write_cog(path: Path, side_px: int, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     tile = rng.integers(60, 190, (8, 8, 3)).repeat(64, axis=0).repeat(64, axis=1) + rng.integers(-12, 13, (512, 512, 3))
     tile = np.moveaxis(tile.astype(np.uint8), 2, 0)
-    form = {"driver": "GTiff", "width": side_px, "height": side_px, "count": 3, "dtype": "uint8", "crs": "EPSG:32629"}
-    form |= {"transform": from_origin(*ORIGIN, GSD_M, GSD_M), "tiled": True, "blockxsize": 512, "blockysize": 512}
+    size = {"width": side_px, "height": side_px, "count": 3, "dtype": "uint8", "blockxsize": 512, "blockysize": 512}
+    place = {"crs": "EPSG:32629", "transform": from_origin(*ORIGIN, GSD_M, GSD_M)}
     plain = path.with_suffix(".plain.tif")
-    with rasterio.open(plain, "w", photometric="ycbcr", compress="jpeg", **form) as file:
+    with rasterio.open(plain, "w", driver="GTiff", tiled=True, photometric="ycbcr", compress="jpeg", **size, **place) as file:
         for _, window in file.block_windows():
             part = np.roll(tile, rng.integers(0, 512, 2).tolist(), axis=(1, 2))
             file.write(part[:, : window.height, : window.width], window=window)
@@ -132,17 +132,17 @@ def write_map(path: Path, count: int, side_m: float, seed: int = 0) -> None:
 def _child(picture: Path, features: Path, out: Path, options: dict, workers: int) -> dict:
     """Build in a new process; return its seconds, chips and peak memory."""
     call = json.dumps([str(picture), str(features), str(out), {f"chips.{k}": v for k, v in options.items()}, workers])
-    with tempfile.TemporaryFile("w+") as told, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen([sys.executable, __file__, call], stdout=told, stderr=errors)
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen([sys.executable, __file__, call], stdout=output, stderr=errors)
         peak = 0.0
         while process.poll() is None:
             peak = max(peak, _memory_mb(process.pid))
             time.sleep(0.2)
-        told.seek(0)
+        output.seek(0)
         errors.seek(0)
         if process.returncode:
             raise RsvlmError(f"the build failed: {errors.read().strip()[-800:]}")
-        return json.loads(told.read().splitlines()[-1]) | {"peak_mb": peak}
+        return json.loads(output.read().splitlines()[-1]) | {"peak_mb": peak}
 
 
 def _memory_mb(pid: int) -> float:
@@ -170,9 +170,10 @@ def _main(call: str) -> None:
 
 def _row(stage: str, runs: list[dict]) -> dict:
     speeds = [run["chips"] / run["seconds"] for run in runs]
-    row = {"stage": stage, "chips": runs[0]["chips"], "repeats": len(runs), "chips_per_s": statistics.median(speeds)}
-    row |= {"min": min(speeds), "max": max(speeds), "peak_mb": max(run["peak_mb"] for run in runs)}
-    return {key: round(cell, 1) if isinstance(cell, float) else cell for key, cell in row.items()}
+    numbers = {"chips_per_s": statistics.median(speeds), "min": min(speeds), "max": max(speeds)}
+    numbers["peak_mb"] = max(run["peak_mb"] for run in runs)
+    row = {"stage": stage, "chips": runs[0]["chips"], "repeats": len(runs)}
+    return row | {name: round(number, 1) for name, number in numbers.items()}
 
 
 if __name__ == "__main__":

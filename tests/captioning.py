@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rsvlm import config
-from rsvlm.data.captions import asking as captions
+from rsvlm.data.captions import asking
+from rsvlm.data.landmarks.directions import SECTORS
 from rsvlm.model import images
 
 KEY = "sk-test-6f1c0de5ecret"
@@ -31,10 +32,10 @@ def record(**changes) -> dict:
     return made | {"landmarks": [beach, tower, cafe], "relations": relations} | changes
 
 
-def request(index: int = 0, **changes) -> captions.Request:
+def request(index: int = 0, **changes) -> asking.Request:
     pixels = np.full((8, 8, 3), index % 256, np.uint8)
     pixels[0, 0] = index // 256
-    return captions.Request(f"chip-{index}", images.encode_png(pixels), record(**changes))
+    return asking.Request(f"chip-{index}", images.encode_png(pixels), record(**changes))
 
 
 class Server:
@@ -54,11 +55,8 @@ class Server:
                     outer.seen.append((self.path, dict(self.headers), json.loads(body or b"{}")))
                 status, content, headers = outer.answer(number, outer.seen[number][2])
                 self.send_response(status)
-                for name, value in {
-                    "content-type": "application/json",
-                    "content-length": str(len(content)),
-                    **headers,
-                }.items():
+                usual = {"content-type": "application/json", "content-length": str(len(content))}
+                for name, value in (usual | headers).items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
@@ -98,11 +96,8 @@ def keys_fixture(monkeypatch):
 
 
 def openai_answer(text=None, **changes) -> bytes:
-    message = {
-        "role": "assistant",
-        "content": json.dumps(GOOD) if text is None else text,
-        "refusal": changes.pop("refusal", None),
-    }
+    content = json.dumps(GOOD) if text is None else text
+    message = {"role": "assistant", "content": content, "refusal": changes.pop("refusal", None)}
     choice = {"index": 0, "message": message, "finish_reason": changes.pop("finish", "stop")}
     usage = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
     made = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
@@ -125,6 +120,31 @@ def options(kind: str, server: Server | None = None, **changes) -> config.Captio
     return config.Captioner(**{"kind": kind, "base_url": address, "model": "test-model", "concurrency": 2} | changes)
 
 
-def caption(made: config.Captioner, requests, cache, waits: list | None = None, **more) -> dict[str, captions.Reply]:
+def caption(made: config.Captioner, requests, cache, waits: list | None = None) -> dict[str, asking.Reply]:
     sleep = (lambda seconds: None) if waits is None else waits.append
-    return dict(captions.caption_all(requests, captions.open_captioner(made), cache, sleep=sleep, **more))
+    return dict(asking.caption_all(requests, asking.open_captioner(made), cache, sleep=sleep))
+
+
+def landmark(category: str, position: str, **changes) -> dict:
+    """A made-up landmark in the middle of its sector of a chip between 0 and 0.003 degrees."""
+    row, column = divmod(SECTORS.index(position), 3)
+    mark = {"name": None, "names": {}, "category": category, "position": position, "visible": True, "count": 1}
+    mark |= {"lon": 0.0005 + 0.001 * column, "lat": 0.0025 - 0.001 * row, "share": 0.01, "area_m2": 100.0, "length_m": None}
+    mark["by_sector"] = [int(sector == position) for sector in SECTORS]
+    return mark | changes
+
+
+def scene(*marks: dict, relations=()) -> dict:
+    """A record of these landmarks."""
+    about = {"key": "k", "gsd_m": 1.2, "size_px": 256, "bbox_lonlat": [0.0, 0.0, 0.003, 0.003]}
+    return about | {"landmarks": list(marks), "relations": list(relations)}
+
+
+COAST = scene(
+    landmark("beach", "west", name="Praia da Aguda"),
+    landmark("water tower", "southeast"),
+    landmark("parking", "northeast"),
+    landmark("road", "centre", name="Rua 25 de Abril", area_m2=None, length_m=200.0, share=None),
+    landmark("building", "north", count=37, by_sector=[0, 30, 7, 0, 0, 0, 0, 0, 0]),
+    landmark("shop", "south", name="Café Luar", visible=False),
+)

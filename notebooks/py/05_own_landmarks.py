@@ -48,7 +48,7 @@ from rasterio import transform, warp
 from rsvlm import config
 from rsvlm.book.figures import amounts, atlas, charts, galleries, tables
 from rsvlm.data import benchmarks, shards
-from rsvlm.data.captions import audit, grammar, prompts as prompting
+from rsvlm.data.captions import audit, grammar, prompts
 from rsvlm.data.demo import earth_layout
 from rsvlm.data.landmarks import build
 from rsvlm.records import files, results, stages
@@ -226,8 +226,8 @@ tables.relation_table(chip["landmarks"], chip["relations"])
 # the instructions say what to do with a name that gives orders.
 
 # %%
-prompt = prompting.load_prompt(options.captioner.prompt)
-tables.prompt_text(*prompting.compose(prompt, chip, options.captioner))
+prompt = prompts.load_prompt(options.captioner.prompt)
+tables.prompt_text(*prompts.compose(prompt, chip, options.captioner))
 
 # %% [markdown]
 # Here nobody was asked: the offline grammar wrote the captions, from the same list.

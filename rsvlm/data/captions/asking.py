@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import logging
 import random
@@ -49,6 +48,7 @@ MOST_BATCH_BYTES = 12_000_000
 """Bytes of pictures in one batch job at most: as base64, with the texts, they stay below the 20 MB that Gemini takes."""
 
 _STORE_VERSION = 1
+_ACCOUNTS = ("requests", "tokens_in", "tokens_out", "cost")
 
 
 class BudgetExhausted(RsvlmError):
@@ -57,7 +57,7 @@ class BudgetExhausted(RsvlmError):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a cache folder may cost over all its runs; none: no limit. Prices are of a million tokens."""
+    """What a cache folder may cost over all its runs; a limit that is None is no limit. Prices are of a million tokens."""
 
     max_requests: int | None = None
     max_tokens: int | None = None
@@ -83,7 +83,6 @@ def caption_all(
     requests: Iterable[Request],
     captioner: Captioner,
     cache: Path | str,
-    budget: Budget | None = None,
     *,
     sleep: Callable[[float], object] | None = None,
 ) -> Iterator[tuple[str, Reply]]:
@@ -93,9 +92,9 @@ def caption_all(
         requests: The chips; a few times `concurrency` of them (or `batch`) are held in memory.
         captioner: Who is asked. The grammar is free: it is asked directly, without threads, budget or cache.
         cache: Folder of the cache and its accounts; made where it is missing. Several processes, also of several machines
-            whose shared folder has working locks, may use one.
-        budget: What the folder may cost over all its runs, the requests of killed runs included; none: that of the options.
-        sleep: Waits so many seconds; none: a wait that ends early when the run stops.
+            whose shared folder has working locks, may use one. The options' budget is what it may cost over all its runs, the
+            requests of killed runs included.
+        sleep: Function that waits so many seconds. If None, a wait that ends early when the run stops.
 
     Yields:
         Key and reply. A chip without captions is a reply with a reason.
@@ -109,11 +108,9 @@ def caption_all(
     if isinstance(captioner, Grammar):
         yield from ((request.key, captioner.ask(request)) for request in requests)
         return
-    options = captioner.options
-    budget = budget or Budget.of(options)
-    concurrency, batch = options.concurrency, options.batch
+    concurrency, batch = captioner.options.concurrency, captioner.options.batch
     with contextlib.closing(_Store(Path(cache))) as store:
-        run = _Run(captioner, store, budget, options.retries, sleep)
+        run = _Run(captioner, store, sleep)
         if batch:
             if not hasattr(captioner, "post"):
                 raise ConfigError(f"the client '{captioner.identity['client']}' has no batch jobs: set batch to 0")
@@ -131,7 +128,9 @@ def caption_all(
                 if reply is None:
                     reply = asked[digest] = pool.submit(run.obtain, request, digest)
                 waiting.append((request, digest, reply))
-                while waiting and (len(waiting) >= 4 * concurrency or _is_there(waiting[0][2])):
+                while waiting and (
+                    len(waiting) >= 4 * concurrency or isinstance(waiting[0][2], Reply) or waiting[0][2].done()
+                ):
                     yield run.take(*waiting.popleft(), asked)
             while waiting:
                 yield run.take(*waiting.popleft(), asked)
@@ -159,8 +158,9 @@ class _Stopped(Exception):
 class _Run:
     """What the threads of one `caption_all` share: the accounts, the failures in a row, the first error."""
 
-    def __init__(self, captioner: Captioner, store: _Store, budget: Budget, retries: int, sleep: Callable | None):
-        self.captioner, self.store, self.budget, self.retries = captioner, store, budget, retries
+    def __init__(self, captioner: Captioner, store: _Store, sleep: Callable | None):
+        self.captioner, self.store = captioner, store
+        self.budget, self.retries = Budget.of(captioner.options), captioner.options.retries
         self.stop = threading.Event()
         self.sleep = sleep or self.stop.wait
         self.room = threading.Condition()
@@ -195,7 +195,7 @@ class _Run:
                 if self.error is None:
                     raise
                 reply = None
-            if reply is None:
+            if reply is None:  # the first error is raised, outside of the handler of another
                 self.halt()
                 raise self.error
             asked.pop(digest, None)
@@ -207,13 +207,11 @@ class _Run:
             raise RsvlmError(f"no request was answered, the last because {self.last}: run again when the server is up")
 
     def _obtain(self, request: Request, digest: str) -> Reply:
-        usage = {"requests": 0, "tokens_in": 0, "tokens_out": 0, "cost": 0.0}
-        complaint, tries = "", 0
+        usage, complaint, tries = dict.fromkeys(_ACCOUNTS, 0), "", 0
         while True:
             claim = self.claim(request, complaint)
-            reply = failure = None
             try:
-                reply = self.captioner.ask(request, complaint)
+                reply, failure = self.captioner.ask(request, complaint), None
             except Failure as caught:
                 failure = caught
             except BaseException:
@@ -221,17 +219,16 @@ class _Run:
                 raise
             if failure is None:
                 tokens = (reply.usage.get("tokens_in", claim[0]), reply.usage.get("tokens_out", claim[1]))
+                usage = self._added(usage, tokens)
+                reply = Reply(reply.captions, reply.refused, usage)
                 final = reply.refused not in REPAIRABLE or bool(complaint)
-            else:
-                tokens = claim if failure.charged else (0, 0)
-            self._add(usage, tokens)
-            if failure is None:
-                reply = Reply(reply.captions, reply.refused, dict(usage))
                 self.settle(claim, tokens, digest if final else None, reply)
                 if final:
                     return reply
                 complaint = REPAIRABLE[reply.refused]
                 continue
+            tokens = claim if failure.charged else (0, 0)
+            usage = self._added(usage, tokens)
             self.settle(claim, tokens)
             wait_s = failure.wait_s
             if wait_s is None:  # half of it certain, half by chance, so that threads do not come back together
@@ -251,11 +248,12 @@ class _Run:
         log.warning("chip %s: given up, %s", request.key, failure)
         if failed >= PATIENCE:
             raise RsvlmError(f"{failed} requests in a row were given up, the last because {self.last}. What was paid is kept")
-        return Reply(None, failure.reason, dict(usage))
+        return Reply(None, failure.reason, usage)
 
-    def _add(self, usage: dict, tokens: tuple[int, int]) -> None:
-        for name, value in zip(usage, (1, *tokens, self.budget.cost(*tokens)), strict=True):
-            usage[name] += value
+    def _added(self, usage: dict, tokens: tuple[int, int]) -> dict:
+        """Return what was used with one more request."""
+        more = (1, *tokens, self.budget.cost(*tokens))
+        return {name: value + new for (name, value), new in zip(usage.items(), more, strict=True)}
 
     def claim(self, request: Request, complaint: str = "") -> tuple[int, int]:
         """Set aside tokens for the next request; wait for those on their way where only they stand in the way."""
@@ -268,20 +266,14 @@ class _Run:
                     self.flying += 1
                     return claim
                 if not self.flying:
-                    raise self._exhausted(short)
+                    raise BudgetExhausted(short)
                 self.room.wait()
         raise _Stopped
 
-    def _exhausted(self, short: str) -> BudgetExhausted:
-        return BudgetExhausted(
-            f"{short}. Answers paid for are kept in {self.store.path}: raise the budget, run the same again"
-        )
-
     def settle(self, claim: tuple[int, int], tokens: tuple[int, int], digest: str | None = None, reply: Reply | None = None):
         """Book what a request did cost in place of what was set aside, and keep its reply, in one transaction."""
-        kept = digest is not None and reply.refused not in PASSING
         try:
-            self.store.settle(self.budget, claim, tokens, digest if kept else None, reply)
+            self.store.settle(self.budget, claim, tokens, digest, reply)
         finally:
             with self.room:
                 self.flying -= 1
@@ -311,7 +303,7 @@ class _Run:
         for digest, request in zip(digests, chunk, strict=True):
             reply = self.store.find(digest) or passing.get(digest)
             if reply is None:
-                raise self._exhausted(short)
+                raise BudgetExhausted(short)
             yield request.key, reply
 
     def _collect(self, job: str) -> dict[str, Reply]:
@@ -329,25 +321,24 @@ class _Run:
         for digest, claim in claims.items():
             reply = replies.get(digest) or Reply(None, "unavailable")
             tokens = (reply.usage.get("tokens_in", 0), reply.usage.get("tokens_out", 0))
-            usage = {"requests": 0, "tokens_in": 0, "tokens_out": 0, "cost": 0.0}
-            self._add(usage, tokens)
-            reply = Reply(reply.captions, reply.refused, usage)
+            reply = Reply(reply.captions, reply.refused, self._added(dict.fromkeys(_ACCOUNTS, 0), tokens))
             if reply.refused in PASSING:
                 passing[digest] = reply
-            self.store.settle(self.budget, claim, tokens, None if reply.refused in PASSING else digest, reply)
+            self.store.settle(self.budget, claim, tokens, digest, reply)
         self.store.drop_job(job)
         return passing
 
     def _persist(self, call: Callable):
         """Call until there is an answer, `retries` times at most."""
-        for attempt in itertools.count():
+        for attempt in range(self.retries):
             try:
                 return call()
             except Failure as failure:
-                if not failure.again or attempt >= self.retries:
+                if not failure.again:
                     raise
                 wait_s = failure.wait_s
             self.sleep(min(2.0**attempt, 60.0) if wait_s is None else min(wait_s, LONGEST_WAIT_S))
+        return call()
 
 
 class _Store:
@@ -361,12 +352,11 @@ class _Store:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"{folder} cannot be made ({error.strerror}): name another folder for the cache") from None
-        with self._transaction(connect=True) as execute:
+        with self._transaction() as execute:
             version = execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _STORE_VERSION):
-                raise DataError(
-                    f"{self.path} is of version {version}, not {_STORE_VERSION}: move it away, or name another folder"
-                )
+                advice = "move it away, or name another folder"
+                raise DataError(f"{self.path} is of version {version}, not {_STORE_VERSION}: {advice}")
             if version == 0:
                 execute("CREATE TABLE replies (digest TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID")
                 execute("CREATE TABLE jobs (digest TEXT PRIMARY KEY, job TEXT, tokens_in INTEGER, tokens_out INTEGER)")
@@ -380,12 +370,12 @@ class _Store:
             self.database.close()
 
     @contextlib.contextmanager
-    def _transaction(self, connect: bool = False, begin: str = "BEGIN IMMEDIATE") -> Iterator[Callable]:
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[Callable]:
         """Run statements all or none, one thread and one process at a time."""
         problem = None
         with self.lock:
             try:
-                if connect:
+                if self.database is None:
                     self.database = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
                     self.database.execute("PRAGMA journal_mode = TRUNCATE")
                     self.database.execute("PRAGMA synchronous = FULL")
@@ -419,16 +409,19 @@ class _Store:
             )
             for name, most, used, more in limits:
                 if most is not None and used + more > most + 1e-9:
-                    return f"the budget captioner.max_{name}={most:g} is used up: {used:g} so far, and the next needs up to {more:g}"
+                    short = f"captioner.max_{name}={most:g} is used up: {used:g} so far, and the next needs up to {more:g}"
+                    return (
+                        f"the budget {short}. Answers paid for are kept in {self.path}: raise the budget, run the same again"
+                    )
             self._book(execute, 1, *tokens, budget.cost(*tokens))
         return None
 
     def settle(self, budget: Budget, claim: tuple[int, int], tokens: tuple[int, int], digest: str | None, reply: Reply | None):
-        """Book the true cost in place of the claim, and keep the reply if it has a digest."""
+        """Book the true cost in place of the claim, and keep the reply if it has a digest and is not one that passes."""
         with self._transaction() as execute:
             more = [new - old for new, old in zip(tokens, claim, strict=True)]
             self._book(execute, 0, *more, budget.cost(*tokens) - budget.cost(*claim))
-            if digest is not None:
+            if digest is not None and reply.refused not in PASSING:
                 text = json.dumps(asdict(reply), ensure_ascii=False)
                 execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (digest, text))
 
@@ -436,19 +429,19 @@ class _Store:
         """Return what was spent."""
         with self._transaction() as execute:
             row = execute("SELECT * FROM totals").fetchone()
-        return dict(zip(("requests", "tokens_in", "tokens_out", "cost"), row, strict=True))
+        return dict(zip(_ACCOUNTS, row, strict=True))
 
     def add_job(self, job: str, claims: Mapping[str, tuple[int, int]]) -> None:
         """Write down which chips a batch job is about."""
-        with self._transaction() as execute:
-            for digest, claim in claims.items():
-                execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?)", (digest, job, *claim))
+        with self._transaction():
+            rows = [(digest, job, *claim) for digest, claim in claims.items()]
+            self.database.executemany("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?)", rows)
 
     def jobs(self, digests: Sequence[str]) -> list[str]:
         """Return the unfinished jobs that are about any of these chips."""
         with self._transaction() as execute:
-            found = [execute("SELECT job FROM jobs WHERE digest = ?", (digest,)).fetchone() for digest in digests]
-        return sorted({row[0] for row in found if row})
+            rows = [execute("SELECT job FROM jobs WHERE digest = ?", (digest,)).fetchone() for digest in digests]
+        return sorted({row[0] for row in rows if row})
 
     def claims(self, job: str) -> dict[str, tuple[int, int]]:
         """Return the chips of a job and what was set aside for each."""
@@ -469,13 +462,10 @@ class _Store:
 
 def _digest(identity: Mapping, request: Request) -> str:
     """Name an answer by what decides it: who is asked, with which prompt, about which picture and which landmarks."""
-    told = facts(request.record, (identity.get("parameters") or {}).get("language") or "en")
-    parts = {"identity": identity, "image": hashlib.sha256(request.image).hexdigest(), "facts": told}
+    language = (identity.get("parameters") or {}).get("language") or "en"
+    parts = {"identity": identity, "image": hashlib.sha256(request.image).hexdigest()}
+    parts["facts"] = facts(request.record, language)
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def _is_there(reply: Reply | Future) -> bool:
-    return isinstance(reply, Reply) or reply.done()
 
 
 def _chunks(requests: Iterable[Request], most: int) -> Iterator[list[Request]]:

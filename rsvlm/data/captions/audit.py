@@ -2,7 +2,7 @@
 
 A caption model sees a picture and a list of landmarks, and may still invent a name, count wrongly, mix up east and west, print
 coordinates, refuse, or do what a hostile name on the map told it. `check` reads a caption as a strict reader with the list in
-hand would, by the rules of `rules`: what wraps it is taken off, sentences that carry a fault are dropped where others remain, and
+hand would, by the rules of `audit_rules`: what wraps it is taken off, sentences that carry a fault are dropped where others remain, and
 what cannot be mended for sure is rejected. `report` counts what became of captions, `sample_sheet` draws some for people to rate.
 
 Source: our choice; how the paper's captions were checked was not published.
@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import csv
 import functools
-import hashlib
-import heapq
 import io
+import itertools
 import json
 import re
 import tarfile
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rsvlm.data.captions import audit_rules, grammar
-from rsvlm.errors import ConfigError, DataError, MissingExtraError
+from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.records import files
+from rsvlm.records.text import cell, one_line, sample
 
 REASONS = {
     "empty": "nothing is left once wrapping and markup are taken off",
@@ -52,6 +52,9 @@ REASONS = {
 MIN_WORDS = 2
 """Shorter captions are rejected."""
 
+STATUSES = ("kept", "repaired", "rejected")
+"""What may become of a caption."""
+
 EXAMPLES = 5
 """Examples that a report shows of each reason."""
 
@@ -60,23 +63,14 @@ _LONGEST = 20_000  # characters of a caption that are looked at
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one caption.
+    """What became of one caption."""
 
-    Attributes:
-        kind: Its kind, as `full`.
-        status: `kept`, `repaired` or `rejected`.
-        reasons: Of `REASONS`, in the order found; empty where it was kept.
-        details: The words at fault, one per reason.
-        text: The caption to use; empty where it was rejected.
-        original: As it came.
-    """
-
-    kind: str
-    status: str
-    reasons: tuple[str, ...]
-    details: tuple[str, ...]
-    text: str
-    original: str
+    kind: str  # its kind, as `full`
+    status: str  # `kept`, `repaired` or `rejected`
+    reasons: tuple[str, ...]  # of `REASONS`, in the order found; empty where it was kept
+    details: tuple[str, ...]  # the words at fault, one per reason
+    text: str  # the caption to use; empty where it was rejected
+    original: str  # as it came
 
 
 @dataclass(frozen=True)
@@ -140,10 +134,9 @@ def check(
         text, mended = _unwrap(original)
         masked, mentions = audit_rules.mask(text, scene)
         faults = _whole_faults(text, masked, language, max_words, detect)
-        if not faults:
+        rejected = bool(faults)
+        if not rejected:
             text, faults, rejected = _mend(text, masked, mentions, scene, language)
-        else:
-            rejected = True
         folded = " ".join(re.findall(r"\w+", text.casefold()))
         if not rejected and folded in seen:
             faults, rejected = [*faults, ("duplicate", "")], True
@@ -151,10 +144,8 @@ def check(
         if mended and not rejected:
             faults = [("wrapping", ""), *faults]
         status = "rejected" if rejected else "repaired" if faults else "kept"
-        reasons = dict(faults)
-        findings.append(
-            Finding(kind, status, tuple(reasons), tuple(reasons.values()), "" if rejected else text, original[:_LONGEST])
-        )
+        reasons, text = dict(faults), "" if rejected else text
+        findings.append(Finding(kind, status, tuple(reasons), tuple(reasons.values()), text, original[:_LONGEST]))
     return Verdict(str(record.get("key", "")), tuple(findings))
 
 
@@ -165,17 +156,14 @@ def language_detector() -> Callable[[str], str | None]:
     Raises:
         MissingExtraError: lingua is not installed.
     """
-    try:
-        import lingua
-    except ImportError:
-        raise MissingExtraError('the package lingua-language-detector is not installed: pip install "rsvlm[data]"') from None
+    lingua = need("lingua", "data")
     # The full models take a gigabyte in every process; on sentences the small ones are as good.
     builder = lingua.LanguageDetectorBuilder.from_all_languages().with_low_accuracy_mode()
     detector = builder.with_minimum_relative_distance(0.05).build()
 
     def detect(text: str) -> str | None:
-        found = detector.detect_language_of(text)
-        return found.iso_code_639_1.name.lower() if found else None
+        language = detector.detect_language_of(text)
+        return language.iso_code_639_1.name.lower() if language else None
 
     return detect
 
@@ -221,10 +209,9 @@ def _visible(text: str) -> str:
     if text.isprintable():
         return text
     kinds = [(c, unicodedata.category(c)) for c in text]
-    # The two joiners are spelling in Persian and in Indian scripts.
-    return "".join(
-        "" if kind == "Cf" and c not in "\u200c\u200d" else " " if kind in ("Cc", "Co", "Cs", "Cn") else c for c, kind in kinds
-    )
+    # The two joiners are spelling in Persian and in Indian scripts. Private characters become blanks, for one is the mask.
+    shown = ((c, kind) for c, kind in kinds if kind != "Cf" or c in "\u200c\u200d")
+    return "".join(" " if kind in ("Cc", "Co", "Cs", "Cn") else c for c, kind in shown)
 
 
 # Faults: of the whole caption, and of each sentence
@@ -246,8 +233,8 @@ def _whole_faults(text: str, masked: str, language: str, max_words: int, detect)
     words = text.count(" ") + 1
     if words > max_words:
         return [("too long", f"{words} words")]
-    if found := audit_rules.other_language(masked, language, detect):
-        return [("language", found)]
+    if other := audit_rules.other_language(masked, language, detect):
+        return [("language", other)]
     # Scripts without spaces have long words.
     return [("too short", "")] if words < MIN_WORDS and text.isascii() else []
 
@@ -264,17 +251,17 @@ def _mend(
     # Most captions leak nothing: one look at the whole spares a look at every sentence.
     leaks = [reason for reason, _ in audit_rules.unsayable(text, masked)]
     faults: list[tuple[str, str]] = []
-    kept, dropped = [], False
+    sound, dropped = [], False
     for begin, end in [*ends, (start, len(text))]:
         named = [(a - begin, b - begin, owner) for a, b, owner in mentions if begin <= a < end]
-        found = _sentence_faults(text[begin:end], masked[begin:end], named, scene, language, leaks)
+        wrong = _sentence_faults(text[begin:end], masked[begin:end], named, scene, language, leaks)
         # What "it" means went with the sentence before.
-        dropped = bool(found) or (dropped and _PRONOUN.match(masked, begin) is not None)
-        faults += found
+        dropped = bool(wrong) or (dropped and _PRONOUN.match(masked, begin) is not None)
+        faults += wrong
         if not dropped:
-            kept.append(text[begin:end].strip())
-    left = " ".join(kept)
-    too_little = bool(faults) and (len(left.split()) < 3 or all(len(part.split()) < 3 for part in kept))
+            sound.append(text[begin:end].strip())
+    left = " ".join(sound)
+    too_little = bool(faults) and (len(left.split()) < 3 or all(len(part.split()) < 3 for part in sound))
     return left, faults, too_little
 
 
@@ -331,44 +318,37 @@ def report(source: Path | str | Iterable[Mapping], language: str = "en", max_wor
         DataError: The folder holds no shard, or a broken file.
     """
     rows = _rows(Path(source), language, max_words) if isinstance(source, (str, Path)) else source
-    statuses: Counter = Counter()
-    kinds: dict[str, Counter] = {}
-    reasons: dict[str, dict] = {}
+    statuses, kinds, reasons = Counter(), defaultdict(Counter), {}
     for row in rows:
         status = row.get("status", "rejected")
         statuses[status] += 1
-        kinds.setdefault(str(row.get("kind", "")), Counter())[status] += 1
-        details = row.get("details") or ()
-        for number, reason in enumerate(row.get("reasons") or ([row["reason"]] if row.get("reason") else [])):
+        kinds[str(row.get("kind", ""))][status] += 1
+        row_reasons = row.get("reasons") or ([row["reason"]] if row.get("reason") else [])
+        for reason, detail in itertools.zip_longest(row_reasons, (row.get("details") or ())[: len(row_reasons)], fillvalue=""):
             entry = reasons.setdefault(reason, {"count": 0, "rejected": 0, "repaired": 0, "examples": []})
             entry["count"] += 1
             entry[status] = entry.get(status, 0) + 1
             if len(entry["examples"]) < EXAMPLES:
-                original = row.get("original") or row.get("text", "")
-                detail = details[number] if number < len(details) else ""
-                text = row.get("text", "") if status == "repaired" else ""
-                entry["examples"].append(
-                    {
-                        "key": row.get("key", ""),
-                        "kind": row.get("kind", ""),
-                        "detail": detail,
-                        "original": original,
-                        "text": text,
-                    }
-                )
+                example = {"key": row.get("key", ""), "kind": row.get("kind", ""), "detail": detail}
+                example["original"] = row.get("original") or row.get("text", "")
+                example["text"] = row.get("text", "") if status == "repaired" else ""
+                entry["examples"].append(example)
     total = sum(statuses.values())
-    result: dict = {"captions": total} | {status: statuses[status] for status in ("kept", "repaired", "rejected")}
-    result |= {f"{status}_percent": _percent(statuses[status], total) for status in ("kept", "repaired", "rejected")}
-    result["kinds"] = {kind: dict(counts) for kind, counts in sorted(kinds.items())}
-    result["reasons"] = {
-        reason: {**entry, "percent": _percent(entry["count"], total), "meaning": REASONS.get(reason, "")}
-        for reason, entry in sorted(reasons.items(), key=lambda item: (-item[1]["count"], item[0]))
+
+    def percent(count: int) -> float:
+        return round(100 * count / total, 2) if total else 0.0
+
+    reasons = sorted(reasons.items(), key=lambda item: (-item[1]["count"], item[0]))
+    return {
+        "captions": total,
+        **{status: statuses[status] for status in STATUSES},
+        **{f"{status}_percent": percent(statuses[status]) for status in STATUSES},
+        "kinds": {kind: dict(counts) for kind, counts in sorted(kinds.items())},
+        "reasons": {
+            reason: {**entry, "percent": percent(entry["count"]), "meaning": REASONS.get(reason, "")}
+            for reason, entry in reasons
+        },
     }
-    return result
-
-
-def _percent(count: int, total: int) -> float:
-    return round(100 * count / total, 2) if total else 0.0
 
 
 def _rows(folder: Path, language: str, max_words: int) -> Iterator[dict]:
@@ -415,30 +395,19 @@ def sample_sheet(source: Path | str | Iterable[Mapping], path: Path | str, count
     if count < 1:
         raise ConfigError(f"a sample sheet of {count} captions: ask for one or more")
     records = read(source) if isinstance(source, (str, Path)) else source
-    drawn = heapq.nsmallest(count, _lots(records, seed), key=lambda lot: lot[:3])
+    drawn = sample(_lines(records), count, seed, key=lambda line: "\n".join(line[:2]))
     buffer = io.StringIO()
     writer = csv.writer(buffer, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
     writer.writerow(["key", "kind", "caption", "landmarks", "true (1-5)", "fluent (1-5)", "what is wrong"])
-    for _, key, kind, text, listed in drawn:
-        writer.writerow([*map(_cell, (key, kind, text, listed)), "", "", ""])
+    writer.writerows([*(cell(one_line(text)) for text in line), "", "", ""] for line in drawn)
     return files.write_atomic(path, "\ufeff" + buffer.getvalue())
 
 
-def _lots(records: Iterable[Mapping], seed: int) -> Iterator[tuple[bytes, str, str, str, str]]:
+def _lines(records: Iterable[Mapping]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield key, kind, caption and landmarks of every caption."""
     for record in records:
-        key = str(record.get("key", ""))
-        marks = [mark for mark in record.get("landmarks") or () if mark.get("visible", True)]
-        listed = "; ".join(
-            " ".join(
-                str(part) for part in (mark.get("count"), mark.get("category"), mark.get("name"), mark.get("position")) if part
-            )
-            for mark in marks[:20]
-        )
+        marks = [mark for mark in record.get("landmarks") or () if mark.get("visible", True)][:20]
+        parts = ([mark.get(name) for name in ("count", "category", "name", "position")] for mark in marks)
+        landmarks = "; ".join(" ".join(str(part) for part in some if part) for some in parts)
         for kind, text in _captions(record).items():
-            yield hashlib.sha256(f"{seed}\n{key}\n{kind}".encode()).digest(), key, kind, text, listed
-
-
-def _cell(text: str) -> str:
-    """Return a text as a spreadsheet shows it: on one line, and never as a formula."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠")) else text
+            yield str(record.get("key", "")), kind, text, landmarks

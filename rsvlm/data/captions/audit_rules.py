@@ -36,27 +36,16 @@ _MASK = "\ue000"  # of the private area, which `audit` takes out of captions
 
 @dataclass(frozen=True)
 class Scene:
-    """What a record says, in the form the rules look things up in.
+    """What a record says, in the form the rules look things up in."""
 
-    Attributes:
-        names: Folded spellings of listed names with the landmark each belongs to, longest first.
-        parts: Words of those names, which may stand alone ("Aguda").
-        nouns: Folded category words with the visible landmarks meant, longest first.
-        counts: By folded category word, how many visible things of it there are, and how many with the hidden ones.
-        pieces: Category words of what is not counted, as roads.
-        marks: All landmarks.
-        bbox: West, south, east, north; empty where it is not known.
-        relations: Direction from one landmark to another, by their numbers.
-    """
-
-    names: tuple[tuple[str, int | None], ...]
-    parts: frozenset[str]
-    nouns: tuple[tuple[str, int | None], ...]
-    counts: Mapping[str, tuple[int, int]]
-    pieces: frozenset[str]
-    marks: tuple[Mapping, ...]
-    bbox: tuple[float, ...]
-    relations: Mapping[tuple[int, int], str]
+    names: tuple[tuple[str, int | None], ...]  # folded spellings of listed names, with whose each is, longest first
+    parts: frozenset[str]  # words of those names, which may stand alone ("Aguda")
+    nouns: tuple[tuple[str, int | None], ...]  # folded category words with the visible landmarks meant, longest first
+    counts: Mapping[str, tuple[int, int]]  # by folded category word: visible things, and all with the hidden ones
+    pieces: frozenset[str]  # category words of what is not counted, as roads
+    marks: tuple[Mapping, ...]  # all landmarks
+    bbox: tuple[float, ...]  # west, south, east, north; empty where it is not known
+    relations: Mapping[tuple[int, int], str]  # direction from one landmark to another, by their numbers
 
     @staticmethod
     def of(record: Mapping) -> Scene:
@@ -155,9 +144,9 @@ def unsayable(text: str, masked: str, reasons: Iterable[str] = LEAKS) -> list[tu
     Returns:
         A reason with the words at fault for each that is found, in the order of `reasons`.
     """
-    looked = ((reason, masked if reason in ("street address", "postcode") else text) for reason in reasons)
-    found = ((reason, grammar.UNSAYABLE[reason].search(where)) for reason, where in looked)
-    return [(reason, match[0].strip()) for reason, match in found if match]
+    texts = ((reason, masked if reason in ("street address", "postcode") else text) for reason in reasons)
+    matches = ((reason, grammar.UNSAYABLE[reason].search(where)) for reason, where in texts)
+    return [(reason, match[0].strip()) for reason, match in matches if match]
 
 
 # A house number before or behind a listed name, but no length, count or share: "12 Main Street", "Main Street 12".
@@ -204,8 +193,8 @@ def other_language(masked: str, language: str, detect: Callable[[str], str | Non
         if inside < 0.7 * len(letters):
             return "another script"
     if detect is not None:
-        found = detect(text) if len(text) >= 25 else None
-        return found if found and found != language else ""
+        detected = detect(text) if len(text) >= 25 else None
+        return detected if detected and detected != language else ""
     if language not in _COMMON:
         return ""
     words = re.findall(r"[^\W\d_]+", text.lower())
@@ -325,8 +314,8 @@ def wrong_counts(sentence: str, scene: Scene) -> Iterator[str]:
             if words[last - 1] in _STOPS or words[0] in _EXTENTS or (before.endswith("s") and not before.endswith("ss")):
                 break
             phrases = (" ".join(words[first:last]) for first in range(last))
-            if found := next((phrase for phrase in phrases if phrase in scene.counts), None):
-                noun, end = found, last
+            if phrase := next((phrase for phrase in phrases if phrase in scene.counts), None):
+                noun, end = phrase, last
         if noun is None or noun in scene.pieces:
             continue
         seen, total = scene.counts[noun]
@@ -429,11 +418,8 @@ def _inverted(folded: str, start: int, end: int, mentions: list[Mention]) -> Men
 
 def _sector_of(words: str) -> str:
     words = re.sub(r"ern(?:most)?$", "", words.replace(" ", "").replace("-", ""))
-    if words in _CELL:
-        return words
-    for first in ("upper", "top", "lower", "bottom"):
-        if words.startswith(first) and len(words) > len(first):
-            return _SYNONYMS[first] + _SYNONYMS[words[len(first) :]]
+    if match := re.fullmatch(r"(upper|top|lower|bottom)(left|right)", words):
+        return _SYNONYMS[match[1]] + _SYNONYMS[match[2]]
     return _SYNONYMS.get(words, words)
 
 
@@ -446,10 +432,10 @@ def _misplaced(scene: Scene, number: int, where: str) -> bool:
     rows, columns = (abs(a - b) for a, b in zip(_CELL[position], _CELL[where]))
     # What is small lies in its sector or next to it; what is large reaches further, but not from side to side.
     near = max(rows, columns) <= 1 if share >= grammar.WIDE_SHARE else rows + columns <= 1
-    told = mark.get("by_sector")
-    if not told and not mark.get("geometry") and (mark.get("length_m") or mark.get("length_km")):
+    by_sector = mark.get("by_sector")
+    if not by_sector and not mark.get("geometry") and (mark.get("length_m") or mark.get("length_km")):
         return False  # a line whose course is not on the record
-    return not near and not (told and told[SECTORS.index(where)]) and where not in _touched(mark, scene.bbox)
+    return not near and not (by_sector and by_sector[SECTORS.index(where)]) and where not in _touched(mark, scene.bbox)
 
 
 def _touched(mark: Mapping, bbox: tuple[float, ...]) -> set[str]:
@@ -484,17 +470,17 @@ def _contradicts(scene: Scene, first: int, second: int | None, where: str) -> bo
     """Whether the first landmark is clearly not in a direction of the second."""
     if second is None or first == second or where not in COMPASS:
         return False
-    told = math.radians(45 * COMPASS.index(where))
+    said = math.radians(45 * COMPASS.index(where))
     marks = scene.marks[first], scene.marks[second]
     listed = scene.relations.get((second, first))
     if listed is None and (reverse := scene.relations.get((first, second))) is not None:
         listed = opposite(reverse)
     if listed is not None:
-        return math.cos(told - math.radians(45 * COMPASS.index(listed))) < 0.5
+        return math.cos(said - math.radians(45 * COMPASS.index(listed))) < 0.5
     wide = any(mark.get("length_m") or (mark.get("share") or 0) > grammar.WIDE_SHARE for mark in marks)
     if wide or any(mark.get("lon") is None for mark in marks):
         return False
     east = (marks[0]["lon"] - marks[1]["lon"] + 180) % 360 - 180
     north = marks[0]["lat"] - marks[1]["lat"]
     bearing = math.atan2(north, east * math.cos(math.radians(marks[1]["lat"])))
-    return math.cos(bearing - told) < 0.35
+    return math.cos(bearing - said) < 0.35

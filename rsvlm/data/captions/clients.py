@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rsvlm.data import addresses
+from rsvlm.data.captions import grammar
 from rsvlm.data.captions.prompts import Captioner, Failure, Reply, Request, clean, compose, load_prompt, parse, schema
-from rsvlm.errors import ConfigError, DataError, MissingExtraError, RsvlmError
+from rsvlm.errors import ConfigError, DataError, RsvlmError, need
 from rsvlm.model import images
 from rsvlm.records import stages
 
@@ -34,8 +35,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PICTURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"RIFF", "image/webp"))
-_BLOCKED = {"SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY"}
-_BLOCKED |= {"IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "MODEL_ARMOR"}
+_BLOCKED = frozenset(
+    "SAFETY RECITATION LANGUAGE BLOCKLIST PROHIBITED_CONTENT SPII IMAGE_SAFETY IMAGE_PROHIBITED_CONTENT IMAGE_RECITATION"
+    " MODEL_ARMOR".split()
+)
+_TRANSPORT = ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
 def open_captioner(options: config.Captioner, seed: int = 0) -> Captioner:
@@ -59,16 +63,12 @@ class Grammar:
 
     def __init__(self, options: config.Captioner, seed: int = 0):
         self.options, self.seed = options, seed
-        from rsvlm.data.captions import grammar
-
         version = stages.source_hash(*grammar.ROOMS)[:12]
         parameters = {"kinds": list(options.kinds), "seed": seed}
         self.identity = {"client": "grammar", "model": f"grammar-{version}", "prompt": None, "parameters": parameters}
 
     def ask(self, request: Request, complaint: str = "") -> Reply:
         """Write captions of the record; the picture is not looked at."""
-        from rsvlm.data.captions import grammar
-
         written = grammar.write_map(request.record, random.Random(zlib.crc32(f"{self.seed} {request.key}".encode())), 3)
         captions = {kind: written[kind] for kind in self.options.kinds if written.get(kind)}
         return Reply(captions) if captions else Reply(None, "nothing_to_say")
@@ -98,13 +98,9 @@ class _Server:
         if self._key and not re.fullmatch(r"[!-~]+", self._key):
             raise ConfigError(f"the environment variable {self.variable} holds no key: keys have no spaces and only ASCII")
         names = ("temperature", "max_output_tokens", "language", "max_words")
-        self.identity = {
-            "client": self.client,
-            "model": self.model,
-            "prompt": self.prompt.name,
-            "prompt_sha256": self.prompt.sha256,
-            "parameters": {name: getattr(options, name) for name in names} | {"kinds": list(options.kinds)},
-        }
+        parameters = {name: getattr(options, name) for name in names} | {"kinds": list(options.kinds)}
+        self.identity = {"client": self.client, "model": self.model, "prompt": self.prompt.name}
+        self.identity |= {"prompt_sha256": self.prompt.sha256, "parameters": parameters}
         self._without: frozenset[str] = frozenset()
         self._client = self._connect()
 
@@ -131,7 +127,6 @@ class _Server:
 
     def _call(self, send: Callable, without: frozenset[str] = frozenset()):
         """Return a library's answer, None for one that it could not read, or raise one of our errors."""
-        problem = None
         try:
             return send()
         except Exception as error:
@@ -142,12 +137,11 @@ class _Server:
     def _judge(self, response, weights: tuple[int, int]) -> Reply:
         """Read captions, reason and tokens from an answer; where it does not tell tokens, the weights stand for them."""
         try:
-            text, refused, tokens_in, tokens_out = self._read(response)
-            cut = self._was_cut(response)
+            text, refused, cut, *tokens = self._read(response)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             return Reply(None, "not_json")
         captions, wrong = (None, None) if refused else parse(text, self.options.kinds)
-        counts = [c if isinstance(c, int) and c >= 0 else w for c, w in zip((tokens_in, tokens_out), weights, strict=True)]
+        counts = [c if isinstance(c, int) and c >= 0 else w for c, w in zip(tokens, weights, strict=True)]
         refused = "truncated" if wrong and cut else refused or wrong
         return Reply(captions, refused, {"tokens_in": counts[0], "tokens_out": counts[1]})
 
@@ -157,9 +151,7 @@ class _Server:
         status = getattr(response, "status_code", None)
         if not isinstance(status, int):
             cause = error.__cause__ or error
-            if not any(
-                type(e).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2") for e in (error, cause)
-            ):
+            if not any(type(e).__module__.split(".")[0] in _TRANSPORT for e in (error, cause)):
                 # An answer that the library could not read, or a mistake of ours: the kind of error tells which.
                 log.warning("an answer could not be read (%s)", type(error).__name__)
                 return
@@ -171,9 +163,8 @@ class _Server:
         if status in (401, 403) or (status == 400 and re.search(r"API_KEY_INVALID|API key not valid", body)):
             raise ConfigError(f"the server refuses the key ({status}): look at the environment variable {self.variable}")
         if status in (404, 405) or 300 <= status < 400:
-            raise ConfigError(
-                f"the server does not know the model '{self.model}' or this address ({said}): see base_url, model"
-            )
+            unknown = f"the server does not know the model '{self.model}' or this address ({said})"
+            raise ConfigError(f"{unknown}: see base_url, model")
         if status == 402 or "insufficient_quota" in body:
             raise RsvlmError(f"the account has no credit left ({said}): what was paid is kept; run again later")
         if status in (408, 409, 425, 429) or status >= 500:
@@ -202,15 +193,12 @@ class Gemini(_Server):
     droppable = ("thinking", "schema")
 
     def _connect(self):
-        try:
-            from google import genai
-            from google.genai import types
-        except ImportError:
-            raise MissingExtraError('the package google-genai is not installed: pip install "rsvlm[llm]"') from None
-        # Redirects are not followed: the client would send the key along, to anywhere.
-        arguments = {"follow_redirects": False}
-        options = types.HttpOptions(
-            base_url=self.address, timeout=math.ceil(self.options.timeout_s * 1000), client_args=arguments
+        genai = need("google.genai", "llm")
+        options = genai.types.HttpOptions(
+            base_url=self.address,
+            timeout=math.ceil(self.options.timeout_s * 1000),
+            # The client would send the key along a redirect, to anywhere.
+            client_args={"follow_redirects": False},
         )
         return genai.Client(api_key=self._key or "none", vertexai=False, http_options=options)
 
@@ -238,21 +226,18 @@ class Gemini(_Server):
         contents, settings = self._content(kind, request, complaint, without)
         return self._client.models.generate_content(model=self.model, contents=contents, config=settings)
 
-    def _read(self, response) -> tuple[str | None, str | None, int | None, int | None]:
+    def _read(self, response) -> tuple[str | None, str | None, bool, int | None, int | None]:
         usage = response.usage_metadata
         thoughts = (usage.thoughts_token_count or 0) if usage else 0
         tokens = (usage.prompt_token_count, (usage.candidates_token_count or 0) + thoughts) if usage else (None, None)
         if response.prompt_feedback and response.prompt_feedback.block_reason:
-            return None, "blocked_prompt", *tokens
+            return None, "blocked_prompt", False, *tokens
         candidate = (response.candidates or [None])[0]
         reason = getattr(candidate.finish_reason, "value", None) if candidate else None
         if reason in _BLOCKED:
-            return None, "blocked_answer", *tokens
+            return None, "blocked_answer", False, *tokens
         parts = (candidate.content.parts if candidate and candidate.content else None) or ()
-        return "".join(part.text or "" for part in parts if not part.thought), None, *tokens
-
-    def _was_cut(self, response) -> bool:
-        return bool(response.candidates) and getattr(response.candidates[0].finish_reason, "value", "") == "MAX_TOKENS"
+        return "".join(part.text or "" for part in parts if not part.thought), None, reason == "MAX_TOKENS", *tokens
 
     def post(self, requests: Mapping[str, Request]) -> str:
         """Start one batch job.
@@ -305,15 +290,10 @@ class OpenAI(_Server):
     def _connect(self):
         if self.options.base_url and not self.options.model:
             raise ConfigError("captioner.model is empty: name the model that the server at captioner.base_url serves")
-        try:
-            import openai
-        except ImportError:
-            raise MissingExtraError('the package openai is not installed: pip install "rsvlm[llm]"') from None
-        web = openai.DefaultHttpxClient(follow_redirects=False, timeout=self.options.timeout_s)
-        key = self._key or "none"
-        return openai.OpenAI(
-            api_key=key, base_url=self.address, timeout=self.options.timeout_s, max_retries=0, http_client=web
-        )
+        openai, timeout_s = need("openai", "llm"), self.options.timeout_s
+        web = openai.DefaultHttpxClient(follow_redirects=False, timeout=timeout_s)
+        options = {"base_url": self.address, "timeout": timeout_s, "max_retries": 0, "http_client": web}
+        return openai.OpenAI(api_key=self._key or "none", **options)
 
     def _send(self, kind: str, request: Request, complaint: str, without: frozenset[str]):
         instructions, message = compose(self.prompt, request.record, self.options, complaint)
@@ -325,22 +305,22 @@ class OpenAI(_Server):
         # Newer servers know the first name alone, older ones the second alone.
         limits = ["max_completion_tokens", "max_tokens"] if vendor else ["max_tokens", "max_completion_tokens"]
         limit = next((name for name in limits if name not in without), None)
-        asked = {"temperature": self.options.temperature, "response_format": {"type": "json_schema", "json_schema": form}}
-        asked |= {"reasoning_effort": "none"} if vendor else {}
-        asked = {name: value for name, value in asked.items() if name not in without}
-        asked |= {limit: self.options.max_output_tokens * (2 if complaint else 1)} if limit else {}
-        return self._client.chat.completions.create(model=self.model, messages=messages, **asked)
+        settings = {
+            "temperature": self.options.temperature,
+            "response_format": {"type": "json_schema", "json_schema": form},
+            **({"reasoning_effort": "none"} if vendor else {}),
+            **({limit: self.options.max_output_tokens * (2 if complaint else 1)} if limit else {}),
+        }
+        settings = {name: value for name, value in settings.items() if name not in without}
+        return self._client.chat.completions.create(model=self.model, messages=messages, **settings)
 
-    def _read(self, response) -> tuple[str | None, str | None, int | None, int | None]:
-        usage = response.usage
+    def _read(self, response) -> tuple[str | None, str | None, bool, int | None, int | None]:
+        usage, choice = response.usage, response.choices[0]
         tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-        choice = response.choices[0]
         if choice.finish_reason == "content_filter":
-            return None, "blocked_answer", *tokens
-        return choice.message.content, "refused" if choice.message.refusal else None, *tokens
-
-    def _was_cut(self, response) -> bool:
-        return response.choices[0].finish_reason == "length"
+            return None, "blocked_answer", False, *tokens
+        refused = "refused" if choice.message.refusal else None
+        return choice.message.content, refused, choice.finish_reason == "length", *tokens
 
 
 def _picture_type(data: bytes) -> str | None:

@@ -10,7 +10,6 @@ Source: our choice. The paper's captions come from Gemini, with a prompt that wa
 from __future__ import annotations
 
 import functools
-import json
 import random
 import re
 import unicodedata
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 
 from rsvlm.data.captions.sentences import SHARE_LEVELS, fit, level_word, list_words, place_words, sentence
 from rsvlm.data.landmarks.directions import SECTORS, opposite
-from rsvlm.data.maps.taxonomy import TAXONOMY
+from rsvlm.data.maps.taxonomy import taxonomy
 
 ROOMS = ("data/captions/grammar", "data/captions/sentences", "data/landmarks/directions", "data/maps/taxonomy")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
@@ -79,8 +78,8 @@ UNSAYABLE = {
 _PLAIN = re.compile(r"[^\W_][\w '’ʼ.\-]*")
 _SENTENCE_END = re.compile(r"\w{4,}\.\s|[!?;:]\s|[.!?;:,]$")
 _UNITS = "zero one two three four five six seven eight nine ten".split()
-_TENS = {10: "ten", 15: "fifteen", 20: "twenty", 25: "twenty-five", 30: "thirty", 40: "forty", 50: "fifty", 60: "sixty"}
-_TENS |= {70: "seventy", 80: "eighty", 90: "ninety", 100: "a hundred"}
+_TEN_WORDS = "ten,fifteen,twenty,twenty-five,thirty,forty,fifty,sixty,seventy,eighty,ninety,a hundred".split(",")
+_TENS = dict(zip((10, 15, 20, 25, *range(30, 110, 10)), _TEN_WORDS))
 _MASS = frozenset("water sand scrub scree grass vegetation heath ruins snow ice mud tundra housing furniture".split())
 _ONLY_ONE = ("sea", "coastline")
 _NAME_LENGTH, _NAME_WORDS = 80, 8
@@ -120,19 +119,19 @@ def sayable(name: str | None) -> str | None:
     """
     if not name or len(name) > 5 * _NAME_LENGTH:
         return None
-    kept = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in unicodedata.normalize("NFC", name))
-    kept = " ".join(re.sub(r"[\"“”„«»`<>{}\[\]\\_*|~]", " ", kept).split())
-    words = kept.split()
-    if not any(c.isalnum() for c in kept) or not 1 < len(kept) <= _NAME_LENGTH or len(words) > _NAME_WORDS:
+    plain = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in unicodedata.normalize("NFC", name))
+    words = re.sub(r"[\"“”„«»`<>{}\[\]\\_*|~]", " ", plain).split()
+    plain = " ".join(words)
+    if not any(c.isalnum() for c in plain) or not 1 < len(plain) <= _NAME_LENGTH or len(words) > _NAME_WORDS:
         return None
-    if max(map(len, words)) < 2 and not kept.isupper():
+    if max(map(len, words)) < 2 and not plain.isupper():
         return None
     # "beach" as the name of a beach is a mapper's note; such a word could not be told from any other.
-    if kept.isalpha() and kept[0].islower():
+    if plain.isalpha() and plain[0].islower():
         return None
-    if any(pattern.search(text) for pattern in UNSAYABLE.values() for text in (name, kept)) or _SENTENCE_END.search(kept):
+    if any(pattern.search(text) for pattern in UNSAYABLE.values() for text in (name, plain)) or _SENTENCE_END.search(plain):
         return None
-    return kept if _PLAIN.fullmatch(kept) else f'"{kept}"'
+    return plain if _PLAIN.fullmatch(plain) else f'"{plain}"'
 
 
 def name_of(landmark: dict) -> str | None:
@@ -149,20 +148,15 @@ def words_of(category: str) -> tuple[str, str]:
 
     The two are equal for what is not counted: `farmland`, `ruins`.
     """
-    if entry := _taxonomy().get(category):
-        return tuple(entry["words"])
+    if entry := taxonomy().get(category):
+        return entry.words
     singular = " ".join(category.replace("_", " ").split()) or "thing"
     return singular, _plural(singular)
 
 
-def categories() -> list[str]:
-    """Return the taxonomy's categories."""
-    return list(_taxonomy())
-
-
 def countable(category: str) -> bool:
     """Return whether the number of a category's features is a number of things, and not of pieces as with roads."""
-    return _taxonomy().get(category, {}).get("countable", True)
+    return category not in taxonomy() or taxonomy()[category].countable
 
 
 @functools.lru_cache(10_000)
@@ -175,7 +169,7 @@ def nouns(category: str) -> tuple[str, ...]:
 @functools.cache
 def phrases() -> frozenset[str]:
     """Return the singulars and plurals of all categories, in lower case."""
-    return frozenset(word.casefold() for category in categories() for word in words_of(category))
+    return frozenset(word.casefold() for category in taxonomy() for word in words_of(category))
 
 
 @functools.cache
@@ -232,29 +226,17 @@ def length_words(length_m: float) -> str:
 
 @dataclass(frozen=True)
 class _Thing:
-    """One visible landmark, or all unnamed ones of a category together.
+    """One visible landmark, or all unnamed ones of a category together."""
 
-    Attributes:
-        phrase: What to call it; `{count:37}` is said in words each time anew.
-        plural: Whether it takes a verb in the plural.
-        marks: The landmarks.
-        by_sector: How many things lie in each of `directions.SECTORS`; where `reaches`, 1 for those it reaches into.
-        reaches: Whether it is one thing, or pieces that are not counted.
-    """
-
-    phrase: str
-    plural: bool
+    phrase: str  # what to call it; `{count:37}` is said in words each time anew
+    plural: bool  # whether it takes a verb in the plural
     marks: tuple[dict, ...]
-    by_sector: tuple[int, ...]
-    reaches: bool
+    by_sector: tuple[int, ...]  # how many things lie in each of `SECTORS`; where `reaches`, 1 for those it reaches into
+    reaches: bool  # whether it is one thing, or pieces that are not counted
 
     @property
     def share(self) -> float:
         return sum(mark.get("share") or 0.0 for mark in self.marks)
-
-    @property
-    def line(self) -> bool:
-        return bool(self.marks[0].get("length_m"))
 
     @property
     def sectors(self) -> list[int]:
@@ -271,36 +253,33 @@ def _things(record: dict) -> list[_Thing]:
 
 
 def _thing(marks: list[dict], beside_named: bool) -> _Thing:
-    (singular, plural), name = words_of(marks[0]["category"]), name_of(marks[0])
     total = sum(mark.get("count") or 1 for mark in marks)
     # Roads and forests come in as many pieces as the map's makers cut them into, so their number says nothing.
     counted = countable(marks[0]["category"])
-    rest = (
-        tuple(marks),
-        tuple(map(sum, zip(*map(_by_sector, marks)))),
-        total == 1 or not counted or bool(marks[0].get("length_m")),
-    )
+    reaches = total == 1 or not counted or bool(marks[0].get("length_m"))
+    by_sector = tuple(map(sum, zip(*map(_by_sector, marks))))
+    return _Thing(*_phrase(marks[0], total, counted, beside_named), tuple(marks), by_sector, reaches)
+
+
+def _phrase(mark: dict, total: int, counted: bool, beside_named: bool) -> tuple[str, bool]:
+    """Return what to call so many landmarks like this one, and whether that is a plural."""
+    (singular, plural), name = words_of(mark["category"]), name_of(mark)
     if name:
         own = {word.casefold() for word in name.strip('"').split()}
-        return _Thing(name if own & set(singular.split()) else f"the {singular} {name}", False, *rest)
+        return name if own & set(singular.split()) else f"the {singular} {name}", False
     if singular in _ONLY_ONE:
-        return _Thing(f"the {singular}", False, *rest)
+        return f"the {singular}", False
     if singular == plural or singular in _MASS:
-        return _Thing(singular, singular.endswith("s"), *rest)
+        return singular, singular.endswith("s")
     if total == 1:
-        if beside_named:
-            return _Thing(f"another {singular}", False, *rest)
-        article = "an" if re.match(r"[aeiou](?!ni[vtfoq]|u)", singular) else "a"
-        return _Thing(f"{article} {singular}", False, *rest)
-    more = f"{'other ' if beside_named else ''}{plural}"
-    return _Thing(f"{{count:{total}}} {more}" if counted else more, True, *rest)
+        article = "another" if beside_named else "an" if re.match(r"[aeiou](?!ni[vtfoq]|u)", singular) else "a"
+        return f"{article} {singular}", False
+    return f"{f'{{count:{total}}} ' if counted else ''}{'other ' if beside_named else ''}{plural}", True
 
 
 def _by_sector(mark: dict) -> tuple[int, ...]:
-    if told := mark.get("by_sector"):
-        return tuple(told)
     count = mark.get("count") or 1
-    return tuple(count * (sector == mark.get("position")) for sector in SECTORS)
+    return tuple(mark.get("by_sector") or (count * (sector == mark.get("position")) for sector in SECTORS))
 
 
 def _say(thing: _Thing, rng: random.Random) -> str:
@@ -315,10 +294,10 @@ def _where(thing: _Thing) -> str:
     if thing.reaches or total <= 3:
         return f"in {place_words(sectors)}"
     fullest = sorted(sectors, key=lambda sector: -thing.by_sector[sector])
-    told = next(n for n in range(1, 10) if sum(thing.by_sector[s] for s in fullest[:n]) >= 0.6 * total)
-    if told > 3:
+    most = next(n for n in range(1, 10) if sum(thing.by_sector[s] for s in fullest[:n]) >= 0.6 * total)
+    if most > 3:
         return "all over the picture"
-    return f"{'mostly ' if told < len(sectors) else ''}in {place_words(sorted(fullest[:told]))}"
+    return f"{'mostly ' if most < len(sectors) else ''}in {place_words(sorted(fullest[:most]))}"
 
 
 def _map_sentence(thing: _Thing, rng: random.Random) -> str:
@@ -327,7 +306,7 @@ def _map_sentence(thing: _Thing, rng: random.Random) -> str:
         extent = level_word(min(thing.share, 1.0), SHARE_LEVELS)
         verb = rng.choice((f"cover{s}", f"take{s} up", "occupy" if thing.plural else "occupies"))
         return sentence(f"{what} {verb} {extent} of the picture{', ' + where if where else ''}")
-    if thing.line:
+    if thing.marks[0].get("length_m"):
         verb = rng.choice((f"run{s}", f"extend{s}"))
         return sentence(f"{what} {verb} through {where.removeprefix('in ') or 'the picture'}")
     if not where:
@@ -336,12 +315,8 @@ def _map_sentence(thing: _Thing, rng: random.Random) -> str:
     return sentence(f"{what} {verb} {where}")
 
 
-def _scene(record: dict) -> str:
-    return f"about {length_words(record['gsd_m'] * record['size_px'])} across"
-
-
 def _map_full(record: dict, things: Sequence[_Thing], rng: random.Random) -> str:
-    size = _scene(record)
+    size = f"about {length_words(record['gsd_m'] * record['size_px'])} across"
     opening = rng.choice(
         (f"An aerial view covering {size}", f"The picture shows an area {size}", f"Seen from above is an area {size}")
     )
@@ -362,30 +337,27 @@ def _map_relational(record: dict, things: Sequence[_Thing], rng: random.Random) 
     placed = [(thing, where) for thing in things if (where := _where(thing)) and where.startswith("in ")]
     pairs = [(a, b) for n, a in enumerate(placed) for b in placed[n + 1 :] if a[1] != b[1]]
     if len(sentences) < 2 and pairs:
-        (first, here), (second, there) = pairs[0]
-        joint, verb = rng.choice(("while", "and")), "are" if second.plural else "is"
-        be = "are" if first.plural else "is"
-        sentences.append(sentence(f"{_say(first, rng)} {be} {here}, {joint} {_say(second, rng)} {verb} {there}"))
+        joint = rng.choice(("while", "and"))
+        halves = [f"{_say(thing, rng)} {'are' if thing.plural else 'is'} {where}" for thing, where in pairs[0]]
+        sentences.append(sentence(f"{halves[0]}, {joint} {halves[1]}"))
     if not sentences and placed:
         thing, where = placed[0]
         be, side = "lie" if thing.plural else "lies", where.removeprefix("in the ")
         what = _say(thing, rng)
-        far = f"{be} {rng.choice(('in the middle of the picture', 'near its middle'))}".replace("its", "the picture's")
-        text = f"{what} {far}" if side == "centre" else f"{what} {be} {side} of the picture's middle"
+        middle = rng.choice(("in the middle of the picture", "near the picture's middle"))
+        text = f"{what} {be} {middle}" if side == "centre" else f"{what} {be} {side} of the picture's middle"
         sentences.append(sentence(text if side in SECTORS else f"{where} {be} {what}"))
     if not sentences:
-        sentences.append(
-            sentence(f"{_say(things[0], rng)} {'extend' if things[0].plural else 'extends'} over most of the picture")
-        )
+        verb = "extend" if things[0].plural else "extends"
+        sentences.append(sentence(f"{_say(things[0], rng)} {verb} over most of the picture"))
     return fit(sentences)
 
 
 def _relation_sentences(record: dict, things: Sequence[_Thing], rng: random.Random) -> list[str]:
     """Say where one thing lies from another, where both are single and small enough to have a direction between them."""
     marks = record.get("landmarks") or []
-    single = {
-        id(thing.marks[0]): thing for thing in things if len(thing.marks) == 1 and (thing.marks[0].get("count") or 1) == 1
-    }
+    alone = [thing for thing in things if len(thing.marks) == 1 and (thing.marks[0].get("count") or 1) == 1]
+    single = {id(thing.marks[0]): thing for thing in alone}
     sentences = []
     for relation in record.get("relations") or ():
         first, second = (single.get(id(marks[relation[end]])) for end in ("from", "to"))
@@ -414,8 +386,3 @@ def _plural(word: str) -> str:
     if re.search(r"(?:[sxz]|ch|sh)$", word):
         return f"{word}es"
     return f"{word[:-1]}ies" if re.search(r"[^aeiou]y$", word) else f"{word}s"
-
-
-@functools.cache
-def _taxonomy() -> dict:
-    return json.loads(TAXONOMY.read_text(encoding="utf-8"))["categories"]

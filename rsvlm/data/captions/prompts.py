@@ -13,17 +13,16 @@ import hashlib
 import json
 import re
 import string
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from rsvlm.data.maps.taxonomy import printable_line
 from rsvlm.errors import ConfigError, RsvlmError
 
 if TYPE_CHECKING:
     from rsvlm import config
-
 
 PROMPTS = Path(__file__).parent / "templates"
 """Folder of the prompt templates. A template that has been used is never edited: a new text is a new version."""
@@ -49,7 +48,7 @@ class Failure(RsvlmError):
     Attributes:
         reason: One of `PASSING`.
         again: Whether asking again may help.
-        wait_s: How long the server wants to be left alone, in seconds; none: it did not say.
+        wait_s: Time for which the server wants to be left alone, in seconds. If None, it did not say.
         charged: Whether the server may have charged for it all the same.
     """
 
@@ -78,7 +77,7 @@ class Reply:
     """What a captioner said about one chip.
 
     Attributes:
-        captions: Kind to text, all kinds asked for; none when there are no captions.
+        captions: Kind to text, all kinds asked for. If None, there are no captions.
         refused: Why there are none: `blocked_prompt`, `blocked_answer`, `refused` (by the model's own choice), `bad_image`,
             `nothing_to_say`, one of `REPAIRABLE` or one of `PASSING`.
         usage: requests, tokens_in, tokens_out, cost, all of this chip's attempts together. A reply from the cache tells what
@@ -148,25 +147,19 @@ def load_prompt(name: str) -> Prompt:
     try:
         instructions, message = map(string.Template, data.decode().split("\n=== message ===\n"))
         wanted = {"kinds", "language", "max_words", "extent", "data"}
-        found = {*instructions.get_identifiers(), *message.get_identifiers()}
+        used = {*instructions.get_identifiers(), *message.get_identifiers()}
         valid = instructions.is_valid() and message.is_valid()
     except ValueError:
         raise ConfigError(f"{path} is no prompt: expected UTF-8 text with one line '=== message ==='") from None
-    if not valid or "data" not in message.get_identifiers() or "kinds" not in found or not found <= wanted:
-        placeholders = ", ".join(f"${name}" for name in sorted(wanted))
-        raise ConfigError(
-            f"{path} is no prompt: its message needs $data, $kinds has to be told, and no others than {placeholders}"
-        )
+    if not valid or "data" not in message.get_identifiers() or not {"kinds"} <= used <= wanted:
+        needs = "its message needs $data, $kinds has to be told, and no others than"
+        raise ConfigError(f"{path} is no prompt: {needs} {', '.join(f'${name}' for name in sorted(wanted))}")
     return Prompt(path.stem, hashlib.sha256(data).hexdigest(), instructions, message)
 
 
 def clean(text: object, longest: int = LONGEST_NAME) -> str:
-    """Make one line of a text that strangers wrote: no control characters, no invisible turns of direction, not too long."""
-    text = unicodedata.normalize("NFC", str(text)).encode("utf-8", "ignore").decode()
-    # Joiners (U+200C, U+200D) are spelling in many scripts; the other format characters can hide or turn what follows.
-    text = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
-    text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Co", "Cn") or c in "\u200c\u200d")
-    text = " ".join(text.split())
+    """Make one line of a text that strangers wrote, as `printable_line` does, and cut it where it is too long."""
+    text = printable_line(str(text))
     return text if len(text) <= longest else f"{text[: longest - 1].rstrip()}…"
 
 
@@ -181,27 +174,29 @@ def facts(record: Mapping, language: str = "en") -> dict:
         `extent` (words), `landmarks` (visible ones, most prominent first: category, position, and where there are any name,
         count, size) and `relations` (between those). Never a coordinate.
     """
-    side_m = float(record["size_px"]) * float(record["gsd_m"])
-    pixel = _two_digits(float(record["gsd_m"]))
-    told, labels = [], {}
-    for index, landmark in enumerate(record.get("landmarks") or ()):
-        if not landmark.get("visible", True) or len(told) == MOST_LANDMARKS:
-            continue
-        category = clean(landmark["category"]).replace("_", " ")
-        entry = {"name": clean(landmark.get("name") or ""), "category": category, "position": landmark.get("position")}
-        other = clean((landmark.get("names") or {}).get(language) or "")
-        entry |= {f"name_{language}": other} if other and other != entry["name"] else {}
-        entry |= {"count": landmark["count"]} if (landmark.get("count") or 1) > 1 else {}
-        entry["size"] = _size_words(landmark)
-        told.append({name: value for name, value in entry.items() if value})
-        labels[index] = entry["name"] or f"{category} in the {entry['position']}"
+    visible = [pair for pair in enumerate(record.get("landmarks") or ()) if pair[1].get("visible", True)][:MOST_LANDMARKS]
+    landmarks, labels = [], {}
+    for index, landmark in visible:
+        category, name = clean(landmark["category"]).replace("_", " "), clean(landmark.get("name") or "")
+        other, count = clean((landmark.get("names") or {}).get(language) or ""), landmark.get("count") or 1
+        entry = {
+            "name": name,
+            "category": category,
+            "position": landmark.get("position"),
+            f"name_{language}": other if other != name else "",
+            "count": count if count > 1 else None,
+            "size": _size_words(landmark),
+        }
+        landmarks.append({key: value for key, value in entry.items() if value})
+        labels[index] = name or f"{category} in the {entry['position']}"
     pairs = [pair for pair in record.get("relations") or () if pair["from"] in labels and pair["to"] in labels]
     relations = [
         {"thing": labels[p["to"]], "lies": f"about {_metres(p['distance_m'])} {p['direction']} of", "other": labels[p["from"]]}
         for p in pairs[:MOST_RELATIONS]
     ]
-    extent = f"about {_metres(side_m)} by {_metres(side_m)} of ground, at about {pixel} m per pixel"
-    return {"extent": extent, "landmarks": told, "relations": relations}
+    side, pixel = _metres(float(record["size_px"]) * float(record["gsd_m"])), _two_digits(float(record["gsd_m"]))
+    extent = f"about {side} by {side} of ground, at about {pixel} m per pixel"
+    return {"extent": extent, "landmarks": landmarks, "relations": relations}
 
 
 def compose(prompt: Prompt, record: Mapping, options: config.Captioner, complaint: str = "") -> tuple[str, str]:
@@ -210,17 +205,20 @@ def compose(prompt: Prompt, record: Mapping, options: config.Captioner, complain
     Args:
         prompt: The template.
         record: The chip's record.
-        options: kinds, language and max_words are told.
+        options: The section `captioner`, of which kinds, language and max_words are told.
         complaint: What was wrong with the previous answer, if there was one.
 
     Returns:
         Instructions and message.
     """
-    told = facts(record, options.language)
-    data = {"landmarks": told["landmarks"], "relations": told["relations"]}
-    values = {"language": options.language, "max_words": options.max_words, "extent": told["extent"]}
-    values["kinds"] = ", ".join(f'"{kind}"' for kind in options.kinds)
-    values["data"] = json.dumps(data, ensure_ascii=False, indent=1)
+    data = facts(record, options.language)
+    values = {
+        "language": options.language,
+        "max_words": options.max_words,
+        "extent": data.pop("extent"),
+        "kinds": ", ".join(f'"{kind}"' for kind in options.kinds),
+        "data": json.dumps(data, ensure_ascii=False, indent=1),
+    }
     message = prompt.message.substitute(values)
     if complaint:
         message += f"\nYour previous answer could not be used: {complaint}. Answer with the JSON object alone."

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import heapq
 import logging
 import struct
 import zlib
@@ -25,13 +24,15 @@ import numpy as np
 import pandas as pd
 
 from rsvlm.data import benchmarks, duplicates, shards, workers as engines
-from rsvlm.data.captions import asking as captions, audit, clients, prompts as prompting
+from rsvlm.data.captions import asking, audit, clients, prompts
 from rsvlm.data.imagery import sources as imagery
 from rsvlm.data.landmarks import describe, splits
 from rsvlm.data.maps import features as maps, taxonomy
-from rsvlm.errors import ConfigError, DataError, RsvlmError
+from rsvlm.errors import ConfigError, DataError, RsvlmError, need
 from rsvlm.model import images
-from rsvlm.records import stages
+from rsvlm.records import stages, text
+
+shapely = need("shapely", "data")
 
 if TYPE_CHECKING:
     from rsvlm import config
@@ -44,31 +45,21 @@ ROOMS = ("data/landmarks", "data/imagery", "data/maps", "data/captions", "data/*
 NAME = "rs-landmarks"
 STAGES = ("turned", "footprints", "split", "sample", "landmarks", "imagery", "benchmarks", "captions", "audit", "shard")
 _EDGES = ["west", "south", "east", "north"]
-_TOLD = ("name", "kind", "licence", "attribution", "fingerprint", "bbox_lonlat")
+_SOURCE_FIELDS = ("name", "kind", "licence", "attribution", "fingerprint", "bbox_lonlat")
 _AT_ONCE = 64  # pictures in memory before they are encoded
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker needs beside its chips; small, and sent along with every task.
+    """What a worker needs beside its chips; small, and sent along with every task."""
 
-    Attributes:
-        folder: Folder of what all workers share: the map's features, hashes of benchmark pictures.
-        features: Fingerprint of those features.
-        cache: Folder of the captions that were paid for.
-        captioner: Who writes captions; with this worker's part of the requests that may be on their way at once.
-        seed: Of the grammar's choices.
-        min_landmarks: Chips with fewer visible landmarks are dropped.
-        benchmarks: Tables of hashes, in that folder, of pictures that no chip may look like.
-    """
-
-    folder: str
-    features: str
-    cache: str
-    captioner: config.Captioner
-    seed: int
-    min_landmarks: int
-    benchmarks: tuple[str, ...] = ()
+    folder: str  # folder of what all workers share: the map's features, hashes of benchmark pictures
+    features: str  # fingerprint of those features
+    cache: str  # folder of the captions that were paid for
+    captioner: config.Captioner  # who writes captions, with this worker's part of the requests that may be on their way
+    seed: int  # of the grammar's choices
+    min_landmarks: int  # chips with fewer visible landmarks are dropped
+    benchmarks: tuple[str, ...] = ()  # tables of hashes, in that folder, of pictures that no chip may look like
 
 
 # The whole, and one task of it
@@ -98,13 +89,13 @@ def build(
         out: Folder to fill; made when missing. Its `.work` keeps what workers share.
         exclude: Files of footprints to keep out, see `excluded`.
         benchmark_folders: Benchmarks; chips that look like their pictures, however turned, are left out.
-        cache: Folder of captions that were paid for; none: `OUT.captions` beside the data, so that whoever deletes a data set
-            does not pay for its captions again.
-        licence: Of the imagery, where it does not say so itself or says it wrongly.
-        attribution: Of the imagery, likewise.
-        engine: `local` or `ray`, see `workers.run`.
-        workers: Processes at work; 0: one per core.
-        progress: Show a bar.
+        cache: Folder of captions that were paid for. If None, `OUT.captions` beside the data, so that whoever deletes a data
+            set does not pay for its captions again.
+        licence: Licence of the imagery, where it does not say so itself or says it wrongly.
+        attribution: Attribution of the imagery, likewise.
+        engine: Name of what runs the workers, `local` or `ray`, see `workers.run`.
+        workers: Number of processes; 0: one per core.
+        progress: Whether a bar is shown.
 
     Returns:
         The manifest, see `shards.write`.
@@ -124,8 +115,9 @@ def build(
     # An unknown engine, a missing key and a budget without prices stop here, before any work.
     engines.run(make, (), engine, workers)
     identity = clients.open_captioner(chosen, options.seed).identity
-    captions.Budget.of(chosen)
-    stated = {name: text for name, text in (("licence", licence), ("attribution", attribution)) if text}
+    asking.Budget.of(chosen)
+    # Lay out the chips.
+    stated = {name: words for name, words in (("licence", licence), ("attribution", attribution)) if words}
     sources = [replace(source, **stated) for source in imagery.open_imagery(where, options.chips)]
     features = maps.read(map_paths, _bounds(sources))
     points = _points(features) if options.chips.place == "landmark" else None
@@ -133,21 +125,23 @@ def build(
     chips, before = splits.select(chips, options, exclude)
     if not len(chips):
         raise DataError(f"no chip is left of {where}: {_commonest(before)}")
+    # Name what the bytes depend on: where it is all there, the build is done.
     folder = out / ".work"
-    looks = [benchmark_table(path) for path in benchmark_folders]
-    mark = maps.fingerprint(features)
-    plan = _plan(chips, sources, mark, options, identity, looks)
+    tables = [benchmark_table(path) for path in benchmark_folders]
+    fingerprint = maps.fingerprint(features)
+    plan = _plan(chips, sources, fingerprint, options, identity, tables)
     if (finished := shards.finished(out, plan)) is not None:
         return finished
-    for path, name in zip(benchmark_folders, looks, strict=True):
+    # Save what workers share; the limit of requests is one for all of them together.
+    for path, name in zip(benchmark_folders, tables, strict=True):
         duplicates.load_or_hash(folder / f"{name}.parquet", name, duplicates.pictures(Path(path)))
     maps.save(features, folder)
-    # The limit is one for all workers together.
     at_once = max(1, chosen.concurrency // (workers or engines.cores()))
     chosen = chosen.model_copy(update={"concurrency": at_once})
     paid = str(cache or out.with_name(f"{out.name}.captions"))
-    work = Work(str(folder), mark, paid, chosen, options.seed, options.chips.min_landmarks, tuple(looks))
-    notes = [*map(_told, notes), *splits.thin(chips, options.chips)]
+    work = Work(str(folder), fingerprint, paid, chosen, options.seed, options.chips.min_landmarks, tuple(tables))
+    # Do the tasks.
+    notes = [*map(_note_line, notes), *splits.thin(chips, options.chips)]
     for note in notes:
         log.warning("%s", note)
     header = {
@@ -155,7 +149,7 @@ def build(
         "seed": options.seed,
         "options": options.chips.model_dump(mode="json"),
         "captioner": identity,
-        "sources": [{name: getattr(source, name) for name in _TOLD} for source in sources],
+        "sources": [{name: getattr(source, name) for name in _SOURCE_FIELDS} for source in sources],
         "map": {"features": len(features.table), "counts": dict(features.counts)},
         "notes": notes,
     }
@@ -171,8 +165,8 @@ def cut(chips: pd.DataFrame, sources: Sequence[imagery.Source], size: int) -> It
     for split in splits.SPLITS:
         part = chips[chips["split"] == split]
         for number, first in enumerate(range(0, len(part), size)):
-            some = part.iloc[first : first + size].reset_index(drop=True)
-            yield shards.Task(f"{split}/{number:06d}.tar", (some, [named[name] for name in some["source"].unique()]))
+            chosen = part.iloc[first : first + size].reset_index(drop=True)
+            yield shards.Task(f"{split}/{number:06d}.tar", (chosen, [named[name] for name in chosen["source"].unique()]))
 
 
 def make(work: Work, task: shards.Task) -> shards.Made:
@@ -191,24 +185,23 @@ def make(work: Work, task: shards.Task) -> shards.Made:
     chips = chips[chips["key"].isin(records.keys())]
     pictures: dict[str, bytes] = {}
 
-    def requests() -> Iterator[prompting.Request]:
+    def requests() -> Iterator[prompts.Request]:
         for key, picture in _pictures(work, chips, sources, rejected):
             pictures[key] = picture
-            yield prompting.Request(key, picture, records[key])
+            yield prompts.Request(key, picture, records[key])
+
+    def unanswered() -> list[str]:
+        return [key for key, reply in replies.items() if reply.refused == "unavailable"]
 
     captioner = clients.open_captioner(work.captioner, work.seed)
-    replies = dict(captions.caption_all(requests(), captioner, work.cache))
-    unanswered = [
-        prompting.Request(key, pictures[key], records[key]) for key in replies if replies[key].refused == "unavailable"
-    ]
-    replies |= dict(captions.caption_all(unanswered, captioner, work.cache))
-    if lost := [key for key in replies if replies[key].refused == "unavailable"]:
+    replies = dict(asking.caption_all(requests(), captioner, work.cache))
+    again = [prompts.Request(key, pictures[key], records[key]) for key in unanswered()]
+    replies |= dict(asking.caption_all(again, captioner, work.cache))
+    if lost := unanswered():
         # Without them the shard would be taken for whole, and they would never be asked for again.
-        raise RsvlmError(
-            f"chip {lost[0]} and {len(lost) - 1} others got no captions from the server: run the same command later"
-        )
-    samples = []
-    usage: Counter = Counter()
+        others = f"chip {lost[0]} and {len(lost) - 1} others"
+        raise RsvlmError(f"{others} got no captions from the server: run the same command later")
+    samples, usage = [], Counter()
     for key, picture in pictures.items():
         usage.update(replies[key].usage)
         record = _captioned(records[key], replies[key], work.captioner, captioner.identity, rejected)
@@ -256,27 +249,23 @@ def _pictures(
     work: Work, chips: pd.DataFrame, sources: Sequence[imagery.Source], rejected: list[dict]
 ) -> Iterator[tuple[str, bytes]]:
     """Give the encoded pictures of chips that hold data and look like no benchmark, in the order of the chips."""
-    held: list[tuple[str, np.ndarray]] = []
-    for source in sources:
-        part = chips[chips["source"] == source.name]
-        for key, (pixels, reason) in zip(part["key"], imagery.read(source, part), strict=True):
-            if pixels is None:
-                rejected.append({"key": key, "stage": "imagery", "reason": reason})
-                continue
-            held.append((key, pixels))
-            if len(held) == _AT_ONCE:
-                yield from _encoded(work, held, rejected)
-                held = []
-    yield from _encoded(work, held, rejected)
 
+    def read() -> Iterator[tuple[str, np.ndarray]]:
+        for source in sources:
+            part = chips[chips["source"] == source.name]
+            for key, (pixels, reason) in zip(part["key"], imagery.read(source, part), strict=True):
+                if pixels is None:
+                    rejected.append({"key": key, "stage": "imagery", "reason": reason})
+                else:
+                    yield key, pixels
 
-def _encoded(work: Work, held: list[tuple[str, np.ndarray]], rejected: list[dict]) -> Iterator[tuple[str, bytes]]:
-    alike = _lookalikes(work, held) if work.benchmarks and held else {}
-    for key, pixels in held:
-        if key in alike:
-            rejected.append({"key": key, "stage": "benchmarks"} | alike[key])
-        else:
-            yield key, _png(pixels)
+    for batch in text.batched(read(), _AT_ONCE):
+        alike = _lookalikes(work, batch) if work.benchmarks else {}
+        for key, pixels in batch:
+            if key in alike:
+                rejected.append({"key": key, "stage": "benchmarks"} | alike[key])
+            else:
+                yield key, _png(pixels)
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -290,28 +279,26 @@ def _png(pixels: np.ndarray) -> bytes:
     flat = pixels.reshape(height, -1)
     rows[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
-    form = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = (b"IHDR", form), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")
-    framed = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
-        for kind, data in parts
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")):
+        png += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+    return png
 
 
-def _lookalikes(work: Work, held: list[tuple[str, np.ndarray]]) -> dict[str, dict]:
+def _lookalikes(work: Work, batch: list[tuple[str, np.ndarray]]) -> dict[str, dict]:
     """Return what each chip that looks like a benchmark's picture looks like, by key."""
-    found: dict[str, dict] = {}
-    ours = duplicates.hash_table((key, b"", pixels, "") for key, pixels in held)
+    lookalikes: dict[str, dict] = {}
+    ours = duplicates.hash_table((key, b"", pixels, "") for key, pixels in batch)
     for name, table in _benchmark_tables(work.folder, work.benchmarks):
         for row in duplicates.overlap(ours, table, name).to_dict("records"):
-            why = f"looks like a picture of {name}"
-            found.setdefault(row["key"], {"reason": why, "benchmark_key": row["benchmark_key"], "distance": row["distance"]})
-    return found
+            which = {"benchmark_key": row["benchmark_key"], "distance": row["distance"]}
+            lookalikes.setdefault(row["key"], {"reason": f"looks like a picture of {name}"} | which)
+    return lookalikes
 
 
 def _captioned(
-    record: dict, reply: prompting.Reply, options: config.Captioner, identity: dict, rejected: list[dict]
+    record: dict, reply: prompts.Reply, options: config.Captioner, identity: dict, rejected: list[dict]
 ) -> dict | None:
     """Give the record with the captions that pass the audit; none where none does."""
     lost = {"key": record["key"], "stage": "captions"}
@@ -322,14 +309,15 @@ def _captioned(
     verdict = audit.check(reply.captions, record, options.language, options.max_words, detect)
     rows = verdict.rows()
     rejected += [row | {"part": "caption"} for row in rows if row["status"] == "rejected"]
-    kept = verdict.captions
-    if not kept:
+    captions = verdict.captions
+    if not captions:
         rejected.append(lost | {"reason": "no caption passed the audit"})
         return None
     # What was repaired is told whole, since the caption no longer shows it.
-    told = [row if row["status"] == "repaired" else {"kind": row["kind"], "status": row["status"]} for row in rows]
-    written = {"captions": list(kept.values()), "caption_kinds": list(kept), "captioner": identity}
-    return record | written | {"audit": [row for row in told if row["status"] != "rejected"]}
+    passed = [row for row in rows if row["status"] != "rejected"]
+    audited = [row if row["status"] == "repaired" else {"kind": row["kind"], "status": row["status"]} for row in passed]
+    written = {"captions": list(captions.values()), "caption_kinds": list(captions), "captioner": identity}
+    return record | written | {"audit": audited}
 
 
 def _joined(texts: Iterable[str | None]) -> str:
@@ -345,8 +333,6 @@ def _map(folder: str, fingerprint: str) -> tuple[maps.Features, describe.Index]:
 
 def _points(features: maps.Features) -> np.ndarray:
     """Return (N, 2) longitudes and latitudes inside the features that a picture from above can show."""
-    import shapely
-
     shown = {name for name, category in taxonomy.taxonomy().items() if category.visible_from_above}
     seen = features.table["category"].isin(shown).to_numpy()
     return shapely.get_coordinates(shapely.point_on_surface(features.geometry[seen]))
@@ -371,14 +357,7 @@ def _benchmark_tables(folder: str, names: tuple[str, ...]) -> list[tuple[str, pd
 # What a build is made of, and what it has made
 
 
-def _plan(
-    chips: pd.DataFrame,
-    sources: Sequence[imagery.Source],
-    features: str,
-    options: config.Config,
-    identity: dict,
-    looks: Sequence[str],
-) -> str:
+def _plan(chips: pd.DataFrame, sources: Sequence, features: str, options: config.Config, identity: dict, tables: list) -> str:
     """Hash everything that the bytes of the data set depend on."""
     chosen = options.captioner
     return stages.key(
@@ -388,7 +367,7 @@ def _plan(
         map=features,
         captioner=identity,
         audit=[chosen.language, chosen.max_words],
-        looks=sorted(looks),
+        looks=sorted(tables),
         code=stages.source_hash(*ROOMS),
         packages={name: metadata.version(name) for name in ("Pillow", "h3", "numpy", "pyproj", "rasterio", "shapely")},
         zlib=zlib.ZLIB_RUNTIME_VERSION,
@@ -397,17 +376,16 @@ def _plan(
 
 def _bounds(sources: Sequence[imagery.Source]) -> tuple[float, float, float, float]:
     """Return the smallest box around all sources; its east may lie beyond 180 degrees."""
-    boxes = np.array([source.bbox_lonlat for source in sources], float)
-    spans = []
-    for shift in (np.zeros(len(boxes)), np.where(boxes[:, 0] < 0, 360.0, 0.0)):
-        spans.append((float((boxes[:, 0] + shift).min()), float((boxes[:, 2] + shift).max())))
+    wests, souths, easts, norths = np.array([source.bbox_lonlat for source in sources], float).T
+    turns = (0.0, np.where(wests < 0, 360.0, 0.0))
+    spans = [(float((wests + turn).min()), float((easts + turn).max())) for turn in turns]
     west, east = min(spans, key=lambda span: span[1] - span[0])
     turn = 360.0 * np.floor((west + 180.0) / 360.0)
     west, east = (west - turn, east - turn) if east - west < 360 else (-180.0, 180.0)
-    return west, float(boxes[:, 1].min()), east, float(boxes[:, 3].max())
+    return west, float(souths.min()), east, float(norths.max())
 
 
-def _told(note: dict) -> str:
+def _note_line(note: dict) -> str:
     """Say in one line what was left out on the way to a layout."""
     examples = ", ".join(map(str, note["examples"][:3]))
     return f"{note['source'] or 'imagery'}: {note['reason']} ({note['count']}{f', as {examples}' if examples else ''})"
@@ -425,7 +403,7 @@ def look(folder: Path | str, keys: Sequence[str] = (), count: int = 24, seed: in
 
     Args:
         folder: A data folder.
-        keys: Which ones; none: a sample.
+        keys: Keys of the chips. If empty, a sample is read.
         count: Size of the sample.
         seed: Seed of the sample.
 
@@ -435,20 +413,12 @@ def look(folder: Path | str, keys: Sequence[str] = (), count: int = 24, seed: in
     Raises:
         DataError: The folder is no finished data set, or it has no such key.
     """
-    content = shards.manifest(folder)
     wanted = set(keys)
-
-    def samples() -> Iterator[tuple[bytes, shards.Sample]]:
-        for split, entry in content["splits"].items():
-            for sample in shards.stream(folder, split) if entry["shards"] else ():
-                if not wanted or sample.key in wanted:
-                    yield hashlib.sha256(f"{seed} {sample.key}".encode()).digest(), sample
-
-    found = [sample for _, sample in heapq.nsmallest(len(wanted) or count, samples(), key=lambda pair: pair[0])]
-    if missing := sorted(wanted - {sample.key for sample in found}):
+    full = [split for split, entry in shards.manifest(folder)["splits"].items() if entry["shards"]]
+    samples = (sample for split in full for sample in shards.stream(folder, split) if not wanted or sample.key in wanted)
+    samples = text.sample(samples, len(wanted) or count, seed, key=lambda sample: sample.key)
+    if missing := sorted(wanted - {sample.key for sample in samples}):
         raise DataError(f"{folder} has no chip '{missing[0]}': keys are the names of the members of its tar files")
-    order = {key: number for number, key in enumerate(keys)}
-    found.sort(key=lambda sample: order.get(sample.key, 0))
-    return [
-        {"record": {"captions": sample.captions} | sample.record, "image": images.decode(sample.image)} for sample in found
-    ]
+    if keys:
+        samples.sort(key=lambda sample: list(keys).index(sample.key))
+    return [{"record": {"captions": one.captions} | one.record, "image": images.decode(one.image)} for one in samples]

@@ -118,6 +118,6 @@ def show(
     from rsvlm.data.landmarks import build
     from rsvlm.records import files
 
-    found = build.look(folder, keys=key or [], count=chips, seed=seed)
-    page = atlas.chips_map(found).get_root().render()
-    typer.echo(f"{files.write_atomic(html, page)}: {len(found)} chips")
+    samples = build.look(folder, keys=key or [], count=chips, seed=seed)
+    page = atlas.chips_map(samples).get_root().render()
+    typer.echo(f"{files.write_atomic(html, page)}: {len(samples)} chips")

@@ -20,6 +20,9 @@ from rsvlm.data.landmarks.directions import SECTORS, direction
 from rsvlm.data.landmarks.pieces import AREA, LINE, POINT, Pieces, connected, cut_out, metres_per_degree, outlines
 from rsvlm.data.maps import features as maps
 from rsvlm.data.maps.taxonomy import Category, taxonomy
+from rsvlm.errors import need
+
+shapely = need("shapely", "data")
 
 NOT_FROM_ABOVE = "not seen from above"
 UNDERGROUND = "underground"
@@ -28,7 +31,7 @@ TOO_SMALL = "too small at this resolution"
 TOO_THIN = "too thin at this resolution"
 TOO_SHORT = "too short at this resolution"
 HIDDEN = (None, NOT_FROM_ABOVE, UNDERGROUND, INDOORS, TOO_SMALL, TOO_THIN, TOO_SHORT)
-"""Why a landmark is not visible; none: it is."""
+"""Why a landmark is not visible. If None, it is."""
 
 SHORTEST_LINE_PX = 6.0
 """Shortest visible line, in pixels."""
@@ -44,35 +47,20 @@ _BATCH = 512
 
 @dataclass(frozen=True)
 class Index:
-    """Features in a spatial index, with what `describe` asks of every one of them in arrays `(F,)`.
+    """Features in a spatial index, with what `describe` asks of every one of them in arrays `(F,)`."""
 
-    Attributes:
-        tree: shapely.STRtree of the geometries.
-        bounds: `(F, 4)`, `west, south, east, north` in degrees.
-        kind: Dimension of the geometry: 0 point, 1 line, 2 area.
-        category: Position of its category in the taxonomy.
-        name: Code of its name; -1: none.
-        extent: Area or length, in degrees; 0 for points.
-        size_m: Side of a point, width of a line, in metres.
-        smallest_px: Smallest visible size, in pixels.
-        interest: As in the taxonomy.
-        countable: Whether features of its category are things, and not pieces.
-        linear: Whether its category is drawn as a line, so that its size is a width.
-        hidden: Position in `HIDDEN` of why it can never be seen; 0: it can.
-    """
-
-    tree: object
-    bounds: np.ndarray
-    kind: np.ndarray
-    category: np.ndarray
-    name: np.ndarray
-    extent: np.ndarray
-    size_m: np.ndarray
-    smallest_px: np.ndarray
-    interest: np.ndarray
-    countable: np.ndarray
-    linear: np.ndarray
-    hidden: np.ndarray
+    tree: object  # shapely.STRtree of the geometries
+    bounds: np.ndarray  # `(F, 4)`, `west, south, east, north` in degrees
+    kind: np.ndarray  # dimension of the geometry: 0 point, 1 line, 2 area
+    category: np.ndarray  # position of its category in the taxonomy
+    name: np.ndarray  # code of its name; -1: none
+    extent: np.ndarray  # area or length, in degrees; 0 for points
+    size_m: np.ndarray  # side of a point, width of a line, in metres
+    smallest_px: np.ndarray  # smallest visible size, in pixels
+    interest: np.ndarray  # as in the taxonomy
+    countable: np.ndarray  # whether features of its category are things, and not pieces
+    linear: np.ndarray  # whether its category is drawn as a line, so that its size is a width
+    hidden: np.ndarray  # position in `HIDDEN` of why it can never be seen; 0: it can
 
 
 def index(features: maps.Features) -> Index:
@@ -84,8 +72,6 @@ def index(features: maps.Features) -> Index:
     Raises:
         DataError: The taxonomy is broken.
     """
-    import shapely
-
     categories = taxonomy()
     order = {name: number for number, name in enumerate(categories)}
     entries = [categories[name] for name in features.table["category"]]
@@ -157,13 +143,8 @@ def relations(landmarks: Sequence[dict], most: int = 4) -> list[dict]:
         `i`; the distance is that between their nearest points. The direction leads from the point of `i` that is nearest to the
         middle of `j`, and is told only where that from middle to middle is not far from it.
     """
-    import shapely
-
-    singles = [
-        i
-        for i, mark in enumerate(landmarks)
-        if mark["visible"] and mark["count"] == 1 and (mark["share"] or 0.0) <= 0.25 and mark["position"]
-    ][:7]
+    seen = [i for i, mark in enumerate(landmarks) if mark["visible"] and mark["count"] == 1 and mark["position"]]
+    singles = [i for i in seen if (landmarks[i]["share"] or 0.0) <= 0.25][:7]
     if len(singles) < 2:
         return []
     # The larger one is where the smaller is seen from.
@@ -182,23 +163,17 @@ def relations(landmarks: Sequence[dict], most: int = 4) -> list[dict]:
     agrees = (edge * centre).sum(axis=1) > 0.6 * np.maximum(lengths, 1e-9)
     # A thing in one place says more about where another lies than one that runs through the chip.
     weight = np.array([landmarks[i]["prominence"] * (2 if sum(landmarks[i]["by_sector"]) == 1 else 1) for i in singles])
-    found, used = [], np.zeros(len(singles), int)
+    pairs, used = [], np.zeros(len(singles), int)
     for pair in np.argsort(-weight[a] * weight[b], kind="stable"):
         first, second = a[pair], b[pair]
         if distance[pair] <= 1.0 or not agrees[pair] or max(used[first], used[second]) >= 2:
             continue
         used[[first, second]] += 1
-        found.append(
-            {
-                "from": singles[first],
-                "to": singles[second],
-                "distance_m": round(float(distance[pair]), 1),
-                "direction": direction(*edge[pair]),
-            }
-        )
-        if len(found) == most:
+        ends = {"from": singles[first], "to": singles[second]}
+        pairs.append(ends | {"distance_m": round(float(distance[pair]), 1), "direction": direction(*edge[pair])})
+        if len(pairs) == most:
             break
-    return found
+    return pairs
 
 
 def _describe(geometry: np.ndarray, columns: dict[str, np.ndarray], index: Index, chips: pd.DataFrame) -> list[list[dict]]:
@@ -217,12 +192,8 @@ def _describe(geometry: np.ndarray, columns: dict[str, np.ndarray], index: Index
     by_chip = [_ranked(marks) for marks in by_chip]
     listed = [pair for marks in by_chip for pair in marks]
     first = np.array([group.members[0] for _, group in listed])
-    drawings = outlines(
-        pieces,
-        groups=[group.members for _, group in listed],
-        dotted=[group.things or pieces.kind[group.members[0]] == POINT for _, group in listed],
-        tolerance_m=gsd_m[pieces.chip[first]],
-    )
+    dotted = [group.things or pieces.kind[group.members[0]] == POINT for _, group in listed]
+    drawings = outlines(pieces, [group.members for _, group in listed], dotted, gsd_m[pieces.chip[first]])
     for (mark, _), drawing in zip(listed, drawings, strict=True):
         mark["geometry"] = drawing
     return [[mark for mark, _ in marks] for marks in by_chip]
@@ -230,15 +201,10 @@ def _describe(geometry: np.ndarray, columns: dict[str, np.ndarray], index: Index
 
 @dataclass(frozen=True)
 class _Group:
-    """Pieces of one chip that are told as one landmark.
+    """Pieces of one chip that are told as one landmark."""
 
-    Attributes:
-        members: Their positions, the largest first: it lends the landmark its name and size.
-        things: Whether each of them is a thing, as a building, and not a piece, as of a road.
-    """
-
-    members: np.ndarray
-    things: bool
+    members: np.ndarray  # their positions, the largest first: it lends the landmark its name and size
+    things: bool  # whether each of them is a thing, as a building, and not a piece, as of a road
 
 
 def _hidden(pieces: Pieces, index: Index, gsd_m: np.ndarray) -> np.ndarray:
@@ -250,11 +216,7 @@ def _hidden(pieces: Pieces, index: Index, gsd_m: np.ndarray) -> np.ndarray:
     thin = area & (pieces.thickness_m < THINNEST_AREA_PX * gsd_m)
     small = np.where(pieces.kind == LINE, HIDDEN.index(TOO_THIN), HIDDEN.index(TOO_SMALL))
     never = index.hidden[feature]
-    return np.select(
-        [never > 0, size < index.smallest_px[feature], thin],
-        [never, small, HIDDEN.index(TOO_THIN)],
-        0,
-    )
+    return np.select([never > 0, size < index.smallest_px[feature], thin], [never, small, HIDDEN.index(TOO_THIN)], 0)
 
 
 def _groups(pieces: Pieces, index: Index, hidden: np.ndarray) -> list[_Group]:
@@ -277,13 +239,7 @@ def _groups(pieces: Pieces, index: Index, hidden: np.ndarray) -> list[_Group]:
 
 
 def _landmark(
-    columns: dict[str, np.ndarray],
-    index: Index,
-    pieces: Pieces,
-    group: _Group,
-    hidden: np.ndarray,
-    gsd_m: float,
-    size_px: float,
+    columns: dict, index: Index, pieces: Pieces, group: _Group, hidden: np.ndarray, gsd_m: float, size_px: float
 ) -> dict:
     """Tell one landmark, all but its `geometry`."""
     members, side_m = group.members, gsd_m * size_px
@@ -346,11 +302,9 @@ def _never_seen(entry: Category, tags: dict[str, str], kind: int) -> int:
     """Return the position in `HIDDEN` of why a feature is never seen from above; 0: it is."""
     if not entry.visible_from_above:
         return HIDDEN.index(NOT_FROM_ABOVE)
-    below = tags.get("tunnel", "no") not in ("no", "avalanche_protector") or tags.get("location") in (
-        "underground",
-        "underwater",
-    )
-    if below or tags.get("covered") == "yes" or re.fullmatch(r"-\d+(\.0)?", tags.get("layer", "")) and entry.shape != "area":
+    below = entry.shape != "area" and re.fullmatch(r"-\d+(\.0)?", tags.get("layer", ""))
+    below = below or tags.get("covered") == "yes" or tags.get("location") in ("underground", "underwater")
+    if below or tags.get("tunnel", "no") not in ("no", "avalanche_protector"):
         return HIDDEN.index(UNDERGROUND)
     if tags.get("indoor", "no") != "no" or kind == POINT and tags.get("level", "0") not in ("0", ""):
         return HIDDEN.index(INDOORS)

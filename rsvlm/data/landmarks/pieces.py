@@ -13,6 +13,9 @@ import numpy as np
 import pandas as pd
 
 from rsvlm.data.landmarks.directions import sectors
+from rsvlm.errors import need
+
+shapely = need("shapely", "data")
 
 POINT, LINE, AREA = 0, 1, 2
 """Kinds of geometry, by dimension."""
@@ -26,47 +29,26 @@ _WGS84_A, _WGS84_E2 = 6_378_137.0, 0.00669437999014
 
 @dataclass(frozen=True)
 class Pieces:
-    """Pieces of features, ordered by chip and feature, in arrays `(P,)`.
+    """Pieces of features, ordered by chip and feature, in arrays `(P,)`."""
 
-    Attributes:
-        chip: Position of its chip.
-        feature: Position of its feature.
-        kind: `POINT`, `LINE` or `AREA`.
-        box: `(P, 4)`, the chip in the longitudes of the feature: `west, south, east, north` in degrees.
-        cut: Whether the chip's edge cuts the feature.
-        shape: Geometry in metres east and north of the chip's middle.
-        origin: `(P, 2)`, the chip's middle in the longitudes of the feature, in degrees.
-        scale: `(P, 2)`, metres of a degree of longitude and of latitude.
-        extent_deg: Area in square degrees or length in degrees; 0 for points.
-        area_m2: Area; 0 for points and lines.
-        length_m: Length; 0 for points and areas.
-        thickness_m: Twice the area over the outline; 0 for points and lines.
-        extent_m: Root of the area, or length; 0 for points.
-        share: Share of the chip that it covers, at most 1.
-        middle: `(P, 2)`, a point of it, in metres as `shape`.
-        lonlat: `(P, 2)`, the same in degrees, beyond 180 where the chip is.
-        sector: Position in `directions.SECTORS` of its middle.
-        reaches: `(P, 9)`, bool, the sector of its middle, those half covered by an area, and those with a tenth of a line.
-    """
-
-    chip: np.ndarray
-    feature: np.ndarray
-    kind: np.ndarray
-    box: np.ndarray
-    cut: np.ndarray
-    shape: np.ndarray
-    origin: np.ndarray
-    scale: np.ndarray
-    extent_deg: np.ndarray
-    area_m2: np.ndarray
-    length_m: np.ndarray
-    thickness_m: np.ndarray
-    extent_m: np.ndarray
-    share: np.ndarray
-    middle: np.ndarray
-    lonlat: np.ndarray
-    sector: np.ndarray
-    reaches: np.ndarray
+    chip: np.ndarray  # position of its chip
+    feature: np.ndarray  # position of its feature
+    kind: np.ndarray  # `POINT`, `LINE` or `AREA`
+    box: np.ndarray  # `(P, 4)`, the chip in the longitudes of the feature: `west, south, east, north` in degrees
+    cut: np.ndarray  # whether the chip's edge cuts the feature
+    shape: np.ndarray  # geometry in metres east and north of the chip's middle
+    origin: np.ndarray  # `(P, 2)`, the chip's middle in the longitudes of the feature, in degrees
+    scale: np.ndarray  # `(P, 2)`, metres of a degree of longitude and of latitude
+    extent_deg: np.ndarray  # area in square degrees or length in degrees; 0 for points
+    area_m2: np.ndarray  # area; 0 for points and lines
+    length_m: np.ndarray  # length; 0 for points and areas
+    thickness_m: np.ndarray  # twice the area over the outline; 0 for points and lines
+    extent_m: np.ndarray  # root of the area, or length; 0 for points
+    share: np.ndarray  # share of the chip that it covers, at most 1
+    middle: np.ndarray  # `(P, 2)`, a point of it, in metres as `shape`
+    lonlat: np.ndarray  # `(P, 2)`, the same in degrees, beyond 180 where the chip is
+    sector: np.ndarray  # position in `directions.SECTORS` of its middle
+    reaches: np.ndarray  # `(P, 9)`, bool, the sector of its middle, those half under an area, those with a tenth of a line
 
 
 def cut_out(tree, geometry: np.ndarray, bounds: np.ndarray, kind: np.ndarray, boxes: np.ndarray) -> Pieces | None:
@@ -93,8 +75,6 @@ def cut_out(tree, geometry: np.ndarray, bounds: np.ndarray, kind: np.ndarray, bo
 
 def _meeting(tree, bounds: np.ndarray, boxes: np.ndarray) -> pd.DataFrame:
     """Return `chip`, `feature` and the chip's box in the feature's longitudes of all that meet, ordered by chip and feature."""
-    import shapely
-
     parts = []
     east = bounds[:, 2].max(initial=-np.inf)
     for shift, chosen in ((0.0, slice(None)), (-360.0, boxes[:, 2] > 180.0), (360.0, boxes[:, 0] + 360.0 <= east)):
@@ -108,8 +88,6 @@ def _meeting(tree, bounds: np.ndarray, boxes: np.ndarray) -> pd.DataFrame:
 
 def _clipped(geometry: np.ndarray, box: np.ndarray, kind: np.ndarray, cut: np.ndarray) -> np.ndarray:
     """Return what lies inside the boxes; None where nothing of the feature's own dimension does."""
-    import shapely
-
     result = geometry.copy()
     where = np.flatnonzero(cut & (kind > POINT))
     if len(where):
@@ -135,8 +113,6 @@ def _clipped(geometry: np.ndarray, box: np.ndarray, kind: np.ndarray, cut: np.nd
 
 def _measured(pairs: pd.DataFrame) -> Pieces:
     """Measure what was cut out: `chip feature kind cut clipped`, and the box in four columns."""
-    import shapely
-
     clipped, kind, box = pairs["clipped"].to_numpy(), pairs["kind"].to_numpy(), pairs[_BOX].to_numpy()
     # Into metres. East to west is measured at the latitude of the piece itself: chips may be large.
     bounds = shapely.bounds(clipped)
@@ -181,8 +157,6 @@ def _measured(pairs: pd.DataFrame) -> Pieces:
 
 def _reaches(shape, kind, side, sector, share) -> np.ndarray:
     """Return `(P, 9)`, bool, the sectors that pieces reach into, as in `Pieces`."""
-    import shapely
-
     reaches = sector[:, None] == np.arange(9)
     lines = np.flatnonzero(kind == LINE)
     if len(lines):
@@ -204,8 +178,6 @@ def _reaches(shape, kind, side, sector, share) -> np.ndarray:
 
 def _longest(lines: np.ndarray) -> np.ndarray:
     """Return the longest part of each line."""
-    import shapely
-
     parts, line = shapely.get_parts(lines, return_index=True)
     order = np.lexsort((shapely.length(parts), line))
     return parts[order[np.append(np.diff(line[order]) > 0, True)]] if len(lines) else lines
@@ -231,8 +203,6 @@ def metres_per_degree(lat: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
 
 def connected(shapes: np.ndarray) -> int:
     """Return how many of the shapes `(n,)`, in metres, there are when those that touch are one."""
-    import shapely
-
     if len(shapes) == 1 or len(shapes) > 100:
         return len(shapes)
     # Pieces of one chip are measured at slightly different latitudes; half a metre bridges that.
@@ -254,8 +224,6 @@ def outlines(pieces: Pieces, groups: list[np.ndarray], dotted: list[bool], toler
     Returns:
         GeoJSON of each group, of `MAX_VERTICES` vertices at most.
     """
-    import shapely
-
     shapes = np.empty(len(groups), object)
     for i, (members, dots) in enumerate(zip(groups, dotted, strict=True)):
         if len(members) == 1:
@@ -278,8 +246,6 @@ def outlines(pieces: Pieces, groups: list[np.ndarray], dotted: list[bool], toler
 
 def _simplified(shapes: np.ndarray, tolerance_m: np.ndarray) -> np.ndarray:
     """Simplify shapes, and further where there are still too many vertices."""
-    import shapely
-
     shapes = shapes.copy()
     several = np.flatnonzero(shapely.get_num_coordinates(shapes) > 5)
     shapes[several] = shapely.simplify(shapes[several], tolerance_m[several])

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from rsvlm.errors import ConfigError, DataError, MissingExtraError
+from rsvlm.errors import ConfigError, DataError, need
+
+shapely = need("shapely", "data")
+h3 = need("h3.api.basic_int", "data")
 
 if TYPE_CHECKING:
     from rsvlm import config
@@ -47,7 +50,6 @@ def assign(chips: pd.DataFrame, options: config.Chips, seed: int) -> tuple[np.nd
     Source:
         Our choice; H3 is Uber's hexagonal grid of the globe.
     """
-    h3 = _h3()
     if options.test_share + options.val_share >= 1:
         raise ConfigError("chips.test_share and chips.val_share add up to 1 or more: leave cells for training")
     resolution = options.h3_resolution
@@ -60,14 +62,11 @@ def assign(chips: pd.DataFrame, options: config.Chips, seed: int) -> tuple[np.nd
             f"chips.h3_resolution={resolution} makes cells with sides of {edge_m:,.0f} m, but chips are {side_m:,.0f} m wide: {hint}"
         )
     cell = functools.partial(_cells, resolution=resolution)
-    ranks: dict[int, int] = {}
+    draw = functools.cache(functools.partial(_draw, options=options, seed=seed))
 
     def rank(cells: np.ndarray) -> np.ndarray:
         unique, where = np.unique(cells, return_inverse=True)
-        for number in unique.tolist():
-            if number not in ranks:
-                ranks[number] = _draw(number, options, seed)
-        return np.array([ranks[number] for number in unique.tolist()], np.int8)[where].reshape(cells.shape)
+        return np.array(list(map(draw, unique.tolist())), np.int8)[where].reshape(cells.shape)
 
     own = rank(cell(chips["lat"].to_numpy(), chips["lon"].to_numpy()))
     reasons = np.full(len(chips), "", object)
@@ -89,17 +88,8 @@ def _draw(cell: int, options: config.Chips, seed: int) -> int:
 
 
 def _cells(lat: np.ndarray, lon: np.ndarray, resolution: int) -> np.ndarray:
-    find = _h3().latlng_to_cell
     points = zip(lat.tolist(), lon.tolist(), strict=True)
-    return np.fromiter((find(y, x, resolution) for y, x in points), np.uint64, len(lat))
-
-
-def _h3():
-    try:
-        from h3.api import basic_int
-    except ImportError:
-        raise MissingExtraError('the package h3 is not installed: pip install "rsvlm[data]"') from None
-    return basic_int
+    return np.fromiter((h3.latlng_to_cell(y, x, resolution) for y, x in points), np.uint64, len(lat))
 
 
 def _squares(chips: pd.DataFrame) -> np.ndarray:
@@ -116,8 +106,8 @@ def _rings(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     steps = np.linspace(0, 1, _GUARD_STEPS)
     x, y = (part.ravel() for part in np.meshgrid(steps, steps))
     # The middle third is the chip; a cell that touches the square, but neither its border nor the chip, would be smaller than both.
-    kept = (x == 0) | (x == 1) | (y == 0) | (y == 1) | (np.isin(x, steps[::3]) & np.isin(y, steps[::3]))
-    x, y = x[kept], y[kept]
+    looked_at = (x == 0) | (x == 1) | (y == 0) | (y == 1) | (np.isin(x, steps[::3]) & np.isin(y, steps[::3]))
+    x, y = x[looked_at], y[looked_at]
     west, south, east, north = (squares[:, [i]] for i in range(4))
     return south + (north - south) * y, west + (east - west) * x
 
@@ -135,8 +125,6 @@ def excluded(chips: pd.DataFrame, paths: Sequence[str | Path]) -> np.ndarray:
     Raises:
         DataError: A file is missing, holds no footprint, or something that is none.
     """
-    import shapely
-
     reasons = np.full(len(chips), "", object)
     boxes = chips[_EDGES].to_numpy(float)
     for path in paths:
@@ -151,8 +139,6 @@ def excluded(chips: pd.DataFrame, paths: Sequence[str | Path]) -> np.ndarray:
 
 def read_footprints(path: str | Path) -> np.ndarray:
     """Read footprints to keep out, as an array of shapely geometry in degrees; errors as `excluded`."""
-    import shapely
-
     path = Path(path)
     wants = "a GeoJSON file, or a CSV file with the columns west, south, east, north"
     try:
@@ -160,20 +146,20 @@ def read_footprints(path: str | Path) -> np.ndarray:
             table = pd.read_csv(path)
             table.columns = [str(name).strip().lower() for name in table.columns]
             west, south, east, north = (pd.to_numeric(table[edge]).to_numpy(float) for edge in _EDGES)
-            found = shapely.box(west, south, np.where(east < west, east + 360, east), north)
+            footprints = shapely.box(west, south, np.where(east < west, east + 360, east), north)
         else:
-            found = shapely.get_parts(shapely.from_geojson(path.read_bytes()))
+            footprints = shapely.get_parts(shapely.from_geojson(path.read_bytes()))
     except FileNotFoundError:
         raise DataError(f"{path} is missing: --exclude takes {wants}") from None
     except (OSError, ValueError, KeyError, TypeError, shapely.errors.ShapelyError) as error:
         raise DataError(f"{path} cannot be read as footprints ({error}): give {wants}") from None
-    found = found[~(shapely.is_empty(found) | shapely.is_missing(found))]
-    if not len(found):
+    footprints = footprints[~(shapely.is_empty(footprints) | shapely.is_missing(footprints))]
+    if not len(footprints):
         raise DataError(f"{path} holds no footprint: give {wants}")
-    low_x, low_y, high_x, high_y = shapely.total_bounds(found)
+    low_x, low_y, high_x, high_y = shapely.total_bounds(footprints)
     if not (-360 <= low_x <= high_x <= 540 and -90 <= low_y <= high_y <= 90):
         raise DataError(f"{path} reaches from {low_x:g}, {low_y:g} to {high_x:g}, {high_y:g}: footprints are in degrees")
-    return shapely.make_valid(found)
+    return shapely.make_valid(footprints)
 
 
 def select(chips: pd.DataFrame, options: config.Config, exclude: Sequence[str | Path] = ()) -> tuple[pd.DataFrame, list[dict]]:
@@ -196,23 +182,20 @@ def select(chips: pd.DataFrame, options: config.Config, exclude: Sequence[str | 
     chips = chips.assign(split=split)
     up_deg = chips["up_deg"].to_numpy(float) if "up_deg" in chips else np.zeros(len(chips))
     turned = np.abs((up_deg + 180) % 360 - 180) > MOST_TURNED_DEG
-    stage = np.where(turned, "turned", np.where(footprints != "", "footprints", np.where(near != "", "split", "")))
-    reason = np.where(turned, TURNED, np.where(footprints != "", footprints, near))
-    gone = np.flatnonzero(stage != "")
-    columns = (chips["key"].to_numpy()[gone], split[gone], stage[gone], reason[gone])
-    before = [
-        {"key": key, "split": name, "stage": str(where), "reason": str(why)}
-        for key, name, where, why in zip(*columns, strict=True)
-    ]
-    kept = chips[stage == ""]
+    cases = [turned, footprints != "", near != ""]
+    stage = np.select(cases, ["turned", "footprints", "split"], "")
+    reason = np.select(cases, [np.full(len(chips), TURNED, object), footprints, near], "")
+    gone = pd.DataFrame({"key": chips["key"], "split": split, "stage": stage.astype(object), "reason": reason})
+    before = gone[stage != ""].to_dict("records")
+    chips = chips[stage == ""]
     most = options.chips.max_chips
-    if most is not None and len(kept) > most:
-        drawn = np.sort(np.random.default_rng([options.seed, 1]).choice(len(kept), most, replace=False))
-        left = Counter(kept["split"]) - Counter(kept["split"].iloc[drawn])
+    if most is not None and len(chips) > most:
+        drawn = np.sort(np.random.default_rng([options.seed, 1]).choice(len(chips), most, replace=False))
+        left = Counter(chips["split"]) - Counter(chips["split"].iloc[drawn])
         why = "beyond chips.max_chips"
         before += [{"split": name, "stage": "sample", "reason": why, "n": n} for name, n in left.items()]
-        kept = kept.iloc[drawn]
-    return kept.reset_index(drop=True), before
+        chips = chips.iloc[drawn]
+    return chips.reset_index(drop=True), before
 
 
 def thin(chips: pd.DataFrame, options: config.Chips) -> list[str]:

@@ -1,15 +1,13 @@
 """Maps of any kind into one table of features with categories, names, licences and clean geometry.
 
-Files of every kind (`mapfiles`) come out in one schema and one taxonomy (`taxonomy`). Tags that the taxonomy does not know and
+Files of every kind (`files`) come out in one schema and one taxonomy (`taxonomy`). Tags that the taxonomy does not know and
 geometry that cannot be mended are counted by reason and left out.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
-import itertools
 import json
 import logging
 import math
@@ -22,17 +20,22 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 
 from rsvlm.data.maps import files as map_files
 from rsvlm.data.maps.files import Origin, Raw
 from rsvlm.data.maps.taxonomy import TAXONOMY, category_of, clean_geometry, clean_text, names_of, taxonomy, touches
-from rsvlm.errors import ConfigError, DataError
-from rsvlm.records import files
+from rsvlm.errors import ConfigError, DataError, need
+from rsvlm.records import files, text
+
+shapely = need("shapely", "data")
 
 log = logging.getLogger(__name__)
 
 _COLUMNS = ["name", "names", "category", "source", "licence", "attribution", "id", "tags"]
 _FOOTPRINT_M2 = 5000.0
+_AT_ONCE = 50_000
+_IDENTITY = re.compile(r"(.*[^a-z])?(fid|gid|uuid|id|full_plus_code)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -79,20 +82,23 @@ def read(paths: Sequence[str], bbox_lonlat: Sequence[float] | None = None) -> Fe
     if not paths:
         raise ConfigError("no map is given: name one, as in --map region.osm.pbf")
     box = _checked_box(bbox_lonlat)
-    map_files.need("shapely")
     opened = [_reader(str(where), box) for where in paths]  # a bad request stops before any work
-    parts, counts = [], Counter()
+    rows, shapes, counts = [], [np.empty(0, object)], Counter()
     for where, (reader, origin, given) in zip(paths, opened):
-        before = sum(len(part[0]) for part in parts)
-        raws = _with_footprints(reader(counts), given, counts)
-        while batch := list(itertools.islice(raws, 50_000)):
-            parts.append(_collect(batch, origin, given, box, counts))
-        log.info("%s: %d features", where, sum(len(part[0]) for part in parts) - before)
-    rows = [row for part in parts for row in part[0]]
-    geometry = np.concatenate([part[1] for part in parts]) if parts else np.empty(0, object)
+        before = len(rows)
+        for batch in text.batched(_with_footprints(reader(counts), given, counts), _AT_ONCE):
+            more, geometry = _collect(batch, origin, given, box, counts)
+            rows += more
+            shapes.append(geometry)
+        log.info("%s: %d features", where, len(rows) - before)
+    return _merge(_table(rows), np.concatenate(shapes), counts)
+
+
+def _table(rows: list[tuple] | dict[str, list]) -> pd.DataFrame:
+    """Make the table of features; a feature without a name has None for it."""
     table = pd.DataFrame(rows, columns=_COLUMNS)
     table["name"] = table["name"].astype(object).where(table["name"].notna(), None)
-    return _merge(table, geometry, counts)
+    return table
 
 
 def save(features: Features, folder: Path | str) -> Path:
@@ -105,20 +111,13 @@ def save(features: Features, folder: Path | str) -> Path:
     Returns:
         Path of the file. The same features give the same bytes.
     """
-    import pyarrow
-    import pyarrow.parquet
-    import shapely
-
     columns = {name: features.table[name].tolist() for name in _COLUMNS}
     for name in ("names", "tags"):
         columns[name] = [json.dumps(v, ensure_ascii=False, sort_keys=True) if v else "" for v in columns[name]]
     schema = [(name, pyarrow.string()) for name in _COLUMNS] + [("geometry", pyarrow.binary())]
     columns["geometry"] = shapely.to_wkb(features.geometry).tolist()
-    geo = {
-        "version": "1.1.0",
-        "primary_column": "geometry",
-        "columns": {"geometry": {"encoding": "WKB", "geometry_types": []}},
-    }
+    about = {"geometry": {"encoding": "WKB", "geometry_types": []}}
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": about}
     notes = {"geo": json.dumps(geo), "counts": json.dumps(features.counts, sort_keys=True)}
     table = pyarrow.table(columns, schema=pyarrow.schema(schema, metadata=notes))
     buffer = io.BytesIO()
@@ -132,29 +131,21 @@ def load(folder: Path | str) -> Features:
     Raises:
         DataError: The file is missing or broken.
     """
-    import pyarrow
-    import pyarrow.parquet
-    import shapely
-
     path = Path(folder) / "features.parquet"
     try:
         table = pyarrow.parquet.read_table(path, memory_map=True)
         columns = {name: table.column(name).to_pylist() for name in _COLUMNS}
         for name in ("names", "tags"):
-            columns[name] = [json.loads(text) if text else {} for text in columns[name]]
+            columns[name] = [json.loads(cell) if cell else {} for cell in columns[name]]
         geometry = shapely.from_wkb(np.array(table.column("geometry").to_pylist(), dtype=object))
         counts = Counter(json.loads(table.schema.metadata[b"counts"]))
     except (OSError, KeyError, TypeError, ValueError, pyarrow.ArrowException, shapely.errors.ShapelyError) as error:
         raise DataError(f"{path} cannot be read ({error}): read the map again") from error
-    frame = pd.DataFrame(columns, columns=_COLUMNS)
-    frame["name"] = frame["name"].astype(object).where(frame["name"].notna(), None)
-    return Features(frame, np.atleast_1d(geometry), counts)
+    return Features(_table(columns), np.atleast_1d(geometry), counts)
 
 
 def fingerprint(features: Features) -> str:
     """Return a SHA-256 of the features and the taxonomy, in hexadecimal."""
-    import shapely
-
     digest = hashlib.sha256(TAXONOMY.read_bytes())
     for row in features.table[_COLUMNS].itertuples(index=False):
         digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode())
@@ -176,13 +167,12 @@ def _reader(where: str, box: Sequence[float] | None) -> tuple[map_files.Reader, 
 def _path_and_options(where: str) -> tuple[Path, dict[str, str]]:
     if "#" not in where or Path(where).exists():
         return Path(where), {}
-    path, _, text = where.rpartition("#")
-    given = dict(parse_qsl(text)) if "=" in text else {"category": text.replace("+", " ").replace("_", " ")}
+    path, _, said = where.rpartition("#")
+    given = dict(parse_qsl(said)) if "=" in said else {"category": said.replace("+", " ").replace("_", " ")}
     if unknown := set(given) - {"category", "licence", "attribution", "source"}:
         raise ConfigError(f"{where}: unknown option '{min(unknown)}' after #: category, licence, attribution or source")
     if "category" in given and given["category"] not in taxonomy():
-        near = difflib.get_close_matches(given["category"], taxonomy(), n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else f": see {TAXONOMY.name}"
+        hint = text.did_you_mean(given["category"], taxonomy(), 0.6) or f": see {TAXONOMY.name}"
         raise ConfigError(f"{where}: unknown category '{given['category']}'{hint}")
     return Path(path), {key: clean_text(value, 300) or "unknown" for key, value in given.items()}
 
@@ -199,8 +189,6 @@ def _checked_box(box: Sequence[float] | None) -> tuple[float, ...] | None:
 
 def _with_footprints(raws: Iterator[Raw], given: dict, counts: Counter) -> Iterator[Raw]:
     """Pass features on; where a file holds small polygons alone and not one says what it is, they are buildings."""
-    import shapely
-
     held: list[Raw] = []
     for raw in raws:
         if given.get("category") or raw.category or _describes(raw.tags):
@@ -216,34 +204,26 @@ def _with_footprints(raws: Iterator[Raw], given: dict, counts: Counter) -> Itera
         square = (111_195.0**2) * np.cos(np.radians((middle[1] + middle[3]) / 2))
         if np.median(shapely.area(shapes[areas])) * square < _FOOTPRINT_M2:
             counts["taken for buildings"] += len(held)
-            log.warning(
-                "%d polygons say nothing of themselves: taken for buildings (name another category after #)", len(held)
-            )
+            advice = "taken for buildings (name another category after #)"
+            log.warning("%d polygons say nothing of themselves: %s", len(held), advice)
             held = [replace(raw, category="building") for raw in held]
     yield from held
 
 
 def _describes(tags: dict[str, str]) -> bool:
     """Tell whether tags say more than an identity, a height or a measure."""
-    names = re.compile(r"(.*[^a-z])?(fid|gid|uuid|id|full_plus_code)", re.IGNORECASE)
-    return any(any(letter.isalpha() for letter in value) for key, value in tags.items() if not names.fullmatch(key))
+    return any(any(map(str.isalpha, value)) for key, value in tags.items() if not _IDENTITY.fullmatch(key))
 
 
-def _collect(raws: list[Raw], origin, given: dict, box, counts: Counter) -> tuple[list[tuple], np.ndarray]:
-    import shapely
-
-    kept, categories = [], []
-    for raw in raws:
-        category = raw.category or category_of(raw.tags) or given.get("category")
-        if category is None:
-            counts["unmapped tags" if _describes(raw.tags) else "no tags"] += 1
-            continue
-        kept.append(raw)
-        categories.append(category)
-    if not kept:
-        return [], np.empty(0, object)
-    geometry = np.empty(len(kept), object)
-    geometry[:] = [raw.geometry for raw in kept]
+def _collect(raws: list[Raw], origin: Origin, given: dict, box, counts: Counter) -> tuple[list[tuple], np.ndarray]:
+    """Return the rows of a batch, in the order of `_COLUMNS`, and its geometry; count what is left out."""
+    categories = [raw.category or category_of(raw.tags) or given.get("category") for raw in raws]
+    unknown = [raw for raw, category in zip(raws, categories) if category is None]
+    counts.update("unmapped tags" if _describes(raw.tags) else "no tags" for raw in unknown)
+    raws = [raw for raw, category in zip(raws, categories) if category is not None]
+    categories = [category for category in categories if category is not None]
+    geometry = np.empty(len(raws), object)
+    geometry[:] = [raw.geometry for raw in raws]
     geometry, reasons = clean_geometry(geometry)
     if box is not None:
         outside = ~touches(shapely.bounds(geometry), box) & np.equal(reasons, None)
@@ -252,13 +232,13 @@ def _collect(raws: list[Raw], origin, given: dict, box, counts: Counter) -> tupl
     rows, usable = [], np.equal(reasons, None)
     counts.update(Counter(reasons[~usable].tolist()))
     for i in np.flatnonzero(usable):
-        raw = kept[i]
+        raw = raws[i]
         if closed[i] and taxonomy()[categories[i]].shape == "area" and raw.tags.get("area") != "no":
             polygon = shapely.make_valid(shapely.Polygon(geometry[i]))
             if shapely.get_dimensions(polygon) == 2 and polygon.geom_type != "GeometryCollection":
                 geometry[i] = polygon
         names = raw.names if raw.names is not None else names_of(raw.tags)
-        names = {key: text for key, value in list(names.items())[:40] if (text := clean_text(value))}
+        names = {key: name for key, value in list(names.items())[:40] if (name := clean_text(value))}
         source, licence, attribution = raw.origin or origin
         rows.append((names.pop("", None), names, categories[i], source, licence, attribution, raw.id, raw.tags))
     return rows, geometry[usable]
@@ -266,10 +246,8 @@ def _collect(raws: list[Raw], origin, given: dict, box, counts: Counter) -> tupl
 
 def _merge(table: pd.DataFrame, geometry: np.ndarray, counts: Counter) -> Features:
     """Join the pieces of features that a map was cut into: same source, identity, category, name and kind of geometry."""
-    import shapely
-
-    told = [table[name].tolist() for name in ("source", "id", "category", "name")]
-    rows = zip(*told, shapely.get_dimensions(geometry).tolist())
+    columns = [table[name].tolist() for name in ("source", "id", "category", "name")]
+    rows = zip(*columns, shapely.get_dimensions(geometry).tolist())
     keys = pd.Series(["\0".join(map(str, row)) for row in rows], index=table.index, dtype=object)
     repeated = keys.duplicated(keep=False) & (table["id"] != "")
     drop = np.zeros(len(table), bool)
@@ -280,16 +258,14 @@ def _merge(table: pd.DataFrame, geometry: np.ndarray, counts: Counter) -> Featur
     if drop.any():
         counts["pieces merged"] += int(drop.sum())
     if table["source"].nunique() > 1:
-        again = _told_before(table, geometry) & ~drop
+        again = _in_earlier_map(table, geometry) & ~drop
         counts.update({"same thing in another map": int(again.sum())} if again.any() else {})
         drop |= again
     return Features(table[~drop].reset_index(drop=True), geometry[~drop], counts)
 
 
-def _told_before(table: pd.DataFrame, geometry: np.ndarray) -> np.ndarray:
+def _in_earlier_map(table: pd.DataFrame, geometry: np.ndarray) -> np.ndarray:
     """Find areas without a name whose middle lies in an area of the same category from an earlier map, and the other way."""
-    import shapely
-
     areas = np.flatnonzero(shapely.get_dimensions(geometry) == 2)
     middle = np.full(len(geometry), None, dtype=object)
     middle[areas] = shapely.point_on_surface(geometry[areas])

@@ -6,6 +6,7 @@ a file is counted by reason; a file that cannot be read, or does not say where o
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from rsvlm.data.maps.taxonomy import category_of, category_of_code, clean_text, osm_keys, taxonomy, touches
-from rsvlm.errors import ConfigError, DataError, MissingExtraError
+from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.records.files import package_file
 
 log = logging.getLogger(__name__)
@@ -32,26 +33,19 @@ _GEOJSON = (".geojson", ".json", ".geojsonl", ".geojsons", ".ndjson")
 _TABLES = (".gpkg", ".shp", ".fgb", ".kml", ".gml", ".sqlite", ".gdb", ".zip")
 _OSM_FILES = (".pbf", ".osm", ".osm.gz", ".osm.bz2", ".o5m")
 _PARQUET = (".parquet", ".geoparquet")
+_AT_ONCE = 50_000
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True)
 class Raw:
-    """A feature as a reader found it.
+    """A feature as a reader found it; category, names and origin are None where its tags, or its map, tell them."""
 
-    Attributes:
-        geometry: A shapely geometry or none, in degrees of longitude and latitude, as it came.
-        id: Its identity in the map; empty: none.
-        tags: What the map says of it.
-        category: Its category where the reader knows it; none: its tags tell.
-        names: Language code to name, the map's own name under the empty string; none: its tags tell.
-        origin: Where it is from; none: where its map is from.
-    """
-
-    geometry: object
-    id: str = ""
-    tags: dict[str, str] = field(default_factory=dict)
+    geometry: object  # a shapely geometry or None, in degrees of longitude and latitude, as it came
+    id: str = ""  # its identity in the map
+    tags: dict[str, str] = field(default_factory=dict)  # what the map says of it
     category: str | None = None
-    names: dict[str, str] | None = None
+    names: dict[str, str] | None = None  # language code to name, the map's own name under the empty string
     origin: Origin | None = None
 
 
@@ -64,7 +58,7 @@ def file_reader(path: Path, box: Sequence[float] | None, given: dict[str, str]) 
 
     Args:
         path: The file, or a folder of GeoParquet.
-        box: `west, south, east, north` in degrees; files that have an index are read there alone. None: everywhere.
+        box: `west, south, east, north` in degrees; files that have an index are read there alone. If None, all is read.
         given: What the user says of the file: `source`, `licence`, `attribution`.
 
     Returns:
@@ -88,10 +82,10 @@ def file_reader(path: Path, box: Sequence[float] | None, given: dict[str, str]) 
     if name.endswith(_GEOJSON):
         return lambda counts: _read_geojson(path, counts, given), origin
     if name.endswith(_OSM_FILES):
-        need("osmium")
+        need("osmium", "data")
         return lambda counts: _read_osm(path, counts), _OSM
     if name.endswith(_TABLES):
-        need("pyogrio")
+        need("pyogrio", "data")
         return lambda counts: _read_tables(path, box, given), origin
     if name.endswith(_PARQUET):
         return lambda counts: _read_parquet(path, box, counts), origin
@@ -116,7 +110,7 @@ def row_groups(path: Path | str, bbox_lonlat: Sequence[float] | None) -> tuple[l
 
     Args:
         path: A file, perhaps with the column `bbox` (`xmin ymin xmax ymax`) of Overture and GeoParquet 1.1.
-        bbox_lonlat: `west, south, east, north` in degrees; none: everything.
+        bbox_lonlat: `west, south, east, north` in degrees. If None, all row groups are chosen.
 
     Returns:
         Positions of the row groups to read, and how many there are.
@@ -124,66 +118,46 @@ def row_groups(path: Path | str, bbox_lonlat: Sequence[float] | None) -> tuple[l
     import pyarrow.parquet
 
     metadata = pyarrow.parquet.read_metadata(path)
-    chosen = list(range(metadata.num_row_groups))
-    if bbox_lonlat is None:
-        return chosen, metadata.num_row_groups
+    groups = list(range(metadata.num_row_groups))
     columns = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
-    if any(f"bbox.{name}" not in columns for name in ("xmin", "ymin", "xmax", "ymax")):
-        return chosen, metadata.num_row_groups
-    kept = []
-    for group in chosen:
-        statistics = [
-            metadata.row_group(group).column(columns[f"bbox.{n}"]).statistics for n in ("xmin", "ymin", "xmax", "ymax")
-        ]
-        if all(one is not None and one.has_min_max for one in statistics):
-            bounds = [statistics[0].min, statistics[1].min, statistics[2].max, statistics[3].max]
-            if not touches(np.array([bounds], float), bbox_lonlat)[0]:
-                continue
-        kept.append(group)
-    return kept, metadata.num_row_groups
+    sides = [columns.get(f"bbox.{side}") for side in _SIDES]
 
+    def may_touch(group: int) -> bool:
+        statistics = [metadata.row_group(group).column(side).statistics for side in sides]
+        if any(one is None or not one.has_min_max for one in statistics):
+            return True
+        bounds = [statistics[0].min, statistics[1].min, statistics[2].max, statistics[3].max]
+        return bool(touches(np.array([bounds], float), bbox_lonlat)[0])
 
-def need(package: str) -> None:
-    """Stop where an optional package is not installed.
-
-    Raises:
-        MissingExtraError: It is not.
-    """
-    try:
-        __import__(package)
-    except ImportError:
-        raise MissingExtraError(f'the package {package} is not installed: pip install "rsvlm[data]"') from None
+    chosen = groups if bbox_lonlat is None or None in sides else list(filter(may_touch, groups))
+    return chosen, len(groups)
 
 
 def _tags(properties: object) -> dict[str, str]:
     """Make flat text tags of a feature's properties, nested `tags` and GDAL's `other_tags` included."""
     if not isinstance(properties, dict):
         return {}
-    found = {}
+    tags = {}
     for key, value in list(properties.items())[:200]:
         if key in ("tags", "source_tags") and isinstance(value, dict):
-            found |= _tags(value)
+            tags |= _tags(value)
         elif key == "other_tags" and isinstance(value, str):
             pairs = re.findall(r'"((?:[^"\\]|\\.)*)"=>"((?:[^"\\]|\\.)*)"', value[:100_000])
-            found |= _tags({a: re.sub(r"\\(.)", r"\1", b) for a, b in pairs})
+            tags |= _tags({a: re.sub(r"\\(.)", r"\1", b) for a, b in pairs})
         elif isinstance(value, bool | np.bool_):
-            found[str(key)] = "yes" if value else "no"
-        elif isinstance(value, float | np.floating) and not math.isfinite(value):
-            continue
-        elif isinstance(value, str | int | float | np.number) and value != "":
+            tags[str(key)] = "yes" if value else "no"
+        elif not isinstance(value, float | np.floating) or math.isfinite(value):
             text = clean_text(value.item() if isinstance(value, np.number) else value, 200)
             if text and (label := clean_text(str(key), 60)):
-                found[label] = text
-    return found
+                tags[label] = text
+    return tags
 
 
 def _to_lonlat(geometry: np.ndarray, crs: object, where: object) -> np.ndarray:
     """Project geometries to longitude and latitude."""
     import shapely
 
-    need("pyproj")
-    import pyproj
-
+    pyproj = need("pyproj", "data")
     try:
         known = pyproj.CRS.from_user_input(crs)
         if known.is_geographic and known.to_epsg() in (4326, None) and known.equals(pyproj.CRS("OGC:CRS84"), True):
@@ -275,17 +249,9 @@ def _read_tables(path: Path, box, given: dict) -> Iterator[Raw]:
             origin = None
             if any(str(name) in ("osm_id", "osm_way_id") for name in about["fields"]):
                 origin = (given.get("source", _OSM[0]), given.get("licence", _OSM[1]), given.get("attribution", _OSM[2]))
-            start, step = 0, 50_000
-            while True:
-                meta, ids, shapes, columns = pyogrio.raw.read(
-                    path,
-                    layer=layer,
-                    bbox=_box_in(crs, box),
-                    skip_features=start,
-                    max_features=step,
-                    return_fids=True,
-                    datetime_as_string=True,
-                )
+            asked = {"layer": layer, "bbox": _box_in(crs, box), "return_fids": True, "datetime_as_string": True}
+            for start in itertools.count(0, _AT_ONCE):
+                meta, ids, shapes, columns = pyogrio.raw.read(path, skip_features=start, max_features=_AT_ONCE, **asked)
                 if not len(shapes):
                     break
                 geometry = _to_lonlat(shapely.from_wkb(shapes, on_invalid="ignore"), crs, path)
@@ -293,7 +259,6 @@ def _read_tables(path: Path, box, given: dict) -> Iterator[Raw]:
                 for i, shape in enumerate(geometry):
                     tags = _tags({name: column[i] for name, column in zip(names, columns)})
                     yield Raw(shape, _identity(None, tags) or f"{layer}/{ids[i]}", tags, origin=origin)
-                start += step
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.GeometryError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a vector file ({str(error)[:200]}): is it complete?") from None
 
@@ -352,9 +317,7 @@ def _read_parquet(path: Path, box, counts: Counter) -> Iterator[Raw]:
             for group in groups:
                 rows = file.read_row_group(group)
                 if box is not None and "bbox" in names and pyarrow.types.is_struct(rows.schema.field("bbox").type):
-                    sides = [
-                        pyarrow.compute.struct_field(rows["bbox"], n).to_numpy() for n in ("xmin", "ymin", "xmax", "ymax")
-                    ]
+                    sides = [pyarrow.compute.struct_field(rows["bbox"], side).to_numpy() for side in _SIDES]
                     inside = touches(np.stack(sides, axis=1).astype(float), box)
                     counts.update({"outside the region": int((~inside).sum())} if not inside.all() else {})
                     rows = rows.filter(pyarrow.array(inside))
@@ -396,11 +359,9 @@ def _overture_type(path: Path, names: set[str]) -> str | None:
         return "place"
     if not {"id", "bbox", "sources"} <= names:
         return None
-    marks = {
-        "building": {"num_floors", "roof_shape", "facade_color"},
-        "segment": {"road_surface", "speed_limits", "connectors"},
-    }
-    return next((kind for kind, some in marks.items() if names & some), "")
+    if names & {"num_floors", "roof_shape", "facade_color"}:
+        return "building"
+    return "segment" if names & {"road_surface", "speed_limits", "connectors"} else ""
 
 
 def _overture(shape: object, row: dict, kind: str) -> Raw:
@@ -428,7 +389,7 @@ def _overture(shape: object, row: dict, kind: str) -> Raw:
 def _read_geonames(path: Path, counts: Counter) -> Iterator[Raw]:
     import shapely
 
-    found = False
+    any_place = False
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             for line in file:
@@ -438,10 +399,10 @@ def _read_geonames(path: Path, counts: Counter) -> Iterator[Raw]:
                     people = int(cells[14] or 0)
                 except (IndexError, ValueError):
                     counts["broken line"] += 1
-                    if not found and counts["broken line"] > 100:
+                    if not any_place and counts["broken line"] > 100:
                         break
                     continue
-                found = True
+                any_place = True
                 category = category_of_code("geonames", kind)
                 if cells[6] == "P" and category is not None:
                     category = _settlement(people) or category
@@ -449,7 +410,7 @@ def _read_geonames(path: Path, counts: Counter) -> Iterator[Raw]:
                 yield Raw(shapely.Point(lon, lat), cells[0], tags, category, {"": cells[1]})
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error})") from None
-    if not found:
+    if not any_place:
         raise DataError(f"{path} is no GeoNames dump: expected 19 columns between tabs, as in cities500.txt")
 
 

@@ -26,6 +26,7 @@ MAX_NAME = 120
 
 _GENERIC_KEYS = ("fclass", "class", "subclass", "category", "type", "kind", "feature", "landmark", "label")
 _JOINERS = "\u200c\u200d"  # Persian, Hindi and others need them inside words
+_NEVER_PRINTED = ("Cf", "Cs", "Cn", "Co")
 
 
 @dataclass(frozen=True)
@@ -115,23 +116,30 @@ def clean_text(value: object, limit: int = MAX_NAME) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     text = str(value)[: 20 * limit]
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
-    if not text.isprintable():
-        text = "".join(_printable(letter) for letter in text)
+    if not (text.isascii() and text.isprintable()):  # most are
+        text = printable_line(text)
     text = " ".join(text.split())[:limit].strip()
     return text if text.strip(_JOINERS) else None
+
+
+def printable_line(text: str) -> str:
+    """Compose a text (NFC) and put it on one line, without what steers direction or prints nothing, but for the joiners."""
+    text = text if text.isascii() else unicodedata.normalize("NFC", text)
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() or letter in _JOINERS else _blank(letter) for letter in text)
+    return " ".join(text.split())
+
+
+def _blank(letter: str) -> str:
+    return "" if unicodedata.category(letter) in _NEVER_PRINTED else " "
 
 
 def names_of(tags: dict[str, str]) -> dict[str, str]:
     """Return names by language, the map's own under the empty string."""
     lower = {key.lower(): value for key, value in tags.items()}
     own = next((lower[key] for key in ("name", "official_name", "int_name", "name:en", "name_en") if lower.get(key)), None)
-    found = {"": own} if own else {}
-    for key, value in lower.items():
-        if match := re.fullmatch(r"name[:_]([a-z]{2,3}(?:-[a-z]{2,8})?)", key):
-            found[match.group(1)] = value
-    return found
+    matches = ((re.fullmatch(r"name[:_]([a-z]{2,3}(?:-[a-z]{2,8})?)", key), value) for key, value in lower.items())
+    return ({"": own} if own else {}) | {match[1]: value for match, value in matches if match}
 
 
 def clean_geometry(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -169,10 +177,8 @@ def clean_geometry(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for i in np.flatnonzero(shapely.get_type_id(geometry) == 7):
         geometry[i] = _of_highest_dimension(geometry[i])
     refuse(shapely.is_missing(geometry) | shapely.is_empty(geometry), "empty geometry")
-    refuse(
-        (shapely.get_dimensions(geometry) < before) | ((before == 1) & (shapely.length(geometry) == 0)),
-        "geometry without extent",
-    )
+    flat = (shapely.get_dimensions(geometry) < before) | ((before == 1) & (shapely.length(geometry) == 0))
+    refuse(flat, "geometry without extent")
     shift = -360.0 * np.floor((shapely.bounds(geometry)[:, 0] + 180.0) / 360.0)
     for i in np.flatnonzero(np.nan_to_num(shift) != 0):
         geometry[i] = shapely.transform(geometry[i], lambda xy, by=shift[i]: xy + (by, 0.0))
@@ -190,9 +196,8 @@ def touches(bounds: np.ndarray, bbox_lonlat: Sequence[float]) -> np.ndarray:
         `(F,)`, bool.
     """
     west, south, east, north = bbox_lonlat
-    across = np.zeros(len(bounds), bool)
-    for shift in (-360.0, 0.0, 360.0):
-        across |= (bounds[:, 0] <= east + shift) & (bounds[:, 2] >= west + shift)
+    turns = np.array([[-360.0], [0.0], [360.0]])
+    across = ((bounds[:, 0] <= east + turns) & (bounds[:, 2] >= west + turns)).any(axis=0)
     return across & (bounds[:, 1] <= north) & (bounds[:, 3] >= south)
 
 
@@ -208,25 +213,19 @@ def _rules() -> tuple[dict, dict, dict]:
             rules[key, value] = rules.get((key, value), ()) + ((rank, tuple(rest), category.name),)
         for kind in ("overture", "geonames"):
             codes.update({(kind, code): category.name for code in getattr(category, kind)})
-    for category in taxonomy().values():
-        for word in (category.name, *category.words):
-            bare.setdefault(word.lower(), category.name)
-    for category in taxonomy().values():
-        for rule in category.osm:
-            if "&" not in rule and (value := rule.split("=", 1)[1]) not in ("*", "yes"):
-                bare.setdefault(value.replace("_", " "), category.name)
+    words = [(word.lower(), category.name) for category in taxonomy().values() for word in (category.name, *category.words)]
+    plain = [
+        (rule.split("=", 1)[1], category.name) for category in taxonomy().values() for rule in category.osm if "&" not in rule
+    ]
+    values = [(value.replace("_", " "), name) for value, name in plain if value not in ("*", "yes")]
+    for word, name in words + values:  # the first meaning of a word counts
+        bare.setdefault(word, name)
     return rules, codes, bare
 
 
 def _holds(tags: dict[str, str], key: str, wanted: str) -> bool:
     value = tags.get(key, "no")
     return value != "no" if wanted == "*" else wanted in (part.strip() for part in value.split(";"))
-
-
-def _printable(letter: str) -> str:
-    if letter.isprintable() or letter in _JOINERS:
-        return letter
-    return "" if unicodedata.category(letter) in ("Cf", "Cs", "Cn", "Co") else " "
 
 
 def _of_highest_dimension(collection):

@@ -15,24 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from captioning import (
-    ANSWERS,
-    GOOD,
-    Server,
-    both,
-    caption,
-    gemini_answer,
-    keys_fixture,  # noqa: F401
-    openai_answer,
-    options,
-    record,
-    request,
-    serve_fixture,  # noqa: F401
-)
+from captioning import ANSWERS, GOOD, Server, both, caption, gemini_answer, openai_answer, options, record, request
 from conftest import ROOT
 
 from rsvlm import config
-from rsvlm.data.captions import asking as captions, clients, prompts as prompting
+from rsvlm.data.captions import asking, clients, prompts
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 
 # The cache
@@ -41,7 +28,7 @@ from rsvlm.errors import ConfigError, DataError, RsvlmError
 def test_the_cache_is_keyed_by_model_prompt_picture_and_landmarks(serve, tmp_path):
     server = serve(lambda number, _: (200, openai_answer(), {}))
     own = tmp_path / "own.txt"
-    own.write_bytes((prompting.PROMPTS / "landmarks-v1.txt").read_bytes() + b"\nThank you.")
+    own.write_bytes((prompts.PROMPTS / "landmarks-v1.txt").read_bytes() + b"\nThank you.")
     other = record(landmarks=record()["landmarks"][:1])
     variants = [
         (options("openai", server), request()),
@@ -49,13 +36,13 @@ def test_the_cache_is_keyed_by_model_prompt_picture_and_landmarks(serve, tmp_pat
         (options("openai", server, prompt=str(own)), request()),
         (options("openai", server, temperature=0.9), request()),
         (options("openai", server), request(1)),
-        (options("openai", server), captions.Request("chip-0", request().image, other)),
+        (options("openai", server), asking.Request("chip-0", request().image, other)),
     ]
     for count, (made, chip) in enumerate(variants, 1):
         for _ in range(2):
             assert caption(made, [chip], tmp_path / "cache")
         assert len(server.seen) == count
-    again = captions.Request("other-key", request().image, record(lon=1.0, licence="x"))
+    again = asking.Request("other-key", request().image, record(lon=1.0, licence="x"))
     first = caption(variants[0][0], [request()], tmp_path / "cache")["chip-0"]
     assert caption(variants[0][0], [again], tmp_path / "cache")["other-key"] == first
     assert len(server.seen) == len(variants), "what the model is not told does not matter"
@@ -67,11 +54,8 @@ def test_twins_that_are_on_their_way_together_are_paid_once_and_order_is_kept(se
         return 200, openai_answer(), {}
 
     server = serve(answer)
-    chips = [captions.Request(f"k{i}", request(i % 3).image, record()) for i in range(30)]
-    keys = [
-        key
-        for key, _ in captions.caption_all(chips, captions.open_captioner(options("openai", server, concurrency=4)), tmp_path)
-    ]
+    chips = [asking.Request(f"k{i}", request(i % 3).image, record()) for i in range(30)]
+    keys = list(caption(options("openai", server, concurrency=4), chips, tmp_path))
     assert keys == [chip.key for chip in chips] and len(server.seen) == 3
 
 
@@ -102,21 +86,21 @@ def test_the_number_on_their_way_is_limited_and_what_is_held_too(serve, tmp_path
             yield request(index)
 
     made = clients.open_captioner(options("openai", serve(answer), concurrency=3))
-    stream = captions.caption_all(chips(), made, tmp_path)
+    stream = asking.caption_all(chips(), made, tmp_path)
     next(stream)
     assert drawn[0] <= 12
     stream.close()
-    kept = captions.spent(tmp_path)["requests"]
+    kept = asking.spent(tmp_path)["requests"]
     assert 0 < kept <= 16 and most[0] <= 3, "a consumer that stops leaves nothing half done"
 
 
 def test_a_cache_that_is_none_is_named(tmp_path):
     (tmp_path / "captions.sqlite").write_bytes(b"not a database, and long enough to be looked at" * 50)
     with pytest.raises(DataError, match="captions.sqlite"):
-        captions.spent(tmp_path)
+        asking.spent(tmp_path)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match="file"):
-        captions.spent(tmp_path / "file")
+        asking.spent(tmp_path / "file")
 
 
 # The budget
@@ -125,7 +109,7 @@ def test_a_cache_that_is_none_is_named(tmp_path):
 @both
 def test_budget_zero_is_a_clear_error_and_the_cache_is_free(kind, serve, tmp_path):
     server = serve(lambda number, _: (200, ANSWERS[kind](), {}))
-    with pytest.raises(captions.BudgetExhausted, match="max_requests=0"):
+    with pytest.raises(asking.BudgetExhausted, match="max_requests=0"):
         caption(options(kind, server, max_requests=0), [request()], tmp_path)
     assert server.seen == []
     first = caption(options(kind, server), [request()], tmp_path)
@@ -133,7 +117,7 @@ def test_budget_zero_is_a_clear_error_and_the_cache_is_free(kind, serve, tmp_pat
     with pytest.raises(ConfigError, match="price_in"):
         caption(options(kind, server, max_cost=0.0), [request(1)], tmp_path)
     priced = {"price_in": 1.0, "price_out": 4.0}
-    with pytest.raises(captions.BudgetExhausted, match="max_cost=0"):
+    with pytest.raises(asking.BudgetExhausted, match="max_cost=0"):
         caption(options(kind, server, max_cost=0.0, **priced), [request(1)], tmp_path)
 
 
@@ -144,19 +128,15 @@ def test_requests_are_never_more_than_the_budget_and_nothing_is_paid_twice(faili
     while len(got) < 20:
         runs += 1
         before = len(server.seen)
-        stream = captions.caption_all(
-            map(request, range(20)),
-            captions.open_captioner(options("openai", server, concurrency=4, max_requests=8 * runs)),
-            tmp_path,
-            sleep=lambda seconds: None,
-        )
+        made = asking.open_captioner(options("openai", server, concurrency=4, max_requests=8 * runs))
+        stream = asking.caption_all(map(request, range(20)), made, tmp_path, sleep=lambda seconds: None)
         try:
             got |= dict(stream)
-        except captions.BudgetExhausted:
+        except asking.BudgetExhausted:
             assert len(server.seen) == 8 * runs
         assert len(server.seen) <= 8 * runs and len(server.seen) > before
     asked = Counter(json.dumps(body) for _, _, body in server.seen)
-    assert captions.spent(tmp_path)["requests"] == len(server.seen)
+    assert asking.spent(tmp_path)["requests"] == len(server.seen)
     assert len(asked) == 20 and (failing or set(asked.values()) == {1})
     assert all(reply.captions == GOOD for reply in got.values())
 
@@ -166,15 +146,14 @@ def test_tokens_and_cost_stop_before_they_are_exceeded(serve, tmp_path):
     for name, most in (("max_tokens", 9000), ("max_cost", 0.009)):
         folder, before = tmp_path / name, len(server.seen)
         made = options("openai", server, concurrency=4, price_in=1.0, price_out=4.0, **{name: most})
-        with pytest.raises(captions.BudgetExhausted, match=name):
+        with pytest.raises(asking.BudgetExhausted, match=name):
             caption(made, map(request, range(200)), folder)
-        paid, asked = captions.spent(folder), len(server.seen) - before
+        paid, asked = asking.spent(folder), len(server.seen) - before
         used = {"max_tokens": paid["tokens_in"] + paid["tokens_out"], "max_cost": paid["cost"]}[name]
         per = {"max_tokens": 150, "max_cost": 300e-6}[name]
         assert used == pytest.approx(asked * per) and used <= most
-        assert most - used < {"max_tokens": 4500, "max_cost": 0.007}[name], (
-            "what was set aside is given back when it is not used"
-        )
+        set_aside = {"max_tokens": 4500, "max_cost": 0.007}[name]
+        assert most - used < set_aside, "what was set aside is given back when it is not used"
 
 
 def test_a_killed_run_pays_again_at_most_for_what_was_on_its_way(serve, tmp_path):
@@ -214,15 +193,15 @@ def test_a_killed_run_pays_again_at_most_for_what_was_on_its_way(serve, tmp_path
     asked = Counter(json.dumps(body) for _, _, body in server.seen)
     again = [count for count in asked.values() if count > 1]
     assert len(asked) == 60 and len(again) <= 3 and set(again) <= {2}
-    booked = captions.spent(tmp_path)["requests"]
+    booked = asking.spent(tmp_path)["requests"]
     assert len(server.seen) <= booked <= len(server.seen) + 3, "whatever the killed run had asked is in the accounts"
 
 
 def test_processes_share_cache_and_budget(tmp_path):
-    budget, reply = captions.Budget(max_requests=40), captions.Reply(GOOD)
+    budget, reply = asking.Budget(max_requests=40), asking.Reply(GOOD)
 
     def work(worker: int) -> int:
-        store = captions._Store(tmp_path)  # a connection of its own, as another process has
+        store = asking._Store(tmp_path)  # a connection of its own, as another process has
         done = 0
         for index in range(20):
             if store.claim(budget, (10, 10)) is None:
@@ -233,7 +212,7 @@ def test_processes_share_cache_and_budget(tmp_path):
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(work, range(4))) == 40
-    assert captions.spent(tmp_path) == {"requests": 40, "tokens_in": 120, "tokens_out": 160, "cost": 0.0}
+    assert asking.spent(tmp_path) == {"requests": 40, "tokens_in": 120, "tokens_out": 160, "cost": 0.0}
 
 
 # Batch jobs
@@ -270,34 +249,31 @@ def test_batch_jobs_are_posted_waited_for_and_resumed(serve, tmp_path):
     jobs = BatchServer()
     server = serve(jobs)
     chips = [request(i) for i in range(5)]
-    replies = dict(captions.caption_all(chips, batch_captioner(server), tmp_path / "a", sleep=lambda seconds: None))
+    replies = dict(asking.caption_all(chips, batch_captioner(server), tmp_path / "a", sleep=lambda seconds: None))
     assert [len(job) for job in jobs.jobs.values()] == [3, 2]
     assert all(reply.captions == GOOD and reply.usage["tokens_in"] == 100 for reply in replies.values())
-    assert captions.spent(tmp_path / "a") == {"requests": 5, "tokens_in": 500, "tokens_out": 250, "cost": 0.0}
-    assert dict(captions.caption_all(chips, batch_captioner(server), tmp_path / "a")) == replies and len(jobs.jobs) == 2
+    assert asking.spent(tmp_path / "a") == {"requests": 5, "tokens_in": 500, "tokens_out": 250, "cost": 0.0}
+    assert dict(asking.caption_all(chips, batch_captioner(server), tmp_path / "a")) == replies and len(jobs.jobs) == 2
 
     def die(seconds):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(captions.caption_all(chips[:3], batch_captioner(server), tmp_path / "b", sleep=die))
-    again = dict(captions.caption_all(chips[:3], batch_captioner(server), tmp_path / "b", sleep=lambda seconds: None))
+        list(asking.caption_all(chips[:3], batch_captioner(server), tmp_path / "b", sleep=die))
+    again = dict(asking.caption_all(chips[:3], batch_captioner(server), tmp_path / "b", sleep=lambda seconds: None))
     assert len(jobs.jobs) == 3 and all(reply.captions == GOOD for reply in again.values()), "the job was not posted again"
 
 
 def test_a_batch_job_that_fails_and_a_small_budget_are_told(serve, tmp_path):
     jobs = BatchServer()
     server = serve(jobs)
-    with pytest.raises(captions.BudgetExhausted, match="max_requests=4"):
-        list(
-            captions.caption_all(
-                map(request, range(9)), batch_captioner(server, max_requests=4), tmp_path / "a", sleep=lambda s: None
-            )
-        )
+    made = batch_captioner(server, max_requests=4)
+    with pytest.raises(asking.BudgetExhausted, match="max_requests=4"):
+        list(asking.caption_all(map(request, range(9)), made, tmp_path / "a", sleep=lambda seconds: None))
     assert [len(job) for job in jobs.jobs.values()] == [3, 1]
     jobs.ends = "BATCH_STATE_FAILED"
     with pytest.raises(RsvlmError, match="JOB_STATE_FAILED"):
-        list(captions.caption_all([request()], batch_captioner(server), tmp_path / "b", sleep=lambda seconds: None))
+        list(asking.caption_all([request()], batch_captioner(server), tmp_path / "b", sleep=lambda seconds: None))
 
 
 # Offline
@@ -307,14 +283,14 @@ def test_the_grammar_is_asked_without_cache_or_threads(tmp_path):
     made = clients.open_captioner(config.Captioner(kinds=("full", "short", "relational")), seed=3)
     assert made.identity["client"] == "grammar"
     chips = [request(0), request(1), request(2, landmarks=[])]
-    first, second = (dict(captions.caption_all(chips, made, tmp_path / "none")) for _ in range(2))
+    first, second = (dict(asking.caption_all(chips, made, tmp_path / "none")) for _ in range(2))
     assert first == second and not (tmp_path / "none").exists()
     assert list(first["chip-0"].captions) == ["full", "short", "relational"]
     assert all("Praia da Aguda" in text and "Café" not in text for text in first["chip-0"].captions.values())
     assert "260 m west of the water tower" in first["chip-0"].captions["relational"]
     assert first["chip-0"].captions != first["chip-1"].captions, "the wording is drawn by the key"
-    assert first["chip-2"] == captions.Reply(None, "nothing_to_say")
-    only = captions.open_captioner(config.Captioner(kinds=("relational",)), seed=3)
+    assert first["chip-2"] == asking.Reply(None, "nothing_to_say")
+    only = asking.open_captioner(config.Captioner(kinds=("relational",)), seed=3)
     assert only.ask(request(0)).captions == {"relational": first["chip-0"].captions["relational"]}
     assert pickle.loads(pickle.dumps(made)).ask(request(0)) == first["chip-0"]
 
@@ -329,13 +305,13 @@ def test_anybodys_captioner_will_do(tmp_path):
 
         def ask(self, request, complaint=""):
             self.asked[request.key] += 1
-            return captions.Reply(None, "unavailable") if request.key == "chip-1" else captions.Reply(GOOD)
+            return asking.Reply(None, "unavailable") if request.key == "chip-1" else asking.Reply(GOOD)
 
         def weigh(self, request):
             return 10, 20
 
     own = Own()
     for _ in range(2):
-        replies = dict(captions.caption_all(map(request, range(3)), own, tmp_path))
+        replies = dict(asking.caption_all(map(request, range(3)), own, tmp_path))
         assert [reply.refused for reply in replies.values()] == [None, "unavailable", None]
     assert own.asked == {"chip-0": 1, "chip-1": 2, "chip-2": 1}, "what may pass is asked again, the rest is kept"

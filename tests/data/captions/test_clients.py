@@ -9,22 +9,9 @@ import pickle
 import time
 
 import pytest
-from captioning import (
-    ANSWERS,
-    GOOD,
-    KEY,
-    both,
-    caption,
-    gemini_answer,
-    keys_fixture,  # noqa: F401
-    openai_answer,
-    options,
-    record,
-    request,
-    serve_fixture,  # noqa: F401
-)
+from captioning import ANSWERS, GOOD, KEY, both, caption, gemini_answer, openai_answer, options, record, request
 
-from rsvlm.data.captions import asking as captions, clients, prompts as prompting
+from rsvlm.data.captions import asking, clients, prompts
 from rsvlm.errors import ConfigError, RsvlmError
 
 
@@ -50,7 +37,7 @@ def test_openai_sends_picture_landmarks_and_schema(serve, tmp_path):
     assert path == "/v1/chat/completions" and headers["authorization"] == f"Bearer {KEY}"
     assert body["model"] == "test-model" and body["max_tokens"] == 600 and body["temperature"] == 0.4
     form = body["response_format"]["json_schema"]
-    assert form["strict"] and form["schema"] == prompting.schema(("full", "short", "relational"))
+    assert form["strict"] and form["schema"] == prompts.schema(("full", "short", "relational"))
     system, user = body["messages"]
     picture, text = user["content"]
     kind, _, data = picture["image_url"]["url"].partition(",")
@@ -72,16 +59,14 @@ def test_gemini_sends_picture_landmarks_and_schema(serve, tmp_path):
     assert "Praia da Aguda" in text["text"] and "Praia" not in json.dumps(body["systemInstruction"])
     settings = body["generationConfig"]
     assert settings["responseMimeType"] == "application/json" and settings["maxOutputTokens"] == 600
-    assert settings["responseJsonSchema"] == prompting.schema(("full", "short", "relational"))
+    assert settings["responseJsonSchema"] == prompts.schema(("full", "short", "relational"))
 
 
 @both
 def test_hidden_requests_of_the_library_are_off(kind, serve, tmp_path):
     """A budget holds only when one call is one request: no retries, continuations or redirects behind our back."""
-    extra = {
-        "candidates": [{"content": {"parts": [{"text": "{"}]}, "finishReason": "CONTINUATION", "continuationToken": "YQ=="}]
-    }
-    unfinished = json.dumps(extra).encode() if kind == "gemini" else openai_answer("{")
+    extra = {"content": {"parts": [{"text": "{"}]}, "finishReason": "CONTINUATION", "continuationToken": "YQ=="}
+    unfinished = json.dumps({"candidates": [extra]}).encode() if kind == "gemini" else openai_answer("{")
     server = serve(lambda number, body: (200 if number < 8 else 500, unfinished, {}))
     assert caption(options(kind, server), [request()], tmp_path)["chip-0"].refused == "not_json"
     assert len(server.seen) == 2, "the request, and one more to mend the answer"
@@ -113,9 +98,8 @@ def test_patience_with_429_500_and_slow_servers(kind, serve, tmp_path):
 
 def test_googles_own_retry_delay_is_honoured(serve, tmp_path):
     info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.5s"}
-    body = json.dumps(
-        {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "x" * 500, "details": [info]}}
-    ).encode()
+    error = {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "x" * 500, "details": [info]}
+    body = json.dumps({"error": error}).encode()
     server, waits = serve(lambda number, _: (429, body, {}) if number == 0 else (200, gemini_answer(), {})), []
     assert caption(options("gemini", server), [request()], tmp_path, waits)["chip-0"].captions
     assert waits == [34.5]
@@ -162,7 +146,7 @@ def test_refusals_are_final_and_kept(kind, body, reason, serve, tmp_path):
 
 def test_what_is_no_picture_is_a_reason(serve, tmp_path):
     server = serve(lambda number, _: (200, openai_answer(), {}))
-    bad = prompting.Request("bad", b"<svg>", record())
+    bad = prompts.Request("bad", b"<svg>", record())
     assert caption(options("openai", server), [bad], tmp_path)["bad"].refused == "bad_image"
     assert server.seen == []
 
@@ -184,9 +168,8 @@ def test_settings_that_a_server_does_not_know_are_dropped_by_all_threads(serve, 
 
 
 def test_a_bad_request_is_counted_but_many_in_a_row_stop_the_run(serve, tmp_path):
-    server = serve(
-        lambda number, body: (400, b'{"error": {"message": "no"}}', {}) if number == 1 else (200, openai_answer(), {})
-    )
+    wrong = (400, b'{"error": {"message": "no"}}', {})
+    server = serve(lambda number, body: wrong if number == 1 else (200, openai_answer(), {}))
     replies = caption(options("openai", server, concurrency=1), map(request, range(3)), tmp_path)
     assert [reply.refused for reply in replies.values()] == [None, "bad_request", None]
     server.answer = lambda number, body: (200, openai_answer(), {})
@@ -201,7 +184,7 @@ def test_a_server_that_is_down_stops_the_run(kind, serve, tmp_path):
     made = options(kind, retries=1, base_url="http://127.0.0.1:9/v1")
     with pytest.raises(RsvlmError, match="no answer"):
         caption(made, [request()], tmp_path)
-    assert captions.spent(tmp_path)["tokens_out"] == 0, "nobody charges where nobody listens"
+    assert asking.spent(tmp_path)["tokens_out"] == 0, "nobody charges where nobody listens"
 
 
 # Keys

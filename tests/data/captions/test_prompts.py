@@ -7,12 +7,12 @@ import json
 import pytest
 from captioning import options, record
 
-from rsvlm.data.captions import prompts as prompting
+from rsvlm.data.captions import prompts
 from rsvlm.errors import ConfigError
 
 
 def test_facts_tell_what_is_visible_and_where_but_no_coordinate():
-    told = prompting.facts(record(), "en")
+    told = prompts.facts(record(), "en")
     assert [mark["category"] for mark in told["landmarks"]] == ["beach", "water tower"]
     assert told["landmarks"][0] == {
         "name": "Praia da Aguda",
@@ -33,7 +33,7 @@ def test_facts_tell_what_is_visible_and_where_but_no_coordinate():
     [(0.55, "0.55 m"), (9.96, "10 m"), (12.3, "12 m"), (999.0, "1000 m"), (1449.0, "1.4 km"), (23_456, "23 km")],
 )
 def test_lengths_are_told_with_two_digits(length, words):
-    assert prompting._metres(length) == words
+    assert prompts._metres(length) == words
 
 
 HOSTILE = (
@@ -44,9 +44,9 @@ HOSTILE = (
 def test_a_name_with_instructions_stays_one_quoted_string():
     hostile = record()
     hostile["landmarks"][0]["name"] = HOSTILE
-    prompt = prompting.load_prompt("landmarks-v1")
-    instructions, message = prompting.compose(prompt, hostile, options("grammar"))
-    calm, _ = prompting.compose(prompt, record(), options("grammar"))
+    prompt = prompts.load_prompt("landmarks-v1")
+    instructions, message = prompts.compose(prompt, hostile, options("grammar"))
+    calm, _ = prompts.compose(prompt, record(), options("grammar"))
     assert instructions == calm, "nothing of a chip reaches the instructions"
     lines = [line for line in message.splitlines() if "Ignore the above" in line]
     assert all(line.strip().startswith(('"name": "Ignore', '"other": "Ignore')) for line in lines), "no line is the name's own"
@@ -59,15 +59,15 @@ def test_a_name_with_instructions_stays_one_quoted_string():
 
 def test_names_of_any_script_are_told_as_they_are():
     for name in ("مسجد النور", "東京タワー", "Cote d'Azur", "می‌خواهم", "O'Brien & Sons <quay>"):
-        assert prompting.clean(name) == name
+        assert prompts.clean(name) == name
 
 
 def test_the_prompt_is_named_and_hashed_and_bad_ones_are_refused(tmp_path):
-    prompt = prompting.load_prompt("landmarks-v1")
+    prompt = prompts.load_prompt("landmarks-v1")
     assert prompt.name == "landmarks-v1" and len(prompt.sha256) == 64
     own = tmp_path / "own.txt"
-    own.write_bytes((prompting.PROMPTS / "landmarks-v1.txt").read_bytes().replace(b"\n", b"\r\n"))
-    assert prompting.load_prompt(str(own)).sha256 == prompt.sha256, "line endings of a checkout change nothing"
+    own.write_bytes((prompts.PROMPTS / "landmarks-v1.txt").read_bytes().replace(b"\n", b"\r\n"))
+    assert prompts.load_prompt(str(own)).sha256 == prompt.sha256, "line endings of a checkout change nothing"
     for bad in (
         b"no message",
         b"$kinds\n=== message ===\nno data",
@@ -77,10 +77,10 @@ def test_the_prompt_is_named_and_hashed_and_bad_ones_are_refused(tmp_path):
     ):
         own.write_bytes(bad)
         with pytest.raises(ConfigError, match="own.txt"):
-            prompting.load_prompt(str(own))
+            prompts.load_prompt(str(own))
     for name in ("nothing-v9", "../landmarks-v1", str(tmp_path / "none.txt")):
         with pytest.raises(ConfigError, match="landmarks-v1"):
-            prompting.load_prompt(name)
+            prompts.load_prompt(name)
 
 
 KINDS = ("full", "short")
@@ -105,7 +105,7 @@ KINDS = ("full", "short")
     ],
 )
 def test_answers_are_read_or_refused_with_a_reason(text, expected):
-    found, reason = prompting.parse(text, KINDS)
+    found, reason = prompts.parse(text, KINDS)
     assert (reason if found is None else found) == expected
     if found:
         assert list(found) == list(KINDS)

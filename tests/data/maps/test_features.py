@@ -1,41 +1,18 @@
 """Maps of every format come out in one schema, each thing once; a bad request stops before any work."""
 
-import json
 import pickle
-from pathlib import Path
 
 import pytest
 from conftest import DATA
+from mapping import feature, point, polygon, square, write
 
 from rsvlm.data.maps import features as maps
 from rsvlm.errors import ConfigError, DataError
 
 shapely = pytest.importorskip("shapely", reason="the extra [data] is not installed")
 
-
 AGUDA = DATA / "osm_praia_da_aguda" / "osm_features_clipped.geojson"
 BUILDINGS = DATA / "oam_osm" / "1" / "labels.geojson"
-
-
-def square(lon: float, lat: float, side: float = 0.001) -> list:
-    return [[[lon, lat], [lon + side, lat], [lon + side, lat + side], [lon, lat + side], [lon, lat]]]
-
-
-def feature(geometry: dict | None, identity: object = None, **tags) -> dict:
-    return {"type": "Feature", "id": identity, "geometry": geometry, "properties": tags}
-
-
-def polygon(lon: float, lat: float, identity: object = None, side: float = 0.001, **tags) -> dict:
-    return feature({"type": "Polygon", "coordinates": square(lon, lat, side)}, identity, **tags)
-
-
-def point(lon: float, lat: float, **tags) -> dict:
-    return feature({"type": "Point", "coordinates": [lon, lat]}, **tags)
-
-
-def write(path: Path, *features, **members) -> str:
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": list(features)} | members), encoding="utf-8")
-    return str(path)
 
 
 def test_origin_is_told_by_the_file_or_behind_the_path(tmp_path):
@@ -161,9 +138,8 @@ def test_an_empty_map_can_be_saved(tmp_path):
 @pytest.mark.skipif(not AGUDA.is_file(), reason=f"{AGUDA.parent.name} is not in RSVLM_DATA nor in ../shared/data")
 def test_the_real_map_of_a_beach():
     features = maps.read([str(AGUDA)])
-    assert {"beach", "cliff", "ruins", "water tower", "parking", "track", "path", "coastline"} <= set(
-        features.table["category"]
-    )
+    categories = {"beach", "cliff", "ruins", "water tower", "parking", "track", "path", "coastline"}
+    assert categories <= set(features.table["category"])
     beach = features.table[features.table["category"] == "beach"]
     assert beach["name"].tolist() == ["Praia da Aguda"]  # drawn in four tiles, one beach
     assert set(features.table["licence"]) == {"ODbL-1.0"} and features.counts["pieces merged"] > 40

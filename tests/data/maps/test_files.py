@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mapping import feature, point, polygon, write
 
 from rsvlm.data.maps import features as maps, files as map_files
 from rsvlm.errors import DataError
-from tests.data.maps.test_features import feature, point, polygon, write
 
 shapely = pytest.importorskip("shapely", reason="the extra [data] is not installed")
 
@@ -95,14 +95,8 @@ def test_tags_packed_by_gdal_are_read(tmp_path):
     pyogrio = pytest.importorskip("pyogrio")
     path = tmp_path / "map.gpkg"
     packed = np.array(['"natural"=>"beach","note"=>"a \\"b\\", c"'], object)
-    pyogrio.raw.write(
-        path,
-        shapely.to_wkb(np.array([shapely.Point(1, 1)], object)),
-        [packed],
-        ["other_tags"],
-        geometry_type="Point",
-        crs="EPSG:4326",
-    )
+    data, crs = shapely.to_wkb(np.array([shapely.Point(1, 1)], object)), "EPSG:4326"
+    pyogrio.raw.write(path, data, [packed], ["other_tags"], geometry_type="Point", crs=crs)
     table = maps.read([str(path)]).table
     assert table["category"].tolist() == ["beach"] and table["tags"][0]["note"] == 'a "b", c'
 
@@ -145,16 +139,11 @@ def test_openstreetmap_extracts(tmp_path, suffix):
                 writer.add(thing)
         path = tmp_path / "map.osm.pbf"
     features = maps.read([str(path)])
-    found = dict(zip(features.table["id"], zip(features.table["category"], features.geometry)))
-    assert {key: value[0] for key, value in found.items()} == {
-        "node/5": "tree",
-        "way/20": "building",
-        "way/21": "track",
-        "way/25": "residential street",
-        "relation/30": "beach",
-    }
-    assert found["relation/30"][1].area == pytest.approx(0.0001 - 0.000002)
-    assert found["way/25"][1].geom_type == "LineString" and found["way/20"][1].area == pytest.approx(0.0001)
+    shapes = dict(zip(features.table["id"], features.geometry))
+    categories = {"node/5": "tree", "way/20": "building", "way/21": "track", "way/25": "residential street"}
+    assert dict(zip(features.table["id"], features.table["category"])) == categories | {"relation/30": "beach"}
+    assert shapes["relation/30"].area == pytest.approx(0.0001 - 0.000002)
+    assert shapes["way/25"].geom_type == "LineString" and shapes["way/20"].area == pytest.approx(0.0001)
     assert features.table.set_index("id")["name"]["node/5"] == "Oak tree"
     assert features.counts["nodes missing from the extract"] == 1
     assert set(features.table["licence"]) == {"ODbL-1.0"}
@@ -191,9 +180,8 @@ def row(number: int, shape, **columns) -> dict:
 def test_of_overture_only_the_row_groups_of_the_region_are_read(tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
     names = {"primary": "Praia", "common": [("en", "Beach"), ("pt", "Praia")]}
-    rows = [
-        row(i, shapely.box(i, 0, i + 0.5, 1), subtype="sand", **{"class": "beach"}, names=names, level=None) for i in range(80)
-    ]
+    columns = {"subtype": "sand", "class": "beach", "names": names, "level": None}
+    rows = [row(i, shapely.box(i, 0, i + 0.5, 1), **columns) for i in range(80)]
     where = overture(tmp_path / "theme=base" / "type=land" / "part.parquet", rows, 8)
     read, real = [], parquet.ParquetFile.read_row_group
 
@@ -216,9 +204,8 @@ def test_of_overture_only_the_row_groups_of_the_region_are_read(tmp_path, monkey
 def test_overture_places_buildings_roads_and_tags(tmp_path):
     here = shapely.Point(1, 1)
     places = [row(0, here, categories={"primary": "lighthouse", "alternate": None}, names=None)]
-    places += [
-        row(1, here, categories={"primary": "unheard_of", "alternate": ["zoo"]}, names={"primary": "Z", "common": None})
-    ]
+    kinds = {"primary": "unheard_of", "alternate": ["zoo"]}
+    places += [row(1, here, categories=kinds, names={"primary": "Z", "common": None})]
     buildings = [row(2, shapely.box(0, 0, 1, 1), subtype=None, **{"class": None}, num_floors=2)]
     roads = [row(3, shapely.LineString([(0, 0), (1, 1)]), subtype="road", **{"class": "motorway"})]
     tagged = [row(4, here, subtype="x", **{"class": "y"}, source_tags=[("man_made", "water_tower")])]
@@ -263,11 +250,8 @@ def test_a_geonames_dump(tmp_path):
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     features = maps.read([str(path)])
-    assert list(zip(features.table["name"], features.table["category"])) == [
-        ("Praia da Aguda", "beach"),
-        ("Lisboa", "city"),
-        ("Aldeia", "village"),
-    ]
+    assert features.table["name"].tolist() == ["Praia da Aguda", "Lisboa", "Aldeia"]
+    assert features.table["category"].tolist() == ["beach", "city", "village"]
     assert features.counts["broken line"] == 2 and features.counts["unmapped tags"] == 1
     assert set(features.table["licence"]) == {"CC-BY-4.0"}
     path.write_text("just\ntext\n")
