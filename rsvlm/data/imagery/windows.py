@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from rsvlm.data.imagery import chip_layout, remote, tile_mosaics
+from rsvlm.data.imagery import remote, tile_mosaics
 from rsvlm.data.imagery.chip_layout import MAX_WINDOW_PX, Source
 from rsvlm.data.imagery.remote import shown
-from rsvlm.errors import ConfigError, DataError
+from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.model import images
 
 if TYPE_CHECKING:
@@ -91,10 +91,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Reader:
-    """An open source: the function from a `Window` to its `Picture`, and rows and columns of a block of the file, or of a tile."""
+    """An open source: the function from windows to pictures, and rows and columns of a block of the file, or of a tile."""
 
-    read: Callable[[Window], Picture]
+    read_all: Callable[[Sequence[Window]], list[Picture]]
     block_shape: tuple[int, int]
+
+    def read(self, window: Window) -> Picture:
+        """Read one window."""
+        return self.read_all([window])[0]
 
 
 # Windows
@@ -116,14 +120,20 @@ def open_windows(source: Source, cached_bytes: int = CACHED_BYTES) -> Iterator[R
         with tile_mosaics.tile_getter(source) as get:
             count = max(8, cached_bytes // (side * side * 3)) if cached_bytes else 0
             tile = lru_cache(count)(lambda x, y: _decode_tile(get(x, y), side))
-            yield Reader(lambda window: _read_mosaic(tile, source, window), (side, side))
+            yield Reader(lambda wanted: [_read_mosaic(tile, source, window) for window in wanted], (side, side))
         return
     with open_dataset(source.path, source.allow_loopback, source) as (dataset, file):
         with environment():
             if (dataset.width, dataset.height) != (source.width, source.height) or dataset.count < max(source.bands):
                 raise DataError(f"{shown(source.path)} has changed since it was opened: start again")
             read = _raster_reader(dataset, file, source)
-        yield Reader(read, dataset.block_shapes[0])
+
+        def read_all(wanted: Sequence[Window]) -> list[Picture]:
+            # The options are held while GDAL reads, not while the caller works: windows of several sources may be read in turn.
+            with environment():
+                return [read(window) for window in wanted]
+
+        yield Reader(read_all, dataset.block_shapes[0])
 
 
 def read_view(reader: Reader, box: tuple[int, int, int, int], zoom: float, corner: tuple[int, int] = (0, 0)) -> Picture:
@@ -180,14 +190,11 @@ def _raster_reader(dataset, file: remote.WebFile | None, source: Source) -> Call
         place = rasterio.windows.Window(window.left, window.top, width, height)
         shape = (len(source.bands), *window.shape)
         resampling = Resampling["nearest" if palette is not None else window.resampling]
-        values = None
-        # The options are held while GDAL reads, not while the caller works: windows of several sources may be read in turn.
+        values, valid = None, np.ones(window.shape, bool)
         try:
-            with environment():
-                values = dataset.read(source.bands, window=place, out_shape=shape, resampling=resampling)
-                valid = np.ones(window.shape, bool)
-                if masked:
-                    valid = dataset.read_masks(source.bands, window=place, out_shape=shape).any(0)
+            values = dataset.read(source.bands, window=place, out_shape=shape, resampling=resampling)
+            if masked:
+                valid = dataset.read_masks(source.bands, window=place, out_shape=shape).any(0)
         except RasterioError:
             values = None
         if file and file.problem:
@@ -368,9 +375,10 @@ def open_dataset(path: str, allow_loopback: bool, source: Source | None = None) 
     Raises:
         DataError: It cannot be opened.
     """
-    rasterio = _rasterio()
+    rasterio = need("rasterio", "data")
     from affine import Affine
     from rasterio.enums import MaskFlags, Resampling
+    from rasterio.errors import RasterioError
     from rasterio.vrt import WarpedVRT
 
     with ExitStack() as stack:
@@ -378,14 +386,14 @@ def open_dataset(path: str, allow_loopback: bool, source: Source | None = None) 
         if "://" in path:
             file = remote.WebFile(path, allow_loopback)
             stack.callback(file.disconnect)
-            where = {"fp": "imagery", "opener": remote.Container(file)}
+            where = {"fp": "imagery", "opener": remote.opener(file)}
             # GDAL would also ask for half a dozen files beside it.
             beside = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
         driver = DRIVERS.get(Path(urlsplit(path).path if file else path).suffix.lower(), "GTiff")
         try:
             with rasterio.Env(**_GDAL_OPTIONS, **beside):
                 dataset = stack.enter_context(rasterio.open(**where, driver=driver))
-        except rasterio.errors.RasterioError as error:
+        except RasterioError as error:
             raise DataError(
                 (file and file.problem)
                 or f"{shown(path)} cannot be read as a {driver} raster: it is broken, cut short or of another format"
@@ -411,13 +419,4 @@ def open_dataset(path: str, allow_loopback: bool, source: Source | None = None) 
 
 def environment():
     """Return the environment in which GDAL opens and reads: a reference inside a file cannot reach a network."""
-    return _rasterio().Env(**_GDAL_OPTIONS)
-
-
-def _rasterio():
-    try:
-        import rasterio
-        import rasterio.errors
-    except ImportError as error:
-        raise chip_layout.missing("rasterio") from error
-    return rasterio
+    return need("rasterio", "data").Env(**_GDAL_OPTIONS)

@@ -1,43 +1,15 @@
 """Mosaics of tiles are one picture, whatever their tiles are called, and however many are missing or broken."""
 
-import io
 import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import DATA
-from PIL import Image
-from rasters import chips, options, picture, pixels
+from rasters import SIDE, ZOOM, X, Y, chips, encode, mosaic, options, picture, pixels, write_tiles
 
 from rsvlm.data.imagery import sources as imagery
 from rsvlm.errors import DataError
-
-
-def encode(array: np.ndarray, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, kind)
-    return buffer.getvalue()
-
-
-ZOOM, X, Y, SIDE = 12, 1940, 1569, 64
-
-
-def mosaic(columns: int = 3, rows: int = 3) -> tuple[np.ndarray, dict[tuple[int, int], bytes]]:
-    whole = picture(rows * SIDE, columns * SIDE).transpose(1, 2, 0)
-    return whole, {
-        (X + c, Y + r): encode(whole[r * SIDE : r * SIDE + SIDE, c * SIDE : c * SIDE + SIDE])
-        for c in range(columns)
-        for r in range(rows)
-    }
-
-
-def write_tiles(folder: Path, tiles: dict, name: str) -> Path:
-    for (x, y), data in tiles.items():
-        path = folder / name.format(z=ZOOM, x=x, y=y)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return folder
 
 
 def write_mbtiles(path: Path, tiles: dict, **metadata) -> Path:
