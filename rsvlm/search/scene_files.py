@@ -86,9 +86,6 @@ def touches(scene: Scene, box: tuple[int, int, int, int], cell_px: float) -> boo
     return bool(((columns < x1) & (columns + 1 > x0)).any())
 
 
-# Where cells lie
-
-
 class Grid:
     """The grid of cells of a scene: from cells to its coordinates, to longitude and latitude, and to square metres."""
 

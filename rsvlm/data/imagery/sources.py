@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 BATCH, BATCH_BYTES = 8, 8_000_000  # chips of a raster that are read at once, and what they may take
 
-# Opening
-
 
 def open_imagery(where: str, options: config.Chips, placed: bool = True) -> list[Source]:
     """Find the imagery behind a path or URL, and what is needed to read it.
@@ -211,9 +209,6 @@ def _open_raster(path: str, text: str, options: config.Chips, placed: bool = Tru
     return replace(source, bbox_lonlat=tuple(box.tolist()))
 
 
-# Where chips lie
-
-
 def lay_out(
     sources: Sequence[Source], options: config.Chips, points: np.ndarray | Sequence | None = None
 ) -> tuple[pd.DataFrame, list[dict]]:
@@ -286,9 +281,6 @@ def _note(source: str, reason: str, count: int, *examples: str) -> dict:
     return {"source": source, "stage": "imagery", "reason": reason, "count": count, "examples": list(examples)}
 
 
-# Reading
-
-
 def read(source: Source, chips: pd.DataFrame) -> Iterator[tuple[np.ndarray | None, str | None]]:
     """Read the pixels of chips, in their order. The source is opened once: give many chips at a time, neighbours together.
 
@@ -325,12 +317,9 @@ def read(source: Source, chips: pd.DataFrame) -> Iterator[tuple[np.ndarray | Non
 
 def _chip(picture: windows.Picture, min_valid_share: float) -> tuple[np.ndarray | None, str | None]:
     """Blacken pixels without data: `(S, S, 3)` and none, or none and a reason, as where too many of them hold no data."""
-    if picture.reason:
-        return None, picture.reason
-    if picture.valid.all():
-        return picture.pixels, None
-    if not picture.valid.any():
-        return None, "all nodata"
-    if picture.valid.mean() < min_valid_share:
-        return None, "too little data"
-    return np.where(picture.valid[..., None], picture.pixels, 0).astype(np.uint8), None
+    valid = picture.valid
+    if picture.reason or valid.all():
+        return (None, picture.reason) if picture.reason else (picture.pixels, None)
+    if valid.mean() < min_valid_share or not valid.any():
+        return None, "too little data" if valid.any() else "all nodata"
+    return np.where(valid[..., None], picture.pixels, 0).astype(np.uint8), None

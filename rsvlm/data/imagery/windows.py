@@ -101,9 +101,6 @@ class Reader:
         return self.read_all([window])[0]
 
 
-# Windows
-
-
 @contextmanager
 def open_windows(source: Source, cached_bytes: int = CACHED_BYTES) -> Iterator[Reader]:
     """Open a source, and yield its reader. Threads may use it, one at a time.
@@ -161,17 +158,16 @@ def read_view(reader: Reader, box: tuple[int, int, int, int], zoom: float, corne
     row, column = _middle(top, bottom, high), _middle(left, right, wide)
     if row is None and column is None:
         return replace(picture, broken=frozenset({(round(top / high), round(left / wide))}))
+    axis, halves = 1, ((top, left, bottom, column), (top, column, bottom, right))
     if column is None or (row is not None and (bottom - top) / high >= (right - left) / wide):
         axis, halves = 0, ((top, left, row, right), (row, left, bottom, right))
-    else:
-        axis, halves = 1, ((top, left, bottom, column), (top, column, bottom, right))
     first, second = (read_view(reader, half, zoom, corner) for half in halves)
     pixels, valid = (np.concatenate(pair, axis) for pair in ((first.pixels, second.pixels), (first.valid, second.valid)))
     return Picture(pixels, valid, first.reason or second.reason, first.broken | second.broken)
 
 
 def _middle(low: int, high: int, step: int) -> int | None:
-    """Return the multiple of `step` next to the middle of low…high and inside it; None: there is none."""
+    """Return the multiple of `step` next to the middle of low…high and inside it. If None, there is none."""
     middle = round((low + high) / 2 / step) * step
     return next((edge for edge in (middle, middle - step, middle + step) if low < edge < high), None)
 
@@ -216,7 +212,7 @@ def _raster_reader(dataset, file: remote.WebFile | None, source: Source) -> Call
 
 
 def _read_mosaic(tile: Callable, source: Source, window: Window) -> Picture:
-    """Put a window together from the tiles that it touches; `tile` is the function from column and row to what `_decode_tile` gives."""
+    """Put a window together from its tiles; `tile` is the function from column and row to what `_decode_tile` returns."""
     side, width, height = source.tile_px, window.width, window.height
     x0, y0 = int(np.floor(window.left)), int(np.floor(window.top))
     x1, y1 = int(np.ceil(window.left + width)), int(np.ceil(window.top + height))
@@ -262,24 +258,21 @@ def _decode_tile(data: bytes | None, side: int) -> tuple[np.ndarray, np.ndarray 
     return pixels, valid
 
 
-# Bands, values, palettes
-
-
 def shown_bands(dataset, wanted: tuple[int, ...], label: str) -> tuple[int, ...]:
     """Return the bands of a raster that are shown as red, green and blue, or the one that is shown as grey, from 1 on.
 
     Args:
-        dataset: The raster.
-        wanted: Bands that somebody asked for; empty: found out from what the file says of its bands.
-        label: Its name in messages.
+        dataset: Raster, open.
+        wanted: Bands that somebody asked for. If empty, they are found out from what the file says of its bands.
+        label: Name of the raster in messages.
 
     Raises:
         ConfigError: Not one or three bands, or some that are not there.
     """
     count = dataset.count
+    if wanted and (len(wanted) not in (1, 3) or not all(1 <= band <= count for band in wanted)):
+        raise ConfigError(f"chips.bands is {wanted}; {label} has bands 1 to {count}, and one or three can be shown")
     if wanted:
-        if len(wanted) not in (1, 3) or not all(1 <= band <= count for band in wanted):
-            raise ConfigError(f"chips.bands is {wanted}; {label} has bands 1 to {count}, and one or three can be shown")
         return tuple(wanted)
     colours = ("red", "green", "blue")
     by_kind = [kind.name for kind in dataset.colorinterp]
@@ -294,10 +287,10 @@ def value_limits(dataset, bands: tuple[int, ...], options: config.Chips, label: 
     """Find the values that become 0 and 255: one pair per band for the whole raster, so that its chips can be compared.
 
     Args:
-        dataset: The raster.
-        bands: As from `shown_bands`.
+        dataset: Raster, open.
+        bands: Bands as from `shown_bands`.
         options: Kind of stretch.
-        label: Its name in messages.
+        label: Name of the raster in messages.
 
     Returns:
         A pair for each band; none where values are shown as they are.
@@ -312,14 +305,14 @@ def value_limits(dataset, bands: tuple[int, ...], options: config.Chips, label: 
         return ((0.0, 255.0),) * len(bands)
     values, valid = _sample(dataset, bands)
     cut = options.stretch_percent if kind == "percentile" else 0.0
-    result = []
+    limits = []
     for band, mask in zip(values, valid):
         band = band[(mask > 0) & np.isfinite(band)]
         if not band.size:
             raise DataError(f"{label} holds no data that could be stretched to 0-255")
         low, high = np.percentile(band.astype(np.float64), (cut, 100 - cut)).tolist()
-        result.append((low, high if high > low else low + 1.0))
-    return tuple(result)
+        limits.append((low, high if high > low else low + 1.0))
+    return tuple(limits)
 
 
 def _sample(dataset, bands: tuple[int, ...], side: int = 1024) -> tuple[np.ndarray, np.ndarray]:
@@ -331,11 +324,8 @@ def _sample(dataset, bands: tuple[int, ...], side: int = 1024) -> tuple[np.ndarr
         shape = (len(bands), max(1, round(height * scale)), max(1, round(width * scale)))
         return dataset.read(bands, out_shape=shape), dataset.read_masks(bands, out_shape=shape)
     # Without overviews a whole look would read everything, perhaps over a network: look at 64 small windows instead.
-    windows = [
-        Window(int(x), int(y), min(128, width), min(128, height))
-        for y in np.linspace(0, max(0, height - 128), 8)
-        for x in np.linspace(0, max(0, width - 128), 8)
-    ]
+    x, y = (np.linspace(0, max(0, side - 128), 8).astype(int).tolist() for side in (width, height))
+    windows = [Window(left, top, min(128, width), min(128, height)) for top in y for left in x]
     values = [dataset.read(bands, window=w).reshape(len(bands), -1) for w in windows]
     masks = [dataset.read_masks(bands, window=w).reshape(len(bands), -1) for w in windows]
     return np.concatenate(values, 1), np.concatenate(masks, 1)
@@ -350,7 +340,7 @@ def stretch(values: np.ndarray, limits: tuple[tuple[float, float], ...]) -> np.n
 
 
 def _read_palette(dataset, bands: tuple[int, ...]) -> np.ndarray | None:
-    """Return the colours (N, 4) uint8, red, green, blue and opacity, of a band of their numbers; None: it has none."""
+    """Return the colours (N, 4) uint8, red, green, blue and opacity, of a band of their numbers, or None if it has none."""
     if len(bands) != 1 or dataset.colorinterp[bands[0] - 1].name != "palette":
         return None
     colours = dataset.colormap(bands[0])
@@ -358,9 +348,6 @@ def _read_palette(dataset, bands: tuple[int, ...]) -> np.ndarray | None:
     for number, colour in colours.items():
         table[number] = colour
     return table
-
-
-# Opening
 
 
 @contextmanager
@@ -394,26 +381,17 @@ def open_dataset(path: str, allow_loopback: bool, source: Source | None = None) 
             with rasterio.Env(**_GDAL_OPTIONS, **beside):
                 dataset = stack.enter_context(rasterio.open(**where, driver=driver))
         except RasterioError as error:
-            raise DataError(
-                (file and file.problem)
-                or f"{shown(path)} cannot be read as a {driver} raster: it is broken, cut short or of another format"
-            ) from error
+            why = f"{shown(path)} cannot be read as a {driver} raster: it is broken, cut short or of another format"
+            raise DataError((file and file.problem) or why) from error
         if source and source.warped:
             x0, pixel_width, y0, pixel_height = source.transform
             bare = all(flags == [MaskFlags.all_valid] for flags in dataset.mask_flag_enums)
             straight = dataset.transform.b == 0 and dataset.transform.d == 0
             smooth = not straight and dataset.colorinterp[0].name != "palette"
-            dataset = stack.enter_context(
-                WarpedVRT(
-                    dataset,
-                    crs=dataset.crs,
-                    transform=Affine(pixel_width, 0, x0, 0, -pixel_height, y0),
-                    width=source.width,
-                    height=source.height,
-                    resampling=Resampling.bilinear if smooth else Resampling.nearest,
-                    add_alpha=bare,
-                )
-            )
+            grid = {"crs": dataset.crs, "transform": Affine(pixel_width, 0, x0, 0, -pixel_height, y0)}
+            grid |= {"width": source.width, "height": source.height}
+            resampling = Resampling.bilinear if smooth else Resampling.nearest
+            dataset = stack.enter_context(WarpedVRT(dataset, **grid, resampling=resampling, add_alpha=bare))
         yield dataset, file
 
 
