@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import io
 import re
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,18 @@ def write_tiles(folder: Path, tiles: dict, name: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
+
+
+def write_mbtiles(path: Path, tiles: dict, **metadata) -> Path:
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE tiles (zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, tile_data BLOB)")
+        database.execute("CREATE TABLE metadata (name TEXT, value TEXT)")
+        database.executemany(
+            "INSERT INTO tiles VALUES (?, ?, ?, ?)", [(ZOOM, x, (1 << ZOOM) - 1 - y, d) for (x, y), d in tiles.items()]
+        )
+        database.executemany("INSERT INTO metadata VALUES (?, ?)", list(metadata.items()))
+    database.close()
+    return path
 
 
 def chips(where, points=None, **values):

@@ -225,24 +225,15 @@ def _facts(grid: Grid, question: _Question, plan: Plan, results: _Results, optio
         for text, regions, uses in zip(question.texts, results.regions, question.held)
     ]  # fmt: skip
     return {
-        "scene": scene.source.name,
-        "attribution": scene.source.attribution,
-        "licence": scene.source.licence,
+        "scene": scene.source.name, "attribution": scene.source.attribution, "licence": scene.source.licence,
         "coordinates": grid.authority or (scene.source.crs if scene.located else "pixels, y downwards"),
-        "polygons_in": grid.polygons_in,
-        "size_px": [scene.width, scene.height],
-        "cell_px": plan.cell * plan.zoom,
-        "tile_px": plan.tile * plan.patch * plan.zoom,
-        "window": options.window,
-        "overlap": 1 - plan.step / plan.tile,
-        "threshold": options.threshold,
-        "meaning": MEANING,
-        "background": question.rivals,
-        "cells_with_data": results.cells,
-        "unreadable": len(results.broken),
-        "cut": sum(regions.cut for regions in results.regions),
+        "polygons_in": grid.polygons_in, "size_px": [scene.width, scene.height],
+        "cell_px": plan.cell * plan.zoom, "tile_px": plan.tile * plan.patch * plan.zoom,
+        "window": options.window, "overlap": 1 - plan.step / plan.tile, "threshold": options.threshold,
+        "meaning": MEANING, "background": question.rivals, "cells_with_data": results.cells,
+        "unreadable": len(results.broken), "cut": sum(regions.cut for regions in results.regions),
         "texts": texts,
-    }
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)

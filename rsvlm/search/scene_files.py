@@ -192,7 +192,7 @@ def list_regions(best: Sequence[Sequence[Region]], grid: Grid) -> list[dict]:
                 "x": float(x),
                 "y": float(y),
                 "rings": [[np.asarray(ring.coords) for ring in (part.exterior, *part.interiors)] for part in polygons],
-            }
+            }  # fmt: skip
         )
     return listed
 

@@ -1,3 +1,3 @@
 """The gallery that the tests of the search page share is made once."""
 
-from search_pages import home  # noqa: F401
+from searching import home  # noqa: F401

@@ -13,7 +13,7 @@ import conftest
 import numpy as np
 import pytest
 from conftest import ROOT
-from search_pages import CHIPS, HOSTILE, facts
+from searching import CHIPS, HOSTILE, facts
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 

@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 from conftest import ROOT
-from search_pages import CHIPS, HOSTILE
+from searching import CHIPS, HOSTILE
 
 import rsvlm
 from rsvlm.book import live_search

@@ -181,23 +181,13 @@ def _open_raster(path: str, text: str, options: config.Chips, placed: bool = Tru
         grid = ((0.0, 1.0, 0.0, -1.0), *size, False) if in_pixels else chip_layout.north_up(dataset.transform, *size)
         transform, width, height, warped = grid
         source = Source(
-            name=chip_layout.name_of(text),
-            path=path,
-            kind="raster",
-            licence="unknown",
+            name=chip_layout.name_of(text), path=path, kind="raster", licence="unknown",
             attribution=clean(dataset.tags().get("TIFFTAG_COPYRIGHT")),
             fingerprint=file.fingerprint() if file else chip_layout.fingerprint(Path(path)),
-            crs="" if in_pixels else dataset.crs.to_wkt(),
-            transform=transform,
-            width=width,
-            height=height,
-            bbox_lonlat=(np.nan,) * 4,
-            bands=bands,
-            limits=windows.value_limits(dataset, bands, options, label),
-            min_valid_share=options.min_valid_share,
-            warped=warped,
-            allow_loopback=options.allow_loopback,
-        )
+            crs="" if in_pixels else dataset.crs.to_wkt(), transform=transform, width=width, height=height,
+            bbox_lonlat=(np.nan,) * 4, bands=bands, limits=windows.value_limits(dataset, bands, options, label),
+            min_valid_share=options.min_valid_share, warped=warped, allow_loopback=options.allow_loopback,
+        )  # fmt: skip
     if in_pixels:
         return source
     try:

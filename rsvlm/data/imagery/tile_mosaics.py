@@ -134,20 +134,10 @@ def _sources(path: Path, kind: str, levels: dict[int, _Level], options: config.C
     sources = {}
     for zoom, level in levels.items():
         source = Source(
-            name=f"{name_of(path.stem)}-z{zoom}",
-            path=str(path),
-            kind=kind,
-            licence="unknown",
-            attribution="",
-            fingerprint=hashlib.sha256(level.digest.encode()).hexdigest(),
-            crs="EPSG:3857",
-            transform=(0.0, 0.0, 0.0, 0.0),
-            width=0,
-            height=0,
-            min_valid_share=options.min_valid_share,
-            zoom=zoom,
-            patterns=level.patterns,
-        )
+            name=f"{name_of(path.stem)}-z{zoom}", path=str(path), kind=kind, licence="unknown", attribution="",
+            fingerprint=hashlib.sha256(level.digest.encode()).hexdigest(), crs="EPSG:3857", transform=(0.0, 0.0, 0.0, 0.0),
+            width=0, height=0, min_valid_share=options.min_valid_share, zoom=zoom, patterns=level.patterns,
+        )  # fmt: skip
         if tile_px := _tile_side(source, level.first):
             side = tile_px << zoom
             pixel_m = 2 * MERCATOR_M / side

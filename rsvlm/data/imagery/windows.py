@@ -52,13 +52,9 @@ _BETWEEN_TILE_PIXELS = {
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a grid of pixels, and how a picture is made of it.
+    """A part of a grid, `left`, `top`, `width` and `height` in its pixels, and how a picture is made of it.
 
     Attributes:
-        left: Left edge, in pixels of the grid.
-        top: Upper edge, in pixels of the grid.
-        width: Pixels of the grid from the left to the right edge.
-        height: Pixels of the grid from the upper to the lower edge.
         shape: Rows and columns of the picture.
         resampling: `nearest`, `average`, `bilinear` or `cubic`: how a picture of another size than the window is made. Numbers of a
             palette are never mixed.

@@ -6,22 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import DATA
-from rasters import SIDE, ZOOM, X, Y, chips, encode, mosaic, options, picture, pixels, write_tiles
+from rasters import SIDE, ZOOM, X, Y, chips, encode, mosaic, options, picture, pixels, write_mbtiles, write_tiles
 
 from rsvlm.data.imagery import sources as imagery
 from rsvlm.errors import DataError
-
-
-def write_mbtiles(path: Path, tiles: dict, **metadata) -> Path:
-    with sqlite3.connect(path) as database:
-        database.execute("CREATE TABLE tiles (zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, tile_data BLOB)")
-        database.execute("CREATE TABLE metadata (name TEXT, value TEXT)")
-        database.executemany(
-            "INSERT INTO tiles VALUES (?, ?, ?, ?)", [(ZOOM, x, (1 << ZOOM) - 1 - y, d) for (x, y), d in tiles.items()]
-        )
-        database.executemany("INSERT INTO metadata VALUES (?, ?)", list(metadata.items()))
-    database.close()
-    return path
 
 
 @pytest.mark.parametrize(

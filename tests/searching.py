@@ -1,4 +1,4 @@
-"""What the tests of the search page share: a small gallery, an untrained model, and the page's files made of both."""
+"""What the tests of search share: tiny untrained models, a small gallery, and the files of the page made of both."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ from rsvlm.search import page as search_page
 
 HOSTILE = "<img src=x onerror=alert(1)> red & “green” 🏝️ </script>"
 CHIPS = 24
+
+
+def tiny_model(texts: list[str], seed: int = 0, tokens: int = 320, **values) -> mammut.Mammut:
+    """A model of random weights whose tokenizer knows these texts."""
+    torch.manual_seed(seed)
+    sizes = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 1, "vision_heads": 2}
+    sizes |= {"text_width": 32, "text_layers": 1, "text_heads": 2, "vocab_size": tokens}
+    model = mammut.Mammut(mammut.MammutConfig(**sizes | values)).eval()
+    model.tokenizer = tokenizer.train(texts * 3, tokens, model.config.context_length)
+    return model
 
 
 def write_chips(folder: Path, count: int = CHIPS) -> Path:
@@ -36,13 +46,9 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("search")
     data = write_chips(folder / "data")
     texts = [caption for index in range(96) for caption in conftest.toy_sample(index)[1]]
-    tokens = tokenizer.train(texts * 2, 330, 24)
-    sizes = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 1, "vision_heads": 2}
-    sizes |= {"text_width": 32, "text_layers": 2, "text_heads": 2}
-    torch.manual_seed(0)
-    model = mammut.Mammut(mammut.MammutConfig(**sizes, vocab_size=len(tokens), context_length=24))
+    model = tiny_model(texts, tokens=330, text_layers=2, context_length=24)
     model.save_pretrained(folder / "model")
-    tokens.save_pretrained(folder / "model")
+    model.tokenizer.save_pretrained(folder / "model")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RSVLM_HOME", str(folder))
         queries = ["red in the north, blue elsewhere", "a picture that is green in the west"]
