@@ -83,14 +83,11 @@ def index(
     del vectors
     table.iloc[embedded].drop(columns="split").reset_index(drop=True).to_parquet(out / "chips.parquet")
     facts = {
-        "archive": str(Path(archive).resolve()) if "://" not in str(archive) else str(archive),
-        "chips": len(embedded),
-        "model": str(Path(model_folder).resolve()) if model_folder else "",
-        "fingerprint": _fingerprint(model),
+        "archive": str(Path(archive).resolve()) if "://" not in str(archive) else str(archive), "chips": len(embedded),
+        "model": str(Path(model_folder).resolve()) if model_folder else "", "fingerprint": _fingerprint(model),
         "options": {"size_px": options.size_px, "stride": stride, "min_valid_share": min_valid_share},
-        "sources": [source.fingerprint for source in sources],
-        "skipped": dict(skipped),
-    }
+        "sources": [source.fingerprint for source in sources], "skipped": dict(skipped),
+    }  # fmt: skip
     files.write_atomic(out / "index.json", json.dumps(facts, indent=1, ensure_ascii=False))
     return facts
 

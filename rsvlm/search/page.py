@@ -61,9 +61,7 @@ def build(
 
     The files are `text.onnx`, `tokenizer.json` as it lies beside the model, `vectors.bin` (N, E) float32 in little-endian order,
     `patches.bin` (N, h, w, E) int8, `pictures.bin` (WebP files one after the other), `chips.json` (a record per chip), `map.webp`
-    where chips have places, and, last, `gallery.json`.
-
-    A vector of `patches.bin`, times the chip's scale in `chips.json`, is what that patch adds to the chip's vector: its product
+    where chips have places, and, last, `gallery.json`. A vector of `patches.bin`, times the chip's scale in `chips.json`, is what that patch adds to the chip's vector: its product
     with a query, averaged over the patches, is the chip's score.
 
     Args:

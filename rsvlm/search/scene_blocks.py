@@ -166,7 +166,7 @@ def _ahead(function: Callable, items: Iterable, workers: int, threads: int) -> I
 
 
 def look(plan: Plan, box: tuple, pixels: np.ndarray, valid: np.ndarray, tower, batch_size: int) -> Block | None:
-    """Run the tower on the tiles of a block, and put their patches together; None: there is no data."""
+    """Run the tower on the tiles of a block, and put their patches together; None if there is no data."""
     if not valid.any():
         return None
     if not (whole := valid.all()):

@@ -96,14 +96,8 @@ def test_a_tokenizer_of_another_kind_is_refused():
 SCRIPTS = [(0x20, 0x7F), (0xA0, 0x250), (0x370, 0x530), (0x590, 0x700), (0x900, 0xA00), (0x2000, 0x2070), (0x3040, 0x3100)]
 SCRIPTS += [(0x4E00, 0x9000), (0xAC00, 0xD7A0), (0x1F300, 0x1FAFF), (0, 0x40), (0x20000, 0x2A000), (0xE000, 0x10000)]
 ODD = ["a" * 10_000, "land " * 2000, "🏝️" * 2500, "陸" * 10_000, "<b>&amp;</b><script>alert(1)</script>", "<pad><eos> <bos>"]
-ODD += [
-    "   land   sea  ",
-    "it's we'll I'D don’t",
-    "\x85\ufeffx\u180ey\u3000z\x1c",
-    "x\n\n\ty  ",
-    "\u0301e\u0301",
-    " \u00a0 land \u00a0",
-]
+ODD += ["   land   sea  ", "it's we'll I'D don’t", "\x85\ufeffx\u180ey\u3000z\x1c", "x\n\n\ty  ", "\u0301e\u0301"]
+ODD += [" \u00a0 land \u00a0"]
 
 
 def captions_of_the_grammar(folder: Path) -> list[str]:
@@ -123,9 +117,8 @@ def random_texts(count: int, written: list[str]) -> list[str]:
         low, high = SCRIPTS[len(texts) % len(SCRIPTS)]
         codes = [draw.randrange(low, high) for _ in range(draw.randrange(1, 60))]
         codes += [draw.randrange(0x110000) for _ in range(draw.randrange(6))]
-        letters = [chr(code) for code in codes if not 0xD800 <= code < 0xE000] + list(
-            draw.choice(written)[: draw.randrange(40)]
-        )
+        letters = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
+        letters += draw.choice(written)[: draw.randrange(40)]
         if len(texts) % 3:
             draw.shuffle(letters)
         if (text := "".join(letters)).strip():
@@ -146,11 +139,8 @@ def test_the_tokenizer_of_the_page_gives_the_same_ids(tmp_path):
     texts = [*unique, *ODD, *random_texts(10_000 - len(unique), unique)]
     expected = [tokenizer.encode(tokens, [text])[0].tolist() for text in texts]
     assert len(texts) >= 10_000 and len(unique) > 1000 and max(map(len, expected)) == 96
-    given = {
-        "tokenizer": json.loads(tokens.backend_tokenizer.to_str()),
-        "facts": {"context": 96, "bos": 1, "eos": 2},
-        "texts": texts,
-    }
+    facts = {"context": 96, "bos": 1, "eos": 2}
+    given = {"tokenizer": json.loads(tokens.backend_tokenizer.to_str()), "facts": facts, "texts": texts}
     script = shutil.copy(ROOT / "book" / "_static" / "search.js", tmp_path / "search.mjs")
     (tmp_path / "given.json").write_text(json.dumps(given))
     command = [node, ROOT / "tests" / "js" / "tokenize.mjs", script, tmp_path / "given.json"]

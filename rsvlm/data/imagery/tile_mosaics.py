@@ -177,11 +177,8 @@ def _preferred(sources: dict[int, Source], levels: dict[int, _Level], options: c
     if not options.size_m:
         return sorted(sources, reverse=True)
     wanted_m = options.size_m / options.size_px
-    gsd_m = {}
-    for zoom, source in sources.items():
-        middle = (levels[zoom].xy.mean(0, keepdims=True) + 0.5) * source.tile_px
-        gsd_m[zoom] = float(measure(source, *middle.T)[2][0])
-    fine = sorted(zoom for zoom in sources if gsd_m[zoom] <= wanted_m * 1.01)
+    middles = {zoom: (levels[zoom].xy.mean(0, keepdims=True) + 0.5) * source.tile_px for zoom, source in sources.items()}
+    fine = sorted(zoom for zoom in sources if measure(sources[zoom], *middles[zoom].T)[2][0] <= wanted_m * 1.01)
     return fine + sorted(set(sources) - set(fine), reverse=True)
 
 
@@ -210,7 +207,7 @@ def holes(xy: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def tile_getter(source: Source) -> Iterator[Callable[[int, int], bytes | None]]:
-    """Yield a function from column and row of a tile to its bytes; none: there is no such tile."""
+    """Yield a function from column and row of a tile to its bytes, or None if there is no such tile."""
     root, zoom = Path(source.path), source.zoom
 
     def from_folder(x: int, y: int) -> bytes | None:

@@ -42,12 +42,7 @@ _GDAL_OPTIONS = {
 
 CACHED_BYTES = 64_000_000  # of decoded tiles
 UNREADABLE = "cannot be read"
-_BETWEEN_TILE_PIXELS = {
-    "nearest": Image.Resampling.NEAREST,
-    "average": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "cubic": Image.Resampling.BICUBIC,
-}
+_OF_PILLOW = {"nearest": "NEAREST", "average": "BOX", "bilinear": "BILINEAR", "cubic": "BICUBIC"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ class Picture:
     Attributes:
         pixels: (h, w, 3) uint8; black where nothing could be read.
         valid: (h, w) bool, the pixels that hold data.
-        reason: Why a part of it, or all of it, could not be read: `UNREADABLE`, `tile missing` or `tile broken`; None: all was read.
+        reason: Why a part of it, or all of it, could not be read: `UNREADABLE`, `tile missing` or `tile broken`. None if all was read.
         broken: Row and column of the tiles, or of the blocks of the file, that hold no readable pixels.
     """
 
@@ -103,7 +98,7 @@ def open_windows(source: Source, cached_bytes: int = CACHED_BYTES) -> Iterator[R
 
     Args:
         source: As from `sources.open_imagery`.
-        cached_bytes: Decoded tiles of a mosaic that are kept for windows that follow; 0: none.
+        cached_bytes: Bytes of decoded tiles of a mosaic that are cached for windows that follow; 0 for none.
 
     Raises:
         DataError: The source cannot be opened or has changed; when reading: its server does not answer, or the MBTiles file broke.
@@ -233,7 +228,7 @@ def _read_mosaic(tile: Callable, source: Source, window: Window) -> Picture:
     if not pixels.shape[:2] == window.shape == (height, width):
         box = window.left - x0, window.top - y0, window.left - x0 + width, window.top - y0 + height
         size = window.shape[::-1]
-        pixels = np.array(Image.fromarray(pixels).resize(size, _BETWEEN_TILE_PIXELS[window.resampling], box=box))
+        pixels = np.array(Image.fromarray(pixels).resize(size, Image.Resampling[_OF_PILLOW[window.resampling]], box=box))
         valid = np.asarray(Image.fromarray(valid.astype(np.uint8)).resize(size, Image.Resampling.NEAREST, box=box)) > 0
     return Picture(pixels, valid, reason, frozenset(broken))
 
@@ -289,7 +284,7 @@ def value_limits(dataset, bands: tuple[int, ...], options: config.Chips, label: 
         label: Name of the raster in messages.
 
     Returns:
-        A pair for each band; none where values are shown as they are.
+        Pairs, one for each band; empty where values are shown as they are.
 
     Raises:
         DataError: It holds no data.
@@ -341,8 +336,7 @@ def _read_palette(dataset, bands: tuple[int, ...]) -> np.ndarray | None:
         return None
     colours = dataset.colormap(bands[0])
     table = np.zeros((max(colours) + 1, 4), np.uint8)
-    for number, colour in colours.items():
-        table[number] = colour
+    table[list(colours)] = list(colours.values())
     return table
 
 

@@ -228,19 +228,10 @@ def test_references_inside_a_raster_are_not_followed(server, tmp_path, prefix):
 
 
 def stac_item(name: str, assets: dict, **properties) -> dict:
-    box = [-9.5, 38.8, -9.4, 38.9]
-    ring = [[box[0], box[1]], [box[2], box[1]], [box[2], box[3]], [box[0], box[3]], [box[0], box[1]]]
+    place = {"geometry": {"type": "Point", "coordinates": [-9.5, 38.8]}, "bbox": [-9.5, 38.8, -9.4, 38.9]}
     properties = {"datetime": "2024-05-01T00:00:00Z", **properties}
-    return {
-        "type": "Feature",
-        "stac_version": "1.0.0",
-        "id": name,
-        "geometry": {"type": "Polygon", "coordinates": [ring]},
-        "bbox": box,
-        "properties": properties,
-        "links": [],
-        "assets": assets,
-    }
+    item = {"type": "Feature", "stac_version": "1.0.0", "id": name, "properties": properties, "links": [], "assets": assets}
+    return item | place
 
 
 def test_stac_items(tmp_path, server):
