@@ -53,10 +53,10 @@ def table(rows: list[dict]) -> str:
     """Lay rows out for a terminal."""
     lines = [f"{'':<8}{'precision':>10}{'side':>9}{'MP/s':>8}{'min':>8}{'max':>8}{'MP/CPU s':>10}{'peak MB':>9}"]
     for row in rows:
-        numbers = (
-            f"{row['mp_per_s']:>8.2f}{row['min']:>8.2f}{row['max']:>8.2f}{row['mp_per_cpu_s']:>10.2f}{row['peak_mb']:>9,.0f}"
+        speeds = "".join(f"{row[name]:>8.2f}" for name in ("mp_per_s", "min", "max"))
+        lines.append(
+            f"{row['stage']:<8}{row['precision']:>10}{row['side']:>9,}{speeds}{row['mp_per_cpu_s']:>10.2f}{row['peak_mb']:>9,.0f}"
         )
-        lines.append(f"{row['stage']:<8}{row['precision']:>10}{row['side']:>9,}{numbers}")
     return "\n".join(lines)
 
 
@@ -104,18 +104,19 @@ def _main(call: str) -> None:
     options = scenes.SearchOptions(precision=precision)
     scenes.search(Path(folder) / "small.tif", texts, model, Path(folder) / "out", options, progress=False)
     started, cpu = time.perf_counter(), time.process_time()
-    found = scenes.search(Path(folder) / name, texts, model, Path(folder) / "out", options, progress=False)
+    result = scenes.search(Path(folder) / name, texts, model, Path(folder) / "out", options, progress=False)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    told = {"mp": found.facts["megapixels"], "seconds": seconds, "cpu_s": cpu, "peak_mb": provenance.peak_memory_mb()}
-    sys.stdout.write(json.dumps(told) + "\n")
+    measured = {"mp": result.facts["megapixels"], "seconds": seconds, "cpu_s": cpu, "peak_mb": provenance.peak_memory_mb()}
+    sys.stdout.write(json.dumps(measured) + "\n")
 
 
 def _row(stage: str, precision: str, side: int, done: list[dict]) -> dict:
     speeds = [one["mp"] / one["seconds"] for one in done]
-    row = {"stage": stage, "precision": precision, "side": side, "repeats": len(done), "mp_per_s": statistics.median(speeds)}
-    row |= {"min": min(speeds), "max": max(speeds)}
-    row |= {"mp_per_cpu_s": statistics.median(one["mp"] / one["cpu_s"] for one in done)}
-    row |= {"peak_mb": max(one["peak_mb"] for one in done)}
+    row = {
+        "stage": stage, "precision": precision, "side": side, "repeats": len(done), "mp_per_s": statistics.median(speeds),
+        "min": min(speeds), "max": max(speeds), "mp_per_cpu_s": statistics.median(one["mp"] / one["cpu_s"] for one in done),
+        "peak_mb": max(one["peak_mb"] for one in done),
+    }  # fmt: skip
     return {key: round(cell, 2) if isinstance(cell, float) else cell for key, cell in row.items()}
 
 

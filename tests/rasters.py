@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import io
 import re
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rsvlm import config
 from rsvlm.data.imagery import sources as imagery
@@ -45,6 +48,44 @@ def write(
             dataset.set_band_description(number, name)
         if overviews:
             dataset.build_overviews(list(overviews), Resampling.nearest)
+    return path
+
+
+def encode(array: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind)
+    return buffer.getvalue()
+
+
+ZOOM, X, Y, SIDE = 12, 1940, 1569, 64
+
+
+def mosaic(columns: int = 3, rows: int = 3) -> tuple[np.ndarray, dict[tuple[int, int], bytes]]:
+    whole = picture(rows * SIDE, columns * SIDE).transpose(1, 2, 0)
+    return whole, {
+        (X + c, Y + r): encode(whole[r * SIDE : r * SIDE + SIDE, c * SIDE : c * SIDE + SIDE])
+        for c in range(columns)
+        for r in range(rows)
+    }
+
+
+def write_tiles(folder: Path, tiles: dict, name: str) -> Path:
+    for (x, y), data in tiles.items():
+        path = folder / name.format(z=ZOOM, x=x, y=y)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
+
+
+def write_mbtiles(path: Path, tiles: dict, **metadata) -> Path:
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE tiles (zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, tile_data BLOB)")
+        database.execute("CREATE TABLE metadata (name TEXT, value TEXT)")
+        database.executemany(
+            "INSERT INTO tiles VALUES (?, ?, ?, ?)", [(ZOOM, x, (1 << ZOOM) - 1 - y, d) for (x, y), d in tiles.items()]
+        )
+        database.executemany("INSERT INTO metadata VALUES (?, ?)", list(metadata.items()))
+    database.close()
     return path
 
 

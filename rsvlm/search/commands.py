@@ -67,26 +67,19 @@ def in_scene(
     texts = [*(more or []), *(text or [])]
     if not texts or out is None:
         raise DataError('a search needs a text and a folder for the results: --text "..." --out DIR')
-    found_in = scene_files.open_scene(scene, band or ())
+    opened = scene_files.open_scene(scene, band or ())
     loaded = load_model(model, device)[0]
-    options = scenes.SearchOptions(
-        background=background or scenes.BACKGROUND,
-        threshold=confidence,
-        window=window,
-        tile_px=tile_px,
-        overlap=overlap,
-        min_px=min_px,
-        precision=precision,
-    )
-    for one in found_in:
-        folder = out if len(found_in) == 1 else out / one.source.name
-        found = scenes.search(one, texts, loaded, folder, options)
-        files.write_atomic(folder / "map.html", atlas.scene_map(found).get_root().render())
-        for row in found.facts["texts"]:
-            told = f"{row['regions']:,} regions" if row["regions"] else f"nothing of confidence {confidence:g}"
-            typer.echo(f"{row['text']}: {told}; highest confidence {row['highest_confidence']:.2f}")
-        if found.facts["unreadable"]:
-            typer.echo(f"parts of the scene that cannot be read, left without data: {found.facts['unreadable']}")
+    look = {"window": window, "tile_px": tile_px, "overlap": overlap, "min_px": min_px, "precision": precision}
+    options = scenes.SearchOptions(background=background or scenes.BACKGROUND, threshold=confidence, **look)
+    for one in opened:
+        folder = out if len(opened) == 1 else out / one.source.name
+        result = scenes.search(one, texts, loaded, folder, options)
+        files.write_atomic(folder / "map.html", atlas.scene_map(result).get_root().render())
+        for row in result.facts["texts"]:
+            regions = f"{row['regions']:,} regions" if row["regions"] else f"nothing of confidence {confidence:g}"
+            typer.echo(f"{row['text']}: {regions}; highest confidence {row['highest_confidence']:.2f}")
+        if result.facts["unreadable"]:
+            typer.echo(f"parts of the scene that cannot be read, left without data: {result.facts['unreadable']}")
         typer.echo(f"{folder}: polygons.geojson, heat.tif, map.html, search.json")
 
 
@@ -125,15 +118,15 @@ def query(
     from rsvlm.search import index as archive
 
     facts = archive.read_facts(index)
-    found = archive.query(index, texts, load_model(model or Path(facts["model"]), device)[0], top)
-    for text, part in found.groupby("text", sort=False):
+    matches = archive.query(index, texts, load_model(model or Path(facts["model"]), device)[0], top)
+    for text, part in matches.groupby("text", sort=False):
         typer.echo(text)
         for row in part.itertuples():
             typer.echo(f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}")
     if geojson:
-        typer.echo(str(files.write_atomic(geojson, json.dumps(archive.features(found), ensure_ascii=False))))
+        typer.echo(str(files.write_atomic(geojson, json.dumps(archive.features(matches), ensure_ascii=False))))
     if html:
-        body = galleries.chip_matches(found.to_dict("records"), archive.pictures(index, found))
+        body = galleries.chip_matches(matches.to_dict("records"), archive.pictures(index, matches))
         typer.echo(str(files.write_atomic(html, markup.page("Chips found", body))))
 
 

@@ -7,10 +7,8 @@ to the model, and knows when it is asked with another one.
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +18,10 @@ from tqdm.auto import tqdm
 from rsvlm.data.imagery import sources as imagery
 from rsvlm.errors import DataError
 from rsvlm.evaluation import embeddings
-from rsvlm.localization import heat as localize
+from rsvlm.localization import heat
 from rsvlm.model import embed
 from rsvlm.model.mammut import Mammut
-from rsvlm.records import files
-
-log = logging.getLogger(__name__)
+from rsvlm.records import files, text
 
 
 def index(
@@ -44,17 +40,17 @@ def index(
 
     Args:
         archive: Folder of rasters or of tiles, or whatever `sources.open_imagery` takes.
-        model: The model, in evaluation mode.
-        out: The folder of the index.
-        model_folder: Where the model is from, for those who ask.
-        size_px: Side of a chip, in pixels of the imagery; none: that of the model's images.
+        model: Model in evaluation mode.
+        out: Folder of the index.
+        model_folder: Folder of the model, for those who ask.
+        size_px: Side of a chip, in pixels of the imagery. If None, that of the model's images.
         stride: Step between chips, in sides.
         min_valid_share: Chips with a smaller share of pixels that hold data are left out.
         batch_size: Chips per forward pass.
         progress: Show a bar.
 
     Returns:
-        What is in `index.json`: among it `chips`, and in `skipped` how many were left out, by reason.
+        Content of `index.json`: among it `chips`, and in `skipped` how many were left out, by reason.
 
     Raises:
         DataError: There is no imagery, or no chip of it can be read.
@@ -68,31 +64,30 @@ def index(
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.json").unlink(missing_ok=True)
     vectors = np.lib.format.open_memmap(out / "vectors.npy", "w+", np.float32, (len(table), model.config.text_width))
-    kept: list[np.ndarray] = []
-    count = 0
+    embedded: list[int] = []
     with tqdm(total=len(table), desc="index", unit=" chips", disable=not progress) as bar:
         for source in sources:
             rows = np.flatnonzero(table["source"].to_numpy() == source.name)
             read = zip(rows.tolist(), imagery.read(source, table.iloc[rows]))
-            while batch := list(islice(read, batch_size)):
+            for batch in text.batched(read, batch_size):
                 bar.update(len(batch))
                 skipped.update(reason for _, (_, reason) in batch if reason)
-                good = [(row, pixels) for row, (pixels, _) in batch if pixels is not None]
+                good = {row: pixels for row, (pixels, _) in batch if pixels is not None}
                 if good:
-                    found = embed.unit(embed.images(model, [pixels for _, pixels in good]), f"chips of {source.name}")
-                    vectors[count : count + len(good)] = found
-                    kept.append(np.array([row for row, _ in good]))
-                    count += len(good)
-    if not count:
+                    unit = embed.unit(embed.images(model, list(good.values())), f"chips of {source.name}")
+                    vectors[len(embedded) : len(embedded) + len(good)] = unit
+                    embedded += good
+    if not embedded:
         raise DataError(f"no chip of {archive} could be read: {dict(skipped)}")
     vectors.flush()
     del vectors
-    table = table.iloc[np.concatenate(kept)].drop(columns="split").reset_index(drop=True)
-    table.to_parquet(out / "chips.parquet")
-    facts = {"archive": str(Path(archive).resolve()) if "://" not in str(archive) else str(archive), "chips": count}
-    facts |= {"model": str(Path(model_folder).resolve()) if model_folder else "", "fingerprint": _fingerprint(model)}
-    facts |= {"options": {"size_px": options.size_px, "stride": stride, "min_valid_share": min_valid_share}}
-    facts |= {"sources": [source.fingerprint for source in sources], "skipped": dict(skipped)}
+    table.iloc[embedded].drop(columns="split").reset_index(drop=True).to_parquet(out / "chips.parquet")
+    facts = {
+        "archive": str(Path(archive).resolve()) if "://" not in str(archive) else str(archive), "chips": len(embedded),
+        "model": str(Path(model_folder).resolve()) if model_folder else "", "fingerprint": _fingerprint(model),
+        "options": {"size_px": options.size_px, "stride": stride, "min_valid_share": min_valid_share},
+        "sources": [source.fingerprint for source in sources], "skipped": dict(skipped),
+    }  # fmt: skip
     files.write_atomic(out / "index.json", json.dumps(facts, indent=1, ensure_ascii=False))
     return facts
 
@@ -103,13 +98,12 @@ def read_facts(folder: Path) -> dict:
     Raises:
         DataError: It is not there, or it is of another form.
     """
-    path = Path(folder) / "index.json"
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        wrong = not isinstance(facts["chips"], int) or not {"archive", "model", "fingerprint", "options"} <= set(facts)
+        facts = json.loads((Path(folder) / "index.json").read_text(encoding="utf-8"))
+        whole = isinstance(facts["chips"], int) and {"archive", "model", "fingerprint", "options"} <= set(facts)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        wrong = True
-    if wrong:
+        whole = False
+    if not whole:
         raise DataError(f"{folder} is no finished index: make it with `rsvlm search index FOLDER --out {folder}`")
     return facts
 
@@ -118,9 +112,9 @@ def query(folder: Path, texts: Sequence[str], model: Mammut, k: int = 10) -> pd.
     """Find the k best chips for each text, exactly.
 
     Args:
-        folder: The index.
+        folder: Folder of the index.
         texts: M texts.
-        model: The model it was made with.
+        model: Model that the index was made with.
         k: Chips for each text.
 
     Returns:
@@ -138,35 +132,36 @@ def query(folder: Path, texts: Sequence[str], model: Mammut, k: int = 10) -> pd.
     vectors = np.load(Path(folder) / "vectors.npy", mmap_mode="r", allow_pickle=False)[: facts["chips"]]
     if len(vectors) != len(chips) or len(chips) != facts["chips"]:
         raise DataError(f"{folder}: {len(vectors)} vectors, {len(chips)} chips, {facts['chips']} expected: index again")
-    scores, rows = embeddings.search(localize.text_vectors(model, texts), vectors, k)
-    found = chips.iloc[rows.reshape(-1)].reset_index(drop=True)
-    width = rows.shape[1]
-    found.insert(0, "text", np.repeat(list(texts), width))
-    found.insert(1, "rank", np.tile(np.arange(1, width + 1), len(rows)))
-    found.insert(2, "score", scores.reshape(-1))
-    return found
+    scores, rows = embeddings.search(heat.text_vectors(model, texts), vectors, k)
+    matches = chips.iloc[rows.reshape(-1)].reset_index(drop=True)
+    count = rows.shape[1]
+    matches.insert(0, "text", np.repeat(list(texts), count))
+    matches.insert(1, "rank", np.tile(np.arange(1, count + 1), len(rows)))
+    matches.insert(2, "score", scores.reshape(-1))
+    return matches
 
 
-def pictures(folder: Path, found: pd.DataFrame) -> list[np.ndarray | None]:
+def pictures(folder: Path, matches: pd.DataFrame) -> list[np.ndarray | None]:
     """Read the chips of a table that `query` gave from the archive: (S, S, 3) uint8 each, None where it cannot be read now."""
     facts = read_facts(folder)
     sources = {source.name: source for source in imagery.open_imagery(facts["archive"], _options(**facts["options"]))}
-    shown: list[np.ndarray | None] = [None] * len(found)
-    for name, part in found.reset_index(drop=True).groupby("source"):
+    chips: list[np.ndarray | None] = [None] * len(matches)
+    for name, part in matches.reset_index(drop=True).groupby("source"):
         if name in sources:
             for row, (pixels, _) in zip(part.index, imagery.read(sources[name], part)):
-                shown[row] = pixels
-    return shown
+                chips[row] = pixels
+    return chips
 
 
-def features(found: pd.DataFrame) -> dict:
+def features(matches: pd.DataFrame) -> dict:
     """Footprints of the chips of a table that `query` gave, as GeoJSON in longitude and latitude."""
     members = []
-    for row in found.to_dict("records"):
+    for row in matches.to_dict("records"):
         west, south, east, north = (round(float(row[edge]), 8) for edge in ("west", "south", "east", "north"))
         ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-        told = {name: row[name] for name in ("text", "rank", "key", "source")} | {"score": round(float(row["score"]), 4)}
-        members.append({"type": "Feature", "properties": told, "geometry": {"type": "Polygon", "coordinates": [ring]}})
+        properties = {name: row[name] for name in ("text", "rank", "key", "source")} | {"score": round(float(row["score"]), 4)}
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        members.append({"type": "Feature", "properties": properties, "geometry": geometry})
     return {"type": "FeatureCollection", "features": members}
 
 

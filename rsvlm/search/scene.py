@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -27,30 +26,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rsvlm.data.imagery import chip_layout
-from rsvlm.errors import DataError
-from rsvlm.localization import heat as localize, shapes, smoothing
-from rsvlm.model import images as imaging
+from rsvlm.errors import DataError, need
+from rsvlm.localization import heat, shapes, smoothing
+from rsvlm.model import images
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files
 from rsvlm.search import scene_blocks, scene_files
 from rsvlm.search.scene_blocks import DETAIL, Block, Plan
 from rsvlm.search.scene_files import Grid, Scene
 
-log = logging.getLogger(__name__)
-
 BACKGROUND = (
-    "a satellite image",
-    "an aerial photograph",
-    "something else",
-    "bare ground",
-    "grass and fields",
-    "a dense forest",
-    "open water",
-    "many buildings",
-    "a road",
-    "clouds",
-)
+    "a satellite image", "an aerial photograph", "something else", "bare ground", "grass and fields", "a dense forest", "open water",
+    "many buildings", "a road", "clouds",
+)  # fmt: skip
 """What else there may be. One that shares a word with the text, or means the same to the model, is not held against it."""
 
 NONSENSE = ("lorem ipsum dolor sit amet", "qwerty asdf", "xq zv kj", "nothing at all", "0123456789", "foo bar baz", "???")
@@ -102,17 +90,12 @@ class SearchOptions:
 
     def __post_init__(self):
         """Refuse values that make no sense."""
-        threshold, overlap, tile_px, min_px = self.threshold, self.overlap, self.tile_px, self.min_px
-        if (
-            not 0 < threshold < 1
-            or not 0 <= overlap <= 0.75
-            or (tile_px or 16) < 16
-            or (min_px or 0) < 0
-            or self.max_regions < 1
-        ):
+        least_px = self.min_px or 0
+        sensible = 0 < self.threshold < 1 and 0 <= self.overlap <= 0.75 and least_px >= 0 and self.max_regions >= 1
+        if not sensible or (self.tile_px or 16) < 16:
             raise DataError(
-                f"threshold {threshold}, overlap {overlap}, tile_px {tile_px}, min_px {min_px}, max_regions {self.max_regions}: "
-                "expected 0…1, 0…0.75, 16 or more, 0 or more, 1 or more"
+                f"threshold {self.threshold}, overlap {self.overlap}, tile_px {self.tile_px}, min_px {self.min_px}, max_regions "
+                f"{self.max_regions}: expected 0…1, 0…0.75, 16 or more, 0 or more, 1 or more"
             )
         for side in self.windows:
             smoothing.check_window(side)
@@ -134,7 +117,7 @@ class SearchResult:
     """What `search` found in one scene.
 
     Attributes:
-        facts: What is in `search.json`: the request, the counts, and for each text its regions and highest confidence.
+        facts: Content of `search.json`: the request, the counts, and for each text its regions and highest confidence.
         regions: `text` (number), `confidence`, `peak`, `area_m2`, `lon`, `lat` (of the peak), `x`, `y` (likewise, in the coordinates of
             the scene), and `rings` in pixels of `image`, best first. What a scene does not say is None.
         image: (H, W, 3) uint8, the scene made small.
@@ -165,11 +148,11 @@ def search(
     longitude and latitude. Regions that reach over borders of blocks are joined.
 
     Args:
-        scene: Its path or URL, or as of `scene_files.open_scene`.
+        scene: Path or URL of the scene, or the scene as of `scene_files.open_scene`.
         texts: M texts; each is judged by itself.
-        model: The model, in evaluation mode.
-        out: The folder.
-        options: How it is searched.
+        model: Model in evaluation mode.
+        out: Folder of the three files.
+        options: How the scene is searched.
         progress: Show a bar.
 
     Raises:
@@ -177,9 +160,15 @@ def search(
         MissingExtraError: rasterio, pyproj or shapely is not installed.
     """
     started = time.time()
-    _shapely()
+    need("shapely", "data")
     # What is asked, and how the scene is cut up: a bad request stops here.
-    scene = scene if isinstance(scene, Scene) else _one(scene_files.open_scene(scene, options.bands), scene)
+    scenes = [scene] if isinstance(scene, Scene) else scene_files.open_scene(scene, options.bands)
+    if len(scenes) > 1:
+        names = ", ".join(one.source.name for one in scenes[:6])
+        raise DataError(
+            f"{scene} holds {len(scenes)} scenes ({names}): open them with scene_files.open_scene and search each one"
+        )
+    scene = scenes[0]
     question = _ask(texts, model, options)
     plan = scene_blocks.cut(scene, model, options.tile_px, options.overlap, max(options.windows) // 2 + 1)
     tower = _tower(model, options.precision)
@@ -197,7 +186,7 @@ def search(
     ):
         for box, block in tqdm(blocks, total=len(plan.boxes), desc="search", unit=" blocks", disable=not progress):
             if block is None:
-                results.skip(box)
+                results.add(box, None)
                 continue
             cosines = _cosines(model, block, options.windows, question.vectors)
             confidence = _confidence(_log_odds(cosines, question.held, question.odds), block.inside)
@@ -229,37 +218,22 @@ def _facts(grid: Grid, question: _Question, plan: Plan, results: _Results, optio
     scene = grid.scene
     texts = [
         {
-            "text": text,
-            "regions": regions.count,
-            "kept": len(regions.best),
-            "highest_confidence": round(regions.highest, 4),
+            "text": text, "regions": regions.count, "kept": len(regions.best), "highest_confidence": round(regions.highest, 4),
             "share_of_area": regions.cells / results.cells,
             "held_against": [rival for rival, use in zip(question.rivals, uses) if use],
         }
         for text, regions, uses in zip(question.texts, results.regions, question.held)
-    ]
+    ]  # fmt: skip
     return {
-        "scene": scene.source.name,
-        "attribution": scene.source.attribution,
-        "licence": scene.source.licence,
+        "scene": scene.source.name, "attribution": scene.source.attribution, "licence": scene.source.licence,
         "coordinates": grid.authority or (scene.source.crs if scene.located else "pixels, y downwards"),
-        "polygons_in": grid.polygons_in,
-        "size_px": [scene.width, scene.height],
-        "cell_px": plan.cell * plan.zoom,
-        "tile_px": plan.tile * plan.patch * plan.zoom,
-        "window": options.window,
-        "overlap": 1 - plan.step / plan.tile,
-        "threshold": options.threshold,
-        "meaning": MEANING,
-        "background": question.rivals,
-        "cells_with_data": results.cells,
-        "unreadable": len(results.broken),
-        "cut": sum(regions.cut for regions in results.regions),
+        "polygons_in": grid.polygons_in, "size_px": [scene.width, scene.height],
+        "cell_px": plan.cell * plan.zoom, "tile_px": plan.tile * plan.patch * plan.zoom,
+        "window": options.window, "overlap": 1 - plan.step / plan.tile, "threshold": options.threshold,
+        "meaning": MEANING, "background": question.rivals, "cells_with_data": results.cells,
+        "unreadable": len(results.broken), "cut": sum(regions.cut for regions in results.regions),
         "texts": texts,
-    }
-
-
-# What the model says
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -279,7 +253,7 @@ class _Question:
 def _ask(texts: Sequence[str], model: Mammut, options: SearchOptions) -> _Question:
     texts = list(dict.fromkeys(texts))
     rivals = [text for text in dict.fromkeys((*NONSENSE, *options.background)) if text not in texts]
-    vectors = np.concatenate([localize.text_vectors(model, texts), localize.text_vectors(model, rivals)])
+    vectors = np.concatenate([heat.text_vectors(model, texts), heat.text_vectors(model, rivals)])
     odds = 1 / options.temperature if options.temperature else model.logit_scale.item()
     return _Question(texts, rivals, vectors, _held_against(texts, rivals, vectors), odds)
 
@@ -319,9 +293,9 @@ def _tower(model: Mammut, precision: str) -> Callable:
     copied = copy.deepcopy(model).bfloat16() if half else model
 
     def tower(tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        batch = torch.from_numpy(imaging.normalise(tiles, model.config.image_mean, model.config.image_std)).to(device)
+        batch = torch.from_numpy(images.normalise(tiles, model.config.image_mean, model.config.image_std)).to(device)
         with torch.inference_mode():
-            patches = localize.patches(copied, batch.bfloat16() if half else batch, embeddings=False)
+            patches = heat.patches(copied, batch.bfloat16() if half else batch, embeddings=False)
             return patches.scores.cpu().numpy(), patches.values.cpu().numpy()
 
     return tower
@@ -334,55 +308,30 @@ def _cosines(model: Mammut, block: Block, windows: Sequence[int], vectors: np.nd
     for side in windows:
         pooled = np.stack([smoothing.smooth_pool(s, v, side) for s, v in zip(block.scores, block.values)])  # (n, h, w, d)
         with torch.inference_mode():
-            cosines = cosines + localize.project(model, torch.from_numpy(pooled)[None].to(model.device)) @ texts
+            cosines = cosines + heat.project(model, torch.from_numpy(pooled)[None].to(model.device)) @ texts
     return (cosines[0] / len(windows)).movedim(-1, 0).cpu().numpy()
-
-
-# What is known so far
 
 
 class _Results:
     """What is known so far of all blocks: regions of each text, the preview, cells with data, and parts that cannot be read."""
 
     def __init__(self, plan: Plan, count: int, options: SearchOptions):
-        cell_px = plan.cell * plan.zoom
+        self.columns = plan.size[1]
         least_px = options.min_px if options.min_px is not None else (plan.patch * plan.zoom) ** 2
-        arguments = plan.size[1], options.threshold, least_px / cell_px**2, options.max_regions
+        arguments = self.columns, options.threshold, least_px / (plan.cell * plan.zoom) ** 2, options.max_regions
         self.regions = [shapes.Regions(*arguments) for _ in range(count)]
         self.preview = scene_files.Preview(plan.size, count, plan.shrink, plan.fine)
-        self.cells, self.broken, self._columns = 0, set(), plan.size[1]
+        self.cells, self.broken = 0, set()
 
-    def skip(self, box: tuple) -> None:
-        """Pass over a block without data."""
-        for regions in self.regions:
-            regions.skip()
-        self._end_of_row(box)
-
-    def add(self, box: tuple, block: Block, confidence: np.ndarray) -> None:
-        """Take the next block in reading order and its (M, h, w) confidence, NaN where there is no data."""
-        for regions, heat in zip(self.regions, confidence):
-            regions.add(*box[:2], heat)
-        self.preview.add(box, block.colours, block.known, confidence)
-        self.cells += int(block.known.sum())
-        self._end_of_row(box)
-
-    def _end_of_row(self, box: tuple) -> None:
-        if box[3] == self._columns:
-            for regions in self.regions:
+    def add(self, box: tuple, block: Block | None, confidence: np.ndarray | None = None) -> None:
+        """Take the next block in reading order, None where there is no data, and its (M, h, w) confidence, NaN where there is none."""
+        for number, regions in enumerate(self.regions):
+            if block is None:
+                regions.skip()
+            else:
+                regions.add(*box[:2], confidence[number])
+            if box[3] == self.columns:
                 regions.end_of_row()
-
-
-def _one(scenes: Sequence[Scene], where: object) -> Scene:
-    if len(scenes) > 1:
-        names = ", ".join(scene.source.name for scene in scenes[:6])
-        raise DataError(
-            f"{where} holds {len(scenes)} scenes ({names}): open them with scenefiles.open_scene and search each one"
-        )
-    return scenes[0]
-
-
-def _shapely() -> None:
-    try:
-        import shapely  # noqa: F401
-    except ImportError as error:
-        raise chip_layout.missing("shapely") from error
+        if block is not None:
+            self.preview.add(box, block.colours, block.known, confidence)
+            self.cells += int(block.known.sum())

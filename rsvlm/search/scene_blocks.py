@@ -69,10 +69,8 @@ class Plan:
 
     def tiles(self, area: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         """Where tiles start that show a part of an area."""
-        return [
-            np.array([start for start in shares if low - self.tile < start < high])
-            for shares, (low, high) in zip(self.shares, area)
-        ]
+        axes = zip(self.shares, area)
+        return [np.array([start for start in shares if low - self.tile < start < high]) for shares, (low, high) in axes]
 
     def pixels(self, area: Sequence[tuple[int, int]]) -> tuple[int, int, int, int]:
         """The box of pixels that these tiles show, cut at the end of the scene."""
@@ -85,8 +83,8 @@ def cut(scene: Scene, model: Mammut, tile_px: int | None, overlap: float, reach:
     """Plan how a scene is cut up for a model.
 
     Args:
-        scene: The scene.
-        model: The model.
+        scene: Scene that is cut up.
+        model: Model that looks at it.
         tile_px: Side of what the model sees at once, in pixels of the scene. If None, its image size.
         overlap: Share of a tile's side that the next one shows too.
         reach: How far windows reach, in patches.
@@ -109,21 +107,11 @@ def cut(scene: Scene, model: Mammut, tile_px: int | None, overlap: float, reach:
         raise DataError(f"{scene.source.name} spans {scene.width} x {scene.height} pixels: cut it, or give a larger tile_px")
     boxes = [(top, left, bottom, right) for top, bottom in pairwise(rows) for left, right in pairwise(columns)]
 
-    return Plan(
-        patch=patch,
-        cell=cell,
-        zoom=zoom,
-        tile=tile,
-        step=step,
-        reach=reach,
-        view=view,
-        size=size,
-        shares=[tile_shares(-(-n // patch), tile, step) for n in view],
-        boxes=boxes,
-        shrink=max(1, -(-max(size) // PREVIEW_PX)),
-        fine=max(n for n in range(1, cell + 1) if cell % n == 0 and (n == 1 or n * max(size) <= PREVIEW_PX)),
-        fill=np.round(255 * np.asarray(model.config.image_mean)).astype(np.uint8),
-    )
+    shares = [tile_shares(-(-n // patch), tile, step) for n in view]
+    shrink = max(1, -(-max(size) // PREVIEW_PX))
+    fine = max(n for n in range(1, cell + 1) if cell % n == 0 and (n == 1 or n * max(size) <= PREVIEW_PX))
+    fill = np.round(255 * np.asarray(model.config.image_mean)).astype(np.uint8)
+    return Plan(patch, cell, zoom, tile, step, reach, view, size, shares, boxes, shrink, fine, fill)
 
 
 @dataclass(frozen=True)
@@ -178,7 +166,7 @@ def _ahead(function: Callable, items: Iterable, workers: int, threads: int) -> I
 
 
 def look(plan: Plan, box: tuple, pixels: np.ndarray, valid: np.ndarray, tower, batch_size: int) -> Block | None:
-    """Run the tower on the tiles of a block, and put their patches together; None: there is no data."""
+    """Run the tower on the tiles of a block, and put their patches together; None if there is no data."""
     if not valid.any():
         return None
     if not (whole := valid.all()):
@@ -191,9 +179,7 @@ def look(plan: Plan, box: tuple, pixels: np.ndarray, valid: np.ndarray, tower, b
     beyond = [(0, n * patch - have) for n, have in zip(shape, valid.shape)]
     if any(more for _, more in beyond):
         pixels, valid = np.pad(pixels, (*beyond, (0, 0)), mode="edge"), np.pad(valid, beyond, mode="edge")
-    data = np.ones(shape, bool)
-    if not whole:
-        data = valid.reshape(shape[0], patch, shape[1], patch).any(axis=(1, 3))
+    data = np.ones(shape, bool) if whole else valid.reshape(shape[0], patch, shape[1], patch).any(axis=(1, 3))
     # Scores and values of the patches of the area: sums of what the tiles say, each with its share.
     (top, bottom), (left, right) = area
     scores = values = None

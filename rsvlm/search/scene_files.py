@@ -1,6 +1,6 @@
 """Scenes in and maps out: pixels of any part of a raster or a mosaic, and rasters of cells on the same grid.
 
-Other than `imagery`, which cuts whole chips, this reads a scene block by block with everything that is wrong with it: places without
+Other than `data.imagery.sources`, which cuts whole chips, this reads a scene block by block with everything that is wrong with it: places without
 data, blocks of the file that are broken, tiles that are missing, and no word about where on Earth it lies.
 """
 
@@ -10,14 +10,13 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rsvlm.data.imagery import chip_layout, sources as imagery, tile_mosaics, windows
+from rsvlm.data.imagery import chip_layout, sources, tile_mosaics, windows
 from rsvlm.data.imagery.chip_layout import Source
-from rsvlm.errors import DataError
 from rsvlm.localization.shapes import Region
 from rsvlm.records import files
 
@@ -28,8 +27,7 @@ log = logging.getLogger(__name__)
 class Scene:
     """Imagery on one pixel grid, and the part of that grid where it lies.
 
-    `left`, `top`, `width`, `height` are in pixels of the grid of `source`; `located` says whether that grid has a place on Earth;
-    `tiles` (N, 2) are columns and rows of the tiles of a mosaic.
+    `left`, `top`, `width`, `height` are in pixels of the grid of `source`; `tiles` (N, 2) are columns and rows of the tiles of a mosaic.
     """
 
     source: Source
@@ -37,8 +35,12 @@ class Scene:
     top: int
     width: int
     height: int
-    located: bool
     tiles: np.ndarray | None = None
+
+    @property
+    def located(self) -> bool:
+        """Whether the grid has a place on Earth."""
+        return bool(self.source.crs)
 
 
 def open_scene(where: str | Path, bands: Sequence[int] = ()) -> list[Scene]:
@@ -48,27 +50,29 @@ def open_scene(where: str | Path, bands: Sequence[int] = ()) -> list[Scene]:
 
     Args:
         where: As for `sources.open_imagery`.
-        bands: Bands shown as red, green and blue, or one; none: found out.
+        bands: Bands shown as red, green and blue, or one. If empty, they are found out.
 
     Returns:
         One scene for each raster and each zoom level.
 
     Raises:
-        DataError: Nothing can be read there, or tiles lie too far from each other to be one scene.
+        DataError: Nothing can be read there.
         MissingExtraError: rasterio or pyproj is not installed.
     """
     from rsvlm import config
 
     options = config.Chips(bands=tuple(bands), min_valid_share=0.0)
-    try:
-        sources = imagery.open_imagery(str(where), options)
-    except DataError:
-        source = _without_place(Path(where).expanduser(), options)
-        if source is None:
-            raise
-        log.warning("%s does not say where it lies: results are in pixels, x to the right and y downwards", source.name)
-        return [Scene(source, 0, 0, source.width, source.height, False)]
-    return [_on_grid(source) for source in sources]
+    return [_on_grid(source) for source in sources.open_imagery(str(where), options, placed=False)]
+
+
+def _on_grid(source: Source) -> Scene:
+    if source.kind == "raster":
+        if not source.crs:
+            log.warning("%s does not say where it lies: results are in pixels, x to the right and y downwards", source.name)
+        return Scene(source, 0, 0, source.width, source.height)
+    tiles = tile_mosaics.present(source)
+    (left, top), (right, bottom) = (tiles.min(0) * source.tile_px).tolist(), ((tiles.max(0) + 1) * source.tile_px).tolist()
+    return Scene(source, left, top, right - left, bottom - top, tiles[np.argsort(tiles[:, 1])])
 
 
 def touches(scene: Scene, box: tuple[int, int, int, int], cell_px: float) -> bool:
@@ -80,9 +84,6 @@ def touches(scene: Scene, box: tuple[int, int, int, int], cell_px: float) -> boo
     first, last = np.searchsorted(scene.tiles[:, 1], [int(np.floor(y0)), int(np.ceil(y1))])
     columns = scene.tiles[first:last, 0]
     return bool(((columns < x1) & (columns + 1 > x0)).any())
-
-
-# Where cells lie
 
 
 class Grid:
@@ -97,15 +98,14 @@ class Grid:
         import pyproj
 
         crs = pyproj.CRS.from_user_input(scene.source.crs)
-        found = crs.to_authority(min_confidence=100)
-        self.authority = ":".join(found) if found else ""
-        if self.authority in ("EPSG:4326", "OGC:CRS84"):
-            self.polygons_in = "longitude, latitude"
-        elif found:
+        code = crs.to_authority(min_confidence=100)
+        self.authority = ":".join(code or ())
+        if code and self.authority not in ("EPSG:4326", "OGC:CRS84"):
             self.polygons_in = self.authority
-            self.member = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:{found[0]}::{found[1]}"}}
-        else:
-            self.polygons_in = "longitude, latitude"
+            self.member = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:{code[0]}::{code[1]}"}}
+            return
+        self.polygons_in = "longitude, latitude"
+        if not code:
             self._to_lonlat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
 
     @property
@@ -145,18 +145,11 @@ def write_cells(path: Path, grid: Grid, size: tuple[int, int], texts: Sequence[s
     from affine import Affine
 
     x0, width, y0, height = grid.transform
-    form = {"driver": "GTiff", "width": size[1], "height": size[0], "count": len(texts), "dtype": "float32", "nodata": np.nan}
-    form |= {
-        "tiled": True,
-        "blockxsize": 256,
-        "blockysize": 256,
-        "interleave": "band",
-        "BIGTIFF": "IF_SAFER",
-        "SPARSE_OK": True,
-    }
-    form |= {"compress": "deflate", "zlevel": 1, "predictor": 3, "transform": Affine(width, 0, x0, 0, -height, y0)}
-    if grid.scene.located:
-        form["crs"] = grid.scene.source.crs
+    form = {
+        "driver": "GTiff", "width": size[1], "height": size[0], "count": len(texts), "dtype": "float32", "nodata": np.nan,
+        "tiled": True, "blockxsize": 256, "blockysize": 256, "interleave": "band", "BIGTIFF": "IF_SAFER", "SPARSE_OK": True,
+        "compress": "deflate", "zlevel": 1, "predictor": 3, "transform": Affine(width, 0, x0, 0, -height, y0),
+    } | ({"crs": grid.scene.source.crs} if grid.scene.located else {})  # fmt: skip
     memory = rasterio.Env(GDAL_CACHEMAX=64_000_000)
     with files.replacing(path) as temporary, memory, rasterio.open(temporary, "w", **form) as file:
         for number, text in enumerate(texts, 1):
@@ -181,25 +174,25 @@ def list_regions(best: Sequence[Sequence[Region]], grid: Grid) -> list[dict]:
     if not regions:
         return []
     rows, columns, cells = np.array([(region.row, region.column, region.cells) for _, region in regions], np.float64).T
-    x, y = grid.place(columns + 0.5, rows + 0.5)
+    xy = zip(*grid.place(columns + 0.5, rows + 0.5))
     lon, lat, area = grid.measure(columns + 0.5, rows + 0.5)
+    measured = [[value if np.isfinite(value) else None for value in values.tolist()] for values in (lon, lat, area * cells)]
     listed = []
-    for i, (text, region) in enumerate(regions):
+    for (text, region), count, (x, y), lon, lat, area in zip(regions, cells.tolist(), xy, *measured):
         polygons = getattr(region.shape, "geoms", [region.shape])
-        known = np.isfinite([lon[i], lat[i], area[i]])
         listed.append(
             {
                 "text": text,
                 "confidence": round(region.confidence, 4),
                 "peak": round(region.peak, 4),
-                "lon": round(float(lon[i]), 7) if known[0] else None,
-                "lat": round(float(lat[i]), 7) if known[1] else None,
-                "area_m2": round(float(area[i] * cells[i]), 2) if known[2] else None,
-                "area_px": round(float(cells[i]) * grid.cell_px**2, 2),
-                "x": float(x[i]),
-                "y": float(y[i]),
+                "lon": lon if lon is None else round(lon, 7),
+                "lat": lat if lat is None else round(lat, 7),
+                "area_m2": area if area is None else round(area, 2),
+                "area_px": round(count * grid.cell_px**2, 2),
+                "x": float(x),
+                "y": float(y),
                 "rings": [[np.asarray(ring.coords) for ring in (part.exterior, *part.interiors)] for part in polygons],
-            }
+            }  # fmt: skip
         )
     return listed
 
@@ -211,8 +204,9 @@ def write_polygons(path: Path, listed: Sequence[dict], texts: Sequence[str], gri
         coordinates = [[grid.outline(ring) for ring in polygon] for polygon in region["rings"]]
         single = len(coordinates) == 1
         geometry = {"type": "Polygon" if single else "MultiPolygon", "coordinates": coordinates[0] if single else coordinates}
-        told = {name: region[name] for name in ("confidence", "peak", "area_m2", "area_px", "lon", "lat")}
-        features.append({"type": "Feature", "properties": {"text": texts[region["text"]], **told}, "geometry": geometry})
+        properties = {name: region[name] for name in ("confidence", "peak", "area_m2", "area_px", "lon", "lat")}
+        properties = {"text": texts[region["text"]], **properties}
+        features.append({"type": "Feature", "properties": properties, "geometry": geometry})
     content = {"type": "FeatureCollection"} | ({"crs": grid.member} if grid.member else {}) | {"features": features}
     files.write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
 
@@ -221,14 +215,7 @@ class Preview:
     """A scene made small, and the highest confidence under each of its pixels, put together from blocks."""
 
     def __init__(self, size: tuple[int, int], count: int, shrink: int, fine: int):
-        """Begin.
-
-        Args:
-            size: Rows and columns of cells.
-            count: Texts.
-            shrink: Cells, a side, to one pixel of heat.
-            fine: Colours, a side, to one of these pixels; above 1 only where `shrink` is 1.
-        """
+        """Begin with a map of `size` rows and columns of cells for `count` texts; `shrink` and `fine` as in `scene_blocks.Plan`."""
         self._shrink, self._fine = shrink, fine
         shape = -(-size[0] // shrink), -(-size[1] // shrink)
         self._highest = np.full((count, *shape), -np.inf, np.float32)
@@ -261,45 +248,6 @@ class Preview:
     def heat(self) -> np.ndarray:
         """Highest confidence under each pixel, (M, h, w) float32; NaN where there is no data."""
         return np.where(np.isfinite(self._highest), self._highest, np.nan)
-
-
-# Pixels
-
-
-def _on_grid(source: Source) -> Scene:
-    if source.kind == "raster":
-        return Scene(source, 0, 0, source.width, source.height, True)
-    tiles = tile_mosaics.present(source)
-    (left, top), (right, bottom) = tiles.min(0) * source.tile_px, (tiles.max(0) + 1) * source.tile_px
-    return Scene(source, int(left), int(top), int(right - left), int(bottom - top), True, tiles[np.argsort(tiles[:, 1])])
-
-
-def _without_place(path: Path, options) -> Source | None:
-    """Open a raster that says nothing of where it lies; None: it does, or it is something else."""
-    if not path.is_file() or path.suffix.lower() not in windows.DRIVERS:
-        return None
-    with windows.open_dataset(str(path), False) as (dataset, _):
-        if dataset.tags(ns="OVERVIEWS") or any(kind.startswith("complex") for kind in dataset.dtypes):
-            return None
-        if dataset.crs is not None and not dataset.transform.is_identity:
-            return None
-        bands = windows.shown_bands(dataset, options.bands, str(path))
-        limits = windows.value_limits(dataset, bands, options, str(path))
-        source = Source(
-            name=chip_layout.name_of(path.stem),
-            path=str(path.resolve()),
-            kind="raster",
-            licence="unknown",
-            attribution=chip_layout.clean(dataset.tags().get("TIFFTAG_COPYRIGHT")),
-            fingerprint=chip_layout.fingerprint(path),
-            crs="",
-            transform=(0.0, 1.0, 0.0, -1.0),
-            width=dataset.width,
-            height=dataset.height,
-            bands=bands,
-            limits=limits,
-        )
-    return replace(source, bbox_lonlat=(np.nan,) * 4)
 
 
 @contextmanager

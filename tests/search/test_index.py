@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from rasters import picture, write
+from searching import tiny_model
 
 from rsvlm.book.figures import galleries
 from rsvlm.errors import DataError
-from rsvlm.localization import heat as localize
-from rsvlm.model import embed, mammut, tokenizer
+from rsvlm.localization import heat
+from rsvlm.model import embed
 from rsvlm.search import index as archive
 
-
-def nano(seed: int) -> mammut.Mammut:
-    torch.manual_seed(seed)
-    sizes = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 1, "vision_heads": 2}
-    sizes |= {"text_width": 32, "text_layers": 1, "text_heads": 2, "vocab_size": 320}
-    made = mammut.Mammut(mammut.MammutConfig(**sizes)).eval()
-    made.tokenizer = tokenizer.train(["a red field", "a blue lake"] * 3, 320, made.config.context_length)
-    return made
+TEXTS = ["a red field", "a blue lake"]
 
 
 @pytest.fixture
@@ -30,7 +23,7 @@ def indexed(tmp_path):
     hidden = array.copy()
     hidden[:, :40] = 0
     write(tmp_path / "scenes" / "b.tif", hidden, nodata=0)
-    model = nano(0)
+    model = tiny_model(TEXTS)
     facts = archive.index(tmp_path / "scenes", model, tmp_path / "index", batch_size=5, progress=False)
     return model, facts, tmp_path / "index", array
 
@@ -38,10 +31,10 @@ def indexed(tmp_path):
 def test_the_best_chips_are_those_of_a_direct_search(indexed):
     model, facts, folder, array = indexed
     assert facts["chips"] == 12 + 8 and facts["skipped"] == {"all nodata": 4}
-    found = archive.query(folder, ["a red field", "a blue lake"], model, k=3)
+    found = archive.query(folder, TEXTS, model, k=3)
     assert found["rank"].tolist() == [1, 2, 3] * 2 and found["text"].tolist() == ["a red field"] * 3 + ["a blue lake"] * 3
     parts = [array[:, y : y + 32, x : x + 32].transpose(1, 2, 0) for y in (0, 32, 64) for x in (0, 32, 64, 96)]
-    scores = embed.images(model, parts) @ localize.text_vectors(model, ["a red field"])[0]
+    scores = embed.images(model, parts) @ heat.text_vectors(model, ["a red field"])[0]
     assert found["score"][0] == pytest.approx(scores.max(), abs=1e-5)
     best = found.iloc[0]
     y, x = divmod(int(scores.argmax()), 4)
@@ -56,9 +49,9 @@ def test_the_best_chips_are_those_of_a_direct_search(indexed):
 def test_an_index_of_another_model_or_none_is_refused(indexed, tmp_path):
     _, _, folder, _ = indexed
     with pytest.raises(DataError, match="another model"):
-        archive.query(folder, ["a red field"], nano(1))
+        archive.query(folder, ["a red field"], tiny_model(TEXTS, seed=1))
     (folder / "index.json").write_text("[]")
     with pytest.raises(DataError, match="no finished index"):
-        archive.query(folder, ["a red field"], nano(0))
+        archive.query(folder, ["a red field"], tiny_model(TEXTS))
     with pytest.raises(DataError, match="text"):
-        localize.text_vectors(nano(0), [" "])
+        heat.text_vectors(tiny_model(TEXTS), [" "])

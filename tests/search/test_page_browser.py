@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 from conftest import ROOT
+from searching import CHIPS, HOSTILE
 
 import rsvlm
 from rsvlm.book import live_search
@@ -18,7 +19,6 @@ from rsvlm.errors import RsvlmError
 from rsvlm.evaluation import embeddings
 from rsvlm.model import embed
 from rsvlm.search import page as search_page
-from tests.search.test_page import CHIPS, HOSTILE, home  # noqa: F401  a fixture
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -38,7 +38,7 @@ def page_of(source: str, static: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def site(home, tmp_path_factory):  # noqa: F811
+def site(home, tmp_path_factory):
     """A site under a sub-path, as on a project's page: `site/sub/path/book/search.html`."""
     try:
         ran = search_page.runtime()
@@ -103,7 +103,7 @@ def opened(page, address: str) -> None:
     page.wait_for_selector("#rsvlm-search[data-state=answered]")
 
 
-def test_five_typed_queries_give_the_answers_of_python(tab, address, home):  # noqa: F811
+def test_five_typed_queries_give_the_answers_of_python(tab, address, home):
     opened(tab, address)
     model = rsvlm.load(home / "model", device="cpu")
     gallery = np.fromfile(home / "made" / "vectors.bin", "<f4").reshape(CHIPS, -1)
@@ -195,7 +195,7 @@ def test_what_is_missing_is_said(browser, address, site):
     context.close()
 
 
-def test_a_book_without_the_runtime_says_so(browser, address, site, home):  # noqa: F811
+def test_a_book_without_the_runtime_says_so(browser, address, site, home):
     base = site / "sub" / "path"
     kept = base / "_static" / "kept"
     shutil.move(base / "_static" / "search", kept)

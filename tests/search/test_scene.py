@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import DATA
-from rasters import picture, write
+from rasters import ZOOM, X, Y, mosaic, picture, write, write_tiles
+from searching import tiny_model
 
 from rsvlm.book.figures import atlas
 from rsvlm.errors import DataError
 from rsvlm.localization import pixels as kernels, shapes as masks
-from rsvlm.model import mammut, tokenizer
 from rsvlm.search import scene as scenes, scene_blocks, scene_files
 
 rasterio = pytest.importorskip("rasterio")
@@ -28,12 +28,7 @@ TEXTS = ["red in the north", "a picture that is blue"]
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    sizes = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 1, "vision_heads": 2}
-    sizes |= {"text_width": 32, "text_layers": 1, "text_heads": 2, "vocab_size": 320}
-    made = mammut.Mammut(mammut.MammutConfig(**sizes, image_pooling="attention")).eval()
-    made.tokenizer = tokenizer.train([*TEXTS, *scenes.BACKGROUND] * 3, 320, made.config.context_length)
-    return made
+    return tiny_model([*TEXTS, *scenes.BACKGROUND], image_pooling="attention")
 
 
 def search(scene, model, out, **values):
@@ -66,13 +61,8 @@ def test_the_result_does_not_depend_on_how_the_scene_is_cut_into_blocks(model, t
     assert [t["regions"] for t in cut.facts["texts"]] == [t["regions"] for t in whole.facts["texts"]]
     assert sum(t["regions"] for t in whole.facts["texts"]) > 3
     np.testing.assert_allclose(cut.heat, whole.heat, atol=1e-5)
-    one, other = (
-        {
-            f["properties"]["text"] + f"{f['properties']['area_px']}{f['properties']['peak']:.3f}"
-            for f in features(tmp_path / out)
-        }
-        for out in ("cut", "whole")
-    )
+    found = [[feature["properties"] for feature in features(tmp_path / out)] for out in ("cut", "whole")]
+    one, other = ({(part["text"], part["area_px"], f"{part['peak']:.3f}") for part in parts} for parts in found)
     assert one == other
 
 
@@ -104,7 +94,7 @@ def test_windows_reach_over_the_borders_of_tiles_and_leave_out_what_has_no_data(
             total = weights[here].sum(axis=(1, 2))
             pooled[:, y, x] = (weights[here][..., None] * values[here]).sum(axis=(1, 2)) / np.maximum(total, 1e-30)[:, None]
     with torch.inference_mode():
-        expected = (scenes.localize.project(model, torch.from_numpy(pooled[None]).float()) @ torch.from_numpy(vectors.T))[0]
+        expected = (scenes.heat.project(model, torch.from_numpy(pooled[None]).float()) @ torch.from_numpy(vectors.T))[0]
     cosines = scenes._cosines(model, found, [3], vectors)
     assert found.known.sum() == 16 * 24 - 6 * 4
     np.testing.assert_allclose(cosines.transpose(1, 2, 0), expected.numpy(), atol=2e-5)
@@ -207,13 +197,8 @@ def test_without_coordinates_results_are_in_pixels_and_this_is_said_once(model, 
     assert sum("pixels" in record.message for record in caplog.records) == 1
     content = json.loads((tmp_path / "out" / "polygons.geojson").read_text())
     assert "crs" not in content and found.facts["coordinates"] == "pixels, y downwards"
-    points = np.concatenate(
-        [
-            np.array(r)
-            for f in content["features"]
-            for r in shapely.geometry.mapping(shapely.geometry.shape(f["geometry"]))["coordinates"]
-        ]
-    )
+    shapes = [shapely.geometry.shape(f["geometry"]) for f in content["features"]]
+    points = np.concatenate([shapely.get_coordinates(shape) for shape in shapes])
     assert points.min() >= 0 and points.max() > 60 and points[:, 1].max() <= 152
     assert content["features"][0]["properties"]["lon"] is None
     atlas.scene_map(found).get_root().render()
@@ -244,9 +229,7 @@ def test_one_band_and_sixteen_bits(model, tmp_path):
 def test_a_broken_block_in_the_middle_is_counted_once_and_left_without_data(model, tmp_path, monkeypatch):
     path = scene(tmp_path, 160, 224)
     with rasterio.open(path) as file:
-        offset = int(
-            file.tags(1, ns="TIFF").get("BLOCK_OFFSET_3_2", 0) or file.get_tag_item("BLOCK_OFFSET_3_2", "TIFF", bidx=1)
-        )
+        offset = int(file.get_tag_item("BLOCK_OFFSET_3_2", "TIFF", bidx=1))
     data = bytearray(path.read_bytes())
     data[offset : offset + 60] = b"\xff" * 60
     path.write_bytes(data)
@@ -260,22 +243,16 @@ def test_a_broken_block_in_the_middle_is_counted_once_and_left_without_data(mode
 
 
 def test_tiles_and_a_raster_made_of_them_give_the_same(model, tmp_path):
-    from PIL import Image
     from rasterio.transform import from_origin
 
     from rsvlm.data.imagery import chip_layout
 
-    array, pixel = picture(192, 192, seed=5).transpose(1, 2, 0), 2 * chip_layout.MERCATOR_M / (64 << 10)
-    for row in range(3):
-        for column in range(3):
-            if (row, column) != (1, 2):
-                folder = tmp_path / "tiles" / "10" / str(500 + column)
-                folder.mkdir(parents=True, exist_ok=True)
-                part = array[row * 64 : row * 64 + 64, column * 64 : column * 64 + 64]
-                Image.fromarray(part).save(folder / f"{400 + row}.png")
-    array = array.copy()
+    array, tiles = mosaic()
+    del tiles[X + 2, Y + 1]
+    write_tiles(tmp_path / "tiles", tiles, "{z}/{x}/{y}.png")
     array[64:128, 128:] = 0
-    corner = -chip_layout.MERCATOR_M + 500 * 64 * pixel, chip_layout.MERCATOR_M - 400 * 64 * pixel
+    pixel = 2 * chip_layout.MERCATOR_M / (64 << ZOOM)
+    corner = -chip_layout.MERCATOR_M + X * 64 * pixel, chip_layout.MERCATOR_M - Y * 64 * pixel
     mask = np.full((192, 192), 255, np.uint8)
     mask[64:128, 128:] = 0
     path = write(tmp_path / "whole.tif", array.transpose(2, 0, 1), "EPSG:3857", from_origin(*corner, pixel, pixel))
@@ -327,18 +304,13 @@ def test_bf16_changes_little(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values, words",
-    [
-        ({"threshold": 1.5}, "threshold"),
-        ({"overlap": 0.9}, "overlap"),
-        ({"window": 2}, "odd"),
-        ({"precision": "fp8"}, "precision"),
-        ({"tile_px": 3}, "tile_px"),
-    ],
+    "name, value, words",
+    [("threshold", 1.5, "threshold"), ("overlap", 0.9, "overlap"), ("window", 2, "odd"), ("precision", "fp8", "precision")]
+    + [("tile_px", 3, "tile_px")],
 )
-def test_a_bad_request_stops_before_anything_is_written(model, tmp_path, values, words):
+def test_a_bad_request_stops_before_anything_is_written(model, tmp_path, name, value, words):
     with pytest.raises(DataError, match=words):
-        search(scene(tmp_path), model, tmp_path / "out", **values)
+        search(scene(tmp_path), model, tmp_path / "out", **{name: value})
     assert not (tmp_path / "out").exists()
 
 
@@ -388,11 +360,8 @@ def test_memory_does_not_grow_with_the_scene(model, tmp_path, monkeypatch):
     monkeypatch.setattr(scene_blocks, "PREVIEW_PX", 32)
     monkeypatch.setattr(scene_blocks, "WORKERS", 1)  # as many blocks under way, however few there are
     peaks = []
-    for side in (
-        192,
-        192,
-        448,
-    ):  # the first one for what is made once; half a window of overlap: as many windows in each block
+    # The first one for what is made once; half a window of overlap: as many windows in each block.
+    for side in (192, 192, 448):
         path = scene(tmp_path, side, side)
         tracemalloc.start()
         search(path, model, tmp_path / "out", threshold=0.9, overlap=0.5)
@@ -438,19 +407,15 @@ def test_real_tiles_and_a_geotiff_made_from_them(model, tmp_path):
         array[at], valid[at] = np.asarray(Image.open(SCENES / name).convert("RGB")), 255
     one = scene_files.open_scene(tmp_path / "tiles")[0]
     array, valid = array[: one.height, : one.width], valid[: one.height, : one.width]
-    place = from_origin(
-        *(known.source.transform[0] + column * side * pixel, known.source.transform[2] - row * side * pixel), pixel, pixel
-    )
+    x0, _, y0, _ = known.source.transform
+    place = from_origin(x0 + column * side * pixel, y0 - row * side * pixel, pixel, pixel)
     path = write(tmp_path / "scene.tif", array.transpose(2, 0, 1), "EPSG:3857", place)
     with rasterio.open(path, "r+") as file:
         file.write_mask(valid)
     search(tmp_path / "tiles", model, tmp_path / "a", tile_px=64)
     search(path, model, tmp_path / "b", tile_px=64)
     difference = np.abs(heat(tmp_path / "a") - heat(tmp_path / "b"))
-    assert (
-        len(here) > 1
-        and np.nanmax(difference) < 0.05
-        and np.isnan(difference).mean() == pytest.approx(1 - (valid > 0).mean(), abs=0.01)
-    )
+    assert len(here) > 1 and np.nanmax(difference) < 0.05
+    assert np.isnan(difference).mean() == pytest.approx(1 - (valid > 0).mean(), abs=0.01)
     with rasterio.open(tmp_path / "a" / "heat.tif") as tiles, rasterio.open(tmp_path / "b" / "heat.tif") as raster:
         np.testing.assert_allclose(tiles.bounds, raster.bounds, atol=pixel / 10)

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
-from rasters import picture, write
+from rasters import X, Y, mosaic, picture, write, write_mbtiles
 
 from rsvlm.errors import DataError
 from rsvlm.search import scene_files
 
 rasterio = pytest.importorskip("rasterio")
 warp = pytest.importorskip("rasterio.warp")
-
-
-def mbtiles(path, array, corner=(500, 400), zoom=10, missing=()):
-    """Tiles of 64 pixels; the middle one of them may be missing or hold no picture."""
-    with sqlite3.connect(path) as base:
-        base.execute("CREATE TABLE tiles (zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, tile_data BLOB)")
-        for row in range(array.shape[1] // 64):
-            for column in range(array.shape[2] // 64):
-                part = array[:, row * 64 : row * 64 + 64, column * 64 : column * 64 + 64].transpose(1, 2, 0)
-                Image.fromarray(part).save(buffer := io.BytesIO(), "PNG")
-                data = missing.get((row, column), buffer.getvalue()) if missing else buffer.getvalue()
-                if data is not None:
-                    place = zoom, corner[0] + column, (1 << zoom) - 1 - corner[1] - row
-                    base.execute("INSERT INTO tiles VALUES (?, ?, ?, ?)", (*place, data))
-    base.close()
-    return path
 
 
 def test_any_part_of_a_raster_in_its_own_pixels_and_smaller(tmp_path):
@@ -47,9 +28,10 @@ def test_any_part_of_a_raster_in_its_own_pixels_and_smaller(tmp_path):
 
 
 def test_tiles_of_a_database_are_read_from_another_thread_and_bad_ones_counted_once(tmp_path):
-    array = picture(192, 192)
-    path = mbtiles(tmp_path / "m.mbtiles", array, missing={(1, 1): b"no picture", (0, 2): None})
-    scene = scene_files.open_scene(path)[0]
+    whole, tiles = mosaic()
+    tiles |= {(X + 1, Y + 1): b"no picture"}
+    del tiles[X + 2, Y]
+    scene = scene_files.open_scene(write_mbtiles(tmp_path / "m.mbtiles", tiles))[0]
     assert (scene.width, scene.height, len(scene.tiles)) == (192, 192, 8)
     with scene_files.reader(scene, broken := set()) as read, ThreadPoolExecutor(1) as pool:
         for _ in range(2):
@@ -57,13 +39,14 @@ def test_tiles_of_a_database_are_read_from_another_thread_and_bad_ones_counted_o
     expected = np.ones((192, 192), bool)
     expected[64:128, 64:128] = expected[:64, 128:] = False
     np.testing.assert_array_equal(valid, expected)
-    np.testing.assert_array_equal(pixels[valid], array.transpose(1, 2, 0)[valid])
+    np.testing.assert_array_equal(pixels[valid], whole[valid])
     assert len(broken) == 1
 
 
 def test_a_box_without_a_tile_is_not_touched(tmp_path):
-    array = picture(64, 192)
-    scene = scene_files.open_scene(mbtiles(tmp_path / "m.mbtiles", array, missing={(0, 1): None}))[0]
+    _, tiles = mosaic(3, 1)
+    del tiles[X + 1, Y]
+    scene = scene_files.open_scene(write_mbtiles(tmp_path / "m.mbtiles", tiles))[0]
     assert [scene_files.touches(scene, (0, x, 8, x + 8), 8) for x in (0, 8, 16)] == [True, False, True]
     assert scene_files.touches(scene, (0, 6, 4, 10), 8)
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from rsvlm.errors import ConfigError, DataError, MissingExtraError
+from rsvlm.errors import ConfigError, DataError, need
+from rsvlm.records import text as texts
 
 if TYPE_CHECKING:
     from rsvlm import config
@@ -115,16 +116,16 @@ def read_points(path: Path) -> tuple[np.ndarray, list[str], list[tuple[str, int,
             f"{path} cannot be read as CSV with the columns lon, lat, or as GeoJSON points ({type(error).__name__}: {error})"
         ) from error
     points, keys, bad = [], [], []
-    for row in rows:
+    for *place, key in rows:
         try:
-            lon, lat = float(row[0]), float(row[1])
+            lon, lat = map(float, place)
         except (TypeError, ValueError):
-            lon = lat = float("nan")
+            lon = lat = np.nan
         if abs(lat) <= 90 and abs(lon) <= 360:
             points.append((lon, lat))
-            keys.append(str(row[2]) if row[2] and re.fullmatch(r"[A-Za-z0-9_-]{1,100}", str(row[2])) else "")
+            keys.append(str(key) if key and re.fullmatch(r"[A-Za-z0-9_-]{1,100}", str(key)) else "")
         else:
-            bad.append(str(row[:2])[:80])
+            bad.append(str(tuple(place))[:80])
     if not points:
         raise DataError(f"{path} has no row with a longitude and latitude in degrees")
     return np.array(points), keys, [("row without a longitude and latitude in degrees", len(bad), bad[0])] if bad else []
@@ -136,10 +137,10 @@ def place(
     """Lay out the chips of one source.
 
     Args:
-        source: The source.
+        source: Imagery that is cut.
         options: Size and stride.
-        points: `(N, 2)`, longitudes and latitudes in degrees, one chip around each; none: side by side, all over the source.
-        present: `(M, 2)`, columns and rows of the tiles that are there; none: the grid is whole.
+        points: `(N, 2)`, longitudes and latitudes in degrees, one chip around each. If None, chips lie side by side.
+        present: `(M, 2)`, columns and rows of the tiles that are there. If None, the grid is whole.
 
     Returns:
         A table with the columns `COLUMNS`, and for each of its rows whether that chip lies wholly inside the imagery. Rows
@@ -155,9 +156,8 @@ def place(
 
 def _grid_centres(source: Source, options: config.Chips, present: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return pixel centres of all grid chips that touch the imagery; whether they lie wholly inside is judged later."""
-    if present is None:
-        boxes = np.array([[0, 0, source.width, source.height]], np.float64)
-    else:
+    boxes = np.array([[0, 0, source.width, source.height]], np.float64)
+    if present is not None:
         boxes = np.concatenate([present, present + 1], 1).astype(np.float64) * source.tile_px
     if not len(boxes):
         return np.zeros(0), np.zeros(0)
@@ -173,9 +173,7 @@ def _grid_centres(source: Source, options: config.Chips, present: np.ndarray | N
     else:
         width, height = np.clip(width, 1.0, 4.0 * source.width), np.clip(height, 1.0, 4.0 * source.height)
         if (south - north) / (height.min() * step) > MAX_CHIPS:
-            raise ConfigError(
-                f"{source.name}: chips of {height.min():.1f} source pixels are too many; larger chips are needed"
-            )
+            raise ConfigError(f"{source.name}: chips of {height.min():.1f} source pixels are too many; give larger ones")
         tops, top = [], north
         while top < south:
             tops.append(top)
@@ -188,9 +186,7 @@ def _grid_centres(source: Source, options: config.Chips, present: np.ndarray | N
     left = np.maximum(np.floor((boxes[box, 0] - row_width[row]) / steps + 1e-9) + 1, 0)
     right = np.ceil(boxes[box, 2] / steps - 1e-9)
     if np.maximum(right - left, 0).sum() > MAX_CHIPS:
-        raise ConfigError(
-            f"{source.name} would be cut into more than {MAX_CHIPS} chips: larger chips or a larger stride are needed"
-        )
+        raise ConfigError(f"{source.name} would be cut into more than {MAX_CHIPS} chips: give larger ones or a larger stride")
     pair, column = _spread(left.astype(np.int64), right.astype(np.int64))
     cells = np.unique(np.stack([row[pair], column], 1), axis=0)
     row, column = cells.T
@@ -247,9 +243,7 @@ def _inside(source: Source, table: pd.DataFrame, present: np.ndarray | None) -> 
     if not inside.any():
         return inside
     if (width * height)[inside].max() > MAX_WINDOW_PX:
-        raise ConfigError(
-            f"a chip would be put together from more than {MAX_WINDOW_PX} pixels of {source.name}: give coarser tiles"
-        )
+        raise ConfigError(f"a chip would take more than {MAX_WINDOW_PX} pixels of {source.name}: give coarser tiles")
     codes, whole = np.sort(tile_code(present)), np.flatnonzero(inside)
     x0, y0 = (np.floor(v[whole] / source.tile_px).astype(np.int64) for v in (left, top))
     x1, y1 = (np.ceil(v[whole] / source.tile_px).astype(np.int64) for v in (left + width, top + height))
@@ -258,8 +252,8 @@ def _inside(source: Source, table: pd.DataFrame, present: np.ndarray | None) -> 
         for dy in range(int((y1 - y0).max())):
             # Modulo: a mosaic of the world goes on at its first column.
             code = tile_code(np.stack([(x0 + dx) % (1 << source.zoom), y0 + dy], 1))
-            found = codes[np.minimum(np.searchsorted(codes, code), len(codes) - 1)] == code
-            complete &= found | (x0 + dx >= x1) | (y0 + dy >= y1)
+            there = codes[np.minimum(np.searchsorted(codes, code), len(codes) - 1)] == code
+            complete &= there | (x0 + dx >= x1) | (y0 + dy >= y1)
     inside[whole] = complete
     return inside
 
@@ -280,8 +274,7 @@ def north_up(transform, width: int, height: int) -> tuple[tuple[float, float, fl
 
 def _lonlat(source: Source) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Return the function from pixel positions to longitude and latitude; infinite where there is none."""
-    pyproj = _pyproj()
-    to_lonlat = pyproj.Transformer.from_crs(source.crs, "EPSG:4326", always_xy=True)
+    to_lonlat = need("pyproj", "data").Transformer.from_crs(source.crs, "EPSG:4326", always_xy=True)
     x0, pixel_width, y0, pixel_height = source.transform
 
     def transform(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -293,7 +286,7 @@ def _lonlat(source: Source) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarr
 
 def _to_pixels(source: Source, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return pixel positions of places; of those a turn of the Earth apart, the one inside the grid."""
-    pyproj = _pyproj()
+    pyproj = need("pyproj", "data")
     crs = pyproj.CRS.from_user_input(source.crs)
     x0, pixel_width, y0, pixel_height = source.transform
     x, y = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(lon, lat)
@@ -308,7 +301,7 @@ def _to_pixels(source: Source, lon: np.ndarray, lat: np.ndarray) -> tuple[np.nda
 
 def measure(source: Source, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return longitude, latitude, metres of one pixel to the right and downwards, and the bearing of up, at pixel positions."""
-    geod = _pyproj().Geod(ellps="WGS84")
+    geod = need("pyproj", "data").Geod(ellps="WGS84")
     transform = _lonlat(source)
     lon, lat = transform(x, y)
     ends = [transform(x + dx, y + dy) for dx, dy in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))]
@@ -334,9 +327,9 @@ def footprints(
     for points, chosen in ((33, large), (3, ~large)):
         rows = np.flatnonzero(chosen)
         for part in np.array_split(rows, len(rows) * points // 400_000 + 1):
-            result[part] = _edges(transform, left[part], top[part], width[part], height[part], np.linspace(0, 1, points))
+            result[part] = _edges(transform, left[part], top[part], width[part], height[part], points)
     x0, pixel_width, y0, pixel_height = source.transform
-    to_grid = _pyproj().Transformer.from_crs("EPSG:4326", source.crs, always_xy=True)
+    to_grid = need("pyproj", "data").Transformer.from_crs("EPSG:4326", source.crs, always_xy=True)
     for lat_pole, side in ((90.0, 3), (-90.0, 1)):
         x, y = to_grid.transform(0.0, lat_pole)
         column, row = (x - x0) / pixel_width, (y0 - y) / pixel_height
@@ -345,11 +338,9 @@ def footprints(
     return result
 
 
-def _edges(
-    transform, left: np.ndarray, top: np.ndarray, width: np.ndarray, height: np.ndarray, part: np.ndarray
-) -> np.ndarray:
-    edge_x = np.concatenate([part, part, np.zeros_like(part), np.ones_like(part)])
-    edge_y = np.concatenate([np.zeros_like(part), np.ones_like(part), part, part])
+def _edges(transform, left: np.ndarray, top: np.ndarray, width: np.ndarray, height: np.ndarray, points: int) -> np.ndarray:
+    part, zeros, ones = np.linspace(0, 1, points), np.zeros(points), np.ones(points)
+    edge_x, edge_y = np.concatenate([part, part, zeros, ones]), np.concatenate([zeros, ones, part, part])
     centre_lon, _ = transform(left + width / 2, top + height / 2)
     lon, lat = transform(left[:, None] + width[:, None] * edge_x, top[:, None] + height[:, None] * edge_y)
     with np.errstate(invalid="ignore"):
@@ -361,22 +352,6 @@ def _edges(
         return np.stack([west - shift, lat.min(1), east - shift, lat.max(1)], 1)
 
 
-def corners(source: Source, chips: pd.DataFrame) -> np.ndarray:
-    """Return longitude and latitude of the four corners of chips, from the upper left clockwise.
-
-    Args:
-        source: Their source.
-        chips: N rows of a chip table.
-
-    Returns:
-        `(N, 4, 2)`, degrees.
-    """
-    left, top, width, height = chips[["left_px", "top_px", "width_px", "height_px"]].to_numpy(np.float64).T
-    x = np.stack([left, left + width, left + width, left], 1)
-    y = np.stack([top, top, top + height, top + height], 1)
-    return np.stack(_lonlat(source)(x, y), 2)
-
-
 def tile_code(xy: np.ndarray) -> np.ndarray:
     """Return one number for column and row of each tile, `(..., 2)` to `(...)`, int64."""
     return (xy[..., 0] << 31) | xy[..., 1]
@@ -384,24 +359,21 @@ def tile_code(xy: np.ndarray) -> np.ndarray:
 
 def name_of(text: str) -> str:
     """Return a name with the characters of keys, not too long; two texts do not share one."""
-    kept = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:40] or "imagery"
-    return kept if kept == text else f"{kept}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:6]}"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:40] or "imagery"
+    return name if name == text else f"{name}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:6]}"
 
 
 def clean(text: object) -> str:
-    """Return text from a file without control characters, and not too long."""
-    if not isinstance(text, str):
-        return ""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+", " ", text).strip()[:300]
+    """Return text from a file on one line, not too long; nothing of what is no text."""
+    return texts.one_line(text)[:300] if isinstance(text, str) else ""
 
 
 def fingerprint(path: Path, pieces: int = 64, piece: int = 65_536) -> str:
     """Hash the size of a file and pieces evenly spread over it (all of it up to 4 MB), and its companions' sizes."""
     size = path.stat().st_size
     digest = hashlib.sha256(f"{size}\n".encode())
-    starts = (
-        range(0, size, piece) if size <= pieces * piece else np.linspace(0, size - piece, pieces).astype(np.int64).tolist()
-    )
+    whole = size <= pieces * piece
+    starts = range(0, size, piece) if whole else np.linspace(0, size - piece, pieces).astype(np.int64).tolist()
     with open(path, "rb") as file:
         for start in starts:
             file.seek(start)
@@ -410,16 +382,3 @@ def fingerprint(path: Path, pieces: int = 64, piece: int = 65_536) -> str:
         companion = path.with_name(path.name + ending)
         digest.update(f"{ending} {companion.stat().st_size if companion.is_file() else 0}\n".encode())
     return digest.hexdigest()
-
-
-def missing(package: str) -> MissingExtraError:
-    """Return the error that tells how to install a package."""
-    return MissingExtraError(f'the package {package} is not installed: pip install "rsvlm[data]"')
-
-
-def _pyproj():
-    try:
-        import pyproj
-    except ImportError as error:
-        raise missing("pyproj") from error
-    return pyproj

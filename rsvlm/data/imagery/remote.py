@@ -3,7 +3,7 @@
 GDAL could ask a server itself, but it follows redirects to any address and looks for companions beside a file. Here `WebFile`
 asks in its place, by the package's one way out (`addresses`): no address inside this machine or a private network is asked,
 whether named outright, by a redirect or by a name that changes its meaning; failures that may pass are tried again; and
-`Container` shows GDAL that one file alone.
+`opener` shows GDAL that one file alone.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import io
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rsvlm.data import addresses
 from rsvlm.data.addresses import Stop
-from rsvlm.errors import DataError, MissingExtraError
+from rsvlm.errors import DataError, need
 
 if TYPE_CHECKING:
     import httpx2
@@ -51,19 +52,13 @@ class WebFile(io.RawIOBase):
     LONGEST_S = 120.0
 
     def __init__(self, url: str, allow_loopback: bool):
-        try:
-            import httpcore2
-            import httpx2  # noqa: F401
-        except ImportError as error:
-            raise MissingExtraError(f'the package {error.name} is not installed: pip install "rsvlm[data]"') from None
+        need("httpx2", "data")
         self._url, self._allow_loopback = url, allow_loopback
         self._position, self._blocks = 0, OrderedDict()
         backend = addresses.SyncBackend(allow_loopback, any_port=True)
-        self._pool = httpcore2.ConnectionPool(max_connections=1, network_backend=backend)
+        self._pool = need("httpcore2", "data").ConnectionPool(max_connections=1, network_backend=backend)
         self.problem, self.size = "", 0
-        first = self._request(0, 2 * self.BLOCK)
-        for number in range(-(-len(first) // self.BLOCK)):
-            self._blocks[number] = first[number * self.BLOCK : (number + 1) * self.BLOCK]
+        self._keep(0, self._request(0, 2 * self.BLOCK))
 
     def fingerprint(self) -> str:
         """Hash the size, the beginning and the end."""
@@ -98,9 +93,7 @@ class WebFile(io.RawIOBase):
                 # GDAL cannot pass it on: it sees the end of the file, and whoever asked it looks at `problem`.
                 self.problem = str(error)
                 return b""
-            for number in range(missing[0], missing[-1] + 1):
-                at = (number - missing[0]) * self.BLOCK
-                self._blocks[number] = data[at : at + self.BLOCK]
+            self._keep(missing[0], data)
         data = b"".join(self._blocks[number] for number in numbers)
         for number in numbers:
             self._blocks.move_to_end(number)
@@ -116,6 +109,10 @@ class WebFile(io.RawIOBase):
     def disconnect(self) -> None:
         """Close the connection."""
         self._pool.close()
+
+    def _keep(self, first: int, data: bytes) -> None:
+        for number, at in enumerate(range(0, len(data), self.BLOCK), first):
+            self._blocks[number] = data[at : at + self.BLOCK]
 
     def _request(self, start: int, stop: int) -> bytes:
         """Ask for the bytes from `start` to before `stop`, with further attempts after failures that may pass."""
@@ -182,35 +179,13 @@ class WebFile(io.RawIOBase):
         raise Stop("too_many_redirects")
 
 
-class Container:
-    """What GDAL sees of the web: one file named `imagery`, and nothing beside it."""
+def opener(file: WebFile) -> Callable:
+    """Return what opens, for GDAL, one file named `imagery`, at its beginning, and nothing beside it."""
 
-    def __init__(self, file: WebFile):
-        self._file = file
-
-    def open(self, path: str, mode: str = "r") -> WebFile:
-        """Open the file at its beginning, or refuse another."""
+    def open_it(path: str, mode: str = "r") -> WebFile:
         if path != "imagery":
             raise FileNotFoundError(path)
-        self._file.seek(0)
-        return self._file
+        file.seek(0)
+        return file
 
-    def isfile(self, path: str) -> bool:
-        """Tell whether it is the file."""
-        return path == "imagery"
-
-    def isdir(self, path: str) -> bool:
-        """There are no folders."""
-        return False
-
-    def ls(self, path: str) -> list[str]:
-        """There is nothing to list."""
-        return []
-
-    def mtime(self, path: str) -> int:
-        """The web's times are not asked."""
-        return 0
-
-    def size(self, path: str) -> int:
-        """Return the size in bytes."""
-        return self._file.size
+    return open_it

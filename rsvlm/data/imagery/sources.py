@@ -24,28 +24,28 @@ import numpy as np
 import pandas as pd
 
 from rsvlm.data.imagery import chip_layout, tile_mosaics, windows
-from rsvlm.data.imagery.chip_layout import COLUMNS, Source, clean, corners, read_points
+from rsvlm.data.imagery.chip_layout import COLUMNS, Source, clean, read_points
 from rsvlm.data.imagery.remote import shown
 from rsvlm.data.imagery.windows import DRIVERS
 from rsvlm.errors import ConfigError, DataError
+from rsvlm.records import text as texts
 
 if TYPE_CHECKING:
     from rsvlm import config
 
-__all__ = ["COLUMNS", "Source", "corners", "lay_out", "open_imagery", "read", "read_points"]
-
 log = logging.getLogger(__name__)
+BATCH, BATCH_BYTES = 8, 8_000_000  # chips of a raster that are read at once, and what they may take
 
-# Opening
 
-
-def open_imagery(where: str, options: config.Chips) -> list[Source]:
+def open_imagery(where: str, options: config.Chips, placed: bool = True) -> list[Source]:
     """Find the imagery behind a path or URL, and what is needed to read it.
 
     Args:
         where: A GeoTIFF or JPEG 2000 file, its http(s) URL, a folder of those, a folder of XYZ tiles (`z/x/y.ext` or
             `x-y-z.ext` with any prefix), an MBTiles file, or a JSON file with STAC items.
         options: Bands, stretch, and the least share of valid pixels.
+        placed: Refuse a single raster that does not say where on Earth it lies. If False, its grid is its own pixels, `crs` is
+            empty, and `bbox_lonlat` NaN.
 
     Returns:
         Sources in a stable order. Tiles give one per zoom level that is not wholly covered by a better one: without `size_m`
@@ -71,7 +71,7 @@ def open_imagery(where: str, options: config.Chips) -> list[Source]:
         return _open_stac(path, options)
     if path.suffix.lower() == ".mbtiles":
         return tile_mosaics.open_mbtiles(path, options)
-    return [_open_raster(str(path), path.stem, options)]
+    return [_open_raster(str(path), path.stem, options, placed)]
 
 
 def _open_url(url: str, options: config.Chips, text: str = "") -> Source:
@@ -101,55 +101,54 @@ def _open_folder(path: Path, options: config.Chips) -> list[Source]:
 
 def _open_stac(path: Path, options: config.Chips) -> list[Source]:
     try:
-        import pystac
-    except ImportError as error:
-        raise chip_layout.missing("pystac") from error
-    try:
         document = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}): a STAC item, ItemCollection or search result was expected") from error
-    features = document.get("features", [document]) if isinstance(document, dict) else None
-    if not isinstance(features, list):
+    items = document.get("features", [document]) if isinstance(document, dict) else None
+    if not isinstance(items, list):
         raise DataError(f"{path} is neither a STAC item nor a list of items")
     sources, notes = [], []
-    for number, feature in enumerate(features):
+    for number, item in enumerate(items):
         # A bad item is counted; so is one whose imagery cannot be opened.
         try:
-            item = pystac.Item.from_dict(feature)
-            asset = _stac_asset(item)
-        except Exception as error:  # pystac checks little: whatever is missing surfaces as any kind of error
-            notes.append(("not a usable STAC item", 1, f"feature {number}: {type(error).__name__}: {error}"[:300]))
+            href = _stac_href(item)
+        except (DataError, ValueError, TypeError) as error:
+            notes.append(("not a usable STAC item", 1, f"feature {number}: {error}"[:300]))
             continue
         try:
-            if "://" in asset.href:
-                source = _open_url(asset.href, options, item.id)
-            else:
-                source = _open_beside(path, asset.href, item.id, options)
-        except (DataError, ConfigError) as error:
+            source = _open_url(href, options, item["id"]) if "://" in href else _open_beside(path, href, item["id"], options)
+        except (DataError, ConfigError, ValueError) as error:
             notes.append(("asset cannot be used", 1, str(error)[:300]))
             continue
-        licence = clean(item.properties.get("license") or feature.get("license")) or source.licence
-        providers = clean(", ".join(str(p.name) for p in item.common_metadata.providers or [])) or source.attribution
-        sources.append(replace(source, licence=licence, attribution=providers))
+        licence = clean(item["properties"].get("license") or item.get("license")) or source.licence
+        providers = item["properties"].get("providers")
+        names = [one.get("name") for one in providers if isinstance(one, dict)] if isinstance(providers, list) else []
+        attribution = clean(", ".join(str(name) for name in names if name)) or source.attribution
+        sources.append(replace(source, licence=licence, attribution=attribution))
     if not sources:
         raise DataError(f"{path} has no item that can be used; for example: {notes[0][2] if notes else 'it lists no items'}")
     return [replace(sources[0], notes=(*sources[0].notes, *notes)), *sources[1:]]
 
 
-def _stac_asset(item):
-    """Return the asset that shows an item in colours: role or name `visual`, else the only raster with the role `data`."""
-    rasters = {
-        key: asset
-        for key, asset in item.assets.items()
-        if "tiff" in (asset.media_type or "")
-        or "jp2" in (asset.media_type or "")
-        or Path(urlsplit(asset.href).path).suffix.lower() in DRIVERS
-    }
-    visual = [asset for key, asset in rasters.items() if key == "visual" or "visual" in (asset.roles or [])]
-    data = [asset for key, asset in rasters.items() if "data" in (asset.roles or []) or key in ("data", "image")]
+def _stac_href(item: object) -> str:
+    """Return the address of the asset that shows a STAC item in colours: role or name `visual`, else the only raster of data."""
+    fields = item if isinstance(item, dict) else {}
+    name, properties, assets = (fields.get(key) for key in ("id", "properties", "assets"))
+    if fields.get("type") != "Feature" or not isinstance(name, str) or not isinstance(properties, dict):
+        raise DataError("an item has the type 'Feature', an id and properties")
+    if not isinstance(assets, dict) or not all(
+        isinstance(one, dict) and isinstance(one.get("href"), str) for one in assets.values()
+    ):
+        raise DataError(f"item {name!r} has no assets, or one without href")
+    visual, data = [], []
+    for key, asset in assets.items():
+        kind, roles = str(asset.get("type")), asset.get("roles") or []
+        if "tiff" in kind or "jp2" in kind or Path(urlsplit(asset["href"]).path).suffix.lower() in DRIVERS:
+            visual += [asset["href"]] * (key == "visual" or "visual" in roles)
+            data += [asset["href"]] * (key in ("data", "image") or "data" in roles)
     if visual or len(data) == 1:
         return (visual or data)[0]
-    raise DataError(f"item {item.id!r} has {len(data)} raster assets with the role 'data' and none with 'visual'")
+    raise DataError(f"item {name!r} has {len(data)} raster assets with the role 'data' and none with 'visual'")
 
 
 def _open_beside(path: Path, href: str, name: str, options: config.Chips) -> Source:
@@ -162,39 +161,35 @@ def _open_beside(path: Path, href: str, name: str, options: config.Chips) -> Sou
     return _open_raster(str(file), name, options)
 
 
-def _open_raster(path: str, text: str, options: config.Chips) -> Source:
+def _open_raster(path: str, text: str, options: config.Chips, placed: bool = True) -> Source:
     if "://" not in path and Path(path).suffix.lower() not in DRIVERS:
         known = ", ".join(DRIVERS)
         raise DataError(f"{path} is not of a format that is read ({known}): convert it with rio convert IN OUT.tif")
     label = shown(path)
     with windows.open_dataset(path, options.allow_loopback) as (dataset, file), windows.environment():
+        in_pixels = not placed and (dataset.crs is None or dataset.transform.is_identity)
         if dataset.tags(ns="OVERVIEWS"):
             raise DataError(f"{label} names another file as its overviews, which is not followed: copy it with rio convert")
-        if dataset.crs is None:
+        if dataset.crs is None and not in_pixels:
             raise DataError(f"{label} does not say its coordinate system: set it, as with rio edit-info --crs EPSG:32629 FILE")
-        if dataset.transform.is_identity or not dataset.transform.determinant:
+        if (dataset.transform.is_identity or not dataset.transform.determinant) and not in_pixels:
             raise DataError(f"{label} does not say where it lies (no geotransform): set it with rio edit-info --transform")
         if any(kind.startswith("complex") for kind in dataset.dtypes):
             raise DataError(f"{label} holds complex numbers: write their magnitude to a GeoTIFF first")
         bands = windows.shown_bands(dataset, options.bands, label)
-        transform, width, height, warped = chip_layout.north_up(dataset.transform, dataset.width, dataset.height)
+        size = dataset.width, dataset.height
+        grid = ((0.0, 1.0, 0.0, -1.0), *size, False) if in_pixels else chip_layout.north_up(dataset.transform, *size)
+        transform, width, height, warped = grid
         source = Source(
-            name=chip_layout.name_of(text),
-            path=path,
-            kind="raster",
-            licence="unknown",
+            name=chip_layout.name_of(text), path=path, kind="raster", licence="unknown",
             attribution=clean(dataset.tags().get("TIFFTAG_COPYRIGHT")),
             fingerprint=file.fingerprint() if file else chip_layout.fingerprint(Path(path)),
-            crs=dataset.crs.to_wkt(),
-            transform=transform,
-            width=width,
-            height=height,
-            bands=bands,
-            limits=windows.value_limits(dataset, bands, options, label),
-            min_valid_share=options.min_valid_share,
-            warped=warped,
-            allow_loopback=options.allow_loopback,
-        )
+            crs="" if in_pixels else dataset.crs.to_wkt(), transform=transform, width=width, height=height,
+            bbox_lonlat=(np.nan,) * 4, bands=bands, limits=windows.value_limits(dataset, bands, options, label),
+            min_valid_share=options.min_valid_share, warped=warped, allow_loopback=options.allow_loopback,
+        )  # fmt: skip
+    if in_pixels:
+        return source
     try:
         box = chip_layout.footprints(source, *(np.array([float(v)]) for v in (0, 0, width, height)), fine=True)[0]
     except Exception as error:  # pyproj's errors, and those of coordinate systems that are not of the Earth
@@ -202,9 +197,6 @@ def _open_raster(path: str, text: str, options: config.Chips) -> Source:
     if not np.isfinite(box).all():
         raise DataError(f"{label} lies outside of what its coordinate system can express: check its CRS and geotransform")
     return replace(source, bbox_lonlat=tuple(box.tolist()))
-
-
-# Where chips lie
 
 
 def lay_out(
@@ -220,11 +212,10 @@ def lay_out(
     Args:
         sources: As from `open_imagery`.
         options: Place, size and stride.
-        points: `(N, 2)`, longitudes and latitudes in degrees, or a list of such pairs; none: from the file `options.points`.
+        points: `(N, 2)`, longitudes and latitudes in degrees, or a list of such pairs. If None, those of the file `options.points`.
 
     Returns:
-        A table with the columns `COLUMNS`, `split` empty; and notes `{source, stage, reason, count, examples}` about what was
-        left out.
+        A table with the columns `COLUMNS`, `split` empty; and notes `{source, stage, reason, count, examples}` on what is left out.
 
     Raises:
         ConfigError: No points where they are needed, or far too many chips.
@@ -240,13 +231,13 @@ def lay_out(
         points, keys, skipped = read_points(Path(options.points))
         notes += [_note(Path(options.points).name, *note) for note in skipped]
     waiting = np.zeros((0, 2)) if points is None else np.asarray(points, np.float64).reshape(-1, 2)
-    found, tables = np.zeros(len(waiting), bool), []
+    placed, tables = np.zeros(len(waiting), bool), []
     for source in sources:
         tiles = tile_mosaics.present(source) if source.kind != "raster" else None
         if tiles is not None and len(holes := tile_mosaics.holes(tiles)):
             names = [f"{source.zoom}/{x}/{y}" for x, y in holes[:20].tolist()]
             notes.append(_note(source.name, "tile missing from the mosaic", len(holes), *names))
-        numbers = np.flatnonzero(~found)
+        numbers = np.flatnonzero(~placed)
         table, inside = chip_layout.place(source, options, None if points is None else waiting[numbers], tiles)
         outside = table["key"][~inside].head(5)
         table = table[inside]
@@ -256,14 +247,14 @@ def lay_out(
             if table.empty:
                 notes.append(_note(source.name, "smaller than one chip", 1, f"{source.width} x {source.height} px"))
         else:
-            found[numbers[inside]] = True
+            placed[numbers[inside]] = True
             if keys:
                 table = table.assign(key=[keys[i] or key for i, key in zip(numbers[inside], table["key"])])
         tables.append(table)
-    if not found.all():
-        examples = [f"{lon:.6f},{lat:.6f}" for lon, lat in waiting[~found][:5].tolist()]
+    if not placed.all():
+        examples = [f"{lon:.6f},{lat:.6f}" for lon, lat in waiting[~placed][:5].tolist()]
         reason = "point not in the imagery, or nearer to its edge than half a chip"
-        notes.append(_note("", reason, int((~found).sum()), *examples))
+        notes.append(_note("", reason, int((~placed).sum()), *examples))
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
     if (twice := table["key"].duplicated()).any():
         notes.append(_note("", "same chip twice", int(twice.sum()), *table["key"][twice].head(5)))
@@ -278,9 +269,6 @@ def lay_out(
 
 def _note(source: str, reason: str, count: int, *examples: str) -> dict:
     return {"source": source, "stage": "imagery", "reason": reason, "count": count, "examples": list(examples)}
-
-
-# Reading
 
 
 def read(source: Source, chips: pd.DataFrame) -> Iterator[tuple[np.ndarray | None, str | None]]:
@@ -302,27 +290,26 @@ def read(source: Source, chips: pd.DataFrame) -> Iterator[tuple[np.ndarray | Non
     """
     if (chips["source"] != source.name).any():
         raise DataError(f"chips of other sources were given to '{source.name}'")
-    places = chips[["left_px", "top_px", "width_px", "height_px", "size_px"]].to_numpy(np.float64)
+    places = chips[["left_px", "top_px", "width_px", "height_px", "size_px"]].to_numpy(np.float64).tolist()
+    # Averages do not ring at edges of missing data.
+    coarser, finer = ("average", "bilinear") if source.kind == "raster" else ("cubic", "cubic")
+    count = max(1, min(BATCH, int(BATCH_BYTES // (3 * max((place[4] for place in places), default=1) ** 2))))
     with windows.open_windows(source) as reader:
-        for left, top, width, height, size in places.tolist():
-            if width == height == size:
-                resampling = "nearest"
-            elif source.kind != "raster":
-                resampling = "cubic"
-            else:  # averages do not ring at edges of missing data
-                resampling = "average" if max(width, height) > size else "bilinear"
-            window = windows.Window(left, top, width, height, (int(size), int(size)), resampling)
-            yield _chip(reader.read(window), source.min_valid_share)
+        for batch in texts.batched(places, count if source.kind == "raster" else 1):
+            wanted = []
+            for left, top, width, height, size in batch:
+                scaled = coarser if max(width, height) > size else finer
+                resampling = "nearest" if width == height == size else scaled
+                wanted.append(windows.Window(left, top, width, height, (int(size), int(size)), resampling))
+            for picture in reader.read_all(wanted):
+                yield _chip(picture, source.min_valid_share)
 
 
 def _chip(picture: windows.Picture, min_valid_share: float) -> tuple[np.ndarray | None, str | None]:
     """Blacken pixels without data: `(S, S, 3)` and none, or none and a reason, as where too many of them hold no data."""
-    if picture.reason:
-        return None, picture.reason
-    if picture.valid.all():
-        return picture.pixels, None
-    if not picture.valid.any():
-        return None, "all nodata"
-    if picture.valid.mean() < min_valid_share:
-        return None, "too little data"
-    return np.where(picture.valid[..., None], picture.pixels, 0).astype(np.uint8), None
+    valid = picture.valid
+    if picture.reason or valid.all():
+        return (None, picture.reason) if picture.reason else (picture.pixels, None)
+    if valid.mean() < min_valid_share or not valid.any():
+        return None, "too little data" if valid.any() else "all nodata"
+    return np.where(valid[..., None], picture.pixels, 0).astype(np.uint8), None

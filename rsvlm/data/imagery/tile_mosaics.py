@@ -12,11 +12,12 @@ import hashlib
 import os
 import re
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,8 +28,25 @@ from rsvlm.model import images
 if TYPE_CHECKING:
     from rsvlm import config
 
-_NESTED = re.compile(r"((?:.*/)?)(\d{1,2})/(\d{1,10})/(\d{1,10})(\.(?:jpe?g|png|webp))", re.IGNORECASE)
-_FLAT = re.compile(r"((?:.*/)?(?:[^/]*[^0-9/])?)(\d{1,10})-(\d{1,10})-(\d{1,2})(\.(?:jpe?g|png|webp))", re.IGNORECASE)
+_IMAGE = r"(?P<after>\.(?:jpe?g|png|webp))"
+_NESTED = re.compile(r"(?P<before>(?:.*/)?)(?P<zoom>\d{1,2})/(?P<x>\d{1,10})/(?P<y>\d{1,10})" + _IMAGE, re.IGNORECASE)
+_FLAT = re.compile(
+    r"(?P<before>(?:.*/)?(?:[^/]*[^0-9/])?)(?P<x>\d{1,10})-(?P<y>\d{1,10})-(?P<zoom>\d{1,2})" + _IMAGE, re.IGNORECASE
+)
+_CHECKED = " AND ".join(
+    ["typeof(zoom_level) = 'integer' AND zoom_level BETWEEN 0 AND 30"]
+    + [f"typeof({name}) = 'integer' AND {name} BETWEEN 0 AND (1 << zoom_level) - 1" for name in ("tile_column", "tile_row")]
+)
+BEYOND = "tile number beyond its zoom level"
+
+
+class _Level(NamedTuple):
+    """Tiles of one zoom level: columns and rows (N, 2), those of a few to look at, a digest, and `patterns` as in `Source`."""
+
+    xy: np.ndarray
+    first: list
+    digest: str
+    patterns: tuple[tuple[str, bool, str], ...] = ()
 
 
 def open_folder(path: Path, options: config.Chips) -> tuple[list[Source], list[tuple[str, int, str]]]:
@@ -37,8 +55,8 @@ def open_folder(path: Path, options: config.Chips) -> tuple[list[Source], list[t
     Raises:
         DataError: There are files named like tiles, but none can be used.
     """
-    zooms, notes = _list_tiles(path)
-    return _sources(path, "tiles", zooms, options, ""), notes
+    levels, notes = _list_tiles(path)
+    return _sources(path, "tiles", levels, options), notes
 
 
 def open_mbtiles(path: Path, options: config.Chips) -> list[Source]:
@@ -47,63 +65,45 @@ def open_mbtiles(path: Path, options: config.Chips) -> list[Source]:
     Raises:
         DataError: It is no MBTiles file, or none of its tiles can be used.
     """
-    zooms, skipped = _list_mbtiles(path)
+    levels, notes = _list_mbtiles(path)
     with closing(_connect(path)) as database:
         try:
-            rows = dict(
-                database.execute("SELECT name, value FROM metadata WHERE name IN ('attribution', 'license')").fetchall()
-            )
+            about = dict(database.execute("SELECT name, value FROM metadata WHERE name IN ('attribution', 'license')"))
         except sqlite3.Error:
-            rows = {}
-    sources = _sources(path, "mbtiles", zooms, options, clean(rows.get("attribution")))
+            about = {}
+    sources = _sources(path, "mbtiles", levels, options)
     if not sources:
         raise DataError(f"{path} has no tiles: it must have a table 'tiles' with zoom_level, tile_column, tile_row, tile_data")
-    licence = clean(rows.get("license")) or "unknown"
-    return [
-        replace(source, licence=licence, notes=source.notes + (tuple(skipped) if i == 0 else ()))
-        for i, source in enumerate(sources)
-    ]
+    stated = {"licence": clean(about.get("license")) or "unknown", "attribution": clean(about.get("attribution"))}
+    first, *others = (replace(source, **stated) for source in sources)
+    return [replace(first, notes=(*first.notes, *notes)), *others]
 
 
-def _list_tiles(root: Path) -> tuple[dict[int, dict], list[tuple[str, int, str]]]:
-    """Return for each zoom level `xy` (N, 2), `patterns`, `digest` and the first `files`; and notes on impossible names."""
-    found: dict[int, dict] = {}
+def _list_tiles(root: Path) -> tuple[dict[int, _Level], list[tuple[str, int, str]]]:
+    """Return the tiles of each zoom level, and notes on impossible names."""
+    places, patterns, digests = defaultdict(dict), defaultdict(dict), defaultdict(hashlib.sha256)
     impossible: list[str] = []
-    for folder, folders, files in os.walk(root):
+    for folder, folders, names in os.walk(root):
         folders.sort()
-        for file in sorted(files):
-            relative = Path(folder, file).relative_to(root).as_posix()
-            if file.startswith("."):
+        for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+            relative = path.relative_to(root).as_posix()
+            match = _NESTED.fullmatch(relative) or _FLAT.fullmatch(relative)
+            if not match:
                 continue
-            if match := _NESTED.fullmatch(relative):
-                before, zoom, x, y, after = match.groups()
-            elif match := _FLAT.fullmatch(relative):
-                before, x, y, zoom, after = match.groups()
-            else:
-                continue
-            nested = match.re is _NESTED
-            x, y, zoom = int(x), int(y), int(zoom)
+            zoom, x, y = (int(match[number]) for number in ("zoom", "x", "y"))
             if zoom > 30 or max(x, y) >= 1 << zoom:
                 impossible.append(relative)
                 continue
-            group = found.setdefault(zoom, {"xy": set(), "patterns": {}, "digest": hashlib.sha256(), "files": []})
-            group["xy"].add((x, y))
-            group["patterns"][before, nested, after] = None
-            group["digest"].update(f"{relative}\0{os.path.getsize(os.path.join(folder, file))}\n".encode())
-            if len(group["files"]) < 16:
-                group["files"].append((x, y))
-    for zoom, group in found.items():
-        if len(group["patterns"]) > 64:
-            raise DataError(
-                f"tiles of zoom level {zoom} in {root} are named in more than 64 ways: one prefix for all was expected"
-            )
-    notes = [("tile number beyond its zoom level", len(impossible), impossible[0])] if impossible else []
-    return {zoom: _listed(group) for zoom, group in sorted(found.items())}, notes
-
-
-def _listed(group: dict) -> dict:
-    xy = np.array(sorted(group["xy"]), np.int64).reshape(-1, 2)
-    return {"xy": xy, "patterns": tuple(group["patterns"]), "digest": group["digest"].hexdigest(), "files": group["files"]}
+            places[zoom][x, y] = None
+            patterns[zoom][match["before"], match.re is _NESTED, match["after"]] = None
+            digests[zoom].update(f"{relative}\0{path.stat().st_size}\n".encode())
+    levels = {}
+    for zoom, xy in sorted(places.items()):
+        if len(patterns[zoom]) > 64:
+            raise DataError(f"tiles of zoom level {zoom} in {root} are named in more than 64 ways: give all one prefix")
+        first = list(xy)[:16]
+        levels[zoom] = _Level(np.array(sorted(xy), np.int64), first, digests[zoom].hexdigest(), tuple(patterns[zoom]))
+    return levels, [(BEYOND, len(impossible), impossible[0])] if impossible else []
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -114,57 +114,42 @@ def _connect(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _list_mbtiles(path: Path) -> tuple[dict[int, dict], list[tuple[str, int, str]]]:
+def _list_mbtiles(path: Path) -> tuple[dict[int, _Level], list[tuple[str, int, str]]]:
     try:
         with closing(_connect(path)) as database:
-            sizes = "typeof(zoom_level) = 'integer' AND typeof(tile_column) = 'integer' AND typeof(tile_row) = 'integer'"
-            rows = database.execute(f"SELECT zoom_level, tile_column, tile_row FROM tiles WHERE {sizes}").fetchall()
-            total = database.execute("SELECT count(*) FROM tiles").fetchone()[0]
+            rows = database.execute(f"SELECT zoom_level, tile_column, tile_row FROM tiles WHERE {_CHECKED}").fetchall()
+            bad = database.execute("SELECT count(*) FROM tiles").fetchone()[0] - len(rows)
     except sqlite3.Error as error:
         raise DataError(f"{path} is not a readable MBTiles file ({error})") from error
-    table = np.array(
-        [row for row in rows if 0 <= row[0] <= 30 and 0 <= row[1] < 1 << row[0] and 0 <= row[2] < 1 << row[0]], np.int64
-    )
-    zooms, digest = {}, fingerprint(path)
-    for zoom in np.unique(table[:, 0]).tolist() if len(table) else []:
-        xy = table[table[:, 0] == zoom, 1:]
+    table, levels, digest = np.array(rows, np.int64).reshape(-1, 3), {}, fingerprint(path)
+    for zoom in np.unique(table[:, 0]).tolist():
+        _, x, y = table[table[:, 0] == zoom].T
         # Rows count from the south in MBTiles.
-        xy = np.unique(np.stack([xy[:, 0], (1 << zoom) - 1 - xy[:, 1]], 1), axis=0)
-        zooms[zoom] = {"xy": xy, "patterns": (), "digest": f"{digest}-{zoom}", "files": xy[:16].tolist()}
-    bad = total - len(table)
-    return zooms, [("tile number beyond its zoom level", bad, path.name)] if bad else []
+        xy = np.unique(np.stack([x, (1 << zoom) - 1 - y], 1), axis=0)
+        levels[zoom] = _Level(xy, xy[:16].tolist(), f"{digest}-{zoom}")
+    return levels, [(BEYOND, bad, path.name)] if bad else []
 
 
-def _sources(path: Path, kind: str, zooms: dict[int, dict], options: config.Chips, attribution: str) -> list[Source]:
+def _sources(path: Path, kind: str, levels: dict[int, _Level], options: config.Chips) -> list[Source]:
     sources = {}
-    for zoom, listed in zooms.items():
+    for zoom, level in levels.items():
         source = Source(
-            name=f"{name_of(path.stem)}-z{zoom}",
-            path=str(path),
-            kind=kind,
-            licence="unknown",
-            attribution=attribution,
-            fingerprint=hashlib.sha256(listed["digest"].encode()).hexdigest(),
-            crs="EPSG:3857",
-            transform=(0.0, 0.0, 0.0, 0.0),
-            width=0,
-            height=0,
-            min_valid_share=options.min_valid_share,
-            zoom=zoom,
-            patterns=listed["patterns"],
-        )
-        if tile_px := _tile_side(source, listed["files"]):
+            name=f"{name_of(path.stem)}-z{zoom}", path=str(path), kind=kind, licence="unknown", attribution="",
+            fingerprint=hashlib.sha256(level.digest.encode()).hexdigest(), crs="EPSG:3857", transform=(0.0, 0.0, 0.0, 0.0),
+            width=0, height=0, min_valid_share=options.min_valid_share, zoom=zoom, patterns=level.patterns,
+        )  # fmt: skip
+        if tile_px := _tile_side(source, level.first):
             side = tile_px << zoom
             pixel_m = 2 * MERCATOR_M / side
             transform = (-MERCATOR_M, pixel_m, MERCATOR_M, pixel_m)
             sources[zoom] = replace(source, tile_px=tile_px, width=side, height=side, transform=transform)
-    if zooms and not sources:
+    if levels and not sources:
         raise DataError(f"none of the tiles looked at in {path} is a square picture (JPEG, PNG or WebP) of 64 to 4096 pixels")
-    order = _preferred(sources, zooms, options)
+    order = _preferred(sources, levels, options)
     result, covered = [], 0
     for place, zoom in enumerate(order):
-        xy = _uncovered(zoom, tuple(order[:place]), zooms)
-        covered += len(zooms[zoom]["xy"]) - len(xy)
+        xy = _uncovered(zoom, order[:place], levels)
+        covered += len(levels[zoom].xy) - len(xy)
         if len(xy):
             source = replace(sources[zoom], better_zooms=tuple(order[:place]))
             boxes = footprints(source, *(xy.T * source.tile_px).astype(float), *np.full((2, len(xy)), float(source.tile_px)))
@@ -188,32 +173,29 @@ def _tile_side(source: Source, candidates: Sequence) -> int:
     return 0
 
 
-def _preferred(sources: dict[int, Source], zooms: dict[int, dict], options: config.Chips) -> list[int]:
+def _preferred(sources: dict[int, Source], levels: dict[int, _Level], options: config.Chips) -> list[int]:
     if not options.size_m:
         return sorted(sources, reverse=True)
     wanted_m = options.size_m / options.size_px
-    gsd_m = {}
-    for zoom, source in sources.items():
-        middle = (zooms[zoom]["xy"].mean(0, keepdims=True) + 0.5) * source.tile_px
-        gsd_m[zoom] = float(measure(source, *middle.T)[2][0])
-    fine = sorted(zoom for zoom in sources if gsd_m[zoom] <= wanted_m * 1.01)
+    middles = {zoom: (levels[zoom].xy.mean(0, keepdims=True) + 0.5) * source.tile_px for zoom, source in sources.items()}
+    fine = sorted(zoom for zoom in sources if measure(sources[zoom], *middles[zoom].T)[2][0] <= wanted_m * 1.01)
     return fine + sorted(set(sources) - set(fine), reverse=True)
 
 
-def _uncovered(zoom: int, better: tuple[int, ...], zooms: dict[int, dict]) -> np.ndarray:
+def _uncovered(zoom: int, better: Sequence[int], levels: dict[int, _Level]) -> np.ndarray:
     """Return tiles `(N, 2)` of a zoom level that are neither under a tile of a better one nor wholly under several."""
-    xy = zooms[zoom]["xy"] if zoom in zooms else np.zeros((0, 2), np.int64)
-    for other in (other for other in better if other in zooms):
+    xy = levels[zoom].xy if zoom in levels else np.zeros((0, 2), np.int64)
+    for other in (other for other in better if other in levels):
         down, up = max(other - zoom, 0), max(zoom - other, 0)
-        covers, counts = np.unique(tile_code(zooms[other]["xy"] >> down), return_counts=True)
+        covers, counts = np.unique(tile_code(levels[other].xy >> down), return_counts=True)
         xy = xy[~np.isin(tile_code(xy >> up), covers[counts == 4**down])]
     return xy
 
 
 def present(source: Source) -> np.ndarray:
     """Return columns and rows `(N, 2)` of the tiles that a source shows."""
-    zooms, _ = (_list_tiles if source.kind == "tiles" else _list_mbtiles)(Path(source.path))
-    return _uncovered(source.zoom, source.better_zooms, zooms)
+    levels, _ = (_list_tiles if source.kind == "tiles" else _list_mbtiles)(Path(source.path))
+    return _uncovered(source.zoom, source.better_zooms, levels)
 
 
 def holes(xy: np.ndarray) -> np.ndarray:
@@ -225,22 +207,22 @@ def holes(xy: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def tile_getter(source: Source) -> Iterator[Callable[[int, int], bytes | None]]:
-    """Yield a function from column and row of a tile to its bytes; none: there is no such tile."""
+    """Yield a function from column and row of a tile to its bytes, or None if there is no such tile."""
     root, zoom = Path(source.path), source.zoom
+
+    def from_folder(x: int, y: int) -> bytes | None:
+        for before, nested, after in source.patterns:
+            try:
+                return (root / f"{before}{f'{zoom}/{x}/{y}' if nested else f'{x}-{y}-{zoom}'}{after}").read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        return None
+
     if source.kind == "tiles":
-
-        def from_folder(x: int, y: int) -> bytes | None:
-            for before, nested, after in source.patterns:
-                try:
-                    return (root / f"{before}{f'{zoom}/{x}/{y}' if nested else f'{x}-{y}-{zoom}'}{after}").read_bytes()
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-            return None
-
         yield from_folder
         return
+    query = "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ? AND length(tile_data) < 50000000"
     with closing(_connect(root)) as database:
-        query = "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ? AND length(tile_data) < 50000000"
 
         def from_database(x: int, y: int) -> bytes | None:
             try:

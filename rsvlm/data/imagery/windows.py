@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from rsvlm.data.imagery import chip_layout, remote, tile_mosaics
+from rsvlm.data.imagery import remote, tile_mosaics
 from rsvlm.data.imagery.chip_layout import MAX_WINDOW_PX, Source
 from rsvlm.data.imagery.remote import shown
-from rsvlm.errors import ConfigError, DataError
+from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.model import images
 
 if TYPE_CHECKING:
@@ -42,23 +42,14 @@ _GDAL_OPTIONS = {
 
 CACHED_BYTES = 64_000_000  # of decoded tiles
 UNREADABLE = "cannot be read"
-_BETWEEN_TILE_PIXELS = {
-    "nearest": Image.Resampling.NEAREST,
-    "average": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "cubic": Image.Resampling.BICUBIC,
-}
+_OF_PILLOW = {"nearest": "NEAREST", "average": "BOX", "bilinear": "BILINEAR", "cubic": "BICUBIC"}
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a grid of pixels, and how a picture is made of it.
+    """A part of a grid, `left`, `top`, `width` and `height` in its pixels, and how a picture is made of it.
 
     Attributes:
-        left: Left edge, in pixels of the grid.
-        top: Upper edge, in pixels of the grid.
-        width: Pixels of the grid from the left to the right edge.
-        height: Pixels of the grid from the upper to the lower edge.
         shape: Rows and columns of the picture.
         resampling: `nearest`, `average`, `bilinear` or `cubic`: how a picture of another size than the window is made. Numbers of a
             palette are never mixed.
@@ -79,7 +70,7 @@ class Picture:
     Attributes:
         pixels: (h, w, 3) uint8; black where nothing could be read.
         valid: (h, w) bool, the pixels that hold data.
-        reason: Why a part of it, or all of it, could not be read: `UNREADABLE`, `tile missing` or `tile broken`; None: all was read.
+        reason: Why a part of it, or all of it, could not be read: `UNREADABLE`, `tile missing` or `tile broken`. None if all was read.
         broken: Row and column of the tiles, or of the blocks of the file, that hold no readable pixels.
     """
 
@@ -91,13 +82,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Reader:
-    """An open source: the function from a `Window` to its `Picture`, and rows and columns of a block of the file, or of a tile."""
+    """An open source: the function from windows to pictures, and rows and columns of a block of the file, or of a tile."""
 
-    read: Callable[[Window], Picture]
+    read_all: Callable[[Sequence[Window]], list[Picture]]
     block_shape: tuple[int, int]
 
-
-# Windows
+    def read(self, window: Window) -> Picture:
+        """Read one window."""
+        return self.read_all([window])[0]
 
 
 @contextmanager
@@ -106,7 +98,7 @@ def open_windows(source: Source, cached_bytes: int = CACHED_BYTES) -> Iterator[R
 
     Args:
         source: As from `sources.open_imagery`.
-        cached_bytes: Decoded tiles of a mosaic that are kept for windows that follow; 0: none.
+        cached_bytes: Bytes of decoded tiles of a mosaic that are cached for windows that follow; 0 for none.
 
     Raises:
         DataError: The source cannot be opened or has changed; when reading: its server does not answer, or the MBTiles file broke.
@@ -116,14 +108,20 @@ def open_windows(source: Source, cached_bytes: int = CACHED_BYTES) -> Iterator[R
         with tile_mosaics.tile_getter(source) as get:
             count = max(8, cached_bytes // (side * side * 3)) if cached_bytes else 0
             tile = lru_cache(count)(lambda x, y: _decode_tile(get(x, y), side))
-            yield Reader(lambda window: _read_mosaic(tile, source, window), (side, side))
+            yield Reader(lambda wanted: [_read_mosaic(tile, source, window) for window in wanted], (side, side))
         return
     with open_dataset(source.path, source.allow_loopback, source) as (dataset, file):
         with environment():
             if (dataset.width, dataset.height) != (source.width, source.height) or dataset.count < max(source.bands):
                 raise DataError(f"{shown(source.path)} has changed since it was opened: start again")
             read = _raster_reader(dataset, file, source)
-        yield Reader(read, dataset.block_shapes[0])
+
+        def read_all(wanted: Sequence[Window]) -> list[Picture]:
+            # The options are held while GDAL reads, not while the caller works: windows of several sources may be read in turn.
+            with environment():
+                return [read(window) for window in wanted]
+
+        yield Reader(read_all, dataset.block_shapes[0])
 
 
 def read_view(reader: Reader, box: tuple[int, int, int, int], zoom: float, corner: tuple[int, int] = (0, 0)) -> Picture:
@@ -151,17 +149,16 @@ def read_view(reader: Reader, box: tuple[int, int, int, int], zoom: float, corne
     row, column = _middle(top, bottom, high), _middle(left, right, wide)
     if row is None and column is None:
         return replace(picture, broken=frozenset({(round(top / high), round(left / wide))}))
+    axis, halves = 1, ((top, left, bottom, column), (top, column, bottom, right))
     if column is None or (row is not None and (bottom - top) / high >= (right - left) / wide):
         axis, halves = 0, ((top, left, row, right), (row, left, bottom, right))
-    else:
-        axis, halves = 1, ((top, left, bottom, column), (top, column, bottom, right))
     first, second = (read_view(reader, half, zoom, corner) for half in halves)
     pixels, valid = (np.concatenate(pair, axis) for pair in ((first.pixels, second.pixels), (first.valid, second.valid)))
     return Picture(pixels, valid, first.reason or second.reason, first.broken | second.broken)
 
 
 def _middle(low: int, high: int, step: int) -> int | None:
-    """Return the multiple of `step` next to the middle of low…high and inside it; None: there is none."""
+    """Return the multiple of `step` next to the middle of low…high and inside it. If None, there is none."""
     middle = round((low + high) / 2 / step) * step
     return next((edge for edge in (middle, middle - step, middle + step) if low < edge < high), None)
 
@@ -180,14 +177,11 @@ def _raster_reader(dataset, file: remote.WebFile | None, source: Source) -> Call
         place = rasterio.windows.Window(window.left, window.top, width, height)
         shape = (len(source.bands), *window.shape)
         resampling = Resampling["nearest" if palette is not None else window.resampling]
-        values = None
-        # The options are held while GDAL reads, not while the caller works: windows of several sources may be read in turn.
+        values, valid = None, np.ones(window.shape, bool)
         try:
-            with environment():
-                values = dataset.read(source.bands, window=place, out_shape=shape, resampling=resampling)
-                valid = np.ones(window.shape, bool)
-                if masked:
-                    valid = dataset.read_masks(source.bands, window=place, out_shape=shape).any(0)
+            values = dataset.read(source.bands, window=place, out_shape=shape, resampling=resampling)
+            if masked:
+                valid = dataset.read_masks(source.bands, window=place, out_shape=shape).any(0)
         except RasterioError:
             values = None
         if file and file.problem:
@@ -209,7 +203,7 @@ def _raster_reader(dataset, file: remote.WebFile | None, source: Source) -> Call
 
 
 def _read_mosaic(tile: Callable, source: Source, window: Window) -> Picture:
-    """Put a window together from the tiles that it touches; `tile` is the function from column and row to what `_decode_tile` gives."""
+    """Put a window together from its tiles; `tile` is the function from column and row to what `_decode_tile` returns."""
     side, width, height = source.tile_px, window.width, window.height
     x0, y0 = int(np.floor(window.left)), int(np.floor(window.top))
     x1, y1 = int(np.ceil(window.left + width)), int(np.ceil(window.top + height))
@@ -234,7 +228,7 @@ def _read_mosaic(tile: Callable, source: Source, window: Window) -> Picture:
     if not pixels.shape[:2] == window.shape == (height, width):
         box = window.left - x0, window.top - y0, window.left - x0 + width, window.top - y0 + height
         size = window.shape[::-1]
-        pixels = np.array(Image.fromarray(pixels).resize(size, _BETWEEN_TILE_PIXELS[window.resampling], box=box))
+        pixels = np.array(Image.fromarray(pixels).resize(size, Image.Resampling[_OF_PILLOW[window.resampling]], box=box))
         valid = np.asarray(Image.fromarray(valid.astype(np.uint8)).resize(size, Image.Resampling.NEAREST, box=box)) > 0
     return Picture(pixels, valid, reason, frozenset(broken))
 
@@ -255,24 +249,21 @@ def _decode_tile(data: bytes | None, side: int) -> tuple[np.ndarray, np.ndarray 
     return pixels, valid
 
 
-# Bands, values, palettes
-
-
 def shown_bands(dataset, wanted: tuple[int, ...], label: str) -> tuple[int, ...]:
     """Return the bands of a raster that are shown as red, green and blue, or the one that is shown as grey, from 1 on.
 
     Args:
-        dataset: The raster.
-        wanted: Bands that somebody asked for; empty: found out from what the file says of its bands.
-        label: Its name in messages.
+        dataset: Raster, open.
+        wanted: Bands that somebody asked for. If empty, they are found out from what the file says of its bands.
+        label: Name of the raster in messages.
 
     Raises:
         ConfigError: Not one or three bands, or some that are not there.
     """
     count = dataset.count
+    if wanted and (len(wanted) not in (1, 3) or not all(1 <= band <= count for band in wanted)):
+        raise ConfigError(f"chips.bands is {wanted}; {label} has bands 1 to {count}, and one or three can be shown")
     if wanted:
-        if len(wanted) not in (1, 3) or not all(1 <= band <= count for band in wanted):
-            raise ConfigError(f"chips.bands is {wanted}; {label} has bands 1 to {count}, and one or three can be shown")
         return tuple(wanted)
     colours = ("red", "green", "blue")
     by_kind = [kind.name for kind in dataset.colorinterp]
@@ -287,13 +278,13 @@ def value_limits(dataset, bands: tuple[int, ...], options: config.Chips, label: 
     """Find the values that become 0 and 255: one pair per band for the whole raster, so that its chips can be compared.
 
     Args:
-        dataset: The raster.
-        bands: As from `shown_bands`.
+        dataset: Raster, open.
+        bands: Bands as from `shown_bands`.
         options: Kind of stretch.
-        label: Its name in messages.
+        label: Name of the raster in messages.
 
     Returns:
-        A pair for each band; none where values are shown as they are.
+        Pairs, one for each band; empty where values are shown as they are.
 
     Raises:
         DataError: It holds no data.
@@ -305,14 +296,14 @@ def value_limits(dataset, bands: tuple[int, ...], options: config.Chips, label: 
         return ((0.0, 255.0),) * len(bands)
     values, valid = _sample(dataset, bands)
     cut = options.stretch_percent if kind == "percentile" else 0.0
-    result = []
+    limits = []
     for band, mask in zip(values, valid):
         band = band[(mask > 0) & np.isfinite(band)]
         if not band.size:
             raise DataError(f"{label} holds no data that could be stretched to 0-255")
         low, high = np.percentile(band.astype(np.float64), (cut, 100 - cut)).tolist()
-        result.append((low, high if high > low else low + 1.0))
-    return tuple(result)
+        limits.append((low, high if high > low else low + 1.0))
+    return tuple(limits)
 
 
 def _sample(dataset, bands: tuple[int, ...], side: int = 1024) -> tuple[np.ndarray, np.ndarray]:
@@ -324,11 +315,8 @@ def _sample(dataset, bands: tuple[int, ...], side: int = 1024) -> tuple[np.ndarr
         shape = (len(bands), max(1, round(height * scale)), max(1, round(width * scale)))
         return dataset.read(bands, out_shape=shape), dataset.read_masks(bands, out_shape=shape)
     # Without overviews a whole look would read everything, perhaps over a network: look at 64 small windows instead.
-    windows = [
-        Window(int(x), int(y), min(128, width), min(128, height))
-        for y in np.linspace(0, max(0, height - 128), 8)
-        for x in np.linspace(0, max(0, width - 128), 8)
-    ]
+    x, y = (np.linspace(0, max(0, side - 128), 8).astype(int).tolist() for side in (width, height))
+    windows = [Window(left, top, min(128, width), min(128, height)) for top in y for left in x]
     values = [dataset.read(bands, window=w).reshape(len(bands), -1) for w in windows]
     masks = [dataset.read_masks(bands, window=w).reshape(len(bands), -1) for w in windows]
     return np.concatenate(values, 1), np.concatenate(masks, 1)
@@ -343,17 +331,13 @@ def stretch(values: np.ndarray, limits: tuple[tuple[float, float], ...]) -> np.n
 
 
 def _read_palette(dataset, bands: tuple[int, ...]) -> np.ndarray | None:
-    """Return the colours (N, 4) uint8, red, green, blue and opacity, of a band of their numbers; None: it has none."""
+    """Return the colours (N, 4) uint8, red, green, blue and opacity, of a band of their numbers, or None if it has none."""
     if len(bands) != 1 or dataset.colorinterp[bands[0] - 1].name != "palette":
         return None
     colours = dataset.colormap(bands[0])
     table = np.zeros((max(colours) + 1, 4), np.uint8)
-    for number, colour in colours.items():
-        table[number] = colour
+    table[list(colours)] = list(colours.values())
     return table
-
-
-# Opening
 
 
 @contextmanager
@@ -368,9 +352,10 @@ def open_dataset(path: str, allow_loopback: bool, source: Source | None = None) 
     Raises:
         DataError: It cannot be opened.
     """
-    rasterio = _rasterio()
+    rasterio = need("rasterio", "data")
     from affine import Affine
     from rasterio.enums import MaskFlags, Resampling
+    from rasterio.errors import RasterioError
     from rasterio.vrt import WarpedVRT
 
     with ExitStack() as stack:
@@ -378,46 +363,28 @@ def open_dataset(path: str, allow_loopback: bool, source: Source | None = None) 
         if "://" in path:
             file = remote.WebFile(path, allow_loopback)
             stack.callback(file.disconnect)
-            where = {"fp": "imagery", "opener": remote.Container(file)}
+            where = {"fp": "imagery", "opener": remote.opener(file)}
             # GDAL would also ask for half a dozen files beside it.
             beside = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
         driver = DRIVERS.get(Path(urlsplit(path).path if file else path).suffix.lower(), "GTiff")
         try:
             with rasterio.Env(**_GDAL_OPTIONS, **beside):
                 dataset = stack.enter_context(rasterio.open(**where, driver=driver))
-        except rasterio.errors.RasterioError as error:
-            raise DataError(
-                (file and file.problem)
-                or f"{shown(path)} cannot be read as a {driver} raster: it is broken, cut short or of another format"
-            ) from error
+        except RasterioError as error:
+            why = f"{shown(path)} cannot be read as a {driver} raster: it is broken, cut short or of another format"
+            raise DataError((file and file.problem) or why) from error
         if source and source.warped:
             x0, pixel_width, y0, pixel_height = source.transform
             bare = all(flags == [MaskFlags.all_valid] for flags in dataset.mask_flag_enums)
             straight = dataset.transform.b == 0 and dataset.transform.d == 0
             smooth = not straight and dataset.colorinterp[0].name != "palette"
-            dataset = stack.enter_context(
-                WarpedVRT(
-                    dataset,
-                    crs=dataset.crs,
-                    transform=Affine(pixel_width, 0, x0, 0, -pixel_height, y0),
-                    width=source.width,
-                    height=source.height,
-                    resampling=Resampling.bilinear if smooth else Resampling.nearest,
-                    add_alpha=bare,
-                )
-            )
+            grid = {"crs": dataset.crs, "transform": Affine(pixel_width, 0, x0, 0, -pixel_height, y0)}
+            grid |= {"width": source.width, "height": source.height}
+            resampling = Resampling.bilinear if smooth else Resampling.nearest
+            dataset = stack.enter_context(WarpedVRT(dataset, **grid, resampling=resampling, add_alpha=bare))
         yield dataset, file
 
 
 def environment():
     """Return the environment in which GDAL opens and reads: a reference inside a file cannot reach a network."""
-    return _rasterio().Env(**_GDAL_OPTIONS)
-
-
-def _rasterio():
-    try:
-        import rasterio
-        import rasterio.errors
-    except ImportError as error:
-        raise chip_layout.missing("rasterio") from error
-    return rasterio
+    return need("rasterio", "data").Env(**_GDAL_OPTIONS)

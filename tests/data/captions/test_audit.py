@@ -16,7 +16,6 @@ from hypothesis import given, settings, strategies as st
 from rsvlm.data.captions import audit, grammar
 from rsvlm.data.landmarks.directions import COMPASS, SECTORS
 from rsvlm.errors import ConfigError, DataError
-from tests.data.captions.test_audit_rules import COAST, landmark, scene
 
 
 def judge(text: str, record: dict = COAST, **options) -> audit.Finding:

@@ -228,23 +228,13 @@ def test_references_inside_a_raster_are_not_followed(server, tmp_path, prefix):
 
 
 def stac_item(name: str, assets: dict, **properties) -> dict:
-    box = [-9.5, 38.8, -9.4, 38.9]
-    ring = [[box[0], box[1]], [box[2], box[1]], [box[2], box[3]], [box[0], box[3]], [box[0], box[1]]]
+    place = {"geometry": {"type": "Point", "coordinates": [-9.5, 38.8]}, "bbox": [-9.5, 38.8, -9.4, 38.9]}
     properties = {"datetime": "2024-05-01T00:00:00Z", **properties}
-    return {
-        "type": "Feature",
-        "stac_version": "1.0.0",
-        "id": name,
-        "geometry": {"type": "Polygon", "coordinates": [ring]},
-        "bbox": box,
-        "properties": properties,
-        "links": [],
-        "assets": assets,
-    }
+    item = {"type": "Feature", "stac_version": "1.0.0", "id": name, "properties": properties, "links": [], "assets": assets}
+    return item | place
 
 
 def test_stac_items(tmp_path, server):
-    pytest.importorskip("pystac")
     write(tmp_path / "data" / "visual.tif", picture(64, 64))
     write(tmp_path / "data" / "b1.tif", picture(64, 64)[0])
     write(tmp_path / "elsewhere.tif", picture(64, 64))
@@ -265,6 +255,9 @@ def test_stac_items(tmp_path, server):
         stac_item("nothing", {}),
         {"type": "Feature"},
         "text",
+        stac_item("odd", {"visual": {"href": 3}}),
+        stac_item("bad", {"visual": {"href": "http://[", **tiff}}),
+        {**stac_item("old", single), "type": "Catalog"},
     ]
     path = tmp_path / "data" / "items.json"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
@@ -272,7 +265,7 @@ def test_stac_items(tmp_path, server):
     assert [source.name for source in sources] == ["good", "only"] and len(table) == 8
     assert (sources[0].licence, sources[0].attribution) == ("CC-BY-4.0", "Mapper <b>")
     counted = [note["reason"] for note in notes]
-    assert counted.count("asset cannot be used") == 4 and counted.count("not a usable STAC item") == 3
+    assert counted.count("asset cannot be used") == 5 and counted.count("not a usable STAC item") == 5
     assert server.seen == []
     path.write_text(json.dumps(items[0]))
     assert len(chips(path)[0]) == 1

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rasters import options, picture, write
+from rasters import ZOOM, X, Y, mosaic, options, picture, write, write_tiles
 
 from rsvlm.data.imagery import sources as imagery, windows
 from rsvlm.data.imagery.windows import Picture, Reader, Window
 from rsvlm.errors import DataError
-from tests.data.imagery.test_tile_mosaics import ZOOM, X, Y, mosaic, write_tiles
 
 
 def test_a_raster_and_a_mosaic_give_the_same_windows(tmp_path):
@@ -37,7 +36,7 @@ def test_a_view_leaves_out_the_blocks_that_cannot_be_read_and_no_others():
             return Picture(np.zeros((high, wide, 3), np.uint8), np.zeros((high, wide), bool), windows.UNREADABLE)
         return Picture(whole[top : top + high, left : left + wide], np.ones((high, wide), bool))
 
-    view = windows.read_view(Reader(read, (16, 16)), (0, 0, 64, 96), 1)
+    view = windows.read_view(Reader(lambda wanted: [read(window) for window in wanted], (16, 16)), (0, 0, 64, 96), 1)
     assert view.broken == {(2, 1)} and view.reason == windows.UNREADABLE
     expected = np.ones((64, 96), bool)
     expected[32:48, 16:32] = False

