@@ -34,7 +34,6 @@ MAX_CAPTION = 100_000
 """Longest caption, in characters; a longer one is left out like an empty one."""
 
 Labelled = tuple[list[str], Iterator[tuple[str, bytes, int]]]
-"""Words of the C classes, and key, encoded image and label in 0…C-1 of each image."""
 
 
 def samples(
@@ -205,9 +204,7 @@ def _labelled_shards(request: Request) -> Labelled:
         records = (record for path in files for record in shards.records(path) if isinstance(record, dict))
         words = sorted({str(record["class"]) for record in records if record.get("class")})
     if not words:
-        raise DataError(
-            f"{folder}: no record of its shards has a 'class': give --benchmark blue-marble, or shards with classes"
-        )
+        raise DataError(f"{folder}: no record of its shards has a 'class': give --benchmark blue-marble, or other shards")
 
     def label_of(record: dict) -> int | None:
         if not by_sea:
@@ -238,10 +235,8 @@ def _labelled_table(request: Request, path: Path, rows: list[tuple[str, str]]) -
     if all(label.isdigit() for _, label in rows):
         labels = {str(label): label for label in range(len(words))}
     if unknown := sorted({label for _, label in rows if catalogue.key_of(label) not in labels}):
-        raise DataError(
-            f"{path} has {len(unknown)} labels that are no class of {request.title}, the first is {unknown[0]!r}: "
-            "mend the table"
-        )
+        first = f"the first is {unknown[0]!r}"
+        raise DataError(f"{path} has {len(unknown)} labels that are no class of {request.title}, {first}: mend the table")
     return list(words), _read_table(request, path, [(file, labels[catalogue.key_of(label)]) for file, label in rows])
 
 
@@ -268,15 +263,12 @@ def _class_folders(request: Request) -> Labelled:
         raise request.layout_error()
     if unknown:
         shown = ", ".join(f"'{place}' ({n} images)" for place, n in sorted(unknown.items())[:5])
-        raise DataError(
-            f"{base} has {len(unknown)} folders of images that are no class of {title}: {shown}; rename or remove them"
-        )
+        raise DataError(f"{base} has {len(unknown)} folders of images that are no class of {title}: {shown}; rename or remove")
     if twice := [file for file, n in seen.items() if n > 1]:
         raise DataError(f"{base}: '{twice[0]}' and {len(twice) - 1} other names of the file list are in more than one folder")
     if wanted and (missing := sorted(wanted - set(seen))):
-        logger.warning(
-            "%s: %d files of the list of split '%s' are missing, the first is %s", base, len(missing), split, missing[0]
-        )
+        lacks = base, len(missing), split, missing[0]
+        logger.warning("%s: %d files of the list of split '%s' are missing, the first is %s", *lacks)
     if loose:
         request.skipped["outside the class folders"] += loose
     if empty := [words[label] for label in range(len(words)) if not images[label]]:

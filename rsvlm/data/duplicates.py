@@ -387,10 +387,9 @@ def _near_texts(train: pd.DataFrame, benchmark: pd.DataFrame, min_jaccard: float
     return pd.concat([same, near.sort_values("distance", kind="stable").drop_duplicates("row")])
 
 
-def _candidates(
-    shingle: np.ndarray, owner: np.ndarray, count: np.ndarray, n_ours: int, hashes: int = 32, rows: int = 4
-) -> np.ndarray:
-    """Pairs of texts, (P, 2) int64, that share one band of `rows` MinHash values; texts of fewer than four word triples have none."""
+def _candidates(shingle: np.ndarray, owner: np.ndarray, count: np.ndarray, n_ours: int) -> np.ndarray:
+    """Pairs of texts, (P, 2) int64, that share a band of `rows` MinHash values of all; texts of fewer than four word triples have none."""
+    hashes, rows = 32, 4
     long = np.flatnonzero(count >= 4)
     words, begin = shingle[count[owner] >= 4], np.concatenate([[0], np.cumsum(count[long])[:-1]]).astype(np.int64)
     rng = np.random.default_rng(0)

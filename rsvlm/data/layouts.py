@@ -44,13 +44,8 @@ _SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation")
 class Request:
     """What is asked of a folder.
 
-    Attributes:
-        folder: Folder of the benchmark.
-        title: Name of the benchmark.
-        entry: Facts of the catalogue. If empty, the benchmark is unknown.
-        split: Name of the split. If None, every image.
-        strict: Whether the benchmark was named by the caller, so that less than half of it is an error.
-        skipped: Counter of samples left out, by reason.
+    `title` and `entry` are those of the catalogue (if empty, the benchmark is unknown); if the split is None, it is every image. If
+    `strict`, less than half of the benchmark is an error. `skipped` counts samples left out, by reason.
     """
 
     folder: Path
@@ -102,11 +97,7 @@ def has_shards(folder: Path) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of at most `MAX_BYTES`.
-
-    Raises:
-        DataError: It is larger, or not valid.
-    """
+    """Read a JSON file; a DataError says that it is larger than `MAX_BYTES`, or not valid."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path} is larger than {MAX_BYTES:,} bytes, which no known table is: remove it")
@@ -227,9 +218,8 @@ def locate(request: Request, path: Path, files: list[str]) -> Callable[[str], Pa
     if not files:
         raise DataError(f"{path} has no image of split '{request.split}': ask for another split")
     if outside := next((file for file in files if not _is_inside(file)), None):
-        raise DataError(
-            f"{path} names {outside!r}, which is not inside its folder: such a table is not read, name files from there"
-        )
+        unread = "such a table is not read, name files from there"
+        raise DataError(f"{path} names {outside!r}, which is not inside its folder: {unread}")
     if twice := [file for file, n in Counter(files).items() if n > 1]:
         raise DataError(f"{path} has {len(twice)} files more than once, the first is {twice[0]!r}: keep one row of each")
     home, strip = _home(request, path, files)
@@ -268,11 +258,10 @@ def _home(request: Request, path: Path, files: list[str]) -> tuple[Path, int]:
     depth = 1 + min(file.count("/") for file in probe)
     places = [(home, strip) for home in _around(request.folder) for strip in range(depth)]
     hits = [sum((home / file.split("/", strip)[-1]).is_file() for file in probe) for home, strip in places]
-    if not any(hits):
-        raise DataError(
-            f"{files[0]}, the first image of split '{request.split}' in {path}, is neither beside it nor in a folder beside it"
-        )
-    return places[hits.index(max(hits))]
+    if any(hits):
+        return places[hits.index(max(hits))]
+    missing = f"{files[0]}, the first image of split '{request.split}' in {path}"
+    raise DataError(f"{missing}, is neither beside it nor in a folder beside it")
 
 
 def _around(folder: Path) -> list[Path]:

@@ -59,18 +59,14 @@ def manifest(folder: Path, *, verify: bool = False) -> dict:
     folder = Path(folder)
     content = read_manifest(folder)
     if content is None:
-        raise DataError(
-            f"{folder / 'manifest.json'} is missing: the build is unfinished or the folder is another; build it again"
-        )
+        raise DataError(f"{folder / 'manifest.json'} is missing: the build is unfinished or the folder another; build again")
     for split in content["splits"].values():
         for shard in split["shards"]:
             path = folder / shard["file"]
             if not path.is_file():
                 raise DataError(f"{path} is missing: build the data set again, whole shards are kept")
             if path.stat().st_size != shard["bytes"]:
-                raise DataError(
-                    f"{path} has {path.stat().st_size} bytes instead of {shard['bytes']}: build the data set again"
-                )
+                raise DataError(f"{path} has {path.stat().st_size} bytes instead of {shard['bytes']}: build the data again")
             if verify and files.file_sha256(path) != shard["sha256"]:
                 raise DataError(f"{path} has other content than the manifest says: build the data set again")
     return content

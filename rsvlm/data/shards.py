@@ -183,9 +183,7 @@ def finished(out: Path | str, plan: str) -> dict | None:
     with contextlib.suppress(OSError):
         plans.add((out / ".tasks" / "plan").read_text(encoding="utf-8", errors="replace"))
     if plans - {plan}:
-        raise DataError(
-            f"{out} holds a data set of other options, sources or code: choose an empty folder, or delete this one"
-        )
+        raise DataError(f"{out} holds a data set of other options, sources or code: choose an empty folder, or delete it")
     for path in [*out.glob("*/*.tar"), *out.glob("*.tar")]:
         file = path.relative_to(out).as_posix()
         if file not in ours and not _report_path(out, file).is_file():
@@ -198,9 +196,8 @@ def finished(out: Path | str, plan: str) -> dict | None:
             raise DataError(f"{out / missing[0]} is missing")
     except DataError as error:
         if content.get("rewritten"):
-            raise DataError(
-                f"{error}; samples were removed from {out}, so it is not mended: build it into a new folder"
-            ) from error
+            mend = f"samples were removed from {out}, so it is not mended: build it into a new folder"
+            raise DataError(f"{error}; {mend}") from error
         log.warning("%s; rebuilding what is broken", error)
         return None
     return content
@@ -273,9 +270,8 @@ def pack(samples: Iterable[tuple[dict, bytes, str]], rejected: list[dict]) -> tu
         for record, picture, extension in samples:
             key = record.get("key")
             if not isinstance(key, str) or not _KEY.fullmatch(key) or key in records:
-                raise DataError(
-                    f"'{key}' cannot name a sample: keys are 1 to 90 letters, digits, '_' and '-', each there once"
-                )
+                rule = "keys are 1 to 90 letters, digits, '_' and '-', each there once"
+                raise DataError(f"'{key}' cannot name a sample: {rule}")
             if extension not in IMAGE_TYPES:
                 raise DataError(f"sample {key} has a picture of type '{extension}': write {', '.join(IMAGE_TYPES)}")
             try:

@@ -272,15 +272,13 @@ def _labels(model: str, protocol: str) -> dict[str, str]:
     if stated is None:
         return {protocol: protocol} if protocol != "all" else {name: f"{name} (wording not stated)" for name in COUNTINGS}
     if stated not in retrieval.PROTOCOLS:
-        raise DataError(
-            f"{model}: its wording is '{stated}': expected the name of a protocol: {', '.join(retrieval.PROTOCOLS)}"
-        )
+        known = ", ".join(retrieval.PROTOCOLS)
+        raise DataError(f"{model}: its wording is '{stated}': expected the name of a protocol: {known}")
     texts = {name: retrieval.caption_text(name, probe) for name in retrieval.PROTOCOLS}
     same = [name for name in texts if texts[name] == texts[stated]]
     if protocol not in ("all", *same):
-        raise DataError(
-            f"{model} holds captions in the words of {stated}: {protocol} words them otherwise; it fits {', '.join(same)}"
-        )
+        otherwise = f"{protocol} words them otherwise; it fits {', '.join(same)}"
+        raise DataError(f"{model} holds captions in the words of {stated}: {otherwise}")
     if protocol == "all":
         others = ", ".join(name for name in texts if name not in same)
         logger.info("%s holds captions in the words of %s: left out are %s", model, stated, others)
@@ -297,9 +295,8 @@ def _labelled(rows: list[dict], labels: Mapping[str, str] | None) -> list[dict]:
 
 def _check_root(root: Path | str | None) -> None:
     if root is None or not Path(root).exists():
-        raise DataError(
-            f"there is no benchmark folder {root or ''}: --root takes the folder that holds its images and captions"
-        )
+        expected = "--root takes the folder that holds its images and captions"
+        raise DataError(f"there is no benchmark folder {root or ''}: {expected}")
 
 
 def _noted(samples: Iterable[shards.Sample], classes: dict[str, str]) -> Iterator[shards.Sample]:

@@ -87,9 +87,7 @@ def evaluate(
     C = len(class_names)
     ks = [k for k in (1, 5) if k < C] if ks is None else list(ks)
     if not sets or not ks or not all(1 <= k < C for k in ks):
-        raise DataError(
-            f"{len(sets)} prompt sets, k of {ks}, {C} classes: expected at least one set, and every k from 1 to C - 1"
-        )
+        raise DataError(f"{len(sets)} prompt sets, k of {ks}, {C} classes: expected one set or more, every k from 1 to C - 1")
     images = embed.unit(image_embeddings, "image embeddings")
     rows = []
     for name, classes in sets.items():

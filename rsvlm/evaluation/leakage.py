@@ -1,7 +1,7 @@
 """Test data in training sets: which pictures and captions of a benchmark a training set holds, and what that does to the scores.
 
 A picture counts as the same when its bytes or pixels are equal, or when its perceptual hash is near under one of the eight turns and
-flips (`dedup`); a caption when its words are, or nearly. Pairs are looked for from both sides, so that every item of either that has a
+flips (`duplicates`); a caption when its words are, or nearly. Pairs are looked for from both sides, so that every item of either that has a
 partner is named, with its nearest. The list is a plain file (`write_list`), which others can use to clean their training set or to
 leave images out of a test.
 """
@@ -245,9 +245,7 @@ def without(embeddings: Embeddings, keys: Collection[str]) -> Embeddings:
     """
     left_out = np.isin(np.asarray(embeddings.keys, object).astype(str), list(keys))
     if len(keys) and not left_out.any():
-        raise DataError(
-            f"none of the {len(keys)} images is among the embeddings: '{next(iter(keys))}', '{embeddings.keys[0]}'"
-        )
+        raise DataError(f"none of the {len(keys)} images is in the embeddings: '{next(iter(keys))}', '{embeddings.keys[0]}'")
     rest = np.flatnonzero(~left_out)
     captions = np.flatnonzero(~left_out[embeddings.image_of_caption])
     if not len(captions):

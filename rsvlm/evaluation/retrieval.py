@@ -71,11 +71,8 @@ def standings(
 ) -> tuple[Standing, Standing]:
     """Find where the best right answers stand, both ways, in one pass over the scores (see `counting`); equal vectors tie exactly.
 
-    Args:
-        image_embeddings: (N, E) float32, of norm 1 by custom; a memory map is read a block at a time.
-        caption_embeddings: (M, E) float32, likewise.
-        image_of_caption: (M,) int64 rows of `image_embeddings`.
-        device: cpu (as many threads as torch may use), cuda, cuda:N or auto.
+    Embeddings are (N, E) and (M, E) float32, of norm 1 by custom; a memory map is read a block at a time. `image_of_caption` has M rows
+    of the former. The device is cpu (as many threads as torch may use), cuda, cuda:N or auto.
 
     Returns:
         Image→text (N queries) and text→image (M queries).
@@ -84,8 +81,7 @@ def standings(
         DataError: Shapes that do not fit, an index out of range, or a vector that is zero, NaN or infinite.
     """
     owners = checked_owners(image_embeddings, caption_embeddings, image_of_caption)
-    task = _Task(None, owners, np.arange(len(owners)))
-    return _stand(image_embeddings, caption_embeddings, task, device)
+    return _stand(image_embeddings, caption_embeddings, _Task(None, owners, np.arange(len(owners))), device)
 
 
 def rank(standing: Standing, ties: str = "pessimistic") -> np.ndarray:
@@ -229,11 +225,7 @@ def _known(name: str, table: dict, what: str) -> str:
 
 
 def checked_owners(images: np.ndarray, texts: np.ndarray, image_of_caption: np.ndarray) -> np.ndarray:
-    """Return (M,) int64 rows of (N, E) images, one for each of (M, E) texts.
-
-    Raises:
-        DataError: They do not fit together.
-    """
+    """Return (M,) int64 rows of (N, E) images, one for each of (M, E) texts, or raise a DataError where they do not fit together."""
     owners = np.asarray(image_of_caption)
     if images.ndim != 2 or texts.ndim != 2 or not images.shape[1]:
         raise DataError(f"embeddings of shape {images.shape} and {texts.shape}: expected (N, E) and (M, E)")
