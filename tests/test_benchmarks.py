@@ -132,6 +132,22 @@ def test_copies_are_counted_by_their_bits_and_pairs_by_theirs(tmp_path):
         bench.quality(tmp_path / "nothing", 5)
 
 
+def test_near_duplicates_are_timed_and_counted():
+    bench = importlib.import_module("benchmarks.dedup")
+    (row,) = bench.measure(n=5000)
+    assert row["hashes"] == 5000 and row["seconds"] > 0 and row["peak_memory_mb"] > 50
+    assert 0.99 * row["expected"] <= row["groups"] <= row["expected"]  # chance may join two
+    assert "5,000 hashes" in bench.table([row])
+
+
+def test_web_stages_are_timed():
+    pytest.importorskip("fastwarc", reason="the extra [data] is not installed")
+    bench = importlib.import_module("benchmarks.web")
+    rows = bench.measure(n_pages=20, n_texts=500, repeats=1, workers=1)
+    assert {row["part"] for row in rows} >= {"warc", "text"}
+    assert bench.table(rows).count("\n") >= 1
+
+
 def test_a_part_without_a_target_is_shown():
     row = {"part": "build", "processes": 1, "repeats": 1, "per_s": 5.0, "min": 5.0, "max": 5.0, "target_per_s": None}
     row |= {"per_cpu_s": 6.0, "peak_mb": 100.0, "peak_mb_x4": 110.0}

@@ -45,7 +45,7 @@ import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import charts, tables
 from rsvlm.data import benchmarks
-from rsvlm.evaluation import by_name as evaluate, embeddings, retrieval
+from rsvlm.evaluation import by_name, embeddings, retrieval
 from rsvlm.model import embed, images
 from rsvlm.model.device import resolve_device
 from rsvlm.records import results, stages
@@ -123,8 +123,8 @@ Markdown(
 first = f"rsicd-seed{seed}"  # the first recipe: plain convolutions, no dropout, more steps
 name, origin = run_name or f"rsicd-standard-seed{seed}", None
 if is_whole and run:
-    read = {"split": "val", "seed": seed, "device": device}
-    ways = [evaluate.retrieve(str(run / "model"), folder, "RSICD", ties=ties, **read) for ties in retrieval.TIES]
+    scorings = [by_name.Options(ties=ties, seed=seed, device=device) for ties in retrieval.TIES]
+    ways = [by_name.retrieve(str(run / "model"), folder, "RSICD", each, split="val") for each in scorings]
     rows = [row for way in ways for row in way.rows]
     command = "rsvlm run notebooks/12_rsicd.ipynb --profile rsicd"
     facts = benchmarks.fingerprint(folder), str(resolve_device(device)), started, command

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from rsvlm.errors import DataError
 
+_COLUMNS = "name title task splits classes layout where licence paper traps hashes sources verified unsure".split()
+
 
 def rows() -> list[dict]:
     """Return one row per known benchmark: what it is, from where, with what numbers and traps.
@@ -22,15 +24,14 @@ def rows() -> list[dict]:
     the expected numbers, `layout` is a little tree as text, `hashes` maps a file to its MD5, `sources` are the public pages in which
     facts were looked up, and `verified` is false where one was seen nowhere; `unsure` then says which.
     """
-    found = []
+    rows = []
     for name, entry in _file("benchmarks.json")["benchmarks"].items():
         words = _file("classes.json").get(entry.get("class_list"), {"verified": True})
         unsure = "; ".join(text for text in (entry.get("unsure"), words.get("unsure")) if text)
-        columns = ("title", "task", "splits", "classes", "layout", "where", "licence", "paper", "traps", "hashes", "sources")
-        row = {"classes": None, "hashes": {}, "sources": []} | entry | {"layout": "\n".join(entry["layout"])}
-        verified = entry["verified"] and words["verified"]
-        found.append({"name": name} | {column: row[column] for column in columns} | {"verified": verified, "unsure": unsure})
-    return copy.deepcopy(found)
+        row = {"name": name, "classes": None, "hashes": {}, "sources": []} | entry | {"layout": "\n".join(entry["layout"])}
+        row |= {"verified": entry["verified"] and words["verified"], "unsure": unsure}
+        rows.append({column: row[column] for column in _COLUMNS})
+    return copy.deepcopy(rows)
 
 
 def class_names(name: str) -> list[str]:
@@ -43,8 +44,7 @@ def class_names(name: str) -> list[str]:
 
 def prompt_set(name: str) -> list[str]:
     """Return the templates of a prompt set, each with `{class}`; `prompt_sets.json` says where each is from."""
-    sets = prompt_sets()
-    if name not in sets:
+    if name not in (sets := prompt_sets()):
         raise DataError(f"unknown prompt set '{name}': choose one of {', '.join(sets)}")
     return list(sets[name]["templates"])
 
@@ -58,29 +58,29 @@ def find(name: str, task: str | None = None) -> tuple[str, dict]:
     """Return the name and the entry of a benchmark, by its name or by another that no other benchmark of that task has."""
     everything = _file("benchmarks.json")["benchmarks"]
     known = {n: entry for n, entry in everything.items() if task in (None, entry["task"])}
-    found = [n for n in known if key_of(n) == key_of(name)]
-    found += [n for n, entry in known.items() if key_of(name) in map(key_of, entry.get("aliases", ()))]
-    if found:
-        return found[0], known[found[0]]
+    names = [n for n in known if key_of(n) == key_of(name)]
+    names += [n for n, entry in known.items() if key_of(name) in map(key_of, entry.get("aliases", ()))]
+    if names:
+        return names[0], known[names[0]]
     other = next((f"{n} is for {entry['task']}" for n, entry in everything.items() if key_of(n) == key_of(name)), None)
     raise DataError(f"{other or f'unknown benchmark {name!r}'}: for {task or 'anything'} choose one of {', '.join(known)}")
 
 
 def scene_of(file: str, entry: dict) -> str | None:
-    """Return the scene class that a file's name or folder tells, in words; none where it tells none."""
-    parent, _, base = file.rpartition("/")
-    told = None
-    if entry.get("class_from") == "folder":
-        told = parent.rpartition("/")[2] or base.rpartition("_")[0]
-    elif entry.get("class_from") == "prefix" and (match := re.match(r"([A-Za-z]+)_\d", base)):
-        told = match[1]
-    elif entry.get("class_from") == "order" and (match := re.fullmatch(r"([1-9]\d{0,3})\.\w+", base)):
-        words = class_list(entry["class_list"])[1]  # files 1 … 2100, a hundred of each class
-        told = words[(int(match[1]) - 1) // 100] if int(match[1]) <= 100 * len(words) else None
-    if not told:
+    """Return the scene class that a file's name or folder tells, in words; None where it tells none."""
+    if "class_from" not in entry:
         return None
+    parent, _, base = file.rpartition("/")
     labels, words = class_list(entry["class_list"])
-    return words[labels[key_of(told)]] if key_of(told) in labels else words_of(told)
+    scene = None
+    if entry["class_from"] == "folder":
+        scene = parent.rpartition("/")[2] or base.rpartition("_")[0]
+    elif entry["class_from"] == "prefix" and (match := re.match(r"([A-Za-z]+)_\d", base)):
+        scene = match[1]
+    elif entry["class_from"] == "order" and (match := re.fullmatch(r"([1-9]\d{0,3})\.\w+", base)):
+        place = (int(match[1]) - 1) // 100  # files 1 … 2100, a hundred of each class
+        return words[place] if place < len(words) else None
+    return (words[labels[key_of(scene)]] if key_of(scene) in labels else words_of(scene)) if scene else None
 
 
 @functools.cache

@@ -10,7 +10,6 @@ Pictures without contrast (open sea, clouds) have noise for a hash: they count a
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import re
 import tarfile
@@ -26,6 +25,7 @@ from rsvlm.data import near_hashes
 from rsvlm.errors import ConfigError, DataError
 from rsvlm.model import images
 from rsvlm.records import files, stages
+from rsvlm.records.text import batched
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ FLAT = 2.0
 DISTANCE = 6
 """Bits that near pictures may differ in.
 
-Source: our choice, by `python -m benchmarks dedup --pictures RSICD_images --sample 2000`. Of 2,000 pictures of RSICD 6 bits find all that were
-compressed (JPEG, quality 60) or made smaller (80 %), 99.8 % of those made brighter by 15 %, and 50 % of those cropped
-by 2.5 % on each side (8 bits: 75 %, 10 bits: 90 %); of 1,999,000 pairs of different pictures one is within 10 bits, and none within 8.
+Source: our choice, by `python -m benchmarks dedup --pictures RSICD_images --sample 2000`. Of 2,000 pictures of RSICD 6 bits find all
+that were compressed (JPEG, quality 60) or made smaller (80 %), 99.8 % of those made brighter by 15 %, and 50 % of those cropped by 2.5 %
+on each side (8 bits: 75 %, 10 bits: 90 %); of 1,999,000 pairs of different pictures one is within 10 bits, and none within 8.
 From 8 bits on more bands have to be tried: 200,000 hashes take 5.7 to 8.1 times as long as with 6 bits, in three runs.
 """
 
@@ -55,10 +55,9 @@ _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", 
 
 def thumbnails(arrays: Iterable[np.ndarray]) -> np.ndarray:
     """Reduce `(H, W, 3)` uint8 pictures to `(N, 32, 32)` float32 luma."""
-    small = [
-        np.asarray(Image.fromarray(array).convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)) for array in arrays
-    ]
-    return np.stack(small).astype(np.float32) if small else np.zeros((0, SIDE, SIDE), np.float32)
+    luma = (Image.fromarray(array).convert("L") for array in arrays)
+    small = [np.asarray(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.float32) for image in luma]
+    return np.stack(small) if small else np.zeros((0, SIDE, SIDE), np.float32)
 
 
 def perceptual_hashes(luma: np.ndarray, turns: bool = False) -> np.ndarray:
@@ -74,7 +73,7 @@ def perceptual_hashes(luma: np.ndarray, turns: bool = False) -> np.ndarray:
     Source: the pHash of Zauner 2010, as ImageHash defines it (DCT-II, 8 x 8 lowest frequencies, median).
     """
     n = np.arange(SIDE)
-    basis = (2 * np.cos(np.pi * np.outer(np.arange(LOW), 2 * n + 1) / (2 * SIDE))).astype(np.float64)  # (8, 32)
+    basis = 2 * np.cos(np.pi * np.outer(np.arange(LOW), 2 * n + 1) / (2 * SIDE))  # (8, 32)
     low = basis @ luma.astype(np.float64) @ basis.T  # (N, 8, 8): row frequency, column frequency
     if not turns:
         return _signs(low)
@@ -104,62 +103,44 @@ def hash_table(samples: Iterable[tuple[str, bytes, np.ndarray, str]], batch: int
 
     Args:
         samples: Key, encoded bytes (empty if there are none), `(H, W, 3)` uint8 pixels and text of each picture.
-        batch: Pictures in memory at once.
+        batch: Number of pictures in memory at once.
 
     Returns:
         One row per picture with the columns `COLUMNS`; `hash` uint64, `contrast` the standard deviation of its 32 x 32 luma,
         `pixels` its width times height; and `hash_0` … `hash_7`, the hashes of its turns.
     """
-    parts = [_hash_batch(part) for part in _batches(samples, batch)]
+    parts = [_hash_batch(part) for part in batched(samples, batch)]
     return pd.concat(parts, ignore_index=True) if parts else _hash_batch([])
 
 
-def _batches(samples: Iterable, size: int) -> Iterator[list]:
-    part = []
-    for sample in samples:
-        part.append(sample)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
-        yield part
-
-
 def _hash_batch(part: list) -> pd.DataFrame:
-    luma = thumbnails(array for _, _, array, _ in part)
+    keys, encoded, arrays, texts = zip(*part, strict=True) if part else ((), (), (), ())
+    luma = thumbnails(arrays)
     hashes = perceptual_hashes(luma, turns=True)
-    table = pd.DataFrame(
-        {
-            "key": np.array([key for key, *_ in part], object),
-            "bytes_sha256": np.array([hashlib.sha256(data).hexdigest() if data else "" for _, data, _, _ in part], object),
-            "pixels_sha256": [
-                hashlib.sha256(np.ascontiguousarray(a)).hexdigest() + f"-{a.shape[1]}x{a.shape[0]}" for _, _, a, _ in part
-            ],
-            "hash": hashes[:, 0],
-            "contrast": luma.std(axis=(1, 2)),
-            "pixels": np.array([a.shape[0] * a.shape[1] for _, _, a, _ in part], np.int64),
-            "text": np.array([text for *_, text in part], object),
-        }
-    )
-    return table.assign(**{f"hash_{number}": hashes[:, number] for number in range(TURNS)})
+    pixels = [f"{hashlib.sha256(np.ascontiguousarray(a)).hexdigest()}-{a.shape[1]}x{a.shape[0]}" for a in arrays]
+    columns = {
+        "key": np.array(keys, object),
+        "bytes_sha256": np.array([hashlib.sha256(data).hexdigest() if data else "" for data in encoded], object),
+        "pixels_sha256": pixels,
+        "hash": hashes[:, 0],
+        "contrast": luma.std(axis=(1, 2)),
+        "pixels": np.array([a.shape[0] * a.shape[1] for a in arrays], np.int64),
+        "text": np.array(texts, object),
+    }
+    return pd.DataFrame(columns | {f"hash_{number}": hashes[:, number] for number in range(TURNS)})
 
 
 def load_or_hash(path: Path, fingerprint: str, samples: Iterable[tuple[str, bytes, np.ndarray, str]]) -> pd.DataFrame:
-    """Return the hash table kept in a parquet file, made now unless it is there with this fingerprint.
+    """Return the hash table kept in a parquet file, made now unless it is there with this fingerprint, as `NAME.json` beside it says.
 
-    Args:
-        path: The file; beside it lies `NAME.json` with the fingerprint.
-        fingerprint: Of the pictures, as from `benchmarks.fingerprint`.
-        samples: As for `hash_table`; not touched when the table is there.
+    The fingerprint of the pictures is as from `benchmarks.fingerprint`; samples are as for `hash_table`, not touched when it is there.
     """
     note = path.with_suffix(".json")
     if path.is_file() and note.is_file() and note.read_text() == fingerprint:
         return pd.read_parquet(path)
     table = hash_table(samples)
     note.unlink(missing_ok=True)
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    files.write_atomic(path, buffer.getvalue())
+    files.write_atomic(path, table.to_parquet(index=False))
     files.write_atomic(note, fingerprint)
     return table
 
@@ -204,11 +185,7 @@ def _members(path: Path, where: str) -> Iterator[tuple[str, bytes]]:
 
 
 def groups(hashes: np.ndarray, distance: int = DISTANCE) -> np.ndarray:
-    """Group hashes that differ in at most `distance` bits, along chains.
-
-    Args:
-        hashes: `(N,)`, uint64.
-        distance: 0 to 16.
+    """Group (N,) uint64 hashes that differ in at most `distance` bits (0 to 16), along chains.
 
     Returns:
         `(N,)`, int64, for each the position of the first of its group.
@@ -236,43 +213,36 @@ def _bands(hashes: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def duplicates(table: pd.DataFrame, distance: int = DISTANCE) -> pd.DataFrame:
-    """Find what a data set holds more than once, and which one to keep.
+    """Find what a data set holds more than once, by a table as from `hash_table`, and which one to keep.
 
-    Of each group the largest picture stays, then the one with the longest text, then the first key.
-
-    Args:
-        table: As from `hash_table`.
-        distance: As for `groups`.
+    Of each group (see `groups`) the largest picture stays, then the one with the longest text, then the first key.
 
     Returns:
         One row per picture to drop: `key`, `kept` (the key that stays), `reason` (`same bytes`, `same pixels`, `near picture`) and
         `distance` in bits. In a chain the distance to the one that stays may be larger than asked for.
     """
     table = table.reset_index(drop=True)
-    parent = np.arange(len(table))
+    group, near = np.arange(len(table)), np.arange(len(table))
     detailed = np.flatnonzero(table["contrast"].to_numpy() >= FLAT)
-    near = np.arange(len(table))
     near[detailed] = detailed[groups(table["hash"].to_numpy(np.uint64)[detailed], distance)]
     for label in (near, pd.factorize(table["pixels_sha256"])[0], _known(table["bytes_sha256"])):
-        parent = _merge(parent, label)
-    rank = table.assign(length=table["text"].str.len(), group=parent).sort_values(
-        ["group", "pixels", "length", "key"], ascending=[True, False, False, True], kind="stable"
-    )
-    kept = rank.groupby("group", sort=False).head(1).set_index("group")
-    rest = table.assign(group=parent).drop(index=kept_index(rank))
-    stays = kept.loc[rest["group"]]
-    bits = _count_bits(rest["hash"].to_numpy(np.uint64) ^ stays["hash"].to_numpy(np.uint64))
-    same_pixels = rest["pixels_sha256"].to_numpy() == stays["pixels_sha256"].to_numpy()
-    same_bytes = (rest["bytes_sha256"].to_numpy() == stays["bytes_sha256"].to_numpy()) & (
-        rest["bytes_sha256"] != ""
-    ).to_numpy()
-    reason = np.where(same_bytes, "same bytes", np.where(same_pixels, "same pixels", "near picture"))
+        group = _merge(group, label)
+    table = table.assign(group=group)
+    first = _ranked(table, "group").drop_duplicates("group")
+    rest = table.drop(index=first.index)
+    stays = first.set_index("group").loc[rest["group"]]
+    same = {column: rest[column].to_numpy() == stays[column].to_numpy() for column in ("bytes_sha256", "pixels_sha256")}
+    same_bytes = same["bytes_sha256"] & (rest["bytes_sha256"] != "").to_numpy()
+    reason = np.where(same_bytes, "same bytes", np.where(same["pixels_sha256"], "same pixels", "near picture"))
+    bits = np.bitwise_count(rest["hash"].to_numpy(np.uint64) ^ stays["hash"].to_numpy(np.uint64)).astype(np.int64)
     return pd.DataFrame({"key": rest["key"].to_numpy(), "kept": stays["key"].to_numpy(), "reason": reason, "distance": bits})
 
 
-def kept_index(ranked: pd.DataFrame) -> pd.Index:
-    """Return the labels of the first row of each `group` of a ranked table."""
-    return ranked.groupby("group", sort=False).head(1).index
+def _ranked(table: pd.DataFrame, *first: str) -> pd.DataFrame:
+    """Sort by what stays: the largest picture, then the longest text, then the first key."""
+    columns = {**dict.fromkeys(first, True), "pixels": False, "length": False, "key": True}
+    table = table.assign(length=table["text"].str.len())
+    return table.sort_values(list(columns), ascending=list(columns.values()), kind="stable")
 
 
 def _known(values: pd.Series) -> np.ndarray:
@@ -295,26 +265,21 @@ def _merge(parent: np.ndarray, label: np.ndarray) -> np.ndarray:
         parent = joined
 
 
-def _count_bits(values: np.ndarray) -> np.ndarray:
-    return np.bitwise_count(values).astype(np.int64)
-
-
 def embedding_duplicates(table: pd.DataFrame, embeddings: np.ndarray, similarity: float, block: int = 2048) -> pd.DataFrame:
     """Find pictures whose embeddings are near, and which to keep: the largest, then the longest text, then the first key.
 
     The best come first, and a picture goes only when it is near one that stays: no chains, along which unlike pictures would be one.
-    Memory holds two blocks and their scores, whatever is found. All blocks of what stays are compared, `N**2 / 2` products of width
-    E: on one core 10,000 pictures of width 512 took 0.7 s and 20,000 took 2.6 s, so 100,000 take about a minute, and a million an hour
-    and more; past that, give one cluster of them after the other.
+    Memory holds two blocks and their scores. All blocks of what stays are compared, `N**2 / 2` products of width E: on one core 20,000
+    pictures of width 512 took 2.6 s, so 100,000 take about a minute, and a million an hour and more.
 
     Args:
-        table: `key pixels text`, a row for each embedding.
+        table: Table of `key pixels text`, a row for each embedding.
         embeddings: `(N, E)`, float32, of norm 1; may be memory-mapped.
         similarity: Smallest cosine; what is near depends on the model. With a small one of 128-pixel pictures, trained on RSICD, of 500
             pictures of RSICD's validation split 0.98 finds 95 to 100 % of copies that were compressed, made smaller or brighter, or
             cropped by 2.5 % a side, 98 % of the mirrored, 92 % of the turned and 71 % of those cropped by 5 %; 3.8 % have another
-            picture as near, mostly another car park. With 0.97 that is 86 % of the cropped by 5 %, and 7.2 %; with 0.99 41 % and 0.8 %.
-        block: Rows at once.
+            picture as near. With 0.97 that is 86 % of the cropped by 5 %, and 7.2 %; with 0.99 41 % and 0.8 %.
+        block: Number of rows at once.
 
     Returns:
         One row per picture to drop: `key`, `kept`, `reason` and `distance`, which is 1 - cosine.
@@ -322,8 +287,7 @@ def embedding_duplicates(table: pd.DataFrame, embeddings: np.ndarray, similarity
     Raises:
         DataError: A NaN or infinite value.
     """
-    ranked = table.assign(length=table["text"].str.len(), row=np.arange(len(table)))
-    order = ranked.sort_values(["pixels", "length", "key"], ascending=[False, False, True], kind="stable")["row"].to_numpy()
+    order = _ranked(table.assign(row=np.arange(len(table))))["row"].to_numpy()
     near, cosine = np.full(len(order), -1, np.int64), np.full(len(order), similarity, np.float32)  # both by rank
     stays: list[np.ndarray] = []  # ranks, by block
     for first in range(0, len(order), block):
@@ -333,10 +297,9 @@ def embedding_duplicates(table: pd.DataFrame, embeddings: np.ndarray, similarity
         ours = np.arange(first, first + len(rows))
         for theirs in stays:
             scores = rows @ np.asarray(embeddings[order[theirs]]).T
-            best = scores.argmax(axis=1)
-            found = scores[np.arange(len(rows)), best]
-            nearer = np.where(near[ours] < 0, found >= similarity, found > cosine[ours])
-            near[ours[nearer]], cosine[ours[nearer]] = theirs[best[nearer]], found[nearer]
+            best, highest = scores.argmax(axis=1), scores.max(axis=1)
+            nearer = np.where(near[ours] < 0, highest >= similarity, highest > cosine[ours])
+            near[ours[nearer]], cosine[ours[nearer]] = theirs[best[nearer]], highest[nearer]
         scores = np.tril(rows @ rows.T, -1)
         open_ = near[ours] < 0
         for row in np.flatnonzero(open_ & (scores >= similarity).any(axis=1)):
@@ -347,26 +310,23 @@ def embedding_duplicates(table: pd.DataFrame, embeddings: np.ndarray, similarity
         if open_.any():
             stays.append(ours[open_])
     gone, keys = np.flatnonzero(near >= 0), table["key"].to_numpy()
-    found = {"key": keys[order[gone]], "kept": keys[order[near[gone]]], "reason": "near duplicate by embedding"}
-    return pd.DataFrame(found | {"distance": np.round(1 - cosine[gone].astype(float), 4)})
+    distance = np.round(1 - cosine[gone].astype(float), 4)
+    pairs = {"key": keys[order[gone]], "kept": keys[order[near[gone]]], "reason": "near duplicate by embedding"}
+    return pd.DataFrame(pairs | {"distance": distance})
 
 
 def overlap(
     train: pd.DataFrame, benchmark: pd.DataFrame, name: str, distance: int = DISTANCE, min_jaccard: float = 0.8
 ) -> pd.DataFrame:
-    """List what of a data set also is in a benchmark, however it is turned.
+    """List what of a data set also is in a benchmark called `name`, however it is turned; both are tables as from `hash_table`.
 
-    Args:
-        train: As from `hash_table`; likewise `benchmark`.
-        benchmark: See `train`.
-        name: Of the benchmark.
-        distance: Bits that near pictures may differ in.
-        min_jaccard: Smallest share of common word triples for a near text; texts of fewer than six words count only when equal.
+    Near pictures differ in at most `distance` bits; near texts share at least `min_jaccard` of their word triples, and texts of fewer
+    than six words count only when equal.
 
     Returns:
         One row per finding: `key`, `benchmark`, `benchmark_key`, `reason` (`same bytes`, `same pixels`, `near picture`,
-        `same text`, `near text`), `distance` (bits; of texts 1 - Jaccard) and `turn` (which turn of ours is the benchmark's, as `turn` numbers it; -1 for texts). Of one
-        pair of pictures the first reason that holds is given.
+        `same text`, `near text`), `distance` (bits; of texts 1 - Jaccard) and `turn` (which turn of ours is the benchmark's, as `turn`
+        numbers it; -1 for texts). Of one pair of pictures the first reason that holds is given.
     """
     train, benchmark = train.reset_index(drop=True), benchmark.reset_index(drop=True)
     parts = [
@@ -375,30 +335,23 @@ def overlap(
         _near_pictures(train, benchmark, distance),
         _near_texts(train, benchmark, min_jaccard),
     ]
-    found = pd.concat(parts, ignore_index=True)
-    pictures = found["reason"].isin(["same bytes", "same pixels", "near picture"])
-    found = found[~(pictures & found.assign(p=pictures).duplicated(["row", "p"]))]
-    result = pd.DataFrame(
-        {
-            "key": train["key"].to_numpy()[found["row"]],
-            "benchmark": name,
-            "benchmark_key": benchmark["key"].to_numpy()[found["match"]],
-            "reason": found["reason"].to_numpy(),
-            "distance": found["distance"].to_numpy(float),
-            "turn": found["turn"].to_numpy(np.int64),
-        }
-    )
-    return result.sort_values(["key", "reason"], kind="stable", ignore_index=True)
+    pairs = pd.concat(parts, ignore_index=True).assign(benchmark=name)
+    of_picture = pairs["reason"].isin(["same bytes", "same pixels", "near picture"])
+    pairs = pairs[~(of_picture & pairs.assign(of_picture=of_picture).duplicated(["row", "of_picture"]))]
+    pairs["key"], pairs["benchmark_key"] = train["key"].to_numpy()[pairs["row"]], benchmark["key"].to_numpy()[pairs["match"]]
+    pairs = pairs[["key", "benchmark", "benchmark_key", "reason", "distance", "turn"]]
+    pairs = pairs.astype({"distance": float, "turn": np.int64})
+    return pairs.sort_values(["key", "reason"], kind="stable", ignore_index=True)
 
 
-def _found(row: np.ndarray, match: np.ndarray, reason: str, distance=0.0, turn: int | np.ndarray = 0) -> pd.DataFrame:
+def _pairs(row: np.ndarray, match: np.ndarray, reason: str, distance=0.0, turn: int | np.ndarray = 0) -> pd.DataFrame:
     return pd.DataFrame({"row": row, "match": match, "reason": reason, "distance": distance, "turn": turn})
 
 
 def _equal(train: pd.DataFrame, benchmark: pd.DataFrame, column: str, reason: str) -> pd.DataFrame:
     first = benchmark[benchmark[column] != ""].drop_duplicates(column)
     match = train[column].map(pd.Series(first.index, index=first[column])).dropna().astype(np.int64)
-    return _found(match.index.to_numpy(), match.to_numpy(), reason)
+    return _pairs(match.index.to_numpy(), match.to_numpy(), reason)
 
 
 def _near_pictures(train: pd.DataFrame, benchmark: pd.DataFrame, distance: int) -> pd.DataFrame:
@@ -408,7 +361,7 @@ def _near_pictures(train: pd.DataFrame, benchmark: pd.DataFrame, distance: int) 
     queries = train[[f"hash_{number}" for number in range(TURNS)]].to_numpy(np.uint64)[rows]
     best, bits, form = near_hashes.nearest_hashes(queries, gallery, *_bands(gallery, distance), distance)
     near = best >= 0
-    return _found(rows[near], matches[first[best[near]]], "near picture", bits[near].astype(float), form[near])
+    return _pairs(rows[near], matches[first[best[near]]], "near picture", bits[near].astype(float), form[near])
 
 
 def normalise_text(texts: pd.Series) -> pd.Series:
@@ -417,51 +370,46 @@ def normalise_text(texts: pd.Series) -> pd.Series:
     return plain.str.replace(r"[\W_]+", " ", regex=True).str.strip()
 
 
-def _near_texts(
-    train: pd.DataFrame, benchmark: pd.DataFrame, min_jaccard: float, hashes: int = 32, rows: int = 4
-) -> pd.DataFrame:
-    ours, theirs = (normalise_text(_lines(table["text"])) for table in (train, benchmark))
+def _near_texts(train: pd.DataFrame, benchmark: pd.DataFrame, min_jaccard: float) -> pd.DataFrame:
+    ours, theirs = (normalise_text(lines(table["text"])) for table in (train, benchmark))
     first = theirs[theirs != ""].drop_duplicates()
     exact = ours.map(pd.Series(first.index, index=first.to_numpy())).dropna().astype(np.int64)
-    same = _found(exact.index.to_numpy(), exact.to_numpy(), "same text", 0.0, -1).drop_duplicates("row")
+    same = _pairs(exact.index.to_numpy(), exact.to_numpy(), "same text", 0.0, -1).drop_duplicates("row")
     texts = pd.concat([ours, first])
     shingle, owner = _shingles(texts.to_numpy())
     if not len(shingle):
         return same
-    # MinHash with bands: candidates share one band of `rows` minima; the share itself is then counted
     count = np.bincount(owner, minlength=len(texts))
+    pairs = _candidates(shingle, owner, count, len(ours))
+    share = _jaccard(pairs, shingle, owner, count)
+    row, match = ours.index.to_numpy()[pairs[:, 0]], first.index.to_numpy()[pairs[:, 1] - len(ours)]
+    near = _pairs(row, match, "near text", 1 - share, -1)[(share >= min_jaccard) & ~np.isin(row, same["row"])]
+    return pd.concat([same, near.sort_values("distance", kind="stable").drop_duplicates("row")])
+
+
+def _candidates(shingle: np.ndarray, owner: np.ndarray, count: np.ndarray, n_ours: int) -> np.ndarray:
+    """Pairs of texts, (P, 2) int64, that share a band of `rows` MinHash values of all; texts of fewer than four word triples have none."""
+    hashes, rows = 32, 4
     long = np.flatnonzero(count >= 4)
-    kept = count[owner] >= 4
-    words, begin = shingle[kept], np.concatenate([[0], np.cumsum(count[long])[:-1]]).astype(np.int64)
+    words, begin = shingle[count[owner] >= 4], np.concatenate([[0], np.cumsum(count[long])[:-1]]).astype(np.int64)
     rng = np.random.default_rng(0)
-    factor, offset = (
-        rng.integers(1, 2**61, hashes, dtype=np.uint64) | np.uint64(1),
-        rng.integers(0, 2**61, hashes, dtype=np.uint64),
-    )
+    factor = rng.integers(1, 2**61, hashes, dtype=np.uint64) | np.uint64(1)
+    offset = rng.integers(0, 2**61, hashes, dtype=np.uint64)
     candidates = []
-    for band in range(hashes // rows):
+    for band in range(0, hashes, rows):
         parts = []
-        for k in range(band * rows, (band + 1) * rows):
+        for k in range(band, band + rows):
             mixed = words * factor[k] + offset[k]
             mixed ^= mixed >> np.uint64(29)
             parts.append(np.minimum.reduceat(mixed, begin) if len(long) else mixed)
         frame = pd.DataFrame({"text": long, "band": pd.util.hash_pandas_object(pd.DataFrame(np.stack(parts, 1)), index=False)})
-        left, right = frame[frame["text"] < len(ours)], frame[frame["text"] >= len(ours)].drop_duplicates("band")
+        left, right = frame[frame["text"] < n_ours], frame[frame["text"] >= n_ours].drop_duplicates("band")
         candidates.append(left.merge(right, on="band")[["text_x", "text_y"]])
-    pairs = pd.concat(candidates).drop_duplicates().to_numpy()
-    share = _jaccard(pairs, shingle, owner, count)
-    near = pd.DataFrame(
-        {"row": ours.index.to_numpy()[pairs[:, 0]], "match": first.index.to_numpy()[pairs[:, 1] - len(ours)], "share": share}
-    )
-    near = near[(near["share"] >= min_jaccard) & ~near["row"].isin(same["row"])]
-    near = near.sort_values("share", ascending=False, kind="stable").drop_duplicates("row")
-    return pd.concat(
-        [same, _found(near["row"].to_numpy(), near["match"].to_numpy(), "near text", 1 - near["share"].to_numpy(), -1)]
-    )
+    return pd.concat(candidates).drop_duplicates().to_numpy()
 
 
-def _lines(texts: pd.Series) -> pd.Series:
-    """One text a row, for rows that hold several in lines; the index tells the row."""
+def lines(texts: pd.Series) -> pd.Series:
+    """Return one text a row, for rows that hold several in lines; the index tells the row."""
     return texts.fillna("").astype(str).str.split("\n").explode()
 
 
@@ -474,14 +422,10 @@ def _shingles(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(code) < 3:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     whole = owner[2:] == owner[:-2]
-    triple = (
-        code[:-2] * np.uint64(0x9E3779B97F4A7C15)
-        ^ code[1:-1] * np.uint64(0xC2B2AE3D27D4EB4F)
-        ^ code[2:] * np.uint64(0x165667B19E3779F9)
-    )
-    frame = (
-        pd.DataFrame({"owner": owner[2:][whole], "triple": triple[whole]}).drop_duplicates().sort_values(["owner", "triple"])
-    )
+    factors = (np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
+    first, second, third = (part * factor for part, factor in zip((code[:-2], code[1:-1], code[2:]), factors, strict=True))
+    frame = pd.DataFrame({"owner": owner[2:], "triple": first ^ second ^ third})[whole]
+    frame = frame.drop_duplicates().sort_values(["owner", "triple"])
     return frame["triple"].to_numpy(), frame["owner"].to_numpy()
 
 

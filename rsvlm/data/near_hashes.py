@@ -73,9 +73,9 @@ def nearest_hashes(
     Args:
         queries: `(N, F)`, uint64, the F forms of a query.
         gallery: `(M,)`, uint64, no two alike.
-        order: As for `join_near_hashes`, of the gallery; likewise `start` and `probes`.
-        start: See `order`.
-        probes: See `order`.
+        order: `(4, M)`, int64, as for `join_near_hashes`.
+        start: `(4, 65537)`, int64, as there.
+        probes: `(K,)`, int64, as there.
         distance: Largest number of bits that differ.
 
     Returns:
@@ -94,7 +94,7 @@ def nearest_hashes(
                 for probe in probes:
                     for place in range(start[band, value ^ probe], start[band, (value ^ probe) + 1]):
                         j = order[band, place]
-                        found = _bits(query ^ gallery[j])
-                        if found < bits[i] or (found == bits[i] and found <= distance and f == form[i] and j < best[i]):
-                            best[i], bits[i], form[i] = j, found, f
+                        n_bits = _bits(query ^ gallery[j])
+                        if n_bits < bits[i] or (n_bits == bits[i] and n_bits <= distance and f == form[i] and j < best[i]):
+                            best[i], bits[i], form[i] = j, n_bits, f
     return best, bits, form

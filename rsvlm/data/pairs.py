@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 
 from rsvlm.data import shards
 from rsvlm.records import stages
+from rsvlm.records.text import batched
 
 PER_SHARD = 1000
 """Samples in a shard."""
@@ -27,10 +27,8 @@ def write(out: Path, name: str, splits: Mapping[str, Iterable[tuple[dict, bytes]
 
     def tasks() -> Iterator[shards.Task]:
         for split, samples in splits.items():
-            stream, number = iter(samples), 0
-            while part := list(islice(stream, PER_SHARD)):
+            for number, part in enumerate(batched(samples, PER_SHARD)):
                 yield shards.Task(f"{split}/{number:06d}.tar", part)
-                number += 1
 
     plan = stages.key(name=name, splits=list(splits))
     return shards.write(out, plan, tasks(), _make, workers=1, progress=False, header={"name": name})

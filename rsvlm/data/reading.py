@@ -10,9 +10,10 @@ import json
 import logging
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1
 IMAGE_TYPES = ("png", "jpg", "jpeg", "webp")
+_BROKEN = (tarfile.TarError, OSError, EOFError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,7 @@ class Sample:
 
 
 def manifest(folder: Path, *, verify: bool = False) -> dict:
-    """Read a data folder's manifest and check that its shards are there.
-
-    Args:
-        folder: Folder that `write` filled.
-        verify: Also compare every shard's SHA-256, which reads all bytes.
+    """Read the manifest of a folder that `write` filled, and check that its shards are there; to `verify` is to read and hash them.
 
     Returns:
         The manifest (see `write`); `splits` maps a name to `samples` and `shards`, a list of `{file, samples, bytes, sha256}`.
@@ -61,29 +59,21 @@ def manifest(folder: Path, *, verify: bool = False) -> dict:
     folder = Path(folder)
     content = read_manifest(folder)
     if content is None:
-        raise DataError(
-            f"{folder / 'manifest.json'} is missing: the build is unfinished or the folder is another; build it again"
-        )
+        raise DataError(f"{folder / 'manifest.json'} is missing: the build is unfinished or the folder another; build again")
     for split in content["splits"].values():
         for shard in split["shards"]:
             path = folder / shard["file"]
             if not path.is_file():
                 raise DataError(f"{path} is missing: build the data set again, whole shards are kept")
             if path.stat().st_size != shard["bytes"]:
-                raise DataError(
-                    f"{path} has {path.stat().st_size} bytes instead of {shard['bytes']}: build the data set again"
-                )
+                raise DataError(f"{path} has {path.stat().st_size} bytes instead of {shard['bytes']}: build the data again")
             if verify and files.file_sha256(path) != shard["sha256"]:
                 raise DataError(f"{path} has other content than the manifest says: build the data set again")
     return content
 
 
 def count(folder: Path, split: str) -> int:
-    """Return how many positions one epoch of a split has.
-
-    Args:
-        folder: A data folder, see `stream`.
-        split: Name of the split.
+    """Return how many positions one epoch of a split of a data folder has.
 
     Raises:
         DataError: No shards, or no such split.
@@ -112,14 +102,11 @@ def stream(
     Args:
         folder: A data folder.
         split: Name of the split.
-        seed: Seed of the order; none: the stored order.
+        seed: Seed of the order. If None, the stored order.
         epoch: Number of the epoch, from 0; another epoch has another order.
         start: Positions to pass over without decoding.
         pool_shards: Shards held in memory at once.
-        skipped: Receives the count of samples left out, by reason.
-
-    Returns:
-        An iterator of samples.
+        skipped: Counter of the samples left out, by reason.
 
     Raises:
         DataError: No shards, no such split, or a number out of range; raised at the call, not at the first sample.
@@ -127,17 +114,11 @@ def stream(
     shards = _shards_of(Path(folder), split)
     if start < 0 or epoch < 0 or pool_shards < 1:
         raise DataError(f"start and epoch must be at least 0, pool_shards at least 1; got {start}, {epoch}, {pool_shards}")
-    counter = Counter() if skipped is None else skipped
-    return _stream(shards, seed, epoch, start, pool_shards, counter)
+    return _stream(shards, seed, epoch, start, pool_shards, Counter() if skipped is None else skipped)
 
 
 def _stream(
-    shards: list[tuple[Path, int]],
-    seed: int | None,
-    epoch: int,
-    start: int,
-    pool_shards: int,
-    skipped: Counter,
+    shards: list[tuple[Path, int]], seed: int | None, epoch: int, start: int, pool_shards: int, skipped: Counter
 ) -> Iterator[Sample]:
     order = np.arange(len(shards))
     if seed is not None:
@@ -158,27 +139,23 @@ def _stream(
                 try:
                     yield _decode(loaded[place], position)
                 except BrokenSample as problem:
-                    _skip(skipped, problem)
-            # Every picture is used once; letting go of it here keeps less than a pool in memory.
+                    skip(skipped, problem)
+            # Every picture is used once; letting go of it keeps less than a pool in memory.
             loaded[place] = None
             position += 1
 
 
 def records(path: Path | str) -> Iterator[dict]:
-    """Read the records of one shard, in stored order; pictures are passed over.
-
-    Args:
-        path: A shard that `write` wrote.
+    """Read the records of a shard that `write` wrote, in stored order; pictures are passed over.
 
     Raises:
         DataError: It cannot be read.
     """
     try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if member.isreg() and _split_name(member.name)[1] == "json":
-                    yield json.loads(archive.extractfile(member).read())
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        for _, extension, unpack in _members(path):
+            if extension == "json":
+                yield json.loads(unpack().read())
+    except _BROKEN as error:
         raise DataError(f"{path} cannot be read ({error}): build the data set again, whole shards are kept") from error
 
 
@@ -187,11 +164,11 @@ class BrokenSample(Exception):
 
     def __init__(self, reason: str, where: str) -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.where = where
+        self.reason, self.where = reason, where
 
 
-def _skip(skipped: Counter, problem: BrokenSample) -> None:
+def skip(skipped: Counter, problem: BrokenSample) -> None:
+    """Count a sample that is left out, and log the first of each reason."""
     if problem.reason not in skipped:
         log.warning("skipped a sample: %s (%s); more of these are counted, not logged", problem.reason, problem.where)
     skipped[problem.reason] += 1
@@ -202,20 +179,15 @@ def read_shard(path: Path, samples: int) -> list[tuple[str, dict[str, bytes]] | 
     groups: list[tuple[str, dict[str, bytes]] | BrokenSample] = []
     ending = "shard is cut short"
     try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if not member.isreg():
-                    continue
-                key, extension = _split_name(member.name)
-                if not groups or groups[-1][0] != key:
-                    if len(groups) == samples:
-                        break
-                    groups.append((key, {}))
-                # A member cut short raises here, with its sample already in place.
-                groups[-1][1][extension] = archive.extractfile(member).read()
+        for key, extension, unpack in _members(path):
+            if not groups or groups[-1][0] != key:
+                if len(groups) == samples:
+                    break
+                groups.append((key, {}))
+            groups[-1][1][extension] = unpack().read()  # one cut short raises, with its sample already in place
     except FileNotFoundError:
         ending = "shard is missing"
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+    except _BROKEN as error:
         ending = "shard is cut short" if "unexpected end" in str(error) else "shard is broken"
     groups += [BrokenSample(ending, str(path))] * (samples - len(groups))
     return groups
@@ -232,47 +204,45 @@ def _decode(group: tuple[str, dict[str, bytes]] | BrokenSample, position: int) -
         images.read_size(image)
     except DataError as error:
         raise BrokenSample("undecodable image", key) from error
-    record: dict = {}
-    if "json" in members:
-        try:
-            record = json.loads(members["json"])
-        except (ValueError, RecursionError) as error:
-            raise BrokenSample("bad json", key) from error
-        if not isinstance(record, dict):
-            raise BrokenSample("bad json", key)
-    texts = _captions_of(record, members)
-    if not texts:
+    try:
+        record = json.loads(members.get("json", b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise BrokenSample("bad json", key) from error
+    if not isinstance(record, dict):
+        raise BrokenSample("bad json", key)
+    texts = next((record[name] for name in ("captions", "caption", "text") if name in record), None)
+    if texts is None and "txt" in members:
+        texts = members["txt"].decode("utf-8", errors="replace")
+    texts = [texts] if isinstance(texts, str) else texts if isinstance(texts, list) else []
+    captions = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    if not captions:
         raise BrokenSample("no caption", key)
-    return Sample(key, image, texts, record, position)
+    return Sample(key, image, captions, record, position)
 
 
-def _captions_of(record: dict, members: dict[str, bytes]) -> list[str]:
-    found = next((record[name] for name in ("captions", "caption", "text") if name in record), None)
-    if found is None and "txt" in members:
-        found = members["txt"].decode("utf-8", errors="replace")
-    texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []
-    return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    folder, _, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return f"{folder}/{stem}" if folder else stem, extension.lower()
+def _members(path: Path | str) -> Iterator[tuple[str, str, Callable[[], IO[bytes]]]]:
+    """Yield the key and extension of each file in a tar file, and a function that opens it."""
+    with tarfile.open(path, "r:") as archive:
+        for member in archive:
+            if member.isreg():
+                folder, _, base = member.name.rpartition("/")
+                stem, _, extension = base.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
+                yield key, extension.lower(), functools.partial(archive.extractfile, member)
 
 
 def _shards_of(folder: Path, split: str) -> list[tuple[Path, int]]:
     content = read_manifest(folder)
     if content is not None:
-        splits = {
-            name: [(folder / shard["file"], shard["samples"]) for shard in entry["shards"]]
-            for name, entry in content["splits"].items()
-        }
+        entries = {name: entry["shards"] for name, entry in content["splits"].items()}
+        splits = {name: [(folder / s["file"], s["samples"]) for s in shards] for name, shards in entries.items()}
     else:
-        paths = {path.name: sorted(path.glob("*.tar")) for path in sorted(folder.glob("*")) if path.is_dir()}
-        paths = {name: found for name, found in paths.items() if found}
-        if loose := sorted(folder.glob("*.tar")):
-            paths.setdefault("train", loose)
-        splits = {name: [(path, None) for path in found] for name, found in paths.items()}
+        paths = [(path.parent.name, path) for path in sorted(folder.glob("*/*.tar"))]
+        if "train" not in dict(paths):
+            paths += [("train", path) for path in sorted(folder.glob("*.tar"))]
+        splits = {}
+        for name, path in paths:
+            splits.setdefault(name, []).append((path, None))
     if not splits:
         raise DataError(f"{folder} holds neither a manifest.json nor tar files: give the folder of a finished data set")
     if split not in splits:
@@ -288,17 +258,16 @@ def _count_samples(path: Path, size: int, mtime_ns: int) -> int:
     # Size and time are part of the arguments so that a changed file is counted anew.
     keys, last = 0, None
     try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if member.isreg() and (key := _split_name(member.name)[0]) != last:
-                    keys, last = keys + 1, key
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        for key, _, _ in _members(path):
+            if key != last:
+                keys, last = keys + 1, key
+    except _BROKEN as error:
         log.warning("%s can be read only in part (%s)", path, error)
     return keys
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """Read and check `manifest.json`; None where there is none."""
+    """Return the checked content of `manifest.json`; None where there is none."""
     path = folder / "manifest.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -306,13 +275,13 @@ def read_manifest(folder: Path) -> dict | None:
         return None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}): delete it and build the data set again") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else None
-        raise DataError(f"{path} has schema {found}, this version reads {SCHEMA}: build the data set again")
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise DataError(f"{path} has schema {schema}, this version reads {SCHEMA}: build the data set again")
     try:
-        files = [(s["file"], s["samples"], s["bytes"], s["sha256"]) for e in content["splits"].values() for s in e["shards"]]
+        shards = [(s["file"], s["samples"], s["bytes"], s["sha256"]) for e in content["splits"].values() for s in e["shards"]]
         others = [*content.get("files", ()), *content.get("replaced", ())]
-        names = [Path(name) for name in [*(file for file, *_ in files), *others]]
+        names = [Path(name) for name in [*(file for file, *_ in shards), *others]]
         outside = [str(name) for name in names if name.is_absolute() or ".." in name.parts]
     except (AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a manifest of this package ({error!r}): build the data set again") from error
@@ -327,6 +296,4 @@ def decoded(samples: Iterable[Sample], skipped: Counter) -> Iterator[tuple[Sampl
         try:
             yield sample, images.decode(sample.image)
         except DataError as error:
-            skipped["broken image"] += 1
-            if skipped["broken image"] == 1:
-                log.warning("image of %s: %s; such samples are skipped and counted", sample.key, error)
+            skip(skipped, BrokenSample("broken image", f"{sample.key}: {error}"))

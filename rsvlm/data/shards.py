@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 _FILE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_.-]*[A-Za-z0-9_-]\.tar")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")  # longer names do not fit into every tar header
-_TEXTS_TOLD = 50
+_MOST_TEXTS = 50  # licences and attributions in a manifest
 
 
 @dataclass(frozen=True)
@@ -109,16 +109,16 @@ def write(
     Args:
         out: Folder to fill; made when missing. With an engine that uses other machines, a folder that they all see.
         plan: Hash of everything that the bytes depend on: options, sources, code.
-        tasks: The shards, each with another file; the same ones for the same plan.
-        work: Makes one task; see `workers.run` for what it may be.
+        tasks: Tasks for the shards, each with another file; the same ones for the same plan.
+        work: Function that makes one task; see `workers.run` for what it may be.
         engine: `local` or `ray`.
-        workers: As in `workers.run`: 0 is one per core, 1 is this process.
-        progress: Show a bar.
+        workers: Number of processes, as in `workers.run`: 0 is one per core, 1 is this process.
+        progress: Whether to show a bar.
         header: Further entries of the manifest: name, options, seed, sources.
-        stages: Names of the stages that items pass, in order; the funnel lists them so.
+        stages: Names of the stages that items pass, in the order in which the funnel lists them.
         before: Items rejected before there were tasks, as in `Made.rejected`, with `split` where they had one. Read once, late.
-        finish: Called with the manifest when all shards are there and the manifest is not; may write more files into the folder
-            and returns their names.
+        finish: Function that gets the manifest when all shards are there and the manifest is not; it may write more files into
+            the folder and returns their names.
 
     Returns:
         The manifest: `schema plan splits` (see `manifest`), what the header gave, `funnel` (rows of `split stage in kept rejected
@@ -129,8 +129,7 @@ def write(
     Raises:
         DataError: The folder holds shards of another plan or of somebody else, a file or key is no name or is there twice, or
             the disk is full.
-        ConfigError: As `workers.run`.
-        MissingExtraError: As `workers.run`.
+        ConfigError, MissingExtraError: As `workers.run`.
     """
     out = Path(out)
     if (content := finished(out, plan)) is not None:
@@ -154,8 +153,8 @@ def write(
     total = len(tasks) if isinstance(tasks, Sequence) else None
     with tqdm(total=total, unit="shard", desc="shards", disable=not progress) as bar:
         samples = 0
-        for made in engines.run(make, checked(), engine, workers):
-            samples += made
+        for count in engines.run(make, checked(), engine, workers):
+            samples += count
             bar.update()
             bar.set_postfix(samples=samples, refresh=False)
     with _writing(out):
@@ -166,11 +165,9 @@ def write(
 
 
 def finished(out: Path | str, plan: str) -> dict | None:
-    """Return the manifest where `write` has nothing left to do; none where it has. Reads all bytes of a data set that is there.
+    """Return the manifest where `write` with this plan has nothing left to do in a folder, perhaps missing or empty; None where it has.
 
-    Args:
-        out: A folder, perhaps missing or empty.
-        plan: As in `write`.
+    Reads all bytes of a data set that is there.
 
     Raises:
         DataError: The folder holds shards of another plan or of somebody else, or samples were removed from it and it is broken.
@@ -186,9 +183,7 @@ def finished(out: Path | str, plan: str) -> dict | None:
     with contextlib.suppress(OSError):
         plans.add((out / ".tasks" / "plan").read_text(encoding="utf-8", errors="replace"))
     if plans - {plan}:
-        raise DataError(
-            f"{out} holds a data set of other options, sources or code: choose an empty folder, or delete this one"
-        )
+        raise DataError(f"{out} holds a data set of other options, sources or code: choose an empty folder, or delete it")
     for path in [*out.glob("*/*.tar"), *out.glob("*.tar")]:
         file = path.relative_to(out).as_posix()
         if file not in ours and not _report_path(out, file).is_file():
@@ -201,9 +196,8 @@ def finished(out: Path | str, plan: str) -> dict | None:
             raise DataError(f"{out / missing[0]} is missing")
     except DataError as error:
         if content.get("rewritten"):
-            raise DataError(
-                f"{error}; samples were removed from {out}, so it is not mended: build it into a new folder"
-            ) from error
+            mend = f"samples were removed from {out}, so it is not mended: build it into a new folder"
+            raise DataError(f"{error}; {mend}") from error
         log.warning("%s; rebuilding what is broken", error)
         return None
     return content
@@ -219,13 +213,8 @@ def rewrite(
 
     A shard that changes gets another name (`000000.1.tar` after `000000.tar`), so that manifest and shards fit at every moment;
     the old file is deleted afterwards. When this is stopped, calling it again completes it. Files that `finish` wrote when the
-    data set was built go too, unless this `finish` writes them anew: they may tell of what was taken out.
-
-    Args:
-        folder: A finished data set.
-        keep: Told a sample's record, says whether it stays.
-        reason: Why samples go; told in the funnel, under the stage `removal`.
-        finish: As in `write`.
+    data set was built go too, unless this `finish` writes them anew: they may tell of what was taken out. `keep` says of a sample's
+    record whether it stays; the funnel gives the reason under the stage `removal`.
 
     Returns:
         The manifest, with `rewritten` set: `write` does not mend such a folder, since that would bring samples back.
@@ -241,18 +230,18 @@ def rewrite(
     rows: list[dict] = []
     with _writing(folder):
         for split, entry in content["splits"].items():
-            shards = [kept for shard in entry["shards"] if (kept := _without(folder, shard, keep, sums)) is not None]
+            shards = [rest for shard in entry["shards"] if (rest := _without(folder, shard, keep, sums)) is not None]
             # One of these names is this run's; the other may be there from a run that was stopped.
             stale |= {name for shard in entry["shards"] for name in (shard["file"], _next_file(shard["file"]))}
             splits[split] = {"samples": sum(shard["samples"] for shard in shards), "shards": shards}
             if removed := entry["samples"] - splits[split]["samples"]:
                 rows.append(_funnel_row(split, "removal", splits[split]["samples"], {reason: removed}))
         if rows:
-            others = content.get("files", [])
+            stale |= set(content.get("files", []))
             content |= {"splits": splits, "funnel": [*content.get("funnel", []), *rows], "rewritten": True}
             content |= {name: _commonest(counts) for name, counts in sums.items()}
             content["files"] = ["funnel.json", "rejected.jsonl", *(finish(content) if finish else ())]
-            content["replaced"] = sorted(stale | set(others))
+            content["replaced"] = sorted(stale)
             files.write_atomic(folder / "manifest.json", json.dumps(content, indent=1) + "\n")
         # From here on also what a run that was stopped did not come to.
         _write_funnel(folder, content)
@@ -265,11 +254,9 @@ def rewrite(
 
 
 def pack(samples: Iterable[tuple[dict, bytes, str]], rejected: list[dict]) -> tuple[list[dict], bytes]:
-    """Put samples into a tar file; equal samples give equal bytes.
+    """Put samples, as in `Made`, into a tar file; equal samples give equal bytes.
 
-    Args:
-        samples: As in `Made`.
-        rejected: Receives those whose record is no JSON text (lone surrogates, infinities), as in `Made.rejected`.
+    To `rejected` are added those whose record is no JSON text (lone surrogates, infinities), as in `Made.rejected`.
 
     Returns:
         The records written, and the tar file.
@@ -283,9 +270,8 @@ def pack(samples: Iterable[tuple[dict, bytes, str]], rejected: list[dict]) -> tu
         for record, picture, extension in samples:
             key = record.get("key")
             if not isinstance(key, str) or not _KEY.fullmatch(key) or key in records:
-                raise DataError(
-                    f"'{key}' cannot name a sample: keys are 1 to 90 letters, digits, '_' and '-', each there once"
-                )
+                rule = "keys are 1 to 90 letters, digits, '_' and '-', each there once"
+                raise DataError(f"'{key}' cannot name a sample: {rule}")
             if extension not in IMAGE_TYPES:
                 raise DataError(f"sample {key} has a picture of type '{extension}': write {', '.join(IMAGE_TYPES)}")
             try:
@@ -391,11 +377,10 @@ def _tally(line: Mapping, split: str, lost: collections.Counter, parts: collecti
 
 
 def _by_stage(counts: collections.Counter) -> dict[str, dict[str, int]]:
-    told: dict[str, dict[str, int]] = {}
+    stages: dict[str, collections.Counter] = {}
     for (_, stage, reason), n in sorted(counts.items()):
-        reasons = told.setdefault(stage, {})
-        reasons[reason] = reasons.get(reason, 0) + n
-    return told
+        stages.setdefault(stage, collections.Counter())[reason] += n
+    return {stage: dict(reasons) for stage, reasons in stages.items()}
 
 
 def _funnel(splits: dict[str, dict], lost: collections.Counter, stages: Sequence[str]) -> list[dict]:
@@ -428,43 +413,43 @@ def _write_funnel(out: Path, content: Mapping) -> None:
     rows = content.get("funnel", [])
     kept = sum(entry["samples"] for entry in content["splits"].values())
     rejected = sum(row["rejected"] for row in rows)
-    told = {"in": kept + rejected, "kept": kept, "rejected": rejected, "rows": rows}
-    told |= {name: content.get(name, {}) for name in ("rejected_counts", "part_counts", "counts", "usage")}
-    files.write_atomic(out / "funnel.json", json.dumps(told, indent=1) + "\n")
+    funnel = {"in": kept + rejected, "kept": kept, "rejected": rejected, "rows": rows}
+    funnel |= {name: content.get(name, {}) for name in ("rejected_counts", "part_counts", "counts", "usage")}
+    files.write_atomic(out / "funnel.json", json.dumps(funnel, indent=1) + "\n")
 
 
 def _licences(records: Iterable[dict]) -> dict[str, dict[str, int]]:
-    counts = {"licences": collections.Counter(), "attributions": collections.Counter()}
+    licences, attributions = collections.Counter(), collections.Counter()
     for record in records:
-        counts["licences"][str(record.get("licence") or record.get("license") or "unknown")] += 1
-        counts["attributions"][str(record.get("attribution") or "unknown")] += 1
-    return {name: dict(counter) for name, counter in counts.items()}
+        licences[str(record.get("licence") or record.get("license") or "unknown")] += 1
+        attributions[str(record.get("attribution") or "unknown")] += 1
+    return {"licences": dict(licences), "attributions": dict(attributions)}
 
 
 def _commonest(counts: collections.Counter) -> dict[str, int]:
     order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    told = dict(order[:_TEXTS_TOLD])
-    return told | ({"(others)": sum(n for _, n in order[_TEXTS_TOLD:])} if len(order) > _TEXTS_TOLD else {})
+    rest = {"(others)": sum(n for _, n in order[_MOST_TEXTS:])} if len(order) > _MOST_TEXTS else {}
+    return dict(order[:_MOST_TEXTS]) | rest
 
 
 def _without(folder: Path, shard: dict, keep: Callable[[dict], bool], sums: dict[str, collections.Counter]) -> dict | None:
-    """Return a shard's entry after removals, written anew where there were any; none where nothing is left."""
+    """Return a shard's entry after removals, written anew where there were any; None where nothing is left."""
     groups = [group for group in read_shard(folder / shard["file"], shard["samples"]) if not isinstance(group, BrokenSample)]
-    kept = [(key, members, record) for key, members in groups if keep(record := json.loads(members["json"]))]
-    for name, counts in _licences(record for *_, record in kept).items():
+    rest = [(key, members, record) for key, members in groups if keep(record := json.loads(members["json"]))]
+    for name, counts in _licences(record for *_, record in rest).items():
         sums[name].update(counts)
-    if len(kept) == shard["samples"]:
+    if len(rest) == shard["samples"]:
         return shard
-    if not kept:
+    if not rest:
         return None
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for key, members, _ in kept:
+        for key, members, _ in rest:
             for extension, data in members.items():
                 _add(archive, f"{key}.{extension}", data)
     file = _next_file(shard["file"])
     files.write_atomic(folder / file, buffer.getvalue())
-    return _entry(file, len(kept), buffer.getvalue())
+    return _entry(file, len(rest), buffer.getvalue())
 
 
 def _next_file(file: str) -> str:

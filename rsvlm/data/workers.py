@@ -2,8 +2,8 @@
 
 Two engines. `local` is a pool of processes on this machine, made anew for each run, never by forking: a copy of a process whose
 other threads hold locks would wait for ever. `ray` is Ray Data, on a cluster when the environment variable RAY_ADDRESS names one,
-else on this machine; this package has to be installed wherever it runs. Whatever is written has to be written by the work itself, to a place that all workers see; what comes back
-is small. An engine changes how long work takes and nothing else.
+else on this machine; this package has to be installed wherever it runs. Whatever is written has to be written by the work itself, to a
+place that all workers see; what comes back is small. An engine changes how long work takes and nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from rsvlm.errors import ConfigError, MissingExtraError, RsvlmError
+from rsvlm.errors import ConfigError, RsvlmError, need
 
 ENGINES = ("local", "ray")
 
@@ -29,7 +29,7 @@ _THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def run(work: Callable, items: Iterable, engine: str = "local", workers: int = 0) -> Iterator:
-    """Apply a function to items, several at once.
+    """Apply a function to items, several at once; results come in the order of the items.
 
     A local run holds about two items per worker at a time, so memory does not grow with their number; `items` may be a generator.
     Ray is given all items at the start: keep them small there (names of files, rows of a table). When the work raises, items that
@@ -40,17 +40,14 @@ def run(work: Callable, items: Iterable, engine: str = "local", workers: int = 0
         work: A function of one item, found by its name in a module, or a `functools.partial` of one. It is sent along with every
             item: let it hold paths, not arrays. A script that calls this needs `if __name__ == "__main__":`, since local workers
             import it.
-        items: What to work on; picklable.
+        items: Items to work on; picklable.
         engine: `local` or `ray`.
-        workers: Processes at work; 0: as many as there are cores (see `cores`), in a cluster as many as fit; 1 with `local`: this
+        workers: Number of processes. If 0, as many as there are cores (see `cores`), in a cluster as many as fit; 1 with `local`: this
             process itself.
 
-    Returns:
-        An iterator of results, in the order of the items.
-
     Raises:
-        ConfigError: An unknown engine or a negative number of workers; raised at the call.
-        MissingExtraError: `ray` is asked for and not installed; raised at the call.
+        ConfigError: An unknown engine or a negative number of workers; raised at the call, as the next.
+        MissingExtraError: `ray` is asked for and not installed.
         RsvlmError: A worker process died.
         Exception: Whatever the work raises, as it is.
     """
@@ -59,15 +56,15 @@ def run(work: Callable, items: Iterable, engine: str = "local", workers: int = 0
     if workers < 0:
         raise ConfigError(f"workers is {workers}: give the number of processes, or 0 for one per core")
     if engine == "ray":
-        return _ray(work, items, workers, _import_ray())
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import, which reads it: nothing about us is sent
+        need("ray.data", "scale")
+        return _ray(work, items, workers, need("ray", "scale"))
     return _local(work, items, workers or cores())
 
 
 def cores() -> int:
     """Return how many cores this process may use: the size of a pool that is given no other."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _local(work: Callable, items: Iterable, workers: int) -> Iterator:
@@ -91,11 +88,9 @@ def _local(work: Callable, items: Iterable, workers: int) -> Iterator:
             "a worker process died, often for want of memory: run again with fewer workers; "
             'where this was called from a script, the call belongs under if __name__ == "__main__":'
         ) from error
-    except Exception:
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
-    except BaseException:
-        ours.close()
+    except BaseException as error:
+        if not isinstance(error, Exception):  # an interrupt, or the iterator was closed: workers stop at once
+            ours.close()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -117,17 +112,6 @@ def _end_with(pipe: Connection) -> None:
     os._exit(1)
 
 
-def _import_ray():
-    # Read when ray is imported: no word about this machine leaves it.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise MissingExtraError('the package ray is not installed: pip install "rsvlm[scale]"') from None
-    return ray
-
-
 def _ray(work: Callable, items: Iterable, workers: int, ray) -> Iterator:
     # Ray would take items apart into columns; packed, they come out as they went in.
     pack, unpack = ray.cloudpickle.dumps, ray.cloudpickle.loads
@@ -144,7 +128,10 @@ def _ray(work: Callable, items: Iterable, workers: int, ray) -> Iterator:
         except Exception as error:  # told as it is, not wrapped in Ray's own error
             return {"result": pack((False, error))}
 
-    started = _start_ray(ray, workers or cores())
+    if started := not ray.is_initialized():
+        logging.getLogger("ray").setLevel(logging.WARNING)
+        local = {"address": "local", "num_cpus": workers or cores(), "include_dashboard": False}
+        ray.init(logging_level=logging.WARNING, log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else local))
     try:
         context = ray.data.DataContext.get_current().copy()
         context.execution_options.preserve_order = True
@@ -163,16 +150,3 @@ def _ray(work: Callable, items: Iterable, workers: int, ray) -> Iterator:
     finally:
         if started:
             ray.shutdown()
-
-
-def _start_ray(ray, workers: int) -> bool:
-    """Connect to Ray unless that was done before; return whether this call did."""
-    if ray.is_initialized():
-        return False
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    quiet = {"include_dashboard": False, "logging_level": logging.WARNING, "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING, log_to_driver=False)
-    else:
-        ray.init(address="local", num_cpus=workers, **quiet)
-    return True

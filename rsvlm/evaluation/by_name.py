@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsvlm.data import benchmarks, catalogue, shards
+from rsvlm.data import benchmarks, catalogue, duplicates, shards
 from rsvlm.errors import DataError
-from rsvlm.evaluation import classification, embeddings as embedded, given, leakage, retrieval
+from rsvlm.evaluation import classification, embeddings, given, leakage, retrieval
 from rsvlm.model.embed import Encoder
-from rsvlm.model.others import opening as encoders
+from rsvlm.model.others import opening
 from rsvlm.records import files, results, stages
 
 logger = logging.getLogger(__name__)
@@ -32,80 +32,83 @@ COUNTINGS = ("plain", "skyscript", "one-to-one")  # remoteclip and rs5m count as
 
 
 @dataclass(frozen=True)
+class Options:
+    """How a model is run and its answers are scored.
+
+    Attributes:
+        protocol: One of `retrieval.PROTOCOLS`, or all of them.
+        ties: Rule for ties, as for `retrieval.evaluate`.
+        bootstrap_samples: Number of resamples of the images.
+        batch_size: Images per forward pass.
+        seed: Seed of the resamples, and of the images that `overlap` leaves out for comparison.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    protocol: str = "all"
+    ties: str = "pessimistic"
+    bootstrap_samples: int = 1000
+    batch_size: int = 256
+    seed: int = 0
+    device: str = "auto"
+
+    def scoring(self) -> dict:
+        """Return those that `retrieval.evaluate` takes."""
+        return {"ties": self.ties, "bootstrap_samples": self.bootstrap_samples, "seed": self.seed}
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         rows: Metric rows (`results.ROW`).
         about: What they are of, for the provenance: model, its fingerprint, benchmark, data_hash, skipped (reason → number).
         confusion: Of a classification, for each prompt set the images of each true class (row) by answer (column).
-        found: Of a search for overlaps, the pairs.
+        pairs: Of a search for overlaps, the pairs.
     """
 
     rows: list[dict]
     about: dict
     confusion: dict[str, pd.DataFrame] = field(default_factory=dict)
-    found: pd.DataFrame | None = None
+    pairs: pd.DataFrame | None = None
 
 
 def retrieve(
     model: str,
     root: Path | str | None = None,
     benchmark: str | None = None,
+    options: Options = Options(),
     *,
     split: str = "test",
-    protocol: str = "all",
-    ties: str = "pessimistic",
     per_class: bool = False,
-    bootstrap_samples: int = 1000,
-    batch_size: int = 256,
-    seed: int = 0,
-    device: str = "auto",
-    keep: Path | None = None,
+    out: Path | None = None,
 ) -> Evaluation:
     """Score image→text and text→image retrieval. Images are embedded once, and every text once, whatever protocols read it.
 
     Args:
-        model: As for `encoders.open_encoder`, or `embeddings:FILE.npz`, which needs no folder and no benchmark. It holds one wording
+        model: As for `opening.open_encoder`, or `embeddings:FILE.npz`, which needs no folder and no benchmark. It holds one wording
             of the captions. Of all protocols it gets those whose words its `wording` names, or, where it names none, each way of
             counting once, marked `(wording not stated)`; whoever asks for a single protocol says that the words are that one's.
         root: Folder of the benchmark.
-        benchmark: Its name in `catalogue.rows`, whose numbers must then be met; none: what the folder itself says.
-        split: Its split; of a file of embeddings only the name.
-        protocol: One of `retrieval.PROTOCOLS`, or all of them.
-        ties: As for `retrieval.evaluate`.
-        per_class: Also recalls of each scene class, where the benchmark tells classes.
-        bootstrap_samples: As for `retrieval.evaluate`.
-        batch_size: Images per forward pass.
-        seed: Of the bootstrap.
-        device: auto, cpu, cuda or cuda:N.
-        keep: Keep the embeddings in this folder.
+        benchmark: Name in `catalogue.rows`, whose numbers must then be met. If None, what the folder itself says.
+        options: How it is scored.
+        split: Split of the benchmark; of a file of embeddings only the name.
+        per_class: Whether there are recalls of each scene class, too, where the benchmark tells classes.
+        out: Folder that the embeddings are kept in. If None, they are not.
 
     Raises:
         DataError: An unknown protocol, or a benchmark or file that is missing, broken, of another form or of other words.
-        ModelError: As `encoders.open_encoder`.
+        ModelError: As `opening.open_encoder`.
     """
     classes: dict[str, str] = {}
-    parts, about, labels = _embedded(model, root, benchmark, split, protocol, batch_size, device, keep, classes)
+    parts, about, labels = _embedded(model, root, benchmark, split, options, out, classes)
     if per_class and not classes:
         raise DataError(f"{about['benchmark']} does not say of what class its images are: leave --per-class out")
-    rows = [
-        row
-        for name, found in parts.items()
-        for row in retrieval.evaluate(
-            found.image_embeddings,
-            found.caption_embeddings,
-            found.image_of_caption,
-            found.captions or None,
-            name,
-            dataset=about["benchmark"],
-            split=split,
-            ties=ties,
-            bootstrap_samples=bootstrap_samples,
-            seed=seed,
-            classes=[classes.get(key) for key in found.keys] if per_class else None,
-        )
-    ]
+    rows = []
+    facts = {"dataset": about["benchmark"], "split": split} | options.scoring()
+    for protocol, vectors in parts.items():
+        of_images = [classes.get(key) for key in vectors.keys] if per_class else None
+        rows += retrieval.evaluate(*vectors.arrays(), protocol, classes=of_images, **facts)
     return Evaluation(_labelled(rows, labels), about)
 
 
@@ -113,55 +116,37 @@ def classify(
     model: str,
     root: Path | str | None,
     benchmark: str | None = None,
+    options: Options = Options(),
     *,
     split: str | None = None,
     prompts: Sequence[str] = ("paper",),
-    bootstrap_samples: int = 1000,
-    batch_size: int = 256,
-    seed: int = 0,
-    device: str = "auto",
 ) -> Evaluation:
-    """Score zero-shot classification: an image gets the class whose texts are nearest.
+    """Score zero-shot classification: an image gets the class whose texts are nearest. Arguments are as for `retrieve`, but for two.
 
-    Args:
-        model: As for `encoders.open_encoder`.
-        root: As for `retrieve`.
-        benchmark: As for `retrieve`.
-        split: The benchmark's split; none: every image.
-        prompts: Names of `catalogue.prompt_sets`, or text files with one template on each line, with `{class}` for the name.
-        bootstrap_samples: As for `classification.evaluate`.
-        batch_size: Images per forward pass.
-        seed: Of the bootstrap.
-        device: auto, cpu, cuda or cuda:N.
+    If `split` is None, every image is read. `prompts` are names of `catalogue.prompt_sets`, or text files with one template on each
+    line, with `{class}` for the name.
 
     Raises:
         DataError: As `retrieve`; or an unknown prompt set.
-        ModelError: As `encoders.open_encoder`.
+        ModelError: As `opening.open_encoder`.
     """
     if str(model).startswith(FILE):
         raise DataError(f"{model} cannot read the names of classes: give --model a model, or score the file with retrieval")
-    _checked_root(root)
+    _check_root(root)
     templates = dict(map(_templates, prompts))
     skipped: Counter = Counter()
     names, items = benchmarks.labelled(root, benchmark, split, skipped=skipped)
-    encoder = encoders.open_encoder(model, device)
+    encoder = opening.open_encoder(model, options.device)
     classes = {name: classification.class_embeddings(encoder, names, lines) for name, lines in templates.items()}
     with tempfile.TemporaryDirectory() as scratch:
-        out = embedded.labelled(encoder, items, Path(scratch), class_names=names, batch_size=batch_size, skipped=skipped)
-        found = embedded.read_labelled(out)
+        sizes = {"batch_size": options.batch_size, "skipped": skipped}
+        vectors = embeddings.read_labelled(embeddings.labelled(encoder, items, Path(scratch), class_names=names, **sizes))
     about = _about(encoder, root, benchmark, skipped)
-    rows = classification.evaluate(
-        found.image_embeddings,
-        found.labels,
-        classes,
-        names,
-        dataset=about["benchmark"],
-        split=split or leakage.EVERYTHING,
-        logit_scale=found.logit_scale,
-        bootstrap_samples=bootstrap_samples,
-        seed=seed,
-    )
-    tables = {name: classification.confusion(found.image_embeddings, found.labels, part) for name, part in classes.items()}
+    known = vectors.image_embeddings, vectors.labels
+    facts = {"dataset": about["benchmark"], "split": split or leakage.EVERYTHING, "logit_scale": vectors.logit_scale}
+    draws = {"bootstrap_samples": options.bootstrap_samples, "seed": options.seed}
+    rows = classification.evaluate(*known, classes, names, **facts, **draws)
+    tables = {name: classification.confusion(*known, of_classes) for name, of_classes in classes.items()}
     return Evaluation(rows, about, {name: pd.DataFrame(table, names, names) for name, table in tables.items()})
 
 
@@ -169,56 +154,37 @@ def overlap(
     train: Sequence[Path | str],
     root: Path | str | None,
     benchmark: str | None = None,
+    options: Options = Options(),
     *,
     split: str = "test",
     train_split: str = "train",
-    distance: int = leakage.duplicates.DISTANCE,
+    distance: int = duplicates.DISTANCE,
     min_jaccard: float = 0.8,
     model: str | None = None,
-    protocol: str = "all",
-    ties: str = "pessimistic",
-    bootstrap_samples: int = 1000,
-    batch_size: int = 256,
-    seed: int = 0,
-    device: str = "auto",
 ) -> Evaluation:
     """Look for a benchmark in training sets; with a model, also score it with and without the pictures that are in them.
 
-    Args:
-        train: As for `leakage.find`.
-        root: As for `retrieve`.
-        benchmark: As for `retrieve`.
-        split: The benchmark's split.
-        train_split: As for `leakage.find`.
-        distance: As for `leakage.find`.
-        min_jaccard: As for `leakage.find`.
-        model: As for `retrieve`; none: no scores.
-        protocol: As for `retrieve`.
-        ties: As for `retrieve`.
-        bootstrap_samples: As for `retrieve`.
-        batch_size: Images per forward pass.
-        seed: Of the bootstrap and of the images left out for comparison.
-        device: auto, cpu, cuda or cuda:N.
+    `train`, `train_split`, `distance` and `min_jaccard` are as for `leakage.find`, the others as for `retrieve`; without a model
+    nothing is scored.
 
     Raises:
         DataError: As `leakage.find` and `retrieve`.
     """
     if not train:
         raise DataError("no training set is given: --train takes a folder of shards or of a benchmark, or a file of captions")
-    _checked_root(root)
+    _check_root(root)
     parts, labels = {}, None
     about = {"benchmark": title(benchmark, root), "data_hash": _data_hash(root)}
     if model:
-        parts, about, labels = _embedded(model, root, benchmark, split, protocol, batch_size, device, None, {})
+        parts, about, labels = _embedded(model, root, benchmark, split, options, None, {})
     name = about["benchmark"]
-    found = leakage.find(
-        train, root, split=split, train_split=train_split, name=name, distance=distance, min_jaccard=min_jaccard
-    )
-    rows = leakage.rows(found)
-    for each, embeddings in parts.items():
-        options = {"protocol": each, "ties": ties, "bootstrap_samples": bootstrap_samples, "seed": seed}
-        rows += _labelled(leakage.compare(embeddings, found, dataset=name, split=split, **options), labels)
-    return Evaluation(rows, about | {"train": [leakage.called(where) for where in train]}, found=found)
+    limits = {"distance": distance, "min_jaccard": min_jaccard}
+    pairs = leakage.find(train, root, split=split, train_split=train_split, name=name, **limits)
+    rows = leakage.rows(pairs)
+    facts = {"dataset": name, "split": split} | options.scoring()
+    for protocol, vectors in parts.items():
+        rows += _labelled(leakage.compare(vectors, pairs, protocol=protocol, **facts), labels)
+    return Evaluation(rows, about | {"train": list(map(leakage.called, train))}, pairs=pairs)
 
 
 def title(benchmark: str | None, root: Path | str | None) -> str:
@@ -236,9 +202,10 @@ def write(evaluation: Evaluation, out: Path | str, provenance: Mapping[str, obje
     """
     out = Path(out)
     rows = [results.checked_row(row) for row in evaluation.rows]
-    made = dict(provenance) | evaluation.about
-    files.write_atomic(out.with_suffix(".provenance.json"), json.dumps(made, indent=1, allow_nan=False) + "\n")
-    return files.write_atomic(out, json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    contents = {out.with_suffix(".provenance.json"): dict(provenance) | evaluation.about, out: rows}
+    for path, content in contents.items():
+        files.write_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return out
 
 
 def listing(names: Sequence[str] = ()) -> str:
@@ -255,9 +222,8 @@ def listing(names: Sequence[str] = ()) -> str:
 
 
 def _described(row: Mapping) -> str:
-    splits = [
-        f"{split}: {', '.join(f'{n:,} {what}' for what, n in counts.items())}" for split, counts in row["splits"].items()
-    ]
+    counts = {split: ", ".join(f"{n:,} {what}" for what, n in known.items()) for split, known in row["splits"].items()}
+    splits = [f"{split}: {numbers}" for split, numbers in counts.items()]
     layout = row["layout"].replace("\n", "\n  " + " " * 10)
     lines = [f"{row['name']}: {row['task']}" + (f", {row['classes']} classes" if row["classes"] else "")]
     lines += [f"  splits    {'; '.join(splits)}"] if splits else []
@@ -273,32 +239,30 @@ def _embedded(
     root: Path | str | None,
     benchmark: str | None,
     split: str,
-    protocol: str,
-    batch_size: int,
-    device: str,
-    keep: Path | None,
+    options: Options,
+    out: Path | None,
     classes: dict[str, str],
-) -> tuple[dict[str, embedded.Embeddings], dict, dict[str, str] | None]:
+) -> tuple[dict[str, embeddings.Embeddings], dict, dict[str, str] | None]:
     """Embeddings for each protocol (of a file: one for all that were asked for), what they are of, and labels for `_labelled`."""
-    names = list(retrieval.PROTOCOLS) if protocol == "all" else [protocol]
+    names = list(retrieval.PROTOCOLS) if options.protocol == "all" else [options.protocol]
     if unknown := [name for name in names if name not in retrieval.PROTOCOLS]:
         raise DataError(f"unknown protocol '{unknown[0]}': choose one of {', '.join(retrieval.PROTOCOLS)}, or all")
     if str(model).startswith(FILE):
-        found, labels = given.read_embeddings(model), _labels(model, protocol)
+        vectors, labels = given.read_embeddings(model), _labels(model, options.protocol)
         path = Path(str(model).removeprefix(FILE))
         digest = files.file_sha256(path)
         dataset = title(benchmark, root) if benchmark or root else path.stem
         about = {"model": path.stem, "fingerprint": digest, "benchmark": dataset, "data_hash": digest[:16], "skipped": {}}
-        return {protocol: found}, about, labels
-    _checked_root(root)
+        return {options.protocol: vectors}, about, labels
+    _check_root(root)
     skipped: Counter = Counter()
     samples = _noted(benchmarks.samples(root, split, name=benchmark, skipped=skipped), classes)
-    encoder = encoders.open_encoder(model, device)
+    encoder = opening.open_encoder(model, options.device)
     wordings = {name: functools.partial(retrieval.caption_text, name) for name in names}
     with tempfile.TemporaryDirectory() as scratch:
-        out = keep or Path(scratch)
-        embedded.write(encoder, samples, out, batch_size=batch_size, skipped=skipped, texts=wordings)
-        parts = {name: embedded.read(out, name) for name in names}
+        out = out or Path(scratch)
+        embeddings.write(encoder, samples, out, batch_size=options.batch_size, skipped=skipped, texts=wordings)
+        parts = {name: embeddings.read(out, name) for name in names}
     return parts, _about(encoder, root, benchmark, skipped), None
 
 
@@ -308,19 +272,16 @@ def _labels(model: str, protocol: str) -> dict[str, str]:
     if stated is None:
         return {protocol: protocol} if protocol != "all" else {name: f"{name} (wording not stated)" for name in COUNTINGS}
     if stated not in retrieval.PROTOCOLS:
-        raise DataError(
-            f"{model}: its wording is '{stated}': expected the name of a protocol: {', '.join(retrieval.PROTOCOLS)}"
-        )
-    same = [
-        name for name in retrieval.PROTOCOLS if retrieval.caption_text(name, probe) == retrieval.caption_text(stated, probe)
-    ]
+        known = ", ".join(retrieval.PROTOCOLS)
+        raise DataError(f"{model}: its wording is '{stated}': expected the name of a protocol: {known}")
+    texts = {name: retrieval.caption_text(name, probe) for name in retrieval.PROTOCOLS}
+    same = [name for name in texts if texts[name] == texts[stated]]
     if protocol not in ("all", *same):
-        raise DataError(
-            f"{model} holds captions in the words of {stated}: {protocol} words them otherwise; it fits {', '.join(same)}"
-        )
-    left = [name for name in retrieval.PROTOCOLS if name not in same]
+        otherwise = f"{protocol} words them otherwise; it fits {', '.join(same)}"
+        raise DataError(f"{model} holds captions in the words of {stated}: {otherwise}")
     if protocol == "all":
-        logger.info("%s holds captions in the words of %s: left out are %s", model, stated, ", ".join(left))
+        others = ", ".join(name for name in texts if name not in same)
+        logger.info("%s holds captions in the words of %s: left out are %s", model, stated, others)
     return {name: name for name in same}
 
 
@@ -328,15 +289,14 @@ def _labelled(rows: list[dict], labels: Mapping[str, str] | None) -> list[dict]:
     """Keep the rows of the protocols in `labels` and name them so; ties stay in the name."""
     if labels is None:
         return rows
-    cut = [(row, *row["protocol"].partition(" ")) for row in rows]
-    return [row | {"protocol": labels[name] + blank + rest} for row, name, blank, rest in cut if name in labels]
+    parts = [(row, *row["protocol"].partition(" ")) for row in rows]
+    return [row | {"protocol": labels[name] + blank + rest} for row, name, blank, rest in parts if name in labels]
 
 
-def _checked_root(root: Path | str | None) -> None:
+def _check_root(root: Path | str | None) -> None:
     if root is None or not Path(root).exists():
-        raise DataError(
-            f"there is no benchmark folder {root or ''}: --root takes the folder that holds its images and captions"
-        )
+        expected = "--root takes the folder that holds its images and captions"
+        raise DataError(f"there is no benchmark folder {root or ''}: {expected}")
 
 
 def _noted(samples: Iterable[shards.Sample], classes: dict[str, str]) -> Iterator[shards.Sample]:
@@ -362,11 +322,7 @@ def _templates(where: str) -> tuple[str, list[str]]:
     path = Path(where)
     if not path.is_file():
         return where, catalogue.prompt_set(where)
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}): give a text file with one template on each line") from None
-    return path.stem, [line for line in lines if line and not line.startswith("#")]
+    return path.stem, [line for line in files.read_lines(path, "template") if not line.startswith("#")]
 
 
 def confusion_csv(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -374,11 +330,6 @@ def confusion_csv(tables: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for name, table in tables.items():
         row, column = np.nonzero(table.to_numpy())
-        counts = {
-            "prompts": name,
-            "class": table.index[row],
-            "answer": table.columns[column],
-            "images": table.to_numpy()[row, column],
-        }
-        parts.append(pd.DataFrame(counts))
+        counts = {"class": table.index[row], "answer": table.columns[column], "images": table.to_numpy()[row, column]}
+        parts.append(pd.DataFrame({"prompts": name} | counts))
     return pd.concat(parts, ignore_index=True).to_csv(index=False, lineterminator="\n")

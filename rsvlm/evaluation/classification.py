@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from rsvlm.errors import DataError
 from rsvlm.evaluation import embeddings, statistics
 from rsvlm.model import embed
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +74,10 @@ def evaluate(
         dataset: Name that goes into the rows.
         split: Name that goes into the rows.
         protocol: Name of the prompt set, where there is one.
-        ks: The accuracies asked for, each below C; by default those of 1 and 5 that are.
-        logit_scale: The model's own factor of cosines; without it there is no `ece`.
-        bootstrap_samples: Resamples of the images.
-        seed: Of the bootstrap; every prompt set meets the same resamples.
+        ks: Ranks that accuracies are of, each below C. If None, those of 1 and 5 that are.
+        logit_scale: The model's own factor of cosines. If None, there is no `ece`.
+        bootstrap_samples: Number of resamples of the images.
+        seed: Seed of the resamples, which are the same for every prompt set.
 
     Raises:
         DataError: Shapes that do not fit, a label out of range, a vector that is zero, NaN or infinite, or a k that is not
@@ -90,9 +87,7 @@ def evaluate(
     C = len(class_names)
     ks = [k for k in (1, 5) if k < C] if ks is None else list(ks)
     if not sets or not ks or not all(1 <= k < C for k in ks):
-        raise DataError(
-            f"{len(sets)} prompt sets, k of {ks}, {C} classes: expected at least one set, and every k from 1 to C - 1"
-        )
+        raise DataError(f"{len(sets)} prompt sets, k of {ks}, {C} classes: expected one set or more, every k from 1 to C - 1")
     images = embed.unit(image_embeddings, "image embeddings")
     rows = []
     for name, classes in sets.items():
@@ -100,23 +95,17 @@ def evaluate(
             raise DataError(f"prompt set {name}: {len(classes)} class embeddings for {C} class names: expected one of each")
         label, rank, _, confidence = _judged(images, labels, classes, logit_scale)
         table = _metrics(label, rank, confidence, class_names, ks, bootstrap_samples, seed)
-        common = {"dataset": dataset, "split": split, "protocol": name, "direction": "i2t"}
-        rows += [common | row for row in table]
-    absent = C - len(np.unique(labels))
-    if absent:
-        logger.warning(
-            "%s, %s: %d of %d classes have no image; balanced accuracy is over the others", dataset, split, absent, C
-        )
+        rows += [{"dataset": dataset, "split": split, "protocol": name, "direction": "i2t", **row} for row in table]
+    if absent := C - len(np.unique(labels)):
+        missing = f"{absent} of {C} classes have no image"
+        logger.warning("%s, %s: %s; balanced accuracy is over the others", dataset, split, missing)
     return rows
 
 
 def confusion(image_embeddings: np.ndarray, labels: np.ndarray, class_embeddings: np.ndarray) -> np.ndarray:
-    """Count images by true class (rows) and best class (columns): (C, C) int64.
+    """Count images by true class (rows) and best class (columns): (C, C) int64. Raises as `evaluate`.
 
     Where another class has the same score as the true one, it is taken: the diagonal sums to what `top1` counts.
-
-    Raises:
-        DataError: As `evaluate`.
     """
     label, _, best, _ = _judged(embed.unit(image_embeddings, "image embeddings"), labels, class_embeddings, None)
     C = len(class_embeddings)
@@ -137,8 +126,6 @@ def reliability(
     Raises:
         DataError: As `evaluate`.
     """
-    import pandas as pd
-
     images = embed.unit(image_embeddings, "image embeddings")
     _, rank, _, confidence = _judged(images, labels, class_embeddings, logit_scale)
     place = _bin(confidence, bins)
@@ -182,16 +169,10 @@ def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _metrics(
-    label: np.ndarray,
-    rank: np.ndarray,
-    confidence: np.ndarray | None,
-    class_names: Sequence[str],
-    ks: Sequence[int],
-    bootstrap_samples: int,
-    seed: int,
+    label: np.ndarray, rank: np.ndarray, confidence: np.ndarray | None, names: Sequence[str], ks: Sequence[int], *draws: int
 ) -> list[dict]:
-    """Value, interval, chance and n of every metric of one prompt set."""
-    N, C = len(label), len(class_names)
+    """Value, interval, chance and n of every metric of one prompt set; `draws` are number and seed of the resamples."""
+    N, C = len(label), len(names)
     hits = rank[:, None] <= np.asarray(ks)  # (N, K)
     place = None if confidence is None else _bin(confidence, BINS)
 
@@ -203,12 +184,12 @@ def _metrics(
         error = np.nan if place is None else np.abs(np.bincount(place, times * ((rank == 1) - confidence), BINS)).sum() / N
         return 100 * np.concatenate([times @ hits / N, [own[seen > 0].mean(), error], own])
 
-    values = np.array([measured(times[0].astype(float)) for times in statistics.bootstrap(N, bootstrap_samples, seed)])
-    names = [f"top{k}" for k in ks] + ["balanced_accuracy", "ece"] + [f"top1[{name}]" for name in class_names]
+    values = np.array([measured(times[0].astype(float)) for times in statistics.bootstrap(N, *draws)])
+    metrics = [f"top{k}" for k in ks] + ["balanced_accuracy", "ece"] + [f"top1[{name}]" for name in names]
     chances = [100 * k / C for k in ks] + [100 / C, None] + [100 / C] * C
     counts = [N] * (len(ks) + 2) + np.bincount(label, minlength=C).tolist()
     return [
         {"metric": name, **statistics.interval(of_metric), "chance": chance, "n": n}
-        for name, of_metric, chance, n in zip(names, values.T, chances, counts, strict=True)
+        for name, of_metric, chance, n in zip(metrics, values.T, chances, counts, strict=True)
         if not np.isnan(of_metric[0])  # no scale, no error; no image, no accuracy
     ]

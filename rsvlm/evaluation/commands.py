@@ -31,19 +31,19 @@ def embed(
     """Embed the images and captions of a split into parquet files."""
     import rsvlm
     from rsvlm.data import benchmarks
-    from rsvlm.evaluation import embeddings as embedding
+    from rsvlm.evaluation import embeddings
 
     skipped: Counter = Counter()
     samples = benchmarks.samples(data, split, skipped=skipped)
-    embedding.write(rsvlm.load(model, device), samples, out, batch_size=batch_size, skipped=skipped)
+    embeddings.write(rsvlm.load(model, device), samples, out, batch_size=batch_size, skipped=skipped)
     typer.echo(f"{out}: {(out / 'embeddings.json').read_text()}")
 
 
 def _list_benchmarks(asked: bool) -> None:
     if asked:
-        from rsvlm.evaluation import by_name as evaluate
+        from rsvlm.evaluation import by_name
 
-        typer.echo(evaluate.listing())
+        typer.echo(by_name.listing())
         raise typer.Exit
 
 
@@ -73,12 +73,12 @@ def retrieval(
     device: Device = "auto",
 ) -> None:
     """Image→text and text→image recall with intervals and chance, under every protocol."""
-    from rsvlm.evaluation import by_name as evaluate
+    from rsvlm.evaluation import by_name
 
     started = time.time()
-    options = {"bootstrap_samples": bootstrap_samples, "batch_size": batch_size, "seed": seed, "device": device}
-    options |= {"split": split, "protocol": protocol, "ties": ties, "per_class": per_class, "keep": embeddings}
-    report(evaluate.retrieve(model, root, benchmark, **options), json_out, seed, device, started)
+    options = by_name.Options(protocol, ties, bootstrap_samples, batch_size, seed, device)
+    evaluation = by_name.retrieve(model, root, benchmark, options, split=split, per_class=per_class, out=embeddings)
+    report(evaluation, json_out, seed, device, started)
 
 
 @app.command("classify")
@@ -98,15 +98,15 @@ def classify(
     device: Device = "auto",
 ) -> None:
     """Zero-shot accuracy with intervals and chance; of each class into the JSON."""
-    from rsvlm.evaluation import by_name as evaluate
+    from rsvlm.evaluation import by_name
     from rsvlm.records import files
 
     started = time.time()
-    options = {"bootstrap_samples": bootstrap_samples, "batch_size": batch_size, "seed": seed, "device": device}
-    found = evaluate.classify(model, root, benchmark, split=split, prompts=prompts or ["paper"], **options)
-    report(found, json_out, seed, device, started)
+    options = by_name.Options(bootstrap_samples=bootstrap_samples, batch_size=batch_size, seed=seed, device=device)
+    evaluation = by_name.classify(model, root, benchmark, options, split=split, prompts=prompts or ["paper"])
+    report(evaluation, json_out, seed, device, started)
     if confusion:
-        typer.echo(str(files.write_atomic(confusion, evaluate.confusion_csv(found.confusion))))
+        typer.echo(str(files.write_atomic(confusion, by_name.confusion_csv(evaluation.confusion))))
 
 
 @app.command("leakage")
@@ -134,48 +134,51 @@ def leakage(
 ) -> None:
     """Pictures and captions of a benchmark that are in training sets, and what they do to the scores."""
     from rsvlm.book.figures import markup, tables
-    from rsvlm.evaluation import by_name as evaluate, leakage
+    from rsvlm.evaluation import by_name, leakage
     from rsvlm.records import files
 
     started = time.time()
-    options = {"bootstrap_samples": bootstrap_samples, "batch_size": batch_size, "seed": seed, "device": device}
-    options |= {"model": model, "protocol": protocol, "ties": ties, "split": split, "train_split": train_split}
-    found = evaluate.overlap(train, root, benchmark, distance=distance, min_jaccard=min_jaccard, **options)
-    report(found, json_out, seed, device, started)
+    options = by_name.Options(protocol, ties, bootstrap_samples, batch_size, seed, device)
+    splits = {"split": split, "train_split": train_split}
+    limits = {"distance": distance, "min_jaccard": min_jaccard}
+    evaluation = by_name.overlap(train, root, benchmark, options, model=model, **splits, **limits)
+    report(evaluation, json_out, seed, device, started)
     if list_out:
-        typer.echo(f"{leakage.write_list(found.found, list_out)}: {len(found.found)} pairs")
+        typer.echo(f"{leakage.write_list(evaluation.pairs, list_out)}: {len(evaluation.pairs)} pairs")
     if html:
-        shown = leakage.look(found.found, train, root, split=split, train_split=train_split, count=pairs, seed=seed)
-        page = markup.page("Test data in training sets", tables.leakage_report(found.rows, shown))
+        shown = leakage.look(evaluation.pairs, train, root, **splits, count=pairs, seed=seed)
+        page = markup.page("Test data in training sets", tables.leakage_report(evaluation.rows, shown))
         typer.echo(str(files.write_atomic(html, page)))
 
 
-def report(found, json_out: Path | None, seed: int, device: str, started: float, save: tuple[str, str] | None = None) -> None:
+def report(
+    evaluation, json_out: Path | None, seed: int, device: str, started: float, save: tuple[str, str] | None = None
+) -> None:
     """Print the rows, those of single classes left out, write them all, and keep them as a result where `save` names it."""
     from rsvlm import config
-    from rsvlm.evaluation import by_name as evaluate
+    from rsvlm.evaluation import by_name
     from rsvlm.model.device import resolve_device
     from rsvlm.records import provenance, results
 
-    for row in found.rows:
+    for row in evaluation.rows:
         if "[" not in row["metric"]:
             interval = "" if row["ci_low"] is None else f"  [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
             chance = "" if row["chance"] is None else f"  chance {row['chance']:.2f}"
             what = f"{row['split']:<8} {row['protocol']:<11} {row['direction']:<5} {row['metric']:<20}"
             typer.echo(f"{what} {row['value']:8.2f}{interval}{chance}  n {row['n']}")
-    if skipped := found.about.get("skipped"):
+    if skipped := evaluation.about.get("skipped"):
         typer.echo(f"skipped: {skipped}")
     if json_out or save:
         command = shlex.join(["rsvlm", *sys.argv[1:]])
         options = config.load("laptop", {"seed": seed, "device": device})
         used = str(resolve_device(device))
-        origin = provenance.provenance(options, found.about["data_hash"], used, started, command)
+        origin = provenance.provenance(options, evaluation.about["data_hash"], used, started, command)
     if json_out:
-        typer.echo(str(evaluate.write(found, json_out, origin)))
+        typer.echo(str(by_name.write(evaluation, json_out, origin)))
     if save:
         experiment, name = save
-        for split in dict.fromkeys(row["split"] for row in found.rows):  # one table of a run has one split
-            rows = [row for row in found.rows if row["split"] == split]
+        for split in dict.fromkeys(row["split"] for row in evaluation.rows):  # one table of a run has one split
+            rows = [row for row in evaluation.rows if row["split"] == split]
             part = split.partition(" without ")[2]
             run = f"{name}-without-{part}" if part else name
-            typer.echo(str(results.save_result(experiment, run, options, rows, origin | found.about)))
+            typer.echo(str(results.save_result(experiment, run, options, rows, origin | evaluation.about)))

@@ -164,10 +164,8 @@ def _count_tile(
 ) -> None:
     """Add what the product of (n, E) images and (m, E) texts, whose first are those numbered by `tile`, has to (4, S) counts."""
     scores = torch.from_numpy(x).to(device) @ torch.from_numpy(y).to(device).T
-    for side, start, length, above, equal in (
-        (by_image, tile[0], len(x), counts[0], counts[1]),
-        (by_text, tile[1], len(y), counts[2], counts[3]),
-    ):
+    sides = ((by_image, tile[0], len(x), *counts[:2]), (by_text, tile[1], len(y), *counts[2:]))
+    for side, start, length, above, equal in sides:
         # Scores that are above for certain are counted; the few too close to call are computed again, exactly.
         part = slice(side.start[start], side.start[start + length])
         of, low, high = side.of[part] - start, side.low[part], side.high[part]

@@ -6,10 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from rsvlm.data import benchmarks, shards
@@ -20,6 +21,7 @@ from rsvlm.model.device import resolve_device
 from rsvlm.model.embed import Encoder, encoder_of, fingerprint, unit, unit_texts
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files, stages
+from rsvlm.records.text import batched
 
 ROOMS = ("evaluation/embeddings", "data/*", "model")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
@@ -38,6 +40,10 @@ class Embeddings:
     image_of_caption: np.ndarray
     image_embeddings: np.ndarray
     caption_embeddings: np.ndarray
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str] | None]:
+        """Return what `retrieval.evaluate` takes first: both embeddings, the image of each caption, and the captions, if any."""
+        return self.image_embeddings, self.caption_embeddings, self.image_of_caption, self.captions or None
 
 
 @dataclass(frozen=True)
@@ -70,19 +76,16 @@ def write(
 
     Args:
         model: The model.
-        samples: The split.
+        samples: Samples of the split.
         out: The folder.
         batch_size: Images per forward pass.
-        skipped: Counts the samples left out, by reason.
+        skipped: Counter of the samples left out, by reason.
         texts: Other wordings to embed beside the captions, by name: each function turns a list of captions into the list of what
             the text tower is to read in their place. `read` takes the name.
 
     Raises:
         DataError: No sample could be read, a wording gave another number of texts, or the model gave a broken embedding.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     encoder, texts = encoder_of(model), texts or {}
     skipped = Counter() if skipped is None else skipped
     vector = pa.list_(pa.float32(), encoder.width)
@@ -98,10 +101,10 @@ def write(
         pq.ParquetWriter(out / "texts.parquet", text_schema) as text_file,
         pq.ParquetWriter(out / "captions.parquet", caption_schema) as caption_file,
     ):
-        for batch, vectors in _embedded(encoder, samples, batch_size, skipped):
+        for batch, vectors in _embed(encoder, samples, batch_size, skipped):
             captions = [caption for sample in batch for caption in sample.captions]
             columns = [[n_images + i for i, sample in enumerate(batch) for _ in sample.captions], captions]
-            worded = [_reworded(change, captions, column) for column, change in wordings]
+            worded = [_check_count(list(change(captions)), captions, column) for column, change in wordings]
             fresh = [text for text in dict.fromkeys(text for wording in worded for text in wording) if text not in rows]
             rows |= {text: len(rows) + i for i, text in enumerate(fresh)}
             columns += [[rows[text] for text in wording] for wording in worded]
@@ -125,22 +128,14 @@ def labelled(
     batch_size: int = 256,
     skipped: Counter | None = None,
 ) -> Path:
-    """Embed images that have a class into `out`, one batch in memory at a time; `read_labelled` reads it.
+    """Embed images that have a class, as `benchmarks.labelled` gives them, one batch in memory at a time; `read_labelled` reads it.
 
-    Args:
-        model: The model.
-        items: Key, encoded image and label of each, as `benchmarks.labelled` gives them.
-        out: The folder; it gets `images.parquet` (key, label, embedding) and, last, `embeddings.json`.
-        class_names: The classes, in the order that the labels count.
-        batch_size: Images per forward pass.
-        skipped: Counts the images left out, by reason.
+    The folder `out` gets `images.parquet` (key, label, embedding) and, last, `embeddings.json`. Labels count the `class_names`; other
+    arguments are as for `write`.
 
     Raises:
         DataError: No image could be read, or a label is outside the classes.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     encoder, names = encoder_of(model), list(class_names)
     skipped = Counter() if skipped is None else skipped
     vector = pa.list_(pa.float32(), encoder.width)
@@ -149,7 +144,7 @@ def labelled(
     count = 0
     _begin(out)
     with pq.ParquetWriter(out / "images.parquet", schema) as file:
-        for batch, vectors in _embedded(encoder, samples, batch_size, skipped):
+        for batch, vectors in _embed(encoder, samples, batch_size, skipped):
             labels = [int(sample.record["label"]) for sample in batch]
             if wrong := [(s.key, label) for s, label in zip(batch, labels) if not 0 <= label < len(names)]:
                 raise DataError(f"image {wrong[0][0]} has label {wrong[0][1]}: expected 0…{len(names) - 1}")
@@ -169,7 +164,7 @@ def caption_variants(
         DataError: A wording has another number of texts than there are captions, or the model gave a broken embedding.
     """
     for name, wording in variants.items():
-        _reworded(lambda _, wording=wording: wording, captions, name)
+        _check_count(wording, captions, name)
     rows = {text: i for i, text in enumerate(dict.fromkeys(text for wording in variants.values() for text in wording))}
     if not rows:
         return {name: np.empty((0, encoder_of(model).width), np.float32) for name in variants}
@@ -187,16 +182,10 @@ def load_or_embed(
     texts: Mapping[str, Callable[[list[str]], list[str]]] | None = None,
     benchmark: str | None = None,
 ) -> Path:
-    """Return the folder with the embeddings of a split, made now unless they were before.
+    """Return the folder with the embeddings of a split, made now unless they were before, or if `recompute`.
 
-    Args:
-        model: A model folder of this package, which is read only if it has to be; or any `Encoder`.
-        data: Folder of the data set, as for `benchmarks.samples`.
-        split: Its split.
-        recompute: Embed again.
-        device: Where a model folder is loaded to.
-        texts: Other wordings, as for `write`.
-        benchmark: What the data set is, by name, as for `benchmarks.samples`.
+    The model is a folder of this package, which is read, to `device`, only if it has to be; or any `Encoder`. Data, split and benchmark
+    are as for `benchmarks.samples`, other wordings (`texts`) as for `write`.
     """
     folder = Path(model) if isinstance(model, (str, Path)) else None
     parts = {
@@ -217,17 +206,11 @@ def load_or_embed(
 
 
 def read(folder: Path, texts: str = "") -> Embeddings:
-    """Read what `write` wrote.
-
-    Args:
-        folder: The folder.
-        texts: Name of the wording that `caption_embeddings` are of; by default the captions themselves.
+    """Read what `write` wrote; `texts` names the wording that `caption_embeddings` are of, if empty the captions themselves.
 
     Raises:
         DataError: The folder is unfinished or not of captions, or it has no such wording.
     """
-    import pyarrow.parquet as pq
-
     _finished(folder, "captions")
     image_table = pq.read_table(folder / "images.parquet")
     caption_table = pq.read_table(folder / "captions.parquet")
@@ -250,8 +233,6 @@ def read_labelled(folder: Path) -> Labelled:
     Raises:
         DataError: The folder is unfinished or not of labelled images.
     """
-    import pyarrow.parquet as pq
-
     facts = _finished(folder, "classes")
     table = pq.read_table(folder / "images.parquet")
     return Labelled(
@@ -264,17 +245,16 @@ def read_labelled(folder: Path) -> Labelled:
 
 
 def search(queries: np.ndarray, gallery: np.ndarray, k: int, block: int = 65536) -> tuple[np.ndarray, np.ndarray]:
-    """Find the k best gallery items of each query by dot product, exactly, one block of the gallery at a time.
+    """Find the k best gallery items of each query by dot product, exactly, a block of rows of the gallery at a time.
 
     Args:
         queries: (Q, E) float32.
         gallery: (N, E) float32, possibly a memory map.
-        k: Items per query, at most N of them.
-        block: Rows of the gallery scored at once.
+        k: Number of items per query, at most N.
+        block: Number of rows of the gallery scored at once.
 
     Returns:
-        scores: (Q, k) float32, best first.
-        index: (Q, k) int64 rows of `gallery`; of equal scores the lower row comes first.
+        (Q, k) float32 scores, best first; and (Q, k) int64 rows of the gallery, of equal scores the lower row first.
     """
     k = min(k, len(gallery))
     scores = np.empty((len(queries), 0), np.float32)
@@ -288,23 +268,21 @@ def search(queries: np.ndarray, gallery: np.ndarray, k: int, block: int = 65536)
     return scores, index
 
 
-def _embedded(
+def _embed(
     encoder: Encoder, samples: Iterable[shards.Sample], batch_size: int, skipped: Counter
 ) -> Iterator[tuple[list[shards.Sample], np.ndarray]]:
     """Yield batches of samples with the (B, E) embeddings of their images."""
-    pairs = decoded(samples, skipped)
     with tqdm(desc="embed", unit=" images") as progress:
-        while batch := list(islice(pairs, batch_size)):
+        for batch in batched(decoded(samples, skipped), batch_size):
             what = f"images from {batch[0][0].key} on, embedded by {encoder.name}"
             yield [sample for sample, _ in batch], unit(encoder.images([array for _, array in batch]), what)
             progress.update(len(batch))
 
 
-def _reworded(change: Callable[[list[str]], list[str]], captions: Sequence[str], name: str) -> list[str]:
-    found = list(change(captions))
-    if len(found) != len(captions):
-        raise DataError(f"the wording {name} has {len(found)} texts for {len(captions)} captions: expected one of each")
-    return found
+def _check_count(texts: Sequence[str], captions: Sequence[str], name: str) -> Sequence[str]:
+    if len(texts) != len(captions):
+        raise DataError(f"the wording {name} has {len(texts)} texts for {len(captions)} captions: expected one of each")
+    return texts
 
 
 def _begin(out: Path) -> None:
@@ -328,8 +306,6 @@ def _finished(folder: Path, kind: str) -> dict:
 
 
 def _vectors(array: np.ndarray):
-    import pyarrow as pa
-
     return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rsvlm.errors import DataError
-from rsvlm.evaluation import embeddings
+from rsvlm.evaluation import embeddings, retrieval
 from rsvlm.model import embed
 from rsvlm.model.others.towers import short
 
@@ -28,31 +28,23 @@ def read_embeddings(path: str | Path) -> embeddings.Embeddings:
         DataError: The file is missing, broken or pickled, or its arrays do not fit together; the message names the array.
     """
     path = Path(str(path).removeprefix("embeddings:"))
-    found = _arrays(path)
-    names = ARRAYS[:3]
-    if missing := [name for name in names if name not in found]:
-        raise DataError(
-            f"{path} has no {', '.join(missing)}: it has {', '.join(found) or 'nothing'}; expected {', '.join(names)}"
-        )
-    images, captions = (embed.unit(found[name], f"{path}, {name}") for name in names[:2])
-    owner = found["image_of_caption"]
-    if images.shape[1] != captions.shape[1]:
-        raise DataError(f"{path}: images have {images.shape[1]} dimensions, captions {captions.shape[1]}: expected the same")
-    if not len(images) or owner.shape != (len(captions),) or owner.dtype.kind not in "iu" or not owner.size:
-        raise DataError(
-            f"{path}: {len(images)} images, {len(captions)} captions, image_of_caption of {owner.dtype} {owner.shape}: "
-            f"expected at least one image, and {len(captions) or 'some'} whole numbers"
-        )
-    if owner.min() < 0 or owner.max() >= len(images):
-        raise DataError(f"{path}: image_of_caption reaches from {owner.min()} to {owner.max()}: expected 0…{len(images) - 1}")
-    keys = _strings(path, "keys", found.get("keys"), len(images)) or [str(i) for i in range(len(images))]
+    arrays, names = _arrays(path), ARRAYS[:3]
+    if missing := [name for name in names if name not in arrays]:
+        present = ", ".join(arrays) or "nothing"
+        raise DataError(f"{path} has no {', '.join(missing)}: it has {present}; expected {', '.join(names)}")
+    images, captions = (embed.unit(arrays[name], f"{path}, {name}") for name in names[:2])
+    try:
+        owners = retrieval.checked_owners(images, captions, arrays["image_of_caption"])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    keys = _strings(path, "keys", arrays.get("keys"), len(images)) or [str(i) for i in range(len(images))]
     if len(set(keys)) < len(keys):
         (twice, times), *_ = Counter(keys).most_common(1)
         raise DataError(f"{path}: the key {twice!r} is there {times} times: every image needs a name of its own")
     return embeddings.Embeddings(
         keys=keys,
-        captions=_strings(path, "captions", found.get("captions"), len(captions)),
-        image_of_caption=owner.astype(np.int64),
+        captions=_strings(path, "captions", arrays.get("captions"), len(captions)),
+        image_of_caption=owners,
         image_embeddings=images,
         caption_embeddings=captions,
     )
@@ -65,18 +57,18 @@ def wording(path: str | Path) -> str | None:
         DataError: The file is missing, broken or pickled, or `wording` is not a single text.
     """
     path = Path(str(path).removeprefix("embeddings:"))
-    found = _arrays(path, ("wording",)).get("wording")
-    if found is not None and (found.dtype.kind != "U" or found.size != 1):
-        raise DataError(f"{path}: wording is {found.dtype} of shape {found.shape}: expected one text, the name of a protocol")
-    return None if found is None else str(found.item())
+    text = _arrays(path, ("wording",)).get("wording")
+    if text is None:
+        return None
+    if text.dtype.kind != "U" or text.size != 1:
+        raise DataError(f"{path}: wording is {text.dtype} of shape {text.shape}: expected one text, the name of a protocol")
+    return str(text.item())
 
 
 def _arrays(path: Path, names: Sequence[str] = ARRAYS) -> dict[str, np.ndarray]:
     """Read arrays of an npz file, as far as it has them; none may be pickled."""
     if not path.is_file():
-        raise DataError(
-            f"there is no file {path}: expected an .npz with image_embeddings, caption_embeddings, image_of_caption"
-        )
+        raise DataError(f"there is no file {path}: expected an .npz with {', '.join(ARRAYS[:3])}")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in names if name in file.files}

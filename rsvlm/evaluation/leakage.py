@@ -1,14 +1,13 @@
 """Test data in training sets: which pictures and captions of a benchmark a training set holds, and what that does to the scores.
 
 A picture counts as the same when its bytes or pixels are equal, or when its perceptual hash is near under one of the eight turns and
-flips (`dedup`); a caption when its words are, or nearly. Pairs are looked for from both sides, so that every item of either that has a
+flips (`duplicates`); a caption when its words are, or nearly. Pairs are looked for from both sides, so that every item of either that has a
 partner is named, with its nearest. The list is a plain file (`write_list`), which others can use to clean their training set or to
 leave images out of a test.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections import Counter
@@ -22,7 +21,8 @@ from tqdm.auto import tqdm
 
 from rsvlm.data import benchmarks, catalogue, duplicates, reading, shards
 from rsvlm.errors import DataError
-from rsvlm.evaluation import embeddings as embed, retrieval
+from rsvlm.evaluation import retrieval
+from rsvlm.evaluation.embeddings import Embeddings
 from rsvlm.model import images
 from rsvlm.records import files, results
 
@@ -55,10 +55,10 @@ def find(
         train: Folders of shards or benchmarks, or files of captions alone: JSON `{"images": [{"file", "split", "captions"}]}` or
             Karpathy's.
         benchmark: One of the same.
-        split: The benchmark's split, or `EVERYTHING`.
-        train_split: The training sets' split, or `EVERYTHING`.
-        name: Of the benchmark, in the list or where it is one of `catalogue.rows`; none: as its own files say.
-        distance: Bits, 0 to 16, that the hashes of near pictures may differ in.
+        split: Split of the benchmark, or `EVERYTHING`.
+        train_split: Split of the training sets, or `EVERYTHING`.
+        name: Name of the benchmark, in the list or where it is one of `catalogue.rows`. If None, what its own files say.
+        distance: Number of bits, 0 to 16, that the hashes of near pictures may differ in.
         min_jaccard: Smallest share of common word triples for a near text.
         batch: Pictures of a training set in memory at once.
 
@@ -73,18 +73,18 @@ def find(
     train = [train] if isinstance(train, (str, Path)) else list(train)
     name = name or called(benchmark)
     theirs = pd.concat(list(tables(benchmark, split, name, batch)), ignore_index=True)
-    captions = duplicates.normalise_text(theirs["text"].str.split("\n").explode())
+    captions = duplicates.normalise_text(duplicates.lines(theirs["text"]))
     captions = captions[captions != ""]
     shared: set[str] = set()
-    parts = [pairs(theirs.iloc[:0], theirs)]  # also checks what was asked for before a long search
+    parts = [pairs(theirs.iloc[:0], theirs)]  # of no training set, so that the columns have their types
     for where in train:
         for ours in tables(where, train_split, None, batch):
             parts.append(pairs(ours, theirs, distance, min_jaccard).assign(train_set=called(where)))
-            shared |= set(duplicates.normalise_text(ours["text"].str.split("\n").explode())) & set(captions)
-    found = pd.concat(parts, ignore_index=True).assign(benchmark=name)[list(COLUMNS)]
-    found.attrs = {"benchmark": name, "split": split, "train": " + ".join(map(called, train)), "images": len(theirs)}
-    found.attrs |= {"captions": len(captions), "shared_captions": int(captions.isin(shared).sum())}
-    return found
+            shared |= set(duplicates.normalise_text(duplicates.lines(ours["text"]))) & set(captions)
+    overlaps = pd.concat(parts, ignore_index=True).assign(benchmark=name)[list(COLUMNS)]
+    counts = {"images": len(theirs), "captions": len(captions), "shared_captions": int(captions.isin(shared).sum())}
+    overlaps.attrs = {"benchmark": name, "split": split, "train": " + ".join(map(called, train)), **counts}
+    return overlaps
 
 
 def pairs(
@@ -92,11 +92,7 @@ def pairs(
 ) -> pd.DataFrame:
     """List the pairs of two hash tables, from both sides: for each item of either its nearest partner, if it has one.
 
-    Args:
-        train: As from `duplicates.hash_table`, several captions in lines of `text`; likewise `benchmark`.
-        benchmark: See `train`.
-        distance: As for `find`.
-        min_jaccard: As for `find`.
+    Both tables are as from `duplicates.hash_table`, several captions in lines of `text`; `distance` and `min_jaccard` as for `find`.
 
     Returns:
         `train_key`, `benchmark_key`, `reason` (of `PICTURES` or `TEXTS`), `distance` (bits; of texts 1 - Jaccard), `turn` (which turn of
@@ -113,13 +109,10 @@ def pairs(
 
 
 def tables(where: Path | str, split: str, name: str | None = None, batch: int = 20_000) -> Iterator[pd.DataFrame]:
-    """Hash a data set, one table as from `duplicates.hash_table` after the other, at least one.
+    """Hash a data set, one table of `batch` pictures as from `duplicates.hash_table` after the other, at least one.
 
-    Args:
-        where: As for `find`.
-        split: As for `find`.
-        name: Of a benchmark of `catalogue.rows`, whose numbers must then be met; those for classification have no captions.
-        batch: Pictures in a table.
+    `where` and `split` are as for `find`; `name` is that of a benchmark of `catalogue.rows`, whose numbers must then be met. Benchmarks
+    for classification have no captions.
 
     Raises:
         DataError: As `find`.
@@ -130,8 +123,7 @@ def tables(where: Path | str, split: str, name: str | None = None, batch: int = 
     skipped: Counter = Counter()
     pictures = _pictures(Path(where), split, name, skipped)
     every = iter(tqdm(pictures, f"hash {called(where)}", unit=" images", disable=None))  # one iterator for all batches
-    table = duplicates.hash_table(islice(every, batch))
-    yield table
+    yield (table := duplicates.hash_table(islice(every, batch)))
     while len(table) == batch and len(table := duplicates.hash_table(islice(every, batch))):
         yield table
     if skipped:
@@ -145,11 +137,9 @@ def called(where: Path | str) -> str:
 
 
 def _samples(folder: Path, split: str, name: str | None, skipped: Counter) -> Iterator[shards.Sample]:
-    known = {entry["name"].casefold(): entry for entry in catalogue.rows()}
-    if (entry := known.get((name or "").casefold())) is None:
-        return benchmarks.samples(folder, split, skipped=skipped)
-    if entry["task"] == "retrieval":
-        return benchmarks.samples(folder, split, name=entry["name"], skipped=skipped)
+    entry = next((row for row in catalogue.rows() if row["name"].casefold() == (name or "").casefold()), None)
+    if entry is None or entry["task"] == "retrieval":
+        return benchmarks.samples(folder, split, name=entry and entry["name"], skipped=skipped)
     _, items = benchmarks.labelled(folder, entry["name"], split, skipped=skipped)
     return (shards.Sample(key, data, [], {}, position) for position, (key, data, _) in enumerate(items))
 
@@ -195,45 +185,34 @@ def _captions_alone(path: Path, split: str) -> pd.DataFrame:
     return table.assign(bytes_sha256="", pixels_sha256="")
 
 
-def rows(found: pd.DataFrame) -> list[dict]:
-    """Sum a list up as metric rows: how many percent of the benchmark's images, and of its captions, are in the training sets.
-
-    Args:
-        found: As from `find`.
+def rows(overlaps: pd.DataFrame) -> list[dict]:
+    """Sum up what `find` found as metric rows: how many percent of a benchmark's images, and of its captions, training sets hold.
 
     Returns:
         Rows as `results.ROW` has them, protocol `overlap with ...`: `images: ...` for each reason, for any picture and for any caption (an
         image counts once), and `captions: same text`. They are counts, without interval or chance.
     """
-    facts = found.attrs
+    facts = overlaps.attrs
     groups = {reason: (reason,) for reason in (*PICTURES, *TEXTS)} | {"any picture": PICTURES, "any caption": TEXTS}
+    keys = {name: overlaps.loc[overlaps["reason"].isin(reasons), "benchmark_key"] for name, reasons in groups.items()}
+    shares = [(f"images: {name}", of_group.nunique(), facts["images"]) for name, of_group in keys.items()]
+    if facts["captions"]:
+        shares.append(("captions: same text", facts["shared_captions"], facts["captions"]))
     common = {"dataset": facts["benchmark"], "split": facts["split"], "protocol": f"overlap with {facts['train']}"}
     common |= {"direction": "both", "ci_low": None, "ci_high": None, "chance": None}
-    told = [
-        common
-        | {"metric": f"images: {name}", "n": facts["images"]}
-        | {"value": 100 * found.loc[found["reason"].isin(reasons), "benchmark_key"].nunique() / max(facts["images"], 1)}
-        for name, reasons in groups.items()
-    ]
-    if facts["captions"]:
-        shared = 100 * facts["shared_captions"] / facts["captions"]
-        told.append(common | {"metric": "captions: same text", "n": facts["captions"], "value": shared})
-    return [{name: row[name] for name in results.ROW} for row in told]
+    named = [common | {"metric": metric, "value": 100 * count / max(n, 1), "n": n} for metric, count, n in shares]
+    return [{name: row[name] for name in results.ROW} for row in named]
 
 
-def write_list(found: pd.DataFrame, path: Path | str) -> Path:
+def write_list(overlaps: pd.DataFrame, path: Path | str) -> Path:
     """Write the pairs to a file: CSV, or JSON lines where its name ends in `.jsonl`; UTF-8.
 
-    Columns: `train_set`, `train_key` (the item in the training set), `benchmark`, `benchmark_key` (the item in the benchmark), `reason`
-    (same bytes, same pixels, near picture, same text, near text), `distance` (bits of the 64 that differ; of texts 1 - the share of
-    common word triples), `turn` (0 to 7: turn the training picture so, mirrored from left to right if 4 or more, then by `turn % 4`
-    quarters counter-clockwise, to get the benchmark's; -1 for texts). No captions and no pictures, so it can be passed on.
+    The columns are those of `pairs`: `turn` (0 to 7) mirrors the training picture from left to right if 4 or more, then turns it by
+    `turn % 4` quarters counter-clockwise, to get the benchmark's. No captions and no pictures, so it can be passed on.
     """
     if Path(path).suffix == ".jsonl":
-        return files.write_atomic(path, found.to_json(orient="records", lines=True, force_ascii=False))
-    buffer = io.StringIO()
-    found.to_csv(buffer, index=False, lineterminator="\n")
-    return files.write_atomic(path, buffer.getvalue())
+        return files.write_atomic(path, overlaps.to_json(orient="records", lines=True, force_ascii=False))
+    return files.write_atomic(path, overlaps.to_csv(index=False, lineterminator="\n"))
 
 
 def read_list(path: Path | str) -> pd.DataFrame:
@@ -246,19 +225,19 @@ def read_list(path: Path | str) -> pd.DataFrame:
     try:
         if path.suffix == ".jsonl":
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            found = pd.DataFrame(lines, columns=None if lines else list(COLUMNS))
+            overlaps = pd.DataFrame(lines, columns=None if lines else list(COLUMNS))
         else:
-            found = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS[:5], str), keep_default_na=False)
-        if set(found) != set(COLUMNS) or not set(found["reason"]) <= {*PICTURES, *TEXTS}:
-            raise ValueError(f"columns {', '.join(map(str, found))}")
-        return found[list(COLUMNS)].astype({"distance": float, "turn": np.int64})
+            overlaps = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS[:5], str), keep_default_na=False)
+        if set(overlaps) != set(COLUMNS) or not set(overlaps["reason"]) <= {*PICTURES, *TEXTS}:
+            raise ValueError(f"columns {', '.join(map(str, overlaps))}")
+        return overlaps[list(COLUMNS)].astype({"distance": float, "turn": np.int64})
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
             f"{path} is no list of overlaps ({error}): expected CSV or .jsonl with {', '.join(COLUMNS)} and reasons of {PICTURES + TEXTS}"
         ) from None
 
 
-def without(embeddings: embed.Embeddings, keys: Collection[str]) -> embed.Embeddings:
+def without(embeddings: Embeddings, keys: Collection[str]) -> Embeddings:
     """Leave images and their captions out.
 
     Raises:
@@ -266,49 +245,38 @@ def without(embeddings: embed.Embeddings, keys: Collection[str]) -> embed.Embedd
     """
     left_out = np.isin(np.asarray(embeddings.keys, object).astype(str), list(keys))
     if len(keys) and not left_out.any():
-        raise DataError(
-            f"none of the {len(keys)} images is among the embeddings: '{next(iter(keys))}', '{embeddings.keys[0]}'"
-        )
-    kept = np.flatnonzero(~left_out)
+        raise DataError(f"none of the {len(keys)} images is in the embeddings: '{next(iter(keys))}', '{embeddings.keys[0]}'")
+    rest = np.flatnonzero(~left_out)
     captions = np.flatnonzero(~left_out[embeddings.image_of_caption])
     if not len(captions):
         raise DataError(f"all {len(left_out)} images with captions are left out: nothing remains to be scored")
     place = np.cumsum(~left_out) - 1
-    return embed.Embeddings(
-        keys=[embeddings.keys[i] for i in kept],
+    return Embeddings(
+        keys=[embeddings.keys[i] for i in rest],
         captions=[embeddings.captions[i] for i in captions] if len(embeddings.captions) else embeddings.captions,
         image_of_caption=place[embeddings.image_of_caption[captions]],
-        image_embeddings=embeddings.image_embeddings[kept],
+        image_embeddings=embeddings.image_embeddings[rest],
         caption_embeddings=embeddings.caption_embeddings[captions],
     )
 
 
 def compare(
-    embeddings: embed.Embeddings,
-    found: pd.DataFrame,
+    embeddings: Embeddings,
+    overlaps: pd.DataFrame,
     *,
     dataset: str,
     split: str,
     protocol: str = "plain",
-    ties: str = "pessimistic",
     reasons: Collection[str] = PICTURES,
-    bootstrap_samples: int = 1000,
     seed: int = 0,
+    **options: object,
 ) -> list[dict]:
     """Score retrieval with and without the images that a training set holds too.
 
     Fewer images are also an easier search, so a third score says what leaving out as many others, drawn at random, does.
 
-    Args:
-        embeddings: Of the benchmark's split.
-        found: As from `find` or `read_list`.
-        dataset: Name that goes into the rows.
-        split: Name that goes into the rows.
-        protocol: As for `retrieval.evaluate`.
-        ties: As for `retrieval.evaluate`.
-        reasons: Which overlaps count; captions do not unless asked for, since short ones are equal by chance.
-        bootstrap_samples: As for `retrieval.evaluate`.
-        seed: Of the bootstrap and of the images drawn.
+    Overlaps are as from `find` or `read_list`; captions (`TEXTS`) are no reasons unless asked for, since short ones are equal by chance.
+    The seed is also that of the images drawn; `options` are further ones of `retrieval.evaluate`, as `ties`.
 
     Returns:
         Metric rows of the splits `SPLIT`, `SPLIT without overlap` and `SPLIT without as many others`; the latter two only where
@@ -317,7 +285,7 @@ def compare(
     Raises:
         DataError: As `without` and `retrieval.evaluate`; or there are too few images to leave out as many others.
     """
-    keys = set(found.loc[found["reason"].isin(list(reasons)), "benchmark_key"])
+    keys = set(overlaps.loc[overlaps["reason"].isin(list(reasons)), "benchmark_key"])
     parts = {split: embeddings}
     if keys:
         parts[f"{split} without overlap"] = without(embeddings, keys)
@@ -327,29 +295,15 @@ def compare(
             drawn = np.random.default_rng(seed).permutation(len(others))[:count]
             parts[f"{split} without as many others"] = without(embeddings, {others[i] for i in drawn})
         else:
-            log.warning(
-                "%s: %d of %d images overlap, too many to leave out as many others", dataset, count, len(embeddings.keys)
-            )
-    return [
-        row
-        for name, part in parts.items()
-        for row in retrieval.evaluate(
-            part.image_embeddings,
-            part.caption_embeddings,
-            part.image_of_caption,
-            part.captions or None,
-            protocol,
-            dataset=dataset,
-            split=name,
-            ties=ties,
-            bootstrap_samples=bootstrap_samples,
-            seed=seed,
-        )
-    ]
+            total = len(embeddings.keys)
+            log.warning("%s: %d of %d images overlap, too many to leave out as many others", dataset, count, total)
+    options |= {"dataset": dataset, "seed": seed}
+    scored = [retrieval.evaluate(*part.arrays(), protocol, split=name, **options) for name, part in parts.items()]
+    return [row for of_part in scored for row in of_part]
 
 
 def look(
-    found: pd.DataFrame,
+    overlaps: pd.DataFrame,
     train: Path | str | Sequence[Path | str],
     benchmark: Path | str,
     *,
@@ -360,37 +314,27 @@ def look(
 ) -> list[dict]:
     """Fetch pictures and captions of some pairs, for a page.
 
-    Args:
-        found: As from `find`, with the same sets and splits.
-        train: As for `find`.
-        benchmark: As for `find`.
-        split: As for `find`.
-        train_split: As for `find`.
-        count: Pairs at most; drawn evenly over the reasons.
-        seed: Of the draw.
+    Arguments are as for `find`, which gave the overlaps. At most `count` pairs are drawn, evenly over the reasons, by `seed`.
 
     Returns:
-        For each pair its row of `found`, and `train_image`, `benchmark_image` ((H, W, 3) uint8, or None where there is none),
+        For each pair its row of `overlaps`, and `train_image`, `benchmark_image` ((H, W, 3) uint8, or None where there is none),
         `train_captions`, `benchmark_captions`.
     """
     train = [train] if isinstance(train, (str, Path)) else list(train)
-    present = [reason for reason in (*PICTURES, *TEXTS) if (found["reason"] == reason).any()]
-    each = max(count // max(len(present), 1), 1)
-    drawn = [part.sample(min(each, len(part)), random_state=seed) for _, part in found.groupby("reason")]
-    shown = pd.concat([part for reason in present for part in drawn if part["reason"].iloc[0] == reason] or [found])
-    theirs = _fetch(benchmark, split, found.attrs.get("benchmark"), set(shown["benchmark_key"]))
+    groups = dict(iter(overlaps.groupby("reason")))
+    each = max(count // max(len(groups), 1), 1)
+    drawn = [groups[r].sample(min(each, len(groups[r])), random_state=seed) for r in (*PICTURES, *TEXTS) if r in groups]
+    shown = pd.concat(drawn or [overlaps])
+    theirs = _fetch(benchmark, split, overlaps.attrs.get("benchmark"), set(shown["benchmark_key"]))
     ours: dict[tuple[str, str], Mapping] = {}
     for where in train:
         keys = set(shown.loc[shown["train_set"] == called(where), "train_key"])
         ours |= {(called(where), key): item for key, item in _fetch(where, train_split, None, keys).items()}
     items = []
     for row in shown.head(count).to_dict("records"):
-        sides = {
-            "train": ours.get((row["train_set"], row["train_key"]), {}),
-            "benchmark": theirs.get(row["benchmark_key"], {}),
-        }
-        told = {f"{side}_{part}": item.get(part) for side, item in sides.items() for part in ("image", "captions")}
-        items.append(row | told)
+        train_item = ours.get((row["train_set"], row["train_key"]), {})
+        sides = {"train": train_item, "benchmark": theirs.get(row["benchmark_key"], {})}
+        items.append(row | {f"{side}_{part}": sides[side].get(part) for side in sides for part in ("image", "captions")})
     return items
 
 
@@ -405,8 +349,8 @@ def _fetch(where: Path | str, split: str, name: str | None, keys: set[str]) -> d
     else:
         wanted = (sample for sample in _samples(Path(where), split, name, Counter()) if sample.key in keys)
         every = ((sample.key, {"image": images.decode(sample.image), "captions": sample.captions}) for sample in wanted)
-    found: dict[str, dict] = {}
-    while len(found) < len(keys) and (item := next(every, None)):
+    fetched: dict[str, dict] = {}
+    while len(fetched) < len(keys) and (item := next(every, None)):
         if item[0] in keys:
-            found[item[0]] = item[1]
-    return found
+            fetched[item[0]] = item[1]
+    return fetched

@@ -69,17 +69,10 @@ def caption_text(protocol: str, captions: Sequence[str]) -> list[str]:
 def standings(
     image_embeddings: np.ndarray, caption_embeddings: np.ndarray, image_of_caption: np.ndarray, *, device: str = "cpu"
 ) -> tuple[Standing, Standing]:
-    """Find where the best right answers stand, both ways, in one pass over the scores and without ever holding them all.
+    """Find where the best right answers stand, both ways, in one pass over the scores (see `counting`); equal vectors tie exactly.
 
-    The score of a pair is its dot product in float64. Blocks of scores come from a float32 matrix product; those within its
-    rounding error of a right answer's score are computed again, so neither the size of a block nor the device has any influence,
-    and equal vectors tie exactly.
-
-    Args:
-        image_embeddings: (N, E) float32, of norm 1 by custom; a memory map is read a block at a time.
-        caption_embeddings: (M, E) float32, likewise.
-        image_of_caption: (M,) int64 rows of `image_embeddings`.
-        device: cpu (as many threads as torch may use), cuda, cuda:N or auto.
+    Embeddings are (N, E) and (M, E) float32, of norm 1 by custom; a memory map is read a block at a time. `image_of_caption` has M rows
+    of the former. The device is cpu (as many threads as torch may use), cuda, cuda:N or auto.
 
     Returns:
         Image→text (N queries) and text→image (M queries).
@@ -87,9 +80,8 @@ def standings(
     Raises:
         DataError: Shapes that do not fit, an index out of range, or a vector that is zero, NaN or infinite.
     """
-    owners = _checked(image_embeddings, caption_embeddings, image_of_caption)
-    task = _Task(None, owners, np.arange(len(owners)))
-    return _stand(image_embeddings, caption_embeddings, task, device)
+    owners = checked_owners(image_embeddings, caption_embeddings, image_of_caption)
+    return _stand(image_embeddings, caption_embeddings, _Task(None, owners, np.arange(len(owners))), device)
 
 
 def rank(standing: Standing, ties: str = "pessimistic") -> np.ndarray:
@@ -123,13 +115,9 @@ def ranks(
     ties: str = "pessimistic",
     device: str = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rank of the best right answer of every query, 1 being best; ties count against the query unless told otherwise.
+    """Rank of the best right answer of every query: (N,) int64 image → text, 0 without a caption, and (M,) int64 text → image.
 
     Arguments and errors are those of `standings`, ties those of `rank`.
-
-    Returns:
-        image_to_text: (N,) int64, 0 for an image without a caption.
-        text_to_image: (M,) int64.
     """
     _known(ties, TIES, "rule for ties")
     both = standings(image_embeddings, caption_embeddings, image_of_caption, device=device)
@@ -161,9 +149,8 @@ def evaluate(
     shared out among them. `chance` is the exact expectation under a random ranking (for median ranks: the median expected rank).
 
     Protocols differ in what they compare and in how captions are written. The second is up to whoever embeds: give embeddings of
-    `caption_text(protocol, captions)` to reproduce a protocol whole. With embeddings of the captions as they are, remoteclip and
-    rs5m equal plain. And plain equals `clip_benchmark.metrics.zeroshot_retrieval` of the package CLIP_benchmark, up to ties, which that
-    takes in the order of `topk`.
+    `caption_text(protocol, captions)` to reproduce a protocol whole; of captions as they are, remoteclip and rs5m equal plain. Plain
+    equals `zeroshot_retrieval` of the package CLIP_benchmark, up to ties, which that takes in the order of `topk`.
 
     Args:
         image_embeddings: (N, E) float32, norm 1; a memory map is read a block at a time.
@@ -173,14 +160,14 @@ def evaluate(
         protocol: One of `PROTOCOLS`, or `all`: those that these embeddings allow; the log says which were left out.
         dataset: Name that goes into the rows.
         split: Name that goes into the rows.
-        ks: The recalls asked for.
+        ks: Ranks that recalls are of.
         ties: `pessimistic`, `average` or `optimistic`, see `rank`. Recalls under `average` are expected hits; its mAP takes the
             mean rank within each tied group. All but the first are named in the rows' protocol.
-        bootstrap_samples: Resamples of the images; 0: no intervals.
-        seed: Of the bootstrap.
+        bootstrap_samples: Number of resamples of the images. If 0, there are no intervals.
+        seed: Seed of the resamples.
         classes: N class names, None where unknown: adds rows such as `R@1[airport]`, over the queries of that class in the whole
             gallery.
-        skipped: Empty captions are counted here.
+        skipped: Counter that empty captions are added to.
         device: As in `standings`.
 
     Raises:
@@ -193,21 +180,21 @@ def evaluate(
     ks = [int(k) for k in ks]
     if not ks or min(ks) < 1:
         raise DataError(f"ks = {ks}: expected one or more numbers from 1 on")
-    owners = _checked(image_embeddings, caption_embeddings, image_of_caption)
+    owners = checked_owners(image_embeddings, caption_embeddings, image_of_caption)
     N = len(image_embeddings)
     for name, given, count in (("captions", captions, len(owners)), ("classes", classes, N)):
         if given is not None and len(given) != count:
             raise DataError(f"{len(given)} {name} for {count} rows of embeddings: expected one each, in the same order")
 
     # Empty captions are left out.
-    kept = np.arange(len(owners))
+    readable = np.arange(len(owners))
     if captions is not None:
-        kept = np.flatnonzero([bool(caption.strip()) for caption in captions])
-        if empty := len(owners) - len(kept):
+        readable = np.flatnonzero([bool(caption.strip()) for caption in captions])
+        if empty := len(owners) - len(readable):
             logger.warning("%d of %d captions are empty: left out", empty, len(owners))
             if skipped is not None:
                 skipped["empty caption"] += empty
-        if not len(kept):
+        if not len(readable):
             raise DataError(f"all {len(owners)} captions are empty: nothing can be asked")
 
     # Protocols that compare the same things share one pass over the scores.
@@ -217,7 +204,7 @@ def evaluate(
         kind = name if name in ("skyscript", "one-to-one") else "plain"
         if kind not in measured:
             try:
-                task = _task(kind, owners, captions, kept)
+                task = _task(kind, owners, captions, readable)
                 _fits(ks, kind, N, 1 + int(task.pair_text.max()))
             except DataError as error:
                 if protocol != "all" or kind == "plain":
@@ -225,7 +212,7 @@ def evaluate(
                 logger.warning("protocol %s is left out: %s", name, error)
                 continue
             both = _stand(image_embeddings, caption_embeddings, task, device)
-            measured[kind] = _measure(task, both, N, ks, ties, bootstrap_samples, seed, classes)
+            measured[kind] = _measure(task, both, N, ks, ties, classes, (bootstrap_samples, seed))
         label = name if ties == "pessimistic" else f"{name} ({ties} ties)"
         rows += [{"dataset": dataset, "split": split, "protocol": label, **row} for row in measured[kind]]
     return rows
@@ -237,15 +224,19 @@ def _known(name: str, table: dict, what: str) -> str:
     return name
 
 
-def _checked(images: np.ndarray, texts: np.ndarray, image_of_caption: np.ndarray) -> np.ndarray:
+def checked_owners(images: np.ndarray, texts: np.ndarray, image_of_caption: np.ndarray) -> np.ndarray:
+    """Return (M,) int64 rows of (N, E) images, one for each of (M, E) texts, or raise a DataError where they do not fit together."""
     owners = np.asarray(image_of_caption)
-    if images.ndim != 2 or texts.ndim != 2 or texts.shape[1] != images.shape[1] or not images.shape[1]:
+    if images.ndim != 2 or texts.ndim != 2 or not images.shape[1]:
         raise DataError(f"embeddings of shape {images.shape} and {texts.shape}: expected (N, E) and (M, E)")
+    if texts.shape[1] != images.shape[1]:
+        raise DataError(f"images have {images.shape[1]} dimensions, captions {texts.shape[1]}: expected the same")
     N, M = len(images), len(texts)
-    if not N or not M or owners.shape != (M,):
-        raise DataError(f"{N} images, {M} captions, image_of_caption of shape {owners.shape}: expected ({M},), N, M ≥ 1")
-    if owners.dtype.kind not in "iu":
-        raise DataError(f"image_of_caption is of type {owners.dtype}: expected whole numbers, rows of the image embeddings")
+    if not N or not M or owners.shape != (M,) or owners.dtype.kind not in "iu":
+        raise DataError(
+            f"{N} images, {M} captions, image_of_caption of {owners.dtype} {owners.shape}: expected at least one image, "
+            f"and {M} whole numbers, N, M ≥ 1"
+        )
     if owners.min() < 0 or owners.max() >= N:
         raise DataError(f"image_of_caption reaches from {owners.min()} to {owners.max()}: expected 0…{N - 1}")
     return owners.astype(np.int64)
@@ -260,19 +251,17 @@ def _fits(ks: Sequence[int], kind: str, N: int, M: int) -> None:
             )
 
 
-def _task(kind: str, owners: np.ndarray, captions: Sequence[str] | None, kept: np.ndarray) -> _Task:
+def _task(kind: str, owners: np.ndarray, captions: Sequence[str] | None, rows: np.ndarray) -> _Task:
     if kind == "skyscript":
         if captions is None:
-            raise DataError(
-                "skyscript pools equal captions: give the caption strings, captions=[...], in the order of their rows"
-            )
-        codes, texts = pd.factorize(np.array([captions[i] for i in kept], object))
-        items = kept[np.unique(codes, return_index=True)[1]]  # equal captions have equal embeddings: take the first
-        pairs = np.unique(owners[kept] * len(texts) + codes)  # an image may carry the same caption twice
+            raise DataError("skyscript pools equal captions: give the caption strings, captions=[...], in the order of rows")
+        codes, texts = pd.factorize(np.array([captions[i] for i in rows], object))
+        items = rows[np.unique(codes, return_index=True)[1]]  # equal captions have equal embeddings: take the first
+        pairs = np.unique(owners[rows] * len(texts) + codes)  # an image may carry the same caption twice
         return _Task(items, pairs // len(texts), pairs % len(texts))
     if kind == "one-to-one":
-        kept = np.sort(kept[np.unique(owners[kept], return_index=True)[1]])
-    return _Task(None if len(kept) == len(owners) else kept, owners[kept], np.arange(len(kept)))
+        rows = np.sort(rows[np.unique(owners[rows], return_index=True)[1]])
+    return _Task(None if len(rows) == len(owners) else rows, owners[rows], np.arange(len(rows)))
 
 
 def _stand(images: np.ndarray, texts: np.ndarray, task: _Task, device: str) -> tuple[Standing, Standing]:
@@ -300,10 +289,8 @@ def _standing(query: np.ndarray, count: int, score: np.ndarray, above: np.ndarra
     best = np.zeros((3, count), np.int64)
     best[:, asked] = [column[start[asked]] for column in (above, equal, own)]
     place = np.arange(1, len(order) + 1) - start[query]
-    precision = {
-        ties: np.bincount(query, place / (place + above + share * equal), count) / np.maximum(answers, 1)
-        for ties, share in TIES.items()
-    }
+    shares = {ties: place / (place + above + share * equal) for ties, share in TIES.items()}
+    precision = {ties: np.bincount(query, share, count) / np.maximum(answers, 1) for ties, share in shares.items()}
     return Standing(*best, precision)
 
 
@@ -313,11 +300,10 @@ def _measure(
     N: int,
     ks: Sequence[int],
     ties: str,
-    samples: int,
-    seed: int,
     classes: Sequence | None,
+    draws: tuple[int, int],
 ) -> list[dict]:
-    """Metric rows from where the answers stand, without the names of data set, split and protocol."""
+    """Metric rows without the names of data set, split and protocol; `draws` are number and seed of the resamples."""
     image, text, M, K = task.pair_image, task.pair_text, len(both[1].own), len(ks)
     texts_of_image, images_of_text = np.bincount(image, minlength=N), np.bincount(text, minlength=M)
     asked = texts_of_image > 0
@@ -329,17 +315,12 @@ def _measure(
 
     # What each image adds to the sums behind all means: as measured, and as expected of a random order.
     table = by_image(*((hits(side, ks, ties), side.precision[ties]) for side in both))
-    random = [
-        (1 - _miss(right[:, None], total, np.asarray(ks)), _chance_precision(right, total))
-        for right, total in ((texts_of_image, M), (images_of_text, N))
-    ]
-    chances = by_image(*random)
+    orders = ((texts_of_image, M), (images_of_text, N))
+    chances = by_image(*((1 - _miss(m[:, None], n, np.asarray(ks)), _chance_precision(m, n)) for m, n in orders))
 
     # Medians are of all queries alone: ranks in order, the image that each belongs to, and its weight.
-    queries = (
-        (rank(both[0], ties)[asked], np.flatnonzero(asked), np.ones(asked.sum())),
-        (rank(both[1], ties)[text], image, share),
-    )
+    of_images = (rank(both[0], ties)[asked], np.flatnonzero(asked), np.ones(asked.sum()))
+    queries = (of_images, (rank(both[1], ties)[text], image, share))
     medians = [tuple(column[np.argsort(query[0], kind="stable")] for column in query) for query in queries]
     expected_ranks = [np.median((M + 1) / (texts_of_image[asked] + 1)), np.median((N + 1) / (images_of_text + 1))]
 
@@ -349,19 +330,13 @@ def _measure(
     for code, name in enumerate(names):
         inside = asked & (codes == code)
         groups += [(f"[{name}]", inside, table[inside], [], [])] if inside.any() else []
-    labels = [
-        *(("i2t", f"R@{k}") for k in ks),
-        *(("t2i", f"R@{k}") for k in ks),
-        ("both", "mR"),
-        ("i2t", "mAP"),
-        ("t2i", "mAP"),
-    ]
-    labels += [("i2t", "median_rank"), ("t2i", "median_rank")]
+    labels = [(direction, f"R@{k}") for direction in ("i2t", "t2i") for k in ks] + [("both", "mR")]
+    labels += [(direction, metric) for metric in ("mAP", "median_rank") for direction in ("i2t", "t2i")]
     rows = []
     for suffix, inside, part, of_group, ranks_of_group in groups:
         n = {"i2t": int(inside.sum()), "t2i": len(np.unique(text[inside[image]])), "both": len(part)}
         expected = [*_scores(chances[inside].sum(0), K), *ranks_of_group]
-        values = _resampled(part, K, of_group, samples, seed)
+        values = _resampled(part, K, of_group, *draws)
         for (direction, metric), of_metric, chance in zip(labels, values.T, expected):
             row = {"direction": direction, "metric": metric + suffix, **statistics.interval(of_metric)}
             rows.append(row | {"chance": float(chance), "n": n[direction]})

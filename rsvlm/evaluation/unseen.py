@@ -19,6 +19,7 @@ from rsvlm.evaluation import retrieval
 from rsvlm.model import embed, images, weights
 from rsvlm.model.device import resolve_device
 from rsvlm.records import files, stages
+from rsvlm.records.text import batched
 
 ROOMS = ("evaluation", "data/*", "model")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
@@ -59,11 +60,9 @@ class Category:
 
 
 def categories(names: str | Sequence[str], known: Mapping[str, Mapping] | None = None) -> list[Category]:
-    """Return categories by name; one that is not known is looked for by its own name, among landmarks and in captions.
+    """Return categories by names, in a list or a text with commas between them; `known` has the other attributes of a `Category`.
 
-    Args:
-        names: Several, or text with commas between them.
-        known: Name → the other attributes of its `Category`.
+    One that is not known is looked for by its own name, among landmarks and in captions.
 
     Raises:
         ConfigError: No name, or one that is there twice.
@@ -93,13 +92,8 @@ def speaks_of(caption: str, category: Category) -> bool:
 def prompts(category: Category) -> dict[str, str]:
     """Return a category's prompts: the paper's, its `sentence`, its `frame` and its `description`, as far as there are any."""
     article = "" if category.name.split()[-1] in ("sea", "land") else "an " if category.name[0] in "aeiou" else "a "
-    texts = {
-        "paper": f"An aerial image of {article}{category.name}",
-        "sentence": category.sentence,
-        "frame": category.frame,
-        "description": category.description,
-    }
-    return {name: text for name, text in texts.items() if text}
+    texts = {name: getattr(category, name) for name in ("sentence", "frame", "description")}
+    return {"paper": f"An aerial image of {article}{category.name}"} | {name: text for name, text in texts.items() if text}
 
 
 # Data sets
@@ -109,13 +103,8 @@ def hold_out(data: Path | str, held: Sequence[Category], seed: int, recompute: b
     """Write the training data of `ARMS`, or find them written: three folders of shards that hold a train split alone.
 
     `held-out` are all samples that show no held-out category and have no caption that speaks of one; `all` are as many, drawn at
-    random from the whole train split; `named` are samples that show one, their captions replaced by no more than its name.
-
-    Args:
-        data: Shards or a benchmark, with a train split.
-        held: What to leave out.
-        seed: Seed of the draws.
-        recompute: Write them again even if they are there.
+    random from the whole train split; `named` are samples that show one, their captions replaced by no more than its name. The data
+    are shards or a benchmark, with a train split; `recompute` writes the folders even if they are there.
 
     Returns:
         The folder with the three, and `counts.json`: samples by what was found in them.
@@ -138,17 +127,17 @@ def hold_out(data: Path | str, held: Sequence[Category], seed: int, recompute: b
             for sample in benchmarks.samples(data, "train")
         ]
         shown, told = np.array(marks, bool).reshape(-1, 2).T
-        kept = ~(shown | told)
-        if not kept.any() or kept.all():
+        rest = ~(shown | told)
+        if not rest.any() or rest.all():
             names = ", ".join(c.name for c in held)
-            which = "none is left" if len(kept) and not kept.any() else "all are left"
-            raise DataError(f"without {names} {which} of {data}'s {len(kept)} samples: hold out other categories")
+            which = "none is left" if len(rest) and not rest.any() else "all are left"
+            raise DataError(f"without {names} {which} of {data}'s {len(rest)} samples: hold out other categories")
         # As many of all samples, and those that show a held-out category, under no more than its name.
         rng = np.random.default_rng([seed, 0xA11])
-        drawn = np.isin(np.arange(len(kept)), rng.choice(len(kept), kept.sum(), replace=False))
-        for name, chosen in (("held-out", kept), ("all", drawn), ("named", shown)):
+        drawn = np.isin(np.arange(len(rest)), rng.choice(len(rest), rest.sum(), replace=False))
+        for name, chosen in (("held-out", rest), ("all", drawn), ("named", shown)):
             pairs.write(folder / name, name, {"train": _chosen(data, chosen, held if name == "named" else None)})
-        groups = {"shown": shown, "told": told, "told, not shown": told & ~shown, "kept": kept}
+        groups = {"shown": shown, "told": told, "told, not shown": told & ~shown, "kept": rest}
         counts = {"train": len(marks), **{name: int(group.sum()) for name, group in groups.items()}}
         files.write_atomic(folder / "counts.json", json.dumps(counts))
 
@@ -179,7 +168,7 @@ def _chosen(data: Path, chosen: np.ndarray, named: Sequence[Category] | None) ->
 def held_back(folder: Path | str, least: int = 100) -> list[shards.Sample]:
     """Return the samples of a data set's test split, and where they are fewer than `least` those of its val split as well.
 
-    Nothing is chosen by the val split here, so it is as unseen as the other.
+    Nothing is chosen by the val split, so it is as unseen as the other.
 
     Raises:
         DataError: The data set has no test split.
@@ -192,18 +181,15 @@ def held_back(folder: Path | str, least: int = 100) -> list[shards.Sample]:
 
 
 def first_ranks(model: Path, samples: Sequence[shards.Sample], device: str = "auto") -> tuple[np.ndarray, np.ndarray]:
-    """Rank each picture's first caption among those of all, and the other way round, protocol `one-to-one`.
+    """Rank the first caption of each of N pictures among those of all, and the other way round, for the model in a folder.
 
-    Args:
-        model: Folder of a trained model.
-        samples: The N pictures.
-        device: Where it runs.
+    The protocol is `one-to-one`.
 
     Returns:
         (N,) int64 ranks image → text and text → image, 1 being best.
     """
     loaded = weights.load(model, resolve_device(device))
-    batches = [samples[first : first + 256] for first in range(0, len(samples), 256)]
-    vectors = np.concatenate([embed.images(loaded, [images.decode(sample.image) for sample in batch]) for batch in batches])
+    batches = ([images.decode(sample.image) for sample in batch] for batch in batched(samples, 256))
+    vectors = np.concatenate([embed.images(loaded, arrays) for arrays in batches])
     texts = embed.texts(loaded, [sample.captions[0] for sample in samples])
     return retrieval.ranks(vectors, texts, np.arange(len(samples)))

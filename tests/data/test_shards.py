@@ -2,7 +2,6 @@
 
 import collections
 import errno
-import hashlib
 import io
 import json
 import logging
@@ -22,6 +21,7 @@ from conftest import ROOT
 from rsvlm.data import reading, shards
 from rsvlm.errors import DataError
 from rsvlm.model import images
+from rsvlm.records import files
 
 HERE = ROOT / "tests"
 PLAN = "a plan"
@@ -91,11 +91,8 @@ def copy(built, tmp_path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): files.file_sha256(path) for path in paths}
 
 
 def keys(samples) -> list[str]:

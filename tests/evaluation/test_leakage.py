@@ -14,7 +14,7 @@ from PIL import Image
 from rsvlm.book.figures import galleries, markup, tables
 from rsvlm.data import duplicates
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.evaluation import by_name as evaluate, embeddings, leakage
+from rsvlm.evaluation import by_name, embeddings, leakage
 from rsvlm.model import embed, images
 from rsvlm.records import results
 
@@ -292,16 +292,17 @@ def test_an_evaluation_of_a_file_of_embeddings_says_what_it_is_of(tmp_path):
     path = tmp_path / "vectors.npz"
     arrays = {"image_embeddings": whole.image_embeddings, "caption_embeddings": whole.caption_embeddings}
     np.savez(path, **arrays, image_of_caption=whole.image_of_caption, captions=np.array(whole.captions))
-    found = evaluate.retrieve(f"embeddings:{path}", bootstrap_samples=10)
+    found = by_name.retrieve(f"embeddings:{path}", options=by_name.Options(bootstrap_samples=10))
     countings = {"plain", "skyscript", "one-to-one"}
     assert {row["protocol"] for row in found.rows} == {f"{name} (wording not stated)" for name in countings}
     assert found.about["model"] == "vectors" and len(found.about["fingerprint"]) == 64
-    named = evaluate.retrieve(f"embeddings:{path}", benchmark="rsicd", protocol="rs5m", bootstrap_samples=10)
+    options = by_name.Options(protocol="rs5m", bootstrap_samples=10)
+    named = by_name.retrieve(f"embeddings:{path}", benchmark="rsicd", options=options)
     assert {(row["dataset"], row["protocol"]) for row in named.rows} == {("RSICD", "rs5m")}
     with pytest.raises(DataError, match="unknown protocol 'plane'"):
-        evaluate.retrieve("embeddings:nothing.npz", protocol="plane")
+        by_name.retrieve("embeddings:nothing.npz", options=by_name.Options(protocol="plane"))
     with pytest.raises(DataError, match="cannot read the names of classes"):
-        evaluate.classify(f"embeddings:{path}", tmp_path)
+        by_name.classify(f"embeddings:{path}", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -313,28 +314,31 @@ def test_one_wording_is_never_reported_as_another(tmp_path, wording, reported, o
     arrays = {"image_embeddings": whole.image_embeddings, "caption_embeddings": whole.caption_embeddings}
     arrays |= {"image_of_caption": whole.image_of_caption, "captions": np.array(whole.captions)}
     np.savez(path, **arrays, wording=np.array(wording))
-    model, few = f"embeddings:{path}", {"bootstrap_samples": 5}
-    assert {row["protocol"] for row in evaluate.retrieve(model, **few).rows} == reported
-    ties = evaluate.retrieve(model, ties="average", **few).rows
+
+    def rows(**options):
+        return by_name.retrieve(f"embeddings:{path}", options=by_name.Options(bootstrap_samples=5, **options)).rows
+
+    assert {row["protocol"] for row in rows()} == reported
+    ties = rows(ties="average")
     assert {row["protocol"] for row in ties} == {f"{name} (average ties)" for name in reported}
     with pytest.raises(DataError, match=f"words of {wording}: {other} words them otherwise; it fits {wording}"):
-        evaluate.retrieve(model, protocol=other, **few)
+        rows(protocol=other)
     for wrong, says in ((np.array("rsicd"), "its wording is 'rsicd'"), (np.ones(2), "expected one text")):
         np.savez(path, **arrays, wording=wrong)
         with pytest.raises(DataError, match=says):
-            evaluate.retrieve(model, **few)
+            rows()
     np.savez(path, **arrays)
-    unknown = evaluate.retrieve(model, ties="average", **few).rows
+    unknown = rows(ties="average")
     assert "plain (wording not stated) (average ties)" in {row["protocol"] for row in unknown}
 
 
 def test_the_listing_tells_every_benchmark_and_its_traps():
-    text = evaluate.listing()
+    text = by_name.listing()
     for word in ("RSICD", "Million-AID", "NWPU-Captions", "licence", "beware", "layout", "looked up huggingface.co"):
         assert word in text
-    assert evaluate.listing(["rsitmd"]).startswith("RSITMD: retrieval")
+    assert by_name.listing(["rsitmd"]).startswith("RSITMD: retrieval")
     with pytest.raises(DataError, match="unknown benchmark 'x'"):
-        evaluate.listing(["x"])
+        by_name.listing(["x"])
 
 
 @pytest.mark.skipif(not (DATA / "captions").is_dir(), reason=f"no captions in {DATA}")
