@@ -1,6 +1,6 @@
 """Captions written offline, by a grammar over measured facts.
 
-Every sentence states facts of one record of `earth_map.describe`, so every caption is true of its chip by construction. Numbers
+Every sentence states facts of one record of `earth_facts.describe`, so every caption is true of its chip by construction. Numbers
 become levels that can be seen in pixels ("about a third"), places become the nine sectors. The first caption is the fullest,
 with what is visible first and names last; the others are shorter, reordered or partial. Wording is drawn with a generator that
 depends on the chip's key alone.
@@ -46,7 +46,7 @@ def write(record: dict, rng: random.Random, count: int = 5) -> list[str]:
     """Write different true captions of one chip.
 
     Args:
-        record: One record of `earth_map.describe`.
+        record: One record of `earth_facts.describe`.
         rng: Source of the choices of wording.
         count: Captions wanted.
 
@@ -72,7 +72,7 @@ def write_all(records: Sequence[dict], count: int = 5) -> list[list[str]]:
     """Write the captions of many chips; a chip's captions depend on its own record alone.
 
     Args:
-        records: Records of `earth_map.describe`.
+        records: Records of `earth_facts.describe`.
         count: Captions for each chip.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The inner loops of `earth_map`: classes of a mask inside boxes, measured pixels, points inside boxes."""
+"""The inner loops of `earth_map` and `earth_facts`: classes of a mask inside boxes, measured pixels, points inside boxes."""
 
 from __future__ import annotations
 

@@ -46,9 +46,7 @@ def read(
             continue
         box = sample.record.get("footprint_lonlat")
         if not isinstance(box, list) or len(box) != 4:
-            raise DataError(
-                f"{folder}: chip {sample.key} does not say where it lies: expected shards made by bluemarble.build"
-            )
+            raise DataError(f"{folder}: chip {sample.key} does not say where it lies: expected shards made by earth.build")
         pixels = images.decode(sample.image)
         if pixels.shape[0] != pixels.shape[1]:
             raise DataError(f"{folder}: chip {sample.key} is {pixels.shape[1]} x {pixels.shape[0]} pixels, no square")
@@ -65,13 +63,13 @@ def cover_masks(cover: np.ndarray, pixels: np.ndarray) -> dict[str, np.ndarray]:
     orange), other land is the rest.
 
     Args:
-        cover: `(S, S)`, uint8, classes of `worldmap`.
+        cover: `(S, S)`, uint8, classes of `earth_map`.
         pixels: `(S, S, 3)`, uint8.
 
     Returns:
         Class of `COVERS` → `(S, S)` bool; a class of fewer than four pixels is left out.
 
-    Source: our choice; colours as in `earth_map.colour_word`.
+    Source: our choice; colours as in `earth_facts.colour_word`.
     """
     colour = _mean_of_neighbours(pixels)
     red, green, blue = np.moveaxis(colour, 2, 0)
