@@ -10,5 +10,6 @@ In: packages that carry data. Out: shards, a site to crawl, true masks. Only not
     earth_masks   chips with true masks
     ground_cover  covers of the ground in the words of these captions
     web           the small web: its sites, served and captured
+    web_pictures  its pictures, drawn or cut
     pairs         pairs made of both
 """
