@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -79,12 +78,7 @@ def build(options: config.Landmarks, seed: int, out: Path, *, progress: bool = T
 
 
 def load_or_build(options: config.Config, recompute: bool = False) -> Path:
-    """Return the folder of these options' data set, built now unless it was before; a stopped build goes on.
-
-    Raises:
-        DataError: As `build`.
-        MissingExtraError: As `build`.
-    """
+    """Return the folder of these options' data set, built now unless it was before, as `build` does; a stopped build goes on."""
     plan, _ = _plan(options.landmarks, options.seed)
     return stages.stage("landmarks", {"plan": plan}, functools.partial(build, options.landmarks, options.seed), recompute)
 
@@ -194,9 +188,8 @@ def _tasks(table: pd.DataFrame, samples_per_shard: int) -> list[shards.Task]:
 def _write_table(out: Path, manifest: dict) -> list[str]:
     entries = [shard for split in manifest["splits"].values() for shard in split["shards"]]
     rows = [_row(record, shard["file"]) for shard in entries for record in shards.records(out / shard["file"])]
-    buffer = io.BytesIO()
-    pd.DataFrame(rows).to_parquet(buffer, index=False)
-    files.write_atomic(out / "chips.parquet", buffer.getvalue())
+    with files.replacing(out / "chips.parquet") as path:
+        pd.DataFrame(rows).to_parquet(path, index=False)
     return ["chips.parquet"]
 
 

@@ -69,12 +69,7 @@ def belt(lat: float) -> str:
 
 
 def colour_word(red: float, green: float, blue: float) -> str:
-    """Name the mean colour of land pixels, by the chroma (largest channel minus smallest), the ratio of red and green, and the luma.
-
-    Args:
-        red: Mean red, 0 to 255.
-        green: Mean green, 0 to 255.
-        blue: Mean blue, 0 to 255.
+    """Name the mean colour of land pixels, channels from 0 to 255, by chroma (largest channel minus smallest), red, green and luma.
 
     Source: our choice, from the distribution of sector means over the Blue Marble's land.
     """
@@ -91,12 +86,7 @@ def colour_word(red: float, green: float, blue: float) -> str:
 
 
 def water_word(red: float, green: float, blue: float) -> str:
-    """Name the mean colour of water pixels, by the luma, the ratio of green and blue, and the blue.
-
-    Args:
-        red: Mean red, 0 to 255.
-        green: Mean green, 0 to 255.
-        blue: Mean blue, 0 to 255.
+    """Name the mean colour of water pixels, channels from 0 to 255, by luma, green and blue.
 
     Source: our choice, from the distribution of sector means over the Blue Marble's sea, where shelves are brighter.
     """
@@ -126,18 +116,13 @@ def _measure(world: Map, boxes: np.ndarray, images: np.ndarray) -> list[dict]:
     whole_roughness = land[..., 4].sum(axis=1) / np.maximum(land[..., 5].sum(axis=1), 1)
     white = land[..., 6] / np.maximum(land[..., 0], 1)
     totals, sides = share.mean(axis=1), _sea_sides(classes)
-    measurements = []
+    kinds, measurements = {"sea": SEA, "land": LAND, "lake": LAKE}, []
     for n, (colours, there) in enumerate(zip(means.tolist(), enough.tolist(), strict=True)):
         on_land = [land_there for land_there, _ in there]
-        sea, land, lake = (round(float(totals[n, kind]), 4) for kind in (SEA, LAND, LAKE))
         measurements.append(
             {
-                "sea_share": sea,
-                "land_share": land,
-                "lake_share": lake,
-                "sea_by_sector": share[n, :, SEA].round(4).tolist(),
-                "land_by_sector": share[n, :, LAND].round(4).tolist(),
-                "lake_by_sector": share[n, :, LAKE].round(4).tolist(),
+                **{f"{name}_share": round(float(totals[n, kind]), 4) for name, kind in kinds.items()},
+                **{f"{name}_by_sector": share[n, :, kind].round(4).tolist() for name, kind in kinds.items()},
                 "sea_side": sides[n] if 0.02 <= totals[n, SEA] <= 0.98 else None,
                 "land_colours": [colour_word(*colours[s][0]) if there[s][0] else None for s in range(9)],
                 "water_colours": [water_word(*colours[s][1]) if there[s][1] else None for s in range(9)],

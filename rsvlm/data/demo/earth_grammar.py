@@ -10,6 +10,8 @@ Source: our choice. The paper's captions come from Gemini, with a prompt that wa
 
 from __future__ import annotations
 
+import functools
+import itertools
 import random
 import zlib
 from collections.abc import Sequence
@@ -42,30 +44,18 @@ def write(record: dict, rng: random.Random, count: int = 5) -> list[str]:
         `count` captions, no two alike, none empty, none above `sentences.MAX_WORDS` words; the first is the fullest.
     """
     captions = [_fullest(record, rng)]
-    makers = [_layout, _short, _relation, _mixture]
-    # A record has a dozen facts and each a few wordings, so repeats run out quickly; the numbered ending is for huge counts.
-    attempts = 0
-    while len(captions) < count:
-        maker = makers[attempts % len(makers)] if attempts < len(makers) else _mixture
+    for attempt, maker in enumerate(itertools.chain((_layout, _short, _relation), itertools.repeat(_mixture)), start=1):
+        if len(captions) >= count:
+            return captions
         caption = maker(record, rng)
-        attempts += 1
         if caption and caption not in captions:
             captions.append(caption)
-        elif attempts > 20 * count:
+        elif attempt > 20 * count:  # for huge counts: a record has a dozen facts, and each a few wordings
             captions.append(f"View {len(captions)}: {captions[0][0].lower()}{captions[0][1:]}")
-    return captions
 
 
 def write_all(records: Sequence[dict], count: int = 5) -> list[list[str]]:
-    """Write the captions of many chips; a chip's captions depend on its own record alone.
-
-    Args:
-        records: Records of `earth_facts.describe`.
-        count: Captions for each chip.
-
-    Returns:
-        One list of `count` captions per record.
-    """
+    """Write `count` captions for each record of `earth_facts.describe`; a chip's captions depend on its own record alone."""
     return [write(record, random.Random(zlib.crc32(record["key"].encode())), count) for record in records]
 
 
@@ -97,13 +87,13 @@ def _relation(record: dict, rng: random.Random) -> str:
     colours = facts["land_colours"]
     pairs = [(first, second) for first, second in ((1, 7), (3, 5), (0, 8), (2, 6)) if colours[first] and colours[second]]
     contrasts = [pair for pair in pairs if colours[pair[0]] != colours[pair[1]]]
-    if contrasts:
-        first, second = rng.choice(contrasts)
-        if rng.random() < 0.5:
-            first, second = second, first
-        text = f"{colours[first]} in the {SECTORS[first]}, but {colours[second]} in the {SECTORS[second]}"
-        return fit([sentence(text), rng.choice((_sea, _light, _texture))(record, rng)])
-    return fit([_light(record, rng), _sea(record, rng), _lake_water(record, rng), _belt(record, rng)])
+    if not contrasts:
+        return fit(writer(record, rng) for writer in (_light, _sea, _lake_water, _belt))
+    first, second = rng.choice(contrasts)
+    if rng.random() < 0.5:
+        first, second = second, first
+    text = f"{colours[first]} in the {SECTORS[first]}, but {colours[second]} in the {SECTORS[second]}"
+    return fit([sentence(text), rng.choice((_sea, _light, _texture))(record, rng)])
 
 
 def _mixture(record: dict, rng: random.Random) -> str:
@@ -190,15 +180,8 @@ def _texture(record: dict, rng: random.Random) -> str:
     return sentence(text)
 
 
-def _islands(record: dict, rng: random.Random) -> str:
-    return _counted("island", record["measurements"]["islands_by_sector"], rng)
-
-
-def _lakes(record: dict, rng: random.Random) -> str:
-    return _counted("lake", record["measurements"]["lakes_by_sector"], rng)
-
-
-def _counted(noun: str, by_sector: list[int], rng: random.Random) -> str:
+def _counted(noun: str, record: dict, rng: random.Random) -> str:
+    by_sector = record["measurements"][f"{noun}s_by_sector"]
     total = sum(by_sector)
     if not total:
         return ""
@@ -211,6 +194,9 @@ def _counted(noun: str, by_sector: list[int], rng: random.Random) -> str:
         return sentence(f"{things} {verb} all over the picture")
     where = f"{'' if share == 1 else 'mostly '}in {place_words(named)}"
     return sentence(rng.choice((f"{things} {verb} {where}", f"there {there} {things} {where}")))
+
+
+_islands, _lakes = (functools.partial(_counted, noun) for noun in ("island", "lake"))
 
 
 def _rivers(record: dict, rng: random.Random) -> str:

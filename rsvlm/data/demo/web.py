@@ -16,7 +16,6 @@ import gzip
 import html
 import http.client
 import http.server
-import io
 import json
 import threading
 import uuid
@@ -44,18 +43,8 @@ HOSTS = (
 ).split()
 """Hosts of the demo, by the last number of their loopback address (from 127.0.0.2 on); every second one is held back."""
 
-_TRAPS = {
-    7: "missing",
-    17: "forbidden by robots.txt",
-    27: "noai",
-    37: "broken",
-    47: "copy",
-    57: "moved",
-    67: "one pixel",
-    77: "banner",
-    87: "moved inward",
-}
-_TRAP_PERIOD = 91  # odd: traps come to training hosts and to held-back ones
+_TRAPS = "missing, forbidden by robots.txt, noai, broken, copy, moved, one pixel, banner, moved inward".split(", ")
+_PERIOD = 91  # of the traps, ten pictures apart; odd: they come to training hosts and to held-back ones
 
 _WHAT = "coastline, delta, desert, mountain range, island chain, river valley, farmland, snow cover, peninsula, bay".split(
     ", "
@@ -120,7 +109,8 @@ def make(folder: Path, seed: int = 0, pictures: int = 720) -> pd.DataFrame:
     for number in range(pictures):
         host_number = number % len(HOSTS)
         host, held_back = HOSTS[host_number], host_number % 2 == 1
-        trap = _TRAPS.get(number % _TRAP_PERIOD, "")
+        turn, place = divmod(number % _PERIOD, 10)
+        trap = _TRAPS[turn] if place == 7 else ""
         is_overhead = bool(rng.random() < 0.45) or trap == "copy"  # of what is rejected anyway, nobody notices a copy
         if is_overhead:
             styles = web_pictures.OVERHEAD_STYLES + (web_pictures.HELD_BACK_STYLES * 2 if held_back else ())
@@ -145,10 +135,9 @@ def make(folder: Path, seed: int = 0, pictures: int = 720) -> pd.DataFrame:
     labels = pd.DataFrame(rows)
     for host, part in labels.groupby("host", sort=False):
         _pages(folder / "sites" / host, host, part.to_dict("records"), rng)
-    buffer = io.BytesIO()
-    labels.to_parquet(buffer, index=False)
     files.write_atomic(folder / "answers.json", json.dumps(answers, indent=1))
-    files.write_atomic(folder / "labels.parquet", buffer.getvalue())
+    with files.replacing(folder / "labels.parquet") as path:
+        labels.to_parquet(path, index=False)
     return labels
 
 
@@ -224,11 +213,9 @@ def _pages(folder: Path, host: str, rows: list[dict], rng: np.random.Generator) 
     for number, part in enumerate(batched(rows, 8)):
         body = "\n".join(_markup(row, int(rng.integers(6))) for row in part)
         title = f"{host.replace('-', ' ').title()}, page {number + 1}"
-        base = '<base href="/">' if number % 2 else ""
-        latin = number % 3 == 2
-        head = f'<!doctype html><html><head><meta charset="{"iso-8859-1" if latin else "utf-8"}"><title>{title}</title>{base}</head>'
-        page = f"{head}<body><h1>{title}</h1>\n{body}\n</body></html>"
-        data = page.encode("iso-8859-1", "xmlcharrefreplace") if latin else page.encode()
+        base, charset = '<base href="/">' if number % 2 else "", "iso-8859-1" if number % 3 == 2 else "utf-8"
+        head = f'<!doctype html><html><head><meta charset="{charset}"><title>{title}</title>{base}</head>'
+        data = f"{head}<body><h1>{title}</h1>\n{body}\n</body></html>".encode(charset, "xmlcharrefreplace")
         files.write_atomic(folder / f"page{number}.html", data)
         links.append(f'<li><a href="page{number}.html">{title}</a></li>')
     files.write_atomic(folder / "index.html", f"<!doctype html><title>{host}</title><ul>{''.join(links)}</ul>")
