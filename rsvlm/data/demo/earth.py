@@ -91,17 +91,14 @@ def threads() -> int:
 def make(
     imagery: np.ndarray, world: earth_map.Map, captions_per_chip: int, pool: ThreadPoolExecutor, task: shards.Task
 ) -> shards.Made:
-    """Cut, describe and encode the chips of one shard.
+    """Cut, describe and encode the chips of one shard: a sample for each.
 
     Args:
         imagery: `(R, 2 R, 3)`, uint8, as from `earth_layout.load_imagery`.
         world: The map.
         captions_per_chip: Captions written for each chip.
         pool: Threads that encode pictures while this one describes them.
-        task: Its items are chips of one size, in the order of writing.
-
-    Returns:
-        A sample for each chip.
+        task: Shard whose items are chips of one size, in the order of writing.
     """
     pixels = earth_layout.cut(imagery, task.items)
     # Level 1 is twice as fast as zlib's default and a twentieth larger on these pictures.

