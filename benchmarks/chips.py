@@ -14,7 +14,7 @@ import pandas as pd
 
 from rsvlm import config
 from rsvlm.data import shards
-from rsvlm.data.demo import earth, earth_grammar, earth_layout, earth_map
+from rsvlm.data.demo import earth, earth_facts, earth_grammar, earth_layout, earth_map
 
 
 def measure(n_chips: int = 4000, repeats: int = 3) -> list[dict]:
@@ -37,11 +37,11 @@ def measure(n_chips: int = 4000, repeats: int = 3) -> list[dict]:
     imagery, world = earth_layout.load_imagery(), earth_map.load_map()
     table = _sample(options, world, n_chips)
     pixels = earth_layout.cut(imagery, table)
-    records = earth_map.describe(world, table, pixels)
+    records = earth_facts.describe(world, table, pixels)
     with ThreadPoolExecutor(earth.threads()) as pool:
         rows = [
             _row("tiles", n_chips, repeats, lambda: earth_layout.cut(imagery, table)),
-            _row("landmarks", n_chips, repeats, lambda: earth_map.describe(world, table, pixels)),
+            _row("landmarks", n_chips, repeats, lambda: earth_facts.describe(world, table, pixels)),
             _row("captions", n_chips, repeats, lambda: earth_grammar.write_all(records, options.captions_per_chip)),
             _row("shards", n_chips, repeats, lambda: _shard(table, imagery, world, options, pool)),
         ]

@@ -102,7 +102,7 @@ Markdown(
 # ## Rounds
 #
 # Now four covers are asked for: sea, ice, desert, and other land. The sentences of the last three name the colours by which the masks
-# tell them (`earth_map.colour_word`), *The land is tan throughout.* and so on; none was chosen by a mask.
+# tell them (`earth_facts.colour_word`), *The land is tan throughout.* and so on; none was chosen by a mask.
 #
 # The teacher is the average of the last weights. It sees pictures at twice their size and in four flips; of the patches that it gives to a
 # class the surer part is labelled, the rest are left out. The pupil sees the picture as it is, and goes on learning from captions too.

@@ -14,7 +14,7 @@ from conftest import write_toy
 from safetensors.torch import load_file
 
 from rsvlm import config
-from rsvlm.data.demo import earth_map, earth_masks, ground_cover
+from rsvlm.data.demo import earth_facts, earth_masks, ground_cover
 from rsvlm.errors import DataError, ModelError, RsvlmError
 from rsvlm.localization import heat as localize, pictures, rounds, teacher
 from rsvlm.localization.pictures import Pictures
@@ -328,7 +328,7 @@ def test_sentences_of_covers_name_the_colours_by_which_masks_tell_them():
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (4000, 3))
     spoken = {text: name for name, texts in ground_cover.COVERS.items() for text in texts}
-    said = [spoken[f"The land is {earth_map.colour_word(*map(float, colour))} throughout."] for colour in colours]
+    said = [spoken[f"The land is {earth_facts.colour_word(*map(float, colour))} throughout."] for colour in colours]
     # Of one colour throughout, for masks look at the mean over three by three pixels.
     seen = [earth_masks.cover_masks(np.ones((3, 3), np.uint8), np.full((3, 3, 3), colour, np.uint8)) for colour in colours]
     right = [name in masks for name, masks in zip(said, seen, strict=True)]

@@ -4,10 +4,12 @@ In: packages that carry data. Out: shards, a site to crawl, true masks. Only not
 
     earth         the Blue Marble, described from the world map, in shards
     earth_layout  where its chips lie
-    earth_map     what the map knows about a chip, and what can be measured; earth_kernels has its inner loops
+    earth_map     the world map: coasts, lakes, rivers, borders, cities
+    earth_facts   what can be said of a chip, from map and pixels; earth_kernels has the inner loops of both
     earth_grammar sentences about it
     earth_masks   chips with true masks
     ground_cover  covers of the ground in the words of these captions
-    web           the small web
+    web           the small web: its sites, served and captured
+    web_pictures  its pictures, drawn or cut
     pairs         pairs made of both
 """

