@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -129,17 +129,16 @@ def evaluate(
     against = [against] if isinstance(against, str) else list(against)
     if unknown := [name for name in against if name not in methods]:
         raise DataError(f"no method '{unknown[0]}' to compare with: there are {', '.join(methods)}")
-    measured = measure(items, methods, classes, rules, progress=progress)
-    keys = next(iter(measured.values())).keys
+    keys, pages = _pages(items, methods, classes, rules, progress)
     result = []
-    for name, left_out in {"": (), **(without or {})}.items():
-        part = f"{split} without {name}" if name else split
+    for listed, left_out in {"": (), **(without or {})}.items():
+        part = f"{split} without {listed}" if listed else split
         # Whether a list of pictures fits is known only now, and is no reason to throw the rest away.
-        kept = np.array([key not in left_out for key in keys])
-        if not kept.any() or (name and kept.all()):
-            logger.warning("%s: %d of %d images, left out: are there keys such as %s?", part, kept.sum(), len(keys), keys[0])
+        rest = [n for n, key in enumerate(keys) if key not in left_out]
+        if not rest or (listed and len(rest) == len(keys)):
+            logger.warning("%s: %d of %d images, left out: are there keys such as %s?", part, len(rest), len(keys), keys[0])
             continue
-        of_part = {name: subset(one, kept) for name, one in measured.items()}
+        of_part = {method: _bound(classes, keys, pages[method], rest, rules) for method in methods}
         draws = {name: _draws(one, bootstrap_samples, seed) for name, one in of_part.items()}
         common = {"dataset": dataset, "split": part}
         for name, one in of_part.items():
@@ -172,24 +171,8 @@ def measure(
     Raises:
         DataError: No class, image or method, a mask or map of another size than its image, or an image that cannot be decoded.
     """
-    names = list(classes)
-    if not names or len(set(names)) < len(names) or not methods:
-        raise DataError(f"{len(names)} classes, {len(methods)} methods: expected at least one of each, and no class twice")
-    if not 0 <= rules.threshold <= 1 or rules.tolerance_px < 0:
-        raise DataError(f"threshold {rules.threshold}, tolerance {rules.tolerance_px} px: expected 0 to 1, and 0 or more")
-    pages: dict[str, list[dict]] = {name: [] for name in methods}
-    keys = []
-    for item in tqdm(items, desc="compare with masks", unit=" images", disable=not progress):
-        image = images.decode(item.image)
-        truth = _stack(item, names, image.shape[:2])
-        boxes = [_true_boxes(item, name, mask) for name, mask in zip(names, truth, strict=True)]
-        for method, maps_of in methods.items():
-            maps = _checked_maps(maps_of(image), method, item.key, len(names), image.shape[:2])
-            pages[method].append(_page(maps, truth, boxes, rules))
-        keys.append(item.key)
-    if not keys:
-        raise DataError("no image with masks was read: check the folder, and what was left out")
-    return {method: _bound(names, keys, of_method, rules) for method, of_method in pages.items()}
+    keys, pages = _pages(items, methods, classes, rules, progress)
+    return {method: _bound(classes, keys, pages[method], range(len(keys)), rules) for method in methods}
 
 
 def rows(
@@ -219,21 +202,30 @@ def rows(
     return _rows(measured, _gain(draws, _draws(minus, bootstrap_samples, seed)), {}, common)
 
 
-def subset(measured: Measured, kept: np.ndarray) -> Measured:
-    """Return what was measured on some of the N images alone, `kept` (N,) bool."""
-    number = np.cumsum(kept) - 1
-    pairs, boxes = (table[kept[table["image"]]] for table in (measured.pairs, measured.boxes))
-    return replace(
-        measured,
-        keys=tuple(np.array(measured.keys, object)[kept]),
-        pairs=pairs.assign(image=number[pairs["image"]]).reset_index(drop=True),
-        boxes=boxes.assign(image=number[boxes["image"]]).reset_index(drop=True),
-        curves=measured.curves[kept[measured.pairs["image"]]],
-        **{name: getattr(measured, name)[kept] for name in ("cells", "presence", "present", "true_boxes")},
-    )
-
-
 # Parts
+
+
+def _pages(
+    items: Iterable[true_masks.Item], methods: Mapping[str, Maps], classes: Sequence[str], rules: Rules, progress: bool
+) -> tuple[list[str], dict[str, list[dict]]]:
+    """Names of images, and for each method what `_page` says of each of them."""
+    if not classes or len(set(classes)) < len(classes) or not methods:
+        raise DataError(f"{len(classes)} classes, {len(methods)} methods: expected at least one of each, and no class twice")
+    if not 0 <= rules.threshold <= 1 or rules.tolerance_px < 0:
+        raise DataError(f"threshold {rules.threshold}, tolerance {rules.tolerance_px} px: expected 0 to 1, and 0 or more")
+    pages: dict[str, list[dict]] = {name: [] for name in methods}
+    keys = []
+    for item in tqdm(items, desc="compare with masks", unit=" images", disable=not progress):
+        image = images.decode(item.image)
+        truth = _stack(item, classes, image.shape[:2])
+        boxes = [_true_boxes(item, name, mask) for name, mask in zip(classes, truth, strict=True)]
+        for method, maps_of in methods.items():
+            maps = _checked_maps(maps_of(image), method, item.key, len(classes), image.shape[:2])
+            pages[method].append(_page(maps, truth, boxes, rules))
+        keys.append(item.key)
+    if not keys:
+        raise DataError("no image with masks was read: check the folder, and what was left out")
+    return keys, pages
 
 
 def _stack(item: true_masks.Item, classes: Sequence[str], size: tuple[int, int]) -> np.ndarray:
@@ -284,8 +276,9 @@ def _page(maps: np.ndarray, truth: np.ndarray, boxes: list[np.ndarray], rules: R
     }
 
 
-def _bound(names: list[str], keys: list[str], pages: list[dict], rules: Rules) -> Measured:
-    """Put the pages of a method together."""
+def _bound(classes: Sequence[str], keys: list[str], pages: list[dict], chosen: Iterable[int], rules: Rules) -> Measured:
+    """Put the pages of some images together."""
+    pages, keys = [pages[n] for n in chosen], [keys[n] for n in chosen]
     if len({page["cells"].shape for page in pages}) > 1:
         raise DataError("a method gave a map of the background for some images and none for others: decide on one")
     pairs = [(n, *pair) for n, page in enumerate(pages) for pair in page["pairs"]]
@@ -293,7 +286,7 @@ def _bound(names: list[str], keys: list[str], pages: list[dict], rules: Rules) -
     boxes = pd.DataFrame(np.concatenate([page["boxes"] for page in pages]), columns=["label", "score", "right"])
     of_image = np.repeat(range(len(pages)), [len(page["boxes"]) for page in pages])
     return Measured(
-        classes=tuple(names),
+        classes=tuple(classes),
         keys=tuple(keys),
         pairs=pairs.astype({"image": int, "label": int}),
         curves=np.array([curve for page in pages for curve in page["curves"]]).reshape(-1, agreement.BINS),

@@ -41,21 +41,21 @@ def threshold(heat: np.ndarray, how: str = "fixed", value: float = 0.5, high: fl
     Source: Otsu 1979 (doi:10.1109/TSMC.1979.4310076).
     """
     heat = _map(heat)
-    there = np.isfinite(heat)
+    known = np.isfinite(heat)
     if how not in HOWS:
         raise DataError(f"unknown threshold '{how}': choose one of {', '.join(HOWS)}")
     if how == "two":
         if high is None or not high >= value:
             raise DataError(f"two thresholds {value} and {high}: give value, and high at or above it")
-        return np.where(there & (heat >= high), 1, np.where(there & (heat < value), 0, -1)).astype(np.int8)
-    if how == "percentile" and not 0 <= value <= 100:
-        raise DataError(f"percentile {value}: expected 0 to 100")
+        return np.where(known & (heat >= high), 1, np.where(known & (heat < value), 0, -1)).astype(np.int8)
     if how == "percentile":
-        value = np.percentile(heat[there], value) if there.any() else np.inf
-    if how == "otsu":
+        if not 0 <= value <= 100:
+            raise DataError(f"percentile {value}: expected 0 to 100")
+        value = np.percentile(heat[known], value) if known.any() else np.inf
+    elif how == "otsu":
         value = otsu(heat)
     with np.errstate(invalid="ignore"):
-        return there & (heat >= value)
+        return known & (heat >= value)
 
 
 def otsu(heat: np.ndarray) -> float:
