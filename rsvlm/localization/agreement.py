@@ -64,10 +64,10 @@ def iou_curve(heat: np.ndarray, mask: np.ndarray, value_range: tuple[float, floa
     if heat.ndim != 2 or heat.shape != mask.shape:
         raise DataError(f"a map of shape {heat.shape} and a mask of shape {mask.shape}: expected (H, W) of both")
     low, high = value_range or np.nan_to_num(ends(np.where(np.isfinite(heat), heat, np.nan)[None])[:, 0])
-    counts, true = pixels.label_counts(heat[None], mask[None], low, high, BINS)
-    above, inside = np.cumsum(counts[0, ::-1], axis=0)[::-1].T
+    counts = pixels.heat_counts(heat, mask, low, high, BINS)
+    outside, inside = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return inside / (true[0] + (above - inside))
+        return inside / (counts[1].sum() + outside)
 
 
 def ends(maps: np.ndarray) -> np.ndarray:

@@ -117,6 +117,20 @@ def component_boxes(labels, count):
 
 
 @njit(cache=True, nogil=True)
+def heat_counts(heat, mask, low, high, bins):
+    """Count the values of a (H, W) map outside and inside a mask: (2, bins) int64, as `label_counts`, and faster for one map."""
+    counts = np.zeros((2, bins), np.int64)
+    scale = bins / (high - low) if high > low else 0.0
+    for y in range(heat.shape[0]):
+        for x in range(heat.shape[1]):
+            value = np.float64(heat[y, x])
+            if np.isfinite(value):
+                place = int(min(max((value - low) * scale, 0.0), bins - 1.0))
+                counts[1 if mask[y, x] else 0, place] += 1
+    return counts
+
+
+@njit(cache=True, nogil=True)
 def label_counts(maps, masks, low, high, bins):
     """Count pixels by the map that is highest there, by its value, and by whether the mask of that map holds them.
 

@@ -33,11 +33,11 @@ def test_scores_of_one_map_equal_their_definitions(H, W, seed):
         lifted = np.where(there, heat - low, 0).astype(float)
         assert agreement.energy(heat, mask) == pytest.approx(lifted[mask].sum() / lifted.sum(), abs=1e-6)
     curve = agreement.iou_curve(heat, mask)
-    counts, true = pixels.label_counts(heat[None], mask[None], low, peak, agreement.BINS)
+    counts = pixels.heat_counts(heat, mask, low, peak, agreement.BINS)
     for k in (0, 10, 49, 80, 99):  # no threshold that a value may equal but for rounding
         inside = there & (heat.astype(float) - low >= k / 100 * (float(peak) - low)) if peak > low else there & (k == 0)
         either = ((mask & there) | inside).sum()
-        assert counts[0, k:, 0].sum() == inside.sum() and true[0] == (mask & there).sum()
+        assert counts[:, k:].sum() == inside.sum() and counts[1].sum() == (mask & there).sum()
         wanted = (mask & inside).sum() / either if either else np.nan
         assert curve[k] == pytest.approx(wanted, nan_ok=True)
 
