@@ -21,12 +21,7 @@ TOLERANCE = 1e-3  # the peers' sums are float32 and may drift; ours is held to 1
 
 
 def measure(
-    n_size: int = 10_000,
-    window: int = 31,
-    repeats: int = 3,
-    threads: int = 2,
-    peers: bool = True,
-    memory: bool = True,
+    n_size: int = 10_000, window: int = 31, repeats: int = 3, threads: int = 2, peers: bool = True, memory: bool = True
 ) -> list[dict]:
     """Time everyone on the same random scores and values, in turns, their answers compared first.
 
@@ -43,18 +38,17 @@ def measure(
         ours (median over the rounds of that round's ratio; above 1 it is slower than ours), `largest_error` in the lower right
         corner against NumPy in float64, or `problem`; ours also `peak_memory_mb` with the map in it (2**20 bytes).
     """
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    before, used = numba.get_num_threads(), min(threads, numba.config.NUMBA_NUM_THREADS)
+    numba.set_num_threads(used)
     try:
         rows = _compare(*_inputs(n_size), window, repeats, threads, peers)
     finally:
         numba.set_num_threads(before)
     if memory:
-        job = json.dumps({"n_size": n_size, "window": window, "threads": threads})
+        job = json.dumps({"n_size": n_size, "window": window, "threads": used})
         command = [sys.executable, str(Path(__file__).resolve()), job]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows[0] |= json.loads(done.stdout.splitlines()[-1])
-    used = min(threads, numba.config.NUMBA_NUM_THREADS)
     return [{"size": n_size, "window": window, "threads": used} | row for row in rows]
 
 
@@ -63,23 +57,19 @@ def table(rows: list[dict]) -> str:
     first = rows[0]
     lines = [f"Smooth pooling, {first['size']:,} × {first['size']:,}, window {first['window']}, {first['threads']} threads"]
     for row in rows:
-        if "problem" in row:
-            lines.append(f"  {row['implementation']:<22} {row['problem']}")
-            continue
-        text = f"  {row['implementation']:<22} {row['seconds']:7.2f} s ({row['fastest']:.2f} to {row['slowest']:.2f}), CPU {row['cpu_seconds']:.2f} s"
-        text += f"  {row['megapixels_per_s']:6.1f} Mpx/s  {row['ratio']:.2f} × ours (CPU time {row['cpu_ratio']:.2f} ×)"
-        text += f"  error {row['largest_error']:.1e}"
-        lines.append(text + (f"  {row['peak_memory_mb']:,} MB" if "peak_memory_mb" in row else ""))
+        text = f"  {row['implementation']:<22} {row.get('problem', '')}"
+        if "problem" not in row:
+            text += f"{row['seconds']:7.2f} s ({row['fastest']:.2f} to {row['slowest']:.2f}), CPU {row['cpu_seconds']:.2f} s"
+            text += f"  {row['megapixels_per_s']:6.1f} Mpx/s  {row['ratio']:.2f} × ours (CPU time {row['cpu_ratio']:.2f} ×)"
+            text += f"  error {row['largest_error']:.1e}"
+            text += f"  {row['peak_memory_mb']:,} MB" if "peak_memory_mb" in row else ""
+        lines.append(text)
     return "\n".join(lines)
 
 
 def _inputs(side: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     return rng.standard_normal((side, side), np.float32), rng.standard_normal((side, side), np.float32)
-
-
-def _ours(scores: np.ndarray, values: np.ndarray, window: int) -> np.ndarray:
-    return smoothing.smooth_pool(scores, values, window)
 
 
 def _opencv(scores: np.ndarray, values: np.ndarray, window: int) -> np.ndarray:
@@ -114,25 +104,27 @@ def _numpy(scores: np.ndarray, values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _compare(scores: np.ndarray, values: np.ndarray, window: int, repeats: int, threads: int, peers: bool) -> list[dict]:
-    contenders: dict[str, tuple[str, Callable]] = {"rsvlm smooth_pool": ("numba", _ours)}
+    contenders: dict[str, tuple[str, Callable]] = {"rsvlm smooth_pool": ("numba", smoothing.smooth_pool)}
     if peers:
         contenders |= {"OpenCV exp, blur ÷ blur": ("cv2", _opencv), "SciPy uniform_filter": ("scipy", _scipy)}
     rows = {name: {"implementation": name} for name in contenders}
     wanted = _numpy(scores, values, window)
+
+    # Who is installed and answers alike on a small corner, so that compiling and a wrong answer cost no time.
+    corner = min(len(scores), len(wanted) + 4 * window)
+    part = np.s_[-corner:, -corner:]
     for name, (package, run) in list(contenders.items()):
         if importlib.util.find_spec(package) is None:
             rows[name]["problem"] = 'not installed: pip install -e ".[bench]"'
             del contenders[name]
             continue
         if package == "cv2":
-            import cv2
-
-            cv2.setNumThreads(threads)
-        corner = min(len(scores), len(wanted) + 4 * window)  # small, so that compiling and a wrong answer cost no time
-        part = np.s_[-corner:, -corner:]
+            importlib.import_module("cv2").setNumThreads(threads)
         if (error := _error(run(scores[part], values[part], window), wanted)) > TOLERANCE:
             rows[name]["problem"] = f"its answer is off by {error:.2g}: not the same task"
             del contenders[name]
+
+    # In turns.
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, (_, run) in contenders.items():
@@ -144,11 +136,16 @@ def _compare(scores: np.ndarray, values: np.ndarray, window: int, repeats: int, 
     base = np.array(times["rsvlm smooth_pool"])
     for name in contenders:
         spent = np.array(times[name])
-        ratio, cpu_ratio = np.median(spent / base, axis=0)
-        seconds = float(np.median(spent[:, 0]))
-        rows[name] |= {"seconds": seconds, "cpu_seconds": float(np.median(spent[:, 1]))}
-        rows[name] |= {"fastest": float(spent[:, 0].min()), "slowest": float(spent[:, 0].max())}
-        rows[name] |= {"megapixels_per_s": scores.size / seconds / 1e6, "ratio": float(ratio), "cpu_ratio": float(cpu_ratio)}
+        (seconds, cpu_seconds), (ratio, cpu_ratio) = (np.median(part, axis=0).tolist() for part in (spent, spent / base))
+        rows[name] |= {
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "fastest": float(spent[:, 0].min()),
+            "slowest": float(spent[:, 0].max()),
+            "megapixels_per_s": scores.size / seconds / 1e6,
+            "ratio": ratio,
+            "cpu_ratio": cpu_ratio,
+        }
     return list(rows.values())
 
 
@@ -157,8 +154,8 @@ def _error(answer: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def _memory_here(n_size: int, window: int, threads: int) -> dict:
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    _ours(*_inputs(n_size), window)
+    numba.set_num_threads(threads)
+    smoothing.smooth_pool(*_inputs(n_size), window)
     return {"peak_memory_mb": round(provenance.peak_memory_mb())}
 
 

@@ -50,7 +50,7 @@ from rsvlm import config
 from rsvlm.book.figures import charts, galleries, interactive, tables
 from rsvlm.data import benchmarks
 from rsvlm.data.demo import earth, earth_masks
-from rsvlm.localization import heat as localize, smoothing, true_masks
+from rsvlm.localization import heat, smoothing, true_masks
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
 
@@ -123,13 +123,13 @@ Markdown(
 net = rsvlm.load(rounds.load_or_begin(options, chips, ground_cover.SIZES, recompute), device=target).eval()
 items = [true_masks.Item(*parts) for parts in earth_masks.read(chips, "test", limit=24 if few else 150)]
 pixels = [images.decode(item.image) for item in items]
-vectors = [localize.text_vectors(net, texts) for texts in ground_cover.SEA_AND_LAND.values()]
+vectors = [heat.text_vectors(net, texts) for texts in ground_cover.SEA_AND_LAND.values()]
 truths = np.stack([[item.masks.get(name, np.zeros((64, 64), bool)) for name in ground_cover.SEA_AND_LAND] for item in items])
 shown = np.argsort(np.abs(truths[:, 0].mean(axis=(1, 2)) - 0.5), kind="stable")[:3]  # coasts through the middle
 asked = {"similarity to sea": "raw", "contribution to sea": "attention"}
 rows_of = {"the chip": [pixels[i] for i in shown], "its sea": [galleries.heat_image(truths[i, 0]) for i in shown]}
 for name, method in asked.items():
-    maps = np.stack([localize.maps(net, pixels[i], vectors, method=method, size="patches")[0] for i in shown])
+    maps = np.stack([heat.maps(net, pixels[i], vectors, method=method, size="patches")[0] for i in shown])
     rows_of[f"{name}, {maps.min():.2f} to {maps.max():.2f}"] = [galleries.heat_image(m, maps.min(), maps.max()) for m in maps]
 told = [(f"chip {n}: {name}", image) for name, row in rows_of.items() for n, image in enumerate(row, 1)]
 galleries.gallery([{"image": image, "alt": text, "caption": text} for text, image in told], 200)
@@ -150,8 +150,8 @@ Markdown(
 # %%
 writer = rsvlm.load(train.load_or_train(options, chips) / "model", device=target).eval()
 torch.set_grad_enabled(False)
-batch = localize.to_batch(writer, [pixels[i] for i in shown], 64, 64)
-read = localize.cross_attention(writer, batch, ["Dark blue sea."])[:, 0]  # (3, layers, heads, h, w)
+batch = heat.to_batch(writer, [pixels[i] for i in shown], 64, 64)
+read = heat.cross_attention(writer, batch, ["Dark blue sea."])[:, 0]  # (3, layers, heads, h, w)
 layers, heads = read.shape[1:3]
 
 # %%
@@ -175,7 +175,7 @@ interactive.slider(frames, {"decoder layer that sees the picture": list(map(str,
 
 # %%
 def look(pictures):
-    return localize.patches(net, localize.to_batch(net, pictures, 64, 64))
+    return heat.patches(net, heat.to_batch(net, pictures, 64, 64))
 
 
 weights = look([pixels[i] for i in shown]).scores.flatten(2).softmax(-1).unflatten(-1, (8, 8)).cpu().numpy()  # (3, n, 8, 8)
@@ -208,7 +208,7 @@ windows = [1, 3, 5, 7, 15]
 titles = ["1: raw patches", "3", "5", "7", "15: the whole chip"]
 frames = []
 for window in windows:
-    odds = [localize.maps(net, pixels[i], vectors, window=window, background=[])[0] for i in shown]
+    odds = [heat.maps(net, pixels[i], vectors, window=window, background=[])[0] for i in shown]
     hit = [100 * ((m > 0.5) & truths[i, 0]).sum() / ((m > 0.5) | truths[i, 0]).sum() for i, m in zip(shown, odds)]
     said = [f"chip {n}: IoU of the sea {value:.0f} %" for n, value in enumerate(hit, 1)]
     cells = [{"image": galleries.heat_image(m), "alt": s, "caption": s} for m, s in zip(odds, said)]
@@ -246,7 +246,7 @@ def median(answers, window):
 
 
 def even(found, window):
-    return cosines(localize.project(net, smoothing.smooth_attention(0 * found.scores, found.values, window)))
+    return cosines(heat.project(net, smoothing.smooth_attention(0 * found.scores, found.values, window)))
 
 
 # %%
@@ -260,13 +260,13 @@ found = look(pixels)
 raw = cosines(found.embeddings)
 grids = {"raw": raw}
 for w in windows[1:]:
-    grids |= {f"smooth, {w}": cosines(localize.smooth(net, found, w)), f"even weights, {w}": even(found, w)}
+    grids |= {f"smooth, {w}": cosines(heat.smooth(net, found, w)), f"even weights, {w}": even(found, w)}
     grids |= {f"box, {w}": box(raw, w), f"median, {w}": median(raw, w)}
 
 # %%
 methods = {name: lookup(one) for name, one in grids.items()} | baselines.methods(list(ground_cover.SEA_AND_LAND), seed)
-methods["contributions"] = lambda image: localize.maps(net, image, vectors, method="attention")
-methods["pooling weights"] = lambda image: localize.maps(net, image, vectors, method="weights")
+methods["contributions"] = lambda image: heat.maps(net, image, vectors, method="attention")
+methods["pooling weights"] = lambda image: heat.maps(net, image, vectors, method="weights")
 measured = scoring.measure(items, methods, list(ground_cover.SEA_AND_LAND), scoring.Rules(background=False))
 common = {"dataset": earth.NAME, "split": "test", "bootstrap_samples": options.evaluate.bootstrap_samples, "seed": seed}
 kept = ("miou", "iou[sea]", "iou[land]", "pointing")
@@ -299,7 +299,7 @@ pairs += [("smooth, 3", name) for name in ("contributions", "pooling weights", "
 apart = [
     row
     for one, other in pairs
-    for row in scoring.difference(measured[one], measured[other], protocol=f"{one} - {other}", **common)
+    for row in scoring.rows(measured[one], measured[other], protocol=f"{one} - {other}", **common)
     if row["metric"] == "miou"
 ]
 gain = {row["protocol"]: row for row in apart}
@@ -421,7 +421,7 @@ for level in levels:
     other = look(grainy)
     answers = cosines(other.embeddings)
     noisy[f"raw, noise {level}"] = lookup(answers)
-    noisy[f"smooth, 3, noise {level}"] = lookup(cosines(localize.smooth(net, other, 3)))
+    noisy[f"smooth, 3, noise {level}"] = lookup(cosines(heat.smooth(net, other, 3)))
     noisy[f"box, 3, noise {level}"] = lookup(box(answers, 3))
 by_noise = scoring.measure(items, noisy, list(ground_cover.SEA_AND_LAND), scoring.Rules(background=False))
 
@@ -433,7 +433,7 @@ for row in own:
     points.append(row | {"label": level, "series": name})
 for level in levels:
     ways = by_noise[f"smooth, 3, noise {level}"], by_noise[f"raw, noise {level}"]
-    more = scoring.difference(*ways, protocol=f"smooth, 3 - raw, noise {level}", **common)
+    more = scoring.rows(*ways, protocol=f"smooth, 3 - raw, noise {level}", **common)
     gain |= {row["protocol"]: row for row in more if row["metric"] == "miou"}
 charts.picture(
     charts.interval_dots(points, "mean IoU of sea and land, percent"),
@@ -470,10 +470,9 @@ for item in real_items:
     mask, said = item.masks.get(name, np.zeros(picture.shape[:2], bool)), f"{item.key}: {name or 'nothing'}"
     tiles.append({"image": galleries.mask_image(picture, mask, mask), "alt": f"{said}, mask", "caption": f"{said}, mask"})
     if reader and name:
-        heat = localize.maps(reader, picture, [f"a photo of a {name}"])[0]
-        tiles.append(
-            {"image": galleries.heat_image(heat, heat.min(), heat.max()), "alt": f"{said}, map", "caption": f"{said}, map"}
-        )
+        answer = heat.maps(reader, picture, [f"a photo of a {name}"])[0]
+        shown_map = galleries.heat_image(answer, answer.min(), answer.max())
+        tiles.append({"image": shown_map, "alt": f"{said}, map", "caption": f"{said}, map"})
 absent = "VHR-10 is not on disk: `-p data FOLDER` names the folder that holds `instances.json`."
 galleries.gallery(tiles, 200) if tiles else Markdown(absent)
 

@@ -46,7 +46,7 @@ from rsvlm import config
 from rsvlm.book.figures import charts, galleries, interactive, tables
 from rsvlm.data import benchmarks
 from rsvlm.data.demo import earth, earth_masks
-from rsvlm.localization import heat as localize, true_masks
+from rsvlm.localization import heat, true_masks
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
 
@@ -73,8 +73,8 @@ begun = rounds.load_or_begin(options, chips, ground_cover.SIZES, recompute)
 
 
 def asked(model, classes=ground_cover.COVERS, **how):
-    vectors = [localize.text_vectors(model, texts) for texts in classes.values()]
-    return functools.partial(localize.maps, model, texts=vectors, **how)
+    vectors = [heat.text_vectors(model, texts) for texts in classes.values()]
+    return functools.partial(heat.maps, model, texts=vectors, **how)
 
 
 # %%

@@ -24,12 +24,12 @@ def pointing(heat: np.ndarray, mask: np.ndarray, tolerance_px: int = 0) -> float
 
     Source: Zhang et al. 2016 (arXiv 1608.00507), section 4.1, without its 15 pixels of tolerance.
     """
-    there = np.isfinite(heat)
-    if not there.any():
+    known = np.isfinite(heat)
+    if not known.any():
         return 0.0
     if tolerance_px:
         mask = smoothing.smooth_pool(np.zeros(mask.shape, np.float32), mask.astype(np.float32), 2 * tolerance_px + 1) > 0
-    return float(mask[there & (heat == heat[there].max())].mean())
+    return float(mask[known & (heat == heat[known].max())].mean())
 
 
 def energy(heat: np.ndarray, mask: np.ndarray) -> float:
@@ -37,11 +37,11 @@ def energy(heat: np.ndarray, mask: np.ndarray) -> float:
 
     Source: Wang et al. 2020 (Score-CAM, arXiv 1910.01279), section 4.3, which has no negative values to begin with.
     """
-    there = np.isfinite(heat)
-    if not there.any():
+    known = np.isfinite(heat)
+    if not known.any():
         return np.nan
-    values = np.where(there, heat, 0).astype(np.float64) - heat[there].min()
-    values[~there] = 0
+    values = np.where(known, heat, 0).astype(np.float64) - heat[known].min()
+    values[~known] = 0
     total = values.sum()
     return float(values[mask].sum() / total) if total > 0 else np.nan
 
@@ -52,7 +52,7 @@ def iou_curve(heat: np.ndarray, mask: np.ndarray, value_range: tuple[float, floa
     Args:
         heat: (H, W) numbers; pixels that are not finite are left out.
         mask: (H, W) bool.
-        value_range: low and high; none: the map's own.
+        value_range: low and high. If None, the map's own.
 
     Returns:
         (BINS,) float64; NaN where neither mask nor map has a pixel.
@@ -77,7 +77,10 @@ def ends(maps: np.ndarray) -> np.ndarray:
 
 
 def cells(maps: np.ndarray, truth: np.ndarray, low: float, high: float) -> np.ndarray:
-    """(thresholds, C + 1, 3): pixels told, true, and both; one threshold alone, which nothing is below, if the background has a map."""
+    """Count pixels that are said to be of each class, are so truly, and both: (thresholds, C + 1, 3), the background last.
+
+    If the background has a map, there is one threshold alone, which nothing is below.
+    """
     C = len(truth)
     with_map = len(maps) == C + 1
     full = np.concatenate([truth, ~truth.any(0)[None]]) if with_map else truth
@@ -86,10 +89,10 @@ def cells(maps: np.ndarray, truth: np.ndarray, low: float, high: float) -> np.nd
         return np.stack([counts[: C + 1, :, 0].sum(1), true, counts[: C + 1, :, 1].sum(1)], -1)[None]
     above = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]  # (C + 1, BINS, 2) from each threshold on
     everything, free = counts[C].sum(0)
-    told = [*above[:C, :, 0], everything - above[C, :, 0]]
+    predicted = [*above[:C, :, 0], everything - above[C, :, 0]]
     both = [*above[:C, :, 1], free - above[C, :, 1]]
     true = np.repeat([*true, free], BINS).reshape(C + 1, BINS)
-    return np.stack([told, true, both], -1).swapaxes(0, 1)
+    return np.stack([predicted, true, both], -1).swapaxes(0, 1)
 
 
 def best_boxes(

@@ -16,7 +16,7 @@ import numpy as np
 from rsvlm.data import benchmarks, catalogue
 from rsvlm.errors import DataError
 from rsvlm.evaluation.by_name import Evaluation
-from rsvlm.localization import baselines, heat as localize, scoring, smoothing, true_masks
+from rsvlm.localization import baselines, heat, scoring, smoothing, true_masks
 from rsvlm.model import embed, weights
 from rsvlm.model.device import resolve_device
 from rsvlm.model.mammut import Mammut
@@ -29,10 +29,6 @@ class Options:
 
     Attributes:
         benchmark: How pictures and masks are stored, as for `true_masks.read`; likewise `half`, `limit`, `label` and `size_px`.
-        half: See `benchmark`.
-        limit: See `benchmark`.
-        label: See `benchmark`.
-        size_px: See `benchmark`.
         without: Text files of picture names, one a line: all rows come again without these.
         dataset: Name in the rows. If None, the folder's.
         classes: Only these classes. If None, all.
@@ -41,11 +37,6 @@ class Options:
         background: What else there may be. If None, what `texts` says.
         methods: Methods of `heat.METHODS`.
         window: As for `heat.maps`; likewise `scale`, `join`, `temperature`, `tile_px` and `size`.
-        scale: See `window`.
-        join: See `window`.
-        temperature: See `window`.
-        tile_px: See `window`.
-        size: See `window`.
         floor: Pixels whose best score is below are of no class. If None, half of the picture's range decides.
         everywhere: Every pixel has a class.
         baselines: Maps that know nothing are scored too: random, centre and brightness.
@@ -82,6 +73,10 @@ class Options:
     bootstrap_samples: int = 1000
     seed: int = 0
 
+    def of_maps(self) -> dict:
+        """Return those of them that are options of `heat.maps`."""
+        return {name: getattr(self, name) for name in ("window", "scale", "join", "temperature", "tile_px", "size")}
+
 
 def locate(
     model: Path | str,
@@ -106,8 +101,9 @@ def locate(
         DataError: An unknown method, class or file, or a window that fits no grid.
     """
     # What can be wrong is looked at before a model is opened.
-    if unknown := [name for name in options.methods if name not in localize.METHODS]:
-        raise DataError(f"unknown method '{unknown[0]}': choose one of {', '.join(localize.METHODS)}")
+    others = others or {}
+    if unknown := [name for name in options.methods if name not in heat.METHODS]:
+        raise DataError(f"unknown method '{unknown[0]}': choose one of {', '.join(heat.METHODS)}")
     for side in np.atleast_1d(options.window).tolist():
         smoothing.check_window(side)
     classes, sentences, background = _words(root, options, others)
@@ -122,7 +118,7 @@ def locate(
     methods = _methods(net, sentences, background, options)
     if options.baselines:
         methods |= baselines.methods(classes, options.seed)
-    split = others[options.benchmark].split if options.benchmark in (others or {}) else "all"
+    split = others[options.benchmark].split if options.benchmark in others else "all"
     rows = scoring.evaluate(
         items,
         methods,
@@ -136,7 +132,6 @@ def locate(
         seed=options.seed,
         progress=progress,
     )
-
     about = {
         "model": "/".join(Path(model).resolve().parts[-2:]),
         "fingerprint": embed.fingerprint(model),
@@ -149,28 +144,23 @@ def locate(
         "half": options.half,
         "without": without,
     }
-    return Evaluation(rows, about | _of_maps(options))
+    return Evaluation(rows, about | options.of_maps())
 
 
 def _words(
-    root: Path | str, options: Options, others: Mapping[str, true_masks.Benchmark] | None
+    root: Path | str, options: Options, others: Mapping[str, true_masks.Benchmark]
 ) -> tuple[list[str], list[list[str]], Sequence[str] | None]:
     """The classes, the sentences of each, and what else there may be (None: nothing is said of it)."""
-    there = true_masks.classes(root, options.benchmark, label=options.label, others=others)
-    if unknown := [name for name in options.classes or [] if name not in there]:
-        raise DataError(f"{root} has no class '{unknown[0]}': it has {', '.join(there)}")
-    classes = list(options.classes or there)
+    known = true_masks.classes(root, options.benchmark, label=options.label, others=others)
+    if unknown := [name for name in options.classes or [] if name not in known]:
+        raise DataError(f"{root} has no class '{unknown[0]}': it has {', '.join(known)}")
+    classes = list(options.classes or known)
     if options.texts:
-        sentences, background = localize.sentences(options.texts, classes)
+        sentences, background = heat.sentences(options.texts, classes)
         return classes, sentences, options.background or background
     templates = catalogue.prompt_set(options.prompts)
     sentences = [[line.replace("{class}", name).replace("{}", name) for line in templates] for name in classes]
     return classes, sentences, options.background or None
-
-
-def _of_maps(options: Options) -> dict:
-    """The options of `heat.maps`."""
-    return {name: getattr(options, name) for name in ("window", "scale", "join", "temperature", "tile_px", "size")}
 
 
 def _methods(
@@ -179,7 +169,7 @@ def _methods(
     """Name → what makes maps of a picture; all methods share what the tower saw in it."""
     words = {"texts": sentences, "background": background}
     vectors = {
-        name: None if texts is None else [localize.text_vectors(net, text) for text in texts] for name, texts in words.items()
+        name: None if texts is None else [heat.text_vectors(net, text) for text in texts] for name, texts in words.items()
     }
     picture, seen = None, {}
 
@@ -188,7 +178,7 @@ def _methods(
         if image is not picture:
             picture, seen = image, {}
         asked = words if method in ("caption", "gradient") else vectors  # those two read words
-        heat = localize.maps(net, image, method=method, seen=seen, **asked, **_of_maps(options))
-        return heat if options.floor is None else np.concatenate([heat, np.full_like(heat[:1], options.floor)])
+        scores = heat.maps(net, image, method=method, seen=seen, **asked, **options.of_maps())
+        return scores if options.floor is None else np.concatenate([scores, np.full_like(scores[:1], options.floor)])
 
     return {name: functools.partial(maps, method=name) for name in options.methods}

@@ -78,35 +78,15 @@ def localize(
     --method raw.
     """
     from rsvlm.data.demo import earth_masks
-    from rsvlm.localization import by_name as locate, true_masks
+    from rsvlm.localization import by_name, true_masks
 
     started = time.time()
-    options = locate.Options(
-        benchmark=benchmark,
-        half=half,
-        limit=limit,
-        label=label,
-        size_px=size_px,
-        without=without or (),
-        dataset=dataset,
-        classes=classes,
-        prompts=prompts,
-        texts=texts,
-        background=background,
-        methods=method or ["smooth"],
-        window=window or [3],
-        scale=scale or [1.0],
-        join=join,
-        temperature=temperature,
-        tile_px=tile_px,
-        size=size,
-        floor=floor,
-        everywhere=everywhere,
-        baselines=baselines,
-        against=against or (),
-        bootstrap_samples=bootstrap_samples,
-        seed=seed,
-    )
+    pictures = {"benchmark": benchmark, "half": half, "limit": limit, "label": label, "size_px": size_px, "dataset": dataset}
+    words = {"classes": classes, "prompts": prompts, "texts": texts, "background": background}
+    maps = {"methods": method or ["smooth"], "window": window or [3], "scale": scale or [1.0], "join": join, "size": size}
+    maps |= {"temperature": temperature, "tile_px": tile_px, "floor": floor, "everywhere": everywhere}
+    scores = {"baselines": baselines, "against": against or (), "bootstrap_samples": bootstrap_samples, "seed": seed}
+    options = by_name.Options(without=without or (), **pictures, **words, **maps, **scores)
     others = {"blue-marble": true_masks.Benchmark(earth_masks.COVERS, "test", earth_masks.read)}
-    found = locate.locate(model, root, options, others=others, device=device, progress=sys.stderr.isatty())
-    report(found, json_out, seed, device, started, save and ("localize", save))
+    evaluation = by_name.locate(model, root, options, others=others, device=device, progress=sys.stderr.isatty())
+    report(evaluation, json_out, seed, device, started, save and ("localize", save))

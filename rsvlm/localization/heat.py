@@ -1,14 +1,11 @@
 """Where in an image is what a text says: maps from patches, from attention, and by the Smooth-Attention-Operation.
 
-    images (B, 3, H, W) ── tower ── tokens (B, h, w, Dv) ── scores s (B, n, h, w), values v (B, n, h, w, d)
-    window N(p) around each position p:  z_p = Σ a_i v_i / Σ a_i, a_i = exp(s_i) ── output head ── (B, h, w, E) · texts (M, E)
+    images (B, 3, H, W) ── tower ── tokens (B, h, w, Dv) ── scores (B, n, h, w), values (B, n, h, w, d)
+    windows pooled by `smoothing` ── output head ── (B, h, w, E) · texts (M, E)
 
-A window of one position is the patch itself; a window over the whole grid is the model's own pooling, everywhere. So one number
-leads from places to images, and the model is asked with the same output head that it was trained with.
+The model is asked with the same output head that it was trained with.
 
 Letters: B batch, M texts, n heads, d width of a head, h w patch grid, H W pixels, E embedding, L decoder layers that see the image.
-
-Source: the operation is named in the paper without its formula; this definition is ours.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from torch import Tensor
 from rsvlm.errors import DataError
 from rsvlm.localization import shapes
 from rsvlm.localization.smoothing import check_window, smooth_attention
-from rsvlm.model import embed, images as imaging, tokenizer as tokenizers
+from rsvlm.model import embed, images as imaging, tokenizer
 from rsvlm.model.mammut import Mammut
 
 METHODS = {
@@ -47,7 +44,7 @@ class Patches:
     Attributes:
         scores: (B, n, h, w) float32, q·k / √d. A model with mean pooling weighs all patches alike: n = 1 and zeros.
         values: (B, n, h, w, d) float32, what is averaged; with mean pooling the tokens themselves.
-        embeddings: (B, h, w, E) float32 of norm 1: each patch alone through the output head; none if they were not asked for.
+        embeddings: (B, h, w, E) float32 of norm 1: each patch alone through the output head. None if they were not asked for.
     """
 
     scores: Tensor
@@ -94,12 +91,9 @@ def project(model: Mammut, pooled: Tensor, normalize: bool = True) -> Tensor:
     return F.normalize(vectors, dim=-1) if normalize else vectors
 
 
-def smooth(model: Mammut, found: Patches, window: int) -> Tensor:
-    """Embed the window around every patch: (B, h, w, E) float32 of norm 1.
-
-    With mean pooling all scores are 0, and this is the mean of the window's patches.
-    """
-    return project(model, smooth_attention(found.scores, found.values, window))
+def smooth(model: Mammut, patches: Patches, window: int) -> Tensor:
+    """Embed the window around every patch: (B, h, w, E) float32 of norm 1; with mean pooling, the mean of the window's patches."""
+    return project(model, smooth_attention(patches.scores, patches.values, window))
 
 
 def text_vectors(model: Mammut, texts: str | Sequence[str]) -> np.ndarray:
@@ -132,12 +126,11 @@ def sentences(where: Path | str, classes: Sequence[str]) -> tuple[list[list[str]
         groups = [table[name] for name in classes] + [rest]
         groups = [[group] if isinstance(group, str) else list(group) for group in groups]
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{where} cannot be read ({error}): give a JSON file {{class: [sentence, ...]}}, or {', '.join(own)}"
-        ) from None
+        wanted = f"give a JSON file {{class: [sentence, ...]}}, or {', '.join(own)}"
+        raise DataError(f"{where} cannot be read ({error}): {wanted}") from None
     except KeyError as error:
         raise DataError(f"{where} has no sentence for class {error}: give one, or leave the class out with --class") from None
-    if not all(groups[:-1]) or not all(isinstance(line, str) and line.strip() for group in groups for line in group):
+    if not all(groups[:-1]) or not _not_blank(groups):
         raise DataError(f"{where}: a class has no sentence, or one that is blank")
     return groups[:-1], groups[-1] or None
 
@@ -168,24 +161,24 @@ def heat(
     windows = _windows(method, window)
     vectors = torch.from_numpy(np.ascontiguousarray(texts, np.float32)).to(model.device)
     with torch.inference_mode():
-        found = images if isinstance(images, Patches) else patches(model, images)
+        seen = images if isinstance(images, Patches) else patches(model, images)
         if method in ("weights", "attention"):
-            h, w = found.scores.shape[2:]
-            share = found.scores.flatten(2).softmax(-1).unflatten(-1, (h, w))  # (B, n, h, w)
+            h, w = seen.scores.shape[2:]
+            weights = seen.scores.flatten(2).softmax(-1).unflatten(-1, (h, w))  # (B, n, h, w)
             if method == "weights":
-                return share.mean(1, keepdim=True).expand(-1, len(vectors), -1, -1).cpu().numpy()
+                return weights.mean(1, keepdim=True).expand(-1, len(vectors), -1, -1).cpu().numpy()
             # the head is linear (unless its norm comes after the pooling): the mean over patches is the image's cosine
-            joined = project(model, h * w * share[..., None] * found.values, normalize=False)  # (B, h, w, E)
-            joined = joined / joined.mean(dim=(1, 2), keepdim=True).norm(dim=-1, keepdim=True)
-            return (joined @ vectors.T).movedim(-1, 1).cpu().numpy()
-        total = 0
+            parts = project(model, h * w * weights[..., None] * seen.values, normalize=False)  # (B, h, w, E)
+            parts = parts / parts.mean(dim=(1, 2), keepdim=True).norm(dim=-1, keepdim=True)
+            return (parts @ vectors.T).movedim(-1, 1).cpu().numpy()
+        cosines = 0
         for side in windows:
-            embeddings = found.embeddings if side == 1 else smooth(model, found, side)
+            embeddings = seen.embeddings if side == 1 else smooth(model, seen, side)
             if global_share:
-                whole = smooth(model, found, 2 * max(found.scores.shape[2:]) - 1)
+                whole = smooth(model, seen, 2 * max(seen.scores.shape[2:]) - 1)
                 embeddings = F.normalize(embeddings - global_share * whole, dim=-1)
-            total = total + embeddings @ vectors.T
-        return (total / len(windows)).movedim(-1, 1).cpu().numpy()
+            cosines = cosines + embeddings @ vectors.T
+        return (cosines / len(windows)).movedim(-1, 1).cpu().numpy()
 
 
 def cross_attention(model: Mammut, images: Tensor, texts: Sequence[str], gradient: bool = False) -> np.ndarray:
@@ -205,16 +198,20 @@ def cross_attention(model: Mammut, images: Tensor, texts: Sequence[str], gradien
     """
     if not len(texts):
         raise DataError("no text to read: give one or more")
-    tokens = torch.from_numpy(tokenizers.encode(model.tokenizer, list(texts))).to(images.device)  # (M, T)
+    tokens = torch.from_numpy(tokenizer.encode(model.tokenizer, list(texts))).to(images.device)  # (M, T)
     targets = tokens[:, 1:]
     real = (targets != model.config.pad_token_id).float()  # (M, T-1)
     h, w = (side // model.config.patch_size for side in images.shape[2:])
+
+    # What goes into each layer that sees the image, and what it mixed, is noted while the decoder runs.
     layers = [layer.cross_attention for layer in model.layers if layer.cross_attention is not None]
-    seen: dict[int, list] = {}
+    noted: dict[int, list] = {}
     hooks = []
     for i, layer in enumerate(layers):
-        hooks.append(layer.register_forward_pre_hook(lambda _, inputs, i=i: seen.__setitem__(i, [*inputs[:2]])))
-        hooks.append(layer.out.register_forward_pre_hook(lambda _, inputs, i=i: seen[i].append(inputs[0])))
+        hooks.append(layer.register_forward_pre_hook(lambda _, inputs, i=i: noted.__setitem__(i, [*inputs[:2]])))
+        hooks.append(layer.out.register_forward_pre_hook(lambda _, inputs, i=i: noted[i].append(inputs[0])))
+
+    # Each image is read with all texts.
     maps = []
     try:
         with torch.set_grad_enabled(gradient):
@@ -224,9 +221,9 @@ def cross_attention(model: Mammut, images: Tensor, texts: Sequence[str], gradien
                 slopes = [None] * len(layers)
                 if gradient:
                     likely = model.vocabulary(states).log_softmax(-1).gather(-1, targets[..., None])[..., 0]  # (M, T-1)
-                    slopes = torch.autograd.grad((likely * real).sum(), [seen[i][2] for i in range(len(layers))])
-                found = [_attention(layer, *seen[i][:2], slopes[i]) for i, layer in enumerate(layers)]  # (M, n, T-1, P)
-                words = torch.stack(found, dim=1) * (real / real.sum(1, keepdim=True))[:, None, None, :, None]
+                    slopes = torch.autograd.grad((likely * real).sum(), [noted[i][2] for i in range(len(layers))])
+                weights = [_attention(layer, *noted[i][:2], slopes[i]) for i, layer in enumerate(layers)]  # (M, n, T-1, P)
+                words = torch.stack(weights, dim=1) * (real / real.sum(1, keepdim=True))[:, None, None, :, None]
                 maps.append(words.sum(dim=3)[..., -h * w :].unflatten(-1, (h, w)).detach())
     finally:
         for hook in hooks:
@@ -262,13 +259,13 @@ def maps(
         method: One of `METHODS`.
         window: For `smooth`: side of the window in patches, odd; or several, whose scores are averaged.
         background: What else there may be. If given (an empty list is), scores become probabilities: a softmax over the texts and
-            these. If not, they are cosines, or for the other methods weights.
+            these. If None, they are cosines, or for the other methods weights.
         join: Of several sentences of a text: the `best` in a patch speaks for it, or their `mean`.
-        temperature: Of that softmax, in cosines; none: that of the model's own loss.
+        temperature: Temperature of that softmax, in cosines. If None, that of the model's own loss.
         global_share: As for `heat`.
-        scale: The image is enlarged by this factor first, so that patches show less ground; or several, whose scores are averaged.
-        tile_px: Side of the tiles in pixels of the image; none: the image at once, which for a tower with global attention costs
-            the square of its pixels.
+        scale: Factor by which the image is enlarged first, so that patches show less ground; or several, whose scores are averaged.
+        tile_px: Side of the tiles in pixels of the image. If None, the image is looked at at once, which for a tower with global
+            attention costs the square of its pixels.
         overlap: Share of a tile's side that the next one shows too; tiles fade into each other.
         size: `image` for the image's size, by bilinear interpolation; `guided`: the same, edges then taken from the image;
             `patches` for the grid of patches (without tiles).
@@ -282,63 +279,70 @@ def maps(
     Raises:
         DataError: Another image, method, window or size; or vectors for a method that reads words.
     """
+    # What is asked: words, or vectors of them.
     image = np.asarray(image)
+    scales = [scale] if isinstance(scale, (int, float)) else list(scale)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise DataError(f"an image of shape {image.shape}, {image.dtype}: expected (H, W, 3) uint8")
     if size not in ("image", "guided", "patches") or (size == "patches" and (tile_px or not isinstance(scale, (int, float)))):
         raise DataError(f"size '{size}': choose image, guided, or, without tiles and at one scale, patches")
-    scales = [scale] if isinstance(scale, (int, float)) else list(scale)
     if not 0 <= overlap < 1 or not scales or min(scales) <= 0 or (tile_px is not None and tile_px < 1):
         raise DataError(f"overlap {overlap}, scale {scale}, tile_px {tile_px}: expected 0…1 (without 1), > 0 and ≥ 1")
     if join not in ("best", "mean"):
         raise DataError(f"join '{join}': choose best or mean")
     _windows(method, window)
-    words = method in ("caption", "gradient")
     texts = [texts] if isinstance(texts, str) else texts
-    count = len(texts)
-    if words:
-        groups = _groups([*texts, *(background if background is not None else [])])
-        vectors, sizes = None, [len(group) for group in groups]
-    else:
-        vectors, sizes = _sentences(model, [*texts, *(background if background is not None else [])])
-    starts = np.cumsum([0, *sizes[:-1]])
+    asked, reads = [*texts, *(background if background is not None else [])], method in ("caption", "gradient")
+    groups = (
+        _groups(asked) if reads else [np.atleast_2d(t) if isinstance(t, np.ndarray) else text_vectors(model, t) for t in asked]
+    )
+    if not groups:
+        raise DataError("no text: give one or more")
+    question = sum(groups, []) if reads else np.concatenate(groups)
+    counts = [len(group) for group in groups]
+    starts = np.cumsum([0, *counts[:-1]])
 
-    H, W = image.shape[:2]
+    # Tiles, which fade into each other; without `tile_px` one, the image.
+    (H, W), side = image.shape[:2], model.config.patch_size
     tile = (min(tile_px, H), min(tile_px, W)) if tile_px else (H, W)
-    side = model.config.patch_size
     corners = [(y, x) for y in _starts(H, tile[0], overlap) for x in _starts(W, tile[1], overlap)]
     fade = _fade(tile[0])[:, None] * _fade(tile[1])
-    total, weight = np.zeros((len(sizes), H, W), np.float32), np.zeros((H, W), np.float32)
+    total, weight = np.zeros((len(counts), H, W), np.float32), np.zeros((H, W), np.float32)
     for factor, start in itertools.product(scales, range(0, len(corners), batch_size)):
-        some = corners[start : start + batch_size]
+        batch_corners = corners[start : start + batch_size]
+        tiles = [image[y : y + tile[0], x : x + tile[1]] for y, x in batch_corners]
         shown = [max(round(length * factor / side), 1) * side for length in tile]  # pixels that the model sees
-        kept = (seen or {}).get((factor, start))
-        if words or kept is None:
-            batch = to_batch(model, [image[y : y + tile[0], x : x + tile[1]] for y, x in some], *shown)
-        if words:
-            found = cross_attention(model, batch, sum(groups, []), method == "gradient").mean(axis=(2, 3))
+
+        # Scores of each patch for each sentence, then for each text.
+        if reads:
+            batch = to_batch(model, tiles, *shown)
+            scores = cross_attention(model, batch, question, method == "gradient").mean(axis=(2, 3))
         else:
-            if kept is None:
+            looked_at = (seen or {}).get((factor, start))
+            if looked_at is None:
                 with torch.inference_mode():
-                    kept = patches(model, batch)
+                    looked_at = patches(model, to_batch(model, tiles, *shown))
                 if seen is not None:
-                    seen[factor, start] = kept
-            found = heat(model, kept, vectors, method=method, window=window, global_share=global_share)
+                    seen[factor, start] = looked_at
+            scores = heat(model, looked_at, question, method=method, window=window, global_share=global_share)
         if join == "best":
-            found = np.maximum.reduceat(found, starts, axis=1)
+            scores = np.maximum.reduceat(scores, starts, axis=1)
         else:
-            found = np.add.reduceat(found, starts, axis=1) / np.array(sizes, np.float32)[:, None, None]
+            scores = np.add.reduceat(scores, starts, axis=1) / np.array(counts, np.float32)[:, None, None]
         if size == "patches":
-            return _contrast(model, found[0], count, background, temperature)
-        pixels = F.interpolate(torch.from_numpy(found), size=tile, mode="bilinear", align_corners=False).numpy()
+            return _contrast(model, scores[0], len(texts), background, temperature)
+
+        # From patches to pixels.
+        pixels = F.interpolate(torch.from_numpy(scores), size=tile, mode="bilinear", align_corners=False).numpy()
         if len(corners) == 1:  # no tiles, nothing fades
             total += pixels[0]
             weight += 1
             continue
-        for (y, x), part in zip(some, pixels, strict=True):
+        for (y, x), part in zip(batch_corners, pixels, strict=True):
             total[:, y : y + tile[0], x : x + tile[1]] += fade * part
             weight[y : y + tile[0], x : x + tile[1]] += fade
-    scores = _contrast(model, total / weight, count, background, temperature)
+
+    scores = _contrast(model, total / weight, len(texts), background, temperature)
     if size == "guided":
         radius = max(round(side / np.mean(scales) / 2), 1)
         scores = np.stack([shapes.refine(one, image, radius, 1e-3) for one in scores])
@@ -363,15 +367,6 @@ def _attention(layer: torch.nn.Module, x: Tensor, key_value: Tensor, slope: Tens
     return (weights * of_weights).clamp_min(0)
 
 
-def _sentences(model: Mammut, texts: Sequence[str | Sequence[str] | np.ndarray]) -> tuple[np.ndarray, list[int]]:
-    """Embed the sentences of all texts, but for those that are vectors, and count those of each."""
-    texts = [texts] if isinstance(texts, str) else texts
-    parts = [np.atleast_2d(t) if isinstance(t, np.ndarray) else text_vectors(model, _groups([t])[0]) for t in texts]
-    if not parts:
-        raise DataError("no text: give one or more")
-    return np.concatenate(parts), [len(part) for part in parts]
-
-
 def _contrast(model: Mammut, scores: np.ndarray, count: int, background, temperature: float | None) -> np.ndarray:
     """Turn (texts + background, h, w) scores into probabilities of the first `count`, where a background is given."""
     if background is None:
@@ -384,9 +379,13 @@ def _contrast(model: Mammut, scores: np.ndarray, count: int, background, tempera
 
 def _groups(texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
     groups = [[text] if isinstance(text, str) else list(text) for text in texts]
-    if not groups or not all(groups) or not all(isinstance(text, str) and text.strip() for group in groups for text in group):
+    if not groups or not all(groups) or not _not_blank(groups):
         raise DataError("a text is missing or blank: give one or more texts, each a sentence or a list of sentences")
     return groups
+
+
+def _not_blank(groups: list[list]) -> bool:
+    return all(isinstance(text, str) and text.strip() for group in groups for text in group)
 
 
 def _windows(method: str, window: int | Sequence[int]) -> list[int]:

@@ -33,10 +33,10 @@ def fill_rings(points, ring_start, mask):
                     part = (y - points[i, 1]) / (points[j, 1] - points[i, 1])
                     crossings[n] = points[i, 0] + part * (points[j, 0] - points[i, 0])
                     n += 1
-        found = np.sort(crossings[:n])
+        ends = np.sort(crossings[:n])
         for k in range(0, n - 1, 2):
-            left = int(np.ceil(min(max(found[k], 0.0), float(W)) - 0.5))
-            right = int(np.ceil(min(max(found[k + 1], 0.0), float(W)) - 0.5))
+            left = int(np.ceil(min(max(ends[k], 0.0), float(W)) - 0.5))
+            right = int(np.ceil(min(max(ends[k + 1], 0.0), float(W)) - 0.5))
             mask[row, left:right] = True
 
 
@@ -104,32 +104,21 @@ def component_boxes(labels, count):
         that no pixel has.
     """
     H, W = labels.shape
-    found = np.zeros((count, 5), np.int64)
+    boxes = np.zeros((count, 5), np.int64)
     for y in range(H):
         for x in range(W):
             if labels[y, x] > 0:
-                one = found[labels[y, x] - 1]
+                one = boxes[labels[y, x] - 1]
                 if one[4] == 0:
                     one[0], one[1] = x, y
                 one[0], one[2], one[3] = min(one[0], x), max(one[2], x + 1), y + 1
                 one[4] += 1
-    return found
+    return boxes
 
 
 @njit(cache=True, nogil=True)
 def heat_counts(heat, mask, low, high, bins):
-    """Count a map's values inside and outside a mask, by bins of equal width from `low` to `high`; beyond is in the end bins.
-
-    Args:
-        heat: (H, W) float32; what is not finite is not counted.
-        mask: (H, W) bool.
-        low: Start of bin 0.
-        high: End of the last bin; where it is not above `low`, everything is in bin 0.
-        bins: Their number.
-
-    Returns:
-        (2, bins) int64: outside, inside.
-    """
+    """Count the values of a (H, W) map outside and inside a mask: (2, bins) int64, as `label_counts`, and faster for one map."""
     counts = np.zeros((2, bins), np.int64)
     scale = bins / (high - low) if high > low else 0.0
     for y in range(heat.shape[0]):
@@ -148,9 +137,9 @@ def label_counts(maps, masks, low, high, bins):
     Args:
         maps: (C, H, W) float32. Pixels where no map is finite are not counted; of equal maps the first wins.
         masks: (C, H, W) bool; they may overlap.
-        low: As for `heat_counts`, of the highest value.
-        high: See `low`.
-        bins: See `low`.
+        low: Start of bin 0; values below are in it.
+        high: End of the last bin, in which values above are; where it is not above `low`, everything is in bin 0.
+        bins: Number of bins, all of one width.
 
     Returns:
         (C + 1, bins, 2) int64: by highest map and bin all pixels, and those in that map's mask; the last plane: all pixels, and
@@ -181,27 +170,27 @@ def label_counts(maps, masks, low, high, bins):
 
 
 @njit(cache=True, nogil=True)
-def match_boxes(found, truth, least_iou):
-    """Give each found box, in order, the true box that it overlaps most, if none before has it.
+def match_boxes(boxes, truth, least_iou):
+    """Give each box, in order, the true box that it overlaps most, if none before has it.
 
     Args:
-        found: (n, 4) float64, left, top, right, bottom; best first.
+        boxes: (n, 4) float64, left, top, right, bottom; best first.
         truth: (m, 4) float64.
         least_iou: Smallest intersection over union that counts.
 
     Returns:
         (n,) bool: matched.
     """
-    matched, taken = np.zeros(len(found), np.bool_), np.zeros(len(truth), np.bool_)
-    for i in range(len(found)):
+    matched, taken = np.zeros(len(boxes), np.bool_), np.zeros(len(truth), np.bool_)
+    for i in range(len(boxes)):
         best, most = -1, least_iou
         for j in range(len(truth)):
-            width = min(found[i, 2], truth[j, 2]) - max(found[i, 0], truth[j, 0])
-            height = min(found[i, 3], truth[j, 3]) - max(found[i, 1], truth[j, 1])
+            width = min(boxes[i, 2], truth[j, 2]) - max(boxes[i, 0], truth[j, 0])
+            height = min(boxes[i, 3], truth[j, 3]) - max(boxes[i, 1], truth[j, 1])
             if taken[j] or width <= 0 or height <= 0:
                 continue
             both = width * height
-            area = (found[i, 2] - found[i, 0]) * (found[i, 3] - found[i, 1])
+            area = (boxes[i, 2] - boxes[i, 0]) * (boxes[i, 3] - boxes[i, 1])
             iou = both / (area + (truth[j, 2] - truth[j, 0]) * (truth[j, 3] - truth[j, 1]) - both)
             if iou >= most and (best < 0 or iou > most):
                 best, most = j, iou

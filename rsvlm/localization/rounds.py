@@ -41,9 +41,9 @@ from rsvlm import config
 from rsvlm.data import benchmarks
 from rsvlm.errors import DataError, ModelError
 from rsvlm.evaluation import retrieval
-from rsvlm.localization import heat as localize, teacher
+from rsvlm.localization import heat, teacher
 from rsvlm.localization.pictures import Pictures, Readings, load_or_read, read
-from rsvlm.model import embed, images, losses, tokenizer as tokenizers, weights as stored
+from rsvlm.model import embed, images, losses, tokenizer, weights
 from rsvlm.model.device import resolve_device
 from rsvlm.model.mammut import Mammut, MammutConfig
 from rsvlm.records import stages
@@ -64,7 +64,7 @@ class Options:
         learning_rate: Peak of each round's AdamW, with `warmup_steps` of warm-up and the fall of `schedule`, as in `rsvlm.training.train`;
             likewise `weight_decay` and `clip_norm`.
         ema: Decay per step of the averaged weights that end a round.
-        window: Of the Smooth-Attention-Operation, in patches; `teacher_window` is the teacher's (none: the same).
+        window: Window of the Smooth-Attention-Operation, in patches; `teacher_window` is the teacher's. If None, the same.
         teacher_scale: The teacher sees pictures enlarged by this whole number, and its maps are averaged over patches.
         sure_share: Of the patches that the teacher gives to a class, this share gets a label: the surest.
         patch_weight: Of the patch-text loss; `region_weight` of the region-text loss; 0 leaves a loss out.
@@ -140,7 +140,7 @@ def run(
     Raises:
         ConfigError: The batch cannot be shared by the processes.
         DataError: Fewer than two classes, a class without a sentence, or pictures that do not fit the model.
-        ModelError: `out` holds other rounds.
+        ModelError: `out` holds a run with other options or data.
         RsvlmError: The loss of a round became NaN or infinite; see its `not_finite.json`.
     """
     options, start, out = options or Options(), Path(start), Path(out)
@@ -149,7 +149,7 @@ def run(
     with processes.joined(resolve_device(device)) as target:
         # the same rounds as before, if there were any
         train.check(options.of_training())
-        side = stored.load(start).config.image_size
+        side = weights.load(start).config.image_size
         pictures, validation = _opened(pictures, "train", side), _opened(validation, "val", side, most=1000)
         for name, given in (("pictures", pictures), ("validation", validation)):
             if given.images.ndim != 4 or given.images.shape[1:] != (side, side, 3) or len(given.images) != len(given.captions):
@@ -157,11 +157,9 @@ def run(
                     f"{name}: {given.images.shape} and captions of {len(given.captions)}: expected (N, {side}, {side}, 3) and N"
                 )
         identity = _identity(start, {"pictures": pictures, "validation": validation}, classes, options)
-        if (out / "run.json").is_file() and json.loads((out / "run.json").read_text()) != identity:
-            raise ModelError(f"{out} holds rounds of other options or data: give another folder, or delete it")
+        _begin_or_resume(out / "run.json", json.dumps(identity, indent=1))
         if (out / "rounds.json").is_file():
             return json.loads((out / "rounds.json").read_text())
-        processes.write(out / "run.json", json.dumps(identity, indent=1))
 
         # round after round, as long as it is better
         table, folder, kept, why = [], start, 0, "all rounds are done"
@@ -170,12 +168,12 @@ def run(
             if not (place / "metrics.json").is_file():
                 facts: dict = {"round": number}
                 if number:
-                    labels = _labels(stored.load(folder, target), pictures, classes, options, place / "labels.npz")
+                    labels = _labels(weights.load(folder, target), pictures, classes, options, place / "labels.npz")
                     facts |= {f"labelled[{name}]": float((labels == c).mean()) for c, name in enumerate(classes)}
                     folder = _train(folder, pictures, labels, classes, options, number, place, target)
-                pupil = stored.load(folder, target)
+                pupil = weights.load(folder, target)
                 facts |= judge(pupil, validation, classes, options)
-                facts |= {} if measure is None else {"measured": dict(measure(pupil))}
+                facts |= {"measured": dict(measure(pupil))} if measure else {}
                 processes.write(place / "metrics.json", json.dumps(facts, indent=1))
             folder = place / "model" if number else start
             table.append(json.loads((place / "metrics.json").read_text()))
@@ -212,7 +210,7 @@ def begin(
         The folder of the model, `out/model`.
 
     Raises:
-        ModelError: `out` holds another beginning, or the sizes do not fit together.
+        ModelError: `out` holds a run with other options or data, or the sizes do not fit together.
     """
     options, out = options or Options(), Path(out)
     with processes.joined(resolve_device(device)) as target:
@@ -222,15 +220,13 @@ def begin(
         identity = json.dumps(
             {"sizes": dict(sizes), "vocabulary": vocabulary} | _identity(None, {"pictures": pictures}, {}, options)
         )
-        if (out / "begin.json").is_file() and (out / "begin.json").read_text() != identity:
-            raise ModelError(f"{out} holds a beginning with other options or data: give another folder, or delete it")
         untrained = not (out / "untrained").is_dir()
-        processes.write(out / "begin.json", identity)
+        _begin_or_resume(out / "begin.json", identity)
         if untrained:
-            tokenizer = tokenizers.train((text for texts in pictures.captions for text in texts), vocabulary, 112)
+            trained = tokenizer.train((text for texts in pictures.captions for text in texts), vocabulary, 112)
             torch.manual_seed(options.seed)
-            model = Mammut(MammutConfig(**sizes, vocab_size=len(tokenizer), context_length=112))
-            model.tokenizer = tokenizer
+            model = Mammut(MammutConfig(**sizes, vocab_size=len(trained), context_length=112))
+            model.tokenizer = trained
             checkpoints.finish(model, out / "untrained")
         return _train(out / "untrained", pictures, None, {}, options, 0, out, target)
 
@@ -256,12 +252,12 @@ def load_or_begin(options: config.Config, data: Path, sizes: Mapping[str, object
     return stages.stage("rounds-begin", parts, compute, recompute) / "model"
 
 
-def region_losses(model: Mammut, found: localize.Patches, labels: Tensor, texts: Tensor, window: int) -> tuple[Tensor, Tensor]:
+def region_losses(model: Mammut, patches: heat.Patches, labels: Tensor, texts: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Cross-entropies of labelled patches, and of labelled regions, against the classes.
 
     Args:
         model: The model; its output head and logit scale are used.
-        found: Patches of B images.
+        patches: Patches of B images.
         labels: (B, h, w) int64, -1 for no label.
         texts: (C, E) of norm 1.
         window: Patches are pooled over such windows first.
@@ -270,19 +266,19 @@ def region_losses(model: Mammut, found: localize.Patches, labels: Tensor, texts:
         The mean over labelled patches, so that classes count as often as they were told; and the mean over regions, where a region
         is all patches of one class in one image, pooled by their attention weights. 0 where there is no label.
     """
-    z = localize.smooth(model, found, window)  # (B, h, w, E)
+    z = heat.smooth(model, patches, window)  # (B, h, w, E)
     logits = model.logit_scale * z @ texts.T  # (B, h, w, C)
-    each = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=-1, reduction="sum")
-    patch = each / (labels >= 0).sum().clamp_min(1)
+    total = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), ignore_index=-1, reduction="sum")
+    patch = total / (labels >= 0).sum().clamp_min(1)
 
     inside = _members(labels, len(texts))
     image, kind = inside.flatten(2).any(-1).nonzero(as_tuple=True)
     if not len(image):
         return patch, patch * 0
-    scores = found.scores[image].masked_fill(~inside[image, kind][:, None], -torch.inf)  # (R, n, h, w)
+    scores = patches.scores[image].masked_fill(~inside[image, kind][:, None], -torch.inf)  # (R, n, h, w)
     share = scores.flatten(2).softmax(-1)[..., None]  # (R, n, P, 1)
-    pooled = (share * found.values[image].flatten(2, 3)).sum(2)  # (R, n, d)
-    region = F.cross_entropy(model.logit_scale * localize.project(model, pooled) @ texts.T, kind)
+    pooled = (share * patches.values[image].flatten(2, 3)).sum(2)  # (R, n, d)
+    region = F.cross_entropy(model.logit_scale * heat.project(model, pooled) @ texts.T, kind)
     return patch, region
 
 
@@ -293,45 +289,44 @@ def _members(labels: Tensor, classes: int) -> Tensor:
 
 def judge(model: Mammut, validation: Pictures, classes: Mapping[str, Sequence[str]], options: Options) -> dict[str, float]:
     """Measure what needs no mask: `agreement` of each patch's class with that of the flips (0…1), and `val_mR` (`recall`)."""
-    winners = teacher.probabilities(model, validation.images, classes, window=options.window, flips=4).argmax(axis=2)
+    odds = teacher.odds_by_part(model, validation.images, classes, window=options.window, flips=len(teacher.FLIPS))
+    winners = np.concatenate([part.argmax(axis=2) for part in odds], axis=1)
     shares = np.bincount(winners[0].ravel(), minlength=len(classes)) / winners[0].size
-    told = {f"told[{name}]": float(share) for name, share in zip(classes, shares, strict=True)}
     agreement = float((winners[1:] == winners[0]).mean())
-    return {"agreement": agreement, "val_mR": recall(model, validation)["value"], **told}
+    of_classes = {f"told[{name}]": float(share) for name, share in zip(classes, shares, strict=True)}
+    return {"agreement": agreement, "val_mR": recall(model, validation)["value"], **of_classes}
 
 
 def recall(model: Mammut, pictures: Pictures, bootstrap_samples: int = 0, seed: int = 0) -> dict:
     """Mean of R@1, R@5 and R@10 in both directions, in percent, over all captions of the pictures: a row of `retrieval.evaluate`."""
     counts = [len(texts) for texts in pictures.captions]
     captions = embed.texts(model, [text for texts in pictures.captions for text in texts])
-    found = embed.images(model, list(pictures.images)), captions, np.repeat(np.arange(len(counts)), counts)
+    vectors = embed.images(model, list(pictures.images)), captions, np.repeat(np.arange(len(counts)), counts)
     ks = [k for k in (1, 5, 10) if k <= len(counts)]
-    rows = retrieval.evaluate(*found, dataset="", split="", ks=ks, bootstrap_samples=bootstrap_samples, seed=seed)
+    rows = retrieval.evaluate(*vectors, dataset="", split="", ks=ks, bootstrap_samples=bootstrap_samples, seed=seed)
     return next(row for row in rows if row["metric"] == "mR")
 
 
 def _stop(table: list[dict], options: Options) -> str | None:
     """Say why the newest round is not to be kept, from measures that need no mask; None if it is."""
-    now, first = table[-1], table[0]
     if len(table) == 1:
         return None
-    if now["agreement"] < table[-2]["agreement"] - options.least_agreement:
-        return (
-            f"round {now['round']}: flips agree in {now['agreement']:.3f} of the patches, {table[-2]['agreement']:.3f} before"
-        )
+    first, before, now = table[0], table[-2], table[-1]
+    number = f"round {now['round']}"
+    if now["agreement"] < before["agreement"] - options.least_agreement:
+        return f"{number}: flips agree in {now['agreement']:.3f} of the patches, {before['agreement']:.3f} before"
     if now["val_mR"] < first["val_mR"] - options.most_recall_lost:
-        return f"round {now['round']}: mean recall of validation captions is {now['val_mR']:.1f}, {first['val_mR']:.1f} at the start"
+        return f"{number}: mean recall of validation captions is {now['val_mR']:.1f}, {first['val_mR']:.1f} at the start"
     emptied = [name for name in now if name.startswith("told[") and now[name] < first[name] / 4]
-    return f"round {now['round']}: a class all but vanished, {emptied[0]}" if emptied else None
+    return f"{number}: a class all but vanished, {emptied[0]}" if emptied else None
 
 
 def _labels(model: Mammut, pictures: Pictures, classes: Mapping, options: Options, path: Path) -> np.ndarray:
     """Return the teacher's labels, (N, h, w) int8, written to a file unless they were before."""
     if not path.is_file():
-        winners, sures, window = [], [], options.teacher_window or options.window
-        for odds in teacher.odds_by_part(
-            model, pictures.images, classes, window=window, scale=options.teacher_scale, flips=len(teacher.FLIPS)
-        ):
+        winners, sures = [], []
+        how = {"window": options.teacher_window or options.window, "scale": options.teacher_scale, "flips": len(teacher.FLIPS)}
+        for odds in teacher.odds_by_part(model, pictures.images, classes, **how):
             odds = odds.mean(axis=0)  # (n, C, h, w)
             winners.append(odds.argmax(axis=1).astype(np.int8))
             sures.append(odds.max(axis=1))
@@ -357,7 +352,7 @@ def _train(
     usable = np.arange(len(pictures.images)) if labels is None else np.flatnonzero((labels >= 0).any(axis=(1, 2)))
     if len(usable) < processes.size():
         raise DataError(f"{place}: the teacher is sure of no patch: raise sure_share")
-    model = stored.load(start, device)
+    model = weights.load(start, device)
     read_batches = partial(_read_batches, model, pictures, usable, labels, classes, options, number)
     folder = train.loop(model, read_batches, objective(options, with_labels=labels is not None), options.of_training(), place)
     if processes.rank() == 0:
@@ -401,7 +396,7 @@ def _read_batches(
         chosen = rng.choice(usable, min(options.batch_size, len(usable)), replace=False)
         texts = [pictures.captions[i] for i in chosen]
         counts = Counter()
-        tokens = tokenizers.encode(model.tokenizer, [captions[rng.integers(len(captions))] for captions in texts], counts)
+        tokens = tokenizer.encode(model.tokenizer, [captions[rng.integers(len(captions))] for captions in texts], counts)
         lengths = (tokens != settings.pad_token_id).sum(axis=1)
         order = np.argsort(lengths, kind="stable")
         chosen, tokens, lengths = chosen[order], tokens[order], lengths[order]
@@ -409,7 +404,7 @@ def _read_batches(
         if labels is not None and (options.patch_weight or options.region_weight):
             # one sentence of each class: over the steps, all of them
             words = [sentences[rng.integers(len(sentences))] for sentences in classes.values()]
-            asked = torch.from_numpy(tokenizers.encode(model.tokenizer, words))
+            asked = torch.from_numpy(tokenizer.encode(model.tokenizer, words))
 
         # what this process has of it
         parts = []
@@ -450,7 +445,7 @@ def objective(options: Options, with_labels: bool) -> train.Objective:
         if with_means and with_labels:
             classes = model.encode_text(part.classes.to(model.device))
             side = model.config.image_size // model.config.patch_size
-            patches = localize.split_tokens(model, image_tokens, side, side, embeddings=False)
+            patches = heat.split_tokens(model, image_tokens, side, side, embeddings=False)
             if patches.scores.isfinite().all():
                 with torch.autocast(model.device.type, enabled=False):
                     means["patch"], means["region"] = region_losses(model, patches, labels, classes.float(), options.window)
@@ -469,6 +464,13 @@ def objective(options: Options, with_labels: bool) -> train.Objective:
 
 def _opened(source: Pictures | Path, split: str, side: int, most: int | None = None) -> Pictures:
     return source if isinstance(source, Pictures) else load_or_read(Path(source), split, side, most=most)
+
+
+def _begin_or_resume(path: Path, identity: str) -> None:
+    """Write down what decides a run, unless that of another run is there."""
+    if path.is_file() and path.read_text() != identity:
+        raise ModelError(f"{path.parent} holds a run with other options or data: give another folder, or delete it")
+    processes.write(path, identity)
 
 
 def _identity(start: Path | None, given: Mapping[str, Pictures], classes: Mapping, options: Options) -> dict:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,7 @@ class Rules:
     """What counts as right.
 
     Attributes:
-        background: Pixels below the threshold are told to be no class, and that counts like a class in `miou`. Without it each pixel
+        background: Pixels below the threshold are said to be of no class, and that counts like a class in `miou`. Without it each pixel
             gets a class.
         threshold: The fixed threshold, 0 to 1.
         tolerance_px: How far beside the mask the maximum may lie.
@@ -65,11 +65,11 @@ class Measured:
         pairs: A row for each image with a class in it: `image label` (numbers), `pointing energy area` (0 to 1; energy is NaN of a
             map that is the same everywhere; area is the share of the image that the mask covers).
         curves: (pairs, BINS) float64, IoU at each threshold.
-        cells: (N, thresholds, C + 1, 3) int32, pixels that are told to be of a class, are so truly, and both; background last. One
+        cells: (N, thresholds, C + 1, 3) int32, pixels that are said to be of a class, are so truly, and both; background last. One
             threshold alone where the background has its own map.
         presence: (N, C) float64, the maximum of each map.
         present: (N, C) bool.
-        boxes: A row for each box found: `image label score right`.
+        boxes: A row for each box around parts of a map: `image label score right`.
         true_boxes: (N, C) int64, their number.
         rules: What counted as right.
     """
@@ -99,7 +99,6 @@ def evaluate(
     *,
     dataset: str = "unnamed",
     split: str = "test",
-    protocol: str = "maps",
     against: str | Collection[str] = (),
     without: Mapping[str, Collection[str]] | None = None,
     bootstrap_samples: int = 1000,
@@ -110,49 +109,45 @@ def evaluate(
 
     Args:
         items: Pictures with masks.
-        maps_of: A method, or name → method; the names are then the protocols. Each gets the decoded image.
+        maps_of: Name → method, or a single one, `maps`; the names are the protocols. Each gets the decoded image.
         classes: C classes, in the order of the maps; masks of other classes count as background.
         rules: What counts as right.
         dataset: Name that goes into the rows.
         split: Name that goes into the rows.
-        protocol: Name of the method, where there is one.
         against: Methods; rows of every other one, but for those of single classes, then also come as differences to each, over the
             same resamples, under the protocol `OTHER - AGAINST`; of two of them the later one minus the earlier.
         without: Name → keys of images; all rows then come again, without these, under the split `SPLIT without NAME`. Where that leaves
             all images or none, they do not, which is logged.
-        bootstrap_samples: Resamples of the images for the intervals (2.5 to 97.5 percentile); 0: no intervals.
-        seed: Of the bootstrap; every method meets the same resamples.
+        bootstrap_samples: Number of resamples of the images for the intervals (2.5 to 97.5 percentile); with 0 there are none.
+        seed: Seed of the resamples, which are the same for every method.
         progress: Show a bar.
 
     Raises:
         DataError: As `measure`, or `against` is no method.
     """
-    methods = dict(maps_of) if isinstance(maps_of, Mapping) else {protocol: maps_of}
+    methods = dict(maps_of) if isinstance(maps_of, Mapping) else {"maps": maps_of}
     against = [against] if isinstance(against, str) else list(against)
     if unknown := [name for name in against if name not in methods]:
         raise DataError(f"no method '{unknown[0]}' to compare with: there are {', '.join(methods)}")
-    measured = measure(items, methods, classes, rules, progress=progress)
-    keys = next(iter(measured.values())).keys
+    keys, pages = _pages(items, methods, classes, rules, progress)
     result = []
-    parts = {"": (), **{f" without {name}": left_out for name, left_out in (without or {}).items()}}
-    for part, left_out in parts.items():
+    for listed, left_out in {"": (), **(without or {})}.items():
+        part = f"{split} without {listed}" if listed else split
         # Whether a list of pictures fits is known only now, and is no reason to throw the rest away.
-        kept = np.array([key not in left_out for key in keys])
-        if not kept.any() or (part and kept.all()):
-            logger.warning(
-                "%s%s: %d of %d images, left out: are there keys such as %s?", split, part, kept.sum(), len(keys), keys[0]
-            )
+        rest = [n for n, key in enumerate(keys) if key not in left_out]
+        if not rest or (listed and len(rest) == len(keys)):
+            logger.warning("%s: %d of %d images, left out: are there keys such as %s?", part, len(rest), len(keys), keys[0])
             continue
-        of_part = {name: subset(one, kept) for name, one in measured.items()}
-        drawn = {name: _drawn(one, bootstrap_samples, seed) for name, one in of_part.items()}
-        common = {"dataset": dataset, "split": f"{split}{part}"}
+        of_part = {method: _bound(classes, keys, pages[method], rest, rules) for method in methods}
+        draws = {name: _draws(one, bootstrap_samples, seed) for name, one in of_part.items()}
+        common = {"dataset": dataset, "split": part}
         for name, one in of_part.items():
-            result += _rows(one, drawn[name], _chances(one), common | {"protocol": name})
+            result += _rows(one, draws[name], _chances(one), common | {"protocol": name})
         # Differences over the same resamples; of two methods that others are compared with, once.
         for other, name in itertools.product(against, of_part):
             if name != other and not (name in against and against.index(name) < against.index(other)):
-                shared = [metric for metric in drawn[name] if metric in drawn[other] and "[" not in metric]
-                gain = {metric: drawn[name][metric] - drawn[other][metric] for metric in shared}
+                gain = _gain(draws[name], draws[other])
+                gain = {metric: values for metric, values in gain.items() if "[" not in metric}
                 result += _rows(of_part[name], gain, {}, common | {"protocol": f"{name} - {other}"})
     return result
 
@@ -171,38 +166,18 @@ def measure(
     ranked by the highest value of the map inside, as it is. Where a method gives one more map, it is the background's: a pixel is
     background where that map is highest, and no threshold is put.
 
-    Args:
-        items: As for `evaluate`.
-        methods: Name → method.
-        classes: As for `evaluate`.
-        rules: What counts as right.
-        progress: Show a bar.
+    Arguments are those of `evaluate`; `methods` is name → method.
 
     Raises:
         DataError: No class, image or method, a mask or map of another size than its image, or an image that cannot be decoded.
     """
-    names = list(classes)
-    if not names or len(set(names)) < len(names) or not methods:
-        raise DataError(f"{len(names)} classes, {len(methods)} methods: expected at least one of each, and no class twice")
-    if not 0 <= rules.threshold <= 1 or rules.tolerance_px < 0:
-        raise DataError(f"threshold {rules.threshold}, tolerance {rules.tolerance_px} px: expected 0 to 1, and 0 or more")
-    pages: dict[str, list[dict]] = {name: [] for name in methods}
-    keys = []
-    for item in tqdm(items, desc="compare with masks", unit=" images", disable=not progress):
-        image = images.decode(item.image)
-        truth = _stack(item, names, image.shape[:2])
-        boxes = [_true_boxes(item, name, truth[c]) for c, name in enumerate(names)]
-        for method, maps_of in methods.items():
-            found = _checked_maps(maps_of(image), method, item.key, len(names), image.shape[:2])
-            pages[method].append(_page(found, truth, boxes, rules))
-        keys.append(item.key)
-    if not keys:
-        raise DataError("no image with masks was read: check the folder, and what was left out")
-    return {name: _bound(names, keys, found, rules) for name, found in pages.items()}
+    keys, pages = _pages(items, methods, classes, rules, progress)
+    return {method: _bound(classes, keys, pages[method], range(len(keys)), rules) for method in methods}
 
 
 def rows(
     measured: Measured,
+    minus: Measured | None = None,
     *,
     dataset: str = "unnamed",
     split: str = "test",
@@ -210,64 +185,57 @@ def rows(
     bootstrap_samples: int = 1000,
     seed: int = 0,
 ) -> list[dict]:
-    """Metrics of one method with bootstrap intervals over its images; see `evaluate`."""
-    drawn = _drawn(measured, bootstrap_samples, seed)
-    return _rows(measured, drawn, _chances(measured), {"dataset": dataset, "split": split, "protocol": protocol})
+    """Return the metrics of one method with bootstrap intervals over images, or, with `minus`, their differences to another's.
 
-
-def difference(
-    one: Measured,
-    other: Measured,
-    *,
-    dataset: str = "unnamed",
-    split: str = "test",
-    protocol: str = "difference",
-    bootstrap_samples: int = 1000,
-    seed: int = 0,
-) -> list[dict]:
-    """Metrics of one method minus those of another on the same images; an interval that excludes 0 is a difference.
+    An interval of a difference that excludes 0 is a difference. The other arguments are those of `evaluate`; `protocol` is the name
+    that goes into the rows.
 
     Raises:
-        DataError: Other images or classes.
+        DataError: The two methods were measured on other images or classes.
     """
-    if one.keys != other.keys or one.classes != other.classes:
+    common = {"dataset": dataset, "split": split, "protocol": protocol}
+    draws = _draws(measured, bootstrap_samples, seed)
+    if minus is None:
+        return _rows(measured, draws, _chances(measured), common)
+    if measured.keys != minus.keys or measured.classes != minus.classes:
         raise DataError("the two methods were not measured on the same images and classes: measure them together")
-    ours, theirs = (_drawn(measured, bootstrap_samples, seed) for measured in (one, other))
-    gain = {metric: ours[metric] - theirs[metric] for metric in ours if metric in theirs}
-    return _rows(one, gain, {}, {"dataset": dataset, "split": split, "protocol": protocol})
-
-
-def subset(measured: Measured, kept: np.ndarray) -> Measured:
-    """What was measured on some of the images alone.
-
-    Args:
-        measured: What was measured on N images.
-        kept: (N,) bool.
-    """
-    number = np.cumsum(kept) - 1
-    pairs, boxes = (table[kept[table["image"]]] for table in (measured.pairs, measured.boxes))
-    return replace(
-        measured,
-        keys=tuple(np.array(measured.keys, object)[kept]),
-        pairs=pairs.assign(image=number[pairs["image"]]).reset_index(drop=True),
-        boxes=boxes.assign(image=number[boxes["image"]]).reset_index(drop=True),
-        curves=measured.curves[kept[measured.pairs["image"]]],
-        **{name: getattr(measured, name)[kept] for name in ("cells", "presence", "present", "true_boxes")},
-    )
+    return _rows(measured, _gain(draws, _draws(minus, bootstrap_samples, seed)), {}, common)
 
 
 # Parts
 
 
+def _pages(
+    items: Iterable[true_masks.Item], methods: Mapping[str, Maps], classes: Sequence[str], rules: Rules, progress: bool
+) -> tuple[list[str], dict[str, list[dict]]]:
+    """Names of images, and for each method what `_page` says of each of them."""
+    if not classes or len(set(classes)) < len(classes) or not methods:
+        raise DataError(f"{len(classes)} classes, {len(methods)} methods: expected at least one of each, and no class twice")
+    if not 0 <= rules.threshold <= 1 or rules.tolerance_px < 0:
+        raise DataError(f"threshold {rules.threshold}, tolerance {rules.tolerance_px} px: expected 0 to 1, and 0 or more")
+    pages: dict[str, list[dict]] = {name: [] for name in methods}
+    keys = []
+    for item in tqdm(items, desc="compare with masks", unit=" images", disable=not progress):
+        image = images.decode(item.image)
+        truth = _stack(item, classes, image.shape[:2])
+        boxes = [_true_boxes(item, name, mask) for name, mask in zip(classes, truth, strict=True)]
+        for method, maps_of in methods.items():
+            maps = _checked_maps(maps_of(image), method, item.key, len(classes), image.shape[:2])
+            pages[method].append(_page(maps, truth, boxes, rules))
+        keys.append(item.key)
+    if not keys:
+        raise DataError("no image with masks was read: check the folder, and what was left out")
+    return keys, pages
+
+
 def _stack(item: true_masks.Item, classes: Sequence[str], size: tuple[int, int]) -> np.ndarray:
     """(C, H, W) bool masks of the classes."""
-    layers = [item.masks.get(name, np.zeros(size, bool)) for name in classes]
-    for name, mask in zip(classes, layers, strict=True):
+    masks = [item.masks.get(name, np.zeros(size, bool)) for name in classes]
+    for name, mask in zip(classes, masks, strict=True):
         if mask.shape != size:
-            raise DataError(
-                f"{item.key}: the mask of '{name}' is {mask.shape}, the image {size}: expected equal sizes, as from maskfiles.read"
-            )
-    return np.array(layers, bool)
+            wanted = "expected equal sizes, as from true_masks.read"
+            raise DataError(f"{item.key}: the mask of '{name}' is {mask.shape}, the image {size}: {wanted}")
+    return np.array(masks, bool)
 
 
 def _true_boxes(item: true_masks.Item, name: str, mask: np.ndarray) -> np.ndarray:
@@ -277,35 +245,40 @@ def _true_boxes(item: true_masks.Item, name: str, mask: np.ndarray) -> np.ndarra
     return shapes.boxes(shapes.components(mask)).astype(np.float64)
 
 
-def _checked_maps(found: np.ndarray, method: str, key: str, C: int, size: tuple[int, int]) -> np.ndarray:
-    found = np.ascontiguousarray(found, np.float32)
-    if found.ndim != 3 or found.shape[1:] != size or found.shape[0] not in (C, C + 1):
-        raise DataError(
-            f"method '{method}' gave maps of shape {found.shape} for {key}: expected {(C, *size)}, or one more of the background"
-        )
-    known = np.isfinite(found)
-    return found if known.all() else np.where(known, found, np.float32(np.nan))
+def _checked_maps(maps: np.ndarray, method: str, key: str, C: int, size: tuple[int, int]) -> np.ndarray:
+    maps = np.ascontiguousarray(maps, np.float32)
+    if maps.ndim != 3 or maps.shape[1:] != size or maps.shape[0] not in (C, C + 1):
+        wanted = f"expected {(C, *size)}, or one more of the background"
+        raise DataError(f"method '{method}' gave maps of shape {maps.shape} for {key}: {wanted}")
+    known = np.isfinite(maps)
+    return maps if known.all() else np.where(known, maps, np.float32(np.nan))
 
 
 def _page(maps: np.ndarray, truth: np.ndarray, boxes: list[np.ndarray], rules: Rules) -> dict:
-    """All that is kept of one image."""
-    C = len(truth)
-    ends = agreement.ends(maps)
+    """All that `Measured` holds of one image."""
+    C, ends = len(truth), agreement.ends(maps)
     known = np.nan_to_num(ends)
-    page: dict = {"pairs": [], "curves": [], "present": truth.any((1, 2)), "true_boxes": [len(one) for one in boxes]}
-    page["cells"] = agreement.cells(maps, truth, known[0].min(), known[1].max()).astype(np.int32)
-    page["presence"] = np.where(np.isnan(ends[1]), -np.inf, ends[1])[:C]
-    for c in np.flatnonzero(page["present"]):
+    present = truth.any((1, 2))
+    pairs, curves = [], []
+    for c in np.flatnonzero(present):
         heat, mask = maps[c], truth[c]
-        pointing = agreement.pointing(heat, mask, rules.tolerance_px)
-        page["pairs"].append((c, pointing, agreement.energy(heat, mask), mask.mean()))
-        page["curves"].append(agreement.iou_curve(heat, mask, tuple(known[:, c])))
+        pairs.append((c, agreement.pointing(heat, mask, rules.tolerance_px), agreement.energy(heat, mask), mask.mean()))
+        curves.append(agreement.iou_curve(heat, mask, tuple(known[:, c])))
     best = [agreement.best_boxes(maps[c], boxes[c], *known[:, c], rules.threshold, rules.min_px) for c in range(C)]
-    page["boxes"] = np.concatenate([np.insert(part, 0, c, axis=1) for c, part in enumerate(best)])
-    return page
+    return {
+        "pairs": pairs,
+        "curves": curves,
+        "cells": agreement.cells(maps, truth, known[0].min(), known[1].max()).astype(np.int32),
+        "presence": np.where(np.isnan(ends[1]), -np.inf, ends[1])[:C],
+        "present": present,
+        "boxes": np.concatenate([np.insert(part, 0, c, axis=1) for c, part in enumerate(best)]),
+        "true_boxes": [len(one) for one in boxes],
+    }
 
 
-def _bound(names: list[str], keys: list[str], pages: list[dict], rules: Rules) -> Measured:
+def _bound(classes: Sequence[str], keys: list[str], pages: list[dict], chosen: Iterable[int], rules: Rules) -> Measured:
+    """Put the pages of some images together."""
+    pages, keys = [pages[n] for n in chosen], [keys[n] for n in chosen]
     if len({page["cells"].shape for page in pages}) > 1:
         raise DataError("a method gave a map of the background for some images and none for others: decide on one")
     pairs = [(n, *pair) for n, page in enumerate(pages) for pair in page["pairs"]]
@@ -313,7 +286,7 @@ def _bound(names: list[str], keys: list[str], pages: list[dict], rules: Rules) -
     boxes = pd.DataFrame(np.concatenate([page["boxes"] for page in pages]), columns=["label", "score", "right"])
     of_image = np.repeat(range(len(pages)), [len(page["boxes"]) for page in pages])
     return Measured(
-        classes=tuple(names),
+        classes=tuple(classes),
         keys=tuple(keys),
         pairs=pairs.astype({"image": int, "label": int}),
         curves=np.array([curve for page in pages for curve in page["curves"]]).reshape(-1, agreement.BINS),
@@ -329,11 +302,15 @@ def _bound(names: list[str], keys: list[str], pages: list[dict], rules: Rules) -
 # Means over images, for many resamples at once
 
 
-def _drawn(measured: Measured, samples: int, seed: int) -> dict[str, np.ndarray]:
+def _draws(measured: Measured, samples: int, seed: int) -> dict[str, np.ndarray]:
     """Each metric, 0 to 1: first over all images, then over each resample."""
     resamples = statistics.bootstrap(len(measured.keys), samples, seed, RESAMPLES_AT_ONCE)
-    parts = [_values(measured, times.astype(float)) for times in resamples]
+    parts = [_metrics(measured, times.astype(float)) for times in resamples]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _gain(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {metric: values - theirs[metric] for metric, values in ours.items() if metric in theirs}
 
 
 def _groups(m: Measured) -> list[tuple[str, np.ndarray]]:
@@ -343,21 +320,24 @@ def _groups(m: Measured) -> list[tuple[str, np.ndarray]]:
     return [(suffix, of) for suffix, of in groups if of.any()]
 
 
-def _values(m: Measured, times: np.ndarray) -> dict[str, np.ndarray]:
+def _metrics(m: Measured, times: np.ndarray) -> dict[str, np.ndarray]:
     """Metrics where image n was drawn times[s, n] times: name → (S,)."""
-    found: dict[str, np.ndarray] = {}
+    metrics: dict[str, np.ndarray] = {}
     with np.errstate(invalid="ignore", divide="ignore"):
+        # Means over pairs of an image and a class in it.
         for suffix, of in _groups(m):
             pairs = m.pairs[of]
             weight = times[:, pairs["image"]]
             curves = m.curves[of, m.place, None] if suffix else m.curves[of]
             table = np.column_stack([pairs[["pointing", "energy"]], curves])
             means = (weight @ np.nan_to_num(table)) / (weight @ np.isfinite(table))
-            found |= {f"pointing{suffix}": means[:, 0], f"energy{suffix}": means[:, 1]}
-            found[f"iou@{m.rules.threshold:g}{suffix}"] = means[:, 2 if suffix else 2 + m.place]
+            metrics |= {f"pointing{suffix}": means[:, 0], f"energy{suffix}": means[:, 1]}
+            metrics[f"iou@{m.rules.threshold:g}{suffix}"] = means[:, 2 if suffix else 2 + m.place]
             if not suffix:
-                found["iou_best"] = means[:, 2:].max(1)
-        found |= _mean_ious(m, times)
+                metrics["iou_best"] = means[:, 2:].max(1)
+
+        # Means over classes, of all pixels, of boxes, and of whole images.
+        metrics |= _mean_ious(m, times)
         label, image = m.boxes["label"].to_numpy(), m.boxes["image"].to_numpy(np.int64)
         score, right = m.boxes["score"].to_numpy(float), m.boxes["right"].to_numpy(bool)
         totals, boxes, presence = times @ m.true_boxes, [], []
@@ -366,21 +346,21 @@ def _values(m: Measured, times: np.ndarray) -> dict[str, np.ndarray]:
             boxes.append(statistics.average_precision(score[of], right[of], totals[:, c], times[:, image[of]]))
             presence.append(statistics.auc(m.presence[:, c], m.present[:, c], times))
         for metric, parts in (("ap50", boxes), ("presence_auc", presence)):
-            found |= {metric: _nanmean(np.stack(parts, 1))}
-            found |= {f"{metric}[{name}]": part for name, part in zip(m.classes, parts, strict=True)}
-    return found
+            metrics[metric] = _nanmean(np.stack(parts, 1))
+            metrics |= {f"{metric}[{name}]": part for name, part in zip(m.classes, parts, strict=True)}
+    return metrics
 
 
 def _mean_ious(m: Measured, times: np.ndarray) -> dict[str, np.ndarray]:
     sums = (times @ m.cells.reshape(len(m.cells), -1)).reshape(len(times), *m.cells.shape[1:])
-    told, true, both = np.moveaxis(sums, -1, 0)  # each (S, thresholds, C + 1)
-    iou, labels = np.where(true > 0, both / (told + true - both), np.nan), [*m.classes, "background"]
+    predicted, true, both = np.moveaxis(sums, -1, 0)  # each (S, thresholds, C + 1)
+    iou, labels = np.where(true > 0, both / (predicted + true - both), np.nan), [*m.classes, "background"]
     place = m.place if iou.shape[1] > 1 else 0
     if iou.shape[1] > 1 and not m.rules.background:  # nothing is below the first threshold
         iou, labels, place = iou[:, :1, :-1], labels[:-1], 0
     mean = _nanmean(iou)
-    found = {"miou": mean[:, place]} | ({"miou_best": mean.max(1)} if mean.shape[1] > 1 else {})
-    return found | {f"iou[{name}]": iou[:, place, c] for c, name in enumerate(labels)}
+    best = {"miou_best": mean.max(1)} if mean.shape[1] > 1 else {}
+    return {"miou": mean[:, place], **best, **{f"iou[{name}]": iou[:, place, c] for c, name in enumerate(labels)}}
 
 
 def _nanmean(table: np.ndarray) -> np.ndarray:
@@ -390,23 +370,17 @@ def _nanmean(table: np.ndarray) -> np.ndarray:
 
 def _chances(m: Measured) -> dict[str, float]:
     """What a map that knows nothing gets, 0 to 1, where that follows from the masks alone."""
-    chances: dict[str, float] = {"presence_auc": 0.5}
-    for suffix, of in _groups(m):
-        chances |= {f"{metric}{suffix}": m.pairs["area"][of].mean() for metric in ("pointing", "energy")}
-    return chances
+    areas = {f"{metric}{suffix}": m.pairs["area"][of].mean() for suffix, of in _groups(m) for metric in ("pointing", "energy")}
+    return areas | {"presence_auc": 0.5} | {f"presence_auc[{name}]": 0.5 for name in m.classes}
 
 
-def _rows(m: Measured, drawn: Mapping[str, np.ndarray], chances: Mapping[str, float], common: dict) -> list[dict]:
-    of_pairs = {
-        f"{metric}{suffix}": int(of.sum())
-        for suffix, of in _groups(m)
-        for metric in ("pointing", "energy", f"iou@{m.rules.threshold:g}", "iou_best")
-    }
+def _rows(m: Measured, draws: Mapping[str, np.ndarray], chances: Mapping[str, float], common: dict) -> list[dict]:
+    of_pairs = ("pointing", "energy", f"iou@{m.rules.threshold:g}", "iou_best")
+    counts = {f"{metric}{suffix}": int(of.sum()) for suffix, of in _groups(m) for metric in of_pairs}
     result = []
-    for metric, values in drawn.items():
+    for metric, values in draws.items():
         if np.isfinite(values[0]):
-            chance = chances.get(metric, chances.get(metric.split("[")[0]) if metric.startswith("presence") else None)
-            row = {"metric": metric, **statistics.interval(100 * values)}
-            row |= {"chance": None if chance is None else 100 * float(chance), "n": of_pairs.get(metric, len(m.keys))}
-            result.append(common | {"direction": "t2i"} | row)
+            row = common | {"direction": "t2i", "metric": metric, **statistics.interval(100 * values)}
+            chance = 100 * float(chances[metric]) if metric in chances else None
+            result.append(row | {"chance": chance, "n": counts.get(metric, len(m.keys))})
     return result

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rsvlm.errors import DataError, MissingExtraError
+from rsvlm.errors import DataError, need
 from rsvlm.localization import pixels, smoothing
 
 HOWS = ("fixed", "percentile", "otsu", "two")
@@ -41,21 +41,21 @@ def threshold(heat: np.ndarray, how: str = "fixed", value: float = 0.5, high: fl
     Source: Otsu 1979 (doi:10.1109/TSMC.1979.4310076).
     """
     heat = _map(heat)
-    there = np.isfinite(heat)
+    known = np.isfinite(heat)
     if how not in HOWS:
         raise DataError(f"unknown threshold '{how}': choose one of {', '.join(HOWS)}")
     if how == "two":
         if high is None or not high >= value:
             raise DataError(f"two thresholds {value} and {high}: give value, and high at or above it")
-        return np.where(there & (heat >= high), 1, np.where(there & (heat < value), 0, -1)).astype(np.int8)
-    if how == "percentile" and not 0 <= value <= 100:
-        raise DataError(f"percentile {value}: expected 0 to 100")
+        return np.where(known & (heat >= high), 1, np.where(known & (heat < value), 0, -1)).astype(np.int8)
     if how == "percentile":
-        value = np.percentile(heat[there], value) if there.any() else np.inf
-    if how == "otsu":
+        if not 0 <= value <= 100:
+            raise DataError(f"percentile {value}: expected 0 to 100")
+        value = np.percentile(heat[known], value) if known.any() else np.inf
+    elif how == "otsu":
         value = otsu(heat)
     with np.errstate(invalid="ignore"):
-        return there & (heat >= value)
+        return known & (heat >= value)
 
 
 def otsu(heat: np.ndarray) -> float:
@@ -116,7 +116,7 @@ def polygons(labels: np.ndarray, transform: Sequence[float] | None = None) -> li
 
     Args:
         labels: (H, W) integers as from `components`.
-        transform: `a b c d e f` of x = a · column + b · row + c and y = d · column + e · row + f, as in rasterio; none: pixels.
+        transform: `a b c d e f` of x = a · column + b · row + c and y = d · column + e · row + f, as in rasterio. If None, pixels.
 
     Returns:
         A GeoJSON feature for each part, in the order of their numbers, with the property `part`; holes are kept, and a part that
@@ -125,17 +125,18 @@ def polygons(labels: np.ndarray, transform: Sequence[float] | None = None) -> li
     Raises:
         MissingExtraError: rasterio is not installed.
     """
-    try:
-        from rasterio import features
-        from rasterio.transform import Affine
-    except ImportError:
-        raise MissingExtraError('the package rasterio is not installed: pip install "rsvlm[data]"') from None
+    features, affine = need("rasterio.features", "data"), need("affine", "data")
     labels = np.ascontiguousarray(labels, np.int32)
-    place = Affine(*tuple(transform)[:6]) if transform is not None else Affine.identity()
-    found: dict[int, list] = {}
+    place = affine.Affine(*tuple(transform)[:6]) if transform is not None else affine.identity
+    areas: dict[int, list] = {}
     for shape, number in features.shapes(labels, labels > 0, 4, place):
-        found.setdefault(int(number), []).append(shape["coordinates"])
-    return [{"type": "Feature", "properties": {"part": n}, "geometry": _geometry(found[n])} for n in sorted(found)]
+        areas.setdefault(int(number), []).append(shape["coordinates"])
+    result = []
+    for n, parts in sorted(areas.items()):
+        kind, coordinates = ("Polygon", parts[0]) if len(parts) == 1 else ("MultiPolygon", parts)
+        geometry = {"type": kind, "coordinates": coordinates}
+        result.append({"type": "Feature", "properties": {"part": n}, "geometry": geometry})
+    return result
 
 
 def refine(heat: np.ndarray, image: np.ndarray, radius: int = 8, eps: float = 1e-3) -> np.ndarray:
@@ -158,10 +159,10 @@ def refine(heat: np.ndarray, image: np.ndarray, radius: int = 8, eps: float = 1e
     heat = _map(heat)
     image = np.asarray(image)
     if image.shape != (*heat.shape, 3) or radius < 1 or not eps > 0:
-        raise DataError(
-            f"map {heat.shape}, image {image.shape}, radius {radius}, eps {eps}: expected an image of the map's size with three "
-            "channels, a radius of 1 or more and eps above 0"
-        )
+        wanted = "expected an image of the map's size with three channels, a radius of 1 or more and eps above 0"
+        raise DataError(f"map {heat.shape}, image {image.shape}, radius {radius}, eps {eps}: {wanted}")
+
+    # Means over windows: of the colours, of the map, and of their products.
     there = np.isfinite(heat)
     nowhere = np.where(there, np.float32(0), np.float32(np.nan))  # scores: all weights are equal, of no data there is none
     offset = heat[there].mean() if there.any() else 0.0
@@ -171,6 +172,8 @@ def refine(heat: np.ndarray, image: np.ndarray, radius: int = 8, eps: float = 1e
     products = [guide[..., i] * guide[..., j] for i, j in pairs]
     stack = np.dstack([guide, p, guide * p[..., None], *products])
     mean = smoothing.smooth_pool(nowhere, stack, 2 * radius + 1).astype(np.float64)
+
+    # In each window the line through them, and at each pixel the mean of the lines of its windows.
     colour, value = mean[..., :3], mean[..., 3]
     together = mean[..., 4:7] - colour * value[..., None]
     spread = np.empty((*heat.shape, 3, 3))
@@ -233,38 +236,37 @@ class Regions:
         from rasterio.features import shapes
         from shapely.geometry import shape
 
+        # The parts of the block, of which small ones are kept at its edges alone, where they may go on.
         with np.errstate(invalid="ignore"):
             mask = heat >= self.threshold
         self.highest = max(self.highest, float(np.nanmax(heat, initial=0.0)))
         self.cells += int(mask.sum())
         labels, count = pixels.label_components(mask, False)
-        here, values = labels[mask], heat[mask].astype(np.float64)
-        sizes, sums = np.bincount(here, minlength=count + 1), np.bincount(here, values, minlength=count + 1)
+        inside, values = labels[mask], heat[mask].astype(np.float64)
+        sizes, sums = np.bincount(inside, minlength=count + 1), np.bincount(inside, values, minlength=count + 1)
         edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
         keep = sizes >= self.least
         keep[edge] = True
         keep[0] = False
-        order = np.lexsort((-values, here))  # the highest value of each part comes first
-        first = order[np.searchsorted(here[order], np.arange(1, count + 1))] if count else order
+
+        # Their facts: in `order` the highest value of each part comes first.
+        order = np.lexsort((-values, inside))
+        first = order[np.searchsorted(inside[order], np.arange(1, count + 1))] if count else order
         rows, columns = np.nonzero(mask)
         offset = self._next - 1
         for label in np.flatnonzero(keep).tolist():
             at = first[label - 1]
-            facts = [
-                int(sizes[label]),
-                float(sums[label]),
-                float(values[at]),
-                top + int(rows[at]),
-                left + int(columns[at]),
-                [],
-            ]
-            self._parent[offset + label], self._open[offset + label] = offset + label, facts
+            peak = [float(values[at]), top + int(rows[at]), left + int(columns[at])]
+            self._parent[offset + label] = offset + label
+            self._open[offset + label] = [int(sizes[label]), float(sums[label]), *peak, []]
         shown = keep[labels]
         moved = Affine.translation(left, top)
         for geometry, label in shapes(labels, mask=shown, connectivity=4, transform=moved) if shown.any() else ():
             self._open[offset + int(label)][5].append(shape(geometry))
             self._points += sum(map(len, geometry["coordinates"]))
         self._next += count
+
+        # Joined to the parts on the left and above.
         ids = np.where(shown, labels.astype(np.int64) + offset, 0)
         if self._left is not None:
             self._join(self._left, ids[:, 0])
@@ -327,10 +329,6 @@ class Regions:
             return
         whole = parts[0] if len(parts) == 1 else union_all(parts).simplify(0)
         (heapq.heappush if len(self.best) < self.most else heapq.heappushpop)(self.best, Region(*item, whole))
-
-
-def _geometry(parts: list) -> dict:
-    return {"type": "Polygon", "coordinates": parts[0]} if len(parts) == 1 else {"type": "MultiPolygon", "coordinates": parts}
 
 
 def _map(heat: np.ndarray) -> np.ndarray:

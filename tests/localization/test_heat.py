@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from rsvlm.errors import DataError
-from rsvlm.localization import heat as localize, smoothing
+from rsvlm.localization import heat, smoothing
 from rsvlm.model import tokenizer as tokenizers
 from rsvlm.model.mammut import Attention, Mammut, MammutConfig
 from tests.localization.test_smoothing import direct
@@ -100,45 +100,45 @@ def test_what_cannot_be_pooled_is_refused(scores, values, message):
 
 
 def test_a_window_over_the_whole_grid_is_the_models_own_pooling(model, picture):
-    batch = localize.to_batch(model, [picture], 32, 48)
+    batch = heat.to_batch(model, [picture], 32, 48)
     with torch.inference_mode():
-        whole, found = model.encode_image(batch), localize.patches(model, batch)
-        everywhere = localize.smooth(model, found, 11)
+        whole, found = model.encode_image(batch), heat.patches(model, batch)
+        everywhere = heat.smooth(model, found, 11)
         np.testing.assert_allclose(everywhere, whole[:, None, None].expand(-1, 4, 6, -1), atol=1e-5)
-        np.testing.assert_allclose(localize.smooth(model, found, 1), found.embeddings, atol=1e-5)
-        assert (localize.smooth(model, found, 3) - found.embeddings).abs().max() > 1e-2
+        np.testing.assert_allclose(heat.smooth(model, found, 1), found.embeddings, atol=1e-5)
+        assert (heat.smooth(model, found, 3) - found.embeddings).abs().max() > 1e-2
     assert found.scores.shape == (1, 2 if model.pool else 1, 4, 6)
 
 
 def test_contributions_add_up_to_the_cosine_of_the_image(model, picture):
-    batch = localize.to_batch(model, [picture], 32, 48)
-    texts = localize.text_vectors(model, ["the sea", "tan land"])
-    shares = localize.heat(model, batch, texts, method="attention")
+    batch = heat.to_batch(model, [picture], 32, 48)
+    texts = heat.text_vectors(model, ["the sea", "tan land"])
+    shares = heat.heat(model, batch, texts, method="attention")
     with torch.inference_mode():
         np.testing.assert_allclose(shares.mean((2, 3)), model.encode_image(batch).numpy() @ texts.T, atol=1e-5)
-    weights = localize.heat(model, batch, texts, method="weights")
+    weights = heat.heat(model, batch, texts, method="weights")
     np.testing.assert_allclose(weights.sum((2, 3)), 1, atol=1e-5)
 
 
 def test_raw_is_a_window_of_one_and_several_windows_are_averaged(model, picture):
-    batch, texts = localize.to_batch(model, [picture], 32, 48), localize.text_vectors(model, ["the sea", "tan land"])
-    one, three = (localize.heat(model, batch, texts, window=w) for w in (1, 3))
-    np.testing.assert_allclose(localize.heat(model, batch, texts, method="raw", window=5), one, atol=1e-6)
-    np.testing.assert_allclose(localize.heat(model, batch, texts, window=(1, 3)), (one + three) / 2, atol=1e-6)
+    batch, texts = heat.to_batch(model, [picture], 32, 48), heat.text_vectors(model, ["the sea", "tan land"])
+    one, three = (heat.heat(model, batch, texts, window=w) for w in (1, 3))
+    np.testing.assert_allclose(heat.heat(model, batch, texts, method="raw", window=5), one, atol=1e-6)
+    np.testing.assert_allclose(heat.heat(model, batch, texts, window=(1, 3)), (one + three) / 2, atol=1e-6)
     assert one.shape == (1, 2, 4, 6) and np.abs(one).max() <= 1 + 1e-5
-    whole = localize.heat(model, batch, texts, window=99)
+    whole = heat.heat(model, batch, texts, window=99)
     np.testing.assert_allclose(whole, np.broadcast_to(whole[..., :1, :1], whole.shape), atol=1e-5)
-    assert np.abs(localize.heat(model, batch, texts, global_share=0.5) - three).max() > 1e-3
+    assert np.abs(heat.heat(model, batch, texts, global_share=0.5) - three).max() > 1e-3
 
 
 def test_cross_attention_of_each_text_adds_up_to_one(model, picture):
-    batch = localize.to_batch(model, [picture], 32, 48)
-    found = localize.cross_attention(model, batch, ["the sea to the east", "tan land"])
+    batch = heat.to_batch(model, [picture], 32, 48)
+    found = heat.cross_attention(model, batch, ["the sea to the east", "tan land"])
     assert found.shape == (1, 2, 2, 2, 4, 6) and found.min() >= 0
     np.testing.assert_allclose(found.sum((-2, -1)), 1, atol=1e-5)
-    alone = localize.cross_attention(model, batch, ["tan land"])
+    alone = heat.cross_attention(model, batch, ["tan land"])
     np.testing.assert_allclose(found[:, 1], alone[:, 0], atol=1e-5)  # padding adds nothing
-    weighed = localize.cross_attention(model, batch, ["tan land"], gradient=True)
+    weighed = heat.cross_attention(model, batch, ["tan land"], gradient=True)
     assert weighed.shape == alone.shape and weighed.min() >= 0 and 0 < (weighed > 0).mean() < 1
     assert all(parameter.grad is None for parameter in model.parameters())
     states = model.layers[0].cross_attention
@@ -150,60 +150,60 @@ def test_slopes_are_those_of_the_weights():
     layer = Attention(8, 2).double()
     x, key_value = torch.randn(1, 3, 8).double(), layer.key_value(torch.randn(1, 5, 8).double()).detach()
     target = torch.randn(1, 3, 8).double()
-    weights = localize._attention(layer, x, key_value, None).detach().requires_grad_()  # (1, 2, 3, 5)
+    weights = heat._attention(layer, x, key_value, None).detach().requires_grad_()  # (1, 2, 3, 5)
     value = key_value.view(1, 5, 2, 2, 4).permute(2, 0, 3, 1, 4)[1]
     mixed = (weights @ value).transpose(1, 2).reshape(1, 3, 8).detach().requires_grad_()
     (slope,) = torch.autograd.grad((layer.out(mixed) * target).sum(), mixed)
     (wanted,) = torch.autograd.grad((layer.out((weights @ value).transpose(1, 2).reshape(1, 3, 8)) * target).sum(), weights)
-    found = localize._attention(layer, x, key_value, slope)
+    found = heat._attention(layer, x, key_value, slope)
     torch.testing.assert_close(found, (weights * wanted).clamp_min(0).detach(), check_dtype=False)
 
 
-@pytest.mark.parametrize("method", list(localize.METHODS))
+@pytest.mark.parametrize("method", list(heat.METHODS))
 def test_every_method_maps_every_pixel(model, picture, method):
-    found = localize.maps(model, picture[:21, :37], ["the sea", ["tan land", "land"]], method=method, tile_px=16)
+    found = heat.maps(model, picture[:21, :37], ["the sea", ["tan land", "land"]], method=method, tile_px=16)
     assert found.shape == (2, 21, 37) and found.dtype == np.float32 and np.isfinite(found).all()
 
 
 def test_the_best_sentence_speaks_and_vectors_stand_for_sentences(model, picture):
     groups = [["the sea", "a river"], ["tan land"]]
-    found = localize.maps(model, picture, groups, size="patches")
-    single = localize.maps(model, picture, ["the sea", "a river", "tan land"], size="patches")
+    found = heat.maps(model, picture, groups, size="patches")
+    single = heat.maps(model, picture, ["the sea", "a river", "tan land"], size="patches")
     np.testing.assert_allclose(found, [np.maximum(single[0], single[1]), single[2]], atol=1e-6)
-    vectors = [localize.text_vectors(model, group) for group in groups]
-    np.testing.assert_allclose(localize.maps(model, picture, vectors, size="patches"), found, atol=1e-6)
+    vectors = [heat.text_vectors(model, group) for group in groups]
+    np.testing.assert_allclose(heat.maps(model, picture, vectors, size="patches"), found, atol=1e-6)
 
 
 def test_the_mean_of_sentences_and_of_scales(model, picture):
-    single = localize.maps(model, picture, ["the sea", "a river", "tan land"])
-    mean = localize.maps(model, picture, [["the sea", "a river"], ["tan land"]], join="mean")
+    single = heat.maps(model, picture, ["the sea", "a river", "tan land"])
+    mean = heat.maps(model, picture, [["the sea", "a river"], ["tan land"]], join="mean")
     np.testing.assert_allclose(mean, [(single[0] + single[1]) / 2, single[2]], atol=1e-6)
-    one, two = (localize.maps(model, picture, ["the sea"], scale=scale) for scale in (1, 2))
-    both = localize.maps(model, picture, ["the sea"], scale=(1, 2))
+    one, two = (heat.maps(model, picture, ["the sea"], scale=scale) for scale in (1, 2))
+    both = heat.maps(model, picture, ["the sea"], scale=(1, 2))
     np.testing.assert_allclose(both, (one + two) / 2, atol=1e-6)
-    tiled = [localize.maps(model, picture, ["the sea"], scale=scale, tile_px=16) for scale in (1, 2, (1, 2))]
+    tiled = [heat.maps(model, picture, ["the sea"], scale=scale, tile_px=16) for scale in (1, 2, (1, 2))]
     np.testing.assert_allclose(tiled[2], (tiled[0] + tiled[1]) / 2, atol=1e-5)
 
 
 def test_several_methods_look_at_an_image_once(model, picture, monkeypatch):
     how = {"scale": (1, 2), "tile_px": 24, "batch_size": 2}
-    wanted = [localize.maps(model, picture, ["the sea"], method=m, **how) for m in ("raw", "smooth", "caption")]
-    tower, looks, seen = localize.patches, [], {}
-    monkeypatch.setattr(localize, "patches", lambda *given: looks.append(1) or tower(*given))
+    wanted = [heat.maps(model, picture, ["the sea"], method=m, **how) for m in ("raw", "smooth", "caption")]
+    tower, looks, seen = heat.patches, [], {}
+    monkeypatch.setattr(heat, "patches", lambda *given: looks.append(1) or tower(*given))
     for method, one in zip(("raw", "smooth", "caption"), wanted, strict=True):
-        found = localize.maps(model, picture, ["the sea"], method=method, seen=seen, **how)
+        found = heat.maps(model, picture, ["the sea"], method=method, seen=seen, **how)
         np.testing.assert_allclose(found, one, atol=1e-6)
     assert len(looks) == len(seen) > 2
 
 
 def test_sentences_are_read_from_a_file_or_the_package(tmp_path):
-    groups, rest = localize.sentences("rsicd", ["airplane", "ship"])
+    groups, rest = heat.sentences("rsicd", ["airplane", "ship"])
     assert all("plane" in line for line in groups[0]) and len(groups) == 2 and len(rest) > 3
     file = tmp_path / "texts.json"
     file.write_text('{"ship": "a ship", "": ["a meadow"], "dock": ["a dock", "a pier"]}')
-    assert localize.sentences(file, ["dock", "ship"]) == ([["a dock", "a pier"], ["a ship"]], ["a meadow"])
+    assert heat.sentences(file, ["dock", "ship"]) == ([["a dock", "a pier"], ["a ship"]], ["a meadow"])
     file.write_text('{"ship": "a ship"}')
-    assert localize.sentences(str(file), ["ship"]) == ([["a ship"]], None)
+    assert heat.sentences(str(file), ["ship"]) == ([["a ship"]], None)
     for text, says in [
         ('{"ship": []}', "no sentence, or one that is blank"),
         ('{"ship": [" "]}', "blank"),
@@ -216,37 +216,35 @@ def test_sentences_are_read_from_a_file_or_the_package(tmp_path):
     ]:
         file.write_text(text)
         with pytest.raises(DataError, match=says):
-            localize.sentences(file, ["ship"])
+            heat.sentences(file, ["ship"])
     with pytest.raises(DataError, match="cannot be read"):
-        localize.sentences(tmp_path / "no.json", ["ship"])
+        heat.sentences(tmp_path / "no.json", ["ship"])
 
 
 def test_contrast_with_a_background_makes_probabilities(model, picture):
-    both = localize.maps(model, picture, ["the sea", "tan land"], background=[])
+    both = heat.maps(model, picture, ["the sea", "tan land"], background=[])
     np.testing.assert_allclose(both.sum(0), 1, atol=1e-5)
-    split = [
-        localize.maps(model, picture, [a], background=[b])[0] for a, b in (("the sea", "tan land"), ("tan land", "the sea"))
-    ]
+    split = [heat.maps(model, picture, [a], background=[b])[0] for a, b in (("the sea", "tan land"), ("tan land", "the sea"))]
     np.testing.assert_allclose(both, split, atol=1e-5)
-    sharp = localize.maps(model, picture, ["the sea", "tan land"], background=[], temperature=1e-4)
+    sharp = heat.maps(model, picture, ["the sea", "tan land"], background=[], temperature=1e-4)
     assert np.abs(sharp - 0.5).mean() > np.abs(both - 0.5).mean()
 
 
 def test_tiles_cover_the_image_and_fade_into_each_other(model, picture):
     for length, tile, overlap in ((37, 16, 0.5), (16, 16, 0.5), (100, 32, 0.0), (33, 32, 0.9), (5, 1, 0.0)):
-        starts = localize._starts(length, tile, overlap)
+        starts = heat._starts(length, tile, overlap)
         seen = np.zeros(length, int)
         for start in starts:
             seen[start : start + tile] += 1
         assert seen.min() >= 1 and starts[0] == 0 and starts[-1] == length - tile
         assert all(b - a <= max(tile * (1 - overlap), 1) + 1 for a, b in zip(starts, starts[1:]))
     flat = np.full((40, 40, 3), 128, np.uint8)  # every tile is the same, so no seam may show
-    tile = localize.maps(model, flat[:16, :16], ["the sea"], window=99)
-    np.testing.assert_allclose(localize.maps(model, flat, ["the sea"], window=99, tile_px=16), tile[0, 0, 0], atol=1e-4)
+    tile = heat.maps(model, flat[:16, :16], ["the sea"], window=99)
+    np.testing.assert_allclose(heat.maps(model, flat, ["the sea"], window=99, tile_px=16), tile[0, 0, 0], atol=1e-4)
 
 
 def test_edges_can_be_taken_from_the_image(model, picture):
-    guided = localize.maps(model, picture, ["the sea"], size="guided")
+    guided = heat.maps(model, picture, ["the sea"], size="guided")
     assert guided.shape == (1, 32, 48) and np.isfinite(guided).all()
 
 
@@ -275,4 +273,4 @@ def test_edges_can_be_taken_from_the_image(model, picture):
 def test_a_bad_request_is_refused(model, picture, change, message):
     given = {"image": picture, "texts": ["sea"]} | change
     with pytest.raises(DataError, match=message):
-        localize.maps(model, given.pop("image"), given.pop("texts"), **given)
+        heat.maps(model, given.pop("image"), given.pop("texts"), **given)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from rsvlm import config
 from rsvlm.data.demo import earth_facts, earth_masks, ground_cover
 from rsvlm.errors import DataError, ModelError, RsvlmError
-from rsvlm.localization import heat as localize, pictures, rounds, teacher
+from rsvlm.localization import heat, pictures, rounds, teacher
 from rsvlm.localization.pictures import Pictures
 from rsvlm.model import weights
 from rsvlm.training import batches, checkpoints, train
@@ -55,7 +55,7 @@ def same(one, other) -> bool:
 
 def test_captions_alone_teach_where_the_sea_is(start):
     model, given = weights.load(start, "cpu"), halves(12, 1)
-    odds = teacher.probabilities(model, given.images, CLASSES, window=1)[0]
+    odds = np.concatenate(list(teacher.odds_by_part(model, given.images, CLASSES, window=1)), axis=1)[0]
     np.testing.assert_allclose(odds.sum(axis=1), 1, atol=1e-5)
     land = given.images[:, 2::4, 2::4, 0] > given.images[:, 2::4, 2::4, 2]
     assert ((odds.argmax(axis=1) == 1) == land).mean() > 0.8
@@ -63,7 +63,7 @@ def test_captions_alone_teach_where_the_sea_is(start):
 
 def test_flips_are_turned_back_and_a_larger_scale_keeps_the_grid(start):
     model, images = weights.load(start, "cpu"), halves(6, 2).images
-    found = teacher.probabilities(model, images, CLASSES, window=1, scale=2, flips=4)
+    found = np.concatenate(list(teacher.odds_by_part(model, images, CLASSES, window=1, scale=2, flips=4)), axis=1)
     assert found.shape == (4, 6, 2, 4, 4)
     assert np.abs(found[1:] - found[:1]).mean() < 0.1  # turned back wrongly, left and right would be exchanged
 
@@ -81,10 +81,10 @@ def test_the_surest_patches_of_each_class_are_labelled():
 
 def test_region_losses_of_known_labels(start):
     model = weights.load(start, "cpu")
-    batch = localize.to_batch(model, list(halves(3, 3).images), 16, 16)
+    batch = heat.to_batch(model, list(halves(3, 3).images), 16, 16)
     texts = torch.nn.functional.normalize(torch.randn(2, 16, generator=torch.manual_seed(0)), dim=1)
     with torch.no_grad():
-        found = localize.patches(model, batch)
+        found = heat.patches(model, batch)
         none = torch.full((3, 4, 4), -1)
         assert [float(x) for x in rounds.region_losses(model, found, none, texts, 3)] == [0, 0]
         one = none.clone()

@@ -4,19 +4,13 @@ import numpy as np
 import pytest
 from conftest import png
 from hypothesis import given, settings, strategies as st
+from localization.test_agreement import a_map
 
 from rsvlm.errors import DataError
 from rsvlm.localization import agreement, baselines, pixels, scoring, true_masks
 from rsvlm.records import results
 
 CLASSES = ("ship", "dock", "tree")
-
-
-def a_map(rng, shape, empty=True):
-    """Few values, so that ties are common, and some pixels without data."""
-    heat = rng.integers(0, 9, shape).astype(np.float32) / 8 - 0.3
-    heat[rng.random(shape) < 0.1 * empty] = np.nan
-    return heat
 
 
 @settings(max_examples=30, deadline=None)
@@ -243,4 +237,4 @@ def test_of_many_boxes_the_best_count():
 def test_two_methods_on_other_images_are_not_compared():
     found = [scoring.measure(world(n), {"a": sees}, CLASSES)["a"] for n in (2, 3)]
     with pytest.raises(DataError, match="same images"):
-        scoring.difference(*found)
+        scoring.rows(*found)

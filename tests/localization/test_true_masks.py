@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from rsvlm.errors import DataError
-from rsvlm.localization import true_masks
+from rsvlm.localization import mask_files, true_masks
 from rsvlm.model import images
 
 
@@ -42,26 +42,26 @@ def counts_of(mask):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 2**30), max_size=12))
 def test_compressed_run_lengths_come_back(counts):
-    assert true_masks.decode_counts(encode(counts)).tolist() == counts
+    assert mask_files.decode_counts(encode(counts)).tolist() == counts
 
 
 def test_a_known_compressed_mask():
     # 0 outside, then 6 inside of a 2 × 3 mask, and one whose third and fourth numbers are differences
-    assert true_masks.run_lengths(true_masks.decode_counts("06"), 2, 3).all()
-    assert true_masks.decode_counts("52203").tolist() == [5, 2, 2, 2, 5]
+    assert mask_files.run_lengths(mask_files.decode_counts("06"), 2, 3).all()
+    assert mask_files.decode_counts("52203").tolist() == [5, 2, 2, 2, 5]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6))
 def test_run_lengths_give_back_the_mask(H, W, seed):
     mask = np.random.default_rng(seed).random((H, W)) < 0.5
-    np.testing.assert_array_equal(true_masks.run_lengths(counts_of(mask), H, W), mask)
+    np.testing.assert_array_equal(mask_files.run_lengths(counts_of(mask), H, W), mask)
 
 
 @pytest.mark.parametrize("text", ["\x00", "é", "P", "`", "PPPPPPPPPPP0", "~~"])
 def test_broken_run_lengths_are_refused(text):
     with pytest.raises(DataError, match="run lengths"):
-        true_masks.run_lengths(true_masks.decode_counts(text), 4, 4)
+        mask_files.run_lengths(mask_files.decode_counts(text), 4, 4)
 
 
 def coco(tmp_path, annotations, H=20, W=30, said=None, **more):
