@@ -79,7 +79,7 @@ class Captioner(Section):
     """Who writes captions of landmarks, and what that may cost."""
 
     kind: Literal["grammar", "gemini", "openai"] = Field(
-        "grammar", description="Who writes them; openai: any compatible server."
+        "grammar", description="The offline grammar, Gemini, or any OpenAI-compatible server."
     )
     model: str = Field("", description="Name of the model on the server; empty: the client's default.")
     base_url: str = Field("", description="Address of the server; empty: the vendor's.")
@@ -132,10 +132,7 @@ class Web(Section):
     overhead_precision: float = Field(0.95, gt=0, le=1, description="Precision on labels that sets the overhead threshold.")
     hash_distance: int = Field(6, ge=0, le=16, description="Images whose perceptual hashes differ in so few bits are one.")
     embedding_similarity: float = Field(
-        0.98,
-        ge=0,
-        le=1,
-        description="With a model: images whose embeddings have at least this cosine are one; 0: not compared.",
+        0.98, ge=0, le=1, description="With a model: images whose embeddings reach this cosine are one; 0: not compared."
     )
     test_share: float = Field(0.05, ge=0, lt=0.5, description="Share of the hosts held back for testing.")
     val_share: float = Field(0.05, ge=0, lt=0.5, description="Share of the hosts held back for validation.")

@@ -168,56 +168,56 @@ def evaluate(
     Args:
         image_embeddings: (N, E) float32, norm 1; a memory map is read a block at a time.
         caption_embeddings: (M, E) float32, norm 1, likewise.
-        image_of_caption: (M,) int64.
+        image_of_caption: (M,) int64 rows of `image_embeddings`.
         captions: M strings: needed by skyscript, and to find empty ones.
         protocol: One of `PROTOCOLS`, or `all`: those that these embeddings allow; the log says which were left out.
-        dataset: Name that goes into the rows.
-        split: Name that goes into the rows.
-        ks: The recalls asked for.
+        dataset: Name of the data set in the rows.
+        split: Name of the split in the rows.
+        ks: Ranks k of the recalls.
         ties: `pessimistic`, `average` or `optimistic`, see `rank`. Recalls under `average` are expected hits; its mAP takes the
             mean rank within each tied group. All but the first are named in the rows' protocol.
-        bootstrap_samples: Resamples of the images; 0: no intervals.
-        seed: Of the bootstrap.
-        classes: N class names, None where unknown: adds rows such as `R@1[airport]`, over the queries of that class in the whole
-            gallery.
-        skipped: Empty captions are counted here.
-        device: As in `standings`.
+        bootstrap_samples: Number of resamples of the images; 0: no intervals.
+        seed: Seed of the bootstrap.
+        classes: N class names, None where unknown. They add rows such as `R@1[airport]`, over the queries of that class in the
+            whole gallery.
+        skipped: Counter of empty captions.
+        device: Device, as in `standings`.
 
     Raises:
         DataError: As `standings`; an unknown protocol or tie rule; a k below 1 or above the size of a gallery; captions that the
             protocol needs and that are missing.
     """
     # A bad request stops before any work.
-    chosen = list(PROTOCOLS) if protocol == "all" else [_known(protocol, PROTOCOLS, "protocol")]
+    protocols = list(PROTOCOLS) if protocol == "all" else [_known(protocol, PROTOCOLS, "protocol")]
     _known(ties, TIES, "rule for ties")
     ks = [int(k) for k in ks]
     if not ks or min(ks) < 1:
         raise DataError(f"ks = {ks}: expected one or more numbers from 1 on")
     owners = _checked(image_embeddings, caption_embeddings, image_of_caption)
     N = len(image_embeddings)
-    for name, given, count in (("captions", captions, len(owners)), ("classes", classes, N)):
-        if given is not None and len(given) != count:
-            raise DataError(f"{len(given)} {name} for {count} rows of embeddings: expected one each, in the same order")
+    for name, values, count in (("captions", captions, len(owners)), ("classes", classes, N)):
+        if values is not None and len(values) != count:
+            raise DataError(f"{len(values)} {name} for {count} rows of embeddings: expected one each, in the same order")
 
     # Empty captions are left out.
-    kept = np.arange(len(owners))
+    asked = np.arange(len(owners))
     if captions is not None:
-        kept = np.flatnonzero([bool(caption.strip()) for caption in captions])
-        if empty := len(owners) - len(kept):
+        asked = np.flatnonzero([bool(caption.strip()) for caption in captions])
+        if empty := len(owners) - len(asked):
             logger.warning("%d of %d captions are empty: left out", empty, len(owners))
             if skipped is not None:
                 skipped["empty caption"] += empty
-        if not len(kept):
+        if not len(asked):
             raise DataError(f"all {len(owners)} captions are empty: nothing can be asked")
 
     # Protocols that compare the same things share one pass over the scores.
     measured: dict[str, list[dict]] = {}
     rows = []
-    for name in chosen:
+    for name in protocols:
         kind = name if name in ("skyscript", "one-to-one") else "plain"
         if kind not in measured:
             try:
-                task = _task(kind, owners, captions, kept)
+                task = _task(kind, owners, captions, asked)
                 _fits(ks, kind, N, 1 + int(task.pair_text.max()))
             except DataError as error:
                 if protocol != "all" or kind == "plain":
@@ -252,27 +252,24 @@ def _checked(images: np.ndarray, texts: np.ndarray, image_of_caption: np.ndarray
 
 
 def _fits(ks: Sequence[int], kind: str, N: int, M: int) -> None:
-    for count, what in ((N, "images"), (M, "captions")):
-        if max(ks) > count:
-            raise DataError(
-                f"k = {max(ks)} is larger than the gallery of {count} {what} under {kind}: every answer would be right; "
-                f"ask for ks up to {min(N, M)}"
-            )
+    if max(ks) > min(N, M):
+        gallery = f"{N} images" if max(ks) > N else f"{M} captions"
+        problem = f"k = {max(ks)} is larger than the gallery of {gallery} under {kind}"
+        raise DataError(f"{problem}: every answer would be right; ask for ks up to {min(N, M)}")
 
 
-def _task(kind: str, owners: np.ndarray, captions: Sequence[str] | None, kept: np.ndarray) -> _Task:
+def _task(kind: str, owners: np.ndarray, captions: Sequence[str] | None, asked: np.ndarray) -> _Task:
+    """Pair the captions `asked` (rows of the caption embeddings) with images as a protocol does."""
     if kind == "skyscript":
         if captions is None:
-            raise DataError(
-                "skyscript pools equal captions: give the caption strings, captions=[...], in the order of their rows"
-            )
-        codes, texts = pd.factorize(np.array([captions[i] for i in kept], object))
-        items = kept[np.unique(codes, return_index=True)[1]]  # equal captions have equal embeddings: take the first
-        pairs = np.unique(owners[kept] * len(texts) + codes)  # an image may carry the same caption twice
+            raise DataError("skyscript pools equal captions: give the strings, captions=[...], in the order of their rows")
+        codes, texts = pd.factorize(np.array([captions[i] for i in asked], object))
+        items = asked[np.unique(codes, return_index=True)[1]]  # equal captions have equal embeddings: take the first
+        pairs = np.unique(owners[asked] * len(texts) + codes)  # an image may carry the same caption twice
         return _Task(items, pairs // len(texts), pairs % len(texts))
     if kind == "one-to-one":
-        kept = np.sort(kept[np.unique(owners[kept], return_index=True)[1]])
-    return _Task(None if len(kept) == len(owners) else kept, owners[kept], np.arange(len(kept)))
+        asked = np.sort(asked[np.unique(owners[asked], return_index=True)[1]])
+    return _Task(None if len(asked) == len(owners) else asked, owners[asked], np.arange(len(asked)))
 
 
 def _stand(images: np.ndarray, texts: np.ndarray, task: _Task, device: str) -> tuple[Standing, Standing]:
@@ -285,37 +282,31 @@ def _stand(images: np.ndarray, texts: np.ndarray, task: _Task, device: str) -> t
 
 def _standing(query: np.ndarray, count: int, score: np.ndarray, above: np.ndarray, equal: np.ndarray) -> Standing:
     """Take a query's own right items out of the counts of its right pairs (S,), and keep those of its best."""
+    # pairs in the order of their queries, the best of each first
     order = np.lexsort((-score, query))
     query, score = query[order], score[order]
     answers = np.bincount(query, minlength=count)
     start = np.cumsum(answers) - answers
-    # A group are right items of one query with the same score; those of the groups before it stand above.
+
+    # a group are right items of one query with the same score; those of the groups before it stand above
     new_group = np.diff(query, prepend=-1).astype(bool) | (np.diff(score, prepend=np.nan) != 0)
     first_of_group = np.flatnonzero(new_group)
     group = np.cumsum(new_group) - 1
     own = np.diff(first_of_group, append=len(order))[group]
     above = above[order] - (first_of_group[group] - start[query])
     equal = equal[order] - own
+
+    # the best pair of each query, and the precision over all
     asked = answers > 0
     best = np.zeros((3, count), np.int64)
     best[:, asked] = [column[start[asked]] for column in (above, equal, own)]
     place = np.arange(1, len(order) + 1) - start[query]
-    precision = {
-        ties: np.bincount(query, place / (place + above + share * equal), count) / np.maximum(answers, 1)
-        for ties, share in TIES.items()
-    }
-    return Standing(*best, precision)
+    sums = {ties: np.bincount(query, place / (place + above + share * equal), count) for ties, share in TIES.items()}
+    return Standing(*best, {ties: total / np.maximum(answers, 1) for ties, total in sums.items()})
 
 
 def _measure(
-    task: _Task,
-    both: tuple[Standing, Standing],
-    N: int,
-    ks: Sequence[int],
-    ties: str,
-    samples: int,
-    seed: int,
-    classes: Sequence | None,
+    task: _Task, both: tuple[Standing, Standing], N: int, ks: Sequence[int], ties: str, samples: int, seed: int, classes
 ) -> list[dict]:
     """Metric rows from where the answers stand, without the names of data set, split and protocol."""
     image, text, M, K = task.pair_image, task.pair_text, len(both[1].own), len(ks)
@@ -329,17 +320,12 @@ def _measure(
 
     # What each image adds to the sums behind all means: as measured, and as expected of a random order.
     table = by_image(*((hits(side, ks, ties), side.precision[ties]) for side in both))
-    random = [
-        (1 - _miss(right[:, None], total, np.asarray(ks)), _chance_precision(right, total))
-        for right, total in ((texts_of_image, M), (images_of_text, N))
-    ]
-    chances = by_image(*random)
+    galleries = ((texts_of_image, M), (images_of_text, N))
+    chances = by_image(*((1 - _miss(m[:, None], n, np.asarray(ks)), _chance_precision(m, n)) for m, n in galleries))
 
     # Medians are of all queries alone: ranks in order, the image that each belongs to, and its weight.
-    queries = (
-        (rank(both[0], ties)[asked], np.flatnonzero(asked), np.ones(asked.sum())),
-        (rank(both[1], ties)[text], image, share),
-    )
+    of_images = rank(both[0], ties)[asked], np.flatnonzero(asked), np.ones(asked.sum())
+    queries = (of_images, (rank(both[1], ties)[text], image, share))
     medians = [tuple(column[np.argsort(query[0], kind="stable")] for column in query) for query in queries]
     expected_ranks = [np.median((M + 1) / (texts_of_image[asked] + 1)), np.median((N + 1) / (images_of_text + 1))]
 
@@ -349,14 +335,8 @@ def _measure(
     for code, name in enumerate(names):
         inside = asked & (codes == code)
         groups += [(f"[{name}]", inside, table[inside], [], [])] if inside.any() else []
-    labels = [
-        *(("i2t", f"R@{k}") for k in ks),
-        *(("t2i", f"R@{k}") for k in ks),
-        ("both", "mR"),
-        ("i2t", "mAP"),
-        ("t2i", "mAP"),
-    ]
-    labels += [("i2t", "median_rank"), ("t2i", "median_rank")]
+    labels = [(direction, f"R@{k}") for direction in ("i2t", "t2i") for k in ks] + [("both", "mR")]
+    labels += [(direction, metric) for metric in ("mAP", "median_rank") for direction in ("i2t", "t2i")]
     rows = []
     for suffix, inside, part, of_group, ranks_of_group in groups:
         n = {"i2t": int(inside.sum()), "t2i": len(np.unique(text[inside[image]])), "both": len(part)}

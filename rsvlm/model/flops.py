@@ -37,12 +37,9 @@ def count(config: MammutConfig, text_tokens: int) -> dict[str, int]:
 
     # the decoder, twice
     cross = math.ceil(layers / config.cross_attention_every)
-    mlps = {"one": (layers, layers), "caption": (layers - cross, layers), "both": (layers, layers + cross)}[
-        config.cross_layer_mlp
-    ]
+    late = {"one": (0, 0), "caption": (-cross, 0), "both": (0, cross)}[config.cross_layer_mlp]  # MLPs beside one a layer
     T, t = config.context_length if config.pads_are_text else text_tokens, text_tokens - 1
-    contrastive, caption = (
-        layers * (8 * n * D**2 + 4 * n**2 * D) + mlps_run * 16 * n * D**2 for n, mlps_run in zip((T, t), mlps, strict=True)
-    )
+    contrastive = layers * (8 * T * D**2 + 4 * T**2 * D) + (layers + late[0]) * 16 * T * D**2
+    caption = layers * (8 * t * D**2 + 4 * t**2 * D) + (layers + late[1]) * 16 * t * D**2
     caption += 2 * P * Dv * D + cross * (4 * (t + P) * D**2 + 4 * t * P * D)
     return {"vision": vision, "contrastive": contrastive, "caption": caption, "vocabulary": 2 * t * D * config.vocab_size}

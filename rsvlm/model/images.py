@@ -130,9 +130,7 @@ def resize(array: np.ndarray, height_px: int, width_px: int, box: Sequence[float
     if box is None and array.shape[:2] == (height_px, width_px):
         return array
     rows, columns = array.shape[:2]
-    part = (
-        None if box is None else tuple(share * side for share, side in zip(box, (columns, rows, columns, rows), strict=True))
-    )
+    part = None if box is None else (box[0] * columns, box[1] * rows, box[2] * columns, box[3] * rows)
     return np.asarray(Image.fromarray(array).resize((width_px, height_px), Image.Resampling.BICUBIC, part))
 
 

@@ -313,9 +313,8 @@ class Mammut(PreTrainedModel):
         """
         side = self.config.patch_size
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % side or images.shape[3] % side:
-            raise ModelError(
-                f"images of shape {tuple(images.shape)}: this model takes (B, 3, H, W) with H and W multiples of {side}"
-            )
+            expected = f"(B, 3, H, W) with H and W multiples of {side}"
+            raise ModelError(f"images of shape {tuple(images.shape)}: this model takes {expected}")
 
         # a convolutional tower: it has no positions to crop, and on a CPU it is twice as fast with channels last
         if self.config.vision_stages:

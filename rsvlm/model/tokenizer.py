@@ -41,12 +41,9 @@ def train(captions: Iterable[str], vocabulary_size: int, context_length: int) ->
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel(add_prefix_space=True)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        special_tokens=[PAD, BOS, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    alphabet, special_tokens = pre_tokenizers.ByteLevel.alphabet(), [PAD, BOS, EOS]
+    options = {"special_tokens": special_tokens, "initial_alphabet": alphabet, "show_progress": False}
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary_size, **options)
     captions = iter(captions)
     if (first := next(captions, None)) is None:
         raise DataError("no caption to train a tokenizer on: is the training split empty?")
@@ -90,13 +87,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], counts: Cou
     _check_present(tokenizer)
     if blank := [i for i, text in enumerate(texts) if not text.strip()]:
         raise DataError(f"text {blank[0]} of {len(texts)} is empty: drop it, or write a caption")
-    encodings = tokenizer(
-        list(texts),
-        truncation=True,
-        padding="longest",
-        return_attention_mask=False,
-        split_special_tokens=True,  # a caption that spells "<pad>" is text like any other
-    )
+    options = {"truncation": True, "padding": "longest", "return_attention_mask": False}
+    encodings = tokenizer(list(texts), split_special_tokens=True, **options)  # a caption that spells "<pad>" is text
     tokens = np.asarray(encodings["input_ids"], dtype=np.int64)
     if tokens.shape[1] == tokenizer.model_max_length:
         cut = sum(bool(e.overflowing) for e in encodings.encodings)

@@ -142,9 +142,7 @@ def read_rows(folders: str) -> list[dict]:
     rows = []
     for path in sorted(stages.root().glob(f"{folders}/metrics.json")):
         try:
-            made, config, measured = (
-                json.loads(path.with_stem(name).read_text()) for name in ("provenance", "config", "metrics")
-            )
+            made, config, measured = (json.loads(path.with_stem(n).read_text()) for n in ("provenance", "config", "metrics"))
             origin = {"profile": config["profile"]} | {part: made[part] for part in ORIGIN[1:]}
             names = {"experiment": path.parent.parent.name, "run": path.parent.name}
             rows += [names | checked_row(row) | origin for row in measured]
@@ -163,9 +161,8 @@ def _evaluated(path: Path) -> list[dict]:
         origin = {"profile": "evaluate"} | {part: made.get(part, "") for part in ORIGIN[1:]}
         return [names | row | origin for row in rows]
     except (OSError, ValueError, TypeError, AttributeError, DataError) as error:
-        raise DataError(
-            f"{path} is no list of metric rows ({error}): give a file that `rsvlm evaluate --json` wrote"
-        ) from None
+        expected = "give a file that `rsvlm evaluate --json` wrote"
+        raise DataError(f"{path} is no list of metric rows ({error}): {expected}") from None
 
 
 def published(path: Path | str | None = None) -> pd.DataFrame:
