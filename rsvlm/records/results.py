@@ -309,6 +309,7 @@ def compare(
     """
     import pandas as pd
 
+    # rows with a system each
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     if missing := [name for name in (*KEY, "value") if name not in frame]:
         raise DataError(f"the rows have no '{missing[0]}': give rows as from results.table, with {', '.join(KEY)} and value")
@@ -316,6 +317,8 @@ def compare(
         if not {"experiment", "run"} <= set(frame) and not {"model", "backbone"} <= set(frame):
             raise DataError("the rows do not say whose they are: give each a 'system'")
         frame = frame.assign(system=systems(frame))
+
+    # of one metric and one protocol
     chosen = frame[(frame["metric"] == metric) & ((frame["direction"] == direction) | (direction is None))]
     if not len(chosen):
         known = ", ".join(sorted(set(frame["metric"]))) or "none"
@@ -330,6 +333,8 @@ def compare(
     if protocol not in protocols:
         raise DataError(f"no {metric} of protocol '{protocol}': there are {', '.join(protocols)}")
     chosen = chosen[chosen["protocol"] == protocol]
+
+    # one number for each system and data set
     cell = ["system", "dataset", "split", "direction"]
     if (twice := chosen.duplicated(cell)).any():
         raise DataError(f"two numbers for {' / '.join(chosen.loc[twice, cell].iloc[0])}: tell the systems apart, or keep one")

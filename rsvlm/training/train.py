@@ -175,6 +175,7 @@ def loop(
     metrics, pairs, silent = Metrics(out / "metrics.jsonl", from_step=step), options.batch_size, processes.rank() > 0
     progress = tqdm(total=options.steps * pairs, initial=step * pairs, desc="train", unit=" samples", disable=silent)
 
+    # all steps that are left
     stream = read_batches(place, step)
     model.train()
     clock = time.perf_counter()
@@ -201,7 +202,7 @@ def loop(
         place = Place(batch.place.positions, batch.place.counts + counts)
         progress.update(pairs)
 
-        # what is written
+        # a line of metrics
         if step % options.log_every == 0 or step == options.steps:
             seconds, clock = time.perf_counter() - clock, time.perf_counter()
             line = {
@@ -218,6 +219,8 @@ def loop(
             }
             metrics.write(line)
             progress.set_postfix(loss=f"{line['loss']:.3f}", memory=f"{line['memory_gb']:.1f} GB", refresh=False)
+
+        # a point of the validation curve, and a checkpoint
         if step % options.checkpoint_every == 0 or step == options.steps:
             if validate is not None:
                 with checkpoints.averaged(model, ema):
@@ -225,6 +228,8 @@ def loop(
                 model.train()
             checkpoints.save(out, step, place, model, optimizer, ema, scaler)
             clock = time.perf_counter()  # samples_per_s is of training alone
+
+    # the averaged model
     progress.close()
     with checkpoints.averaged(model, ema):
         return checkpoints.finish(model, out / "model")
