@@ -262,7 +262,7 @@ def _task(kind: str, owners: np.ndarray, captions: Sequence[str] | None, asked: 
     """Pair the captions `asked` (rows of the caption embeddings) with images as a protocol does."""
     if kind == "skyscript":
         if captions is None:
-            raise DataError("skyscript pools equal captions: give the strings, captions=[...], in the order of their rows")
+            raise DataError("skyscript pools equal captions: give the caption strings, captions=[...], in their order")
         codes, texts = pd.factorize(np.array([captions[i] for i in asked], object))
         items = asked[np.unique(codes, return_index=True)[1]]  # equal captions have equal embeddings: take the first
         pairs = np.unique(owners[asked] * len(texts) + codes)  # an image may carry the same caption twice
