@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from rsvlm import config
 from rsvlm.errors import ConfigError
-from rsvlm.model import losses, mammut, tokenizer
+from rsvlm.model import flops, losses, mammut, tokenizer
 from rsvlm.model.device import resolve_device
 from rsvlm.records import provenance
 from rsvlm.training import train
@@ -203,7 +203,7 @@ def _make_ours(setting: Setting) -> Contender:
 
     def backward(images: Tensor, tokens: Tensor) -> Tensor:
         longest = int((tokens != tokenizer.PAD_ID).sum(1).max())
-        batch = Batch([(images, [tokens[:, :longest]])], [], Place.start(), Counter())
+        batch = Batch([(images, [tokens[:, :longest]])], [], Place(), Counter())
         return train.backward(model, batch, objective, options)["loss"]
 
     def check(images: Tensor, tokens: Tensor) -> dict[str, tuple]:
@@ -446,10 +446,8 @@ def _device_name(device: str) -> str:
 
 def _utilisation(setting: Setting, samples_per_s: float) -> dict[str, float]:
     """Model FLOPs that were done per second, and their share of the device's peak where that is known."""
-    if not hasattr(mammut, "flops"):
-        return {}
-    forward = mammut.flops(setting.model_config(), setting.text_tokens)
-    done = 3 * forward.get("total", sum(forward.values())) * samples_per_s  # a backward pass costs two forward passes
+    forward = flops.count(setting.model_config(), setting.text_tokens)
+    done = 3 * sum(forward.values()) * samples_per_s  # a backward pass costs two forward passes
     found = {"model_tflops_per_s": done / 1e12}
     peak = next((peak for name, peak in PEAK_FLOPS.items() if name in _device_name(setting.device)), None)
     return found | ({"utilisation": done / peak} if peak and setting.precision == "bf16" else {})

@@ -1,8 +1,18 @@
 """rsvlm: a readable implementation of a recipe for remote-sensing vision-language models.
 
-The map of the package, in the order data flows:
+The rooms, in the order in which data passes through them; each `__init__.py` lists its files:
 
-    tiles → landmarks → captions → shards → train (mammut) → embed → retrieval → figures
+    config, errors   every option; every error that a user can mend
+    records          what is kept, and where it came from
+    model            MaMMUT and its losses, and other people's models behind one face
+    data             pictures with texts: read, written, made
+    training         one loop
+    evaluation       how well does it find and tell?
+    localization     where is it?
+    search           find it in your own imagery
+    book             notebooks, figures, pages
+
+The heart: model/mammut, model/losses, training/train, localization/smoothing, evaluation/retrieval.
 
 Tensor letters, the same in every module: B batch, T text tokens, P patches, D width, E embedding, V vocabulary, H W pixels,
 h w patch grid, N images, M captions, K top-k.

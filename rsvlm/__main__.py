@@ -49,9 +49,8 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.exit(
-            f"rsvlm: no space left on the disk ({error.filename or 'while writing'}): free some and run the command again"
-        )
+        place = error.filename or "while writing"
+        sys.exit(f"rsvlm: no space left on the disk ({place}): free some and run the command again")
     except Exception as error:
         if not hasattr(error, "show"):  # Typer's own errors of usage know how to show themselves
             raise

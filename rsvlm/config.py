@@ -38,20 +38,14 @@ class Landmarks(Section):
 
     size_px: int = Field(64, ge=16, le=1024, description="Side of a chip, in pixels of the imagery at the chip's centre.")
     train_stride: float = Field(0.2, gt=0, le=1, description="Step between neighbouring training chips, in chip sides.")
-    test_stride: float = Field(
-        0.4, gt=0, le=1, description="Step between neighbouring validation and test chips, in chip sides."
-    )
+    test_stride: float = Field(0.4, gt=0, le=1, description="Step between chips of the other two splits, in chip sides.")
     max_latitude_deg: float = Field(72.0, gt=0, le=80, description="Chips reach no further from the equator, in degrees.")
-    block_deg: float = Field(
-        24.0, gt=5, le=90, description="Side of the geographic blocks that splits are made of, in degrees."
-    )
+    block_deg: float = Field(24.0, gt=5, le=90, description="Side of the geographic blocks that make the splits, in degrees.")
     test_share: float = Field(0.2, gt=0, lt=0.5, description="Share of the blocks with land held back for testing.")
     val_share: float = Field(0.08, gt=0, lt=0.5, description="Share of the blocks with land held back for validation.")
     max_water_share: float = Field(0.9, gt=0, le=1, description="Chips with a larger share of sea are dropped.")
     captions_per_chip: int = Field(5, ge=1, le=20, description="Captions written for each chip; the first is the fullest.")
-    max_chips: int | None = Field(
-        None, ge=1, description="Keep at most this many chips per split (a seeded sample); none: all."
-    )
+    max_chips: int | None = Field(None, ge=1, description="Chips kept per split at most (a seeded sample); none: all.")
     samples_per_shard: int = Field(1000, ge=1, description="Samples in one shard file.")
 
 
@@ -59,27 +53,19 @@ class Chips(Section):
     """How chips are laid out over anybody's imagery, read, and split."""
 
     size_px: int = Field(256, ge=16, le=4096, description="Side of a chip, in pixels.")
-    size_m: float | None = Field(
-        None, gt=0, description="Side of a chip on the ground, in metres; none: `size_px` pixels of the imagery as it is."
-    )
+    size_m: float | None = Field(None, gt=0, description="Side of a chip on the ground, in metres; none: as `size_px` says.")
     place: Literal["grid", "landmark", "list"] = Field(
         "grid", description="Where chips lie: side by side, one around each landmark, or at the points of a file."
     )
     points: str = Field("", description="For place=list: a CSV or GeoJSON file of lon, lat and perhaps key.")
     stride: float = Field(1.0, gt=0, le=4, description="Step between neighbouring chips of the grid, in chip sides.")
-    bands: tuple[int, ...] = Field(
-        (), description="Bands shown as red, green and blue, from 1, or one for grey; empty: found out."
-    )
+    bands: tuple[int, ...] = Field((), description="Bands of red, green and blue, from 1, or one for grey; empty: found.")
     stretch: Literal["auto", "none", "minmax", "percentile"] = Field(
         "auto",
         description="How other than 8-bit values become 0 to 255, one rule for a whole image; auto: none for 8 bits, else percentile.",
     )
-    stretch_percent: float = Field(
-        2.0, ge=0, lt=50, description="Share of pixels cut at each end by stretch=percentile, in percent."
-    )
-    min_valid_share: float = Field(
-        0.9, ge=0, le=1, description="Chips with a smaller share of pixels that hold data are dropped."
-    )
+    stretch_percent: float = Field(2.0, ge=0, lt=50, description="Pixels cut at each end by stretch=percentile, in percent.")
+    min_valid_share: float = Field(0.9, ge=0, le=1, description="Chips with a smaller share of pixels with data are dropped.")
     allow_loopback: bool = Field(False, description="Also read imagery from addresses of this machine.")
     h3_resolution: int = Field(5, ge=0, le=12, description="Resolution of the H3 cells that splits are made of.")
     test_share: float = Field(0.1, ge=0, lt=0.5, description="Share of the cells held back for testing.")
@@ -97,7 +83,7 @@ class Captioner(Section):
     )
     model: str = Field("", description="Name of the model on the server; empty: the client's default.")
     base_url: str = Field("", description="Address of the server; empty: the vendor's.")
-    prompt: str = Field("landmarks-v1", description="Name of a prompt template in `rsvlm/prompts`, or the path of one.")
+    prompt: str = Field("landmarks-v1", description="Name of a prompt template of `data/captions`, or the path of one.")
     kinds: tuple[Literal["full", "short", "relational"], ...] = Field(
         ("full", "short", "relational"), min_length=1, description="Captions wanted for each chip; the first is the fullest."
     )
@@ -130,34 +116,23 @@ class Fetch(Section):
     max_redirects: int = Field(5, ge=0, le=20, description="Redirects followed, each one checked anew.")
     retries: int = Field(2, ge=0, description="Further attempts after failures that may pass.")
     retry_failed: bool = Field(False, description="Try again what failed in an earlier run for a reason that may have passed.")
-    allow_loopback: bool = Field(
-        False, description="Also fetch from this machine's loopback addresses (for tests and the demo)."
-    )
+    allow_loopback: bool = Field(False, description="Also fetch from this machine's loopback addresses (tests, the demo).")
 
 
 class Web(Section):
     """Which pairs of a crawl are kept."""
 
-    languages: tuple[str, ...] = Field(
-        ("en",), description="Languages of texts that are kept, as ISO 639-1 codes; empty: all."
-    )
+    languages: tuple[str, ...] = Field(("en",), description="Languages of texts that are kept, ISO 639-1 codes; empty: all.")
     min_words: int = Field(3, ge=1, description="Shorter texts are rejected.")
     max_words: int = Field(200, ge=1, description="Longer texts are cut.")
     min_relevance: float = Field(0.5, ge=0, le=1, description="Texts with a lower score for remote sensing are rejected.")
     min_side_px: int = Field(64, ge=1, description="Images with a shorter side are rejected, in pixels.")
     max_aspect: float = Field(4.0, ge=1, description="Images longer than this many times their shorter side are rejected.")
     max_side_px: int = Field(1024, ge=32, description="Larger images are scaled down to this side, in pixels.")
-    overhead_precision: float = Field(
-        0.95, gt=0, le=1, description="The overhead threshold is set to this precision on labelled images."
-    )
-    hash_distance: int = Field(
-        6, ge=0, le=16, description="Images whose perceptual hashes differ in at most this many bits are one."
-    )
+    overhead_precision: float = Field(0.95, gt=0, le=1, description="Precision on labels that sets the overhead threshold.")
+    hash_distance: int = Field(6, ge=0, le=16, description="Images whose perceptual hashes differ in so few bits are one.")
     embedding_similarity: float = Field(
-        0.98,
-        ge=0,
-        le=1,
-        description="With a model: images whose embeddings have at least this cosine are one; 0: not compared.",
+        0.98, ge=0, le=1, description="With a model: images whose embeddings reach this cosine are one; 0: not compared."
     )
     test_share: float = Field(0.05, ge=0, lt=0.5, description="Share of the hosts held back for testing.")
     val_share: float = Field(0.05, ge=0, lt=0.5, description="Share of the hosts held back for validation.")
@@ -191,9 +166,7 @@ class Train(Section):
         description='Curriculum: a JSON list of stages, as in `[{"steps":100,"data":{"A":1}},{"steps":50,"data":{"A":1,"B":3}}]`; '
         "empty: an even mixture of all data sets.",
     )
-    start: str = Field(
-        "", description="Folder of a model to go on from, with its tokenizer; empty: start from random weights."
-    )
+    start: str = Field("", description="Folder of a model to go on from, with its tokenizer; empty: random weights.")
     batch_size: int = Field(128, ge=2, description="Image-caption pairs per optimizer step, of all processes together.")
     micro_batch_size: int | None = Field(
         None, ge=1, description="Pairs in memory at once, per process; the gradient stays that of the whole batch; none: all."
@@ -203,25 +176,15 @@ class Train(Section):
     schedule: Literal["linear", "cosine"] = Field("linear", description="How the rate falls to zero after the warm-up.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay, on matrices only.")
     clip_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this global norm.")
-    ema: float = Field(
-        0.0, ge=0, lt=1, description="Decay per step of the averaged weights that the model ends with; 0: none."
-    )
+    ema: float = Field(0.0, ge=0, lt=1, description="Decay per step of the averaged weights that the model ends with; 0: off.")
     first_caption_share: float = Field(0.5, ge=0, le=1, description="How often a sample's first, fullest caption is drawn.")
-    augment: bool = Field(
-        False, description="Quarter turns and flips, the caption's words turned along (`rsvlm.training.augment`)."
-    )
-    smallest_crop: float = Field(
-        1.0, gt=0, le=1, description="Parts of the images are shown, of at least this share of their area; 1: the whole."
-    )
-    light: float = Field(
-        0.0, ge=0, lt=1, description="Contrast and brightness vary by up to this share, colours by half of it."
-    )
+    augment: bool = Field(False, description="Quarter turns and flips, of the caption's words too (`training.augment`).")
+    smallest_crop: float = Field(1.0, gt=0, le=1, description="Smallest part of an image that is shown, a share of its area.")
+    light: float = Field(0.0, ge=0, lt=1, description="Contrast and brightness vary by up to this share, colours by half.")
     sizes_px: tuple[Annotated[int, Field(ge=8)], ...] = Field(
         (), description="Sides of the training images in pixels, each for an equal part of the run; empty: the model's own."
     )
-    held_px: int = Field(
-        0, ge=0, description="Decoded images are kept in memory at this side, in pixels; 0: they are decoded each time."
-    )
+    held_px: int = Field(0, ge=0, description="Side at which decoded images are kept in memory, in pixels; 0: none are kept.")
     contrastive_loss: Literal["softmax", "sigmoid", "focal"] = Field("softmax", description="Which contrastive loss.")
     focal_gamma: float = Field(1.0, ge=0, description="Exponent of the focal loss (MaMMUT leaves it unstated; our choice).")
     contrastive_weight: float = Field(2.0, ge=0, description="Weight of the contrastive loss (MaMMUT: 2 for retrieval).")
@@ -260,9 +223,7 @@ class Evaluate(Section):
 class Config(Section):
     """All options of one run."""
 
-    profile: Literal["smoke", "laptop", "published", "rsicd"] = Field(
-        "laptop", description="Which profile the defaults came from."
-    )
+    profile: Literal["smoke", "laptop", "published", "rsicd"] = Field("laptop", description="Where the defaults came from.")
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     landmarks: Landmarks = Landmarks()
@@ -285,10 +246,27 @@ PROFILES: dict[str, dict] = {
     "published": {"train": {"steps": 3000, "batch_size": 256, "warmup_steps": 200, "checkpoint_every": 250}},
     "rsicd": {
         "model": {"preset": "conv-standard", "vocabulary_size": 2048, "context_length": 64, "text_dropout": 0.1},
-        "train": {"steps": 3600, "batch_size": 128, "learning_rate": 2e-3, "warmup_steps": 200, "weight_decay": 0.2}
-        | {"ema": 0.995, "first_caption_share": 0.2, "augment": True, "smallest_crop": 0.4, "light": 0.3, "held_px": 144}
-        | {"sizes_px": (64, 64, 96, 96, 128), "caption_weight": 1.0, "precision": "bf16"}
-        | {"workers": 2, "checkpoint_every": 300, "log_every": 20},
+        # fmt: off
+        "train": {
+            "steps": 3600,
+            "batch_size": 128,
+            "learning_rate": 2e-3,
+            "warmup_steps": 200,
+            "weight_decay": 0.2,
+            "ema": 0.995,
+            "first_caption_share": 0.2,
+            "augment": True,
+            "smallest_crop": 0.4,
+            "light": 0.3,
+            "held_px": 144,
+            "sizes_px": (64, 64, 96, 96, 128),
+            "caption_weight": 1.0,
+            "precision": "bf16",
+            "workers": 2,
+            "checkpoint_every": 300,
+            "log_every": 20,
+        },
+        # fmt: on
     },
 }
 
@@ -315,16 +293,13 @@ def load(profile: str = "laptop", overrides: Mapping[str, object] | str | None =
     """
     if profile not in PROFILES:
         raise ConfigError(f"unknown profile '{profile}': choose one of {', '.join(PROFILES)}")
-    values: dict = {"profile": profile}
-    for section, options in PROFILES[profile].items():
-        values[section] = dict(options)
+    values: dict = {"profile": profile} | {section: dict(options) for section, options in PROFILES[profile].items()}
+    known = names()
     for name, value in pairs(overrides).items():
         section, _, option = name.rpartition(".")
-        known = names()
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise ConfigError(f"unknown option '{name}'{hint}")
+            raise ConfigError(f"unknown option '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
         (values.setdefault(section, {}) if section else values)[option] = value
     try:
         return Config.model_validate(values)
@@ -343,11 +318,8 @@ def describe() -> list[dict]:
     """Return one row `{name, type, default, description}` for every option, in the order of the file."""
     rows = []
     for name, field in Config.model_fields.items():
-        if isinstance(field.default, Section):
-            section = type(field.default)
-            rows += [_row(f"{name}.{option}", inner) for option, inner in section.model_fields.items()]
-        else:
-            rows.append(_row(name, field))
+        inner = type(field.default).model_fields if isinstance(field.default, Section) else {}
+        rows += [_row(f"{name}.{option}", field) for option, field in inner.items()] or [_row(name, field)]
     return rows
 
 
@@ -364,14 +336,12 @@ def pairs(overrides: Mapping[str, object] | str | None) -> dict[str, object]:
     Raises:
         ConfigError: An item is not of the form name=value.
     """
-    if overrides is None:
-        return {}
-    if isinstance(overrides, Mapping):
-        return dict(overrides)
-    pairs = {}
+    if overrides is None or isinstance(overrides, Mapping):
+        return dict(overrides or {})
+    values: dict[str, object] = {}
     for item in overrides.split():
         name, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"override '{item}' is not of the form name=value, as in train.steps=200")
-        pairs[name] = None if value.lower() == "none" else value
-    return pairs
+        values[name] = None if value.lower() == "none" else value
+    return values

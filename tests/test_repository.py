@@ -104,11 +104,11 @@ def test_every_bound_has_a_reason():
 
 
 def test_the_table_of_the_readme_is_that_of_the_results():
-    from rsvlm.records import tables as result_tables
+    from rsvlm.records import tables
 
     readme = (ROOT / "README.md").read_text()
     for experiment, block in re.findall(r"<!-- results: (\w+) -->\n(.*?)\n?<!-- end -->", readme, re.DOTALL):
-        assert block.strip() == result_tables.markdown(experiment).strip(), (
+        assert block.strip() == tables.formatted(experiment, "markdown").strip(), (
             f"rsvlm table {experiment} --format markdown, into README.md"
         )
 

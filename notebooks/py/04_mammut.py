@@ -43,7 +43,7 @@ from rsvlm import config
 from rsvlm.book.figures import amounts, charts, galleries, tables
 from rsvlm.data import benchmarks, shards
 from rsvlm.data.demo import earth
-from rsvlm.model import embed, images, mammut, tokenizer
+from rsvlm.model import embed, flops, images, mammut, tokenizer
 from rsvlm.model.device import resolve_device
 from rsvlm.records.provenance import provenance
 from rsvlm.training import train
@@ -302,7 +302,7 @@ for name, shape in mammut.PRESETS.items():
     with torch.device("meta"):
         laid_out = mammut.Mammut(mammut.MammutConfig(**shape, vocab_size=49_408, context_length=77))
     vision, everything = (sum(p.numel() for p in part.parameters()) / 1e6 for part in (laid_out.vision, laid_out))
-    work[name] = mammut.flops(laid_out.config, 30)
+    work[name] = flops.count(laid_out.config, 30)
     sizes[name] = {"vision, M": vision, "all, M": everything, "forward, GFLOP": sum(work[name].values()) / 1e9}
 table = pd.DataFrame(sizes).T.rename_axis("preset").reset_index()
 table.style.hide(axis="index").format(precision=1, thousands=",")

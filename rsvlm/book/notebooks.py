@@ -22,6 +22,7 @@ from pathlib import Path
 
 from rsvlm.errors import ConfigError, DataError, MissingExtraError, RsvlmError
 from rsvlm.records import files, provenance, stages
+from rsvlm.records.text import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def notebook_key(notebook: Path | str, given: Mapping[str, object], data_hash: s
     cells = _cells(notebook)
     defaults = _parameters(notebook, cells)
     if unknown := [name for name in given if name not in defaults]:
-        hint = stages.nearest(unknown[0], list(defaults))
+        hint = did_you_mean(unknown[0], defaults)
         raise ConfigError(f"{notebook.name} has no parameter '{unknown[0]}'{hint}; it has {', '.join(defaults)}")
     text = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
     decisive = {name: value for name, value in given.items() if name != "recompute"}  # changes the time, not the answer

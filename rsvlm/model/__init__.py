@@ -3,6 +3,8 @@
 In: arrays of pixels and texts, or a folder of weights. Out: vectors of norm 1, captions, losses. Nothing here reads a data set.
 
     mammut       the model, top to bottom
+    convolutions a small convolutional tower for it
+    flops        how much work it is
     losses       what is minimised
     tokenizer    text to numbers
     images       decode, resize, normalise

@@ -12,19 +12,21 @@ import numpy as np
 import torch
 
 from rsvlm.errors import DataError, ModelError
-from rsvlm.model import images as imaging, tokenizer as tokenizers
+from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model.images import normalise, resize
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files
+from rsvlm.records.text import batched
 
 
 class Encoder(Protocol):
-    """What an evaluation asks of a model, whoever made it; `encoders.open_encoder` gives one.
+    """What an evaluation asks of a model, whoever made it; `others.opening.open_encoder` gives one.
 
     Attributes:
-        name: What to call it in a table.
+        name: Name in tables.
         fingerprint: Hexadecimal digits that name its weights and its preprocessing.
         width: E.
-        logit_scale: The factor of the cosines in its own loss, for calibration; None if it is not known.
+        logit_scale: Factor of the cosines in its own loss, for calibration. None if it is not known.
     """
 
     name: str
@@ -73,9 +75,9 @@ def fingerprint(folder: Path) -> str:
     Raises:
         ModelError: There is no file of weights in the folder.
     """
-    kinds = (".safetensors", ".bin", ".json", ".txt", ".model")
-    paths = sorted(path for path in folder.glob("*") if path.suffix in kinds and path.is_file())
-    if not any(path.suffix in kinds[:2] for path in paths):
+    weights, texts = (".safetensors", ".bin"), (".json", ".txt", ".model")
+    paths = sorted(path for path in folder.glob("*") if path.suffix in (*weights, *texts) and path.is_file())
+    if not any(path.suffix in weights for path in paths):
         raise ModelError(f"{folder} holds no weights (*.safetensors): give the folder that `rsvlm train` wrote as model/")
     digest = hashlib.sha256()
     for path in paths:
@@ -88,7 +90,7 @@ def unit(vectors: np.ndarray, what: str) -> np.ndarray:
 
     Args:
         vectors: (N, E), of any floating type.
-        what: What they are, for the message.
+        what: Name of the vectors, for the message.
 
     Returns:
         (N, E) float32.
@@ -115,11 +117,10 @@ def images(model: Mammut, arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 def texts(model: Mammut, captions: Sequence[str], batch_size: int = 256) -> np.ndarray:
     """Embed M texts as (M, E) float32 of norm 1. Texts of similar length go together, so that little is padded."""
-    order = np.argsort([len(caption) for caption in captions], kind="stable")
+    order = np.argsort([len(caption) for caption in captions], kind="stable").tolist()
     embeddings = np.empty((len(captions), model.config.text_width), np.float32)
     with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        for chosen in batched(order, batch_size):
             tokens = tokenizers.encode(model.tokenizer, [captions[i] for i in chosen])
             embeddings[chosen] = model.encode_text(torch.from_numpy(tokens).to(model.device)).float().cpu().numpy()
     return embeddings
@@ -128,8 +129,8 @@ def texts(model: Mammut, captions: Sequence[str], batch_size: int = 256) -> np.n
 def to_batch(model: Mammut, arrays: Sequence[np.ndarray]) -> torch.Tensor:
     """Resize (where needed) and normalise B decoded images for this model: (B, 3, S, S) float32 on its device."""
     size = model.config.image_size
-    resized = [a if a.shape[:2] == (size, size) else imaging.resize(a, size, size) for a in arrays]
-    batch = imaging.normalise(np.stack(resized), model.config.image_mean, model.config.image_std)
+    resized = [a if a.shape[:2] == (size, size) else resize(a, size, size) for a in arrays]
+    batch = normalise(np.stack(resized), model.config.image_mean, model.config.image_std)
     return torch.from_numpy(batch).to(model.device)
 
 

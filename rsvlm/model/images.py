@@ -6,9 +6,10 @@ size before any pixel is unpacked, and turns whatever it finds into upright 8-bi
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -40,55 +41,43 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     if not data:
         raise DataError("image has no bytes")
-    with warnings.catch_warnings():
-        # Pillow warns above its own size limit and about odd metadata; the limit that counts here is max_pixels.
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise DataError(f"image of {width} x {height} pixels is larger than the limit of {max_pixels} pixels")
-                image.load()
-                array = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-        except DataError:
-            raise
-        except Exception as error:
-            # Pillow's parsers raise many kinds of errors on hostile bytes (OSError, SyntaxError, struct.error, KeyError, ...).
-            raise DataError(f"image cannot be decoded ({type(error).__name__}: {error})") from error
-    return array
+    with _opened(data, "image cannot be decoded") as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise DataError(f"image of {width} x {height} pixels is larger than the limit of {max_pixels} pixels")
+        image.load()
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
 
 
 def read_size(data: bytes) -> tuple[int, int]:
-    """Read width and height from an image's header, without unpacking pixels.
-
-    Args:
-        data: Bytes of an encoded image in one of `FORMATS`.
-
-    Returns:
-        Width and height in pixels.
+    """Read width and height, in pixels, from an image's header, without unpacking pixels.
 
     Raises:
         DataError: The header is of no accepted format, or broken.
     """
+    with _opened(data, "image header cannot be read") as image:
+        return image.size
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, problem: str) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # of Pillow's own limit of size, and of odd metadata
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return image.size
-        except Exception as error:
-            # As in decode: parsers raise many kinds of errors.
-            raise DataError(f"image header cannot be read ({type(error).__name__}: {error})") from error
+                yield image
+        except DataError:
+            raise
+        except Exception as error:  # parsers of hostile bytes raise OSError, SyntaxError, struct.error, KeyError, …
+            raise DataError(f"{problem} ({type(error).__name__}: {error})") from error
 
 
 def encode_png(array: np.ndarray, *, compress_level: int = 6) -> bytes:
-    """Encode pixels as PNG bytes without metadata, so that equal pixels give equal bytes.
+    """Encode (H, W, 3) or (H, W) uint8 pixels as PNG bytes without metadata, so that equal pixels give equal bytes.
 
     Args:
-        array: `(H, W, 3)` or `(H, W)`, uint8, 0 to 255.
+        array: Pixels.
         compress_level: zlib level, 0 (fast) to 9 (small).
-
-    Returns:
-        PNG file bytes.
 
     Raises:
         DataError: The array has another shape or type.
@@ -100,15 +89,12 @@ def encode_png(array: np.ndarray, *, compress_level: int = 6) -> bytes:
 
 
 def thumbnail_webp(array: np.ndarray, size_px: int, *, quality: int = 70) -> bytes:
-    """Encode a small copy of an image as WebP, for pages and tables.
+    """Encode a small copy of (H, W, 3) or (H, W) uint8 pixels as WebP bytes.
 
     Args:
-        array: `(H, W, 3)` or `(H, W)`, uint8, 0 to 255.
-        size_px: Longest side of the thumbnail in pixels; smaller images are not enlarged.
+        array: Pixels.
+        size_px: Longest side of the thumbnail, in pixels; smaller images are not enlarged.
         quality: WebP quality, 1 to 100.
-
-    Returns:
-        WebP file bytes.
 
     Raises:
         DataError: The array has another shape or type, or `size_px` is below 1.
@@ -123,16 +109,14 @@ def thumbnail_webp(array: np.ndarray, size_px: int, *, quality: int = 70) -> byt
     return buffer.getvalue()
 
 
-def resize(
-    array: np.ndarray, height_px: int, width_px: int, box: tuple[float, float, float, float] | None = None
-) -> np.ndarray:
+def resize(array: np.ndarray, height_px: int, width_px: int, box: Sequence[float] | None = None) -> np.ndarray:
     """Resample an image, or a part of it, to a given size with a bicubic filter that averages when it shrinks.
 
     Args:
         array: `(H, W, 3)` or `(H, W)`, uint8, 0 to 255.
         height_px: Rows of the result.
         width_px: Columns of the result.
-        box: The part (x0, y0, x1, y1), in shares of the sides, 0 to 1; none: the whole.
+        box: Part (x0, y0, x1, y1), in shares of the sides, 0 to 1. If None, the whole.
 
     Returns:
         Array `(height_px, width_px, ...)`, uint8. The input itself when the size is already right.
@@ -170,12 +154,10 @@ def normalise(batch: np.ndarray, mean: Sequence[float], std: Sequence[float]) ->
     mean_rgb, std_rgb = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     if mean_rgb.shape != (3,) or std_rgb.shape != (3,) or not (std_rgb > 0).all():
         raise DataError(f"mean and std need three values each, std above zero; got {list(mean)} and {list(std)}")
-    scale = (1.0 / (255.0 * std_rgb)).reshape(3, 1, 1)
-    shift = (mean_rgb / std_rgb).reshape(3, 1, 1)
-    result = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), dtype=np.float32)
-    result *= scale
-    result -= shift
-    return result
+    normal = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), dtype=np.float32)
+    normal *= (1.0 / (255.0 * std_rgb)).reshape(3, 1, 1)
+    normal -= (mean_rgb / std_rgb).reshape(3, 1, 1)
+    return normal
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -189,8 +171,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 

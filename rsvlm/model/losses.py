@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOGITS_AT_ONCE = 2**25
+"""Logits that memory holds at once."""
 
 
 class SummedCrossEntropy(torch.autograd.Function):
@@ -24,27 +25,30 @@ class SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """Add up the loss, and keep the gradients, which are known by then."""
-        kind = states.device.type
-        low = weight.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else weight
-        total = torch.zeros((), device=states.device)
-        of_states, of_weight = [states.new_zeros((0, states.shape[1]))], torch.zeros_like(weight, dtype=torch.float32)
+        device = states.device.type
+        low = weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
+        loss = torch.zeros((), device=states.device)
+        states_grad, weight_grad = [states.new_zeros((0, states.shape[1]))], torch.zeros_like(weight, dtype=torch.float32)
         rows = max(LOGITS_AT_ONCE // len(weight), 1)
         for part, target in zip(states.to(low.dtype).split(rows), targets[:, None].split(rows), strict=True):
+            # loss = log Σ exp(logits) - the target's logit
             logits = (part @ low.T).float()  # (rows, V)
             top, right = logits.amax(dim=1, keepdim=True), logits.gather(1, target)
             norm = logits.sub_(top).exp_().sum(dim=1, keepdim=True)
-            total += (norm.log() + top - right).sum()
-            slope = logits.div_(norm).scatter_add_(1, target, torch.full_like(right, -1.0)).to(low.dtype)  # softmax - one-hot
-            of_states.append((slope @ low).to(states.dtype))
-            of_weight.addmm_(slope.T, part) if slope.dtype == torch.float32 else of_weight.add_(slope.T @ part)
-        ctx.save_for_backward(torch.cat(of_states), of_weight.to(weight.dtype))
-        return total
+            loss += (norm.log() + top - right).sum()
+            # its gradient with respect to the logits: softmax - one-hot
+            logits_grad = logits.div_(norm).scatter_add_(1, target, torch.full_like(right, -1.0)).to(low.dtype)
+            states_grad.append((logits_grad @ low).to(states.dtype))
+            is_float = logits_grad.dtype == torch.float32
+            weight_grad.addmm_(logits_grad.T, part) if is_float else weight_grad.add_(logits_grad.T @ part)
+        ctx.save_for_backward(torch.cat(states_grad), weight_grad.to(weight.dtype))
+        return loss
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         """Scale the kept gradients."""
-        of_states, of_weight = ctx.saved_tensors
-        return of_states * gradient, of_weight * gradient, None
+        states_grad, weight_grad = ctx.saved_tensors
+        return states_grad * gradient, weight_grad * gradient, None
 
 
 def text_numbers(tokens: Tensor) -> Tensor:

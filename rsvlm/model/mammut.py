@@ -29,15 +29,23 @@ from transformers.utils import ModelOutput
 
 from rsvlm.errors import ModelError
 from rsvlm.model import losses, tokenizer as tokenizers
+from rsvlm.model.convolutions import ConvTower
 
 _SIZES = "image_size patch_size vision_width vision_layers vision_heads text_width text_layers text_heads".split()
-_OPENMAMMUT = {"vision_class_token": True, "vision_pre_norm": True, "vision_norm_eps": 1e-5, "norm_after_pooling": True}
-_OPENMAMMUT |= {"cross_layer_mlp": "both", "image_map_bias": False, "pads_are_text": True}
+_OPENMAMMUT = {
+    "vision_class_token": True,
+    "vision_pre_norm": True,
+    "vision_norm_eps": 1e-5,
+    "norm_after_pooling": True,
+    "cross_layer_mlp": "both",
+    "image_map_bias": False,
+    "pads_are_text": True,
+}
 _CONV = dict(zip(_SIZES, (128, 32, 512, 4, 8, 256, 2, 4)), vision_stages=(1, 1, 2, 1))
 # Behind each row its parameters, vision tower + all the rest, at a vocabulary of 49,408 and a context of 77.
 PRESETS: dict[str, dict] = {
     "nano": dict(zip(_SIZES, (64, 8, 128, 4, 4, 128, 3, 4))),  # 826,240 + 13,403,010
-    # For thousands of pictures, not millions: convolutions start with what a transformer would have to learn from them.
+    # For thousands of pictures, not millions: see `convolutions`.
     "conv": dict(_CONV),  # 6,096,416 + 27,423,234
     "conv-standard": dict(_CONV, vision_standard_weights=True),  # 6,096,416 + 27,423,234
     "tiny": dict(zip(_SIZES, (224, 16, 192, 12, 3, 192, 6, 3))),  # 5,524,032 + 22,141,058
@@ -54,28 +62,27 @@ class MammutConfig(PreTrainedConfig):
     """Sizes and switches of a MaMMUT, and how its images are normalised.
 
     Attributes:
-        image_size: Side of the square images it was trained on, in pixels; others are taken by interpolating the positions.
+        image_size: Side of the square images of the training, in pixels; others are taken by interpolating the positions.
         patch_size: Side of a patch, in pixels.
-        vision_width: Dv; likewise `vision_layers`, `vision_heads`, and `vision_mlp_width` (none: 4 Dv).
-        vision_stages: Residual blocks of each stage of a convolutional tower; empty: a transformer. The first stage works on
-            cells of 4 pixels; each further one on cells of twice the side with twice the channels, up to Dv on whole patches.
-        vision_standard_weights: The convolutions' weights have mean 0 and norm 1 for each channel, whatever is learned.
-        vision_class_token: One more token in front of the patches, a patch like the others; dropped if not `class_token_read`.
-        vision_pre_norm: A norm before the first block, and no bias in the patch projection (CLIP's towers).
-        vision_norm_eps: Of the tower's norms.
-        norm_after_pooling: The tower's last norm comes after the mean, so the decoder sees tokens that it has not passed.
+        vision_width: Dv; likewise `vision_layers`, `vision_heads`, and `vision_mlp_width`. If None, 4 Dv.
+        vision_stages: Residual blocks of each stage of a convolutional tower. If empty, a transformer.
+        vision_standard_weights: Whether the convolutions' weights have mean 0 and norm 1 for each channel, whatever is learned.
+        vision_class_token: Whether one more token stands in front of the patches, and is read like them if `class_token_read`.
+        vision_pre_norm: Whether a norm stands before the first block, and the patch projection has no bias (CLIP's towers).
+        vision_norm_eps: Epsilon of the tower's norms.
+        norm_after_pooling: Whether the tower's last norm follows the pooling; the decoder then sees tokens without it.
         image_pooling: `mean`, or `attention`: one learned query over the patches. MaMMUT found plain means to retrieve better.
-        image_projection: Whether a linear map follows the pooling; none: where the two widths differ.
+        image_projection: Whether a linear map follows the pooling. If None, where the two widths differ.
         text_width: D and E; likewise `text_layers`, `text_heads`.
-        cross_attention_every: 2: every second decoder layer, from the first on, can see the image.
-        cross_layer_mlp: In layers with cross-attention `one` MLP follows it, in both passes; or (openMaMMUT) it belongs to the
-            cross-attention and runs in the `caption` pass alone; or there are `both`, the first ahead of the cross-attention.
+        cross_attention_every: Distance of decoder layers that can see the image, the first layer being one.
+        cross_layer_mlp: Place of the MLP in layers with cross-attention: `one` follows it, in both passes; or (openMaMMUT) it is
+            part of the cross-attention and of the `caption` pass alone; or there are `both`, the first ahead of the cross-attention.
         image_map_bias: Whether the linear map from patches to decoder has a bias.
-        pads_are_text: The text embedding is the mean over all `context_length` positions, pads attended to (openMaMMUT).
+        pads_are_text: Whether the text embedding is the mean over all `context_length` positions, pads attended to (openMaMMUT).
         vocab_size: V.
         context_length: Longest text, in tokens.
         text_dropout: Dropout behind attention and MLP of the decoder's layers, in training.
-        image_mean: Per channel, of images in 0…1; likewise `image_std`.
+        image_mean: Mean of each channel of images in 0…1; likewise `image_std`.
         initial_scale: Factor of the cosines at the start; `initial_bias` is added to them.
     """
 
@@ -120,16 +127,22 @@ class MammutConfig(PreTrainedConfig):
         **transformers_options,
     ):
         own = {name: value for name, value in locals().items() if name not in ("self", "transformers_options", "__class__")}
+        side = 2 ** (len(vision_stages) + 1)
         if image_pooling not in ("mean", "attention") or cross_layer_mlp not in ("one", "caption", "both"):
             raise ModelError(f"there is no image_pooling='{image_pooling}' with cross_layer_mlp='{cross_layer_mlp}'")
-        if vision_stages and (patch_size != 2 ** (len(vision_stages) + 1) or vision_class_token or norm_after_pooling):
+        if vision_stages and (patch_size != side or vision_class_token or norm_after_pooling):
             raise ModelError(
-                f"vision_stages={list(vision_stages)} make patches of {2 ** (len(vision_stages) + 1)} pixels, without class token "
-                f"and with a norm before the pooling: patch_size={patch_size} and the other options say otherwise"
+                f"vision_stages={list(vision_stages)} make patches of {side} pixels, without class token and with a norm before "
+                f"the pooling: patch_size={patch_size} and the other options say otherwise"
             )
         super().__init__(**transformers_options)
         for name, value in own.items():
             setattr(self, name, list(value) if isinstance(value, tuple) else value)
+
+    @property
+    def projects_image(self) -> bool:
+        """Whether a linear map follows the pooling."""
+        return self.vision_width != self.text_width if self.image_projection is None else self.image_projection
 
 
 class Attention(nn.Module):
@@ -156,51 +169,24 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(B, T, D))
 
 
-class ConvBlock(nn.Module):
-    """Two 3 × 3 convolutions with a way around them, which it starts as. Source: He et al. (arXiv 1512.03385), figure 2."""
-
-    def __init__(self, given: int, width: int, standard: bool):
-        super().__init__()
-        stride = 1 if given == width else 2
-        self.first, self.second = _conv(given, width, 3, stride, standard), _conv(width, width, 3, 1, standard)
-        nn.init.zeros_(self.second[1].weight)
-        self.around = nn.Sequential(nn.AvgPool2d(2), *_conv(given, width, 1, 1, standard)) if stride == 2 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, given, h, w) to (B, width, h, w), or (B, width, h/2, w/2) where the width grows."""
-        return F.relu(self.around(x) + self.second(F.relu(self.first(x))))
-
-
-class StandardConv2d(nn.Conv2d):
-    """A convolution by weights of mean 0 and norm 1 for each output channel. Source: Qiao et al. (arXiv 1903.10520), section 3."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, given, h, w) to (B, width, h', w')."""
-        rows = self.weight.flatten(1)
-        weight = F.normalize(rows - rows.mean(dim=1, keepdim=True), dim=1).view_as(self.weight)
-        return self._conv_forward(x, weight.contiguous(memory_format=torch.channels_last), None)
-
-
-def _conv(given: int, width: int, side: int, stride: int, standard: bool) -> nn.Sequential:
-    conv = (StandardConv2d if standard else nn.Conv2d)(given, width, side, stride, side // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(conv, nn.GroupNorm(math.ceil(width / 16), width))  # each image alone: no batch shows in a feature
-
-
 def _vision_tower(config: MammutConfig) -> nn.Module:
-    stages, width = config.vision_stages, config.vision_width
-    if stages:
-        widths = [width // 2 ** (len(stages) - 1 - stage) for stage, blocks in enumerate(stages) for _ in range(blocks)]
-        standard = config.vision_standard_weights
-        first, second = _conv(3, widths[0] // 2, 3, 2, standard), _conv(widths[0] // 2, widths[0], 3, 2, standard)
-        stem = first, nn.ReLU(), second, nn.ReLU()
-        blocks = (ConvBlock(*sides, standard) for sides in zip([widths[0], *widths[:-1]], widths))
-        return nn.ModuleDict({"stem": nn.Sequential(*stem), "blocks": nn.Sequential(*blocks)})
-    sizes = {"img_size": config.image_size, "patch_size": config.patch_size, "embed_dim": width, "depth": config.vision_layers}
-    sizes |= {"num_heads": config.vision_heads, "mlp_ratio": (config.vision_mlp_width or 4 * width) / width}
-    switches = {"class_token": config.vision_class_token, "pre_norm": config.vision_pre_norm, "dynamic_img_size": True}
-    norm = functools.partial(nn.LayerNorm, eps=config.vision_norm_eps)
-    return VisionTransformer(**sizes, **switches, norm_layer=norm, num_classes=0, global_pool="")
+    if config.vision_stages:
+        return ConvTower(config.vision_stages, config.vision_width, config.vision_standard_weights)
+    width = config.vision_width
+    return VisionTransformer(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=width,
+        depth=config.vision_layers,
+        num_heads=config.vision_heads,
+        mlp_ratio=(config.vision_mlp_width or 4 * width) / width,
+        class_token=config.vision_class_token,
+        pre_norm=config.vision_pre_norm,
+        norm_layer=functools.partial(nn.LayerNorm, eps=config.vision_norm_eps),
+        dynamic_img_size=True,
+        num_classes=0,
+        global_pool="",
+    )
 
 
 class AttentionPool(nn.Module):
@@ -229,9 +215,10 @@ class DecoderLayer(nn.Module):
         self.cross_attention = Attention(width, heads) if cross else None
         self.norm_cross = nn.LayerNorm(width) if cross else None
         self.norm_image = nn.LayerNorm(width) if cross else None
-        own, late = not cross or config.cross_layer_mlp != "caption", cross and config.cross_layer_mlp != "one"
-        self.norm_mlp, self.mlp = (nn.LayerNorm(width), _mlp(width)) if own else (None, None)
-        self.norm_cross_mlp, self.cross_mlp = (nn.LayerNorm(width), _mlp(width)) if late else (None, None)
+        in_both_passes = not cross or config.cross_layer_mlp != "caption"
+        in_caption_pass = cross and config.cross_layer_mlp != "one"
+        self.norm_mlp, self.mlp = (nn.LayerNorm(width), _mlp(width)) if in_both_passes else (None, None)
+        self.norm_cross_mlp, self.cross_mlp = (nn.LayerNorm(width), _mlp(width)) if in_caption_pass else (None, None)
         self.drop = nn.Dropout(config.text_dropout)
 
     def image_states(self, image: Tensor) -> Tensor:
@@ -244,11 +231,14 @@ class DecoderLayer(nn.Module):
         `image_states` is None in the contrastive pass, else what gives this layer its keys and values of the image; `cache` has
         keys and values of earlier tokens and takes those of the new ones.
         """
+        # self-attention
         normed = self.norm_self(x)
         key_value = self.self_attention.key_value(normed)  # (B, T, 2D)
         if cache is not None:
             key_value = torch.cat(cache.update(*key_value[:, None].chunk(2, dim=-1), self.index), dim=-1)[:, 0]
         x = x + self.drop(self.self_attention(normed, key_value, mask, causal))
+
+        # cross-attention, with the MLP ahead of it, as a part of it, or behind it
         if self.mlp is not None and self.cross_mlp is not None:
             x = x + self.drop(self.mlp(self.norm_mlp(x)))
         if self.cross_attention is not None and image_states is not None:
@@ -285,8 +275,8 @@ class Mammut(PreTrainedModel):
         width = config.text_width
         self.vision = _vision_tower(config)
         self.pool = AttentionPool(config.vision_width, config.vision_heads) if config.image_pooling == "attention" else None
-        project = config.vision_width != width if config.image_projection is None else config.image_projection
-        self.image_projection = nn.Linear(config.vision_width, width, bias=False) if project else nn.Identity()
+        linear = config.projects_image
+        self.image_projection = nn.Linear(config.vision_width, width, bias=False) if linear else nn.Identity()
         self.image_map = nn.Linear(config.vision_width, width, bias=config.image_map_bias)
         self.token_embedding = nn.Embedding(config.vocab_size, width)
         self.position_embedding = nn.Embedding(config.context_length, width)
@@ -323,17 +313,19 @@ class Mammut(PreTrainedModel):
         """
         side = self.config.patch_size
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % side or images.shape[3] % side:
-            raise ModelError(
-                f"images of shape {tuple(images.shape)}: this model takes (B, 3, H, W) with H and W multiples of {side}"
-            )
-        if self.config.vision_stages:  # it has no positions to crop, and on a CPU it is twice as fast with channels last
+            expected = f"(B, 3, H, W) with H and W multiples of {side}"
+            raise ModelError(f"images of shape {tuple(images.shape)}: this model takes {expected}")
+
+        # a convolutional tower: it has no positions to crop, and on a CPU it is twice as fast with channels last
+        if self.config.vision_stages:
             x = self.vision.stem(images.contiguous(memory_format=torch.channels_last))
             for block in self.vision.blocks:
                 x = self._run(block, x)
             return x.flatten(2).transpose(1, 2)  # (B, P, Dv)
+
+        # patches and their positions
         x = self.vision.patch_embed(images)  # (B, h, w, Dv)
-        prefix = self.vision.pos_embed[:, : self.vision.num_prefix_tokens]
-        grid = self.vision.pos_embed[:, self.vision.num_prefix_tokens :]
+        prefix, grid = self.vision.pos_embed.tensor_split([self.vision.num_prefix_tokens], dim=1)
         g = self.config.image_size // side
         grid = grid.view(1, g, g, -1)
         if crops is not None:
@@ -343,6 +335,8 @@ class Mammut(PreTrainedModel):
         x = (x + grid).flatten(1, 2)  # (B, P, Dv)
         if self.vision.cls_token is not None:
             x = torch.cat([(self.vision.cls_token + prefix).expand(x.shape[0], -1, -1), x], dim=1)
+
+        # transformer blocks
         x = self.vision.norm_pre(x)
         for block in self.vision.blocks:
             x = self._run(block, x)
@@ -432,10 +426,10 @@ class Mammut(PreTrainedModel):
         image = self.image_map(self.image_tokens(images))
         states = torch.stack([layer.image_states(image) for layer in self.layers if layer.cross_attention is not None], dim=1)
         start = torch.full((len(images), 1), self.config.bos_token_id, device=images.device)
-        asked = options.pop("max_length", options.pop("max_new_tokens", self.config.context_length - 1) + 1)
-        if asked > self.config.context_length:
-            raise ModelError(f"captions of {asked} tokens: this model's context_length is {self.config.context_length}")
-        return Captioner(self).generate(start, image_states=states, **{"do_sample": False, "max_length": asked} | options)
+        length = options.pop("max_length", options.pop("max_new_tokens", self.config.context_length - 1) + 1)
+        if length > self.config.context_length:
+            raise ModelError(f"captions of {length} tokens: this model's context_length is {self.config.context_length}")
+        return Captioner(self).generate(start, image_states=states, **{"do_sample": False, "max_length": length} | options)
 
     def captions(self, images: Tensor, **options) -> list[str]:
         """Caption (B, 3, H, W) images in words; `options` as for `generate`."""
@@ -445,11 +439,11 @@ class Mammut(PreTrainedModel):
         self, tokens: Tensor, mask: Tensor | None = None, causal: bool = False, image_states=None, cache: Cache | None = None
     ) -> Tensor:
         """Run the decoder over (B, T) tokens, which follow those in `cache`: (B, T, D) states. The rest as for its layers."""
-        known = 0 if cache is None else cache.get_seq_length()
-        end = known + tokens.shape[1]
+        past = 0 if cache is None else cache.get_seq_length()
+        end = past + tokens.shape[1]
         if self.config.context_length < end:
             raise ModelError(f"text of {end} tokens: this model's context_length is {self.config.context_length}")
-        x = self.token_embedding(tokens) + self.position_embedding.weight[known:end]  # (B, T, D)
+        x = self.token_embedding(tokens) + self.position_embedding.weight[past:end]  # (B, T, D)
         for layer in self.layers:
             x = self._run(functools.partial(layer, mask=mask, causal=causal, image_states=image_states, cache=cache), x)
         return self.norm(x)
@@ -477,8 +471,8 @@ class Captioner(PreTrainedModel, GenerationMixin):
 
     def prepare_inputs_for_generation(self, input_ids, past_key_values=None, image_states=None, **_) -> dict:
         """Pass on the tokens that the cache does not hold yet."""
-        known = past_key_values.get_seq_length() if past_key_values is not None else 0
-        return {"input_ids": input_ids[:, known:], "past_key_values": past_key_values, "image_states": image_states}
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        return {"input_ids": input_ids[:, past:], "past_key_values": past_key_values, "image_states": image_states}
 
     def forward(self, input_ids: Tensor, image_states: Tensor, past_key_values: Cache | None = None, **_):
         """Logits (B, T, V) after the (B, T) new tokens; `image_states` is (B, layers with cross-attention, P, 2D)."""
@@ -498,36 +492,5 @@ def cropped_positions(grid: Tensor, crops: Tensor, size: Sequence[int]) -> Tenso
     x = crops[:, 0, None] + (crops[:, 2] - crops[:, 0])[:, None] * centres[1]  # (B, w)
     where = torch.stack([x[:, None, :].expand(-1, h, -1), y[:, :, None].expand(-1, -1, w)], dim=-1) * 2 - 1  # (B, h, w, 2)
     source = grid.permute(0, 3, 1, 2).float().expand(len(crops), -1, -1, -1)
-    found = F.grid_sample(source, where, mode="bilinear", padding_mode="border", align_corners=False)  # (B, D, h, w)
-    return found.permute(0, 2, 3, 1).to(grid.dtype)
-
-
-def flops(config: MammutConfig, text_tokens: int) -> dict[str, int]:
-    """Count the forward FLOPs of the matrix products for one image with a text of T tokens; backward takes twice as many.
-
-    A map of n tokens from width a to b takes 2nab (a 3 × 3 convolution nine times that), attention from n to m tokens of width D
-    takes 4nmD: a block on n tokens with an MLP of width M is 2n(4D² + 2DM) + 4n²D. The caption pass predicts T - 1 tokens from
-    T - 1. Norms, softmax, GELU are left out.
-
-    Returns:
-        The parts: `vision` (tower, pooling, projection), `contrastive`, `caption` (image map included) and `vocabulary`.
-    """
-    Dv, D, L, t = config.vision_width, config.text_width, config.text_layers, text_tokens - 1
-    patches = (config.image_size // config.patch_size) ** 2
-    n, P = patches + config.vision_class_token, patches + (config.vision_class_token and config.class_token_read)
-    T = config.context_length if config.pads_are_text else text_tokens
-    if stages := config.vision_stages:  # where the width doubles, cells are quartered: w² times their number stays
-        width, cells = Dv // 2 ** (len(stages) - 1), (config.image_size // 4) ** 2
-        vision = cells * (108 * width + (9 + 36 * sum(stages) - 8 * (len(stages) - 1)) * width**2)
-    else:
-        vision = config.vision_layers * (4 * n * Dv * (2 * Dv + (config.vision_mlp_width or 4 * Dv)) + 4 * n**2 * Dv)
-        vision += 6 * patches * config.patch_size**2 * Dv
-    if config.image_pooling == "attention":
-        vision += 4 * (1 + P) * Dv**2 + 4 * P * Dv
-    vision += 2 * Dv * D * (Dv != D if config.image_projection is None else config.image_projection)
-    cross = math.ceil(L / config.cross_attention_every)
-    late = {"one": (0, 0), "caption": (-cross, 0), "both": (0, cross)}[config.cross_layer_mlp]
-    contrastive = L * (8 * T * D**2 + 4 * T**2 * D) + (L + late[0]) * 16 * T * D**2
-    caption = L * (8 * t * D**2 + 4 * t**2 * D) + (L + late[1]) * 16 * t * D**2
-    caption += 2 * P * Dv * D + cross * (4 * (t + P) * D**2 + 4 * t * P * D)
-    return {"vision": vision, "contrastive": contrastive, "caption": caption, "vocabulary": 2 * t * D * config.vocab_size}
+    crop = F.grid_sample(source, where, mode="bilinear", padding_mode="border", align_corners=False)  # (B, D, h, w)
+    return crop.permute(0, 2, 3, 1).to(grid.dtype)

@@ -6,6 +6,7 @@ has an encoding and decodes to itself.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -27,9 +28,9 @@ def train(captions: Iterable[str], vocabulary_size: int, context_length: int) ->
     """Learn a byte-level BPE vocabulary from captions.
 
     Args:
-        captions: The training captions; read once, in order, never held whole.
+        captions: Training captions; read once, in order, never held whole.
         vocabulary_size: Upper bound of the vocabulary, special tokens and the 256 bytes included.
-        context_length: Longest encoding in tokens, `<bos>` and `<eos>` included.
+        context_length: Longest encoding, in tokens, `<bos>` and `<eos>` included.
 
     Returns:
         A transformers tokenizer with `model_max_length == context_length`.
@@ -40,34 +41,17 @@ def train(captions: Iterable[str], vocabulary_size: int, context_length: int) ->
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel(add_prefix_space=True)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        special_tokens=[PAD, BOS, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    seen = 0
-
-    def counted():
-        nonlocal seen
-        for caption in captions:
-            seen += 1
-            yield caption
-
-    tokenizer.train_from_iterator(counted(), trainer)
-    if not seen:
+    alphabet, special_tokens = pre_tokenizers.ByteLevel.alphabet(), [PAD, BOS, EOS]
+    options = {"special_tokens": special_tokens, "initial_alphabet": alphabet, "show_progress": False}
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary_size, **options)
+    captions = iter(captions)
+    if (first := next(captions, None)) is None:
         raise DataError("no caption to train a tokenizer on: is the training split empty?")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A {EOS}", special_tokens=[(BOS, BOS_ID), (EOS, EOS_ID)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        model_max_length=context_length,
-        padding_side="right",
-    )
+    tokenizer.train_from_iterator(itertools.chain([first], captions), trainer)
+    special = [(BOS, BOS_ID), (EOS, EOS_ID)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A {EOS}", special_tokens=special)
+    names = {"pad_token": PAD, "bos_token": BOS, "eos_token": EOS}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, model_max_length=context_length, padding_side="right")
 
 
 def load(folder: Path | str) -> PreTrainedTokenizerFast:
@@ -89,10 +73,10 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], counts: Cou
     """Encode texts as one array, as long as the longest of them.
 
     Args:
-        tokenizer: From `train` or `load`; its `model_max_length` bounds T. Longer texts are cut before their `<eos>`, which is
-            logged once.
+        tokenizer: Tokenizer of `train` or `load`; its `model_max_length` bounds T. Longer texts are cut before their `<eos>`, which
+            is logged once.
         texts: B non-empty strings.
-        counts: Receives, as `text cut`, how many were cut.
+        counts: Counter that takes, as `text cut`, how many were cut. If None, they are only logged.
 
     Returns:
         (B, T) int64 token ids, `PAD_ID` after each text's end.
@@ -103,13 +87,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], counts: Cou
     _check_present(tokenizer)
     if blank := [i for i, text in enumerate(texts) if not text.strip()]:
         raise DataError(f"text {blank[0]} of {len(texts)} is empty: drop it, or write a caption")
-    encodings = tokenizer(
-        list(texts),
-        truncation=True,
-        padding="longest",
-        return_attention_mask=False,
-        split_special_tokens=True,  # a caption that spells "<pad>" is text like any other
-    )
+    options = {"truncation": True, "padding": "longest", "return_attention_mask": False}
+    encodings = tokenizer(list(texts), split_special_tokens=True, **options)  # a caption that spells "<pad>" is text
     tokens = np.asarray(encodings["input_ids"], dtype=np.int64)
     if tokens.shape[1] == tokenizer.model_max_length:
         cut = sum(bool(e.overflowing) for e in encodings.encodings)

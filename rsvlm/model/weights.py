@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
-from rsvlm.errors import MissingExtraError, ModelError
-from rsvlm.model import images as imaging, tokenizer as tokenizers
+from rsvlm.errors import ModelError, need
+from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model.images import normalise, resize
 from rsvlm.model.mammut import Mammut, MammutConfig
 from rsvlm.records import files
 
@@ -38,7 +39,7 @@ def load(folder: Path | str, device: str | torch.device = "cpu") -> Mammut:
         folder: Either what `save_pretrained` wrote: `config.json`, `model.safetensors` and `tokenizer.json`. Or an openMaMMUT in
             open_clip's format: a config with `embed_dim`, `vision_cfg` and `text_cfg` (or `multimodal_cfg`) beside one of
             `OPEN_CLIP_WEIGHTS`; where such a folder holds no `tokenizer.json`, `model.tokenizer` is None.
-        device: Where the weights go.
+        device: Device of the weights.
 
     Raises:
         ModelError: A file is missing or a pickle, or a key of the weights is missing, extra or of another shape; they are listed.
@@ -49,12 +50,10 @@ def load(folder: Path | str, device: str | torch.device = "cpu") -> Mammut:
     if foreign is None or (folder / "tokenizer.json").is_file():
         model.tokenizer = tokenizers.load(folder)
         if len(model.tokenizer) > model.config.vocab_size:
-            raise ModelError(
-                f"{folder}: the tokenizer has {len(model.tokenizer)} entries, the model {model.config.vocab_size}; "
-                "take the tokenizer that was saved with this model"
-            )
-    if foreign is not None and model.tokenizer is not None:
-        _follow_tokenizer(model)
+            sizes = f"the tokenizer has {len(model.tokenizer)} entries, the model {model.config.vocab_size}"
+            raise ModelError(f"{folder}: {sizes}; take the tokenizer that was saved with this model")
+        if foreign is not None:
+            _follow_tokenizer(model)
     return model.eval().to(device)
 
 
@@ -66,8 +65,8 @@ def load_vision(model: Mammut, path: Path | str, ignore: Sequence[str] = ("head.
     plain ViT with its class token `vision_class_token=True`, for a SigLIP none. The tower is run with the exact GELU.
 
     Args:
-        model: Whose tower it is; unchanged when anything fails.
-        path: A safetensors file with a timm state dict, or a folder with `model.safetensors`.
+        model: Model of the tower; unchanged when anything fails.
+        path: File of safetensors with a timm state dict, or a folder with `model.safetensors`.
         ignore: Beginnings of keys that may be left out: by default the classifier and SigLIP's pooling head. A tower with a class
             token fits a model without one if `cls_token` is named here, too.
 
@@ -103,11 +102,8 @@ def export_onnx(model: Mammut, folder: Path | str, towers: Sequence[str] = ("ima
     Raises:
         MissingExtraError: `onnx` or `onnxscript` is not installed.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("ONNX export needs two packages more: pip install 'rsvlm[export]'") from error
+    for package in ("onnx", "onnxscript"):
+        need(package, "export")
     folder, config = Path(folder), model.config
     folder.mkdir(parents=True, exist_ok=True)
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=1, max=config.context_length)
@@ -117,36 +113,32 @@ def export_onnx(model: Mammut, folder: Path | str, towers: Sequence[str] = ("ima
         "image": (model.encode_image, "images", images, {0: batch}),
         "text": (model.encode_text, "tokens", tokens, {0: batch, 1: length}),
     }
+
+    # each tower by its own method
     training = model.training
     model.eval()
     for name in towers:
-        encode, given, example, dynamic = parts[name]
-        program = torch.onnx.export(
-            _Call(encode, model).eval(),
-            (example,),
-            input_names=[given],
-            output_names=[f"{name}_embeddings"],
-            dynamic_shapes=(dynamic,),
-            dynamo=True,
-            verbose=False,
-        )
+        encode, argument, example, dynamic = parts[name]
+        names = {"input_names": [argument], "output_names": [f"{name}_embeddings"]}
+        tower = _Tower(encode, model).eval()
+        program = torch.onnx.export(tower, (example,), dynamic_shapes=(dynamic,), dynamo=True, verbose=False, **names)
         with files.replacing(folder / f"{name}.onnx") as temporary:
             program.save(temporary, external_data=False)
     model.train(training)
-    facts = ("image_size", "image_mean", "image_std", "context_length", "pad_token_id", "bos_token_id", "eos_token_id")
-    facts = {name: getattr(config, name) for name in facts}
-    facts |= {"logit_scale": model.logit_scale.item(), "logit_bias": model.logit_bias.item()}
+
+    # what a caller needs to feed them
+    names = ("image_size", "image_mean", "image_std", "context_length", "pad_token_id", "bos_token_id", "eos_token_id")
+    scalars = {"logit_scale": model.logit_scale.item(), "logit_bias": model.logit_bias.item()}
+    facts = {name: getattr(config, name) for name in names} | scalars
     (folder / "onnx.json").write_text(json.dumps(facts, indent=1))
     return folder
 
 
-def open_clip_face(model: Mammut) -> OpenClipFace:
-    """Dress a loaded model as one of open_clip's: `face, face.preprocess, face.tokenizer` are what its evaluators ask for."""
-    return OpenClipFace(model)
-
-
 class OpenClipFace(nn.Module):
-    """A model behind the names and defaults of open_clip: embeddings are not normalised unless asked for."""
+    """A model behind the names and defaults of open_clip: embeddings are not normalised unless asked for.
+
+    `face, face.preprocess, face.tokenizer` are what evaluators of open_clip's models ask for.
+    """
 
     def __init__(self, model: Mammut):
         super().__init__()
@@ -173,8 +165,8 @@ class OpenClipFace(nn.Module):
     def preprocess(self, image: Image.Image) -> Tensor:
         """Turn a picture of any size and mode into (3, S, S) float32, resized and normalised as everywhere in this package."""
         config = self.model.config
-        array = imaging.resize(np.asarray(image.convert("RGB")), config.image_size, config.image_size)
-        return torch.from_numpy(imaging.normalise(array[None], config.image_mean, config.image_std)[0])
+        array = resize(np.asarray(image.convert("RGB")), config.image_size, config.image_size)
+        return torch.from_numpy(normalise(array[None], config.image_mean, config.image_std)[0])
 
     def tokenizer(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
         """Encode texts as (B, T) int64, padded and cut to `context_length`, by default the model's."""
@@ -184,24 +176,22 @@ class OpenClipFace(nn.Module):
         return nn.functional.pad(tokens, (0, missing), value=config.pad_token_id)
 
 
-class _Call(nn.Module):
+class _Tower(nn.Module):
     """One method of a model as a module of its own, for the exporter."""
 
-    def __init__(self, method: Callable, model: Mammut):
+    def __init__(self, encode: Callable[[Tensor], Tensor], model: Mammut):
         super().__init__()
-        self.model, self.method = model, method
+        self.model, self.encode = model, encode
 
-    def forward(self, given: Tensor) -> Tensor:
-        return self.method(given)
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.encode(batch)
 
 
 def _load_own(folder: Path) -> Mammut:
-    path = folder / "model.safetensors"
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder / 'config.json'} is missing: give the folder that `rsvlm train` wrote as model/")
-    theirs = _read(path)
-    config = MammutConfig.from_pretrained(folder, local_files_only=True)
-    return _assemble(config, theirs, path, lambda name: name)
+    theirs = _read(path := folder / "model.safetensors")
+    return _assemble(MammutConfig.from_pretrained(folder, local_files_only=True), theirs, path, lambda name: name)
 
 
 def _load_open_clip(folder: Path, options: dict, preprocess: dict) -> Mammut:
@@ -219,31 +209,30 @@ def _load_open_clip(folder: Path, options: dict, preprocess: dict) -> Mammut:
 
 def _open_clip_config(folder: Path) -> tuple[dict, dict] | None:
     """Model and preprocessing options of an open_clip folder; None for any other folder."""
-    for name in OPEN_CLIP_CONFIGS:
-        if (folder / name).is_file():
-            try:
-                found = json.loads((folder / name).read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ModelError(f"{folder / name} cannot be read as JSON: {error}") from error
-            options = found.get("model_cfg", found) if isinstance(found, dict) else {}
-            if "vision_cfg" in options:
-                return options, found.get("preprocess_cfg") or {}
+    for path in (folder / name for name in OPEN_CLIP_CONFIGS if (folder / name).is_file()):
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{path} cannot be read as JSON: {error}") from error
+        options = config.get("model_cfg", config) if isinstance(config, dict) else {}
+        if "vision_cfg" in options:
+            return options, config.get("preprocess_cfg") or {}
     return None
 
 
 # Options of open_clip that change nothing in what is computed here, or that only say what the keys of the weights say too.
-_HARMLESS = "embed_dim custom_text nonscalar_logit_scale init_logit_scale init_logit_bias output_tokens does_full_decoding"
-_HARMLESS += " dim_head patch_dropout pos_embed_type attn_pooler_queries attn_pooler_heads n_queries"
-_HARMLESS += " hf_tokenizer_name tokenizer_kwargs tokenizer_mode"
+_HARMLESS = """embed_dim custom_text nonscalar_logit_scale init_logit_scale init_logit_bias output_tokens does_full_decoding
+dim_head patch_dropout pos_embed_type attn_pooler_queries attn_pooler_heads n_queries
+hf_tokenizer_name tokenizer_kwargs tokenizer_mode""".split()
 
 
 def _open_clip_options(options: dict, preprocess: dict) -> MammutConfig:
     """Translate open_clip's options; one that is not known, and is not plainly off, is an error.
 
-    Two behaviours of the text embedding are told apart. Released openMaMMUT weights (`pool_type` avg_all, no `use_pad_mask`; meant
-    where nothing is said beside `text_cfg`) average over all positions and attend to pads. Newer ones (meant where nothing is said
-    in `multimodal_cfg`) mask pads in both.
+    The text embedding has two forms. Released openMaMMUT weights (`pool_type` avg_all without `use_pad_mask`, the defaults beside
+    `text_cfg`) average over all positions and attend to pads; newer ones (the defaults of `multimodal_cfg`) mask pads in both.
     """
+    # what the widths and the poolings are
     options = dict(options)
     vision, pad = dict(options.pop("vision_cfg")), options.pop("pad_id", 0)
     newer = options.pop("multimodal_cfg", None)
@@ -259,7 +248,9 @@ def _open_clip_options(options: dict, preprocess: dict) -> MammutConfig:
         "an mlp_ratio other than 4 in the decoder": text.pop("mlp_ratio", 4) != 4,
     }
     if any(wrong.values()):
-        raise ModelError(f"not known here, so not read: {'; '.join(what for what, is_so in wrong.items() if is_so)}")
+        raise ModelError(f"not known here, so not read: {'; '.join(problem for problem, is_so in wrong.items() if is_so)}")
+
+    # every option is taken out as it is translated, so that what is left is not known
     config = MammutConfig(
         image_size=vision.pop("image_size", 224),
         patch_size=vision.pop("patch_size", 16),
@@ -290,7 +281,7 @@ def _open_clip_options(options: dict, preprocess: dict) -> MammutConfig:
     )
     left = {**options, **vision, **text}
     off = (None, False, "none", "classic")
-    if unknown := {name: value for name, value in left.items() if name not in _HARMLESS.split() and value not in off}:
+    if unknown := {name: value for name, value in left.items() if name not in _HARMLESS and value not in off}:
         raise ModelError(f"not known here, so not read: the open_clip options {unknown}")
     return config
 
@@ -308,8 +299,8 @@ _TOPS = {
     "norm.": "text.ln_final.",
     "log_scale": "logit_scale",
 }
-_PARTS = {"attn": "attn", "mlp": "mlp", "norm1": "ln_1", "norm2": "ln_2"}  # of timm's blocks
-_PARTS |= {"self_attention": "attn", "norm_self": "ln_1", "norm_mlp": "ln_2"}
+_TIMM = {"attn": "attn", "mlp": "mlp", "norm1": "ln_1", "norm2": "ln_2"}
+_DECODER = {"self_attention": "attn", "norm_self": "ln_1", "mlp": "mlp", "norm_mlp": "ln_2"}
 _CROSS = {
     "cross_attention": "attn",
     "norm_cross": "ln_1",
@@ -317,8 +308,8 @@ _CROSS = {
     "cross_mlp": "mlp",
     "norm_cross_mlp": "ln_2",
 }
-_LEAVES = {"qkv": "in_proj_", "query": "in_proj_", "key_value": "in_proj_", "proj": "out_proj.", "out": "out_proj."}
-_LEAVES |= {"fc1": "c_fc.", "fc2": "c_proj.", "0": "c_fc.", "2": "c_proj."}
+_ATTENTION = {"qkv": "in_proj_", "query": "in_proj_", "key_value": "in_proj_", "proj": "out_proj.", "out": "out_proj."}
+_MLP = {"fc1": "c_fc.", "fc2": "c_proj.", "0": "c_fc.", "2": "c_proj."}
 
 
 def _open_clip_name(name: str, cross_every: int, head: str) -> str:
@@ -327,9 +318,11 @@ def _open_clip_name(name: str, cross_every: int, head: str) -> str:
         tower, index, part, leaf, kind = match.groups()
         if part in _CROSS:
             place = f"text.cross_attn.{int(index) // cross_every}.{_CROSS[part]}"
+        elif tower == "layers":
+            place = f"text.resblocks.{index}.{_DECODER[part]}"
         else:
-            place = f"{'text' if tower == 'layers' else 'visual.transformer'}.resblocks.{index}.{_PARTS[part]}"
-        return f"{place}.{_LEAVES.get(leaf, '')}{kind}"
+            place = f"visual.transformer.resblocks.{index}.{_TIMM[part]}"
+        return f"{place}.{(_ATTENTION | _MLP).get(leaf, '')}{kind}"
     if name == "vocabulary.weight":
         return head
     return next((their + name[len(our) :] for our, their in _TOPS.items() if name.startswith(our)), name)
@@ -339,38 +332,38 @@ def _assemble(config: MammutConfig, theirs: dict[str, Tensor], path: Path, trans
     """Build a model from weights whose keys are the translations of ours."""
     with torch.device("meta"):
         model = Mammut(config)
+    sources = {name: translate(name) for name in model.state_dict()}
     ours, pairs = {}, {}
     for name, parameter in model.state_dict().items():
-        source = translate(name)
-        value = theirs.get(source)
+        source, value = sources[name], theirs.get(sources[name])
         if value is not None and source != name:
-            if ".query." in name:
-                value = value[: parameter.shape[0]]
-            elif ".key_value." in name:
-                value = value[parameter.shape[0] // 2 :]
-            elif source in ("visual.proj", "map_viz2txt_kv", "text.text_projection", "text.lm_head"):
-                value = value.T
-            elif value.numel() == parameter.numel() and value.ndim <= 2 and not name.endswith((".weight", ".bias")):
-                value = value.reshape(parameter.shape)  # class token, positions and scale differ by a leading 1
+            value = _reshaped(name, source, value, parameter.shape)
         ours[name] = value
         pairs[f"{source} ({name})" if source != name else name] = (parameter.shape, value)
-    used = {translate(name) for name in ours}
-    _check(path, pairs, set(theirs) - used)
+    _check(path, pairs, set(theirs) - set(sources.values()))
     model.load_state_dict({name: value.contiguous() for name, value in ours.items()}, assign=True)
     return model
 
 
+def _reshaped(name: str, source: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """Cut or turn a tensor of open_clip into the shape that it has here; return it as it is where it does not fit."""
+    if ".query." in name:
+        return value[: shape[0]]
+    if ".key_value." in name:
+        return value[shape[0] // 2 :]
+    if source in ("visual.proj", "map_viz2txt_kv", "text.text_projection", "text.lm_head"):
+        return value.T
+    if value.numel() == shape.numel() and value.ndim <= 2 and not name.endswith((".weight", ".bias")):
+        return value.reshape(shape)  # class token, positions and scale differ by a leading 1
+    return value
+
+
 def _check(path: Path, pairs: dict[str, tuple[torch.Size, Tensor | None]], extra: set[str]) -> None:
     """Raise unless every key has a value of its shape and no value is left over."""
-    wrong = {
-        "missing": [key for key, (_, value) in pairs.items() if value is None],
-        "extra": sorted(extra),
-        "of another shape": [
-            f"{key} {tuple(value.shape)} for {tuple(shape)}"
-            for key, (shape, value) in pairs.items()
-            if value is not None and value.shape != shape
-        ],
-    }
+    missing = [key for key, (_, value) in pairs.items() if value is None]
+    shapes = [(key, value.shape, shape) for key, (shape, value) in pairs.items() if value is not None]
+    other = [f"{key} {tuple(theirs)} for {tuple(ours)}" for key, theirs, ours in shapes if theirs != ours]
+    wrong = {"missing": missing, "extra": sorted(extra), "of another shape": other}
     if any(wrong.values()):
         lists = "; ".join(f"{kind}: {', '.join(keys[:20])}{' …' * (len(keys) > 20)}" for kind, keys in wrong.items() if keys)
         raise ModelError(f"the weights in {path} do not fit the model ({sum(map(len, wrong.values()))} keys) - {lists}")
@@ -379,12 +372,10 @@ def _check(path: Path, pairs: dict[str, tuple[torch.Size, Tensor | None]], extra
 def _read(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file; nothing else is opened."""
     if not path.is_file() or path.suffix != ".safetensors":
-        pickles = [file.name for file in path.parent.glob("*") if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-        advice = (
-            f"; {', '.join(pickles)} may run code when opened and is not read: convert it to safetensors" if pickles else ""
-        )
-        what = "is not a safetensors file" if path.is_file() else "is missing"
-        raise ModelError(f"{path} {what}{advice or ': weights come as safetensors'}")
+        advice = ": weights come as safetensors"
+        if pickles := [file.name for file in path.parent.glob("*") if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]:
+            advice = f"; {', '.join(pickles)} may run code when opened and is not read: convert it to safetensors"
+        raise ModelError(f"{path} {'is not a safetensors file' if path.is_file() else 'is missing'}{advice}")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

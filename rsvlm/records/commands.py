@@ -20,19 +20,14 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Profile = Annotated[str, typer.Option(help="smoke, laptop, published or rsicd.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="An option as name=value, e.g. train.steps=200. Repeatable.")
-]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="An option as name=value: train.steps=200. Repeatable.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Root = Annotated[Path | None, typer.Option("--root", "--data", help="Folder of the benchmark, or of shards.")]
 Benchmark = Annotated[str | None, typer.Option(help="Its name, see evaluate --list; none: what the folder says.")]
 ProtocolName = Annotated[str, typer.Option("--protocol", help="plain, remoteclip, rs5m, skyscript, one-to-one or all.")]
 Ties = Annotated[str, typer.Option(help="How equal scores count: pessimistic, average or optimistic.")]
-JsonOut = Annotated[
-    Path | None,
-    typer.Option("--json", help="Where the metric rows go; beside them NAME.provenance.json says where they are from."),
-]
+JsonOut = Annotated[Path | None, typer.Option("--json", help="File of the metric rows; NAME.provenance.json goes beside it.")]
 Resamples = Annotated[int, typer.Option(min=10, help="Resamples for the intervals.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 
@@ -43,8 +38,7 @@ def load_config(
     """Return the options of a profile with those that a command line sets."""
     from rsvlm import config
 
-    set_here = dict(config.pairs(" ".join(overrides or [])))
-    return config.load(profile, {"seed": seed, "device": device} | set_here | (more or {}))
+    return config.load(profile, {"seed": seed, "device": device} | config.pairs(" ".join(overrides or [])) | (more or {}))
 
 
 @app.command()
@@ -53,14 +47,12 @@ def table(
         str | None, typer.Argument(help="One experiment, a file of evaluate --json, or 'runs/grid-*' (a matrix); none: all.")
     ] = None,
     form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
-    published: Annotated[
-        bool, typer.Option(help="Beside published figures of the same data set, split, protocol and metric.")
-    ] = False,
+    published: Annotated[bool, typer.Option(help="Beside published figures of the same data set and protocol.")] = False,
 ) -> None:
     """Print the recorded results, one table for each protocol."""
-    from rsvlm.records import tables as result_tables
+    from rsvlm.records import tables
 
-    typer.echo(result_tables.formatted(experiment, form, published))
+    typer.echo(tables.formatted(experiment, form, published))
 
 
 @app.command()
@@ -68,7 +60,7 @@ def doctor() -> None:
     """Say what is installed, what is missing and how to get it."""
     import torch
 
-    from rsvlm.records import stages
+    from rsvlm.records import provenance, stages
 
     cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none (everything runs on CPU)"
     free = shutil.disk_usage(Path.cwd()).free / 1e9
@@ -81,18 +73,10 @@ def doctor() -> None:
         if extra := re.search(r"extra == [\"'](\w+)", requirement):
             extras.setdefault(extra[1], []).append(name)
         else:
-            typer.echo(f"  {name:<14} {_version(name)}")
-    missing = []
-    for extra, names in extras.items():
-        absent = [name for name in names if _version(name) == "missing"]
-        typer.echo(f"extra [{extra}]: {'missing ' + ', '.join(absent) if absent else 'complete'}")
-        missing += [extra] if absent else []
+            typer.echo(f"  {name:<14} {provenance.version(name).replace('absent', 'missing')}")
+    absent = {extra: [name for name in names if provenance.version(name) == "absent"] for extra, names in extras.items()}
+    for extra, names in absent.items():
+        typer.echo(f"extra [{extra}]: {'missing ' + ', '.join(names) if names else 'complete'}")
+    missing = [extra for extra, names in absent.items() if names]
     if missing:
         typer.echo(f'to complete it: pip install -e ".[{",".join(missing)}]"   (or make test, which sets up .venv)')
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "missing"

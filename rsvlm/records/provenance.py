@@ -22,11 +22,11 @@ def provenance(config: Config, data_hash: str, device: str, started: float, comm
     """Describe where numbers came from.
 
     Args:
-        config: The options of the run.
+        config: Options of the run.
         data_hash: Hash of the data it read: a manifest's, or a stage's key.
-        device: The device it ran on, as resolved: `cpu`, `cuda:0`.
-        started: When it started, in seconds since the epoch (`time.time()`).
-        command: The command that repeats it, relative to the repository.
+        device: Device it ran on, as resolved: `cpu`, `cuda:0`.
+        started: Start, in seconds since the epoch (`time.time()`).
+        command: Command that repeats it, relative to the repository.
 
     Returns:
         commit, dirty, package_hash, data_hash, seed, device, versions, started (UTC), duration_s, command, cpu, cores.
@@ -71,9 +71,8 @@ def commit() -> dict[str, object]:
 
 def _git(*arguments: str) -> str:
     try:
-        return subprocess.run(
-            ["git", *arguments], cwd=stages.root(), capture_output=True, text=True, check=True
-        ).stdout.strip()
+        git = subprocess.run(["git", *arguments], cwd=stages.root(), capture_output=True, text=True, check=True)
+        return git.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
 

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,10 +51,9 @@ def save_result(
     Args:
         experiment: Name of the question, as in `retrieval`.
         run_name: Name of the run, as in `laptop-seed0`.
-        config: The options of the run.
-        rows: Metric rows with the keys of `ROW`, recalls and accuracies in percent; `ci_low`, `ci_high` and `chance` may be
-            None.
-        provenance: What `provenance.provenance` returned.
+        config: Options of the run.
+        rows: Rows with the keys of `ROW`, recalls and accuracies in percent; `ci_low`, `ci_high` and `chance` may be None.
+        provenance: Origin, as of `provenance.provenance`.
 
     Returns:
         The folder, with config.json, provenance.json and metrics.json.
@@ -66,9 +66,9 @@ def save_result(
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ConfigError(f"'{name}' cannot name a folder of results: use letters, digits, '.', '_' and '-'")
     rows = [checked_row(row) for row in rows]
-    names = [tuple(row.values())[:5] for row in rows]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise DataError(f"the metric row {twice[0]} is there {names.count(twice[0])} times: keep one")
+    counts = Counter(tuple(row.values())[:5] for row in rows)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise DataError(f"the metric row {twice[0]} is there {counts[twice[0]]} times: keep one")
     folder = Path(os.environ.get("RSVLM_RESULTS") or stages.root() / "results") / experiment / run_name
     with contextlib.suppress(OSError, ValueError):
         if (other := json.loads((folder / "config.json").read_text())["profile"]) not in ("smoke", config.profile):
@@ -105,8 +105,8 @@ def table(experiment: str | None = None) -> pd.DataFrame:
     """Read all results as one table, a row per metric.
 
     Args:
-        experiment: Only this one; or a file of rows that `rsvlm evaluate --json` wrote; or folders of runs of a matrix, as in
-            `runs/grid-*`; none means all of `results/`.
+        experiment: Name below `results/`; or a file of rows that `rsvlm evaluate --json` wrote; or folders of runs of a matrix,
+            as in `runs/grid-*`. If None, all of `results/`.
 
     Returns:
         experiment, run, the columns of `ROW`, profile, seed, device, commit and data_hash; sorted by experiment and run.
@@ -116,12 +116,15 @@ def table(experiment: str | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    if experiment is not None and experiment.endswith(".json"):
-        measured = _evaluated(Path(experiment))
+    experiment = experiment or "*"
+    if experiment.endswith(".json"):
+        rows = _evaluated(Path(experiment))
+    elif "/" in experiment:
+        rows = read_rows(f"{experiment.removeprefix(f'{stages.root()}/').strip('/')}/results/*/*")
     else:
-        measured = read_rows(_where(experiment))
-    frame = pd.DataFrame(measured, columns=["experiment", "run", *ROW, *ORIGIN])
-    return frame.astype({"value": float, "ci_low": float, "ci_high": float, "chance": float})
+        rows = read_rows(f"results/{experiment}/*")
+    frame = pd.DataFrame(rows, columns=["experiment", "run", *ROW, *ORIGIN])
+    return frame.astype(dict.fromkeys(("value", "ci_low", "ci_high", "chance"), float))
 
 
 def read_rows(folders: str) -> list[dict]:
@@ -136,47 +139,37 @@ def read_rows(folders: str) -> list[dict]:
     Raises:
         DataError: As `table`.
     """
-    measured = []
+    rows = []
     for path in sorted(stages.root().glob(f"{folders}/metrics.json")):
         try:
-            made, config = (json.loads((path.parent / f"{name}.json").read_text()) for name in ("provenance", "config"))
+            made, config, measured = (json.loads(path.with_stem(n).read_text()) for n in ("provenance", "config", "metrics"))
             origin = {"profile": config["profile"]} | {part: made[part] for part in ORIGIN[1:]}
-            named = {"experiment": path.parent.parent.name, "run": path.parent.name}
-            measured += [named | checked_row(row) | origin for row in json.loads(path.read_text())]
+            names = {"experiment": path.parent.parent.name, "run": path.parent.name}
+            rows += [names | checked_row(row) | origin for row in measured]
         except (OSError, ValueError, KeyError, TypeError, DataError) as error:
             raise DataError(f"{path.parent} is not a complete result ({error!r}): run it again or remove it") from None
-    return measured
-
-
-def _where(experiment: str | None) -> str:
-    """Where the runs of an experiment are, or, as it holds a slash, those of runs of a matrix."""
-    if experiment and "/" in experiment:
-        return f"{experiment.removeprefix(f'{stages.root()}/').strip('/')}/results/*/*"
-    return f"results/{experiment or '*'}/*"
+    return rows
 
 
 def _evaluated(path: Path) -> list[dict]:
     """Rows of a file of `rsvlm evaluate --json`, named by the model that the file of provenance beside it names."""
     try:
         rows = [checked_row(row) for row in json.loads(path.read_text())]
-        beside = path.with_suffix(".provenance.json")
-        made = json.loads(beside.read_text()) if beside.is_file() else {}
-        return [{"experiment": path.name, "run": str(made.get("model", path.stem)), **row, **_origin(made)} for row in rows]
+        source = path.with_suffix(".provenance.json")
+        made = json.loads(source.read_text()) if source.is_file() else {}
+        names = {"experiment": path.name, "run": str(made.get("model", path.stem))}
+        origin = {"profile": "evaluate"} | {part: made.get(part, "") for part in ORIGIN[1:]}
+        return [names | row | origin for row in rows]
     except (OSError, ValueError, TypeError, AttributeError, DataError) as error:
-        raise DataError(
-            f"{path} is no list of metric rows ({error}): give a file that `rsvlm evaluate --json` wrote"
-        ) from None
-
-
-def _origin(made: Mapping[str, object]) -> dict[str, object]:
-    return {"profile": "evaluate"} | {part: made.get(part, "") for part in ORIGIN[1:]}
+        expected = "give a file that `rsvlm evaluate --json` wrote"
+        raise DataError(f"{path} is no list of metric rows ({error}): {expected}") from None
 
 
 def published(path: Path | str | None = None) -> pd.DataFrame:
     """Read figures of other systems as their authors, or others, printed them.
 
     Args:
-        path: A CSV with the columns `PUBLISHED`; none means the package's own, `published.csv`.
+        path: A CSV with the columns `PUBLISHED`. If None, the package's own, `published.csv`.
 
     Returns:
         The columns of `PUBLISHED`. `value` is in percent; `trained_on_dataset` says whether the system saw that data set's training
@@ -193,9 +186,7 @@ def published(path: Path | str | None = None) -> pd.DataFrame:
         with open(path, newline="", encoding="utf-8-sig") as file:
             lines = list(spreadsheet.reader(file, strict=True))
     except (OSError, UnicodeDecodeError, spreadsheet.Error) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}): give a CSV in UTF-8 with the columns {', '.join(PUBLISHED)}"
-        ) from None
+        raise DataError(f"{path} cannot be read ({error}): give a CSV in UTF-8 with columns {', '.join(PUBLISHED)}") from None
     if not lines or tuple(lines[0]) != PUBLISHED:
         raise DataError(f"{path} has the columns {lines[0] if lines else 'of an empty file'}: expected {', '.join(PUBLISHED)}")
     rows: dict[tuple, dict] = {}
@@ -211,20 +202,16 @@ def published(path: Path | str | None = None) -> pd.DataFrame:
 def _published_row(cells: Sequence[str], where: str) -> dict[str, object]:
     if len(cells) != len(PUBLISHED):
         raise DataError(f"{where}: {len(cells)} cells, expected {len(PUBLISHED)}: quote cells that hold a comma")
-    row: dict[str, object] = dict(zip(PUBLISHED, map(str.strip, cells), strict=True))
+    row = dict(zip(PUBLISHED, map(str.strip, cells), strict=True))
     if empty := [name for name in PUBLISHED if not row[name] and name != "backbone"]:
         raise DataError(f"{where}: '{empty[0]}' is empty: fill it in, or write {UNSTATED} for a split or protocol")
-    known = {"task": TASKS, "direction": DIRECTIONS, "trained_on_dataset": ("yes", "no")}
-    for name, choices in known.items():
+    for name, choices in {"task": TASKS, "direction": DIRECTIONS, "trained_on_dataset": ("yes", "no")}.items():
         if row[name] not in choices:
             raise DataError(f"{where}: '{name}' is '{row[name]}', expected {' or '.join(choices)}")
-    try:
-        row["value"] = float(str(row["value"]))
-    except ValueError:
-        row["value"] = math.nan
-    if not 0 <= row["value"] <= 100:  # also false for NaN
-        raise DataError(f"{where}: the value is no number from 0 to 100: give percent")
-    return row
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(row["value"])) <= 100:  # false for NaN
+            return row | {"value": value}
+    raise DataError(f"{where}: the value is no number from 0 to 100: give percent")
 
 
 def beside(measured: pd.DataFrame, figures: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -234,8 +221,8 @@ def beside(measured: pd.DataFrame, figures: pd.DataFrame | None = None) -> pd.Da
     interval. A figure whose split or protocol is unstated is beside nothing.
 
     Args:
-        measured: As from `table`; runs of the profile `smoke` are left out.
-        figures: As from `published`, the default.
+        measured: Results as from `table`; runs of the profile `smoke` are left out.
+        figures: Figures as from `published`. If None, the package's own.
 
     Returns:
         Those columns (`KEY`) in which both have a number, best value first: KEY, system, value, ci_low, ci_high, n (0 where it is not
@@ -246,12 +233,16 @@ def beside(measured: pd.DataFrame, figures: pd.DataFrame | None = None) -> pd.Da
     figures = published() if figures is None else figures
     figures = figures[(figures["split"] != UNSTATED) & (figures["protocol"] != UNSTATED)]
     figures = figures.assign(system=systems(figures), ci_low=math.nan, ci_high=math.nan, n=0)
-    spelling = dict(zip(figures["dataset"].map(_bare), figures["dataset"], strict=True))
+
+    def bare(name: str) -> str:  # UCM-Captions is ucm captions
+        return re.sub(r"[\W_]+", "", name).casefold()
+
+    spelling = {bare(name): name for name in figures["dataset"]}
     ours = _usual_recalls(measured[measured["profile"] != "smoke"])
     ours = pd.concat([ours, _mean_recalls(ours)], ignore_index=True)
     ours = ours.assign(
         system=systems(ours),
-        dataset=ours["dataset"].map(lambda name: spelling.get(_bare(name), name)),
+        dataset=ours["dataset"].map(lambda name: spelling.get(bare(name), name)),
         trained_on_dataset="",
         source="",
     )
@@ -266,10 +257,6 @@ def systems(frame: pd.DataFrame) -> pd.Series:
     """Name the system of each row of `table` (experiment/run) or of `published` (model and backbone)."""
     first, second, joint = ("model", "backbone", ", ") if "model" in frame else ("experiment", "run", "/")
     return (frame[first] + joint + frame[second]).str.removesuffix(joint).astype(object)
-
-
-def _bare(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).casefold()
 
 
 def _usual_recalls(ours: pd.DataFrame) -> pd.DataFrame:
@@ -303,18 +290,15 @@ def matching(frame: pd.DataFrame, keys: set[tuple], names: Sequence[str] = KEY) 
 
 
 def compare(
-    rows: pd.DataFrame | Iterable[Mapping[str, object]],
-    metric: str,
-    protocol: str | None = None,
-    direction: str | None = None,
+    rows: pd.DataFrame | Iterable[Mapping], metric: str, protocol: str | None = None, direction: str | None = None
 ) -> pd.DataFrame:
     """Lay one metric out as systems × data sets; one column holds numbers of one data set, split, protocol and direction.
 
     Args:
-        rows: As from `table`, `beside` or `published`; or rows with the keys `KEY`, `value` and `system`.
-        metric: `R@1`, `mR`, `top1`, ...
-        protocol: Which one; needed where the rows have several.
-        direction: Only this one; none means all there are, each in a column of its own.
+        rows: Rows as from `table`, `beside` or `published`; or with the keys `KEY`, `value` and `system`.
+        metric: Name of a metric: `R@1`, `mR`, `top1`, …
+        protocol: Name of a protocol. If None, the only one of the rows.
+        direction: Name of a direction. If None, all there are, each in a column of its own.
 
     Returns:
         Values with the systems as index, in the order of their first row, and columns (dataset, split, direction); NaN where there is
@@ -325,33 +309,32 @@ def compare(
     """
     import pandas as pd
 
+    # rows with a system each
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     if missing := [name for name in (*KEY, "value") if name not in frame]:
-        raise DataError(
-            f"the rows have no '{missing[0]}': give rows as from results.table, each with {', '.join(KEY)} and value"
-        )
+        raise DataError(f"the rows have no '{missing[0]}': give rows as from results.table, with {', '.join(KEY)} and value")
     if "system" not in frame:
         if not {"experiment", "run"} <= set(frame) and not {"model", "backbone"} <= set(frame):
             raise DataError("the rows do not say whose they are: give each a 'system'")
         frame = frame.assign(system=systems(frame))
+
+    # of one metric and one protocol
     chosen = frame[(frame["metric"] == metric) & ((frame["direction"] == direction) | (direction is None))]
     if not len(chosen):
-        known = ", ".join(sorted(set(frame["metric"])))
-        raise DataError(
-            f"no row has the metric '{metric}'{f' of {direction}' if direction else ''}: there are {known or 'none'}"
-        )
+        known = ", ".join(sorted(set(frame["metric"]))) or "none"
+        raise DataError(f"no row has the metric '{metric}'{f' of {direction}' if direction else ''}: there are {known}")
     protocols = sorted(set(chosen["protocol"]))
     if protocol is None and len(protocols) > 1:
-        raise DataError(
-            f"these {metric} are of the protocols {', '.join(protocols)}: numbers of different protocols do not compare, "
-            "choose one with protocol=..."
-        )
+        several = f"these {metric} are of the protocols {', '.join(protocols)}"
+        raise DataError(f"{several}: numbers of different protocols do not compare, choose one with protocol=...")
     protocol = protocol or protocols[0]
     if protocol == UNSTATED:
         raise DataError(f"the protocol of these {metric} is unstated: they compare with nothing, not even with each other")
     if protocol not in protocols:
         raise DataError(f"no {metric} of protocol '{protocol}': there are {', '.join(protocols)}")
     chosen = chosen[chosen["protocol"] == protocol]
+
+    # one number for each system and data set
     cell = ["system", "dataset", "split", "direction"]
     if (twice := chosen.duplicated(cell)).any():
         raise DataError(f"two numbers for {' / '.join(chosen.loc[twice, cell].iloc[0])}: tell the systems apart, or keep one")

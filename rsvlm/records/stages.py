@@ -6,7 +6,6 @@ killed run resumes and a finished one is never half written.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rsvlm.errors import ConfigError
-from rsvlm.records import files
+from rsvlm.records import files, text
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -29,11 +28,9 @@ def root() -> Path:
     """
     if home := os.environ.get("RSVLM_HOME"):
         return Path(home).resolve()
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "_config.yml").is_file() and (folder / "rsvlm").is_dir():
-            return folder
-    return here
+    working = Path.cwd()
+    folders = (working, *working.parents)
+    return next((path for path in folders if (path / "_config.yml").is_file() and (path / "rsvlm").is_dir()), working)
 
 
 def source_hash(*rooms: str) -> str:
@@ -64,8 +61,8 @@ def files_of(*rooms: str) -> list[Path]:
         matching = folder.rglob("*") if folder.is_dir() else [*PACKAGE.glob(f"{room}.*"), *PACKAGE.glob(room)]
         new = {path for path in matching if path.is_file() and "__pycache__" not in path.parts}
         if not new:
-            there = [path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")]
-            raise ConfigError(f"rsvlm has no room '{room}'{nearest(room, there)}")
+            rooms_there = [path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")]
+            raise ConfigError(f"rsvlm has no room '{room}'{text.did_you_mean(room, rooms_there)}")
         paths |= new
     return sorted(paths)
 
@@ -86,11 +83,11 @@ def stage(name: str, parts: Mapping[str, object], compute: Callable[[Path], None
     """Return the folder of a stage; compute it first where it is not there yet.
 
     Args:
-        name: What the stage makes: `shards`, `checkpoint`, `embeddings`.
-        parts: Everything that decides the content: options, hashes of sources and of inputs. They are kept in `stage.json`.
-        compute: Fills the folder it is given. After a kill it is called again with what it had left there, so that it can
-            resume; it has to be able to tell complete files from broken ones (`write_atomic` leaves no broken ones).
-        recompute: Start from nothing even when the stage is there; the old folder stays until the new one is complete.
+        name: Name of what the stage makes: `shards`, `checkpoint`, `embeddings`.
+        parts: Everything that decides the content: options, hashes of sources and of inputs. They are written to `stage.json`.
+        compute: Function that fills a folder. After a kill it is called again with what it had left there, and resumes; files
+            written by `files.write_atomic` are complete.
+        recompute: Whether to start from nothing even when the stage is there; the old folder stays until the new one is complete.
 
     Returns:
         `runs/<name>-<key>` under `root()`.
@@ -111,9 +108,8 @@ def stage(name: str, parts: Mapping[str, object], compute: Callable[[Path], None
         compute(partial)
         for left in partial.rglob(".*.partial"):  # of a writer that was killed
             left.unlink()
-        files.write_atomic(
-            partial / "stage.json", json.dumps({"name": name, "parts": json.loads(_canonical(parts))}, indent=1)
-        )
+        origin = {"name": name, "parts": json.loads(_canonical(parts))}
+        files.write_atomic(partial / "stage.json", json.dumps(origin, indent=1))
         if folder.is_dir():
             shutil.rmtree(folder)
         os.replace(partial, folder)
@@ -134,9 +130,3 @@ def _canonical(parts: Mapping[str, object]) -> str:
         return json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False, default=plain)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"parts {sorted(parts)} cannot name a run: {error}; pass numbers, text, lists or a hash") from None
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """Return "; did you mean ...?" with the known name that is most like a wrong one, or nothing where none is like it."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""

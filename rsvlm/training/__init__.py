@@ -8,7 +8,7 @@ In: data sets and options. Out: checkpoints and a model folder, exact after any 
     augment       turns and flips, of words too
     checkpoints   everything that decides how a run goes on
     processes     several processes in one training
-    metrics       what a run tells while it runs
+    metrics       what a run reports while it runs
     validation    its validation curve
     variants      the paper's four variants, as stages
     commands      `rsvlm train`

@@ -62,20 +62,20 @@ def turn_text(text: str, turn: int) -> str | None:
     """Turn the direction words of a caption as `turn_image` turns its image.
 
     Args:
-        text: A caption in English.
-        turn: One of the eight symmetries, 0…7.
+        text: Caption in English.
+        turn: Number of one of the eight symmetries, 0…7.
 
     Returns:
-        A caption that is as true of the turned image as `text` is of the image; none where that is not certain, as with "North
+        A caption that is as true of the turned image as `text` is of the image; None where that is not certain, as with "North
         Korea", "clockwise", "NW", "northern Italy", or "the upper half" under a quarter turn (there is no such word for sides).
     """
     if turn == 0:
         return text
-    found = list(_DIRECTION.finditer(text))
-    if _UNSAFE.search(text) or _ABBREVIATION.search(text) or any(_is_name(text, match) for match in found):
+    directions = list(_DIRECTION.finditer(text))
+    if _UNSAFE.search(text) or _ABBREVIATION.search(text) or any(_is_name(text, match) for match in directions):
         return None
     parts, end = [], 0
-    for match in found:
+    for match in directions:
         word = _turn_word(match, turn)
         if word is None:
             return None
@@ -113,12 +113,6 @@ def relight(image: np.ndarray, light: np.ndarray) -> np.ndarray:
     return np.clip(image * factors + offsets, 0, 255).astype(np.uint8)
 
 
-def compose(first: int, then: int) -> int:
-    """Return the symmetry that does what one does and then another."""
-    x, y = (_move(_move(unit, first), then) for unit in ((1, 0), (0, 1)))
-    return next(turn for turn in range(ELEMENTS) if (_move((1, 0), turn), _move((0, 1), turn)) == (x, y))
-
-
 @functools.cache
 def _move(where: tuple[int, int], turn: int) -> tuple[int, int]:
     """Move a direction (x to the right, y up)."""
@@ -151,6 +145,5 @@ def _turn_word(match: re.Match, turn: int) -> str | None:
     if part["half"]:
         x, y = _move((0, _VERTICAL[part["half"]]), turn)
         return None if x else ("upper" if y > 0 else "lower") + part["half_most"]
-    swapped = _move((1, 0), turn)[0] == 0
-    other = {"horizontal": "vertical", "vertical": "horizontal"}
-    return (other[part["axis"]] if swapped else part["axis"]) + part["adverb"]
+    is_level = (part["axis"] == "horizontal") == (_move((1, 0), turn)[1] == 0)
+    return ("horizontal" if is_level else "vertical") + part["adverb"]

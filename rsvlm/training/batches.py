@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,20 +41,15 @@ _CAPTION, _MIXTURE, _TURN, _VIEW = (), (1,), (2,), (3,)  # what a generator is f
 
 @dataclass
 class Place:
-    """Where the reader stands.
+    """Where the reader stands; by default before the first sample.
 
     Attributes:
-        positions: Of each data set that was read from: its epoch, and the next position in that epoch's order.
-        counts: Samples left out so far, by reason; and `text cut`.
+        positions: Epoch of each data set that was read from, and the next position in that epoch's order.
+        counts: Number of samples left out so far, by reason; and of texts cut, as `text cut`.
     """
 
-    positions: dict[str, tuple[int, int]]
-    counts: Counter
-
-    @classmethod
-    def start(cls) -> Place:
-        """Return the place before the first sample."""
-        return cls({}, Counter())
+    positions: dict[str, tuple[int, int]] = field(default_factory=dict)
+    counts: Counter = field(default_factory=Counter)
 
 
 @dataclass
@@ -63,9 +58,9 @@ class Share:
 
     Attributes:
         images: n decoded images, each (S, S, 3) uint8, S being `side_at` the step; those that could not be decoded are left out.
-        captions: Their n captions.
-        keys: Of the whole batch, as `data set/key` where there are several sets.
-        place: After this batch.
+        captions: n captions.
+        keys: Names of the samples of the whole batch, as `data set/key` where there are several sets.
+        place: Place of the reader after this batch.
     """
 
     images: list[np.ndarray]
@@ -105,9 +100,8 @@ def check(options: Train, names: Sequence[str]) -> None:
     """
     for number, stage in enumerate(options.stages, 1):
         if missing := sorted(set(stage.data) - set(names)):
-            raise DataError(
-                f"stage {number} mixes '{missing[0]}', but the data sets are {', '.join(names)}: add it with --data"
-            )
+            given = ", ".join(names)
+            raise DataError(f"stage {number} mixes '{missing[0]}', but the data sets are {given}: add it with --data")
 
 
 def weights_at(step: int, stages: Sequence[Stage], names: Sequence[str]) -> dict[str, float]:
@@ -125,26 +119,19 @@ def side_at(step: int, options: Train, size_px: int) -> int:
 
 
 def read(
-    data: Mapping[str, Path],
-    options: Train,
-    seed: int,
-    size_px: int,
-    place: Place,
-    step: int,
-    rank: int = 0,
-    ranks: int = 1,
+    data: Mapping[str, Path], options: Train, seed: int, size_px: int, place: Place, step: int, rank: int = 0, ranks: int = 1
 ) -> Iterator[Share]:
     """Yield this process's share of every batch after `step`, to the last.
 
     Args:
         data: Folder of each data set: shards, or a benchmark with a train split.
-        options: Gives the stages, the batch size, how captions are drawn and images varied, and the number of threads.
-        seed: Of every choice.
-        size_px: Images are resized to this side, where the options name none.
-        place: Where to begin.
-        step: Steps taken before.
-        rank: Of this process: it decodes samples rank, rank + ranks, … of each batch.
-        ranks: Processes that share a batch.
+        options: Stages, batch size, how captions are drawn and images varied, and the number of threads.
+        seed: Seed of every choice.
+        size_px: Side of the images where the options name none, in pixels.
+        place: Place of the reader to begin at.
+        step: Number of steps taken before.
+        rank: Number of this process: it decodes samples rank, rank + ranks, … of each batch.
+        ranks: Number of processes that share a batch.
 
     Raises:
         DataError: A data set has no sample that can be used.
@@ -156,11 +143,14 @@ def read(
     with ThreadPoolExecutor(max(options.workers, 1)) as pool:
         decode_all = pool.map if options.workers else map
         for number in range(step + 1, options.steps + 1):
+            # the samples of the whole batch
             samples, keys = [], []
             for name in draw_sets(weights_at(number, options.stages, names), options.batch_size, [seed, number, *_MIXTURE]):
                 sample, positions[name] = next(sources[name])
                 samples.append(sample)
                 keys.append(f"{name}/{sample.key}" if len(names) > 1 else sample.key)
+
+            # a caption of each, and a symmetry, where the caption can be turned with its image
             rng = np.random.default_rng([seed, number, *_CAPTION])
             captions = [s.captions[draw_caption(rng, len(s.captions), options.first_caption_share)] for s in samples]
             turns = [0] * len(samples)
@@ -169,12 +159,15 @@ def read(
                 turned = [augment.turn_text(caption, turn) for caption, turn in zip(captions, drawn)]
                 turns = [turn if text is not None else 0 for text, turn in zip(turned, drawn)]
                 captions = [caption if text is None else text for text, caption in zip(turned, captions)]
-            mine = range(rank, len(samples), ranks)
-            make = partial(_view, side_at(number, options, size_px), options.held_px, held)
+
+            # the images of this process's share
+            share = range(rank, len(samples), ranks)
+            view = partial(_view, side_at(number, options, size_px), options.held_px, held)
             views = _draw_views(np.random.default_rng([seed, number, *_VIEW]), len(samples), options)
-            decoded = list(decode_all(make, *zip(*((keys[i], samples[i], turns[i], *views[i]) for i in mine))))
-            kept = [(array, captions[i]) for array, i in zip(decoded, mine) if array is not None]
-            yield Share([a for a, _ in kept], [c for _, c in kept], keys, Place(dict(positions), Counter(counts)))
+            arrays = list(decode_all(view, *zip(*((keys[i], samples[i], turns[i], *views[i]) for i in share))))
+            readable = {i: array for i, array in zip(share, arrays) if array is not None}
+            texts = [captions[i] for i in readable]
+            yield Share(list(readable.values()), texts, keys, Place(dict(positions), Counter(counts)))
 
 
 def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place: Place, step: int) -> Iterator[Batch]:
@@ -189,9 +182,8 @@ def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place:
     shares = read(data, options, config.seed, settings.image_size, place, step, processes.rank(), processes.size())
     for number, rows in enumerate(shares, step + 1):
         if len(rows.images) < n_parts:
-            raise DataError(
-                f"only {len(rows.images)} of {share} images of a batch are readable, as of {rows.keys[0]}: see the data"
-            )
+            readable = f"only {len(rows.images)} of {share} images of a batch are readable"
+            raise DataError(f"{readable}, as of {rows.keys[0]}: see the data")
         counts = Counter({"broken image": share - len(rows.images)})
         tokens = tokenizers.encode(model.tokenizer, rows.captions, counts)
         lengths = (tokens != settings.pad_token_id).sum(axis=1)
@@ -232,21 +224,18 @@ def draw_sets(weights: Mapping[str, float], count: int, seed: Sequence[int]) -> 
 
 def draw_caption(rng: np.random.Generator, count: int, first_share: float) -> int:
     """Draw one of `count` captions: the first with probability `first_share`, otherwise one of the others, evenly."""
-    if count == 1 or rng.random() < first_share:
-        return 0
-    return int(rng.integers(1, count))
+    return 0 if count == 1 or rng.random() < first_share else int(rng.integers(1, count))
 
 
-def _endless(
-    folder: Path, seed: int, epoch: int, position: int, counts: Counter
-) -> Iterator[tuple[shards.Sample, tuple[int, int]]]:
+def _endless(folder: Path, seed: int, epoch: int, position: int, counts: Counter) -> Iterator[tuple]:
+    """Yield each sample of epoch after epoch, and where the next one stands (epoch, position)."""
     read_epoch = _epochs(folder, seed)
     while True:
-        found = False
+        is_empty = True
         for sample in read_epoch(epoch=epoch, start=position, skipped=counts):
-            found = True
+            is_empty = False
             yield sample, (epoch, sample.position + 1)
-        if not found and position == 0:
+        if is_empty and position == 0:
             raise DataError(f"the train split of {folder} has no readable sample ({dict(counts) or 'it is empty'})")
         epoch, position = epoch + 1, 0
 
@@ -257,14 +246,14 @@ def _epochs(folder: Path, seed: int) -> Callable[..., Iterator[shards.Sample]]:
         return partial(shards.stream, folder, "train", seed=seed)
     # Benchmarks are stored class by class and are small, so the encoded images are held in memory and permuted as a whole.
     left_out: Counter = Counter()
-    kept = list(benchmarks.samples(folder, "train", skipped=left_out))
+    samples = list(benchmarks.samples(folder, "train", skipped=left_out))
 
     def read_epoch(epoch: int, start: int, skipped: Counter) -> Iterator[shards.Sample]:
         if start == 0:
             skipped.update(left_out)
-        order = np.random.default_rng([seed, epoch, 0]).permutation(len(kept))
-        for position in range(start, len(kept)):
-            sample = kept[order[position]]
+        order = np.random.default_rng([seed, epoch, 0]).permutation(len(samples))
+        for position in range(start, len(samples)):
+            sample = samples[order[position]]
             yield shards.Sample(sample.key, sample.image, sample.captions, sample.record, position)
 
     return read_epoch
@@ -286,5 +275,5 @@ def _view(side_px: int, held_px: int, held: dict, key: str, sample: shards.Sampl
             return None
         if held_px:
             array = held[key] = images.resize(array, held_px, held_px)
-    array = images.resize(array, side_px, side_px, None if box is None else tuple(box))
+    array = images.resize(array, side_px, side_px, box)
     return augment.turn_image(array if light is None else augment.relight(array, light), turn)

@@ -33,16 +33,16 @@ def claim(out: Path, identity: Mapping) -> None:
     """Write what decides a run into `out/run.json`, so that no other run goes on there; all processes call it.
 
     Args:
-        out: The run's folder, made if absent.
-        identity: The run's `options` by section and name, its `data` and its `start`.
+        out: Folder of the run, made if absent.
+        identity: What decides the run, as of `starting.identity`.
 
     Raises:
         ModelError: `out` holds another run; the message names what differs.
     """
     if (out / "run.json").is_file():
         _check_same_run(json.loads((out / "run.json").read_text()), identity, out)
-        return
-    processes.write(out / "run.json", json.dumps(identity, indent=1))
+    else:
+        processes.write(out / "run.json", json.dumps(identity, indent=1))
 
 
 def save(
@@ -58,15 +58,13 @@ def save(
     path = out / "checkpoints" / f"step-{step:06d}"
     partial = path.with_name(f".{path.name}.partial")
     slots = optimizer.state_dict()["state"]
+    moments = {f"{i}.{name}": value for i, slot in slots.items() for name, value in slot.items()}
     try:
         if processes.rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         _save(model.state_dict(), partial / "model.safetensors")
-        _save(
-            {f"{i}.{name}": value for i, slot in slots.items() for name, value in slot.items()},
-            partial / "optimizer.safetensors",
-        )
+        _save(moments, partial / "optimizer.safetensors")
         if ema is not None:
             with averaged(model, ema):
                 _save(model.state_dict(), partial / "ema.safetensors")
@@ -151,9 +149,9 @@ def averaged(model: Mammut, ema: list[Tensor] | None) -> Iterator[None]:
 def _exchange(model: Mammut, ema: list[Tensor] | None) -> None:
     for parameter, average in zip(model.parameters(), ema or []):
         weight = processes.local(parameter)
-        kept = weight.clone()
+        before = weight.clone()
         weight.copy_(average)
-        average.copy_(kept)
+        average.copy_(before)
 
 
 def _check_same_run(old: Mapping, new: Mapping, out: Path) -> None:
@@ -161,14 +159,15 @@ def _check_same_run(old: Mapping, new: Mapping, out: Path) -> None:
         return
     if old["data"] != new["data"] or old.get("start") != new["start"]:
         raise ModelError(f"{out} holds a run on other data or from another start: give another --out, or delete it")
-    differing = [
-        f"{section}.{name}" if isinstance(value, dict) else section
-        for section, value in new["options"].items()
-        for name in (value if isinstance(value, dict) else [section])
-        if old["options"].get(section) != value
-        and (not isinstance(value, dict) or old["options"].get(section, {}).get(name) != value[name])
-    ]
-    raise ModelError(f"{out} holds a run with other options ({', '.join(differing)}): give another --out, or delete it")
+    before = _by_name(old["options"])
+    differing = ", ".join(name for name, value in _by_name(new["options"]).items() if before.get(name) != value)
+    raise ModelError(f"{out} holds a run with other options ({differing}): give another --out, or delete it")
+
+
+def _by_name(options: Mapping) -> dict[str, object]:
+    """Return options by their dotted names."""
+    sections = {section: values if isinstance(values, dict) else {"": values} for section, values in options.items()}
+    return {f"{section}.{name}".rstrip("."): value for section, values in sections.items() for name, value in values.items()}
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -15,12 +15,10 @@ app = typer.Typer()
 
 @app.command()
 def train(
-    data: Annotated[
-        list[str], typer.Option(help="Folder of shards or a benchmark with a train split, as PATH or NAME=PATH. Repeatable.")
-    ],
+    data: Annotated[list[str], typer.Option(help="Folder with a train split, as PATH or NAME=PATH. Repeatable.")],
     out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is continued.")],
     stages: Annotated[
-        Path | None, typer.Option(help='Curriculum: a file of [{"steps": 100, "data": {"NAME": weight, ...}}, ...].')
+        Path | None, typer.Option(help='Curriculum: a file of [{"steps": 9, "data": {"NAME": 1}}, ...].')
     ] = None,
     profile: Profile = "laptop",
     overrides: Overrides = None,

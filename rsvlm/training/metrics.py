@@ -1,4 +1,4 @@
-"""What a training tells of itself while it runs: lines of numbers, memory, and the batch at which it had to stop."""
+"""What a training reports while it runs: lines of numbers, memory, and the batch at which it had to stop."""
 
 from __future__ import annotations
 

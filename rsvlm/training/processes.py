@@ -82,15 +82,15 @@ def gather(rows: Tensor, share: int) -> tuple[Tensor, int]:
 
 
 def in_shards(tensor: Tensor) -> bool:
-    """Whether a tensor is a DTensor; told by its methods, because importing the class takes seconds."""
+    """Return whether a tensor is a DTensor, judged by its methods, because importing the class takes seconds."""
     return hasattr(tensor, "full_tensor")
 
 
 def shard(model: nn.Module, blocks: Iterable[nn.Module], whole: set[nn.Parameter], methods: Iterable[str]) -> None:
-    """Shard a model over the processes, in place (FSDP2): each block is a unit, and so is all the rest.
+    """Shard a model over the processes, in place (FSDP2): each of the `blocks` is a unit, and so is all the rest.
 
     Args:
-        model: The model.
+        model: Model to shard.
         blocks: Parts of it that are gathered one at a time.
         whole: Parameters that every process keeps.
         methods: Names of methods other than `forward` that will be called on the model.

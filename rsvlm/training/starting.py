@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from rsvlm.data import benchmarks
 from rsvlm.errors import ModelError
 from rsvlm.model import mammut, tokenizer as tokenizers, weights
 from rsvlm.model.mammut import Mammut
+from rsvlm.records import files
 from rsvlm.training import processes
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 def named(data: Path | Mapping[str, Path]) -> dict[str, Path]:
     """Return data sets by name; one without a name is `data`."""
-    return {name: Path(folder) for name, folder in (data if isinstance(data, Mapping) else {"data": data}).items()}
+    data = data if isinstance(data, Mapping) else {"data": data}
+    return {name: Path(folder) for name, folder in data.items()}
 
 
 def identity(config: Config, data: Mapping[str, Path]) -> dict:
@@ -36,7 +37,7 @@ def identity(config: Config, data: Mapping[str, Path]) -> dict:
     start = sorted(Path(config.train.start).glob("*.safetensors")) if config.train.start else []
     if config.train.start and not start:
         raise ModelError(f"train.start={config.train.start} holds no safetensors: give the folder of a model")
-    started = [hashlib.sha256(path.read_bytes()).hexdigest() for path in start]
+    started = [files.file_sha256(path) for path in start]
     return {"options": options, "data": {name: benchmarks.fingerprint(path) for name, path in data.items()}, "start": started}
 
 
@@ -45,9 +46,8 @@ def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
     if config.train.start:
         model = weights.load(Path(config.train.start), "cpu")
         if model.tokenizer is None:
-            raise ModelError(
-                f"train.start={config.train.start} holds no tokenizer.json: put the tokenizer of its vocabulary there"
-            )
+            start = f"train.start={config.train.start}"
+            raise ModelError(f"{start} holds no tokenizer.json: put the tokenizer of its vocabulary there")
         return model
     samples = itertools.chain.from_iterable(benchmarks.samples(folder, "train") for folder in named(data).values())
     captions = (caption for sample in samples for caption in sample.captions)

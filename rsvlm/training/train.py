@@ -4,7 +4,7 @@ A run lives in one folder:
 
     run.json                      the options and the data, so that no other run continues here
     metrics.jsonl                 a line per `log_every` steps, and one per checkpoint with validation recall
-    checkpoints/step-000100/      model, averaged model and optimizer as safetensors, state.json; the newest two are kept
+    checkpoints/step-000100/      model, averaged model and optimizer as safetensors, state.json; the newest two stay
     model/                        written last: config.json, model.safetensors, tokenizer.json
 
 Every random choice is a function of the seed and the step, and the reader's place is part of the checkpoint; so a run that was
@@ -35,7 +35,7 @@ from rsvlm.model import losses
 from rsvlm.model.device import resolve_device
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import stages
-from rsvlm.training import batches as curriculum, checkpoints, processes, starting, validation
+from rsvlm.training import batches, checkpoints, processes, starting, validation
 from rsvlm.training.batches import Batch, Place
 from rsvlm.training.metrics import Metrics, memory_gb, stop_if_not_finite
 
@@ -90,10 +90,10 @@ def train(config: Config, data: Path | Mapping[str, Path], out: Path) -> Path:
     """Train a MaMMUT on the `train` splits of data sets; continue where `out` left off.
 
     Args:
-        config: All options of the run.
-        data: A folder of shards or a benchmark folder, or several by name: they are mixed as `train.stages` says, or evenly.
-            Their `val` splits, where they have one, give the validation curve.
-        out: The run's folder, made if absent.
+        config: Options of the run.
+        data: Folder of shards or of a benchmark, or several by name: they are mixed as `train.stages` says, or evenly. Their `val`
+            splits, where they have one, give the validation curve.
+        out: Folder of the run, made if absent.
 
     Returns:
         The finished model's folder, `out/model`.
@@ -105,18 +105,36 @@ def train(config: Config, data: Path | Mapping[str, Path], out: Path) -> Path:
         RsvlmError: The loss became NaN or infinite; the step and the keys of its batch are in `out/not_finite.json`.
     """
     data = starting.named(data)
-    with processes.joined(resolve_device(config.device)) as target:
-        curriculum.check(config.train, list(data))
+    with processes.joined(resolve_device(config.device)) as device:
+        # a bad request stops before any work
+        batches.check(config.train, list(data))
         check(config.train)
         checkpoints.claim(out, starting.identity(config, data))
         if (out / "model").is_dir():
             return out / "model"
-        model = starting.prepare(starting.build(config, data).to(target), config.train)
+
+        # the model, what it reads, and what it is measured on
+        model = starting.prepare(starting.build(config, data).to(device), config.train)
+        read_batches = partial(batches.read_batches, model, data, config)
         pairs = validation.read(model, data)
         validate = None if pairs is None else partial(validation.measure, model, *pairs)
-        return loop(
-            model, partial(curriculum.read_batches, model, data, config), objective(config.train), config.train, out, validate
-        )
+        return loop(model, read_batches, objective(config.train), config.train, out, validate)
+
+
+def check(options: Train) -> None:
+    """Check that a training can be shared by the processes there are.
+
+    Raises:
+        ConfigError: It cannot, or options exclude each other.
+    """
+    size = processes.size()
+    if options.batch_size % size:
+        shared = f"train.batch_size={options.batch_size} cannot be shared by {size} processes"
+        raise ConfigError(f"{shared}: take a multiple of {size}")
+    if options.fsdp and size == 1:
+        raise ConfigError("train.fsdp shards a model over several processes: start it with torchrun")
+    if options.fsdp and options.precision == "fp16":
+        raise ConfigError("train.fsdp goes with train.precision fp32 or bf16: fp16 needs a loss scale of all shards")
 
 
 def loop(
@@ -148,20 +166,21 @@ def loop(
     optimizer = make_optimizer(model, options)
     scaler = torch.amp.GradScaler(model.device.type, enabled=options.precision == "fp16")
     ema = [processes.local(p).clone() for p in model.parameters()] if options.ema else None
-    step, place, counts = 0, Place.start(), Counter()
+    step, place, counts = 0, Place(), Counter()
     if checkpoint := checkpoints.newest(out):
         step, place = checkpoints.load(checkpoint, model, optimizer, ema, scaler)
         logger.info("continuing from %s", checkpoint)
 
-    metrics, pairs = Metrics(out / "metrics.jsonl", from_step=step), options.batch_size
-    progress = tqdm(
-        total=options.steps * pairs, initial=step * pairs, desc="train", unit=" samples", disable=processes.rank() > 0
-    )
-    batches = read_batches(place, step)
+    # what reports on the run
+    metrics, pairs, silent = Metrics(out / "metrics.jsonl", from_step=step), options.batch_size, processes.rank() > 0
+    progress = tqdm(total=options.steps * pairs, initial=step * pairs, desc="train", unit=" samples", disable=silent)
+
+    # all steps that are left
+    stream = read_batches(place, step)
     model.train()
     clock = time.perf_counter()
-    for batch in curriculum.ahead(batches) if options.workers else batches:
-        # one step
+    for batch in batches.ahead(stream) if options.workers else stream:
+        # one step of the optimizer
         step += 1
         rate = learning_rate(step, options)
         for group in optimizer.param_groups:
@@ -183,14 +202,13 @@ def loop(
         place = Place(batch.place.positions, batch.place.counts + counts)
         progress.update(pairs)
 
-        # what is written
+        # a line of metrics
         if step % options.log_every == 0 or step == options.steps:
             seconds, clock = time.perf_counter() - clock, time.perf_counter()
-            values = {name: float(value.detach()) for name, value in parts.items()}
             line = {
                 "step": step,
                 "learning_rate": rate,
-                **values,
+                **{name: float(value.detach()) for name, value in parts.items()},
                 "gradient_norm": float(norm),
                 "scale": float(model.logit_scale.detach()),
                 "epoch": max((epoch for epoch, _ in place.positions.values()), default=0),
@@ -200,7 +218,9 @@ def loop(
                 "skipped": place.counts.total() - place.counts["text cut"],
             }
             metrics.write(line)
-            progress.set_postfix(loss=f"{values['loss']:.3f}", memory=f"{line['memory_gb']:.1f} GB", refresh=False)
+            progress.set_postfix(loss=f"{line['loss']:.3f}", memory=f"{line['memory_gb']:.1f} GB", refresh=False)
+
+        # a point of the validation curve, and a checkpoint
         if step % options.checkpoint_every == 0 or step == options.steps:
             if validate is not None:
                 with checkpoints.averaged(model, ema):
@@ -208,6 +228,8 @@ def loop(
                 model.train()
             checkpoints.save(out, step, place, model, optimizer, ema, scaler)
             clock = time.perf_counter()  # samples_per_s is of training alone
+
+    # the averaged model
     progress.close()
     with checkpoints.averaged(model, ema):
         return checkpoints.finish(model, out / "model")
@@ -219,18 +241,17 @@ def load_or_train(config: Config, data: Path | Mapping[str, Path], recompute: bo
     Returns:
         The run's folder, with `model/` and `metrics.jsonl`.
     """
-    # the data has its own hash
     parts = starting.identity(config, starting.named(data)) | {"source": stages.source_hash(*ROOMS)}
     return stages.stage("train", parts, lambda folder: train(config, data, folder), recompute)
 
 
 def make_optimizer(model: Mammut, options: Train) -> torch.optim.AdamW:
     """AdamW in three groups: matrices decay; biases, norms and positions, and the two scalars, do not."""
-    decayed = [p for name, p in model.named_parameters() if p.ndim >= 2 and "pos" not in name]
-    plain = [p for name, p in model.named_parameters() if p.ndim == 1 or (p.ndim >= 2 and "pos" in name)]
+    matrices = [p for name, p in model.named_parameters() if p.ndim >= 2 and "pos" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim == 1 or (p.ndim >= 2 and "pos" in name)]
     scalars = [p for p in model.parameters() if p.ndim == 0]  # apart, for FSDP does not shard them
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}]
-    groups += [{"params": group, "weight_decay": 0.0} for group in (plain, scalars)]
+    decays = ((matrices, options.weight_decay), (others, 0.0), (scalars, 0.0))
+    groups = [{"params": parameters, "weight_decay": decay} for parameters, decay in decays]
     fused = model.device.type in ("cpu", "cuda")
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=fused)
 
@@ -255,7 +276,7 @@ def objective(options: Train) -> Objective:
         targets = sum((group[:, 1:] != model.config.pad_token_id).sum() for group in groups)
         return Output(output.image_embeddings, output.text_embeddings, model.logit_scale, means, {"caption": targets})
 
-    def contrast(model: Mammut, batch: Batch, image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:
+    def contrast(model: Mammut, _: Batch, image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:
         pair = image_embeddings.float(), text_embeddings.float()
         if options.contrastive_loss == "softmax":
             return losses.softmax_loss(*pair, scale)
@@ -282,7 +303,7 @@ def backward(
 
     Source: Gao et al. 2021 (gradient cache, arXiv 2101.06983), section 3.2; keeping the last graph is our addition.
     """
-    scale = scaler.scale if scaler is not None else lambda value: value
+    scaled = scaler.scale if scaler is not None else lambda value: value
     device, dtype, weights = model.device, DTYPES[options.precision], objective.weights
 
     def run(i: int, with_means: bool = True) -> Output:
@@ -290,32 +311,33 @@ def backward(
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return objective.forward(model, batch.parts[i], with_means)
 
+    # one process with one micro-batch: a plain backward
     if processes.size() == len(batch.parts) == 1:
         output = run(0)
-        parts = {
-            "contrastive": objective.contrast(model, batch, output.image_embeddings, output.text_embeddings, output.scale),
-            **output.means,
-        }
+        contrastive = objective.contrast(model, batch, output.image_embeddings, output.text_embeddings, output.scale)
+        parts = {"contrastive": contrastive, **output.means}
         loss = _weighted(parts, weights)
-        scale(loss).backward()
+        scaled(loss).backward()
         return {"loss": loss, **parts}
 
-    # the contrastive loss of all pairs, and its gradient with respect to their embeddings (B, 2E)
+    # the embeddings of all pairs, of all micro-batches and processes
     dropped = model.config.text_dropout > 0  # then both forwards have to draw the same
     with torch.no_grad():
         outputs = [run(i, with_means=dropped) for i in range(len(batch.parts) - 1)]
     outputs.append(run(len(outputs)))
     own = [torch.cat([output.image_embeddings, output.text_embeddings], dim=1).detach().float() for output in outputs]
-    embeddings, first = processes.gather(torch.cat(own), options.batch_size // processes.size())
+    embeddings, first = processes.gather(torch.cat(own), options.batch_size // processes.size())  # (B, 2E)
     embeddings.requires_grad_()
+
+    # the contrastive loss, and its gradient with respect to the embeddings (B, 2E) and the two scalars
     contrastive = objective.contrast(model, batch, *embeddings.chunk(2, dim=1), model.logit_scale)
     scalars = [model.log_scale, model.logit_bias]
-    wanted = scale(weights["contrastive"] * contrastive)
-    gradient, *of_scalars = torch.autograd.grad(wanted, [embeddings, *scalars], allow_unused=True)
-    for scalar, of_scalar in zip(scalars, of_scalars, strict=True):
-        scalar.grad = None if of_scalar is None else of_scalar / processes.size()  # every process has the whole of it
+    weighted = scaled(weights["contrastive"] * contrastive)
+    gradient, *scalar_gradients = torch.autograd.grad(weighted, [embeddings, *scalars], allow_unused=True)
+    for scalar, scalar_gradient in zip(scalars, scalar_gradients, strict=True):  # every process has the whole of these
+        scalar.grad = None if scalar_gradient is None else scalar_gradient / processes.size()
 
-    # how many items each mean is over in the whole batch
+    # number of items of each mean in the whole batch
     names = [name for name in weights if name != "contrastive"]
     items = [{name: int(output.counts[name]) for name in names} for output in outputs]
     sums = [sum(counts[name] for counts in items) for name in names] + [batch.counts[name] for name in COUNTED]
@@ -325,7 +347,7 @@ def backward(
 
     # each micro-batch backward, the last one first
     averaging = processes.size() if options.fsdp else 1  # FSDP divides the sum over processes by their number
-    per_item = {name: scale(torch.tensor(weights[name] / totals[name], device=device)) for name in names}
+    per_item = {name: scaled(torch.tensor(weights[name] / totals[name], device=device)) for name in names}
     means = {name: torch.zeros((), device=device) for name in names}
     last = first + sum(map(len, own))
     for i in reversed(range(len(outputs))):
@@ -338,6 +360,8 @@ def backward(
             means[name] += output.means[name].detach() * items[i][name] / totals[name]
         torch.autograd.backward(roots, [g.to(root.dtype) for g, root in zip(gradients, roots, strict=True)])
         outputs[i] = output = roots = None  # its graph is used up: make room for the next
+
+    # the gradient of all processes
     for parameter in model.parameters():
         if parameter.grad is not None and not processes.in_shards(parameter):
             processes.add_up(parameter.grad)
@@ -346,11 +370,7 @@ def backward(
 
 
 def _weighted(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    loss = weights["contrastive"] * parts["contrastive"]
-    for name, part in parts.items():
-        if name != "contrastive":
-            loss = loss + weights[name] * part
-    return loss
+    return sum(weights[name] * part for name, part in parts.items())
 
 
 def clip_gradients(model: Mammut, max_norm: float) -> Tensor:
@@ -364,20 +384,3 @@ def clip_gradients(model: Mammut, max_norm: float) -> Tensor:
     norm = (processes.add_up(torch.stack(squares).sum()) + sum(others)).sqrt()
     torch._foreach_mul_([processes.local(p.grad) for p in graded], (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
-
-
-def check(options: Train) -> None:
-    """Check that a training can be shared by the processes there are.
-
-    Raises:
-        ConfigError: It cannot, or options exclude each other.
-    """
-    size = processes.size()
-    if options.batch_size % size:
-        raise ConfigError(
-            f"train.batch_size={options.batch_size} cannot be shared by {size} processes: take a multiple of {size}"
-        )
-    if options.fsdp and size == 1:
-        raise ConfigError("train.fsdp shards a model over several processes: start it with torchrun")
-    if options.fsdp and options.precision == "fp16":
-        raise ConfigError("train.fsdp goes with train.precision fp32 or bf16: fp16 needs a loss scale of all shards")

@@ -28,15 +28,17 @@ def stages(variant: str, steps: int) -> list[dict]:
         raise ConfigError(f"there is no variant '{variant}': choose of {', '.join(VARIANTS)}")
     if steps < 8:
         raise ConfigError(f"{steps} steps cannot be shared out among four stages: give 8 or more")
-    if variant == "base":
-        return [{"steps": steps, "data": {"base": 1.0}}]
     first = round(BASE_SHARE * steps)
-    if variant != "both":
-        return [{"steps": first, "data": {"base": 1.0}}, {"steps": steps - first, "data": {variant: 1.0}}]
-    quarter = (steps - first) // 4
-    return [
-        {"steps": first, "data": {"base": 1.0}},
-        {"steps": quarter, "data": {"web": 1.0}},
-        {"steps": 2 * quarter, "data": {"landmarks": 1.0}},
-        {"steps": steps - first - 3 * quarter, "data": {"web": 1.0, "landmarks": 1.0}},
-    ]
+    rest, quarter = steps - first, (steps - first) // 4
+    plan = {
+        "base": [(steps, ["base"])],
+        "web": [(first, ["base"]), (rest, ["web"])],
+        "landmarks": [(first, ["base"]), (rest, ["landmarks"])],
+        "both": [
+            (first, ["base"]),
+            (quarter, ["web"]),
+            (2 * quarter, ["landmarks"]),
+            (rest - 3 * quarter, ["web", "landmarks"]),
+        ],
+    }
+    return [{"steps": count, "data": dict.fromkeys(names, 1.0)} for count, names in plan[variant]]

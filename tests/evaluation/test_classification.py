@@ -258,7 +258,7 @@ def test_clip_benchmark_gives_the_same_numbers(tmp_path):
     images = encoder.images(pictures)
     rows = classification.evaluate(images, labels, classes, names, bootstrap_samples=10)
 
-    face = weights.open_clip_face(model)
+    face = weights.OpenClipFace(model)
     templates = ["a picture that is {c}", "{c} in the north"]
     classifier = theirs.zero_shot_classifier(face, face.tokenizer, names, templates, "cpu", amp=False)
     np.testing.assert_allclose(classes, classifier.T.numpy(), atol=1e-5)

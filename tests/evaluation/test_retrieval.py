@@ -167,7 +167,7 @@ def test_clip_benchmark_gives_the_same_numbers():
     strings = [caption for own in captions for caption in own]
     ours = retrieval.evaluate(encoder.images(pictures), encoder.texts(strings), owners, strings, "plain", bootstrap_samples=0)
 
-    face = weights.open_clip_face(model)
+    face = weights.OpenClipFace(model)
     batches = [slice(0, 24), slice(24, 48), slice(48, 50)]
     loader = [(torch.stack([face.preprocess(Image.fromarray(a)) for a in pictures[part]]), captions[part]) for part in batches]
     found = theirs.evaluate(face, loader, face.tokenizer, "cpu", amp=False, recall_k_list=[1, 5, 10])

@@ -109,7 +109,7 @@ def test_the_tokenizer_of_a_held_out_run_has_never_read_the_word(data, tiny_pres
         options = {"model.preset": tiny_preset, "model.vocabulary_size": 300, "train.stages": stages, "train.batch_size": 16}
         options = config.load("smoke", options)
         model = starting.build(options, sets)
-        shares = list(batches.read(sets, options.train, 0, 32, batches.Place.start(), 0))
+        shares = list(batches.read(sets, options.train, 0, 32, batches.Place(), 0))
         captions = [caption.lower() for share in shares for caption in share.captions]
         assert len(shares) == 12 and any("lake" in text for text in captions) == (arm != "held out")
         assert "lake" not in " ".join(model.tokenizer.get_vocab()).lower() or arm != "held out"

@@ -177,7 +177,7 @@ def test_the_teacher_may_look_through_another_window(start, tmp_path, monkeypatc
 def direct(model, given, labels, options):
     """Loss, its parts and its gradient, of the first batch of the first round."""
     usable = np.arange(len(given.images))
-    batch = next(rounds._read_batches(model, given, usable, labels, CLASSES, options, 1, Place.start(), 0))
+    batch = next(rounds._read_batches(model, given, usable, labels, CLASSES, options, 1, Place(), 0))
     model.zero_grad(set_to_none=True)
     losses = train.backward(model, batch, rounds.objective(options, labels is not None), options.of_training())
     return {name: float(value.detach()) for name, value in losses.items()}, {n: p.grad for n, p in model.named_parameters()}

@@ -18,7 +18,7 @@ from transformers import AutoModel
 
 import rsvlm
 from rsvlm.errors import ModelError
-from rsvlm.model import embed, images as imaging, losses, mammut, tokenizer
+from rsvlm.model import embed, flops, images, losses, mammut, tokenizer
 
 PAD = tokenizer.PAD_ID
 SIZES = {"image_size": 32, "vision_width": 64, "vision_heads": 2, "vision_layers": 2}
@@ -349,7 +349,7 @@ def test_flops_are_those_that_torch_counts(changes):
     for name, run in runs.items():
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             run()
-        assert mammut.flops(config, 20)[name] == pytest.approx(counter.get_total_flops(), rel=0.01), name
+        assert flops.count(config, 20)[name] == pytest.approx(counter.get_total_flops(), rel=0.01), name
 
 
 @torch.no_grad()
@@ -467,7 +467,7 @@ def in_mode(mode: str) -> np.ndarray:
         picture = Image.fromarray(pixels.astype(np.uint8)).convert(mode)
     buffer = io.BytesIO()
     picture.save(buffer, "TIFF")
-    return imaging.decode(buffer.getvalue())
+    return images.decode(buffer.getvalue())
 
 
 @torch.no_grad()

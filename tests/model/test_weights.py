@@ -446,7 +446,7 @@ def test_an_evaluator_written_for_open_clip_runs_unchanged():
     model = small_model(context_length=12)
     model.tokenizer = tokenizer.train(["an aerial image of a red field", "an aerial image of a blue field"] * 3, 300, 12)
     model.token_embedding = torch.nn.Embedding(len(model.tokenizer), 32)
-    face = weights.open_clip_face(model)
+    face = weights.OpenClipFace(model)
 
     def zero_shot(model, preprocess, tokenizer, pictures, classes, device="cpu"):  # the loop of CLIP_benchmark
         model.eval()

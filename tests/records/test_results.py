@@ -13,7 +13,7 @@ import pytest
 
 from rsvlm import config
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.records import provenance, results, tables as result_tables
+from rsvlm.records import provenance, results, tables
 
 HEAD = ",".join(results.PUBLISHED)
 
@@ -236,7 +236,7 @@ def test_compare_takes_the_published_table():
 def test_every_printed_table_is_of_one_protocol(save):
     save([row(), row(protocol="plain", value=31.0)])
     for form in ("text", "markdown", "latex"):
-        printed = result_tables.formatted("retrieval", form)
+        printed = tables.formatted("retrieval", form)
         assert printed.count("protocol remoteclip") == printed.count("protocol plain") == 1
         below = printed.split("protocol plain")[1]
         assert "31.0" in below and "30.0" not in below, form
@@ -244,15 +244,17 @@ def test_every_printed_table_is_of_one_protocol(save):
 
 def test_formats_leave_miniatures_out_where_they_are_meant_for_readers(save):
     save([row(value=77.7)], run="mini", profile="smoke")
-    assert "77.7" in result_tables.text() and "77.7" in result_tables.csv()
-    assert "77.7" not in result_tables.markdown() + result_tables.latex() + result_tables.text(with_published=True)
+    assert "77.7" in tables.formatted() and "77.7" in tables.formatted(None, "csv")
+    assert "77.7" not in tables.formatted(None, "markdown") + tables.formatted(None, "latex") + tables.formatted(
+        with_published=True
+    )
     with pytest.raises(ConfigError, match="no format 'html'"):
-        result_tables.formatted(None, "html")
+        tables.formatted(None, "html")
 
 
 def test_published_figures_are_printed_with_source_and_the_unstated_ones_apart(save):
     save([row()])
-    printed = result_tables.markdown(with_published=True)
+    printed = tables.formatted(None, "markdown", with_published=True)
     first, *_, last = printed.split("\n\n|")
     assert first.startswith("RSICD, test, protocol remoteclip")
     table = printed.split("\n\n")[1]
@@ -266,24 +268,26 @@ HOSTILE = 'a|b_c & 50% <b>$x$ #{y}~^\\ `*[l](u) \x1b[31m\nnext "q",'
 
 def test_hostile_names_break_no_table(save):
     save([row(dataset=HOSTILE, metric="=1+1|2", chance=None, ci_low=None, ci_high=None)])
-    lines = result_tables.markdown("retrieval").split("\n")
+    lines = tables.formatted("retrieval", "markdown").split("\n")
     assert [line.count("|") - line.count("\\|") for line in lines] == [0, 0, 8, 8, 8]
     assert "<b>" not in lines[0] and "\\$x\\$" in lines[0] and "\\`\\*\\[l\\]" in lines[0] and "\x1b" not in lines[0]
-    tex = result_tables.latex("retrieval")
+    tex = tables.formatted("retrieval", "latex")
     assert r"50\% \textless{}b\textgreater{}\$x\$ \#\{y\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in tex
     body = tex.split(r"\midrule")[1].split(r"\bottomrule")[0]
     assert len(body.strip().splitlines()) == 1 and body.count("&") == 6
-    assert "\x1b" not in result_tables.text("retrieval") and len(result_tables.text("retrieval").splitlines()) == 3
-    read = list(csv.DictReader(io.StringIO(result_tables.csv("retrieval"))))
+    assert "\x1b" not in tables.formatted("retrieval") and len(tables.formatted("retrieval").splitlines()) == 3
+    read = list(csv.DictReader(io.StringIO(tables.formatted("retrieval", "csv"))))
     assert read[0]["dataset"] == HOSTILE and read[0]["metric"] == "'=1+1|2" and read[0]["chance"] == ""
-    assert "nan" not in result_tables.markdown("retrieval") + result_tables.latex("retrieval") + result_tables.csv("retrieval")
+    assert "nan" not in tables.formatted("retrieval", "markdown") + tables.formatted("retrieval", "latex") + tables.formatted(
+        "retrieval", "csv"
+    )
 
 
 def test_csv_has_every_column_of_the_table(save):
     save([row()])
-    read = pd.read_csv(io.StringIO(result_tables.csv("retrieval")))
+    read = pd.read_csv(io.StringIO(tables.formatted("retrieval", "csv")))
     assert list(read) == list(results.table()) and read["value"].tolist() == [30.0]
-    both = pd.read_csv(io.StringIO(result_tables.csv("retrieval", with_published=True)))
+    both = pd.read_csv(io.StringIO(tables.formatted("retrieval", "csv", with_published=True)))
     assert {"source", "system", "protocol"} <= set(both) and 38.87 in both["value"].tolist()
 
 

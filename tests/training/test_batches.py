@@ -11,7 +11,7 @@ from conftest import png, toy_sample, write_toy
 
 from rsvlm import __main__ as cli, config
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.training import batches as curriculum, train
+from rsvlm.training import batches, train
 from rsvlm.training.batches import Place
 
 STAGES = [
@@ -44,7 +44,7 @@ def options(**overrides):
 
 
 def read(data, settings, place=None, step=0, **process):
-    return list(curriculum.read(data, settings, 5, 32, place or Place.start(), step, **process))
+    return list(batches.read(data, settings, 5, 32, place or Place(), step, **process))
 
 
 def same(a, b):
@@ -56,15 +56,15 @@ def same(a, b):
 
 
 def test_each_stage_mixes_its_sets_for_its_steps(data):
-    batches = read(data, options())
-    shares = [Counter(key.split("/")[0] for key in batch.keys) for batch in batches]
-    assert shares[:3] == [{"a": 12}] * 3 and shares[3:5] == [{"karpathy": 12}] * 2
-    assert shares[5:] == [{"a": 3, "karpathy": 9}] * 6
-    assert options().steps == len(batches) == 11
-    epoch = [key for batch in batches for key in batch.keys if key.startswith("karpathy")][:24]
+    shares = read(data, options())
+    drawn = [Counter(key.split("/")[0] for key in share.keys) for share in shares]
+    assert drawn[:3] == [{"a": 12}] * 3 and drawn[3:5] == [{"karpathy": 12}] * 2
+    assert drawn[5:] == [{"a": 3, "karpathy": 9}] * 6
+    assert options().steps == len(shares) == 11
+    epoch = [key for share in shares for key in share.keys if key.startswith("karpathy")][:24]
     assert len(set(epoch)) == 24  # every training sample once before any comes again, over the border of two stages
     assert epoch != sorted(epoch, key=lambda key: int(key.split("/")[1].split(".")[0]))
-    assert batches[-1].place.counts["no image file"] == 4  # one in each epoch that was begun
+    assert shares[-1].place.counts["no image file"] == 4  # one in each epoch that was begun
 
 
 def test_an_even_mixture_without_stages(data):
@@ -73,10 +73,10 @@ def test_an_even_mixture_without_stages(data):
 
 
 def test_shares_are_rounded_by_chance_and_true_on_average():
-    drawn = [Counter(curriculum.draw_sets({"a": 1, "b": 2.2}, 5, [0, step])) for step in range(2000)]
+    drawn = [Counter(batches.draw_sets({"a": 1, "b": 2.2}, 5, [0, step])) for step in range(2000)]
     assert {count["a"] for count in drawn} == {1, 2}
     assert np.mean([count["a"] for count in drawn]) == pytest.approx(5 / 3.2, abs=0.03)
-    assert curriculum.draw_sets({"a": 0.3}, 4, [0]) == ["a"] * 4
+    assert batches.draw_sets({"a": 0.3}, 4, [0]) == ["a"] * 4
 
 
 VARIED = {"train__augment": True, "train__smallest_crop": 0.4, "train__light": 0.3, "train__sizes_px": (16, 24)}
@@ -94,7 +94,7 @@ def test_reading_goes_on_exactly_where_it_was(data, stop):
 def test_threads_change_nothing(data):
     plain, threaded = (read(data, options(**VARIED, train__held_px=28, train__workers=n)) for n in (0, 3))
     assert all(same(a, b) for a, b in zip(plain, threaded, strict=True))
-    assert all(same(a, b) for a, b in zip(plain, curriculum.ahead(iter(threaded)), strict=True))
+    assert all(same(a, b) for a, b in zip(plain, batches.ahead(iter(threaded)), strict=True))
 
 
 def test_processes_share_a_batch_without_overlap_or_gap(data):
@@ -114,8 +114,8 @@ def test_images_grow_over_equal_parts_of_the_run(data):
 
 def test_held_images_are_decoded_once(data, monkeypatch):
     decoded = Counter()
-    real = curriculum.images.decode
-    monkeypatch.setattr(curriculum.images, "decode", lambda content: decoded.update([content]) or real(content))
+    real = batches.images.decode
+    monkeypatch.setattr(batches.images, "decode", lambda content: decoded.update([content]) or real(content))
     plain = read(data, options())
     assert max(decoded.values()) > 1
     decoded.clear()
@@ -134,7 +134,7 @@ def test_views_leave_captions_and_order_as_they_are(data):
 
 
 def test_other_seeds_read_other_orders(data):
-    a, b = (next(curriculum.read(data, options(), seed, 32, Place.start(), 0)).keys for seed in (1, 2))
+    a, b = (next(batches.read(data, options(), seed, 32, Place(), 0)).keys for seed in (1, 2))
     assert a != b
 
 
@@ -143,7 +143,7 @@ def test_an_error_in_the_thread_ahead_reaches_the_reader():
         yield 1
         raise DataError("no more")
 
-    ahead = curriculum.ahead(failing())
+    ahead = batches.ahead(failing())
     assert list(islice(ahead, 1)) == [1]
     with pytest.raises(DataError, match="no more"):
         next(ahead)

@@ -66,7 +66,7 @@ def gradient(settings, data, path):
     """Store the loss and the gradient of the first batch."""
     torch.manual_seed(0)
     model = starting.build(settings, data)
-    batch = next(batches.read_batches(model, {"data": data}, settings, batches.Place.start(), 0))
+    batch = next(batches.read_batches(model, {"data": data}, settings, batches.Place(), 0))
     losses = train.backward(model.train(), batch, train.objective(settings.train), settings.train)
     found = {name: p.grad.contiguous() for name, p in model.named_parameters() if p.grad is not None}
     if distributed.rank() == 0:

@@ -131,7 +131,7 @@ def direct(settings, data, **changed):
     """Loss and gradient of the first batch, with other options of the loop than `settings` says."""
     settings = settings.model_copy(update={"train": settings.train.model_copy(update=changed)})
     model = starting.prepare(starting.build(settings, data), settings.train).train()
-    batch = next(batches.read_batches(model, {"data": data}, settings, Place.start(), 0))
+    batch = next(batches.read_batches(model, {"data": data}, settings, Place(), 0))
     losses = train.backward(model, batch, train.objective(settings.train), settings.train)
     return {k: float(v.detach()) for k, v in losses.items()}, {n: p.grad for n, p in model.named_parameters()}, batch
 
@@ -159,7 +159,7 @@ def test_a_loss_of_each_micro_batch_alone_would_be_another(toy_shards, tiny_pres
     settings = options()
     losses, gradient, _ = direct(settings, toy_shards)
     model = starting.build(settings, toy_shards).train()
-    batch = next(batches.read_batches(model, {"data": toy_shards}, settings, Place.start(), 0))
+    batch = next(batches.read_batches(model, {"data": toy_shards}, settings, Place(), 0))
     (images, groups), rows = batch.parts[0], 8
     halves = [(images[:rows], groups[:2]), (images[rows:], groups[2:])]
     for half in halves:
@@ -189,7 +189,7 @@ def test_micro_batches_drop_the_same_in_both_forwards(toy_shards, tiny_preset):
 def test_what_is_dropped_depends_on_seed_and_step_alone(toy_shards, tiny_preset):
     def first(settings, step):
         model = starting.build(options(), toy_shards)
-        return next(batches.read_batches(model, {"data": toy_shards}, settings, Place.start(), step)).seed
+        return next(batches.read_batches(model, {"data": toy_shards}, settings, Place(), step)).seed
 
     assert first(options(), 3) == first(options(train__micro_batch_size=4), 3)
     assert len({first(options(), 3), first(options(), 4), first(options(seed=1), 3)}) == 3

@@ -20,21 +20,19 @@ def hugging_face_encoder(folder: Path, device: torch.device) -> TowerEncoder:
     if not (folder / "config.json").is_file():
         raise ModelError(f"hf:{folder}: there is no {folder / 'config.json'}; expected a folder that transformers saved")
     local = {"local_files_only": True, "trust_remote_code": False}
+    reading = {"dtype": torch.float32, "output_loading_info": True, "weights_only": True}
     try:
         config = AutoConfig.from_pretrained(folder, **local)
         kind = config.model_type
         if kind not in ("clip", "siglip"):
             raise ModelError(f"hf:{folder} is a '{kind}': a CLIP or SigLIP was expected")
-        model, report = AutoModel.from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True, weights_only=True, **local
-        )
+        model, report = AutoModel.from_pretrained(folder, config=config, **reading, **local)
         processor, tokenizer = (part.from_pretrained(folder, **local) for part in (AutoImageProcessor, AutoTokenizer))
     except ModelError:
         raise
     except Exception as error:  # of JSON, safetensors, torch, tokenizers: whatever a folder can be wrong in
-        raise ModelError(
-            f"hf:{folder} cannot be opened: {short(error)}. Expected weights, tokenizer and image processor"
-        ) from error
+        expected = "Expected weights, tokenizer and image processor"
+        raise ModelError(f"hf:{folder} cannot be opened: {short(error)}. {expected}") from error
     if lost := sorted(report["missing_keys"]) + sorted(report["mismatched_keys"]):
         raise ModelError(f"hf:{folder}: the weights lack {len(lost)} of the model's, which would be random: {lost[:5]}")
     model = model.eval().to(device)
@@ -43,10 +41,8 @@ def hugging_face_encoder(folder: Path, device: torch.device) -> TowerEncoder:
     padding, asked = ("max_length", ("input_ids",)) if kind == "siglip" else ("longest", ("input_ids", "attention_mask"))
 
     def see(arrays: list[np.ndarray]) -> Tensor:
-        pixels = processor(images=[np.array(a) for a in arrays], return_tensors="pt", input_data_format="channels_last")[
-            "pixel_values"
-        ]
-        return pooled(model.get_image_features(pixel_values=pixels.to(device)))
+        batch = processor(images=[np.array(a) for a in arrays], return_tensors="pt", input_data_format="channels_last")
+        return pooled(model.get_image_features(pixel_values=batch["pixel_values"].to(device)))
 
     def read(captions: list[str]) -> Tensor:
         tokens = tokenizer(captions, padding=padding, truncation=True, max_length=length, return_tensors="pt")

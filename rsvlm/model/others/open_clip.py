@@ -14,17 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rsvlm.errors import MissingExtraError, ModelError
+from rsvlm.errors import ModelError, need
 from rsvlm.model.others.towers import TowerEncoder, scale_of, short, tried
 from rsvlm.records.files import file_sha256
 
 
 def open_clip_encoder(name: str, weight: str, device: torch.device) -> TowerEncoder:
     """Open a model that open_clip knows, by its name and a file or tag of weights. Raises as `opening.open_encoder`."""
-    try:
-        import open_clip
-    except ImportError as error:
-        raise MissingExtraError("open_clip_torch is not installed: pip install 'rsvlm[models]'") from error
+    open_clip = need("open_clip", "models")
     source, options, files = _open_clip_source(open_clip, name, weight)
     named = f"open_clip:{name}" + f":{Path(weight).name}" * bool(weight)
     try:
@@ -60,9 +57,7 @@ def _open_clip_source(open_clip, name: str, weight: str) -> tuple[str, dict, lis
     architecture = name.replace("/", "-")
     if (known := open_clip.get_model_config(architecture)) is None:
         near = [model for model in open_clip.list_models() if model.lower().startswith(architecture.lower()[:5])]
-        raise ModelError(
-            f"open_clip knows no model '{name}': it knows {', '.join(near[:8] or open_clip.list_models()[:8])}, …"
-        )
+        raise ModelError(f"open_clip knows no model '{name}': it knows {', '.join((near or open_clip.list_models())[:8])}, …")
     if Path(weight).is_file():
         return architecture, {"pretrained": weight}, [Path(weight)]
     tags = open_clip.list_pretrained_tags_by_model(architecture)
@@ -70,19 +65,20 @@ def _open_clip_source(open_clip, name: str, weight: str) -> tuple[str, dict, lis
         what = f"there is no file '{weight}'" if weight else "no weights are named: they would be random"
         raise ModelError(f"open_clip:{name}: {what}. Add :FILE, a checkpoint on disk, or one of open_clip's tags: {tags}")
     facts = open_clip.get_pretrained_cfg(architecture, weight)
-    path = _cached(facts)
-    if path is None:
-        place = facts.get("hf_hub") or facts.get("url")
-        raise ModelError(
-            f"open_clip:{name}:{weight}: its weights are not in the cache, and nothing is downloaded here: fetch {place}"
-        )
-    options = {"image_mean": facts.get("mean"), "image_std": facts.get("std")}
-    options |= {"image_interpolation": facts.get("interpolation"), "image_resize_mode": facts.get("resize_mode")}
+    if (path := _cached(facts)) is None:
+        missing = f"open_clip:{name}:{weight}: its weights are not in the cache, and nothing is downloaded here"
+        raise ModelError(f"{missing}: fetch {facts.get('hf_hub') or facts.get('url')}")
     if bool(known.get("quick_gelu")) > bool(facts.get("quick_gelu")):
-        raise ModelError(
-            f"open_clip:{name}:{weight}: these weights were trained with another activation: take a name without quickgelu"
-        )
-    options |= {"pretrained": str(path), "force_quick_gelu": bool(facts.get("quick_gelu"))}
+        weights = f"open_clip:{name}:{weight}"
+        raise ModelError(f"{weights}: they were trained with another activation: take a name without quickgelu")
+    options = {
+        "pretrained": str(path),
+        "force_quick_gelu": bool(facts.get("quick_gelu")),
+        "image_mean": facts.get("mean"),
+        "image_std": facts.get("std"),
+        "image_interpolation": facts.get("interpolation"),
+        "image_resize_mode": facts.get("resize_mode"),
+    }
     return architecture, options, [path]
 
 
@@ -93,8 +89,8 @@ def _cached(facts: dict) -> Path | None:
     if hub := facts.get("hf_hub"):
         repository, _, file = hub.rpartition("/")
         files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-        found = [try_to_load_from_cache(repository, file) for file in files]
-        if path := next((path for path in found if isinstance(path, str)), None):
+        paths = (try_to_load_from_cache(repository, file) for file in files)
+        if path := next((path for path in paths if isinstance(path, str)), None):
             return Path(path)
     path = Path("~/.cache/clip").expanduser() / Path(facts.get("url") or "-").name
     return path if path.is_file() else None

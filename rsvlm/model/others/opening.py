@@ -29,8 +29,7 @@ def open_encoder(where: str | Path, device: str = "auto") -> Encoder:
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        ModelError: Another form; or the model is missing, broken, or of another kind. `embeddings:FILE` is no model: see
-            `read_embeddings`.
+        ModelError: Another form; or the model is missing, broken, or of another kind. `embeddings:FILE` is no model.
         MissingExtraError: open_clip is not installed.
     """
     form, _, rest = str(where).partition(":")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rsvlm.errors import DataError, ModelError
 from rsvlm.model import embed
+from rsvlm.records.text import batched
 
 TEXTS = 256
 """Texts per forward pass."""
@@ -50,8 +51,7 @@ class TowerEncoder:
         """Embed as `Encoder` says."""
         if blank := [i for i, text in enumerate(captions) if not text.strip()]:
             raise DataError(f"text {blank[0]} of {len(captions)} is empty: drop it, or write a caption")
-        parts = [list(captions[start : start + TEXTS]) for start in range(0, len(captions), TEXTS)]
-        return np.concatenate([self._normalised(self._read, part) for part in parts])
+        return np.concatenate([self._normalised(self._read, part) for part in batched(captions, TEXTS)])
 
     def _normalised(self, tower: Callable[[list], Tensor], given: list) -> np.ndarray:
         with torch.inference_mode():
@@ -71,9 +71,9 @@ def tried(encoder: TowerEncoder) -> TowerEncoder:
     raise ModelError(f"{encoder.name}: {problem}: expected one space")
 
 
-def pooled(found) -> Tensor:
+def pooled(output) -> Tensor:
     """Take the embedding out of what transformers returns: a tensor before its fifth series, in the fifth one of several."""
-    return found if isinstance(found, Tensor) else found.pooler_output
+    return output if isinstance(output, Tensor) else output.pooler_output
 
 
 def scale_of(model: nn.Module) -> float | None:

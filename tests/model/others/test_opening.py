@@ -17,7 +17,7 @@ from rsvlm.data import reading, shards
 from rsvlm.errors import DataError, ModelError
 from rsvlm.evaluation import embeddings, given as given_file
 from rsvlm.model import embed, mammut, tokenizer
-from rsvlm.model.others import open_clip as open_clip_models, opening as encoders, towers
+from rsvlm.model.others import open_clip as open_clip_models, opening, towers
 
 TEXTS = ["a river", "red in the north, white elsewhere", "an airport with two runways"]
 PICTURES = [toy_sample(i)[0] for i in range(3)]  # 32×32: what the tiny models take, so nothing is resized
@@ -62,7 +62,7 @@ def own(tmp_path_factory):
 
 def test_a_folder_of_ours_embeds_as_its_model_does(own):
     folder, model = own
-    encoder = encoders.open_encoder(str(folder), "cpu")
+    encoder = opening.open_encoder(str(folder), "cpu")
     np.testing.assert_allclose(encoder.images(PICTURES), embed.images(model, PICTURES), atol=1e-6)
     np.testing.assert_allclose(encoder.texts(TEXTS), embed.texts(model, TEXTS), atol=1e-6)
     assert (encoder.name, encoder.width) == (f"{folder.parent.name}/model", 32)
@@ -83,7 +83,7 @@ def test_a_folder_of_ours_embeds_as_its_model_does(own):
 )
 def test_what_is_no_model_is_named(where, says):
     with pytest.raises(ModelError, match=says):
-        encoders.open_encoder(where, "cpu")
+        opening.open_encoder(where, "cpu")
 
 
 # ---- open_clip
@@ -117,7 +117,7 @@ def test_a_checkpoint_file_of_open_clip_in_each_form_it_is_published_in(clip, fo
         torch.save(state, file)
     else:
         torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, file)
-    encoder = encoders.open_encoder(f"open_clip:Toy-B-8:{file}", "cpu")
+    encoder = opening.open_encoder(f"open_clip:Toy-B-8:{file}", "cpu")
     np.testing.assert_allclose(encoder.images(PICTURES), images, atol=1e-5)
     np.testing.assert_allclose(encoder.texts(TEXTS), texts, atol=1e-5)
     assert (encoder.name, encoder.width) == (f"open_clip:Toy-B-8:{form}", 24)
@@ -128,7 +128,7 @@ def test_the_fingerprint_follows_the_weights(clip, tmp_path):
     state = clip[2].state_dict()
     torch.save(state, tmp_path / "a.pt")
     torch.save(state | {"logit_scale": torch.tensor(2.0)}, tmp_path / "b.pt")
-    first, again, other = (encoders.open_encoder(f"open_clip:Toy-B-8:{tmp_path / n}.pt", "cpu").fingerprint for n in "aab")
+    first, again, other = (opening.open_encoder(f"open_clip:Toy-B-8:{tmp_path / n}.pt", "cpu").fingerprint for n in "aab")
     assert first == again != other
 
 
@@ -137,9 +137,9 @@ def test_a_folder_in_open_clips_format(clip, tmp_path):
     normal = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": normal}))
     with pytest.raises(ModelError, match="weights beside it"):
-        encoders.open_encoder(f"open_clip:{tmp_path}", "cpu")
+        opening.open_encoder(f"open_clip:{tmp_path}", "cpu")
     save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
-    encoder = encoders.open_encoder(f"open_clip:{tmp_path}", "cpu")
+    encoder = opening.open_encoder(f"open_clip:{tmp_path}", "cpu")
     with torch.inference_mode():
         expected = F.normalize(model.encode_image(pixels([0.5] * 3, [0.5] * 3)), dim=-1).numpy()
     np.testing.assert_allclose(encoder.images(PICTURES), expected, atol=1e-5)
@@ -151,7 +151,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(clip, tmp_path):
     torch.save({"state_dict": Payload(tmp_path / "ran")}, tmp_path / "worse.pt")
     for name in ("bad.pt", "worse.pt"):
         with pytest.raises(ModelError, match="safetensors"):
-            encoders.open_encoder(f"open_clip:Toy-B-8:{tmp_path / name}", "cpu")
+            opening.open_encoder(f"open_clip:Toy-B-8:{tmp_path / name}", "cpu")
     assert not (tmp_path / "ran").exists()
 
 
@@ -163,7 +163,7 @@ def test_wrong_checkpoints_are_refused(clip, tmp_path):
     torch.save(state | {"visual.proj": torch.full((32, 24), torch.nan)}, tmp_path / "nan.pt")
     for name, says in {"empty": "cannot be opened", "lacks": "visual.proj", "shape": "visual.proj", "nan": "NaN"}.items():
         with pytest.raises(ModelError, match=says):
-            encoders.open_encoder(f"open_clip:Toy-B-8:{tmp_path / name}.pt", "cpu")
+            opening.open_encoder(f"open_clip:Toy-B-8:{tmp_path / name}.pt", "cpu")
 
 
 def test_names_without_weights_are_refused_and_never_random(clip, tmp_path, monkeypatch):
@@ -177,7 +177,7 @@ def test_names_without_weights_are_refused_and_never_random(clip, tmp_path, monk
         "open_clip:ViT-B-32:laion2b_s34b_b79k": "not in the cache",
     }.items():
         with pytest.raises(ModelError, match=says):
-            encoders.open_encoder(where, "cpu")
+            opening.open_encoder(where, "cpu")
 
 
 def test_a_tag_is_taken_from_the_cache_with_its_normalisation_and_activation(clip, tmp_path, monkeypatch):
@@ -188,7 +188,7 @@ def test_a_tag_is_taken_from_the_cache_with_its_normalisation_and_activation(cli
     facts = {"url": "https://example.org/toy.pt", "mean": [0.5] * 3, "std": [0.5] * 3, "quick_gelu": True}
     monkeypatch.setitem(known._PRETRAINED, "Toy-B-8", {"mine": facts})
     monkeypatch.setattr(open_clip_models, "_cached", lambda facts: tmp_path / facts["url"].rpartition("/")[2])
-    encoder = encoders.open_encoder("open_clip:Toy-B-8:mine", "cpu")
+    encoder = opening.open_encoder("open_clip:Toy-B-8:mine", "cpu")
     import open_clip
 
     quick = open_clip.create_model("Toy-B-8", force_quick_gelu=True).eval()
@@ -228,7 +228,7 @@ def hugging(request, tmp_path_factory):
 
 def test_a_folder_of_transformers_embeds_as_its_own_forward_does(hugging):
     kind, folder, model, mean, std = hugging
-    encoder = encoders.open_encoder(f"hf:{folder}", "cpu")
+    encoder = opening.open_encoder(f"hf:{folder}", "cpu")
     tokens = torch.from_numpy(tokenizer.encode(tokenizer.load(folder), TEXTS))
     if kind == "siglip":  # pads belong to its texts, up to the full length
         tokens = F.pad(tokens, (0, 32 - tokens.shape[1]))
@@ -241,7 +241,7 @@ def test_a_folder_of_transformers_embeds_as_its_own_forward_does(hugging):
 
 
 def test_the_neighbours_of_a_text_do_not_matter(hugging):
-    encoder = encoders.open_encoder(f"hf:{hugging[1]}", "cpu")
+    encoder = opening.open_encoder(f"hf:{hugging[1]}", "cpu")
     np.testing.assert_allclose(encoder.texts(TEXTS)[:1], encoder.texts(TEXTS[:1]), atol=1e-6)
     many = [f"{i} rivers" for i in range(towers.TEXTS + 3)]
     np.testing.assert_allclose(encoder.texts(many)[-1:], encoder.texts(many[-1:]), atol=1e-6)
@@ -264,17 +264,17 @@ def test_folders_of_transformers_that_cannot_be_used(hugging, tmp_path):
     for name in ("tokenizer.json", "model.safetensors", "preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             with pytest.raises(ModelError, match="cannot be opened|was opened"):
-                encoders.open_encoder(f"hf:{copy(folder, tmp_path / name, leave_out=[name])}", "cpu")
+                opening.open_encoder(f"hf:{copy(folder, tmp_path / name, leave_out=[name])}", "cpu")
     lacking = copy(folder, tmp_path / "lacking")
     save_file(
         {n: v.contiguous() for n, v in model.state_dict().items() if "vision_model" not in n}, lacking / "model.safetensors"
     )
     with pytest.raises(ModelError, match="would be random"):
-        encoders.open_encoder(f"hf:{lacking}", "cpu")
+        opening.open_encoder(f"hf:{lacking}", "cpu")
     other = copy(folder, tmp_path / "other")
     (other / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ModelError, match="'bert'"):
-        encoders.open_encoder(f"hf:{other}", "cpu")
+        opening.open_encoder(f"hf:{other}", "cpu")
 
 
 def test_a_folder_of_transformers_runs_no_code(hugging, tmp_path):
@@ -287,12 +287,12 @@ def test_a_folder_of_transformers_runs_no_code(hugging, tmp_path):
     torch.save({"logit_scale": Payload(tmp_path / "ran")}, pickled / "pytorch_model.bin")
     for bad in (code, pickled):
         with pytest.raises(ModelError, match="cannot be opened"):
-            encoders.open_encoder(f"hf:{bad}", "cpu")
+            opening.open_encoder(f"hf:{bad}", "cpu")
     assert not (tmp_path / "ran").exists()
 
 
 def test_any_encoder_goes_through_write(hugging, toy_shards, tmp_path):
-    encoder = encoders.open_encoder(f"hf:{hugging[1]}", "cpu")
+    encoder = opening.open_encoder(f"hf:{hugging[1]}", "cpu")
     samples = list(shards.stream(toy_shards, "val"))
     found = embeddings.read(embeddings.write(encoder, samples, tmp_path / "out", batch_size=7))
     arrays = [array for _, array in reading.decoded(samples, Counter())]
