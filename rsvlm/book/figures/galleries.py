@@ -75,7 +75,7 @@ def image_to_text(queries: Sequence[Mapping[str, object]]) -> Html:
         marks = [(" class=rsvlm-right", "✓ ") if answer["right"] else ("", "") for answer in entry["captions"]]
         texts = [escape(str(answer["text"])) for answer in entry["captions"]]
         lines = "".join(f"<li{kind}>{mark}{text}</li>" for (kind, mark), text in zip(marks, texts, strict=True))
-        pairs.append(({"badge": entry.get("note"), **entry}, f"<ol>{lines}</ol>"))
+        pairs.append(({**entry, "badge": entry.get("note")}, f"<ol>{lines}</ol>"))
     return _beside(pairs)
 
 
@@ -199,13 +199,8 @@ def mask_image(image: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> n
     return painted.astype(np.uint8)
 
 
-def web_pairs(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160) -> Html:
-    """Show pairs of a data set from the web: picture, text, and where it was found, all as text.
-
-    Args:
-        items: `{"record", "image"}` each, as from `pairs.look`.
-        thumbnail_px: Longest side of a thumbnail, in pixels.
-    """
+def web_pairs(items: Sequence[Mapping[str, object]]) -> Html:
+    """Show pairs of a data set from the web, `{"record", "image"}` each: picture, text, and where it was found, all as text."""
     cells = []
     for item in items:
         record = item["record"]
@@ -213,15 +208,14 @@ def web_pairs(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160) ->
         caption = f"{text} — {markup.plain_text(record.get('attribution'))[:80]}"
         badge = f"{record['scores']['overhead']:.2f}"
         cells.append({"image": item["image"], "alt": text, "caption": caption, "badge": badge})
-    return gallery(cells, thumbnail_px)
+    return gallery(cells)
 
 
-def web_rejected(reasons: Sequence[Mapping[str, object]], thumbnail_px: int = 110) -> Html:
+def web_rejected(reasons: Sequence[Mapping[str, object]]) -> Html:
     """Show what was rejected, reason by reason: pictures where there are some, else addresses and texts.
 
     Args:
-        reasons: `rejected` of what `pairs.look` returned.
-        thumbnail_px: Longest side of a thumbnail, in pixels.
+        reasons: Reasons, as `rejected` from `pairs.look`.
 
     Returns:
         Blocks that open and close; texts of the web are text, never markup, and no address is a link.
@@ -238,20 +232,19 @@ def web_rejected(reasons: Sequence[Mapping[str, object]], thumbnail_px: int = 11
             else:
                 url = escape(markup.plain_text(example.get("url"))[:160])
                 lines += f"<li><span dir=auto>{escape(text)}</span><br><code dir=ltr>{url}</code></li>"
-        shown = (gallery(items, thumbnail_px) if items else "") + (f"<ul>{lines}</ul>" if lines else "")
+        shown = (gallery(items, thumbnail_px=110) if items else "") + (f"<ul>{lines}</ul>" if lines else "")
         title = f"{entry['stage']}: {str(entry['reason']).replace('_', ' ')} ({entry['count']:,})"
         about = f"<p>{escape(markup.plain_text(entry.get('meaning')))}</p>" if entry.get("meaning") else ""
         blocks.append(f"<details><summary>{escape(markup.plain_text(title))}</summary>{about}{shown}</details>")
     return Html(markup.stylesheet("web.css") + f'<div class="rsvlm-web">{"".join(blocks)}</div>')
 
 
-def leakage_pairs(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160) -> Html:
+def leakage_pairs(items: Sequence[Mapping[str, object]]) -> Html:
     """Show pairs of a training set and a benchmark side by side, each with the reason that makes it a pair.
 
     Args:
         items: As from `leakage.look`: `train_set train_key benchmark benchmark_key reason distance turn`, `train_image` and
             `benchmark_image` (pictures or None), `train_captions` and `benchmark_captions` (texts or None).
-        thumbnail_px: Longest side of a thumbnail, in pixels.
 
     Returns:
         A block without scripts; names and captions are text, never markup.
@@ -264,7 +257,7 @@ def leakage_pairs(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160
             captions = [markup.plain_text(text) for text in item.get(f"{side}_captions") or ()]
             texts = "".join(f"<li dir=auto>{escape(text)}</li>" for text in dict.fromkeys(captions))
             image = item.get(f"{side}_image")
-            picture = "" if image is None else gallery([{"image": image, "alt": shown}], thumbnail_px)
+            picture = "" if image is None else gallery([{"image": image, "alt": shown}])
             sides.append(f"<div><b>{escape(shown)}</b>{picture}<ul>{texts}</ul></div>")
         turn, bits = int(item["turn"]), float(item["distance"])
         why = f"{item['reason']}, " + (f"{bits:.0f} bits" if turn >= 0 else f"1 - Jaccard {bits:.2f}")
