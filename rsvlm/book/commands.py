@@ -20,8 +20,7 @@ def run(
         list[str] | None, typer.Option("--parameter", "-p", help="A notebook parameter, name=value.")
     ] = None,
     grid: Annotated[
-        list[str] | None,
-        typer.Option(help="An option or parameter and its values, name=a,b; several make a matrix of runs."),
+        list[str] | None, typer.Option(help="An option or parameter and its values, name=a,b; several make a matrix of runs.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="With --grid: runs at once.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --grid: show the runs and stop.")] = False,

@@ -17,6 +17,7 @@ import matplotlib.colors
 import numpy as np
 import pandas as pd
 from branca.element import Element, Figure as Page
+from jinja2 import Template
 from PIL import Image
 
 from rsvlm.book.figures import galleries, markup
@@ -24,6 +25,7 @@ from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, SPLIT_COLOURS
 from rsvlm.errors import DataError, need
 from rsvlm.records import files
 
+_SCOPE = Template("{% macro scope(source, call) %}\n(function () {\n{{ source }}{{ call }};\n})();{% endmacro %}")
 MOST_FOOTPRINTS = 1500
 MOST_REGIONS = 2000
 _EDGES = ("west", "south", "east", "north")
@@ -277,9 +279,9 @@ class _OfflineMap(folium.Map):
 
     def draw(self, script: str, function: str, *arguments: object, style: str = "") -> None:
         """Give JSON to a function of a script, which works in a scope of its own and is given the map first."""
-        call = ", ".join([self.get_name(), *map(markup.script_json, arguments)])
+        call = f"{function}({', '.join([self.get_name(), *map(markup.script_json, arguments)])})"
         self.add_child(_Part("header", markup.stylesheet(style) if style else ""))
-        self.add_child(_Part("script", f"\n(function () {{\n{markup.source(script)}{function}({call});\n}})();"))
+        self.add_child(_Part("script", _SCOPE.module.scope(markup.source(script), call)))
 
     def show_without_scripts(self, html: str) -> None:
         """Show HTML, and a sentence, where scripts are off."""

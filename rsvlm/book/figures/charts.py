@@ -260,11 +260,7 @@ def score_matrix(
 
 
 def token_matrices(
-    panels: Mapping[str, np.ndarray],
-    tokens: Sequence[str],
-    labels: tuple[str, str, str],
-    alt: str,
-    logarithmic: bool = False,
+    panels: Mapping[str, np.ndarray], tokens: Sequence[str], labels: tuple[str, str, str], alt: str, logarithmic: bool = False
 ) -> Html:
     """Draw matrices of token against token in one scale of colours, beside each other where there is room.
 
