@@ -1,8 +1,8 @@
 """rsvlm: a readable implementation of a recipe for remote-sensing vision-language models.
 
-The map of the package, in the order data flows:
+Its rooms, in the order in which data passes through them; each one's docstring lists its files:
 
-    tiles → landmarks → captions → shards → train (mammut) → embed → retrieval → figures
+    config, errors → records → model → data → training → evaluation → localization → search → book
 
 Tensor letters, the same in every module: B batch, T text tokens, P patches, D width, E embedding, V vocabulary, H W pixels,
 h w patch grid, N images, M captions, K top-k.

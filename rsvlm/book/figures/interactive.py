@@ -118,11 +118,11 @@ def parallel_coordinates(rows: pd.DataFrame, colour_by: str) -> Html:
     for number, share in enumerate(shares):
         known = [(x, line[number]) for x, line in zip(lefts, heights, strict=True) if np.isfinite(line[number])]
         points = " L".join(f"{x:.1f},{y:.1f}" for x, y in known)
-        told = escape(", ".join(f"{name} {_short(value)}" for name, value in rows.iloc[number].items()))
+        text = escape(", ".join(f"{name} {_short(value)}" for name, value in rows.iloc[number].items()))
         colour = mpl.colors.to_hex(mpl.colormaps[SEQUENTIAL](0.25 + 0.55 * share))
         parts.append(
-            f'<g class="row" tabindex="0" role="img" aria-label="{told}"><path class="wide" d="M{points}"/>'
-            f'<path d="M{points}" stroke="{colour}"/><text class="told" x="{width // 2}" y="{bottom + 40}">{told}</text></g>'
+            f'<g class="row" tabindex="0" role="img" aria-label="{text}"><path class="wide" d="M{points}"/>'
+            f'<path d="M{points}" stroke="{colour}"/><text class="told" x="{width // 2}" y="{bottom + 40}">{text}</text></g>'
         )
     parts = parts[len(rows.columns) :] + parts[: len(rows.columns)]  # numbers of the axes lie above the lines
     about = f"{len(rows)} lines over {len(rows.columns)} axes; each line is a row of the table."
