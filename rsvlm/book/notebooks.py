@@ -117,7 +117,7 @@ def execute(
     """
     notebook = Path(notebook)
     executed = (folder or stages.root() / "book" / "executed") / notebook.name
-    run_key = notebook_key(notebook, parameters)
+    run_key, known = notebook_key(notebook, parameters), defaults(notebook)
     if not recompute and _executed_key(executed) == run_key:
         return executed
 
@@ -138,7 +138,7 @@ def execute(
             progress_bar={"desc": notebook.stem, "dynamic_ncols": True} if progress else False,
             extra_arguments=["--IPKernelApp.log_level=50"],  # else each start warns of plain text on the loopback
         )
-        _sign(copy, run_key, started, defaults(notebook), parameters)
+        _sign(copy, run_key, started, known, parameters)
         files.write_atomic(executed, nbformat.writes(copy))
         failed.unlink(missing_ok=True)  # of an earlier attempt
     except papermill.exceptions.PapermillExecutionError as error:
@@ -159,7 +159,7 @@ def _sign(copy: NotebookNode, run_key: str, started: float, known: Mapping[str, 
 
     values = {**known, **given}
     device = str(values.get("device", "auto"))
-    on_gpu = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     copy.metadata["rsvlm"] = {  # the page of states and the tables of matrices read it
         "key": run_key,
         "duration_s": round(time.time() - started, 1),
@@ -309,8 +309,8 @@ def _ending(process: subprocess.Popen, started: float, log: Path) -> Ending:
     seconds = time.monotonic() - started
     if process.returncode == 0:
         return Ending("made", seconds)
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    last = "".join(letter for letter in lines[-1] if letter.isprintable()) if lines else "it wrote nothing"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    last = next(filter(None, map(text.one_line, reversed(lines))), "it wrote nothing")
     signalled = f"killed (signal {-process.returncode}); " if process.returncode < 0 else ""
     return Ending("failed", seconds, signalled + last)
 
