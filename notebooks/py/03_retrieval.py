@@ -45,8 +45,7 @@ from rsvlm.data.demo import earth
 from rsvlm.evaluation import embeddings, retrieval
 from rsvlm.model import embed, images
 from rsvlm.model.device import resolve_device
-from rsvlm.records import results
-from rsvlm.records.provenance import provenance
+from rsvlm.records import provenance, results
 from rsvlm.training import train
 
 started = time.time()
@@ -91,7 +90,7 @@ Markdown(
 )
 
 # %% tags=["hide-input"]
-origin = provenance(
+origin = provenance.provenance(
     options,
     benchmarks.fingerprint(data),
     str(resolve_device(device)),

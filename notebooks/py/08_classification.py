@@ -275,11 +275,8 @@ scene_rows = []
 if folder and model:
     other = encoders.open_encoder(model, device=device)
     names, items = benchmarks.labelled(folder, "RSICD-scenes", "val")
-    parts = {
-        "model": other.fingerprint,
-        "data": benchmarks.fingerprint(folder),
-        "code": stages.source_hash("model", "evaluation/embeddings", "data/*"),
-    }
+    parts = {"model": other.fingerprint, "data": benchmarks.fingerprint(folder)}
+    parts["code"] = stages.source_hash(*embeddings.ROOMS)
     stage = stages.stage("scenes", parts, lambda out: embeddings.labelled(other, items, out, class_names=names), recompute)
     scenes = embeddings.read_labelled(stage)
     for name in ("paper", "plain", "ensemble"):

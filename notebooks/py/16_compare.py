@@ -34,7 +34,7 @@ import time
 from IPython.display import Markdown
 
 from rsvlm import config
-from rsvlm.book import matrix as grid
+from rsvlm.book import matrix
 from rsvlm.book.figures import interactive, tables
 from rsvlm.model.device import resolve_device
 from rsvlm.records import stages
@@ -55,13 +55,13 @@ options = config.load(profile, {"seed": seed, "device": device} | config.pairs(o
 # A run has its own folder, log, results and executed copy; one that fails stops no other; one that is there is not made again.
 
 # %%
-matrix = grid.axes(["train.learning_rate=5e-4,2e-3", f"seed={seed},{seed + 1}"])
+axes = matrix.axes(["train.learning_rate=5e-4,2e-3", f"seed={seed},{seed + 1}"])
 short = ["landmarks.max_chips=192", "landmarks.train_stride=0.8", "landmarks.test_stride=0.8", "train.warmup_steps=5"]
 short += ["train.steps=10" if profile == "smoke" else "train.steps=60", "train.batch_size=32", "train.log_every=5"]
 book = stages.root() / "notebooks" / "02_training.ipynb"
-planned = grid.plan([book], matrix, {"profile": profile, "device": device}, [*short, *overrides.split()])
-outcomes = grid.run_all(planned, jobs=2, recompute=recompute)
-failed = [f"{outcome.run.key}: {outcome.last_line}" for outcome in outcomes if outcome.state == "failed"]
+planned = matrix.plan([book], axes, {"profile": profile, "device": device}, [*short, *overrides.split()])
+endings = matrix.run_all(planned, jobs=2, recompute=recompute)
+failed = [f"{run.key}: {ending.last_line}" for run, ending in zip(planned, endings, strict=True) if ending.state == "failed"]
 assert not failed, "\n".join(failed)
 
 # %% [markdown]
@@ -71,8 +71,8 @@ assert not failed, "\n".join(failed)
 # blocks, in percent, and both losses of the last batches, in nats. A column holds numbers of one protocol.
 
 # %%
-table = grid.table([run.key for run in planned])
-compared = grid.wide(table).drop(columns="seconds")
+table = matrix.table([run.key for run in planned])
+compared = matrix.wide(table).drop(columns="seconds")
 compared.style.format(precision=2).format("{:g}", subset=["train.learning_rate"])
 
 # %% [markdown]
@@ -108,7 +108,7 @@ Markdown(
 # %% [markdown]
 # ### Three edits to try
 #
-# - Add a third value to `matrix`, as in `train.learning_rate=5e-4,2e-3,8e-3`: the four runs above are there, two are made.
+# - Add a third value to `axes`, as in `train.learning_rate=5e-4,2e-3,8e-3`: the four runs above are there, two are made.
 # - Name another axis, `train.caption_weight=0,0.5`: the table and the lines get it by themselves.
 # - `matrix.table()` without keys reads every run of every matrix that is stored.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rsvlm import config
 from rsvlm.book import notebooks
-from rsvlm.errors import DataError, MissingExtraError, RsvlmError
+from rsvlm.errors import DataError, RsvlmError, need
 from rsvlm.records import files, provenance, stages
 
 
@@ -23,8 +23,8 @@ def build(profile: str = "laptop", recompute: bool = False, jobs: int = 0) -> Pa
 
     Args:
         profile: Profile of the options, given to every notebook.
-        recompute: Run and build everything again; the notebooks are told, too.
-        jobs: Notebooks at once; 0: two, where there are two cores.
+        recompute: Whether to run and build everything again; the notebooks are told, too.
+        jobs: Number of notebooks at once; 0 means two, where there are two cores.
 
     Returns:
         The first page, `_build/html/index.html`.
@@ -63,14 +63,14 @@ def execute_all(books: Sequence[Path], parameters: Mapping[str, object], recompu
     turning, for otherwise two runs take each other's cores; their number stays what it is alone, and with it every result.
 
     Args:
-        books: The notebooks; a tag that names none of them is not waited for.
-        parameters: As for `notebooks.execute`.
-        recompute: Run also those that did not change.
-        jobs: So many at once.
+        books: Paths of the notebooks; a tag that names none of them is not waited for.
+        parameters: Values for the notebooks, as for `notebooks.execute`.
+        recompute: Whether to run also those that did not change.
+        jobs: Number of notebooks at once.
 
     Raises:
         RsvlmError: A notebook failed; those under way were finished first, and no other begun. As `notebooks.execute`.
-        DataError: Notebooks that wait for each other.
+        DataError: Notebooks wait for each other.
     """
     waiting = [path for path in books if recompute or not notebooks.is_executed(path, parameters)]
     if jobs == 1 or len(waiting) < 2:
@@ -78,44 +78,38 @@ def execute_all(books: Sequence[Path], parameters: Mapping[str, object], recompu
             notebooks.execute(path, parameters, recompute)
         return
     after = {path: frozenset(notebooks.tagged(path, "after")) for path in waiting}
-    wanted = {path: sum(path.stem in names for names in after.values()) for path in waiting}
-    waiting.sort(key=lambda path: (wanted[path], path.name), reverse=True)
-    logs = {path: stages.root() / "runs" / f"book-{path.stem}.log" for path in waiting}
-    tasks = [notebooks.Task(path, parameters, logs[path], after[path]) for path in waiting]
+    waiting.sort(key=lambda path: (sum(path.stem in names for names in after.values()), path.name), reverse=True)
+    logs = stages.root() / "runs"
+    tasks = [notebooks.Task(path, parameters, logs / f"book-{path.stem}.log", after[path]) for path in waiting]
     # Read by OpenMP when it starts.
     endings = notebooks.run_all(tasks, jobs, recompute, {"OMP_WAIT_POLICY": "passive"}, stop_early=True)
-    for path, ending in zip(waiting, endings, strict=True):
-        if ending and ending.error:
-            raise RsvlmError(f"{ending.error}\nIts log, {logs[path].relative_to(stages.root())}, says more.")
+    for task, ending in zip(tasks, endings, strict=True):
+        if ending and ending.state == "failed":
+            raise RsvlmError(f"{ending.last_line}\nIts log, {task.log.relative_to(stages.root())}, says more.")
 
 
 def build_pages(home: Path) -> None:
     """Build the pages from executed notebooks.
 
     Raises:
-        RsvlmError: A warning of the builder, which is an error here; all of them are told.
+        RsvlmError: The builder warned, which is an error here; the message has all of its warnings.
         MissingExtraError: The extra `book` is not installed.
     """
-    if provenance.version("jupyter-book") == "absent":
-        raise MissingExtraError("'jupyter-book' builds the book: install the extra, pip install 'rsvlm[book]'")
+    need("jupyter_book", "book")
     shutil.rmtree(home / "_build", ignore_errors=True)  # pages that left the table of contents would stay
-    # -n -W --keep-going: a broken link is an error, and all of them are told at once.
-    start = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command = [*start, "build", ".", "-n", "-W", "--keep-going"]
+    # -n -W --keep-going: a broken link is an error, and all of them are reported at once.
+    program = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "build", ".", "-n", "-W", "--keep-going"]
     plain = os.environ | {"NO_COLOR": "1"}
     done = subprocess.run(command, cwd=home, env=plain, capture_output=True, text=True, encoding="utf-8", errors="replace")
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        told = [line for line in lines if any(word in line for word in ("WARNING", "ERROR", "rsvlm.errors."))][-20:]
-        raise RsvlmError("jupyter-book failed:\n" + "\n".join([*told, "...", *lines[-10:]]))
+        errors = [line for line in lines if any(word in line for word in ("WARNING", "ERROR", "rsvlm.errors."))][-20:]
+        raise RsvlmError("jupyter-book failed:\n" + "\n".join([*errors, "...", *lines[-10:]]))
 
 
 def _inputs(home: Path) -> str:
-    parts = [
-        provenance.version("jupyter-book"),
-        provenance.version("sphinx-book-theme"),
-        stages.source_hash("records"),
-    ]  # and with it files and stages
+    parts = [*map(provenance.version, ("jupyter-book", "sphinx-book-theme")), stages.source_hash("records")]
     paths = [home / "_config.yml", home / "_toc.yml", *(home / "results").rglob("*.json"), *(home / "book").rglob("*")]
     generated, unread = home / "book" / "generated", (".failed.ipynb", ".partial.ipynb", ".pyc")
     for path in sorted(paths):

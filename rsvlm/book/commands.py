@@ -19,9 +19,8 @@ def run(
     parameters: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="A notebook parameter, name=value.")
     ] = None,
-    matrix: Annotated[
-        list[str] | None,
-        typer.Option("--grid", help="An option or parameter and its values, name=a,b; several make a matrix of runs."),
+    grid: Annotated[
+        list[str] | None, typer.Option(help="An option or parameter and its values, name=a,b; several make a matrix of runs.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="With --grid: runs at once.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --grid: show the runs and stop.")] = False,
@@ -31,10 +30,10 @@ def run(
     recompute: Annotated[bool, typer.Option(help="Run even if nothing changed.")] = False,
 ) -> None:
     """Execute notebooks with checked parameters, once each or, with --grid, once for every combination of values."""
-    from rsvlm.book import matrix as grid
+    from rsvlm.book import matrix
     from rsvlm.book.notebooks import execute, find
 
-    axes = grid.axes(matrix or [])
+    axes = matrix.axes(grid or [])
     values: dict = {} if profile is None and "profile" in axes else {"profile": profile or "laptop"}
     values |= {} if seed is None and "seed" in axes else {"seed": seed or 0}
     load_config(profile or "laptop", overrides, seed or 0)
@@ -42,41 +41,39 @@ def run(
         name, equals, text = item.partition("=")
         if not equals:
             raise DataError(f"parameter '{item}' is not of the form name=value")
-        values[name] = grid.literal(text)
+        values[name] = matrix.literal(text)
     books = find(notebooks)
     if axes:
-        _run_matrix(grid.plan(books, axes, values, overrides or []), jobs, dry_run, recompute)
-        return
-    if jobs > 1 or dry_run:
+        _run_matrix(matrix.plan(books, axes, values, overrides or []), jobs, dry_run, recompute)
+    elif jobs > 1 or dry_run:
         raise DataError("--jobs and --dry-run belong to --grid, which this command does not have")
-    for notebook in books:
-        typer.echo(str(execute(notebook, {"overrides": " ".join(overrides or [])} | values, recompute=recompute)))
+    else:
+        for notebook in books:
+            typer.echo(str(execute(notebook, {"overrides": " ".join(overrides or [])} | values, recompute=recompute)))
 
 
 def _run_matrix(planned: list, jobs: int, dry_run: bool, recompute: bool) -> None:
-    from rsvlm.book import matrix as grid
+    from rsvlm.book import matrix
     from rsvlm.records import stages
 
-    there = sum(run.folder.is_dir() and not recompute for run in planned)
+    there = {run.key for run in planned if run.folder.is_dir() and not recompute}
     for run in planned:
-        told = "  ".join(f"{name}={value}" for name, value in run.chosen.items())
-        state = "there" if run.folder.is_dir() and not recompute else "to do"
-        typer.echo(f"{run.key}  {state}  {run.notebook.stem}  {told}")
-    typer.echo(f"{len(planned)} runs, {there} of them there, {jobs} at once")
+        values = "  ".join(f"{name}={value}" for name, value in run.chosen.items())
+        typer.echo(f"{run.key}  {'there' if run.key in there else 'to do'}  {run.notebook.stem}  {values}")
+    typer.echo(f"{len(planned)} runs, {len(there)} of them there, {jobs} at once")
     if dry_run:
         return
-    outcomes = grid.run_all(planned, jobs, recompute)
-    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    if len(failed) < len(outcomes):
-        typer.echo(
-            f"table: {grid.write_table(planned).relative_to(stages.root())}   (in a terminal: rsvlm table 'runs/grid-*')"
-        )
-    for outcome in failed:
-        told = " ".join(f"{name}={value}" for name, value in outcome.run.chosen.items())
-        typer.echo(f"failed: {outcome.run.notebook.stem} {told}: {outcome.last_line}", err=True)
-        typer.echo(f"        {outcome.run.log.relative_to(stages.root())}", err=True)
+    endings = matrix.run_all(planned, jobs, recompute)
+    failed = [(run, ending) for run, ending in zip(planned, endings, strict=True) if ending.state == "failed"]
+    if len(failed) < len(planned):
+        path = matrix.write_table(planned).relative_to(stages.root())
+        typer.echo(f"table: {path}   (in a terminal: rsvlm table 'runs/grid-*')")
+    for run, ending in failed:
+        values = " ".join(f"{name}={value}" for name, value in run.chosen.items())
+        typer.echo(f"failed: {run.notebook.stem} {values}: {ending.last_line}", err=True)
+        typer.echo(f"        {run.log.relative_to(stages.root())}", err=True)
     if failed:
-        raise RsvlmError(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries those again, and only those")
+        raise RsvlmError(f"{len(failed)} of {len(planned)} runs failed; the same command tries those again, and only those")
 
 
 @app.command()
@@ -86,9 +83,9 @@ def book(
     jobs: Annotated[int, typer.Option(min=0, help="Notebooks at once; 0: two, where there are two cores.")] = 0,
 ) -> None:
     """Execute the notebooks and build the book."""
-    from rsvlm.book import build as book
+    from rsvlm.book import build
 
     start = time.perf_counter()
     load_config(profile, None, 0)
-    page = book.build(profile, recompute, jobs)
+    page = build.build(profile, recompute, jobs)
     typer.echo(f"{page}  ({time.perf_counter() - start:.0f} s)")

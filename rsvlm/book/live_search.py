@@ -59,32 +59,33 @@ def prepare(profile: str) -> bool:
     home = stages.root()
     if "file: book/search" not in (home / "_toc.yml").read_text(encoding="utf-8"):
         return True
-    made = load_or_build(config.load(profile))
-    ran = None
+    searchable = load_or_build(config.load(profile))
     try:
-        ran = page.runtime()
+        runtime = page.runtime()
     except RsvlmError as error:
         log.warning("%s\nThe search page is built without its search; `make book` with a network adds it.", error)
-    page.place(made, ran, home / "book" / "_static" / "search")
-    files.write_atomic(home / "book" / "generated" / "search.html", examples_html(made))
-    return ran is not None
+        runtime = None
+    page.place(searchable, runtime, home / "book" / "_static" / "search")
+    files.write_atomic(home / "book" / "generated" / "search.html", examples_html(searchable))
+    return runtime is not None
 
 
-def examples_html(made: Path, shown: int = 4) -> str:
+def examples_html(searchable: Path, shown: int = 4) -> str:
     """Write the answers to the example queries as HTML: what the page has to show where no script runs.
 
     Args:
-        made: What `page.build` wrote.
-        shown: Answers to each query.
+        searchable: Folder that `page.build` filled.
+        shown: Number of answers to each query.
     """
-    facts, chips, pictures = (made / name for name in ("gallery.json", "chips.json", "pictures.bin"))
-    facts, chips = (json.loads(path.read_text(encoding="utf-8")) for path in (facts, chips))
-    pictures = pictures.read_bytes()
-    _, best = page.search(made, facts["examples"], shown)
+    facts, chips = (json.loads((searchable / name).read_text(encoding="utf-8")) for name in ("gallery.json", "chips.json"))
+    pictures = (searchable / "pictures.bin").read_bytes()
+    starts = [0, *(chip["end"] for chip in chips)]
 
-    def picture(row: int) -> dict:
-        start = chips[row - 1]["end"] if row else 0
-        return {"image": images.decode(pictures[start : chips[row]["end"]]), "alt": chips[row]["captions"][0], "right": False}
+    def answer(row: int) -> dict:
+        picture = images.decode(pictures[starts[row] : chips[row]["end"]])
+        return {"image": picture, "alt": chips[row]["captions"][0], "right": False}
 
-    found = [{"query": text, "images": [picture(int(row)) for row in rows]} for text, rows in zip(facts["examples"], best)]
-    return galleries.text_to_image(found)
+    _, best = page.search(searchable, facts["examples"], shown)
+    return galleries.text_to_image(
+        [{"query": text, "images": [answer(int(row)) for row in rows]} for text, rows in zip(facts["examples"], best)]
+    )

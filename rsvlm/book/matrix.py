@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rsvlm import config
 from rsvlm.book import notebooks
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.records import files, results, stages
+from rsvlm.records import files, results, stages, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,40 +34,17 @@ OURS = ("run_name", "overrides", "recompute")
 _PAIRS = {"[": "]", "(": ")", "{": "}"}
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, kw_only=True)
+class Run(notebooks.Task):
     """One cell of a matrix: a notebook and its values."""
 
-    notebook: Path
     chosen: dict[str, str]  # what the matrix says of this run, as it was written
-    parameters: dict[str, object]  # what the notebook is given
-    parts: dict[str, object]  # what decides the key
     key: str
 
     @property
     def folder(self) -> Path:
         """Where the executed notebook and its results are, once the run is complete."""
-        return stages.root() / "runs" / f"grid-{self.key}"
-
-    @property
-    def log(self) -> Path:
-        """What the run wrote while it ran."""
-        return self.folder.with_name(f"{self.folder.name}.log")
-
-    @property
-    def task(self) -> notebooks.Task:
-        """The run as `notebooks.run_all` takes it."""
-        return notebooks.Task(self.notebook, self.parameters, self.log, parts=self.parts)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: `made`, `there` (it was complete before) or `failed`."""
-
-    run: Run
-    state: str
-    seconds: float
-    last_line: str = ""
+        return self.log.with_suffix("")
 
 
 def axes(items: Sequence[str]) -> dict[str, list[str]]:
@@ -83,23 +61,23 @@ def axes(items: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         ConfigError: Not of that form, an axis or a value that is there twice, or a quote or bracket that does not close.
     """
-    found: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
     for item in items:
-        name, equals, text = (part.strip() for part in item.partition("="))
+        name, equals, listed = (part.strip() for part in item.partition("="))
         if not equals or not name:
             raise ConfigError(f"'{item}' is no axis of a matrix: write name=value,value, as in train.learning_rate=1e-3,3e-4")
-        if name in found:
+        if name in values:
             raise ConfigError(f"the axis '{name}' is there twice: give all its values at once, {name}=value,value")
-        found[name] = _split(item, text)
-        if twice := [value for value in found[name] if found[name].count(value) > 1]:
+        values[name] = _split(item, listed)
+        if twice := [value for value in values[name] if values[name].count(value) > 1]:
             raise ConfigError(f"the axis '{name}' has the value '{twice[0]}' twice: keep one")
-    return found
+    return values
 
 
-def _split(item: str, text: str) -> list[str]:
+def _split(item: str, listed: str) -> list[str]:
     """Cut a text at its commas, but for those inside quotes or brackets."""
     values, closing, quote = [""], [], ""
-    for letter in text:
+    for letter in listed:
         if letter == "," and not closing and not quote:
             values.append("")
             continue
@@ -114,8 +92,7 @@ def _split(item: str, text: str) -> list[str]:
             raise ConfigError(f"'{item}': the '{letter}' closes nothing; put quotes around a value that holds brackets")
     if quote or closing:
         raise ConfigError(f"'{item}': the {quote or 'bracket'} does not close; put other quotes around a value that holds one")
-    stripped = [value.strip() for value in values]
-    return [re.sub(r"""^(["'])((?:(?!\1).)*)\1$""", r"\2", value, flags=re.DOTALL) for value in stripped]
+    return [re.sub(r"""^(["'])((?:(?!\1).)*)\1$""", r"\2", value.strip(), flags=re.DOTALL) for value in values]
 
 
 def plan(
@@ -127,9 +104,9 @@ def plan(
     """Lay out every combination of notebooks and values, and check each of them; nothing runs yet.
 
     Args:
-        books: The notebooks.
-        matrix: As from `axes`. A name is that of a parameter of the notebooks (`seed`, `profile`) or of an option
-            (`train.learning_rate`); a parameter goes first where it is both.
+        books: Paths of the notebooks.
+        matrix: Values of each name, as from `axes`. A name is that of a parameter of the notebooks (`seed`, `profile`) or of an
+            option (`train.learning_rate`); a parameter goes first where it is both.
         given: Parameters that are the same in every run, such as `profile`.
         overrides: Options that are the same in every run, as `name=value`.
 
@@ -141,97 +118,86 @@ def plan(
             `MOST` runs.
         DataError: A notebook that cannot be read.
     """
-    from rsvlm import config
-
     given = dict(given or {})
     overrides = [*str(given.pop("overrides", "")).split(), *overrides]
     count = len(books) * math.prod(map(len, matrix.values()))
     if count > MOST:
         raise ConfigError(f"this matrix has {count:,} runs, above {MOST:,}: name fewer values")
-    defaults = {book: notebooks.parameters(book) for book in books}
+    known = {book: notebooks.defaults(book) for book in books}
     for name in matrix:
-        _check_name(name, defaults, config.names())
+        _check_name(name, known, config.names())
         if name in given or any(item.partition("=")[0] == name for item in overrides):
             raise ConfigError(f"'{name}' is given once for all runs and once for each: keep one")
-    planned = []
-    texts = {book: notebooks.notebook_key(book, given) for book in books}
+    keys = {book: notebooks.notebook_key(book, given) for book in books}
+    runs = []
     for book, *values in itertools.product(books, *matrix.values()):
+        # A value goes to the notebook's parameter of that name, else to the option.
         chosen = dict(zip(matrix, values, strict=True))
-        parameters = given | {name: _plain(value) for name, value in chosen.items() if name in defaults[book]}
-        options = [*overrides, *(f"{name}={value}" for name, value in chosen.items() if name not in defaults[book])]
+        options = [*overrides, *(f"{name}={value}" for name, value in chosen.items() if name not in known[book])]
         if spaced := [option for option in options if len(option.split()) != 1]:
             raise ConfigError(f"'{spaced[0]}': values of options in a matrix hold no spaces")
-        parameters["overrides"] = " ".join(options)
+        own = {name: _plain(value) for name, value in chosen.items() if name in known[book]}
+        parameters = given | own | {"overrides": " ".join(options)}
+        # An option out of range stops here, before any work.
         named = {name: parameters[name] for name in ("seed", "device") if name in parameters}
         config.load(str(parameters.get("profile", "laptop")), named | config.pairs(parameters["overrides"]))
-        parts = {"notebook": book.name, "text": texts[book], "parameters": parameters}
+        parts = {"notebook": book.name, "text": keys[book], "parameters": parameters}
         key = stages.key(**parts)
-        planned.append(Run(book, chosen, parameters | {"run_name": f"grid-{key}"}, parts, key))
-    return planned
+        log = stages.root() / "runs" / f"grid-{key}.log"
+        runs.append(Run(book, parameters | {"run_name": f"grid-{key}"}, log, parts=parts, chosen=chosen, key=key))
+    return runs
 
 
-def _check_name(name: str, defaults: Mapping[Path, Mapping[str, object]], options: Sequence[str]) -> None:
+def _check_name(name: str, known: Mapping[Path, Mapping[str, object]], options: Sequence[str]) -> None:
     if name in OURS:
         raise ConfigError(f"'{name}' is no axis: every run gets its own; options go by name, as in train.steps=100,200")
-    lacking = [book.name for book, known in defaults.items() if name not in known]
+    lacking = [book.name for book, parameters in known.items() if name not in parameters]
     if not lacking or name in options:
         return
-    if len(lacking) < len(defaults):
+    if len(lacking) < len(known):
         raise ConfigError(f"{lacking[0]} has no parameter '{name}', which other notebooks of this matrix have")
-    known = sorted({parameter for names in defaults.values() for parameter in names} - set(OURS)) + list(options)
-    raise ConfigError(f"unknown option '{name}': did you mean '{nearest(name, known)}'?")
+    names = sorted({parameter for parameters in known.values() for parameter in parameters} - set(OURS)) + list(options)
+    section, _, last = name.rpartition(".")
 
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return the known name that a wrong one most likely means: `train.lr` is `train.learning_rate`."""
-
-    def alike(other: str) -> tuple[bool, float]:
-        section, _, last = name.rpartition(".")
+    def likeness(other: str) -> tuple[bool, float]:
+        """The usual abbreviations first: `train.lr` is `train.learning_rate`."""
         of_other, _, last_of_other = other.rpartition(".")
-        short = "".join(word[0] for word in last_of_other.split("_")) == last  # the usual abbreviations
+        short = "".join(word[0] for word in last_of_other.split("_")) == last
         close = difflib.SequenceMatcher(None, last, last_of_other).ratio()
         return short and section in ("", of_other), close + (0.3 if section == of_other else 0)
 
-    return max(known, key=alike)
+    raise ConfigError(f"unknown option '{name}': did you mean '{max(names, key=likeness)}'?")
 
 
-def run_all(planned: Sequence[Run], jobs: int = 1, recompute: bool = False) -> list[Outcome]:
+def run_all(planned: Sequence[Run], jobs: int = 1, recompute: bool = False) -> list[notebooks.Ending]:
     """Make the runs that are not there yet, each in a process of its own; one that fails stops no other.
 
     Args:
-        planned: As from `plan`.
-        jobs: Runs at once; they share the cores.
-        recompute: Make also those that are there.
+        planned: Runs, as from `plan`.
+        jobs: Number of runs at once; they share the cores.
+        recompute: Whether to make also those that are there.
 
     Returns:
         How each ended, in the order of `planned`.
 
     Raises:
-        ConfigError: Not one run at once.
+        ConfigError: `jobs` is below 1.
         KeyboardInterrupt: Ctrl-C; what was running is stopped first, and begins again next time.
     """
     threads = str(max(1, (os.cpu_count() or 1) // max(1, jobs)))
-    shared = {name: threads for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")} if jobs > 1 else {}
+    shared = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), threads) if jobs > 1 else {}
     missing = [run for run in planned if recompute or not run.folder.is_dir()]
-    endings = notebooks.run_all(
-        [run.task for run in missing],
-        jobs,
-        recompute,
-        environment=shared | {"TQDM_DISABLE": "1"},
-        done_before=len(planned) - len(missing),
-    )
-    outcomes = {
-        run.key: Outcome(run, "failed" if ending.error else "made", ending.seconds, ending.error)
-        for run, ending in zip(missing, endings, strict=True)
-    }
-    return [outcomes.get(run.key, Outcome(run, "there", 0.0)) for run in planned]
+    environment, there = shared | {"TQDM_DISABLE": "1"}, len(planned) - len(missing)
+    endings = notebooks.run_all(missing, jobs, recompute, environment=environment, done_before=there)
+    ended = {run.key: ending for run, ending in zip(missing, endings, strict=True)}
+    return [ended.get(run.key, notebooks.Ending("there")) for run in planned]
 
 
 def table(keys: Sequence[str] | None = None) -> pd.DataFrame:
     """Read complete runs as one table, a row per metric.
 
     Args:
-        keys: Only these runs; none: all that are in `runs/`.
+        keys: Keys of the runs, whose order the rows have. If None, all runs that are in `runs/`.
 
     Returns:
         run (its key), notebook, every parameter and option that was given, seconds, experiment, and the columns of `results.ROW`; a run
@@ -242,43 +208,42 @@ def table(keys: Sequence[str] | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
+    runs = stages.root() / "runs"
+    folders = sorted(runs.glob("grid-*")) if keys is None else [runs / f"grid-{key}" for key in dict.fromkeys(keys)]
     rows: list[dict] = []
-    for path in sorted((stages.root() / "runs").glob("grid-*/stage.json")):
-        key = path.parent.name.removeprefix("grid-")
-        if keys is not None and key not in keys:
+    for folder in folders:
+        if not (folder / "stage.json").is_file():
             continue
         try:
-            rows += _rows_of(key, path.parent)
+            rows += _rows_of(folder)
         except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-            raise DataError(f"{path.parent} is no complete run ({error!r}): remove it and run the matrix again") from None
+            raise DataError(f"{folder} is no complete run ({error!r}): remove it and run the matrix again") from None
     frame = pd.DataFrame(rows)
     last = [name for name in ("seconds", "experiment", *results.ROW) if name in frame]
-    frame = frame[[name for name in frame if name not in last] + last]
-    if keys is not None and len(frame):
-        frame = frame.sort_values("run", key=lambda column: column.map(list(keys).index), kind="stable", ignore_index=True)
-    return frame
+    return frame[[name for name in frame if name not in last] + last]
 
 
-def _rows_of(key: str, folder: Path) -> list[dict]:
-    from rsvlm import config
-
+def _rows_of(folder: Path) -> list[dict]:
     parts = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["parts"]
     executed = json.loads((folder / parts["notebook"]).read_text(encoding="utf-8"))["metadata"]["rsvlm"]
     given = dict(parts["parameters"])
     options = config.pairs(given.pop("overrides", ""))
-    named = {"run": key, "notebook": Path(parts["notebook"]).stem}
-    named |= {name: _plain(value) if isinstance(value, str) else value for name, value in (given | options).items()}
-    named["seconds"] = executed["duration_s"]
+    named = {
+        "run": folder.name.removeprefix("grid-"),
+        "notebook": Path(parts["notebook"]).stem,
+        **{name: _plain(value) if isinstance(value, str) else value for name, value in (given | options).items()},
+        "seconds": executed["duration_s"],
+    }
     measured = results.read_rows(f"runs/{folder.name}/results/*/*")
     return [named | {name: row[name] for name in ("experiment", *results.ROW)} for row in measured] or [named]
 
 
-def wide(runs_table: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+def wide(runs: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataFrame:
     """Lay runs out one to a row: what differs between them, and a column for each metric.
 
     Args:
-        runs_table: As from `table`.
-        metrics: Only these (`R@1`, `mR`); none: all.
+        runs: Rows of runs, as from `table`.
+        metrics: Metrics shown (`R@1`, `mR`). If None, all.
 
     Returns:
         With the run's key as index: notebook where there are several, the values that differ, seconds, and the metrics. A column is
@@ -288,13 +253,12 @@ def wide(runs_table: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.D
     import pandas as pd
 
     measures = ("experiment", *results.ROW)
-    fixed = [name for name in runs_table if name not in measures and name != "run"]
-    of_run = runs_table.drop_duplicates("run").set_index("run")[fixed]
-    differing = [name for name in fixed if name == "seconds" or of_run[name].astype(str).nunique(dropna=False) > 1]
-    if "value" not in runs_table:
+    of_run = runs.drop_duplicates("run").set_index("run")[[name for name in runs if name not in (*measures, "run")]]
+    differing = [name for name in of_run if name == "seconds" or of_run[name].astype(str).nunique(dropna=False) > 1]
+    if "value" not in runs:
         return of_run[differing]
-    measured = runs_table.dropna(subset=["value"])
-    measured = measured[measured["metric"].isin(list(metrics))] if metrics is not None else measured
+    measured = runs.dropna(subset=["value"])
+    measured = measured if metrics is None else measured[measured["metric"].isin(list(metrics))]
     context = [name for name in ("experiment", "dataset", "split", "protocol") if measured[name].nunique() > 1]
     columns = measured[[*measures[:5], "metric"]].drop_duplicates()
     for parts in (["metric"], ["metric", "direction"], [*context, "metric", "direction"]):  # as short as tells them apart
@@ -310,20 +274,20 @@ def write_table(planned: Sequence[Run]) -> Path:
     """Write the table of the complete runs among these to `runs/batch-<key>.csv`, one name for one matrix; return the file."""
     keys = [run.key for run in planned]
     frame = table(keys)
-    for name in frame.select_dtypes(exclude="number"):  # a spreadsheet takes such a cell for a formula
-        frame[name] = [f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell for cell in frame[name]]
+    for name in frame.select_dtypes(exclude="number"):
+        frame[name] = [text.cell(value) for value in frame[name]]
     path = stages.root() / "runs" / f"batch-{stages.key(runs=sorted(keys))}.csv"
     return files.write_atomic(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
-def _plain(text: str) -> object:
-    value = literal(text)
-    return value if isinstance(value, bool | int | float | None) else text
+def _plain(value: str) -> object:
+    read = literal(value)
+    return read if isinstance(read, bool | int | float | None) else value
 
 
-def literal(text: str) -> object:
+def literal(value: str) -> object:
     """Read a value from a command line: what Python would read, else the text itself."""
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
+        return value

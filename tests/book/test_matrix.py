@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
-from rsvlm.book import matrix as grid, notebooks
+from rsvlm.book import matrix, notebooks
 from rsvlm.book.figures import interactive
 from rsvlm.errors import ConfigError, DataError
 from rsvlm.records import results
@@ -66,20 +66,20 @@ def home(tmp_path, monkeypatch):
     ],
 )
 def test_values_are_cut_at_their_commas_and_no_others(item, values):
-    assert list(grid.axes([item]).values()) == [values]
+    assert list(matrix.axes([item]).values()) == [values]
 
 
 @pytest.mark.parametrize("item", ["seed", "=1", "", "seed=1,1", "a='x", "a=[1,2", "a=1]", "a=(1]", "a=\"x,'y"])
 def test_what_is_no_axis_is_refused(item):
     with pytest.raises(ConfigError):
-        grid.axes([item])
+        matrix.axes([item])
     with pytest.raises(ConfigError, match="twice"):
-        grid.axes(["seed=1", "seed=2"])
+        matrix.axes(["seed=1", "seed=2"])
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\"'[](){}", codec="utf-8")), min_size=1, unique_by=str.strip))
 def test_quoted_values_come_back_whatever_they_hold(texts):
-    found = grid.axes(["name=" + ",".join(f'"{text}"' for text in texts)])
+    found = matrix.axes(["name=" + ",".join(f'"{text}"' for text in texts)])
     assert found == {"name": texts}
 
 
@@ -97,27 +97,29 @@ def test_quoted_values_come_back_whatever_they_hold(texts):
 def test_a_wrong_name_is_told_the_right_one(home, name, meant):
     book = write_notebook(home / "notebooks" / "01_a.ipynb")
     with pytest.raises(ConfigError, match=f"unknown option '{name}': did you mean '{meant}'"):
-        grid.plan([book], {name: ["1"]})
+        matrix.plan([book], {name: ["1"]})
     assert not (home / "runs").exists()
 
 
 def test_a_plan_is_every_combination_and_each_has_its_key(home):
     books = [write_notebook(home / "notebooks" / f"0{n}_a.ipynb", f"{n}") for n in (1, 2)]
-    matrix = grid.axes(["train.learning_rate=1e-3,3e-4", "seed=0,1,2"])
-    planned = grid.plan(books, matrix, {"profile": "smoke"}, ["train.steps=3"])
+    axes = matrix.axes(["train.learning_rate=1e-3,3e-4", "seed=0,1,2"])
+    planned = matrix.plan(books, axes, {"profile": "smoke"}, ["train.steps=3"])
     assert len(planned) == 12 == len({run.key for run in planned})
     first, last = planned[0], planned[-1]
     assert first.parameters["overrides"] == "train.steps=3 train.learning_rate=1e-3"
     assert first.parameters["seed"] == 0 and first.parameters["run_name"] == f"grid-{first.key}"
     assert last.chosen == {"train.learning_rate": "3e-4", "seed": "2"} and last.notebook == books[1]
-    again = grid.plan(books[:1], grid.axes(["seed=1", "train.learning_rate=1e-3"]), {"profile": "smoke"}, ["train.steps=3"])
+    again = matrix.plan(
+        books[:1], matrix.axes(["seed=1", "train.learning_rate=1e-3"]), {"profile": "smoke"}, ["train.steps=3"]
+    )
     assert again[0].key == planned[1].key  # a smaller matrix shares its runs
     write_notebook(books[0], "another text")
-    assert grid.plan(books[:1], grid.axes(["seed=1"]), {"profile": "smoke"})[0].key not in {run.key for run in planned}
+    assert matrix.plan(books[:1], matrix.axes(["seed=1"]), {"profile": "smoke"})[0].key not in {run.key for run in planned}
 
 
 @pytest.mark.parametrize(
-    ("matrix", "more", "told"),
+    ("axes", "more", "told"),
     [
         ({"train.learning_rate": ["1", "x"]}, {}, "train.learning_rate' = 'x'"),
         ({"seed": ["-1"]}, {}, "option 'seed' = -1"),
@@ -129,10 +131,10 @@ def test_a_plan_is_every_combination_and_each_has_its_key(home):
         ({"seed": list(map(str, range(101))), "train.steps": list(map(str, range(1, 101)))}, {}, "10,100 runs"),
     ],
 )
-def test_a_bad_matrix_stops_before_any_work(home, matrix, more, told):
+def test_a_bad_matrix_stops_before_any_work(home, axes, more, told):
     book = write_notebook(home / "notebooks" / "01_a.ipynb")
     with pytest.raises(ConfigError, match=told):
-        grid.plan([book], matrix, **more)
+        matrix.plan([book], axes, **more)
     assert not (home / "runs").exists()
 
 
@@ -140,8 +142,8 @@ def test_a_parameter_that_only_some_notebooks_have_is_named(home):
     books = [write_notebook(home / "notebooks" / "01_a.ipynb")]
     books.append(write_notebook(home / "notebooks" / "02_b.ipynb", parameters=PARAMETERS + "\nways = 3"))
     with pytest.raises(ConfigError, match="01_a.ipynb has no parameter 'ways'"):
-        grid.plan(books, {"ways": ["1"]})
-    assert grid.plan(books[1:], {"ways": ["1"]})[0].parameters["ways"] == 1
+        matrix.plan(books, {"ways": ["1"]})
+    assert matrix.plan(books[1:], {"ways": ["1"]})[0].parameters["ways"] == 1
 
 
 @pytest.mark.parametrize(("jobs", "threads"), [(1, None), (2, "4"), (16, "1")])
@@ -150,19 +152,22 @@ def test_runs_at_once_share_the_cores(home, monkeypatch, jobs, threads):
 
     def run_all(tasks, jobs, recompute, environment, done_before):
         begun.update(environment)
-        return [notebooks.Ending(1.0, "" if number else "no memory") for number, _ in enumerate(tasks)]
+        return [
+            notebooks.Ending("made" if number else "failed", 1.0, "" if number else "no memory")
+            for number, _ in enumerate(tasks)
+        ]
 
     monkeypatch.setattr(notebooks, "run_all", run_all)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     book = write_notebook(home / "notebooks" / "01_a.ipynb")
-    outcomes = grid.run_all(grid.plan([book], {"seed": ["0", "1"]}), jobs)
+    outcomes = matrix.run_all(matrix.plan([book], {"seed": ["0", "1"]}), jobs)
     assert [(outcome.state, outcome.last_line) for outcome in outcomes] == [("failed", "no memory"), ("made", "")]
     assert begun.get("OMP_NUM_THREADS") == begun.get("NUMBA_NUM_THREADS") == threads
 
 
 def test_no_run_at_once_is_refused(home):
     with pytest.raises(ConfigError, match="at least one run"):
-        grid.run_all([], jobs=0)
+        matrix.run_all([], jobs=0)
 
 
 # What it makes: processes with kernels, which take seconds to start, and minutes on a busy machine
@@ -176,8 +181,8 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RSVLM_HOME", str(home))
         book = write_notebook(home / "notebooks" / "01_a.ipynb", WORK)
-        planned = grid.plan([book], grid.axes(["seed=9,0", "train.steps=10,20"]), {"profile": "smoke"})[1:]
-        yield home, planned, grid.run_all(planned, jobs=2)
+        planned = matrix.plan([book], matrix.axes(["seed=9,0", "train.steps=10,20"]), {"profile": "smoke"})[1:]
+        yield home, planned, matrix.run_all(planned, jobs=2)
 
 
 @pytest.mark.timeout(1200)
@@ -200,13 +205,13 @@ def test_every_run_has_its_copy_log_and_rows_and_the_book_is_left_alone(made):
 
 def test_the_table_has_options_and_metrics(made):
     home, planned, _ = made
-    table = grid.table([run.key for run in planned])
+    table = matrix.table([run.key for run in planned])
     assert table["run"].tolist() == [run.key for run in planned[1:]]
     assert table["train.steps"].tolist() == [10, 20] and table["value"].tolist() == [1.0, 2.0]
-    assert len(grid.table()) == 2
-    wide = grid.wide(table)
+    assert len(matrix.table()) == 2
+    wide = matrix.wide(table)
     assert wide.columns.tolist() == ["train.steps", "seconds", "mR"] and wide["mR"].tolist() == [1.0, 2.0]
-    read = pd.read_csv(grid.write_table(planned))
+    read = pd.read_csv(matrix.write_table(planned))
     assert read["train.steps"].tolist() == [10, 20]
     assert results.table("runs/grid-*")["value"].tolist() == results.table(f"{home}/runs/grid-*")["value"].tolist()
     assert len(results.table(f"runs/grid-{planned[1].key}")) == 1 and not len(results.table())
@@ -216,13 +221,13 @@ def test_what_is_there_is_not_made_again_and_a_broken_run_is_named(made):
     _, planned, _ = made
     before = [run.folder.stat().st_mtime_ns for run in planned[1:]]
     start = time.perf_counter()
-    assert [outcome.state for outcome in grid.run_all(planned[1:], jobs=2)] == ["there", "there"]
+    assert [outcome.state for outcome in matrix.run_all(planned[1:], jobs=2)] == ["there", "there"]
     assert time.perf_counter() - start < 2 and before == [run.folder.stat().st_mtime_ns for run in planned[1:]]
     stage = planned[2].folder / "stage.json"
     good = stage.read_text()
     stage.write_text("{")
     with pytest.raises(DataError, match=f"grid-{planned[2].key} is no complete run"):
-        grid.table()
+        matrix.table()
     stage.write_text(good)
 
 
@@ -231,8 +236,8 @@ def test_a_run_ends_with_the_process_that_started_it_and_begins_again(home):
     pytest.importorskip("papermill", reason="the extra [book] is not installed")
     waiting = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(0 if os.path.exists('go') else 120)"
     book = write_notebook(home / "notebooks" / "01_a.ipynb", waiting)
-    (run,) = grid.plan([book], {"seed": ["0"]}, {"profile": "smoke"})
-    process = notebooks._start(run.task, False, {})
+    (run,) = matrix.plan([book], {"seed": ["0"]}, {"profile": "smoke"})
+    process = notebooks._start(run, False, {})
     until = time.monotonic() + 600
     while not (home / "pid").exists() and time.monotonic() < until:
         time.sleep(0.1)
@@ -244,14 +249,14 @@ def test_a_run_ends_with_the_process_that_started_it_and_begins_again(home):
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)
     (home / "go").touch()
-    assert [outcome.state for outcome in grid.run_all([run])] == ["made"]
+    assert [outcome.state for outcome in matrix.run_all([run])] == ["made"]
 
 
 def test_columns_of_two_protocols_stay_apart():
     row = {"run": "a", "notebook": "n", "seed": 0, "seconds": 1.0, "experiment": "e", "dataset": "d", "split": "test"}
     row |= {"direction": "both", "metric": "mR", "ci_low": None, "ci_high": None, "chance": 1.0, "n": 2}
     rows = [row | {"protocol": name, "value": value} for name, value in (("plain", 1.0), ("rs5m", 2.0))]
-    wide = grid.wide(pd.DataFrame([*rows, *(one | {"run": "b", "seed": 1} for one in rows[:1])]))
+    wide = matrix.wide(pd.DataFrame([*rows, *(one | {"run": "b", "seed": 1} for one in rows[:1])]))
     assert wide.columns.tolist() == ["seed", "seconds", "plain mR both", "rs5m mR both"]
     assert wide["rs5m mR both"].tolist()[0] == 2.0 and pd.isna(wide["rs5m mR both"].iloc[1])
 

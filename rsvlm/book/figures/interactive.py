@@ -22,9 +22,9 @@ def slider(frames: Sequence[str], steps: Mapping[str, Sequence[str]], start: int
 
     Args:
         frames: HTML of each figure, as from `gallery` or `picture`: one for every combination of steps, the last slider's first.
-        steps: What a slider is of → what each of its places is called, two or more; a screen reader says it.
-        start: Which frame is shown first, and to those without scripts.
-        drop_down: The places are a list to choose from, for names in no order.
+        steps: Name of each slider → names of its places, two or more; a screen reader says them.
+        start: Number of the frame that is shown first, and to those without scripts.
+        drop_down: Whether the places are a list to choose from, for names in no order.
 
     Returns:
         A block that holds all frames; its names are text, never markup.
@@ -34,29 +34,25 @@ def slider(frames: Sequence[str], steps: Mapping[str, Sequence[str]], start: int
     """
     shape = [len(names) for names in steps.values()]
     if not shape or min(shape) < 2 or len(frames) != np.prod(shape) or not 0 <= start < len(frames):
-        raise DataError(
-            f"{len(frames)} frames, sliders of {shape} places, start {start}: expected one frame for each combination"
-        )
-    labels, told = [], []
+        expected = "expected one frame for each combination"
+        raise DataError(f"{len(frames)} frames, sliders of {shape} places, start {start}: {expected}")
+    controls, shown = [], []
     for (name, names), place in zip(steps.items(), np.unravel_index(start, shape), strict=True):
-        now, all_names = escape(str(names[place])), escape(json.dumps([str(one) for one in names]))
-        told.append(f"{name} {names[place]}")
-        listed = "".join(
-            f'<option value="{k}"{" selected" if k == place else ""}>{escape(str(one))}</option>'
-            for k, one in enumerate(names)
-        )
-        control = (
-            f'<select autocomplete="off" data-names="{all_names}">{listed}</select></label>'
-            if drop_down
-            else f'<input type="range" min="0" max="{len(names) - 1}" value="{place}" '
-            f'autocomplete="off" aria-valuetext="{now}" data-names="{all_names}"></label><b aria-hidden="true">{now}</b>'
-        )
-        labels.append(f'<div class="rsvlm-range"><label>{escape(str(name))}{control}</div>')
+        now, options = escape(str(names[place])), escape(json.dumps([*map(str, names)]))
+        shown.append(f"{name} {names[place]}")
+        if drop_down:
+            marks = [" selected" if k == place else "" for k in range(len(names))]
+            listed = (f'<option value="{k}"{mark}>{escape(str(names[k]))}</option>' for k, mark in enumerate(marks))
+            control = f'<select autocomplete="off" data-names="{options}">{"".join(listed)}</select></label>'
+        else:
+            control = f'<input type="range" min="0" max="{len(names) - 1}" value="{place}" autocomplete="off" '
+            control += f'aria-valuetext="{now}" data-names="{options}"></label><b aria-hidden="true">{now}</b>'
+        controls.append(f'<div class="rsvlm-range"><label>{escape(str(name))}{control}</div>')
     cells = [f"<div{'' if k == start else ' hidden'}>{frame}</div>" for k, frame in enumerate(frames)]
-    quiet = f"{markup.stylesheet('slider_off.css')}<p>Shown is {escape(', '.join(told))}; to choose needs scripts.</p>"
+    quiet = f"{markup.stylesheet('slider_off.css')}<p>Shown is {escape(', '.join(shown))}; to choose needs scripts.</p>"
     return Html(
         f'{markup.stylesheet("slider.css")}<div class="rsvlm-slider" oninput="{markup.handler("slider.js", "choose(this)")}">'
-        f"{''.join(labels)}<noscript>{quiet}</noscript><div>{''.join(cells)}</div></div>"
+        f"{''.join(controls)}<noscript>{quiet}</noscript><div>{''.join(cells)}</div></div>"
     )
 
 
@@ -122,11 +118,11 @@ def parallel_coordinates(rows: pd.DataFrame, colour_by: str) -> Html:
     for number, share in enumerate(shares):
         known = [(x, line[number]) for x, line in zip(lefts, heights, strict=True) if np.isfinite(line[number])]
         points = " L".join(f"{x:.1f},{y:.1f}" for x, y in known)
-        told = escape(", ".join(f"{name} {_short(value)}" for name, value in rows.iloc[number].items()))
+        text = escape(", ".join(f"{name} {_short(value)}" for name, value in rows.iloc[number].items()))
         colour = mpl.colors.to_hex(mpl.colormaps[SEQUENTIAL](0.25 + 0.55 * share))
         parts.append(
-            f'<g class="row" tabindex="0" role="img" aria-label="{told}"><path class="wide" d="M{points}"/>'
-            f'<path d="M{points}" stroke="{colour}"/><text class="told" x="{width // 2}" y="{bottom + 40}">{told}</text></g>'
+            f'<g class="row" tabindex="0" role="img" aria-label="{text}"><path class="wide" d="M{points}"/>'
+            f'<path d="M{points}" stroke="{colour}"/><text class="told" x="{width // 2}" y="{bottom + 40}">{text}</text></g>'
         )
     parts = parts[len(rows.columns) :] + parts[: len(rows.columns)]  # numbers of the axes lie above the lines
     about = f"{len(rows)} lines over {len(rows.columns)} axes; each line is a row of the table."

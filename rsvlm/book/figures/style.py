@@ -21,14 +21,8 @@ PALETTE = {
     "sky": "#56B4E9",
     "yellow": "#F0E442",
 }
-
-
 SPLIT_COLOURS = {"train": PALETTE["sky"], "val": PALETTE["yellow"], "test": PALETTE["vermilion"]}
-
-
 SEQUENTIAL = "viridis"
-
-
 STYLE = {
     "axes.prop_cycle": mpl.cycler(color=list(PALETTE.values())),
     "axes.spines.top": False,
@@ -65,3 +59,8 @@ def canvas(columns: int = 1, rows: int = 1, width: float = 7.0, height: float = 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(rows, columns)
+
+
+def literal(name: object) -> str:
+    """Return a name as matplotlib shows it letter by letter: a pair of dollar signs would make it a formula."""
+    return str(name).replace("$", r"\$")

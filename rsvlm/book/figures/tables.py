@@ -19,9 +19,8 @@ def provenance(origin: Mapping[str, object]) -> Html:
     """A folded line that says where the numbers of a page came from.
 
     Args:
-        origin: What `runs.provenance` returned.
+        origin: Origin of the numbers, as from `provenance.provenance`.
     """
-    versions = ", ".join(f"{name} {version}" for name, version in dict(origin["versions"]).items())
     cells = {
         "command": origin["command"],
         "commit": f"{origin['commit'][:12]}{' with changes' if origin['dirty'] else ''}",
@@ -30,7 +29,7 @@ def provenance(origin: Mapping[str, object]) -> Html:
         "seed": origin["seed"],
         "device": f"{origin['device']}: {origin['cpu']}, {origin['cores']} cores",
         "time": f"{origin['duration_s']} s, {origin['started']}",
-        "versions": versions,
+        "versions": ", ".join(f"{name} {version}" for name, version in dict(origin["versions"]).items()),
     }
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(cell))}</td></tr>" for name, cell in cells.items())
     return Html(f"<details><summary>Where these numbers come from</summary><table>{rows}</table></details>")
@@ -91,13 +90,12 @@ def finding_table(rows: Sequence[Mapping[str, object]]) -> Html:
     Returns:
         A table; captions are text, never markup.
     """
-    told = []
+    cells = []
     for row in rows:
-        reasons = ", ".join(
-            f"{reason} ({detail})" if detail else reason for reason, detail in zip(row["reasons"], row["details"], strict=True)
-        )
-        told.append([row["fault"], row["original"], reasons or "nothing", row["text"] or "rejected"])
-    return _list(["fault", "caption", "what the audit says", "what is left"], told)
+        reasons = zip(row["reasons"], row["details"], strict=True)
+        verdict = ", ".join(f"{reason} ({detail})" if detail else reason for reason, detail in reasons)
+        cells.append([row["fault"], row["original"], verdict or "nothing", row["text"] or "rejected"])
+    return _list(["fault", "caption", "what the audit says", "what is left"], cells)
 
 
 def prompt_text(instructions: str, message: str) -> Html:
@@ -113,43 +111,37 @@ def prompt_text(instructions: str, message: str) -> Html:
 
 
 def _list(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
-    """A table of texts, as wide as it needs to be."""
     return Html(f'{markup.stylesheet("list.css")}<div class="rsvlm-list">{markup.table(head, rows)}</div>')
 
 
 def caption_audit(report: Mapping[str, object]) -> Html:
-    """Tell what became of captions: how many were kept, repaired and rejected, why, and examples of each reason.
+    """Say what became of captions: how many were kept, repaired and rejected, why, and examples of each reason.
 
     Args:
-        report: What `audit.report` returned.
+        report: Counts and examples, as from `audit.report`.
 
     Returns:
         A self-contained block; captions and names are text, never markup, and turn no direction but their own.
     """
-    shares = ((status, report[status], report[f"{status}_percent"]) for status in _STATUS_COLOURS)
+    counts = {status: (f"{report[status]:,} {status}", report[f"{status}_percent"]) for status in _STATUS_COLOURS}
     bar = "".join(
-        f'<span style="width:{percent:.2f}%;background:{_STATUS_COLOURS[status]}"></span>' for status, _, percent in shares
+        f'<span style="width:{percent:.2f}%;background:{_STATUS_COLOURS[status]}"></span>'
+        for status, (_, percent) in counts.items()
     )
-    told = ", ".join(f"{report[status]:,} {status} ({report[f'{status}_percent']:.1f} %)" for status in _STATUS_COLOURS)
-    blocks = [
-        f"<p><b>{report['captions']:,} captions</b>: {told}</p>",
-        f'<div class="rsvlm-shares" role="img" aria-label="{escape(told)}">{bar}</div>',
-        markup.table(
-            ["kind", *_STATUS_COLOURS],
-            [[kind, *(counts.get(status, 0) for status in _STATUS_COLOURS)] for kind, counts in dict(report["kinds"]).items()],
-        ),
-    ]
-    reasons = dict(report["reasons"])
-    rows = [
-        [reason, entry["count"], f"{entry['percent']:.1f} %", entry["rejected"], entry["repaired"], entry["meaning"]]
-        for reason, entry in reasons.items()
-    ]
+    summary = ", ".join(f"{count} ({percent:.1f} %)" for count, percent in counts.values())
+    kinds = [[kind, *(of.get(status, 0) for status in _STATUS_COLOURS)] for kind, of in dict(report["kinds"]).items()]
+    html = f"<p><b>{report['captions']:,} captions</b>: {summary}</p>"
+    html += f'<div class="rsvlm-shares" role="img" aria-label="{escape(summary)}">{bar}</div>'
+    html += markup.table(["kind", *_STATUS_COLOURS], kinds)
+    rows, examples = [], ""
+    for reason, entry in dict(report["reasons"]).items():
+        share = f"{entry['percent']:.1f} %"
+        rows.append([reason, entry["count"], share, entry["rejected"], entry["repaired"], entry["meaning"]])
+        shown = "".join(map(_audit_example, entry["examples"]))
+        examples += f"<details open><summary>{escape(str(reason))}</summary>{shown}</details>"
     if rows:
-        blocks.append(markup.table(["reason", "captions", "share", "rejected", "repaired", "what it means"], rows))
-    for reason, entry in reasons.items():
-        shown = "".join(_audit_example(example) for example in entry["examples"])
-        blocks.append(f"<details open><summary>{escape(str(reason))}</summary>{shown}</details>")
-    return Html(markup.stylesheet("audit.css") + f'<div class="rsvlm-audit">{"".join(blocks)}</div>')
+        html += markup.table(["reason", "captions", "share", "rejected", "repaired", "what it means"], rows)
+    return Html(f'{markup.stylesheet("audit.css")}<div class="rsvlm-audit">{html}{examples}</div>')
 
 
 def _audit_example(example: Mapping[str, object]) -> str:
@@ -158,34 +150,32 @@ def _audit_example(example: Mapping[str, object]) -> str:
     return f"<dl><dt dir=auto>{escape(what)}</dt><dd dir=auto>{escape(str(example['original']))}</dd>{after}</dl>"
 
 
-def web_report(found: Mapping[str, object]) -> Html:
-    """Tell on one page what a data set from the web holds, and what was rejected for which reason.
+def web_report(pairs: Mapping[str, object]) -> Html:
+    """Say on one page what a data set from the web holds, and what was rejected for which reason.
 
     Args:
-        found: What `pairs.look` returned.
+        pairs: Pairs kept and rejected, as from `pairs.look`.
 
     Returns:
         A self-contained block without scripts.
     """
-    rows = found["manifest"]["funnel"]
-    told = [[row["split"], row["stage"], row["in"], row["kept"], row["rejected"]] for row in rows]
-    sankey = (
-        charts.picture(amounts.funnel_sankey(rows), "A stream of candidates that grows thinner at each stage.") if rows else ""
-    )
-    table = markup.table(["split", "stage", "in", "kept", "rejected"], told)
-    pairs = galleries.web_pairs(found["kept"]) if found["kept"] else "<p>None.</p>"
-    return Html(
-        f"{sankey}{markup.stylesheet('web.css')}<div class='rsvlm-web'>{table}</div><h2>Kept</h2>{pairs}<h2>Rejected</h2>{galleries.web_rejected(found['rejected'])}"
-    )
+    rows = pairs["manifest"]["funnel"]
+    alt = "A stream of candidates that grows thinner at each stage."
+    sankey = charts.picture(amounts.funnel_sankey(rows), alt) if rows else ""
+    head = ["split", "stage", "in", "kept", "rejected"]
+    table = markup.table(head, [[row[name] for name in head] for row in rows])
+    kept = galleries.web_pairs(pairs["kept"]) if pairs["kept"] else "<p>None.</p>"
+    html = f"{sankey}{markup.stylesheet('web.css')}<div class='rsvlm-web'>{table}</div><h2>Kept</h2>{kept}"
+    return Html(f"{html}<h2>Rejected</h2>{galleries.web_rejected(pairs['rejected'])}")
 
 
 def leakage_report(rows: Sequence[Mapping[str, object]], items: Sequence[Mapping[str, object]]) -> Html:
-    """Tell on one page what a benchmark has in common with training sets, and show pairs.
+    """Say on one page what a benchmark has in common with training sets, and show pairs.
 
     Args:
-        rows: As from `leakage.rows`.
-        items: As for `leakage_pairs`.
+        rows: Rows of results, as from `leakage.rows`.
+        items: Pairs, as for `leakage_pairs`.
     """
-    told = [[row["dataset"], row["split"], row["protocol"], row["metric"], f"{row['value']:.2f} %", row["n"]] for row in rows]
-    head = ["benchmark", "split", "", "what", "share", "of"]
-    return Html(f"<div class='rsvlm-web'>{markup.table(head, told)}</div><h2>Pairs</h2>{galleries.leakage_pairs(items)}")
+    cells = [[row["dataset"], row["split"], row["protocol"], row["metric"], f"{row['value']:.2f} %", row["n"]] for row in rows]
+    table = markup.table(["benchmark", "split", "", "what", "share", "of"], cells)
+    return Html(f"<div class='rsvlm-web'>{table}</div><h2>Pairs</h2>{galleries.leakage_pairs(items)}")

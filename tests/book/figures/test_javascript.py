@@ -23,7 +23,7 @@ from rsvlm.search import page as search_page
 FIGURES = ROOT / "rsvlm" / "book" / "figures"
 SCRIPTS = [*FIGURES.glob("*.js"), *(ROOT / "book" / "_static").glob("*.js"), *(ROOT / "tests" / "js").glob("*.*js")]
 TESTS = sorted((ROOT / "tests" / "js").glob("*.test.js"))
-HOSTILE = "</script><script>alert(1)</script>"
+HOSTILE = "</script><script>alert(1)</script>{{ 7 * 7 }}{% if %}"
 IMAGE = np.zeros((8, 6, 3), np.uint8)
 
 
