@@ -57,7 +57,6 @@ def load_imagery(path: Path | None = None) -> np.ndarray:
     path = imagery_file() if path is None else Path(path)
     try:
         with Image.open(path, formats=("JPEG", "PNG", "TIFF")) as image:
-            image.load()
             array = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}): reinstall the package that it belongs to") from error

@@ -45,7 +45,7 @@ def read(
             continue
         box = sample.record.get("footprint_lonlat")
         if not isinstance(box, list) or len(box) != 4:
-            raise DataError(f"{folder}: chip {sample.key} does not say where it lies: expected shards made by earth.build")
+            raise DataError(f"{folder}: chip {sample.key} does not say where it lies: expected shards of earth.build")
         pixels = images.decode(sample.image)
         if pixels.shape[0] != pixels.shape[1]:
             raise DataError(f"{folder}: chip {sample.key} is {pixels.shape[1]} x {pixels.shape[0]} pixels, no square")

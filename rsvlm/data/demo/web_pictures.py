@@ -125,8 +125,7 @@ def labelled(seed: int = 1, pictures: int = 2000) -> dict[str, np.ndarray]:
         else:
             # Photographs are what is hard, so there are more of them to learn from.
             style = str(rng.choice((*OTHER_STYLES, *["photograph"] * 3)))
-            share = len(OTHER_STYLES) + 3
-            weights[number] = share / len(OTHER_STYLES) / (4 if style == "photograph" else 1)
+            weights[number] = (len(OTHER_STYLES) + 3) / len(OTHER_STYLES) / (4 if style == "photograph" else 1)
             file = str(rng.choice(SHOWN_FILES[style])) if style in SHOWN_FILES else None
             source = file or f"drawn {number}"
             array = other(style, False, rng, file)
