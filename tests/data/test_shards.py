@@ -151,7 +151,7 @@ def fail_at_last(task: shards.Task) -> shards.Made:
 
 def test_ray_writes_the_same_bytes_and_tells_errors_as_they_are(built, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="needs ray: pip install rsvlm[scale]")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE / "data"), str(HERE), str(ROOT)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE / "data"), str(ROOT)]))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(DataError, match="val/000001.tar fails"):
         write(tmp_path, fail_at_last, workers=2, engine="ray")
@@ -190,7 +190,7 @@ def test_a_stopped_build_goes_on_to_the_same_bytes(built, tmp_path, monkeypatch,
 
 def test_killed_builds_go_on_to_the_same_bytes(built, tmp_path):
     program = f"import test_shards as t\nfrom pathlib import Path\nt.write(Path({str(tmp_path)!r}), t.slow, 2)\n"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE / "data"), str(HERE), str(ROOT)])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE / "data"), str(ROOT)])}
     for wanted in (1, 3):
         maker = subprocess.Popen([sys.executable, "-c", program], env=environment)
         end = time.monotonic() + 60

