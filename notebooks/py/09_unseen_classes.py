@@ -252,7 +252,7 @@ for arm, places in best.items():
 galleries.text_to_image(queries)
 
 # %% tags=["hide-input"]
-origin = provenance(
+origin = provenance.provenance(
     options,
     benchmarks.fingerprint(folder),
     str(resolve_device(device)),

@@ -49,9 +49,9 @@ from rsvlm.data.demo import earth, pairs as demo_pairs
 from rsvlm.evaluation import statistics, unseen
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
-from rsvlm.records import provenance, results
+from rsvlm.records import provenance, results, stages
 from rsvlm.training import train
-from rsvlm.training.variants import stages  # `variants` is a parameter of this notebook
+from rsvlm.training import variants as schedules  # `variants` is a parameter of this notebook
 
 # %% tags=["hide-input"]
 started = time.time()
@@ -104,7 +104,7 @@ galleries.gallery(
 # trained on the captions of all three sets. The order is the paper's; the shares of the steps are ours.
 
 # %%
-plans = {name: stages(name, steps) for name in chosen}
+plans = {name: schedules.stages(name, steps) for name in chosen}
 table = [{"variant": name, "stage": i, **stage} for name, plan in plans.items() for i, stage in enumerate(plan, 1)]
 pd.DataFrame(table).style.hide(axis="index")
 
@@ -184,7 +184,7 @@ Markdown(
 )
 
 # %% tags=["hide-input"]
-origin = provenance(
+origin = provenance.provenance(
     options,
     stages.key(**{n: benchmarks.fingerprint(f) for n, f in sets.items()}),
     str(resolve_device(device)),
