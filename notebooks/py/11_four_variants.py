@@ -50,8 +50,10 @@ from rsvlm.evaluation import statistics, unseen
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
 from rsvlm.records import provenance, results, stages
-from rsvlm.training import train
-from rsvlm.training import variants as schedules  # `variants` is a parameter of this notebook
+from rsvlm.training import (
+    train,
+    variants as schedules,  # `variants` is a parameter of this notebook
+)
 
 # %% tags=["hide-input"]
 started = time.time()
