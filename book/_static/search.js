@@ -61,7 +61,7 @@ export function makeTokenizer(json, { context, bos, eos }) {
   };
 }
 
-// Ranking: the exact product with every row; of equal scores the lower row comes first, as in rsvlm.embed.search
+// Ranking: the exact product with every row; of equal scores the lower row comes first, as in rsvlm.evaluation.embeddings.search
 
 export function scoresOf(query, vectors) {
   const width = query.length;

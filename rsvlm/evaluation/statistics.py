@@ -181,7 +181,7 @@ def row(entry: Mapping) -> dict:
 
 
 def dots(entries: Mapping[tuple[str, str], Mapping], chance: float) -> list[dict]:
-    """Return summaries, named by label and series, as rows for `figures.interval_dots`: the interval, and a dot for each seed."""
+    """Return summaries, named by label and series, as rows for `charts.interval_dots`: the interval, and a dot for each seed."""
     rows = []
     for (label, series), entry in entries.items():
         rows.append({"label": label, "series": series, "chance": chance} | row(entry))

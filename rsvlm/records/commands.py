@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rsvlm import __version__
+from rsvlm.errors import DataError
 
 if TYPE_CHECKING:
     from rsvlm.config import Config
@@ -50,7 +51,12 @@ def table(
     published: Annotated[bool, typer.Option(help="Beside published figures of the same data set and protocol.")] = False,
 ) -> None:
     """Print the recorded results, one table for each protocol."""
-    from rsvlm.records import tables
+    from rsvlm.records import results, stages, tables, text
+
+    if experiment and results.table(experiment).empty:
+        there = sorted({path.parent.parent.name for path in (stages.root() / "results").glob("*/*/metrics.json")})
+        hint = text.did_you_mean(experiment, there)
+        raise DataError(f"there is no result '{experiment}'{hint}; there are {', '.join(there) or 'none yet'}")
 
     typer.echo(tables.formatted(experiment, form, published))
 
