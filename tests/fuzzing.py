@@ -1,0 +1,53 @@
+"""How the fuzz room works: checks of odd but legal files, tried on drawn inputs for as long as the room is given.
+
+`FUZZ_MINUTES` is what all checks of a run share (1 if not set), `FUZZ_SEED` the first seed (0 if not set). A failure names its seed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable
+
+import hypothesis
+from hypothesis import HealthCheck
+from hypothesis.strategies import SearchStrategy
+
+MINUTES = float(os.environ.get("FUZZ_MINUTES") or 1)
+SEED = int(os.environ.get("FUZZ_SEED") or 0)
+ROUND = hypothesis.settings(
+    max_examples=20, deadline=None, database=None, derandomize=False, suppress_health_check=list(HealthCheck), print_blob=False
+)
+
+
+class Share:
+    """What each check may take, in seconds; the room's `conftest.py` sets it when it knows how many there are."""
+
+    seconds = 1.0
+
+
+def fuzz(**drawn: SearchStrategy) -> Callable:
+    """Make a test of a check: it runs in rounds of 20 examples, a seed each, until its share of the time is spent.
+
+    Args:
+        drawn: A strategy for each argument of the check.
+    """
+
+    def decorate(check: Callable) -> Callable:
+        @functools.wraps(check)
+        def test():
+            end, seed = time.monotonic() + Share.seconds, SEED
+            while seed == SEED or time.monotonic() < end:
+                try:
+                    hypothesis.seed(seed)(ROUND(hypothesis.given(**drawn)(check)))()
+                except BaseException as error:
+                    error.add_note(f"again: FUZZ_SEED={seed} python -m pytest tests/fuzz -k {check.__name__}")
+                    raise
+                seed += 1
+
+        del test.__wrapped__  # pytest would take the check's arguments for fixtures
+        test.is_fuzz = True
+        return test
+
+    return decorate
