@@ -4,6 +4,7 @@
 
 A window of one position gives the position's own value; a window over the whole grid, `2 · max(h, w) - 1` or more, is the model's own
 pooling, everywhere. So one number leads from places to images. Windows are cut at the edges, and the weights in what is left normalised.
+Where the model pools a class token too, that belongs to every window (`common`).
 
 The operation stands here twice, and the tests hold both against the definition:
 
@@ -40,13 +41,15 @@ def check_window(window: int) -> None:
 # Tensors, with a gradient
 
 
-def smooth_attention(scores: Tensor, values: Tensor, window: int) -> Tensor:
+def smooth_attention(scores: Tensor, values: Tensor, window: int, common: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Pool the window around each position of a grid of tensors, in float64; it can be differentiated once.
 
     Args:
         scores: (B, n, h, w) float, on any device.
         values: (B, n, h, w, d) float.
         window: Side of the window, odd; it may be larger than the grid.
+        common: Score and value of a position that is in every window, (B, n) and (B, n, d), or one for each place, (B, n, h, w) and
+            (B, n, h, w, d). If None, there is none.
 
     Returns:
         (B, n, h, w, d), of the type of `values`.
@@ -61,32 +64,41 @@ def smooth_attention(scores: Tensor, values: Tensor, window: int) -> Tensor:
     spread = (scores.amax(dim=(2, 3)).double() - scores.amin(dim=(2, 3)).double()).max().item()
     if not spread <= SCORE_RANGE:
         raise DataError(f"scores lie {spread:.4g} apart: they may lie {SCORE_RANGE:,.0f} apart; divide them by a temperature")
-    return _SmoothAttention.apply(scores, values, min(window // 2, max(scores.shape[2:]) - 1))
+    pooled, logs = _SmoothAttention.apply(scores, values, min(window // 2, max(scores.shape[2:]) - 1))
+    if common is None:
+        return pooled
+    score, value = (part if part.ndim > 3 else part[:, :, None, None] for part in common)
+    share = (logs - score.double()).sigmoid()[..., None].to(values.dtype)  # of the window, beside what is in all of them
+    return share * pooled + (1 - share) * value
 
 
 class _SmoothAttention(torch.autograd.Function):
     """The operation with A_p = Σ a_i, and its gradient, in which no quotient of far-apart weights is formed."""
 
     @staticmethod
-    def forward(ctx, scores: Tensor, values: Tensor, radius: int) -> Tensor:
-        """z_p = Σ a_i v_i / A_p over the positions i in the window around p."""
+    def forward(ctx, scores: Tensor, values: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+        """z_p = Σ a_i v_i / A_p and log A_p over the positions i in the window around p."""
         s, v = scores.double(), values.double()
-        low, high = s.amin(dim=(2, 3), keepdim=True), s.amax(dim=(2, 3), keepdim=True)
-        a = torch.exp(s - (low + high) / 2)  # what is common to all weights of a map cancels
+        middle = (s.amin(dim=(2, 3), keepdim=True) + s.amax(dim=(2, 3), keepdim=True)) / 2
+        a = torch.exp(s - middle)  # a factor of all weights of a map cancels
         A = _window_sums(a[..., None], radius)  # (B, n, h, w, 1)
         z = _window_sums(a[..., None] * v, radius) / A
         ctx.radius = radius
         ctx.save_for_backward(a, v, A, z)
         ctx.dtypes = scores.dtype, values.dtype
-        return z.to(values.dtype)
+        return z.to(values.dtype), A[..., 0].log() + middle
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        """With g_p = ∂L/∂z_p: ∂L/∂v_i = a_i Σ g_p / A_p and ∂L/∂s_i = a_i Σ g_p·(v_i - z_p) / A_p, over the windows p that hold i."""
+    def backward(ctx, gradient: Tensor, of_logs: Tensor) -> tuple[Tensor, Tensor, None]:
+        """With g_p = ∂L/∂z_p and l_p = ∂L/∂(log A_p), over the windows p that hold i.
+
+        ∂L/∂v_i = a_i Σ g_p / A_p and ∂L/∂s_i = a_i Σ (g_p·(v_i - z_p) + l_p) / A_p.
+        """
         a, v, A, z = ctx.saved_tensors
         g = gradient.double() / A
         of_values = a[..., None] * _window_sums(g, ctx.radius)
-        of_scores = (of_values * v).sum(-1) - a * _window_sums((g * z).sum(-1, keepdim=True), ctx.radius)[..., 0]
+        rest = (g * z).sum(-1, keepdim=True) - of_logs[..., None] / A
+        of_scores = (of_values * v).sum(-1) - a * _window_sums(rest, ctx.radius)[..., 0]
         return of_scores.to(ctx.dtypes[0]), of_values.to(ctx.dtypes[1]), None
 
 
@@ -103,7 +115,9 @@ def _window_sums(x: Tensor, radius: int) -> Tensor:
 # Arrays of any size, compiled
 
 
-def smooth_pool(scores: np.ndarray, values: np.ndarray, window: int) -> np.ndarray:
+def smooth_pool(
+    scores: np.ndarray, values: np.ndarray, window: int, common: tuple[np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:
     """Pool the window around each position of a map, at a cost that does not depend on the window.
 
     Sums are put together from the tail of one block and the head of the next (van Herk 1992, Gil and Werman 1993). They are in
@@ -114,6 +128,8 @@ def smooth_pool(scores: np.ndarray, values: np.ndarray, window: int) -> np.ndarr
         scores: (h, w) float32, the q·k_i / √d. NaN and -inf mean that there is no data at this place.
         values: (h, w, D) or (h, w) float32.
         window: Side of the window, odd, at least 1; it may be larger than the grid.
+        common: Score and value, at each place, of a position that is in its window wherever that lies: (h, w) and as `values`. If
+            None, there is none.
 
     Returns:
         Of the shape of `values`, float32; NaN where a window holds no data at all.
@@ -140,9 +156,14 @@ def smooth_pool(scores: np.ndarray, values: np.ndarray, window: int) -> np.ndarr
     # Threads work on bands of rows; each band reads `radius` rows more above and below.
     (h, w), radius, threads = scores.shape, int(window) // 2, get_num_threads()
     bands = min(h, max(threads, min(4 * threads, h // (4 * radius + 1))))
-    out = np.empty(planes.shape, np.float32)
+    out, logs = np.empty(planes.shape, np.float32), np.empty(scores.shape, np.float32)
     radii = min(radius, h - 1), min(radius, w - 1)
-    _pool_bands(scores, planes, (lowest + highest) / 2, *radii, np.empty(bands, precision), out)
+    _pool_bands(scores, planes, (lowest + highest) / 2, *radii, np.empty(bands, precision), out, logs)
+    if common is not None:
+        with np.errstate(over="ignore"):
+            share = (1 / (1 + np.exp(common[0] - logs)))[..., None]  # of the window, beside what is in all of them
+        out *= share
+        out += (1 - share) * common[1].reshape(planes.shape)
     return out.reshape(np.shape(values))
 
 
@@ -157,8 +178,8 @@ def _finite_range(scores):
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def _pool_bands(scores, values, middle, radius_y, radius_x, bands, out):
-    """Fill (h, w, D) `out`, band by band; `bands` has an item for each band, and the type of the sums.
+def _pool_bands(scores, values, middle, radius_y, radius_x, bands, out, logs):
+    """Fill (h, w, D) `out`, and (h, w) `logs` of the sums of weights, band by band; `bands` has an item for each band, and the type of the sums.
 
     The rows that a band reads are cut into blocks of one window's height. The window around row j of the output covers the rows from
     j on of one block, its tail, and the first j rows of the next one, its head.
@@ -189,6 +210,8 @@ def _pool_bands(scores, values, middle, radius_y, radius_x, bands, out):
                     for x in range(w):
                         sums[d, x] = tails[j, d, x] + head[d, x]
                     _sum_along(sums[d], radius_x, scratch[0], scratch[1])
+                for x in range(w):
+                    logs[start + j, x] = np.log(sums[0, x]) + middle
                 for d in range(D):
                     for x in range(w):
                         out[start + j, x, d] = sums[d + 1, x] / sums[0, x]

@@ -94,6 +94,19 @@ def test_a_large_map_does_not_drift():
     np.testing.assert_allclose(found[last], wanted, rtol=1e-6)
 
 
+def test_what_is_in_every_window_is_one_position_more():
+    """As though each window held one position that lies nowhere: the same sums, with its weight and its value added."""
+    scores, values = grid(9, 14, 5, 20)
+    own_scores, own_values = grid(9, 14, 5, 20, seed=1)
+    found = smoothing.smooth_pool(scores, values, 5, common=(own_scores, own_values))
+    for y, x in ((0, 0), (4, 7), (8, 13)):
+        part = np.s_[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
+        flat = np.append(scores[part].ravel(), own_scores[y, x]).astype(np.float64)
+        weights = np.exp(flat - flat.max())
+        wanted = weights @ np.vstack([values[part].reshape(-1, 5), own_values[y, x]]) / weights.sum()
+        np.testing.assert_allclose(found[y, x], wanted, atol=1e-5)
+
+
 def test_no_data_has_no_weight():
     scores, values = grid(12, 15, 3, 5)
     scores[:, :6] = np.nan
