@@ -17,9 +17,8 @@ from rsvlm.data import benchmarks, catalogue
 from rsvlm.errors import DataError
 from rsvlm.evaluation.by_name import Evaluation
 from rsvlm.localization import baselines, heat, scoring, smoothing, true_masks
-from rsvlm.model import embed, weights
-from rsvlm.model.device import resolve_device
-from rsvlm.model.mammut import Mammut
+from rsvlm.model.encoder import Encoder
+from rsvlm.model.others.opening import open_encoder
 from rsvlm.records import files
 
 
@@ -90,7 +89,7 @@ def locate(
     """Compare maps of texts with true masks, beside maps that know nothing.
 
     Args:
-        model: A model folder of this package.
+        model: As for `opening.open_encoder`.
         root: Folder of pictures with masks.
         options: What is asked.
         others: Further values of `benchmark`, as for `true_masks.read`.
@@ -114,7 +113,7 @@ def locate(
     layout = {"half": options.half, "limit": options.limit, "label": options.label, "size_px": options.size_px}
     items = true_masks.read(root, options.benchmark, skipped=skipped, others=others, **layout)
 
-    net = weights.load(model, resolve_device(device))
+    net = open_encoder(model, device)
     methods = _methods(net, sentences, background, options)
     if options.baselines:
         methods |= baselines.methods(classes, options.seed)
@@ -133,8 +132,8 @@ def locate(
         progress=progress,
     )
     about = {
-        "model": "/".join(Path(model).resolve().parts[-2:]),
-        "fingerprint": embed.fingerprint(model),
+        "model": net.name,
+        "fingerprint": net.fingerprint,
         "benchmark": options.benchmark,
         "data_hash": benchmarks.fingerprint(root),
         "skipped": dict(skipped),
@@ -164,7 +163,7 @@ def _words(
 
 
 def _methods(
-    net: Mammut, sentences: list[list[str]], background: Sequence[str] | None, options: Options
+    net: Encoder, sentences: list[list[str]], background: Sequence[str] | None, options: Options
 ) -> dict[str, scoring.Maps]:
     """Name → what makes maps of a picture; all methods share what the tower saw in it."""
     words = {"texts": sentences, "background": background}

@@ -1,9 +1,9 @@
 """Where in an image is what a text says: maps from patches, from attention, and by the Smooth-Attention-Operation.
 
-    images (B, 3, H, W) ── tower ── tokens (B, h, w, Dv) ── scores (B, n, h, w), values (B, n, h, w, d)
-    windows pooled by `smoothing` ── output head ── (B, h, w, E) · texts (M, E)
+    images (B, 3, H, W) ── tower ── scores (B, n, h, w), values (B, n, h, w, d)
+    windows pooled by `smoothing` ── rest of the model ── (B, h, w, E) · texts (M, E)
 
-The model is asked with the same output head that it was trained with.
+The model, whoever made it, is asked with the same output head that it was trained with.
 
 Letters: B batch, M texts, n heads, d width of a head, h w patch grid, H W pixels, E embedding, L decoder layers that see the image.
 """
@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rsvlm.errors import DataError
+from rsvlm.errors import DataError, ModelError
 from rsvlm.localization import shapes
 from rsvlm.localization.smoothing import check_window, smooth_attention
 from rsvlm.model import embed, images as imaging, tokenizer
+from rsvlm.model.encoder import Encoder, Patches
 from rsvlm.model.mammut import Mammut
 
 METHODS = {
@@ -34,69 +35,56 @@ METHODS = {
     "weights": "the pooling weights of the patches, whatever the text",
     "caption": "cross-attention of the decoder that reads the text, mean over words, layers and heads",
     "gradient": "the same, weighted by how much the text's likelihood grows with it",
+    "values": "cosine of each text with each patch, which in the last block attends to itself alone (MaskCLIP)",
+    "correlative": "the same, each patch attending to those of like queries and keys (SCLIP)",
+    "clear": "the same, to those of like queries, without what the block adds to it and without its MLP (ClearCLIP)",
 }
+READING = ("caption", "gradient")
+OTHER_ATTENTION = ("values", "correlative", "clear")
+"""Sources: Zhou et al. (arXiv 2112.01071), section 3.2; Wang et al. (arXiv 2312.01597), section 3.2; Lan et al. (arXiv 2407.12442), 3.3."""
 
 
 @dataclass(frozen=True)
-class Patches:
-    """The patches of B images, as the pooling sees them.
+class LastBlock:
+    """What meets in the last block of B images: query, key and value, each (B, n, P, d), what they are added to, (B, P, C), and h, w."""
 
-    Attributes:
-        scores: (B, n, h, w) float32, q·k / √d. A model with mean pooling weighs all patches alike: n = 1 and zeros.
-        values: (B, n, h, w, d) float32, what is averaged; with mean pooling the tokens themselves.
-        embeddings: (B, h, w, E) float32 of norm 1: each patch alone through the output head. None if they were not asked for.
-    """
-
-    scores: Tensor
-    values: Tensor
-    embeddings: Tensor | None
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    state: Tensor
+    grid: tuple[int, int]
 
 
-def patches(model: Mammut, images: Tensor, embeddings: bool = True) -> Patches:
-    """Run the tower and split its pooling into scores and values, with gradients where the caller wants them.
-
-    Args:
-        model: The model; a class token, if it has one, is left out.
-        images: (B, 3, H, W) normalised, H and W multiples of the patch size; on the model's device.
-        embeddings: Send each patch alone through the output head, too.
-
-    Raises:
-        ModelError: Images of another shape.
-    """
-    h, w = (side // model.config.patch_size for side in images.shape[2:])
-    return split_tokens(model, model.image_tokens(images), h, w, embeddings)
-
-
-def split_tokens(model: Mammut, tokens: Tensor, h: int, w: int, embeddings: bool = True) -> Patches:
-    """Split the pooling of (B, P, Dv) tokens, of which the last h · w are the grid, as `patches` does."""
-    tokens = tokens[:, tokens.shape[1] - h * w :]
-    if model.pool is None:
-        values = tokens.unflatten(1, (h, w))[:, None]  # (B, 1, h, w, Dv)
-        scores = values.new_zeros(values.shape[:4])
-    else:
-        attention = model.pool.attention
-        key, value = attention.key_value(tokens).unflatten(-1, (2, attention.heads, -1)).permute(2, 0, 3, 1, 4)
-        query = attention.query(model.pool.query).unflatten(-1, (attention.heads, -1)).transpose(1, 2)  # (1, n, 1, d)
-        scores = ((query * key).sum(-1) * key.shape[-1] ** -0.5).unflatten(-1, (h, w))
-        values = value.unflatten(2, (h, w))
-    return Patches(scores.float(), values.float(), project(model, values) if embeddings else None)
-
-
-def project(model: Mammut, pooled: Tensor, normalize: bool = True) -> Tensor:
-    """Send pooled values (B, n, …, d) through the model's output head: (B, …, E) float32, of norm 1 if `normalize`."""
-    joined = pooled.movedim(1, -2).flatten(-2)
-    joined = joined if model.pool is None else model.pool.attention.out(joined)
-    joined = model.vision.norm(joined) if model.config.norm_after_pooling else joined
-    vectors = model.image_projection(joined).float()
+def project(model: Mammut | Encoder, pooled: Tensor, rest: Tensor | None, normalize: bool = True) -> Tensor:
+    """Send pooled values (B, n, …, d) through the rest of the model: (B, …, E) float32, of norm 1 if `normalize`."""
+    vectors = embed.encoder_of(model).project(pooled, rest)
     return F.normalize(vectors, dim=-1) if normalize else vectors
 
 
-def smooth(model: Mammut, patches: Patches, window: int) -> Tensor:
+def smooth(model: Mammut | Encoder, patches: Patches, window: int) -> Tensor:
     """Embed the window around every patch: (B, h, w, E) float32 of norm 1; with mean pooling, the mean of the window's patches."""
-    return project(model, smooth_attention(patches.scores, patches.values, window))
+    alone = window == 1 and patches.common is None
+    pooled = patches.values if alone else smooth_attention(patches.scores, patches.values, window, patches.common)
+    return project(model, pooled, patches.rest)
 
 
-def text_vectors(model: Mammut, texts: str | Sequence[str]) -> np.ndarray:
+def look(model: Mammut | Encoder, images: Tensor, method: str = "smooth") -> Patches | LastBlock:
+    """Run the tower on (B, 3, H, W) normalised images as far as a method needs, with gradients where the caller wants them.
+
+    Raises:
+        DataError: An unknown method, or one that does not look at patches.
+        ModelError: The model shows no patches, or has no last block that the method could change; or images of another shape.
+    """
+    encoder = embed.encoder_of(model)
+    if method not in METHODS or method in READING:
+        raise DataError(f"method '{method}': choose one of {', '.join(name for name in METHODS if name not in READING)}")
+    if method not in OTHER_ATTENTION:
+        return encoder.patches(images)
+    grid = tuple(side // encoder.patch_size for side in images.shape[2:]) if encoder.patch_size else (0, 0)
+    return LastBlock(*encoder.last_block(images), grid)
+
+
+def text_vectors(model: Mammut | Encoder, texts: str | Sequence[str]) -> np.ndarray:
     """Embed M texts, one sentence or several: (M, E) float32 of norm 1.
 
     Raises:
@@ -136,8 +124,8 @@ def sentences(where: Path | str, classes: Sequence[str]) -> tuple[list[list[str]
 
 
 def heat(
-    model: Mammut,
-    images: Tensor | Patches,
+    model: Mammut | Encoder,
+    images: Tensor | Patches | LastBlock,
     texts: np.ndarray,
     *,
     method: str = "smooth",
@@ -148,7 +136,7 @@ def heat(
 
     Args:
         model: The model, in evaluation mode.
-        images: (B, 3, H, W) normalised, on the model's device; or their patches, where they are there already.
+        images: (B, 3, H, W) normalised, on the model's device; or what `look` gave, where it is there already.
         texts: (M, E) vectors of norm 1, as of `text_vectors`.
         method: One of `METHODS`, but not of those of the caption pass, which read words: see `cross_attention`.
         window: For `smooth`: the side in patches, odd; or several, whose scores are averaged.
@@ -156,32 +144,50 @@ def heat(
             with global attention mixes into every patch. Source: Li et al. (SegEarth-OV, arXiv 2410.01768), section 3.3.
 
     Raises:
-        DataError: An unknown method or an even window.
+        DataError: An unknown method or an even window, or one that does not fit the model.
+        ModelError: As `look`.
     """
-    windows = _windows(method, window)
-    vectors = torch.from_numpy(np.ascontiguousarray(texts, np.float32)).to(model.device)
+    windows, encoder = _windows(method, window), embed.encoder_of(model)
+    vectors = torch.from_numpy(np.ascontiguousarray(texts, np.float32)).to(encoder.device)
     with torch.inference_mode():
-        seen = images if isinstance(images, Patches) else patches(model, images)
+        seen = look(encoder, images, method) if isinstance(images, Tensor) else images
+        if isinstance(seen, LastBlock):
+            return (_by_other_attention(encoder, seen, method) @ vectors.T).movedim(-1, 1).cpu().numpy()
         if method in ("weights", "attention"):
             h, w = seen.scores.shape[2:]
             weights = seen.scores.flatten(2).softmax(-1).unflatten(-1, (h, w))  # (B, n, h, w)
             if method == "weights":
                 return weights.mean(1, keepdim=True).expand(-1, len(vectors), -1, -1).cpu().numpy()
-            # the head is linear (unless its norm comes after the pooling): the mean over patches is the image's cosine
-            parts = project(model, h * w * weights[..., None] * seen.values, normalize=False)  # (B, h, w, E)
+            if not encoder.linear or seen.common is not None:
+                raise DataError(
+                    f"method 'attention' adds up what patches contribute, and {encoder.name} adds up nothing: take 'smooth'"
+                )
+            # the head is linear: the mean over patches is the image's cosine
+            parts = encoder.project(h * w * weights[..., None] * seen.values, seen.rest)  # (B, h, w, E)
             parts = parts / parts.mean(dim=(1, 2), keepdim=True).norm(dim=-1, keepdim=True)
             return (parts @ vectors.T).movedim(-1, 1).cpu().numpy()
         cosines = 0
         for side in windows:
-            embeddings = seen.embeddings if side == 1 else smooth(model, seen, side)
+            embeddings = smooth(encoder, seen, side)
             if global_share:
-                whole = smooth(model, seen, 2 * max(seen.scores.shape[2:]) - 1)
+                whole = smooth(encoder, seen, 2 * max(seen.scores.shape[2:]) - 1)
                 embeddings = F.normalize(embeddings - global_share * whole, dim=-1)
             cosines = cosines + embeddings @ vectors.T
         return (cosines / len(windows)).movedim(-1, 1).cpu().numpy()
 
 
-def cross_attention(model: Mammut, images: Tensor, texts: Sequence[str], gradient: bool = False) -> np.ndarray:
+def _by_other_attention(encoder: Encoder, block: LastBlock, method: str) -> Tensor:
+    """Embed patches by another attention of the last block than its own: (B, h, w, E) float32 of norm 1."""
+    ahead, pooled = block.key.shape[2] - block.grid[0] * block.grid[1], block.value
+    if method != "values":
+        likes = [block.query] if method == "clear" else [block.query, block.key]
+        weights = sum((like @ like.transpose(-1, -2) * like.shape[-1] ** -0.5).softmax(-1) for like in likes)
+        pooled = weights @ pooled
+    rest = None if method == "clear" else block.state[:, ahead:].unflatten(1, block.grid)
+    return project(encoder, pooled[:, :, ahead:].unflatten(2, block.grid), rest)
+
+
+def cross_attention(model: Mammut | Encoder, images: Tensor, texts: Sequence[str], gradient: bool = False) -> np.ndarray:
     """Where the decoder looks while it reads each text after each image: (B, M, L, n, h, w) float32.
 
     Attention to the patches, mean over the words to be read; the sum over a grid is 1. With `gradient` each weight is first
@@ -195,9 +201,14 @@ def cross_attention(model: Mammut, images: Tensor, texts: Sequence[str], gradien
 
     Raises:
         DataError: No text.
+        ModelError: The model writes no captions.
     """
+    encoder = embed.encoder_of(model)
+    if "captions" not in encoder.can:
+        raise ModelError(f"{encoder.name} writes no captions, so no decoder of it looks at the image: take method 'smooth'")
     if not len(texts):
         raise DataError("no text to read: give one or more")
+    model = encoder.model
     tokens = torch.from_numpy(tokenizer.encode(model.tokenizer, list(texts))).to(images.device)  # (M, T)
     targets = tokens[:, 1:]
     real = (targets != model.config.pad_token_id).float()  # (M, T-1)
@@ -232,7 +243,7 @@ def cross_attention(model: Mammut, images: Tensor, texts: Sequence[str], gradien
 
 
 def maps(
-    model: Mammut,
+    model: Mammut | Encoder,
     image: np.ndarray,
     texts: Sequence[str | Sequence[str] | np.ndarray],
     *,
@@ -291,8 +302,9 @@ def maps(
     if join not in ("best", "mean"):
         raise DataError(f"join '{join}': choose best or mean")
     _windows(method, window)
+    model = embed.encoder_of(model)
     texts = [texts] if isinstance(texts, str) else texts
-    asked, reads = [*texts, *(background if background is not None else [])], method in ("caption", "gradient")
+    asked, reads = [*texts, *(background if background is not None else [])], method in READING
     groups = (
         _groups(asked) if reads else [np.atleast_2d(t) if isinstance(t, np.ndarray) else text_vectors(model, t) for t in asked]
     )
@@ -303,7 +315,7 @@ def maps(
     starts = np.cumsum([0, *counts[:-1]])
 
     # Tiles, which fade into each other; without `tile_px` one, the image.
-    (H, W), side = image.shape[:2], model.config.patch_size
+    (H, W), side = image.shape[:2], model.patch_size or 1
     tile = (min(tile_px, H), min(tile_px, W)) if tile_px else (H, W)
     corners = [(y, x) for y in _starts(H, tile[0], overlap) for x in _starts(W, tile[1], overlap)]
     fade = _fade(tile[0])[:, None] * _fade(tile[1])
@@ -318,12 +330,13 @@ def maps(
             batch = to_batch(model, tiles, *shown)
             scores = cross_attention(model, batch, question, method == "gradient").mean(axis=(2, 3))
         else:
-            looked_at = (seen or {}).get((factor, start))
+            place = factor, start, method in OTHER_ATTENTION
+            looked_at = (seen or {}).get(place)
             if looked_at is None:
                 with torch.inference_mode():
-                    looked_at = patches(model, to_batch(model, tiles, *shown))
+                    looked_at = look(model, to_batch(model, tiles, *shown), method)
                 if seen is not None:
-                    seen[factor, start] = looked_at
+                    seen[place] = looked_at
             scores = heat(model, looked_at, question, method=method, window=window, global_share=global_share)
         if join == "best":
             scores = np.maximum.reduceat(scores, starts, axis=1)
@@ -349,11 +362,10 @@ def maps(
     return scores
 
 
-def to_batch(model: Mammut, arrays: Sequence[np.ndarray], height: int, width: int) -> Tensor:
-    """Resize (where needed) and normalise B decoded images: (B, 3, height, width) float32 on the model's device."""
+def to_batch(model: Mammut | Encoder, arrays: Sequence[np.ndarray], height: int, width: int) -> Tensor:
+    """Resize (where needed) and normalise B decoded images: (B, 3, height, width) on the model's device."""
     resized = [a if a.shape[:2] == (height, width) else imaging.resize(a, height, width) for a in arrays]
-    batch = imaging.normalise(np.stack(resized), model.config.image_mean, model.config.image_std)
-    return torch.from_numpy(batch).to(model.device)
+    return embed.encoder_of(model).normalised(np.stack(resized))
 
 
 def _attention(layer: torch.nn.Module, x: Tensor, key_value: Tensor, slope: Tensor | None) -> Tensor:
@@ -367,11 +379,13 @@ def _attention(layer: torch.nn.Module, x: Tensor, key_value: Tensor, slope: Tens
     return (weights * of_weights).clamp_min(0)
 
 
-def _contrast(model: Mammut, scores: np.ndarray, count: int, background, temperature: float | None) -> np.ndarray:
+def _contrast(model: Encoder, scores: np.ndarray, count: int, background, temperature: float | None) -> np.ndarray:
     """Turn (texts + background, h, w) scores into probabilities of the first `count`, where a background is given."""
     if background is None:
         return scores.astype(np.float32, copy=False)
-    odds = scores * np.float32(1 / temperature if temperature else model.logit_scale.item())
+    if not temperature and model.logit_scale is None:
+        raise DataError(f"{model.name} does not say how sharp its loss was: give a temperature, in cosines")
+    odds = scores * np.float32(1 / temperature if temperature else model.logit_scale)
     odds -= odds.max(axis=0)  # in place: there may be dozens of texts and millions of pixels
     np.exp(odds, out=odds)
     return odds[:count] / odds.sum(axis=0)

@@ -45,6 +45,7 @@ from rsvlm.localization import heat, teacher
 from rsvlm.localization.pictures import Pictures, Readings, load_or_read, read
 from rsvlm.model import embed, images, losses, tokenizer, weights
 from rsvlm.model.device import resolve_device
+from rsvlm.model.encoder import Patches
 from rsvlm.model.mammut import Mammut, MammutConfig
 from rsvlm.records import stages
 from rsvlm.training import checkpoints, processes, train
@@ -252,7 +253,7 @@ def load_or_begin(options: config.Config, data: Path, sizes: Mapping[str, object
     return stages.stage("rounds-begin", parts, compute, recompute) / "model"
 
 
-def region_losses(model: Mammut, patches: heat.Patches, labels: Tensor, texts: Tensor, window: int) -> tuple[Tensor, Tensor]:
+def region_losses(model: Mammut, patches: Patches, labels: Tensor, texts: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Cross-entropies of labelled patches, and of labelled regions, against the classes.
 
     Args:
@@ -278,7 +279,7 @@ def region_losses(model: Mammut, patches: heat.Patches, labels: Tensor, texts: T
     scores = patches.scores[image].masked_fill(~inside[image, kind][:, None], -torch.inf)  # (R, n, h, w)
     share = scores.flatten(2).softmax(-1)[..., None]  # (R, n, P, 1)
     pooled = (share * patches.values[image].flatten(2, 3)).sum(2)  # (R, n, d)
-    region = F.cross_entropy(model.logit_scale * heat.project(model, pooled) @ texts.T, kind)
+    region = F.cross_entropy(model.logit_scale * heat.project(model, pooled, patches.rest[image]) @ texts.T, kind)
     return patch, region
 
 
@@ -445,7 +446,7 @@ def objective(options: Options, with_labels: bool) -> train.Objective:
         if with_means and with_labels:
             classes = model.encode_text(part.classes.to(model.device))
             side = model.config.image_size // model.config.patch_size
-            patches = heat.split_tokens(model, image_tokens, side, side, embeddings=False)
+            patches = embed.MammutEncoder(model).patches_of(image_tokens, (side, side))
             if patches.scores.isfinite().all():
                 with torch.autocast(model.device.type, enabled=False):
                     means["patch"], means["region"] = region_losses(model, patches, labels, classes.float(), options.window)

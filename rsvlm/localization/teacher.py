@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from rsvlm.localization import heat
 from rsvlm.model import embed
+from rsvlm.model.encoder import Encoder
 from rsvlm.model.mammut import Mammut
 
 FLIPS = ((), (-1,), (-2,), (-2, -1))
@@ -17,7 +18,13 @@ FLIPS = ((), (-1,), (-2,), (-2, -1))
 
 
 def odds_by_part(
-    model: Mammut, images: np.ndarray, classes: Mapping[str, Sequence[str]], *, window: int = 3, scale: int = 1, flips: int = 1
+    model: Mammut | Encoder,
+    images: np.ndarray,
+    classes: Mapping[str, Sequence[str]],
+    *,
+    window: int = 3,
+    scale: int = 1,
+    flips: int = 1,
 ) -> Iterator[np.ndarray]:
     """Tell the classes of patches apart: yield (flips, n, C, h, w) float32 probabilities, over the classes they add up to 1.
 
@@ -31,15 +38,16 @@ def odds_by_part(
         scale: Whole number by which pictures are enlarged; maps are then averaged, so that the grid stays that of scale 1.
         flips: Number of `FLIPS` that are looked at; maps are turned back.
     """
+    model = embed.encoder_of(model)
     groups = [list(texts) for texts in classes.values()]
     starts = np.cumsum([0, *map(len, groups[:-1])])
     texts = embed.texts(model, sum(groups, []))
-    side = model.config.image_size * scale
+    side = model.image_size * scale
     for part in np.array_split(images, max(len(images) * scale**2 // 64, 1)):
         batch, odds = heat.to_batch(model, list(part), side, side), []
         for flip in FLIPS[:flips]:
             scores = heat.heat(model, batch.flip(flip) if flip else batch, texts, window=window)
-            scores = torch.from_numpy(np.maximum.reduceat(scores, starts, axis=1) * model.logit_scale.item())
+            scores = torch.from_numpy(np.maximum.reduceat(scores, starts, axis=1) * model.logit_scale)
             grid = F.avg_pool2d(scores.softmax(1), scale)
             odds.append((grid.flip(flip) if flip else grid).numpy())
         yield np.stack(odds)

@@ -1,73 +1,86 @@
-"""Model + images and texts → vectors of norm 1, in memory: the one face of every encoder."""
+"""Model + images and texts → vectors of norm 1, in memory; and our own model behind the one face of `encoder`."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rsvlm.errors import DataError, ModelError
 from rsvlm.model import tokenizer as tokenizers
+from rsvlm.model.encoder import Encoder, Patches, in_heads, joined, mean_pooling, split_pooling
 from rsvlm.model.images import normalise
 from rsvlm.model.mammut import Mammut
 from rsvlm.model.preprocessing import squared
 from rsvlm.records import files
-from rsvlm.records.text import batched
 
 
-class Encoder(Protocol):
-    """What an evaluation asks of a model, whoever made it; `others.opening.open_encoder` gives one.
-
-    Attributes:
-        name: Name in tables.
-        fingerprint: Hexadecimal digits that name its weights and its preprocessing.
-        width: E.
-        logit_scale: Factor of the cosines in its own loss, for calibration. None if it is not known.
-    """
-
-    name: str
-    fingerprint: str
-    width: int
-    logit_scale: float | None
-
-    def images(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
-        """Embed B decoded images, each (H, W, 3) uint8 of any size, as (B, E) float32 of norm 1."""
-
-    def texts(self, captions: Sequence[str]) -> np.ndarray:
-        """Embed M texts, none blank, as (M, E) float32 of norm 1."""
-
-
-class MammutEncoder:
-    """A model of this package as an `Encoder`."""
+class MammutEncoder(Encoder):
+    """A model of this package behind the one face."""
 
     def __init__(self, model: Mammut, folder: Path | None = None):
-        self.model, self.folder = model, folder
-        self.name = "/".join(folder.resolve().parts[-2:]) if folder else "mammut"  # most folders are named model
-        self.width = model.config.text_width
-        self.logit_scale = model.logit_scale.item()
+        config = model.config
+        super().__init__(
+            "/".join(folder.resolve().parts[-2:]) if folder else "mammut",  # most folders are named model
+            model,
+            can=("texts", "patches", "captions"),
+            fingerprint=lambda: fingerprint(folder) if folder is not None else _fingerprint(model),
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            mean=config.image_mean,
+            std=config.image_std,
+        )
+        self.width, self.linear = config.text_width, not config.norm_after_pooling
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the folder it came from; of a model that came from none, of its options and weights."""
-        if self.folder is not None:
-            return fingerprint(self.folder)
-        digest = hashlib.sha256(self.model.config.to_json_string().encode())
-        for name, value in self.model.state_dict().items():
-            digest.update(name.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+    @property
+    def logit_scale(self) -> float:
+        """Factor of the cosines in the loss, as it is now."""
+        return self.model.logit_scale.item()
 
-    def images(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    def preprocess(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        """Prepare images as `Encoder` says."""
+        return to_batch(self.model, arrays)
+
+    def encode_images(self, batch: Tensor) -> Tensor:
         """Embed as `Encoder` says."""
-        return images(self.model, arrays)
+        return self.model.encode_image(batch, normalize=False)
 
-    def texts(self, captions: Sequence[str]) -> np.ndarray:
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Embed as `Encoder` says."""
-        return texts(self.model, captions)
+        tokens = tokenizers.encode(self.model.tokenizer, texts)
+        return self.model.encode_text(torch.from_numpy(tokens).to(self.device), normalize=False)
+
+    def patches(self, batch: Tensor) -> Patches:
+        """Split the pooling as `Encoder` says; where a class token is read like the patches, it is common to all windows."""
+        side = self.model.config.patch_size
+        return self.patches_of(self.model.image_tokens(batch), (batch.shape[2] // side, batch.shape[3] // side))
+
+    def patches_of(self, tokens: Tensor, grid: tuple[int, int]) -> Patches:
+        """Split the pooling of (B, P, Dv) tokens, of which the last h · w are the grid."""
+        if self.model.pool is None:
+            return mean_pooling(tokens, grid)
+        attention = self.model.pool.attention
+        key, value = (in_heads(part, attention.heads) for part in attention.key_value(tokens).chunk(2, dim=-1))
+        query = in_heads(attention.query(self.model.pool.query), attention.heads)
+        return split_pooling(query[:, :, 0], key, value, grid)
+
+    def project(self, pooled: Tensor, rest: Tensor | None = None) -> Tensor:
+        """Send pooled values through the output head as `Encoder` says."""
+        x = joined(pooled).to(self.dtype)
+        x = x if self.model.pool is None else self.model.pool.attention.out(x)
+        x = self.model.vision.norm(x) if self.model.config.norm_after_pooling else x
+        return self.model.image_projection(x).float()
+
+
+def _fingerprint(model: Mammut) -> str:
+    digest = hashlib.sha256(model.config.to_json_string().encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def fingerprint(folder: Path) -> str:
@@ -110,21 +123,14 @@ def unit(vectors: np.ndarray, what: str) -> np.ndarray:
     return vectors.astype(np.float32) / norms[:, None]
 
 
-def images(model: Mammut, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Embed B decoded images, each (H, W, 3) uint8 of any size, as (B, E) float32 of norm 1."""
-    with torch.inference_mode():
-        return model.encode_image(to_batch(model, arrays)).float().cpu().numpy()
+def images(model: Mammut | Encoder, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Embed B decoded images, each (H, W, 3) uint8 of any size, as (B, E) float32 of norm 1. Raises as `Encoder.images`."""
+    return encoder_of(model).images(arrays)
 
 
-def texts(model: Mammut, captions: Sequence[str], batch_size: int = 256) -> np.ndarray:
-    """Embed M texts as (M, E) float32 of norm 1. Texts of similar length go together, so that little is padded."""
-    order = np.argsort([len(caption) for caption in captions], kind="stable").tolist()
-    embeddings = np.empty((len(captions), model.config.text_width), np.float32)
-    with torch.inference_mode():
-        for chosen in batched(order, batch_size):
-            tokens = tokenizers.encode(model.tokenizer, [captions[i] for i in chosen])
-            embeddings[chosen] = model.encode_text(torch.from_numpy(tokens).to(model.device)).float().cpu().numpy()
-    return embeddings
+def texts(model: Mammut | Encoder, captions: Sequence[str]) -> np.ndarray:
+    """Embed M texts as (M, E) float32 of norm 1. Raises as `Encoder.texts`."""
+    return encoder_of(model).texts(captions)
 
 
 def to_batch(model: Mammut, arrays: Sequence[np.ndarray]) -> torch.Tensor:

@@ -64,7 +64,13 @@ class Encoder:
         patch_size: Side of a patch, in pixels. None without patches.
         mean: Mean of each channel, (3,), of images in 0…1; likewise `std`.
         logit_scale: Factor of the cosines in its own loss, for calibration. None if it is not known.
+        revision: Commit of the hub that it was fetched from. Empty for a model on disk.
     """
+
+    revision: str = ""
+    logit_scale: float | None = None
+    linear: bool = False
+    """Whether `project` is linear, so that the contributions of patches add up to the image's vector."""
 
     def __init__(
         self,
@@ -81,7 +87,8 @@ class Encoder:
     ):
         self.name, self.model, self.can, self._fingerprint = name, model, frozenset(can), fingerprint
         self.image_size, self.patch_size, self.mean, self.std = image_size, patch_size, tuple(mean), tuple(std)
-        self.logit_scale = logit_scale
+        if logit_scale is not None:
+            self.logit_scale = logit_scale
 
     # What a family gives
 

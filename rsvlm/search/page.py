@@ -154,10 +154,12 @@ def contributions(model: Mammut, arrays: Sequence[np.ndarray], batch_size: int =
     parts, scales = [], []
     with torch.inference_mode():
         for start in range(0, len(arrays), batch_size):
-            patches = heat.patches(model, embed.to_batch(model, arrays[start : start + batch_size]))
+            patches = heat.look(model, embed.to_batch(model, arrays[start : start + batch_size]))
             h, w = patches.scores.shape[2:]
             share = patches.scores.flatten(2).softmax(-1).unflatten(-1, (h, w))  # (B, n, h, w)
-            joined = heat.project(model, h * w * share[..., None] * patches.values, normalize=False)  # (B, h, w, E)
+            joined = heat.project(
+                model, h * w * share[..., None] * patches.values, patches.rest, normalize=False
+            )  # (B, h, w, E)
             joined = (joined / joined.mean(dim=(1, 2), keepdim=True).norm(dim=-1, keepdim=True)).cpu().numpy()
             scale = np.maximum(np.abs(joined).max(axis=(1, 2, 3)), 1e-12) / 127
             parts.append(np.rint(joined / scale[:, None, None, None]).astype(np.int8))

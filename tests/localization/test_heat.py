@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from rsvlm.errors import DataError
+from rsvlm.errors import DataError, ModelError
 from rsvlm.localization import heat, smoothing
 from rsvlm.model import tokenizer as tokenizers
 from rsvlm.model.mammut import Attention, Mammut, MammutConfig
@@ -102,11 +102,12 @@ def test_what_cannot_be_pooled_is_refused(scores, values, message):
 def test_a_window_over_the_whole_grid_is_the_models_own_pooling(model, picture):
     batch = heat.to_batch(model, [picture], 32, 48)
     with torch.inference_mode():
-        whole, found = model.encode_image(batch), heat.patches(model, batch)
+        whole, found = model.encode_image(batch), heat.look(model, batch)
         everywhere = heat.smooth(model, found, 11)
         np.testing.assert_allclose(everywhere, whole[:, None, None].expand(-1, 4, 6, -1), atol=1e-5)
-        np.testing.assert_allclose(heat.smooth(model, found, 1), found.embeddings, atol=1e-5)
-        assert (heat.smooth(model, found, 3) - found.embeddings).abs().max() > 1e-2
+        alone = heat.smooth(model, found, 1)
+        np.testing.assert_allclose(alone, heat.project(model, found.values, found.rest), atol=1e-5)
+        assert (heat.smooth(model, found, 3) - alone).abs().max() > 1e-2
     assert found.scores.shape == (1, 2 if model.pool else 1, 4, 6)
 
 
@@ -159,10 +160,16 @@ def test_slopes_are_those_of_the_weights():
     torch.testing.assert_close(found, (weights * wanted).clamp_min(0).detach(), check_dtype=False)
 
 
-@pytest.mark.parametrize("method", list(heat.METHODS))
+@pytest.mark.parametrize("method", [name for name in heat.METHODS if name not in heat.OTHER_ATTENTION])
 def test_every_method_maps_every_pixel(model, picture, method):
     found = heat.maps(model, picture[:21, :37], ["the sea", ["tan land", "land"]], method=method, tile_px=16)
     assert found.shape == (2, 21, 37) and found.dtype == np.float32 and np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("method", heat.OTHER_ATTENTION)
+def test_a_model_without_a_class_token_has_no_other_attention(model, picture, method):
+    with pytest.raises(ModelError, match="no last block"):
+        heat.maps(model, picture, ["the sea"], method=method)
 
 
 def test_the_best_sentence_speaks_and_vectors_stand_for_sentences(model, picture):
@@ -188,8 +195,8 @@ def test_the_mean_of_sentences_and_of_scales(model, picture):
 def test_several_methods_look_at_an_image_once(model, picture, monkeypatch):
     how = {"scale": (1, 2), "tile_px": 24, "batch_size": 2}
     wanted = [heat.maps(model, picture, ["the sea"], method=m, **how) for m in ("raw", "smooth", "caption")]
-    tower, looks, seen = heat.patches, [], {}
-    monkeypatch.setattr(heat, "patches", lambda *given: looks.append(1) or tower(*given))
+    tower, looks, seen = heat.look, [], {}
+    monkeypatch.setattr(heat, "look", lambda *given: looks.append(1) or tower(*given))
     for method, one in zip(("raw", "smooth", "caption"), wanted, strict=True):
         found = heat.maps(model, picture, ["the sea"], method=method, seen=seen, **how)
         np.testing.assert_allclose(found, one, atol=1e-6)

@@ -84,19 +84,20 @@ def test_region_losses_of_known_labels(start):
     batch = heat.to_batch(model, list(halves(3, 3).images), 16, 16)
     texts = torch.nn.functional.normalize(torch.randn(2, 16, generator=torch.manual_seed(0)), dim=1)
     with torch.no_grad():
-        found = heat.patches(model, batch)
+        found = heat.look(model, batch)
+        embeddings = heat.project(model, found.values, found.rest)
         none = torch.full((3, 4, 4), -1)
         assert [float(x) for x in rounds.region_losses(model, found, none, texts, 3)] == [0, 0]
         one = none.clone()
         one[1, 2, 3] = 1
         patch, region = rounds.region_losses(model, found, one, texts, 1)
-        wanted = -(model.logit_scale * found.embeddings[1, 2, 3] @ texts.T).log_softmax(0)[1]
+        wanted = -(model.logit_scale * embeddings[1, 2, 3] @ texts.T).log_softmax(0)[1]
         assert float(patch) == pytest.approx(float(wanted), rel=1e-4) and float(region) == pytest.approx(
             float(wanted), rel=1e-4
         )
         several = one.clone()
         several[0, :, 0] = 0
-        odds = (model.logit_scale * found.embeddings @ texts.T).log_softmax(-1)
+        odds = (model.logit_scale * embeddings @ texts.T).log_softmax(-1)
         patch, _ = rounds.region_losses(model, found, several, texts, 1)
         assert float(patch) == pytest.approx(-float(odds[0, :, 0, 0].sum() + odds[1, 2, 3, 1]) / 5, rel=1e-4)
         whole = torch.zeros_like(none)

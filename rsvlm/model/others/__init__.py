@@ -1,7 +1,12 @@
-"""Models of other people behind `embed.Encoder`, each with its own preprocessing.
+"""Models of other people behind `encoder.Encoder`, each with its own preprocessing: a file for each family.
 
-opening       a model by name, whoever made it
-towers        two towers behind the one face
+opening       a model by name, whoever made it; the table of families
+TEMPLATE      how a family is added
 open_clip     models in open_clip's format
-hugging_face  CLIP and SigLIP folders of transformers
+clip_vit      their own vision transformers
+long_clip     their text towers of 248 positions
+timm_towers   towers of timm, by themselves or in models of open_clip
+hugging_face  CLIP and SigLIP of transformers
+reading       files of weights, on disk and on a hub
+towers        a first try of what was opened
 """

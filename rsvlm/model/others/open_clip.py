@@ -1,6 +1,7 @@
 """Models of open_clip: OpenAI's, LAION's, RemoteCLIP, GeoRSCLIP, SkyCLIP and whatever else has its format.
 
-Nothing is downloaded, and pickles are read as tensors only.
+`open_clip:NAME:FILE`, `open_clip:NAME:TAG`, `open_clip:FOLDER` and `open_clip:hf-hub:ORG/NAME`. Only the last is fetched, and pickles
+are read as tensors alone.
 """
 
 from __future__ import annotations
@@ -8,29 +9,43 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsvlm.errors import ModelError, need
-from rsvlm.model.others.towers import TowerEncoder, scale_of, short, tried
+from rsvlm.model.encoder import Encoder, Patches
+from rsvlm.model.others import clip_vit, long_clip, reading, timm_towers
+from rsvlm.model.others.towers import scale_of, short, tried
 from rsvlm.model.weights import CLIP_MEAN, CLIP_STD
 from rsvlm.records.files import file_sha256
 
 logger = logging.getLogger(__name__)
 
 
-def open_clip_encoder(name: str, weight: str, device: torch.device) -> TowerEncoder:
+def open_model(where: str, device: torch.device) -> Encoder:
     """Open a model that open_clip knows, by its name and a file or tag of weights. Raises as `opening.open_encoder`."""
     open_clip = need("open_clip", "models")
+    revision = ""
+    if where.startswith("hf-hub:"):
+        folder, revision = reading.from_hub(where.removeprefix("hf-hub:"))
+        name, weight, named = str(folder), "", f"open_clip:{where}"
+    else:
+        name, _, weight = where.partition(":")
+        named = f"open_clip:{name}" + f":{Path(weight).name}" * bool(weight)
     source, options, files = _open_clip_source(open_clip, name, weight)
-    named = f"open_clip:{name}" + f":{Path(weight).name}" * bool(weight)
     try:
-        model, preprocess = open_clip.create_model_from_pretrained(source, device=device, weights_only=True, **options)
-        tokenizer = open_clip.get_tokenizer(source)
+        if long_clip.is_long(weight):
+            model, preprocess, tokenizer = long_clip.create(open_clip, source, options, device)
+        else:
+            model, preprocess = open_clip.create_model_from_pretrained(source, device=device, weights_only=True, **options)
+            tokenizer = open_clip.get_tokenizer(source)
+    except ModelError:
+        raise
     except Exception as error:  # of pickle, torch, safetensors, transformers, JSON: whatever a file can be wrong in
         raise ModelError(
             f"{weight or name} cannot be opened as open_clip's {name}: {short(error)}. "
@@ -41,13 +56,70 @@ def open_clip_encoder(name: str, weight: str, device: torch.device) -> TowerEnco
     def fingerprint() -> str:
         return hashlib.sha256("\n".join([facts, *map(file_sha256, files)]).encode()).hexdigest()
 
-    def see(arrays: list[np.ndarray]) -> Tensor:
-        return model.encode_image(torch.stack([preprocess(Image.fromarray(array)) for array in arrays]).to(device))
+    encoder = OpenClipEncoder(named, model.eval(), preprocess, tokenizer, fingerprint)
+    encoder.revision = revision
+    return tried(encoder)
 
-    def read(captions: list[str]) -> Tensor:
-        return model.encode_text(tokenizer(captions).to(device))
 
-    return tried(TowerEncoder(named, fingerprint, scale_of(model.eval()), see, read))
+class OpenClipEncoder(Encoder):
+    """A model of open_clip behind the one face: with its own transformer as a vision tower, or with one of timm's."""
+
+    def __init__(self, name: str, model: nn.Module, transform: Callable, tokenizer: Callable, fingerprint: Callable[[], str]):
+        visual, settings = model.visual, model.visual.preprocess_cfg
+        trunk = getattr(visual, "trunk", None)
+        side = timm_towers.patch_size(trunk) if trunk is not None else getattr(visual, "patch_size", (None,))[0]
+        can = ["texts"]
+        if trunk is None and clip_vit.has_patches(visual):
+            can += ["patches"] + ["last block"] * clip_vit.pools_by_class_token(visual)
+        elif trunk is not None and timm_towers.has_patches(trunk) and "pool" not in dict(visual.head.named_children()):
+            timm_towers.dynamic(trunk)
+            can += ["patches"] + ["last block"] * timm_towers.pools_by_class_token(trunk)
+        size = settings["size"]
+        super().__init__(
+            name,
+            model,
+            can=can,
+            fingerprint=fingerprint,
+            image_size=max(size) if isinstance(size, (tuple, list)) else size,
+            patch_size=side if "patches" in can else None,
+            mean=settings["mean"],
+            std=settings["std"],
+            logit_scale=scale_of(model),
+        )
+        self.transform, self.tokenizer = transform, tokenizer
+
+    def preprocess(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        """Prepare images as `Encoder` says."""
+        return torch.stack([self.transform(Image.fromarray(a)) for a in arrays]).to(self.device, self.dtype)
+
+    def encode_images(self, batch: Tensor) -> Tensor:
+        """Embed as `Encoder` says."""
+        return self.model.encode_image(batch)
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Embed as `Encoder` says."""
+        return self.model.encode_text(self.tokenizer(list(texts)).to(self.device))
+
+    def patches(self, batch: Tensor) -> Patches:
+        """Split the pooling as `Encoder` says."""
+        if "patches" not in self.can:
+            return super().patches(batch)
+        visual = self.model.visual
+        return timm_towers.patches(visual.trunk, batch) if hasattr(visual, "trunk") else clip_vit.patches(visual, batch)
+
+    def last_block(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run the tower up to the attention of its last block, as `Encoder` says."""
+        if "last block" not in self.can:
+            return super().last_block(batch)
+        visual = self.model.visual
+        return timm_towers.last_block(visual.trunk, batch) if hasattr(visual, "trunk") else clip_vit.last_block(visual, batch)
+
+    def project(self, pooled: Tensor, rest: Tensor | None) -> Tensor:
+        """Send pooled values through the rest of the tower as `Encoder` says."""
+        visual = self.model.visual
+        if hasattr(visual, "trunk"):
+            return visual.head(timm_towers.project(visual.trunk, pooled, rest)).float()
+        return clip_vit.project(visual, pooled, rest)
 
 
 def _open_clip_source(open_clip, name: str, weight: str) -> tuple[str, dict, list[Path]]:

@@ -1,19 +1,94 @@
-"""Towers of timm: transformers and convolutional ones, by themselves or inside open_clip's models.
+"""Towers of timm: transformers and convolutional ones, by themselves (`timm:NAME`, `timm:NAME:FILE`) or inside open_clip's models.
 
 A vision transformer pools by its class token in the last block, by a learned query, or by the mean; DINOv3 and EVA, which turn
-keys by their places, and convolutional towers are read where they pool by the mean.
+keys by their places, and convolutional towers are read where they pool by the mean. A tower by itself reads no texts.
 
 Source: Wightman, timm (Apache-2.0).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
 from timm.layers import Format
 from timm.models.eva import Eva
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from rsvlm.model.encoder import Patches, at_places, in_heads, joined, mean_pooling, split_pooling
+from rsvlm.errors import ModelError
+from rsvlm.model.encoder import Encoder, Patches, at_places, in_heads, joined, mean_pooling, split_pooling
+from rsvlm.model.others import reading
+from rsvlm.model.others.towers import tried
+from rsvlm.records.files import file_sha256
+
+CLASSIFIERS = ("head.", "classifier.", "fc.", "head_dist.")
+
+
+def open_model(where: str, device: torch.device) -> Encoder:
+    """Open a tower of timm by its name, and weights of a file or those that timm names. Raises as `opening.open_encoder`."""
+    name, _, file = where.partition(":")
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), 5)
+        raise ModelError(f"timm knows no model '{name}'" + f": did you mean {', '.join(near)}?" * bool(near))
+    revision = ""
+    if not file:
+        settings = timm.get_pretrained_cfg(name)
+        if settings is None or not settings.hf_hub_id:
+            raise ModelError(f"timm names no weights of {name} on the hub: give a file, timm:{name}:FILE")
+        folder, revision = reading.from_hub(settings.hf_hub_id.removeprefix("hf-hub:"), ["*.json", "model.safetensors"])
+        file = str(folder / "model.safetensors")
+    trunk = timm.create_model(name, num_classes=0)
+    state = reading.read_state(file)
+    reading.fill(trunk, state, file, CLASSIFIERS)
+    label = f"timm:{name}" + f":{Path(file).name}" * (not revision)
+    encoder = TimmEncoder(label, trunk.eval().to(device), lambda: file_sha256(Path(file)))
+    encoder.revision = revision
+    return tried(encoder)
+
+
+class TimmEncoder(Encoder):
+    """A vision tower of timm behind the one face."""
+
+    def __init__(self, name: str, trunk: nn.Module, fingerprint: Callable[[], str]):
+        settings, seen = resolve_model_data_config(trunk), has_patches(trunk)
+        super().__init__(
+            name,
+            dynamic(trunk),
+            can=["patches"] * seen + ["last block"] * (seen and pools_by_class_token(trunk)),
+            fingerprint=fingerprint,
+            image_size=settings["input_size"][1],
+            patch_size=patch_size(trunk) if seen else None,
+            mean=settings["mean"],
+            std=settings["std"],
+        )
+        self.transform = create_transform(**settings, is_training=False)
+
+    def preprocess(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        """Prepare images as `Encoder` says."""
+        return torch.stack([self.transform(Image.fromarray(a)) for a in arrays]).to(self.device, self.dtype)
+
+    def encode_images(self, batch: Tensor) -> Tensor:
+        """Embed as `Encoder` says."""
+        return self.model(batch)
+
+    def patches(self, batch: Tensor) -> Patches:
+        """Split the pooling as `Encoder` says."""
+        return patches(self.model, batch) if "patches" in self.can else super().patches(batch)
+
+    def last_block(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run the tower up to the attention of its last block, as `Encoder` says."""
+        return last_block(self.model, batch) if "last block" in self.can else super().last_block(batch)
+
+    def project(self, pooled: Tensor, rest: Tensor | None) -> Tensor:
+        """Send pooled values through the rest of the tower as `Encoder` says."""
+        return project(self.model, pooled, rest).float()
 
 
 def has_patches(trunk: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from rsvlm.data import reading, shards
 from rsvlm.errors import DataError, MissingExtraError, ModelError
 from rsvlm.evaluation import embeddings, given as given_file
-from rsvlm.model import embed, mammut, tokenizer
+from rsvlm.model import embed, encoder as encoder_room, mammut, tokenizer
 from rsvlm.model.others import open_clip as open_clip_models, opening, towers
 
 TEXTS = ["a river", "red in the north, white elsewhere", "an airport with two runways"]
@@ -162,7 +162,7 @@ def test_wrong_checkpoints_are_refused(clip, tmp_path):
     torch.save({name: value for name, value in state.items() if name != "visual.proj"}, tmp_path / "lacks.pt")
     torch.save(state | {"visual.proj": torch.zeros(32, 7)}, tmp_path / "shape.pt")
     torch.save(state | {"visual.proj": torch.full((32, 24), torch.nan)}, tmp_path / "nan.pt")
-    for name, says in {"empty": "cannot be opened", "lacks": "visual.proj", "shape": "visual.proj", "nan": "NaN"}.items():
+    for name, says in {"empty": "cannot be read", "lacks": "visual.proj", "shape": "visual.proj", "nan": "NaN"}.items():
         with pytest.raises(ModelError, match=says):
             opening.open_encoder(f"open_clip:Toy-B-8:{tmp_path / name}.pt", "cpu")
 
@@ -265,7 +265,7 @@ def test_a_folder_of_transformers_embeds_as_its_own_forward_does(hugging):
 def test_the_neighbours_of_a_text_do_not_matter(hugging):
     encoder = opening.open_encoder(f"hf:{hugging[1]}", "cpu")
     np.testing.assert_allclose(encoder.texts(TEXTS)[:1], encoder.texts(TEXTS[:1]), atol=1e-6)
-    many = [f"{i} rivers" for i in range(towers.TEXTS + 3)]
+    many = [f"{i} rivers" for i in range(encoder_room.TEXTS + 3)]
     np.testing.assert_allclose(encoder.texts(many)[-1:], encoder.texts(many[-1:]), atol=1e-6)
     with pytest.raises(DataError, match="text 1 of 2 is empty"):
         encoder.texts(["a river", " "])
@@ -333,7 +333,7 @@ def siglip(tmp_path_factory):
 
 def texts_of(model, tokens):
     with torch.inference_mode():
-        return F.normalize(towers.pooled(model.get_text_features(input_ids=torch.tensor(tokens))), dim=-1).numpy()
+        return F.normalize(towers.features_of(model.get_text_features(input_ids=torch.tensor(tokens))), dim=-1).numpy()
 
 
 def test_a_siglip_2_reads_lower_case_as_it_was_trained(siglip, tmp_path):
