@@ -278,3 +278,11 @@ def test_several_positions_that_all_windows_hold_are_as_one():
     mean = encoders.mean_pooling(tokens, (2, 3))
     pooled = smoothing.smooth_attention(mean.scores, mean.values, 99, mean.common)[:, 0, 1, 1]
     torch.testing.assert_close(pooled, tokens.mean(1))
+
+
+def test_the_family_that_others_are_copied_from(monkeypatch):
+    monkeypatch.setitem(opening.FAMILIES, "template", "TEMPLATE")
+    encoder = opening.open_encoder("template:3", "cpu")
+    check(encoder, (24, 24))
+    with pytest.raises(ModelError, match="as in template:3"):
+        opening.open_encoder("template:x", "cpu")
