@@ -14,6 +14,7 @@ from rsvlm.data.web import commands as web
 from rsvlm.errors import RsvlmError
 from rsvlm.evaluation import commands as evaluation
 from rsvlm.localization import commands as localization
+from rsvlm.model import commands as model
 from rsvlm.records import commands as records
 from rsvlm.search import commands as search
 from rsvlm.training import commands as training
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.add_typer(landmarks.app, name="landmarks")
 app.add_typer(web.app, name="web")
 app.add_typer(training.app)
+app.add_typer(model.app)
 app.command()(evaluation.embed)
 evaluation.app.add_typer(localization.app)
 app.add_typer(evaluation.app, name="evaluate")

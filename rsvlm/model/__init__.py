@@ -11,7 +11,8 @@ In: arrays of pixels and texts, or a folder of weights. Out: vectors of norm 1, 
     preprocessing from any shape to a model's square
     encoder      the one face of every model
     embed        pictures and texts to vectors
-    weights      model folders of ours and of open_clip in, ONNX out
+    weights      model folders of ours in, and vision towers
+    exporting    model folders out, in the forms of others
     device       auto, cpu, cuda
     others/      models of other people
 """

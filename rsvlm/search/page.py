@@ -27,7 +27,7 @@ from rsvlm.data import benchmarks, reading
 from rsvlm.errors import DataError, ModelError, RsvlmError, need
 from rsvlm.evaluation import embeddings, retrieval
 from rsvlm.localization import heat
-from rsvlm.model import embed, images, tokenizer, weights
+from rsvlm.model import embed, exporting, images, tokenizer, weights
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files, stages
 
@@ -268,7 +268,7 @@ def _tower(model: Mammut, gallery: embeddings.Embeddings, out: Path) -> dict:
     firsts = np.unique(gallery.image_of_caption, return_index=True)[1]  # the fullest caption of each image, as in the chapters
     texts, image_vectors = [gallery.captions[i] for i in firsts], gallery.image_embeddings
     with tempfile.TemporaryDirectory() as folder:
-        exact = weights.export_onnx(model, folder, towers=("text",)) / "text.onnx"
+        exact = exporting.export_onnx(model, folder, towers=("text",)) / "text.onnx"
         small = exact.with_name("int8.onnx")
         graph = onnx.load(exact)
         # Else it asks for a step that adds nothing here.

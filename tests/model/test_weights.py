@@ -22,7 +22,8 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 import rsvlm
 from rsvlm.errors import DataError, ModelError
 from rsvlm.evaluation import given as given_file
-from rsvlm.model import embed, mammut, tokenizer, weights
+from rsvlm.model import embed, exporting, mammut, tokenizer, weights
+from rsvlm.model.others import open_mammut, opening
 
 ORACLE = Path(os.environ.get("RSVLM_ORACLE", ROOT.parent / "shared" / "oracle")) / "openmammut-tiny"
 needs_oracle = pytest.mark.skipif(not ORACLE.is_dir(), reason=f"{ORACLE} is not there")
@@ -41,10 +42,11 @@ def random_weights(config: dict, head: str = "text.text_projection") -> dict[str
     """Weights of a model in open_clip's format, as its keys and shapes are documented by the oracle."""
     generator = torch.Generator().manual_seed(0)
     vision, text = config["vision_cfg"], config.get("multimodal_cfg") or config["text_cfg"]
-    d, e = vision["width"], text["width"]
-    shapes = {"visual.class_embedding": (d,), "visual.positional_embedding": (1 + (32 // 8) ** 2, d), "visual.proj": (d, e)}
-    shapes |= {"visual.conv1.weight": (d, 3, 8, 8), "map_viz2txt_kv": (d, e), "logit_scale": (), head: (e, 100)}
-    shapes |= {"text.token_embedding.weight": (100, e), "text.positional_embedding": (16, e)}
+    d, e, side, words = vision["width"], text["width"], vision["patch_size"], text["vocab_size"]
+    places = 1 + (vision["image_size"] // side) ** 2
+    shapes = {"visual.class_embedding": (d,), "visual.positional_embedding": (places, d), "visual.proj": (d, e)}
+    shapes |= {"visual.conv1.weight": (d, 3, side, side), "map_viz2txt_kv": (d, e), "logit_scale": (), head: (e, words)}
+    shapes |= {"text.token_embedding.weight": (words, e), "text.positional_embedding": (text["context_length"], e)}
     norms = [("visual.ln_pre", d), ("visual.ln_post", d), ("text.ln_final", e)]
     blocks = [(f"visual.transformer.resblocks.{i}", d, True) for i in range(vision["layers"])]
     for i in range(text["layers"]):
@@ -107,7 +109,7 @@ class Reference:
         return self.state[f"{place}.weight"], self.state[f"{place}.bias"]
 
     def image(self, images):
-        x = F.conv2d(images, self.state["visual.conv1.weight"], stride=8).flatten(2).mT
+        x = F.conv2d(images, self.state["visual.conv1.weight"], stride=self.vision["patch_size"]).flatten(2).mT
         x = torch.cat([self.state["visual.class_embedding"].expand(len(x), 1, -1), x], 1)
         x = self.norm("visual.ln_pre", x + self.state["visual.positional_embedding"])
         for i in range(self.vision["layers"]):
@@ -483,7 +485,7 @@ def test_exported_towers_equal_torch(tmp_path, batch, kind):
     else:
         model = small_model(image_pooling="attention", text_width=48, context_length=20).train()
     training = model.training
-    folder = weights.export_onnx(model, tmp_path / "onnx")
+    folder = exporting.export_onnx(model, tmp_path / "onnx")
     assert model.training is training
     assert {path.name for path in folder.iterdir()} == {"image.onnx", "text.onnx", "onnx.json"}
     facts = json.loads((folder / "onnx.json").read_text())
@@ -563,6 +565,32 @@ def test_the_preset_l14_is_the_shape_of_the_released_weights():
     decoder = {"context_length": 77, "vocab_size": 49408, "width": 768, "heads": 12, "layers": 12, "output_tokens": True}
     decoder |= {"cross_attn_ratio": 2, "does_full_decoding": True}
     options = {"embed_dim": 768, "vision_cfg": vision, "text_cfg": decoder, "custom_text": True}
-    config = weights._open_clip_options(options, {})
+    config = open_mammut._translated(options, {})
     assert {name: getattr(config, name) for name in mammut.PRESETS["l14"]} == mammut.PRESETS["l14"]
     assert (config.context_length, config.vocab_size, config.bos_token_id) == (77, 49408, 49406)
+
+
+def test_a_checkpoint_of_laion_is_read_by_the_name_of_its_architecture(tmp_path):
+    """Its options are in the shapes of its tensors; texts are read by CLIP's vocabulary, pads and all."""
+    open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+    vision = CONFIG["vision_cfg"] | {"image_size": 64, "patch_size": 32, "width": 64, "head_width": 64}
+    decoder = CONFIG["text_cfg"] | {"width": 64, "heads": 1, "vocab_size": 49408, "context_length": 77}
+    config = {"embed_dim": 64, "vision_cfg": vision, "text_cfg": decoder}
+    state = random_weights(config)
+    torch.save({"epoch": 1, "state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "epoch_1.pt")
+    encoder, reference = (
+        opening.open_encoder(f"open_clip:mammut_ViT-S-32:{tmp_path / 'epoch_1.pt'}", "cpu"),
+        Reference(state, config),
+    )
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        tokens = open_clip.get_tokenizer("ViT-B-32")(["a river", "an airport"])
+        np.testing.assert_allclose(encoder.texts(["a river", "an airport"]), reference.encode_text(tokens), atol=1e-4)
+        np.testing.assert_allclose(F.normalize(encoder.encode_images(images), dim=-1), reference.image(images)[0], atol=1e-4)
+    assert encoder.name == "open_clip:mammut_ViT-S-32:epoch_1.pt" and encoder.can == {"texts", "patches"}
+    for name, says in {"mammut_ViT-S-16": "patches of 32 pixels", "mammut_ViT-X-16": "no architecture of openMaMMUT"}.items():
+        with pytest.raises(ModelError, match=says):
+            opening.open_encoder(f"open_clip:{name}:{tmp_path / 'epoch_1.pt'}", "cpu")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(ModelError, match="lacks .*visual.conv1"):
+        opening.open_encoder(f"open_clip:mammut_ViT-S-32:{tmp_path / 'other.pt'}", "cpu")

@@ -5,6 +5,7 @@ TEMPLATE      how a family is added
 open_clip     models in open_clip's format
 clip_vit      their own vision transformers
 long_clip     their text towers of 248 positions
+open_mammut   MaMMUT in open_clip's format
 timm_towers   towers of timm, by themselves or in models of open_clip
 hugging_face  CLIP and SigLIP of transformers
 reading       files of weights, on disk and on a hub

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rsvlm.errors import ModelError, need
 from rsvlm.model.encoder import Encoder, Patches
-from rsvlm.model.others import clip_vit, long_clip, reading, timm_towers
+from rsvlm.model.others import clip_vit, long_clip, open_mammut, reading, timm_towers
 from rsvlm.model.others.towers import scale_of, short, tried
 from rsvlm.model.weights import CLIP_MEAN, CLIP_STD
 from rsvlm.records.files import file_sha256
@@ -36,6 +36,8 @@ def open_model(where: str, device: torch.device) -> Encoder:
         name, weight, named = str(folder), "", f"open_clip:{where}"
     else:
         name, _, weight = where.partition(":")
+        if name.startswith("mammut_") and weight and not Path(name).is_dir():
+            return open_mammut.open_checkpoint(name, weight, device)
         named = f"open_clip:{name}" + f":{Path(weight).name}" * bool(weight)
     source, options, files = _open_clip_source(open_clip, name, weight)
     try:

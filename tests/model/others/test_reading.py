@@ -116,7 +116,9 @@ def hub(tmp_path, monkeypatch):
                 if "org/" not in path:
                     return self.answer(404, X_Error_Code="RepoNotFound")
                 if "/tree/" in path:
-                    files = [{"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in content.items()]
+                    files = [
+                        {"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in content.items()
+                    ]
                     return self.answer(200, json.dumps(files).encode(), Content_Type="application/json")
                 name = path.removeprefix("/api/models/").split("/revision/")[0]
                 siblings = [{"rfilename": file} for file in content]
