@@ -14,5 +14,6 @@ In: arrays of pixels and texts, or a folder of weights. Out: vectors of norm 1, 
     weights      model folders of ours in, and vision towers
     exporting    model folders out, in the forms of others
     device       auto, cpu, cuda
+    commands     the verb export
     others/      models of other people
 """
