@@ -42,8 +42,3 @@ def test_a_view_leaves_out_the_blocks_that_cannot_be_read_and_no_others():
     expected[32:48, 16:32] = False
     np.testing.assert_array_equal(view.valid, expected)
     np.testing.assert_array_equal(view.pixels, np.where(expected[..., None], whole, 0))
-
-
-def test_values_beyond_the_limits_are_cut_and_what_is_no_number_is_black():
-    values = np.array([[[-5.0, 0.0, 5.0, 10.0, 99.0, np.nan, np.inf]]])
-    assert windows.stretch(values, ((0.0, 10.0),))[0, 0].tolist() == [0, 0, 128, 255, 255, 0, 255]
