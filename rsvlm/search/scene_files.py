@@ -43,7 +43,9 @@ class Scene:
         return bool(self.source.crs)
 
 
-def open_scene(where: str | Path, bands: Sequence[int] = ()) -> list[Scene]:
+def open_scene(
+    where: str | Path, bands: Sequence[int] = (), limits: Sequence[float] = (), nodata: str | float = "auto"
+) -> list[Scene]:
     """Open a raster, its URL, a folder of XYZ tiles, an MBTiles file, or a folder of rasters.
 
     A raster that does not say where it lies is opened too, in coordinates of its pixels.
@@ -51,6 +53,8 @@ def open_scene(where: str | Path, bands: Sequence[int] = ()) -> list[Scene]:
     Args:
         where: As for `sources.open_imagery`.
         bands: Bands shown as red, green and blue, or one. If empty, they are found out.
+        limits: Values that become black and white, a pair, or one for each band. If empty, they are found out.
+        nodata: Value that holds no data; `file`: as the file declares it; `auto`: the same, else a value that fills parts of it.
 
     Returns:
         One scene for each raster and each zoom level.
@@ -61,7 +65,7 @@ def open_scene(where: str | Path, bands: Sequence[int] = ()) -> list[Scene]:
     """
     from rsvlm import config
 
-    options = config.Chips(bands=tuple(bands), min_valid_share=0.0)
+    options = config.Chips(bands=tuple(bands), limits=tuple(limits), nodata=nodata, min_valid_share=0.0)
     return [_on_grid(source) for source in sources.open_imagery(str(where), options, placed=False)]
 
 

@@ -94,6 +94,13 @@ class Source:
     nodata: float | None = None
     guesses: tuple[str, ...] = ()
     sketch: values.Sketch | None = None
+
+    @property
+    def meaning(self) -> dict:
+        """What is shown of it, for records: bands, the values that become black and white, no data, and what was guessed."""
+        limits = [list(pair) for pair in self.limits]
+        return {"bands": list(self.bands), "limits": limits, "nodata": self.nodata, "guesses": list(self.guesses)}
+
     notes: tuple[tuple[str, int, str], ...] = ()
 
 

@@ -31,7 +31,7 @@ DARK = 64  # 8-bit values that end below this are told
 SENTINELS = (-9999.0, -99999.0, -999999.0, -32768.0, -32767.0)
 """Values that stand for no data wherever they are met."""
 
-_PROBE_PX, _SAMPLE_PX = 256, 1024  # sides of the small copies that are looked at: of 8-bit rasters, and of others
+_PROBE_PX, _SAMPLE_PX = 128, 1024  # sides of the small copies that are looked at: of 8-bit rasters, and of others
 _ENOUGH = 4096  # values to make a stretch of
 
 
@@ -242,6 +242,8 @@ def _highest(sample: _Sample | None) -> float:
 def _given_nodata(given: str | float, kind: str, label: str) -> float | None:
     if isinstance(given, str):
         return None
+    if not np.isfinite(given):
+        raise ConfigError(f"chips.nodata is {given}: what is no number never counts as data, so say a value, auto or file")
     if np.issubdtype(np.dtype(kind), np.integer) and not np.iinfo(kind).min <= given <= np.iinfo(kind).max:
         raise ConfigError(f"chips.nodata is {given:g}, which no pixel of {label} can be: its values are {kind}")
     return float(given)
@@ -325,9 +327,8 @@ def _sample(dataset, bands: Sequence[int], alpha: int, side: int, masked: bool =
         except RasterioError:
             pass
     # Without overviews a whole look would read everything, perhaps over a network: look at small windows instead.
-    parts = list(
-        _windows(dataset, bands, alpha, 8 if side == _SAMPLE_PX else 3, side // 8 if side == _SAMPLE_PX else side // 4, masked)
-    )
+    count, part = (8, 128) if side == _SAMPLE_PX else (4, 32)
+    parts = list(_windows(dataset, bands, alpha, count, part, masked))
     return _joined(parts) if parts else None
 
 
