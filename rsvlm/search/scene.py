@@ -173,7 +173,8 @@ def search(
         raise DataError(
             f"{scene} holds {len(scenes)} scenes ({names}): open them with scene_files.open_scene and search each one"
         )
-    scene = scenes[0]
+    whole = scenes[0]
+    scene = scene_blocks.align(whole, model, options.tile_px)
     question = _ask(texts, model, options)
     plan = scene_blocks.cut(scene, model, options.tile_px, options.overlap, max(options.windows) // 2 + 1)
     tower = _tower(model, options.precision)
@@ -209,7 +210,8 @@ def search(
     scene_files.write_polygons(out / "polygons.geojson", listed, question.texts, grid)
     facts = _facts(grid, question, plan, results, options) | {
         "seconds": round(time.time() - started, 2),
-        "megapixels": scene.width * scene.height / 1e6,
+        "size_px": [whole.width, whole.height],
+        "megapixels": whole.width * whole.height / 1e6,
     }
     files.write_atomic(out / "search.json", json.dumps(facts, indent=1, ensure_ascii=False))
     scale = plan.fine / plan.shrink
@@ -232,7 +234,7 @@ def _facts(grid: Grid, question: _Question, plan: Plan, results: _Results, optio
     return {
         "scene": scene.source.name, "attribution": scene.source.attribution, "licence": scene.source.licence,
         "coordinates": grid.authority or (scene.source.crs if scene.located else "pixels, y downwards"),
-        **scene.source.meaning, "polygons_in": grid.polygons_in, "size_px": [scene.width, scene.height],
+        **scene.source.meaning, "polygons_in": grid.polygons_in,
         "cell_px": plan.cell * plan.zoom, "tile_px": plan.tile * plan.patch * plan.zoom,
         "window": options.window, "overlap": 1 - plan.step / plan.tile, "threshold": options.threshold,
         "meaning": MEANING, "background": question.rivals, "cells_with_data": results.cells,

@@ -171,7 +171,18 @@ def _raster_reader(dataset, file: remote.WebFile | None, source: Source) -> Call
     palette = _read_palette(dataset, source.bands)
 
     def read(window: Window) -> Picture:
-        # What lies beyond the raster's last row and column is not asked for.
+        # Pixels that reach beyond the raster's last row or column repeat those before: the others stay what they are.
+        across, down = window.width / window.shape[1], window.height / window.shape[0]
+        wide = min(window.shape[1], max(1, int((dataset.width - window.left) / across + 1e-6)))
+        high = min(window.shape[0], max(1, int((dataset.height - window.top) / down + 1e-6)))
+        if (high, wide) == window.shape:
+            return read_inside(window)
+        picture = read_inside(replace(window, width=wide * across, height=high * down, shape=(high, wide)))
+        beyond = (0, window.shape[0] - high), (0, window.shape[1] - wide)
+        pixels, valid = np.pad(picture.pixels, (*beyond, (0, 0)), mode="edge"), np.pad(picture.valid, beyond, mode="edge")
+        return replace(picture, pixels=pixels, valid=valid)
+
+    def read_inside(window: Window) -> Picture:
         width, height = min(window.width, dataset.width - window.left), min(window.height, dataset.height - window.top)
         place = rasterio.windows.Window(window.left, window.top, width, height)
         shape = (len(source.bands), *window.shape)
