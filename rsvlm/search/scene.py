@@ -11,7 +11,6 @@ an empty result and the highest confidence there was, not the least bad places.
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import time
@@ -26,13 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rsvlm.errors import DataError, need
+from rsvlm.errors import DataError, ModelError, need
 from rsvlm.localization import heat, shapes, smoothing
-from rsvlm.model import images
+from rsvlm.model.embed import encoder_of
+from rsvlm.model.encoder import Encoder
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files
 from rsvlm.search import scene_blocks, scene_files
-from rsvlm.search.scene_blocks import DETAIL, Block, Plan
+from rsvlm.search.scene_blocks import DETAIL, Block, Plan, Seen
 from rsvlm.search.scene_files import Grid, Scene
 
 BACKGROUND = (
@@ -138,7 +138,7 @@ class SearchResult:
 def search(
     scene: str | Path | Scene,
     texts: Sequence[str],
-    model: Mammut,
+    model: Mammut | Encoder,
     out: Path,
     options: SearchOptions = SearchOptions(),
     *,
@@ -154,18 +154,24 @@ def search(
     Args:
         scene: Path or URL of the scene, or the scene as of `scene_files.open_scene`.
         texts: M texts; each is judged by itself.
-        model: Model in evaluation mode.
+        model: Model in evaluation mode, of any family that shows patches and reads texts.
         out: Folder of the three files.
         options: How the scene is searched.
         progress: Show a bar.
 
     Raises:
         DataError: The scene cannot be read or holds no data, it is several, or the model does not fit.
+        ModelError: The model shows no patches, or reads no texts.
         MissingExtraError: rasterio, pyproj or shapely is not installed.
     """
     started = time.time()
     need("shapely", "data")
     # What is asked, and how the scene is cut up: a bad request stops here.
+    model = encoder_of(model)
+    if "patches" not in model.can:
+        raise ModelError(
+            f"{model.name} shows no patches, which a search in a scene needs: take another model, or `search index`"
+        )
     look = options.bands, options.limits, options.nodata
     scenes = [scene] if isinstance(scene, Scene) else scene_files.open_scene(scene, *look)
     if len(scenes) > 1:
@@ -257,11 +263,13 @@ class _Question:
     odds: float
 
 
-def _ask(texts: Sequence[str], model: Mammut, options: SearchOptions) -> _Question:
+def _ask(texts: Sequence[str], model: Encoder, options: SearchOptions) -> _Question:
     texts = list(dict.fromkeys(texts))
     rivals = [text for text in dict.fromkeys((*NONSENSE, *options.background)) if text not in texts]
     vectors = np.concatenate([heat.text_vectors(model, texts), heat.text_vectors(model, rivals)])
-    odds = 1 / options.temperature if options.temperature else model.logit_scale.item()
+    if not options.temperature and model.logit_scale is None:
+        raise DataError(f"{model.name} does not say how sharp its loss was: give a temperature, in cosines")
+    odds = 1 / options.temperature if options.temperature else model.logit_scale
     return _Question(texts, rivals, vectors, _held_against(texts, rivals, vectors), odds)
 
 
@@ -292,30 +300,37 @@ def _confidence(log_odds: np.ndarray, inside: tuple[slice, slice]) -> np.ndarray
     return (sums[:-1] / sums[-1].clamp_min(1e-6)).sigmoid().numpy()
 
 
-def _tower(model: Mammut, precision: str) -> Callable:
-    """Return the function from tiles (B, S, S, 3) uint8 to what `heat.Patches` calls scores and values, as arrays."""
+def _tower(model: Encoder, precision: str) -> Callable:
+    """Return the function from tiles (B, S, S, 3) uint8 to what `scene_blocks.Seen` holds of each."""
     device = model.device
     fast = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() if device.type == "cpu" else torch.cuda.is_bf16_supported()
-    half = precision == "bf16" or (precision == "auto" and fast)
-    copied = copy.deepcopy(model).bfloat16() if half else model
+    looking = model.in_bfloat16() if precision == "bf16" or (precision == "auto" and fast) else model
 
-    def tower(tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        batch = torch.from_numpy(images.normalise(tiles, model.config.image_mean, model.config.image_std)).to(device)
+    def tower(tiles: np.ndarray) -> Seen:
         with torch.inference_mode():
-            patches = heat.patches(copied, batch.bfloat16() if half else batch, embeddings=False)
-            return patches.scores.cpu().numpy(), patches.values.cpu().numpy()
+            patches = looking.patches(looking.normalised(tiles))
+            common = (
+                patches.scores[:, :0, 0, 0] if patches.common is None else torch.cat([s.flatten(1) for s in patches.common], 1)
+            )
+            return Seen(*(part.cpu().numpy() for part in (patches.scores, patches.values, common, patches.rest)))
 
     return tower
 
 
-def _cosines(model: Mammut, block: Block, windows: Sequence[int], vectors: np.ndarray) -> np.ndarray:
+def _cosines(model: Encoder, block: Block, windows: Sequence[int], vectors: np.ndarray) -> np.ndarray:
     """Pool the window around each patch of a block, and compare it with texts (K, E): (K, h, w) cosines, NaN where there is no data."""
     texts = torch.from_numpy(np.ascontiguousarray(vectors.T, np.float32)).to(model.device)
+    heads, width = len(block.scores), block.values.shape[-1]
+    rest = torch.from_numpy(block.rest)[None].to(model.device)
     cosines: Tensor | float = 0.0
     for side in windows:
-        pooled = np.stack([smoothing.smooth_pool(s, v, side) for s, v in zip(block.scores, block.values)])  # (n, h, w, d)
+        common: list = [None] * heads
+        if block.common.shape[-1]:
+            own = block.common[..., heads:].reshape(*block.common.shape[:2], heads, width)
+            common = [(block.common[..., i], own[..., i, :]) for i in range(heads)]
+        pooled = np.stack([smoothing.smooth_pool(*part, side, c) for *part, c in zip(block.scores, block.values, common)])
         with torch.inference_mode():
-            cosines = cosines + heat.project(model, torch.from_numpy(pooled)[None].to(model.device)) @ texts
+            cosines = cosines + heat.project(model, torch.from_numpy(pooled)[None].to(model.device), rest) @ texts
     return (cosines[0] / len(windows)).movedim(-1, 0).cpu().numpy()
 
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from rsvlm.errors import DataError
-from rsvlm.model.mammut import Mammut
+from rsvlm.model.encoder import Encoder
 from rsvlm.search import scene_files
 from rsvlm.search.scene_files import Scene
 
@@ -79,7 +80,7 @@ class Plan:
         return int(rows[0]) * self.patch, int(columns[0]) * self.patch, *map(min, last, self.view)
 
 
-def align(scene: Scene, model: Mammut, tile_px: int | None) -> Scene:
+def align(scene: Scene, model: Encoder, tile_px: int | None) -> Scene:
     """Let a scene begin up to a patch earlier, so that patches lie on the same ground in every part of the same imagery.
 
     Where pixels as the model sees them are no whole number of the scene's, patches begin with the scene.
@@ -90,13 +91,18 @@ def align(scene: Scene, model: Mammut, tile_px: int | None) -> Scene:
     return replace(scene, **begins, width=scene.width + before, height=scene.height + above)
 
 
-def _patch_px(model: Mammut, tile_px: int | None) -> int:
+def _patch_px(model: Encoder, tile_px: int | None) -> int:
     """Return the side of a patch in pixels of the scene, or 0 where pixels as the model sees them are no whole number of those."""
-    zoom = (tile_px or model.config.image_size) / model.config.image_size
-    return int(zoom) * model.config.patch_size if zoom.is_integer() else 0
+    zoom = (tile_px or _side(model)) / _side(model)
+    return int(zoom) * model.patch_size if zoom.is_integer() else 0
 
 
-def cut(scene: Scene, model: Mammut, tile_px: int | None, overlap: float, reach: int) -> Plan:
+def _side(model: Encoder) -> int:
+    """Return the side of what the model sees at once, in pixels: its image size, or as much of it as is whole patches."""
+    return model.image_size // model.patch_size * model.patch_size
+
+
+def cut(scene: Scene, model: Encoder, tile_px: int | None, overlap: float, reach: int) -> Plan:
     """Plan how a scene is cut up for a model.
 
     Args:
@@ -109,7 +115,7 @@ def cut(scene: Scene, model: Mammut, tile_px: int | None, overlap: float, reach:
     Raises:
         DataError: Patches of the model cannot be cut into cells, or the scene is too large for tiles of this size.
     """
-    side, patch = model.config.image_size, model.config.patch_size
+    side, patch = _side(model), model.patch_size
     if patch % DETAIL:
         raise DataError(f"patches of {patch} pixels cannot be cut into cells: search with another model")
     cell, zoom, tile = patch // DETAIL, (tile_px or side) / side, side // patch
@@ -129,20 +135,36 @@ def cut(scene: Scene, model: Mammut, tile_px: int | None, overlap: float, reach:
     shares = [tile_shares(-(-n // patch), tile, step, f) for n, f in zip(view, first)]
     shrink = max(1, -(-max(size) // PREVIEW_PX))
     fine = max(n for n in range(1, cell + 1) if cell % n == 0 and (n == 1 or n * max(size) <= PREVIEW_PX))
-    fill = np.round(255 * np.asarray(model.config.image_mean)).astype(np.uint8)
+    fill = np.round(255 * np.asarray(model.mean)).astype(np.uint8)
     return Plan(patch, cell, zoom, tile, step, reach, view, size, shares, boxes, shrink, fine, fill)
+
+
+class Seen(NamedTuple):
+    """What a model says of B tiles.
+
+    `scores` (B, n, h, w) and `values` (B, n, h, w, d) of their patches; and of each tile as a whole what is common to all windows, the
+    scores of n heads and then their values, (B, n + n·d) or (B, 0), and what `Encoder.project` needs, (B, C).
+    """
+
+    scores: np.ndarray
+    values: np.ndarray
+    common: np.ndarray
+    rest: np.ndarray
 
 
 @dataclass(frozen=True)
 class Block:
     """What was seen of a block.
 
-    `scores` (n, h, w), NaN where there is no data, and `values` (n, h, w, d), of its patches and those around it; the slices of its own
-    cells, once each patch has become `DETAIL` by `DETAIL` of them; the colours of these, and which hold data.
+    `scores` (n, h, w), NaN where there is no data, and `values` (n, h, w, d), of its patches and those around it; `common` and `rest`
+    as in `Seen`, of each place, (h, w, …); the slices of its own cells, once each patch has become `DETAIL` by `DETAIL` of them; the
+    colours of these, and which hold data.
     """
 
     scores: np.ndarray
     values: np.ndarray
+    common: np.ndarray
+    rest: np.ndarray
     inside: tuple[slice, slice]
     colours: np.ndarray
     known: np.ndarray
@@ -201,26 +223,35 @@ def look(plan: Plan, box: tuple, pixels: np.ndarray, valid: np.ndarray, tower, b
     data = np.ones(shape, bool) if whole else valid.reshape(shape[0], patch, shape[1], patch).any(axis=(1, 3))
     # Scores and values of the patches of the area: sums of what the tiles say, each with its share.
     (top, bottom), (left, right) = area
-    scores = values = None
+    sums: list[np.ndarray] = []
     corners = [(y - y0, x - x0) for y in starts[0].tolist() for x in starts[1].tolist()]
     corners = [(y, x) for y, x in corners if data[y : y + tile, x : x + tile].any()]
     for first in range(0, len(corners), batch_size):
         batch = corners[first : first + batch_size]
         tiles = [pixels[y * patch : (y + tile) * patch, x * patch : (x + tile) * patch] for y, x in batch]
-        for (y, x), s, v in zip(batch, *tower(np.stack(tiles))):
-            if values is None:
-                scores = np.zeros((len(s), bottom - top, right - left), np.float32)
-                values = np.zeros((*scores.shape, v.shape[-1]), np.float32)
+        for (y, x), s, v, *whole_tile in zip(batch, *tower(np.stack(tiles))):
+            if not sums:
+                high, wide = bottom - top, right - left
+                shapes = (
+                    (len(s), high, wide),
+                    (len(v), high, wide, v.shape[-1]),
+                    *((high, wide, len(part)) for part in whole_tile),
+                )
+                sums = [np.zeros(shape, np.float32) for shape in shapes]
             # In patches of the scene, cut to the area; then the same places in the arrays and in the tile.
             y, x = y + y0, x + x0
             to_y = slice(max(y, top) - top, min(y + tile, bottom) - top)
             to_x = slice(max(x, left) - left, min(x + tile, right) - left)
             of_tile = np.s_[to_y.start + top - y : to_y.stop + top - y, to_x.start + left - x : to_x.stop + left - x]
             share = (plan.shares[0][y][:, None] * plan.shares[1][x])[of_tile]
-            scores[:, to_y, to_x] += share * s[:, *of_tile]
-            values[:, to_y, to_x] += share[..., None] * v[:, *of_tile]
-    if values is None:
+            sums[0][:, to_y, to_x] += share * s[:, *of_tile]
+            sums[1][:, to_y, to_x] += share[..., None] * v[:, *of_tile]
+            for total, part in zip(sums[2:], whole_tile):
+                if len(part):
+                    total[to_y, to_x] += share[..., None] * part
+    if not sums:
         return None
+    scores, values, common, rest = sums
     scores[:, ~data[top - y0 : bottom - y0, left - x0 : right - x0]] = np.nan  # tiles that were left out are among these
     # The block's own cells: where they are, which hold data, and their colours for the preview.
     inside = slice(box[0] - DETAIL * top, box[2] - DETAIL * top), slice(box[1] - DETAIL * left, box[3] - DETAIL * left)
@@ -230,7 +261,7 @@ def look(plan: Plan, box: tuple, pixels: np.ndarray, valid: np.ndarray, tower, b
     known = np.ones((high, wide), bool) if whole else valid.reshape(high, cell, wide, cell).mean(axis=(1, 3)) >= 0.5
     step = cell // plan.fine
     colours = pixels[step // 2 :: step, step // 2 :: step].astype(np.float32)
-    return Block(scores, values, inside, colours, known)
+    return Block(scores, values, common, rest, inside, colours, known)
 
 
 def tile_shares(length: int, tile: int, step: int, first: int = 0) -> dict[int, np.ndarray]:

@@ -44,7 +44,10 @@ def test_a_folder_of_open_clip_comes_back_as_it_was(tmp_path, pads, mlp, read):
     model = made(**options, image_projection=True)
     folder = exporting.export(model, "open_clip", tmp_path / "out")
     again = rsvlm.load(folder, "cpu")
-    assert {key for key, value in model.config.to_diff_dict().items() if again.config.to_dict().get(key) != value} <= {"dtype", "vision_mlp_width"}
+    assert {key for key, value in model.config.to_diff_dict().items() if again.config.to_dict().get(key) != value} <= {
+        "dtype",
+        "vision_mlp_width",
+    }
     same(model, again)
     config = json.loads((folder / "open_clip_config.json").read_text())
     assert config["preprocess_cfg"]["resize_mode"] == "squash" and config["model_cfg"]["embed_dim"] == 32

@@ -15,8 +15,9 @@ from rasters import ZOOM, X, Y, mosaic, picture, write, write_tiles
 from searching import tiny_model
 
 from rsvlm.book.figures import atlas
-from rsvlm.errors import DataError
+from rsvlm.errors import DataError, ModelError
 from rsvlm.localization import pixels as kernels, shapes as masks
+from rsvlm.model import embed
 from rsvlm.search import scene as scenes, scene_blocks, scene_files
 
 rasterio = pytest.importorskip("rasterio")
@@ -65,6 +66,53 @@ def test_the_result_does_not_depend_on_how_the_scene_is_cut_into_blocks(model, t
     found = [[feature["properties"] for feature in features(tmp_path / out)] for out in ("cut", "whole")]
     one, other = ({(part["text"], part["area_px"], f"{part['peak']:.3f}") for part in parts} for parts in found)
     assert one == other
+
+
+@pytest.fixture(scope="module")
+def others():
+    """A CLIP of open_clip, and a tower without texts, of random weights."""
+    open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+    import timm
+
+    from rsvlm.model.others.open_clip import OpenClipEncoder
+    from rsvlm.model.others.timm_towers import TimmEncoder
+
+    torch.manual_seed(0)
+    vision = {"image_size": 64, "patch_size": 16, "width": 48, "layers": 2, "head_width": 12}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    clip = open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=text).eval()
+    torch.nn.init.normal_(clip.text_projection, std=1.0)
+    clip.visual.preprocess_cfg = {"size": 64, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    transform = open_clip.image_transform(64, False, mean=(0.5,) * 3, std=(0.5,) * 3)
+    tower = timm.create_model("resnet18", num_classes=0).eval()
+    return OpenClipEncoder("clip", clip, transform, open_clip.get_tokenizer("ViT-B-32"), str), TimmEncoder(
+        "timm:x", tower, str
+    )
+
+
+def test_a_scene_of_one_tile_and_a_window_over_it_is_the_picture_to_a_clip(others, tmp_path):
+    """Its class token is in every window, and what it is added to goes along with every patch."""
+    clip, _ = others
+    array = picture(64, 64)
+    path = write(tmp_path / "one.tif", array)
+    plan = scene_blocks.cut(scene_files.open_scene(path)[0], clip, None, 0.0, 10)
+    block = scene_blocks.look(
+        plan, plan.boxes[0], array.transpose(1, 2, 0).copy(), np.ones((64, 64), bool), scenes._tower(clip, "fp32"), 4
+    )
+    vectors = clip.texts(TEXTS)
+    cosines = scenes._cosines(clip, block, [9], vectors)
+    wanted = clip.images([array.transpose(1, 2, 0)]) @ vectors.T
+    np.testing.assert_allclose(cosines, np.broadcast_to(wanted[0][:, None, None], cosines.shape), atol=1e-5)
+    assert np.ptp(scenes._cosines(clip, block, [1], vectors), axis=(1, 2)).max() > 1e-3
+
+
+def test_a_search_by_a_model_of_others_writes_the_same_files(others, tmp_path):
+    clip, tower = others
+    found = search(scene(tmp_path), clip, tmp_path / "out", window=3)
+    assert heat(tmp_path / "out").shape[0] == len(TEXTS) and found.facts["cells_with_data"] > 0
+    assert np.isfinite(heat(tmp_path / "out")).all()
+    with pytest.raises(ModelError, match="reads no texts"):
+        search(scene(tmp_path), tower, tmp_path / "no")
 
 
 def part_of(path, name, top, left, height, width):
@@ -128,6 +176,7 @@ def test_windows_reach_over_the_borders_of_tiles_and_leave_out_what_has_no_data(
     array[:, 8:24, 40:64] = 0  # six patches, in two tiles
     path = write(tmp_path / "holes.tif", array, nodata=0, transform=from_origin(320_000, 3_200_000, 10, 10))
     vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 3)))[0].T.astype(np.float32)
+    model = embed.encoder_of(model)
     tower = scenes._tower(model, "fp32")
     pixels, valid = array.transpose(1, 2, 0).copy(), (array > 0).any(0)
     pixels[~valid] = 128
@@ -138,7 +187,7 @@ def test_windows_reach_over_the_borders_of_tiles_and_leave_out_what_has_no_data(
     scores, values = np.zeros((2, 8, 12)), np.zeros((2, 8, 12, 16))
     for y in starts[0]:
         for x in starts[1]:
-            s, v = tower(pixels[None, y * 8 : y * 8 + 32, x * 8 : x * 8 + 32])
+            s, v, *_ = tower(pixels[None, y * 8 : y * 8 + 32, x * 8 : x * 8 + 32])
             scores[:, y : y + 4, x : x + 4], values[:, y : y + 4, x : x + 4] = s[0], v[0]
     weights = np.exp(scores) * valid.reshape(8, 8, 12, 8).any(axis=(1, 3))
     pooled = np.zeros((2, 8, 12, 16))
@@ -148,7 +197,9 @@ def test_windows_reach_over_the_borders_of_tiles_and_leave_out_what_has_no_data(
             total = weights[here].sum(axis=(1, 2))
             pooled[:, y, x] = (weights[here][..., None] * values[here]).sum(axis=(1, 2)) / np.maximum(total, 1e-30)[:, None]
     with torch.inference_mode():
-        expected = (scenes.heat.project(model, torch.from_numpy(pooled[None]).float()) @ torch.from_numpy(vectors.T))[0]
+        expected = (
+            scenes.heat.project(model, torch.from_numpy(pooled[None]).float(), torch.zeros(1, 0)) @ torch.from_numpy(vectors.T)
+        )[0]
     cosines = scenes._cosines(model, found, [3], vectors)
     assert found.known.sum() == 16 * 24 - 6 * 4
     np.testing.assert_allclose(cosines.transpose(1, 2, 0), expected.numpy(), atol=2e-5)
