@@ -309,6 +309,7 @@ def _noted(samples: Iterable[shards.Sample], classes: dict[str, str]) -> Iterato
 
 def _about(encoder: Encoder, root: Path | str, benchmark: str | None, skipped: Counter) -> dict:
     about = {"model": encoder.name, "fingerprint": encoder.fingerprint, "benchmark": title(benchmark, root)}
+    about |= {"revision": encoder.revision} if encoder.revision else {}
     return about | {"data_hash": _data_hash(root), "skipped": dict(skipped)}
 
 

@@ -16,12 +16,15 @@ from rsvlm.records.commands import BatchSize, Benchmark, Device, JsonOut, Protoc
 app = typer.Typer(no_args_is_help=True, help="Score a model on a data set.")
 
 ModelName = Annotated[
-    str, typer.Option(help="FOLDER, open_clip:NAME[:FILE], hf:FOLDER or embeddings:FILE.npz (retrieval only).")
+    str,
+    typer.Option(
+        help="FOLDER, open_clip:NAME:FILE, hf:FOLDER, …, as a wrong one lists; or embeddings:FILE.npz (retrieval only)."
+    ),
 ]
 
 
 def embed(
-    model: Annotated[Path, typer.Option(help="Model folder.")],
+    model: Annotated[str, typer.Option(help="FOLDER, open_clip:NAME:FILE, hf:FOLDER, …, as a wrong one lists.")],
     data: Annotated[Path, typer.Option(help="Folder of shards or a benchmark.")],
     out: Annotated[Path, typer.Option(help="Folder for the embeddings.")],
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
@@ -29,13 +32,13 @@ def embed(
     device: Device = "auto",
 ) -> None:
     """Embed the images and captions of a split into parquet files."""
-    import rsvlm
     from rsvlm.data import benchmarks
     from rsvlm.evaluation import embeddings
+    from rsvlm.model.others.opening import open_encoder
 
     skipped: Counter = Counter()
     samples = benchmarks.samples(data, split, skipped=skipped)
-    embeddings.write(rsvlm.load(model, device), samples, out, batch_size=batch_size, skipped=skipped)
+    embeddings.write(open_encoder(model, device), samples, out, batch_size=batch_size, skipped=skipped)
     typer.echo(f"{out}: {(out / 'embeddings.json').read_text()}")
 
 

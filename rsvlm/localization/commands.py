@@ -17,7 +17,7 @@ app = typer.Typer()
 
 @app.command("localize")
 def localize(
-    model: Annotated[Path, typer.Option(help="Model folder.")],
+    model: Annotated[str, typer.Option(help="FOLDER, open_clip:NAME:FILE, hf:FOLDER, …, as a wrong one lists.")],
     root: Annotated[Path, typer.Option("--root", "--data", help="Folder of pictures with masks.")],
     benchmark: Annotated[str, typer.Option(help="How the masks are stored: coco, masks, polygons or blue-marble.")] = "coco",
     method: Annotated[

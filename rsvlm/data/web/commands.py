@@ -27,9 +27,9 @@ def build(
     ] = None,
     remove: Annotated[Path | None, typer.Option(help="Addresses of pictures or pages that stay out, one a line.")] = None,
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Model folder: scores how well picture and text agree, and finds near duplicates (--set web.embedding_similarity=0: none)."
+            help="Model (FOLDER, open_clip:NAME:FILE, hf:FOLDER, …): scores how well picture and text agree, and finds near duplicates (--set web.embedding_similarity=0: none)."
         ),
     ] = None,
     cache: Annotated[
@@ -123,18 +123,15 @@ def remove(
     typer.echo(f"{folder}: {removed} pairs removed, {left} left")
 
 
-def load_judge(model: Path, device: str):
+def load_judge(model: str | Path, device: str):
     """Make a model score pictures against texts, by the cosine of their embeddings, and embed pictures."""
-    import rsvlm
     from rsvlm.data.web import steps
-    from rsvlm.model import embed as embedding
-    from rsvlm.records import files, stages
+    from rsvlm.model.others.opening import open_encoder
+    from rsvlm.records import stages
 
-    loaded = rsvlm.load(model, device)
-    weights = [files.file_sha256(path) for path in sorted(model.iterdir()) if path.is_file()]
-    code = stages.source_hash("model")
+    encoder = open_encoder(model, device)
 
     def score(pictures, texts):
-        return (embedding.images(loaded, pictures) * embedding.texts(loaded, texts)).sum(axis=1)
+        return (encoder.images(pictures) * encoder.texts(texts)).sum(axis=1)
 
-    return steps.Model(stages.key(weights=weights, code=code), score, lambda pictures: embedding.images(loaded, pictures))
+    return steps.Model(stages.key(weights=encoder.fingerprint, code=stages.source_hash("model")), score, encoder.images)
