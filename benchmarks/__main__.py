@@ -34,6 +34,18 @@ def chips(
     _report("chips", json_out, n_chips=chips, repeats=repeats)
 
 
+@app.command("adapters")
+def adapters(
+    images: Annotated[int, typer.Option(min=2, help="Pictures per pass.")] = 64,
+    side: Annotated[int, typer.Option(min=0, help="Side of the scene that is searched, in pixels; 0: none.")] = 2240,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed pairs of passes, and searches.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+    json_out: JsonOut = None,
+) -> None:
+    """What the one face of all models costs beside open_clip's own forward, and a scene's share of time in the tower."""
+    _report("adapters", json_out, n_images=images, n_side=side, repeats=repeats, threads=threads)
+
+
 @app.command("landmarks")
 def landmarks(
     chips: Annotated[int, typer.Option(min=16, help="Chips of a timed build.")] = 16_000,

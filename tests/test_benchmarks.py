@@ -152,3 +152,10 @@ def test_a_part_without_a_target_is_shown():
     row = {"part": "build", "processes": 1, "repeats": 1, "per_s": 5.0, "min": 5.0, "max": 5.0, "target_per_s": None}
     row |= {"per_cpu_s": 6.0, "peak_mb": 100.0, "peak_mb_x4": 110.0}
     assert "pages to shards" in importlib.import_module("benchmarks.web").table([row])
+
+
+def test_the_one_face_gives_what_the_library_gives():
+    pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+    bench = importlib.import_module("benchmarks.adapters")
+    rows = bench.measure(n_images=2, n_side=0, repeats=1, threads=1)
+    assert rows[0]["largest_difference"] < 1e-5 and rows[0]["ratio"] > 0 and "over the library's" in bench.table(rows)
