@@ -34,6 +34,12 @@ def rows() -> list[dict]:
     return copy.deepcopy(rows)
 
 
+def populations() -> dict[tuple[str, str], dict[str, int]]:
+    """Return of each benchmark and split how many images, and captions, it has: a figure over others is no figure of it."""
+    known = {(row["name"], split): numbers for row in rows() for split, numbers in row["splits"].items()}
+    return {key: numbers for key, numbers in known.items() if "images" in numbers}
+
+
 def class_names(name: str) -> list[str]:
     """Return a benchmark's classes in the words the text tower reads, in the order of the labels."""
     title, entry = find(name)

@@ -48,6 +48,7 @@ def find(
     distance: int = duplicates.DISTANCE,
     min_jaccard: float = 0.8,
     batch: int = 20_000,
+    partial: bool = False,
 ) -> pd.DataFrame:
     """List what a benchmark and training sets have in common; memory holds the benchmark's hashes and one batch of a training set's.
 
@@ -61,6 +62,7 @@ def find(
         distance: Number of bits, 0 to 16, that the hashes of near pictures may differ in.
         min_jaccard: Smallest share of common word triples for a near text.
         batch: Pictures of a training set in memory at once.
+        partial: Whether less than half of what a named benchmark should have is accepted.
 
     Returns:
         One row per pair with the columns `COLUMNS`, as `pairs` gives them. `attrs` has counts for `rows`: `benchmark`, `split`,
@@ -72,7 +74,7 @@ def find(
     """
     train = [train] if isinstance(train, (str, Path)) else list(train)
     name = name or called(benchmark)
-    theirs = pd.concat(list(tables(benchmark, split, name, batch)), ignore_index=True)
+    theirs = pd.concat(list(tables(benchmark, split, name, batch, partial)), ignore_index=True)
     captions = duplicates.normalise_text(duplicates.lines(theirs["text"]))
     captions = captions[captions != ""]
     shared: set[str] = set()
@@ -108,10 +110,12 @@ def pairs(
     return both.sort_values([names[1], "reason", names[0]], kind="stable", ignore_index=True)[list(COLUMNS)]
 
 
-def tables(where: Path | str, split: str, name: str | None = None, batch: int = 20_000) -> Iterator[pd.DataFrame]:
+def tables(
+    where: Path | str, split: str, name: str | None = None, batch: int = 20_000, partial: bool = False
+) -> Iterator[pd.DataFrame]:
     """Hash a data set, one table of `batch` pictures as from `duplicates.hash_table` after the other, at least one.
 
-    `where` and `split` are as for `find`; `name` is that of a benchmark of `catalogue.rows`, whose numbers must then be met. Benchmarks
+    `where`, `split` and `partial` are as for `find`; `name` is that of a benchmark of `catalogue.rows`, whose numbers must then be met. Benchmarks
     for classification have no captions.
 
     Raises:
@@ -121,7 +125,7 @@ def tables(where: Path | str, split: str, name: str | None = None, batch: int = 
         yield _captions_alone(Path(where), split)
         return
     skipped: Counter = Counter()
-    pictures = _pictures(Path(where), split, name, skipped)
+    pictures = _pictures(Path(where), split, name, skipped, partial)
     every = iter(tqdm(pictures, f"hash {called(where)}", unit=" images", disable=None))  # one iterator for all batches
     yield (table := duplicates.hash_table(islice(every, batch)))
     while len(table) == batch and len(table := duplicates.hash_table(islice(every, batch))):
@@ -136,21 +140,23 @@ def called(where: Path | str) -> str:
     return benchmarks.name(path) if path.is_dir() else path.stem
 
 
-def _samples(folder: Path, split: str, name: str | None, skipped: Counter) -> Iterator[shards.Sample]:
+def _samples(folder: Path, split: str, name: str | None, skipped: Counter, partial: bool) -> Iterator[shards.Sample]:
     entry = next((row for row in catalogue.rows() if row["name"].casefold() == (name or "").casefold()), None)
     if entry is None or entry["task"] == "retrieval":
-        return benchmarks.samples(folder, split, name=entry and entry["name"], skipped=skipped)
-    _, items = benchmarks.labelled(folder, entry["name"], split, skipped=skipped)
+        return benchmarks.samples(folder, split, name=entry and entry["name"], partial=partial, skipped=skipped)
+    _, items = benchmarks.labelled(folder, entry["name"], split, partial=partial, skipped=skipped)
     return (shards.Sample(key, data, [], {}, position) for position, (key, data, _) in enumerate(items))
 
 
-def _pictures(folder: Path, split: str, name: str | None, skipped: Counter) -> Iterator[tuple[str, bytes, np.ndarray, str]]:
+def _pictures(
+    folder: Path, split: str, name: str | None, skipped: Counter, partial: bool
+) -> Iterator[tuple[str, bytes, np.ndarray, str]]:
     if not folder.is_dir():
         raise DataError(f"{folder} is not there: give a folder of shards or of a benchmark, or a JSON file of captions")
     if split == EVERYTHING:
         yield from duplicates.pictures(folder)
         return
-    for sample, array in reading.decoded(_samples(folder, split, name, skipped), skipped):
+    for sample, array in reading.decoded(_samples(folder, split, name, skipped, partial), skipped):
         yield sample.key, sample.image, array, _lines(sample.captions)
 
 
@@ -347,7 +353,7 @@ def _fetch(where: Path | str, split: str, name: str | None, keys: set[str]) -> d
     if split == EVERYTHING:
         every = ((key, {"image": array}) for key, _, array, _ in duplicates.pictures(Path(where)))
     else:
-        wanted = (sample for sample in _samples(Path(where), split, name, Counter()) if sample.key in keys)
+        wanted = (sample for sample in _samples(Path(where), split, name, Counter(), partial=True) if sample.key in keys)
         every = ((sample.key, {"image": images.decode(sample.image), "captions": sample.captions}) for sample in wanted)
     fetched: dict[str, dict] = {}
     while len(fetched) < len(keys) and (item := next(every, None)):

@@ -35,6 +35,10 @@ DIRECTIONS = ("i2t", "t2i", "both")
 KEY = ("dataset", "split", "protocol", "direction", "metric")
 """What numbers in one column have in common."""
 
+RUN = ("experiment", "run")
+EVERY_CAPTION = ("plain", "remoteclip", "rs5m")
+"""Protocols of retrieval in which every caption is a query."""
+
 ORIGIN = ("profile", "seed", "device", "commit", "data_hash")
 PUBLISHED = ("model", "backbone", "task", *KEY, "value", "trained_on_dataset", "source")
 TASKS = ("retrieval", "classification", "segmentation", "detection")
@@ -214,15 +218,51 @@ def _published_row(cells: Sequence[str], where: str) -> dict[str, object]:
     raise DataError(f"{where}: the value is no number from 0 to 100: give percent")
 
 
-def beside(measured: pd.DataFrame, figures: pd.DataFrame | None = None) -> pd.DataFrame:
+def strangers(measured: pd.DataFrame, known: Mapping[tuple[str, str], Mapping[str, int]]) -> dict[tuple, str]:
+    """Say which of our rows are not over the images and captions of the benchmark that they are named after.
+
+    Captions may be a hundredth fewer, since blank ones are nobody's; images may not.
+
+    Args:
+        measured: Results as from `table`.
+        known: Number of `images`, and perhaps `captions`, of each data set and split.
+
+    Returns:
+        Reason by (experiment, run, dataset, split), for those that are not, or of which it is not known.
+    """
+    sizes = {(bare(dataset), split): numbers for (dataset, split), numbers in known.items()}
+    reasons: dict[tuple, str] = {}
+    for key, rows in measured.groupby([*RUN, "dataset", "split"], sort=False):
+        if (expected := sizes.get((bare(key[2]), key[3]))) is None:
+            reasons[key] = "how many images and captions belong to it is not known"
+            continue
+        by_text = rows["direction"] == "t2i"
+        each = by_text & rows["protocol"].str.partition(" ")[0].isin(EVERY_CAPTION)  # all captions are queries
+        for what, chosen, least in (("images", ~by_text, 1.0), ("captions", each, 0.99)):
+            number, wanted = rows.loc[chosen, "n"].max(), expected.get(what)
+            if wanted is None or (what == "captions" and math.isnan(number)):
+                continue
+            if math.isnan(number) or not least * wanted <= number <= wanted:
+                count = "unknown" if math.isnan(number) else f"{number:,.0f}"
+                reasons.setdefault(key, f"{count} {what}, and that of the benchmark has {wanted:,}")
+    return reasons
+
+
+def beside(
+    measured: pd.DataFrame,
+    figures: pd.DataFrame | None = None,
+    *,
+    known: Mapping[tuple[str, str], Mapping[str, int]],
+) -> pd.DataFrame:
     """Put our rows beside published figures of the same data set, split, protocol, direction and metric.
 
-    Mean recalls of one direction, which some publish, are the mean of our R@1, R@5 and R@10 of that direction; such a row has no
+    A row that is not over the benchmark's images and captions, as far as their numbers are known, is beside nothing. Mean recalls of one direction, which some publish, are the mean of our R@1, R@5 and R@10 of that direction; such a row has no
     interval. A figure whose split or protocol is unstated is beside nothing.
 
     Args:
         measured: Results as from `table`; runs of the profile `smoke` are left out.
         figures: Figures as from `published`. If None, the package's own.
+        known: Number of `images`, and perhaps `captions`, of each data set and split, as from `catalogue.populations`.
 
     Returns:
         Those columns (`KEY`) in which both have a number, best value first: KEY, system, value, ci_low, ci_high, n (0 where it is not
@@ -234,15 +274,12 @@ def beside(measured: pd.DataFrame, figures: pd.DataFrame | None = None) -> pd.Da
     figures = figures[(figures["split"] != UNSTATED) & (figures["protocol"] != UNSTATED)]
     figures = figures.assign(system=systems(figures), ci_low=math.nan, ci_high=math.nan, n=0)
 
-    def bare(name: str) -> str:  # UCM-Captions is ucm captions
-        return re.sub(r"[\W_]+", "", name).casefold()
-
-    spelling = {bare(name): name for name in figures["dataset"]}
-    ours = _usual_recalls(measured[measured["profile"] != "smoke"])
+    ours = spelled(measured[measured["profile"] != "smoke"], figures)
+    ours = ours[~matching(ours, set(strangers(ours, known)), [*RUN, "dataset", "split"])]
+    ours = _usual_recalls(ours)
     ours = pd.concat([ours, _mean_recalls(ours)], ignore_index=True)
     ours = ours.assign(
         system=systems(ours),
-        dataset=ours["dataset"].map(lambda name: spelling.get(bare(name), name)),
         trained_on_dataset="",
         source="",
     )
@@ -251,6 +288,17 @@ def beside(measured: pd.DataFrame, figures: pd.DataFrame | None = None) -> pd.Da
     both = [part.loc[matching(part, shared), columns] for part in (ours, figures)]
     result = pd.concat([part for part in both if len(part)], ignore_index=True) if shared else ours.iloc[:0][columns]
     return result.sort_values([*KEY, "value"], ascending=[True] * len(KEY) + [False], kind="stable", ignore_index=True)
+
+
+def bare(name: str) -> str:
+    """Return the name of a data set without signs and capitals: UCM-Captions is ucm captions."""
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def spelled(measured: pd.DataFrame, figures: pd.DataFrame) -> pd.DataFrame:
+    """Return our rows with the names of data sets as the figures spell them."""
+    spelling = {bare(name): name for name in figures["dataset"]}
+    return measured.assign(dataset=measured["dataset"].map(lambda name: spelling.get(bare(name), name)))
 
 
 def systems(frame: pd.DataFrame) -> pd.Series:
