@@ -199,6 +199,7 @@ def test_a_bad_request_stops_before_any_work(trained, toy_shards, tmp_path, caps
         (["table", "--format", "html"], "no format 'html'"),
         (["train", "--data", toy_shards, "--out", tmp_path / "t", "--set", "train.stepz=3"], "did you mean 'train.steps'"),
         (["book", "--profile", "huge"], "unknown profile"),
+        (["bench", "retrieval", "--count", "3"], "python -m benchmarks"),
         (["run", tmp_path / "no.ipynb"], "no notebook"),
         (["table", "--no-such-option"], "No such option"),
     ]:

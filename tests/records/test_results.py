@@ -179,6 +179,50 @@ def test_nothing_in_common_is_an_empty_table(save):
     assert len(results.beside(results.table("nothing"), known=KNOWN)) == 0
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"n": 12}, "12 images, and that of the benchmark has 1,093"),
+        ({"n": 1094}, "1,094 images"),
+        ({"dataset": "rsitmd", "n": 452}, "is not known"),
+        ({"direction": "t2i", "metric": "R@1", "n": 5465}, "unknown images"),
+    ],
+)
+def test_what_is_called_as_a_benchmark_and_has_other_images_is_beside_nothing(save, changes, says):
+    save([row(**changes)])
+    assert len(results.beside(results.table(), known=KNOWN)) == 0
+    assert says in next(iter(results.strangers(results.table(), KNOWN).values()))
+    if changes.get("metric") != "R@1":
+        printed = tables.formatted("retrieval", with_published=True, known=KNOWN)
+        assert (
+            "ours, beside no published figure (" in printed and says in printed and "30.0" in printed.split("published, ")[0]
+        )
+
+
+def test_captions_count_too_but_for_a_few_blank_ones(save):
+    def reasons(**captions):
+        folder = save([row(), row(direction="t2i", metric="R@1", **captions)])
+        return list(results.strangers(results.table(), KNOWN).values()), folder
+
+    assert reasons(n=5465)[0] == reasons(n=5450)[0] == []
+    assert reasons(n=1093)[0] == ["1,093 captions, and that of the benchmark has 5,465"]
+    assert reasons(n=1093, protocol="one-to-one")[0] == []  # where not every caption is a query
+    assert list(results.strangers(results.table(), {}).values()) == ["how many images and captions belong to it is not known"]
+
+
+def test_our_rows_are_printed_where_nothing_is_published_and_others_figures_are_not(save):
+    save([row(dataset="my coast", value=12.3, n=40), row(), row(metric="R@1", value=45.6)])
+    printed = tables.formatted("retrieval", with_published=True, known=KNOWN)
+    assert "ours, nothing published beside it: my coast, test" in printed and "12.3" in printed and "45.6" in printed
+    assert (
+        "RSITMD" not in printed and "42.63" not in printed and "RSITMD" in tables.formatted(with_published=True, known=KNOWN)
+    )
+    header = printed.splitlines()[1]
+    assert "  n  " in header and "1093" in printed.split("\n\n")[0]
+    read = pd.read_csv(io.StringIO(tables.formatted("retrieval", "csv", with_published=True, known=KNOWN)))
+    assert {12.3, 45.6, 30.0, 38.87} <= set(read["value"]) and set(read["dataset"]) == {"my coast", "RSICD"}
+
+
 def test_mean_recall_of_one_direction_is_made_from_its_three_recalls(save):
     part = {"protocol": "skyscript", "ci_low": None, "ci_high": None}
     save([*recalls("i2t", (10, 20, 33), **part), *recalls("t2i", (1, 2, 3), **part)[:2]])
