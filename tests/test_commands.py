@@ -178,6 +178,13 @@ def test_evaluate_list_and_files_of_embeddings(tmp_path, capsys, monkeypatch):
     assert code == 0 and "100.00" in text, text
     code, text = call(capsys, monkeypatch, *base, "--protocol", "skyscript")
     assert code == 1 and "captions" in text and "Traceback" not in text
+    named = [*base, "--protocol", "remoteclip", "--benchmark", "RSICD", "--json", tmp_path / "named.json"]
+    code, text = call(capsys, monkeypatch, *named)
+    assert code == 1 and "12 images, the split 'test' of RSICD has 1,093" in text and "--partial" in text, text
+    code, text = call(capsys, monkeypatch, *named, "--partial")
+    assert code == 0 and "its figures are not those of RSICD" in text, text
+    code, text = call(capsys, monkeypatch, "table", tmp_path / "named.json", "--published")
+    assert code == 0 and "ours, beside no published figure (12 images" in text and "RemoteCLIP" in text and "RSITMD" not in text
     code, text = call(capsys, monkeypatch, *base, "--ties", "lucky")
     assert code == 1 and "lucky" in text
     np.savez(tmp_path / "v.npz", image_embeddings=vectors * np.nan, caption_embeddings=vectors, image_of_caption=np.arange(12))

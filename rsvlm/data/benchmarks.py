@@ -28,6 +28,7 @@ from pathlib import Path
 from rsvlm.data import catalogue, layouts, reading, shards, tables
 from rsvlm.data.layouts import Request
 from rsvlm.errors import DataError
+from rsvlm.records import text
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,11 @@ def samples(
     path, rows = tables.caption_table(request)
     count = sum(len(texts) for _, texts in rows)
     request.compare(where, {"images": len(rows), "captions": count})
-    if empty := sum(not _usable(text) for _, texts in rows for text in texts):
+    usual = request.entry.get("sketches", {}).get(split)
+    if usual and text.likeness(text.sketch(t for _, texts in rows for t in texts if isinstance(t, str)), usual) < text.ALIKE:
+        told = where, path.name, request.title
+        logger.warning("%s has other captions in %s than %s has: its figures are not those of it", *told)
+    if empty := sum(not _usable(caption) for _, texts in rows for caption in texts):
         too_long = f"longer than {MAX_CAPTION:,} characters"
         logger.warning("%s %d of %d captions are empty, no text or %s, and left out", where, empty, count, too_long)
     return _stream(request, rows, layouts.locate(request, path, [file for file, _ in rows]))

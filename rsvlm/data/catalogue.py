@@ -34,10 +34,15 @@ def rows() -> list[dict]:
     return copy.deepcopy(rows)
 
 
-def populations() -> dict[tuple[str, str], dict[str, int]]:
-    """Return of each benchmark and split how many images, and captions, it has: a figure over others is no figure of it."""
-    known = {(row["name"], split): numbers for row in rows() for split, numbers in row["splits"].items()}
-    return {key: numbers for key, numbers in known.items() if "images" in numbers}
+def populations() -> dict[tuple[str, str], dict]:
+    """Return of each benchmark and split the number of `images`, and where known of `captions`, and their `sketch` (see `text.sketch`)."""
+    known = {}
+    for name, entry in _file("benchmarks.json")["benchmarks"].items():
+        for split, numbers in entry["splits"].items():
+            if "images" in numbers:
+                sketch = entry.get("sketches", {}).get(split)
+                known[name, split] = numbers | ({"sketch": sketch} if sketch else {})
+    return known
 
 
 def class_names(name: str) -> list[str]:

@@ -23,7 +23,7 @@ from rsvlm.errors import DataError
 from rsvlm.evaluation import classification, embeddings, given, leakage, retrieval
 from rsvlm.model.embed import Encoder
 from rsvlm.model.others import opening
-from rsvlm.records import files, results, stages
+from rsvlm.records import files, results, stages, text
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Evaluation:
     Attributes:
         rows: Metric rows (`results.ROW`).
         about: What they are of, for the provenance: model, its fingerprint, benchmark, data_hash, skipped (reason → number); of
-            retrieval also population: number of images and captions, and a hash of their names and texts.
+            retrieval also population: number of images and captions, and a sketch of these (`text.sketch`).
         confusion: Of a classification, for each prompt set the images of each true class (row) by answer (column).
         pairs: Of a search for overlaps, the pairs.
     """
@@ -335,11 +335,10 @@ def _compare(path: Path, vectors: embeddings.Embeddings, name: str, split: str, 
 
 
 def _population(vectors: embeddings.Embeddings) -> dict:
-    """Number of images and captions, and a hash of names and texts in any order, by which two runs are seen to be over the same."""
-    owners = [vectors.keys[i] for i in vectors.image_of_caption.tolist()]
-    lines = sorted(f"{key}\t{text}" for key, text in zip(owners, vectors.captions or [""] * len(owners), strict=True))
-    content = stages.key(lines=lines, keys=sorted(vectors.keys))
-    return {"population": {"images": len(vectors.keys), "captions": len(owners), "content": content}}
+    """What the scores are over: number of images and captions, and a sketch of the captions, by which others are noticed."""
+    captions = [caption.removeprefix("a satellite image. ") for caption in vectors.captions]
+    counts = {"images": len(vectors.keys), "captions": len(vectors.image_of_caption)}
+    return {"population": counts | {"sketch": text.sketch(captions)}}
 
 
 def _noted(samples: Iterable[shards.Sample], classes: dict[str, str]) -> Iterator[shards.Sample]:

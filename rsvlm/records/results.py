@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.records import files, stages
+from rsvlm.records import files, stages, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +113,8 @@ def table(experiment: str | None = None) -> pd.DataFrame:
             as in `runs/grid-*`. If None, all of `results/`.
 
     Returns:
-        experiment, run, the columns of `ROW`, profile, seed, device, commit and data_hash; sorted by experiment and run.
+        experiment, run, the columns of `ROW`, profile, seed, device, commit and data_hash, and the sketch of the captions (see
+        `text.sketch`; empty where it is not told); sorted by experiment and run.
 
     Raises:
         DataError: A result that is not complete, or a row that `checked_row` refuses; the message names the file.
@@ -127,7 +128,7 @@ def table(experiment: str | None = None) -> pd.DataFrame:
         rows = read_rows(f"{experiment.removeprefix(f'{stages.root()}/').strip('/')}/results/*/*")
     else:
         rows = read_rows(f"results/{experiment}/*")
-    frame = pd.DataFrame(rows, columns=["experiment", "run", *ROW, *ORIGIN])
+    frame = pd.DataFrame(rows, columns=["experiment", "run", *ROW, *ORIGIN, "sketch"])
     return frame.astype(dict.fromkeys(("value", "ci_low", "ci_high", "chance"), float))
 
 
@@ -138,7 +139,7 @@ def read_rows(folders: str) -> list[dict]:
         folders: Pattern of the runs' folders below `stages.root()`, as in `results/*/*`.
 
     Returns:
-        For each row experiment, run, the keys of `ROW` and those of `ORIGIN`; sorted by experiment and run.
+        For each row experiment, run, the keys of `ROW`, those of `ORIGIN`, and sketch; sorted by experiment and run.
 
     Raises:
         DataError: As `table`.
@@ -147,7 +148,7 @@ def read_rows(folders: str) -> list[dict]:
     for path in sorted(stages.root().glob(f"{folders}/metrics.json")):
         try:
             made, config, measured = (json.loads(path.with_stem(n).read_text()) for n in ("provenance", "config", "metrics"))
-            origin = {"profile": config["profile"]} | {part: made[part] for part in ORIGIN[1:]}
+            origin = {"profile": config["profile"]} | {part: made[part] for part in ORIGIN[1:]} | _sketch(made)
             names = {"experiment": path.parent.parent.name, "run": path.parent.name}
             rows += [names | checked_row(row) | origin for row in measured]
         except (OSError, ValueError, KeyError, TypeError, DataError) as error:
@@ -162,11 +163,15 @@ def _evaluated(path: Path) -> list[dict]:
         source = path.with_suffix(".provenance.json")
         made = json.loads(source.read_text()) if source.is_file() else {}
         names = {"experiment": path.name, "run": str(made.get("model", path.stem))}
-        origin = {"profile": "evaluate"} | {part: made.get(part, "") for part in ORIGIN[1:]}
+        origin = {"profile": "evaluate"} | {part: made.get(part, "") for part in ORIGIN[1:]} | _sketch(made)
         return [names | row | origin for row in rows]
     except (OSError, ValueError, TypeError, AttributeError, DataError) as error:
         expected = "give a file that `rsvlm evaluate --json` wrote"
         raise DataError(f"{path} is no list of metric rows ({error}): {expected}") from None
+
+
+def _sketch(made: Mapping) -> dict[str, str]:
+    return {"sketch": str(made.get("population", {}).get("sketch", ""))}
 
 
 def published(path: Path | str | None = None) -> pd.DataFrame:
@@ -218,14 +223,14 @@ def _published_row(cells: Sequence[str], where: str) -> dict[str, object]:
     raise DataError(f"{where}: the value is no number from 0 to 100: give percent")
 
 
-def strangers(measured: pd.DataFrame, known: Mapping[tuple[str, str], Mapping[str, int]]) -> dict[tuple, str]:
+def strangers(measured: pd.DataFrame, known: Mapping[tuple[str, str], Mapping]) -> dict[tuple, str]:
     """Say which of our rows are not over the images and captions of the benchmark that they are named after.
 
     Captions may be a hundredth fewer, since blank ones are nobody's; images may not.
 
     Args:
         measured: Results as from `table`.
-        known: Number of `images`, and perhaps `captions`, of each data set and split.
+        known: Number of `images`, and perhaps of `captions` and their `sketch`, of each data set and split.
 
     Returns:
         Reason by (experiment, run, dataset, split), for those that are not, or of which it is not known.
@@ -245,6 +250,9 @@ def strangers(measured: pd.DataFrame, known: Mapping[tuple[str, str], Mapping[st
             if math.isnan(number) or not least * wanted <= number <= wanted:
                 count = "unknown" if math.isnan(number) else f"{number:,.0f}"
                 reasons.setdefault(key, f"{count} {what}, and that of the benchmark has {wanted:,}")
+        ours, theirs = rows["sketch"].iloc[0], expected.get("sketch")
+        if ours and theirs and text.likeness(ours, theirs) < text.ALIKE:
+            reasons.setdefault(key, "its captions are others than the benchmark's")
     return reasons
 
 
@@ -252,17 +260,17 @@ def beside(
     measured: pd.DataFrame,
     figures: pd.DataFrame | None = None,
     *,
-    known: Mapping[tuple[str, str], Mapping[str, int]],
+    known: Mapping[tuple[str, str], Mapping],
 ) -> pd.DataFrame:
     """Put our rows beside published figures of the same data set, split, protocol, direction and metric.
 
-    A row that is not over the benchmark's images and captions, as far as their numbers are known, is beside nothing. Mean recalls of one direction, which some publish, are the mean of our R@1, R@5 and R@10 of that direction; such a row has no
+    A row that is not over the benchmark's images and captions, as far as these are known, is beside nothing. Mean recalls of one direction, which some publish, are the mean of our R@1, R@5 and R@10 of that direction; such a row has no
     interval. A figure whose split or protocol is unstated is beside nothing.
 
     Args:
         measured: Results as from `table`; runs of the profile `smoke` are left out.
         figures: Figures as from `published`. If None, the package's own.
-        known: Number of `images`, and perhaps `captions`, of each data set and split, as from `catalogue.populations`.
+        known: As for `strangers`, from `catalogue.populations`.
 
     Returns:
         Those columns (`KEY`) in which both have a number, best value first: KEY, system, value, ci_low, ci_high, n (0 where it is not

@@ -41,7 +41,7 @@ def formatted(
     experiment: str | None = None,
     form: str = "text",
     with_published: bool = False,
-    known: Mapping[tuple[str, str], Mapping[str, int]] | None = None,
+    known: Mapping[tuple[str, str], Mapping] | None = None,
 ) -> str:
     """Return the results in one of `FORMATS`, as tables of one protocol each; a CSV is one table with the protocol in a column.
 
@@ -65,7 +65,7 @@ def formatted(
         raise ConfigError(f"no format '{form}': choose {', '.join(FORMATS)}")
     measured = table(experiment)
     if form == "csv":
-        frame = _published_frame(measured, known or {}) if with_published else measured
+        frame = _published_frame(measured, known or {}) if with_published else measured.drop(columns="sketch")
         frame = frame.assign(**{name: frame[name].map(cell) for name in frame.select_dtypes(exclude="number")})
         return frame.to_csv(index=False, lineterminator="\n").rstrip("\n")
     if form != "text" or with_published:

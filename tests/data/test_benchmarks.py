@@ -12,6 +12,7 @@ from conftest import DATA, png, toy_sample, write_tar, write_toy
 from rsvlm.data import benchmarks, catalogue, tables
 from rsvlm.errors import DataError
 from rsvlm.model import images
+from rsvlm.records import text
 
 KARPATHY = {
     "RSICD": ("dataset_rsicd.json", "RSICD_images", "airport_{}.jpg", "airport"),
@@ -361,6 +362,26 @@ def test_half_a_download_is_said_before_any_work(tmp_path, small, caplog):
     caplog.clear()
     assert len(list(benchmarks.samples(folder, "test"))) == 1  # nobody said that it is RSICD
     assert "2 image files" in caplog.text and "airport_1.jpg" in caplog.text
+
+
+def test_other_captions_than_the_benchmark_s_are_told(tmp_path, small, caplog):
+    folder = karpathy(tmp_path, "RSITMD")
+    assert len(list(benchmarks.samples(folder, "test", name="RSITMD"))) == 3
+    assert "has other captions in dataset_RSITMD.json than RSITMD has" in caplog.text
+    caplog.clear()
+    small["RSITMD"]["sketches"] = {"test": text.sketch(["a plane", "B"])}
+    assert len(list(benchmarks.samples(folder, "test", name="RSITMD"))) == 3 and "other captions" not in caplog.text
+
+
+@pytest.mark.skipif(not (DATA / "captions").is_dir(), reason=f"no captions in {DATA}")
+def test_real_captions_are_those_of_the_catalogue(monkeypatch):
+    monkeypatch.undo()
+    for file, name in (("rsitmd", "RSITMD"), ("ucm", "UCM-Captions"), ("sydney", "Sydney-Captions")):
+        rows = json.loads((DATA / "captions" / f"{file}_captions.json").read_text())["images"]
+        of_split = {s: [c for row in rows if row["split"] == s for c in row["captions"]] for s in ("train", "test")}
+        known = catalogue.populations()[name, "test"]["sketch"]
+        assert text.likeness(text.sketch(of_split["test"]), known) == 1
+        assert text.likeness(text.sketch(of_split["train"]), known) < text.ALIKE
 
 
 def test_half_the_classes_are_half_a_download(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from rsvlm import config
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.records import provenance, results, tables
+from rsvlm.records import provenance, results, tables, text
 
 HEAD = ",".join(results.PUBLISHED)
 KNOWN = {("RSICD", "test"): {"images": 1093, "captions": 5465}, ("UCM-Captions", "test"): {"images": 210, "captions": 1050}}
@@ -210,6 +210,18 @@ def test_captions_count_too_but_for_a_few_blank_ones(save):
     assert list(results.strangers(results.table(), {}).values()) == ["how many images and captions belong to it is not known"]
 
 
+def test_other_captions_of_the_same_number_are_noticed(tmp_path):
+    captions = [f"a pond with {i} boats ." for i in range(90)]
+    known = {("RSICD", "test"): KNOWN["RSICD", "test"] | {"sketch": text.sketch(captions)}}
+    (tmp_path / "out.json").write_text(json.dumps([row()]))
+    for told, count in ((captions[:85] + ["x"] * 5, 8), ([f"noise {i}" for i in range(90)], 0), ([], 8)):
+        made = {"model": "ours", "population": {"images": 1093, "sketch": text.sketch(told)}}
+        (tmp_path / "out.provenance.json").write_text(json.dumps(made))
+        both = results.beside(results.table(str(tmp_path / "out.json")), known=known)
+        assert len(both) == count
+    assert not results.strangers(results.table(str(tmp_path / "out.json")), known)
+
+
 def test_our_rows_are_printed_where_nothing_is_published_and_others_figures_are_not(save):
     save([row(dataset="my coast", value=12.3, n=40), row(), row(metric="R@1", value=45.6)])
     printed = tables.formatted("retrieval", with_published=True, known=KNOWN)
@@ -338,7 +350,7 @@ def test_hostile_names_break_no_table(save):
 def test_csv_has_every_column_of_the_table(save):
     save([row()])
     read = pd.read_csv(io.StringIO(tables.formatted("retrieval", "csv")))
-    assert list(read) == list(results.table()) and read["value"].tolist() == [30.0]
+    assert [*read, "sketch"] == list(results.table()) and read["value"].tolist() == [30.0]
     both = pd.read_csv(io.StringIO(tables.formatted("retrieval", "csv", with_published=True, known=KNOWN)))
     assert {"source", "system", "protocol"} <= set(both) and 38.87 in both["value"].tolist()
 
