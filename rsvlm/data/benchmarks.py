@@ -89,7 +89,7 @@ def labelled(
 
     Args:
         folder: A benchmark folder: folders of classes with or without file lists, a table of files and labels, or shards whose
-            records have a `class`.
+            records have a `class`, or whose `.cls` number the lines of a `classnames.txt` (as in sets for CLIP_benchmark).
         name: A benchmark of `catalogue.rows`, whose classes and numbers must then be met. If None, what the folder is called, else
             every folder of images is a class.
         split: Name of the split. If None or `all`, every image there is.
@@ -210,18 +210,25 @@ def _labelled_shards(request: Request) -> Labelled:
         if request.split
         else sorted({path.parent.name for path in reading.visible(folder, "*/*.tar")}) or ["train"]
     )
+    own = folder / "classnames.txt"
     if by_sea:
         words = catalogue.class_names(request.title)
+    elif own.is_file():
+        words = tables.read_lines(own)
     else:
         files = reading.visible(folder, "*.tar", "*/*.tar")
         records = (record for path in files for record in shards.records(path) if isinstance(record, dict))
         words = sorted({str(record["class"]) for record in records if record.get("class")})
     if not words:
-        raise DataError(f"{folder}: no record of its shards has a 'class': give --benchmark blue-marble, or other shards")
+        advice = "give --benchmark blue-marble, other shards, or a classnames.txt with the names of the numbers in .cls"
+        raise DataError(f"{folder}: no record of its shards has a 'class': {advice}")
+    labels = {catalogue.key_of(word): label for label, word in enumerate(words)}
 
     def label_of(record: dict) -> int | None:
         if not by_sea:
-            return words.index(str(record["class"])) if str(record.get("class")) in words else None
+            number = record.get("cls", -1)
+            known = number if 0 <= number < len(words) else None
+            return labels.get(catalogue.key_of(str(record["class"]))) if record.get("class") else known
         sea = (record.get("measurements") or {}).get("sea_share")
         return None if not isinstance(sea, int | float) else 0 if sea >= 2 / 3 else 1 if sea > 0 else 2
 
@@ -232,7 +239,7 @@ def _labelled_shards(request: Request) -> Labelled:
             else:
                 yield sample.key, sample.image, label
 
-    streams = [shards.stream(folder, split, skipped=request.skipped) for split in splits]
+    streams = [shards.stream(folder, split, skipped=request.skipped, captioned=False) for split in splits]
     return list(map(catalogue.words_of, words)), items(streams)
 
 

@@ -36,7 +36,7 @@ class Sample:
     Attributes:
         key: Stable name within the data set.
         image: Encoded bytes, for `images.decode`.
-        captions: At least one, none empty; the first is the fullest.
+        captions: At least one (unless none was asked for), none empty; the first is the fullest.
         record: The sample's JSON member, `{}` where there is none.
         position: Place in this epoch's order, from 0; broken samples keep theirs, so `start=position + 1` goes on exactly.
     """
@@ -109,6 +109,7 @@ def stream(
     start: int = 0,
     pool_shards: int = 4,
     skipped: Counter | None = None,
+    captioned: bool = True,
 ) -> Iterator[Sample]:
     """Read the samples of one epoch in an order that can be taken up anywhere.
 
@@ -127,6 +128,7 @@ def stream(
         start: Positions to pass over without decoding.
         pool_shards: Shards held in memory at once.
         skipped: Counter of the samples left out, by reason.
+        captioned: Whether samples without a caption are left out. If false, a number in a `.cls` is `cls` in the record.
 
     Raises:
         DataError: No shards, no such split, or a number out of range; raised at the call, not at the first sample.
@@ -134,7 +136,7 @@ def stream(
     shards = _shards_of(Path(folder), split)
     if start < 0 or epoch < 0 or pool_shards < 1:
         raise DataError(f"start and epoch must be at least 0, pool_shards at least 1; got {start}, {epoch}, {pool_shards}")
-    text = _read_text(Path(folder))
+    text = _read_text(Path(folder)) if captioned else None
     return _stream(shards, seed, epoch, start, pool_shards, Counter() if skipped is None else skipped, text)
 
 
@@ -145,7 +147,7 @@ def _stream(
     start: int,
     pool_shards: int,
     skipped: Counter,
-    text: Callable[[str, bytes], list[str]],
+    text: Callable[[str, bytes], list[str]] | None,
 ) -> Iterator[Sample]:
     order = np.arange(len(shards))
     if seed is not None:
@@ -246,7 +248,7 @@ def _read_text(folder: Path) -> Callable[[str, bytes], list[str]]:
 
 
 def _decode(
-    group: tuple[str, dict[str, bytes]] | BrokenSample, position: int, text: Callable[[str, bytes], list[str]]
+    group: tuple[str, dict[str, bytes]] | BrokenSample, position: int, text: Callable[[str, bytes], list[str]] | None
 ) -> Sample:
     if isinstance(group, BrokenSample):
         raise group
@@ -264,6 +266,9 @@ def _decode(
         raise BrokenSample("bad json", key) from error
     if not isinstance(record, dict):
         raise BrokenSample("bad json", key)
+    if text is None:
+        number = members.get("cls", b"").strip()
+        return Sample(key, image, [], record | ({"cls": int(number)} if number.isdigit() else {}), position)
     texts = next((record[name] for name in ("captions", "caption", "text") if name in record), None)
     if texts is None and "txt" in members:
         texts = text(key, members["txt"])

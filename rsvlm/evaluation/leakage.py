@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from rsvlm.data import benchmarks, catalogue, duplicates, reading, shards
+from rsvlm.data import benchmarks, catalogue, duplicates, reading, shards, tables as caption_tables
 from rsvlm.errors import DataError
 from rsvlm.evaluation import retrieval
 from rsvlm.evaluation.embeddings import Embeddings
@@ -171,17 +171,17 @@ def _once(lines: str) -> str:
 
 def _captions_alone(path: Path, split: str) -> pd.DataFrame:
     """Captions without pictures, as rows of a hash table that match no picture."""
-    texts: dict[str, str] = {}
-    expected = f'{path}: expected {{"images": [{{"file", "split", "captions"}}]}}, or Karpathy\'s "filename" and "sentences"'
-    try:
-        entries = json.loads(path.read_bytes())["images"]
-        splits = Counter(str(entry.get("split", EVERYTHING)) for entry in entries)
-        for entry in entries:
-            if split in (EVERYTHING, str(entry.get("split", EVERYTHING))):
-                captions = entry["captions"] if "captions" in entry else [one["raw"] for one in entry["sentences"]]
-                texts[str(entry["file"] if "file" in entry else entry["filename"])] = _lines(captions)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{expected}; it has another form ({error!r})") from None
+    expected = f'{path}: expected {{"images": [{{"file", "split", "captions"}}]}}, or Karpathy\'s or COCO\'s form'
+    entries = caption_tables.image_rows(path, caption_tables.read_json(path)) or []
+    named = [(caption_tables.image_name(row), str(row.get("split", EVERYTHING)), row) for row, _ in entries]
+    if not named or not all(file for file, _, _ in named) or not any(caption_tables.texts_of(row) for _, _, row in named):
+        raise DataError(f"{expected}; it has another form")
+    splits = Counter(of_split for _, of_split, _ in named)
+    captions: dict[str, list[str]] = {}
+    for file, of_split, row in named:
+        if split in (EVERYTHING, of_split):
+            captions.setdefault(file, []).extend(t for t in caption_tables.texts_of(row) or [] if isinstance(t, str))
+    texts = {file: _lines(of_file) for file, of_file in captions.items()}
     if not texts:
         raise DataError(f"{path} has no split '{split}': it has {dict(splits)}; '{EVERYTHING}' takes them all")
     empty = duplicates.hash_table([])

@@ -277,6 +277,21 @@ def test_shards_have_labels_where_their_records_do(tmp_path):
         benchmarks.labelled(tmp_path, split="test")
 
 
+def test_shards_of_clip_benchmark_have_numbers_for_classes_and_no_captions(tmp_path):
+    members = {}
+    for index, number in enumerate((b"1", b"0\n", b"7", b"x")):
+        members |= {f"s{index}.png": png(toy_sample(index)[0]), f"s{index}.cls": number}
+    write_tar(tmp_path / "test" / "0.tar", members)
+    with pytest.raises(DataError, match="classnames.txt with the names of the numbers"):
+        benchmarks.labelled(tmp_path, split="test")
+    (tmp_path / "classnames.txt").write_text("sea ice\nbarn\n")
+    (tmp_path / "dataset_type.txt").write_text("classification")
+    skipped = Counter()
+    words, items = benchmarks.labelled(tmp_path, split="test", skipped=skipped)
+    assert words == ["sea ice", "barn"] and [(key, label) for key, _, label in items] == [("s0", 1), ("s1", 0)]
+    assert skipped == {"no class": 2}
+
+
 # Its quirks
 
 

@@ -159,6 +159,19 @@ def test_captions_without_pictures_are_compared_too(sets, tmp_path):
     assert "a.tif" in galleries.leakage_pairs(items)
 
 
+def test_captions_alone_may_be_strings_rows_of_their_own_or_coco_s(sets, tmp_path):
+    texts = {"a.tif": [sentence(5), "one"], "b.tif": [sentence(8)]}
+    rows = [{"image": file, "caption": text} for file, of in texts.items() for text in of]
+    images = [{"id": i, "file_name": file} for i, file in enumerate(texts)]
+    annotations = [{"image_id": i, "caption": text} for i, of in enumerate(texts.values()) for text in of]
+    for content in (rows, {"images": images, "annotations": annotations}):
+        (tmp_path / "c.json").write_text(json.dumps(content))
+        found = leakage.find(tmp_path / "c.json", sets[1], train_split=leakage.EVERYTHING)
+        assert found[["train_key", "benchmark_key"]].to_numpy().tolist() == [["a.tif", "test-5"], ["b.tif", "test-8"]]
+        shown = leakage.look(found, tmp_path / "c.json", sets[1], train_split=leakage.EVERYTHING)
+        assert [item["train_captions"] for item in shown if item["train_key"] == "a.tif"] == [texts["a.tif"]]
+
+
 def test_a_folder_of_bare_pictures_is_compared_whole(sets, tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "p.png").write_bytes(png(picture(2)))
@@ -173,7 +186,7 @@ def test_a_folder_of_bare_pictures_is_compared_whole(sets, tmp_path):
 def test_a_file_that_holds_no_captions_is_named(sets, tmp_path, text):
     path = tmp_path / "c.json"
     path.write_text(text)
-    with pytest.raises(DataError, match="c.json: expected"):
+    with pytest.raises(DataError, match="c.json(: expected| is not valid JSON)"):
         leakage.find(path, sets[1])
 
 
