@@ -29,6 +29,7 @@ LABEL_COLUMNS = ("classname", "class", "label")
 IMAGE_COLUMNS = ("image", "filename", "filepath", "file", "image_path", "img", "path", "file_name", "image_name")
 _IMAGE_KEYS = ("filename", "file_name", "file", "image", "image_path", "img", "image_name", "filepath", "path")
 _CAPTION_KEYS = ("sentences", "captions", "caption", "raw", "sentence", "text", "title")
+_JSON = ("*.json", "annotations/captions*.json")  # the latter where COCO has it, among large files of other things
 _PAIR = re.compile(rb"[\x80-\xff][\x00-\xff]", re.DOTALL)
 _LIST = re.compile(r"\[\s*(['\"]).*\1\s*\]", re.DOTALL)
 
@@ -52,7 +53,7 @@ def has_shards(folder: Path) -> bool:
     archives = visible(folder, "*.tar", "*/*.tar")
     if not archives or (folder / "manifest.json").is_file():
         return bool(archives)
-    if any(image_rows(path, read_json(path)) is not None for path in visible(folder, "*.json")):
+    if any(image_rows(path, read_json(path)) is not None for path in visible(folder, *_JSON)):
         return False
     headers = (_header(path)[1] for path in visible(folder, "*.csv", "*.tsv"))
     if any(set(header) & set(IMAGE_COLUMNS) and set(header) & {*CAPTION_COLUMNS, *LABEL_COLUMNS} for header in headers):
@@ -70,9 +71,9 @@ def caption_table(request: Request) -> tuple[Path, list[tuple[str, list]]]:
     of_text, others = _text_tables(request, CAPTION_COLUMNS)
     fits += [Table(path, _by_file(path, pairs), says_split) for path, pairs, says_split in of_text]
     if not fits:
-        if problems or others:
+        if problems or (others and not request.entry):
             raise DataError((problems + others)[0])
-        raise request.layout_error()
+        raise request.layout_error(*others)
     table = _only_one(request, fits)
     rows = list(table.rows)
     _tell_split(request, table, len(rows))
@@ -192,7 +193,7 @@ def _with_annotations(path: Path, rows: list[dict], annotations: object) -> list
 def _json_tables(request: Request) -> tuple[list[Table], list[str]]:
     """Return the JSON tables of a folder that fit the split, and what lacks in those that do not."""
     fits, lacking_split, lacking_captions, split = [], [], [], request.split
-    for path in visible(request.folder, "*.json"):
+    for path in visible(request.folder, *_JSON):
         if (rows := image_rows(path, read_json(path))) is None:
             continue
         of_name, says_split = named_splits(path), any(row.get("split") is not None for row, _ in rows)
@@ -217,7 +218,7 @@ def _json_tables(request: Request) -> tuple[list[Table], list[str]]:
             )
             continue
         by_file: dict[str, list] = {}
-        several = isinstance(rows[0][0].get("caption"), str)  # a row for each caption
+        several = "sentences" not in rows[0][0] and all(len(texts or [0]) == 1 for _, texts in named)  # a row for each caption
         for file, texts in named:
             if file in by_file and not several:
                 break

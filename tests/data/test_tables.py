@@ -80,9 +80,10 @@ def test_hidden_members_of_shards_are_no_samples(tmp_path):
         {"images": [{"file": rf"images\{f}", "split": "Test", "raw": of[0], "raw_1": of[1]} for f, of in TEXTS.items()]},
         [{"image": f, "caption": of} for f, of in TEXTS.items()],
         [{"image": f"images/{f}", "caption": text} for f, of in TEXTS.items() for text in of],
+        {"images": [{"path": f, "split": "test", "text": text} for f, of in TEXTS.items() for text in of]},
         coco(),
     ],
-    ids=["karpathy", "captions", "sentences", "raw", "lists", "a row for each caption", "coco"],
+    ids=["karpathy", "captions", "sentences", "raw", "lists", "a row for each caption", "of one split", "coco"],
 )
 def test_forms_of_json_are_read_with_all_their_captions(folder, content):
     (folder / "captions_test2017.json").write_text(json.dumps(content))
@@ -113,6 +114,14 @@ def test_coco_names_its_split_and_its_instances_are_no_captions(folder, caplog):
         read(folder)
     (folder / "captions_val2017.json").rename(folder / "captions.json")
     assert read(folder, "test") == TEXTS and "does not say which split its images are of: all 6" in caplog.text
+
+
+def test_coco_s_own_folders_are_read(folder):
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "captions_val2017.json").write_text(json.dumps(coco()))
+    (folder / "annotations" / "instances_val2017.json").write_text("never read")
+    (folder / "images").rename(folder / "val2017")
+    assert read(folder, "val") == TEXTS
 
 
 def test_captions_of_images_that_are_not_listed_are_counted(folder, caplog):
