@@ -184,7 +184,9 @@ def test_evaluate_list_and_files_of_embeddings(tmp_path, capsys, monkeypatch):
     code, text = call(capsys, monkeypatch, *named, "--partial")
     assert code == 0 and "[73.54, 100.00]" in text, text  # 12 of 12
     code, text = call(capsys, monkeypatch, "table", tmp_path / "named.json", "--published")
-    assert code == 0 and "ours, beside no published figure (12 images" in text and "RemoteCLIP" in text and "RSITMD" not in text
+    assert (
+        code == 0 and "ours, beside no published figure (12 images" in text and "RemoteCLIP" in text and "RSITMD" not in text
+    )
     code, text = call(capsys, monkeypatch, *base, "--ties", "lucky")
     assert code == 1 and "lucky" in text
     np.savez(tmp_path / "v.npz", image_embeddings=vectors * np.nan, caption_embeddings=vectors, image_of_caption=np.arange(12))
