@@ -178,6 +178,15 @@ def test_evaluate_list_and_files_of_embeddings(tmp_path, capsys, monkeypatch):
     assert code == 0 and "100.00" in text, text
     code, text = call(capsys, monkeypatch, *base, "--protocol", "skyscript")
     assert code == 1 and "captions" in text and "Traceback" not in text
+    named = [*base, "--protocol", "remoteclip", "--benchmark", "RSICD", "--json", tmp_path / "named.json"]
+    code, text = call(capsys, monkeypatch, *named)
+    assert code == 1 and "12 images, the split 'test' of RSICD has 1,093" in text and "--partial" in text, text
+    code, text = call(capsys, monkeypatch, *named, "--partial")
+    assert code == 0 and "[73.54, 100.00]" in text, text  # 12 of 12
+    code, text = call(capsys, monkeypatch, "table", tmp_path / "named.json", "--published")
+    assert (
+        code == 0 and "ours, beside no published figure (12 images" in text and "RemoteCLIP" in text and "RSITMD" not in text
+    )
     code, text = call(capsys, monkeypatch, *base, "--ties", "lucky")
     assert code == 1 and "lucky" in text
     np.savez(tmp_path / "v.npz", image_embeddings=vectors * np.nan, caption_embeddings=vectors, image_of_caption=np.arange(12))
@@ -199,6 +208,7 @@ def test_a_bad_request_stops_before_any_work(trained, toy_shards, tmp_path, caps
         (["table", "--format", "html"], "no format 'html'"),
         (["train", "--data", toy_shards, "--out", tmp_path / "t", "--set", "train.stepz=3"], "did you mean 'train.steps'"),
         (["book", "--profile", "huge"], "unknown profile"),
+        (["bench", "retrieval", "--count", "3"], "python -m benchmarks"),
         (["run", tmp_path / "no.ipynb"], "no notebook"),
         (["table", "--no-such-option"], "No such option"),
     ]:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rsvlm.records.commands import BatchSize, Benchmark, Device, JsonOut, ProtocolName, Resamples, Root, Seed, Ties
+from rsvlm.records.commands import BatchSize, Benchmark, Device, JsonOut, Partial, ProtocolName, Resamples, Root, Seed, Ties
 
 app = typer.Typer(no_args_is_help=True, help="Score a model on a data set.")
 
@@ -71,12 +71,13 @@ def retrieval(
     batch_size: BatchSize = 256,
     seed: Seed = 0,
     device: Device = "auto",
+    partial: Partial = False,
 ) -> None:
     """Image→text and text→image recall with intervals and chance, under every protocol."""
     from rsvlm.evaluation import by_name
 
     started = time.time()
-    options = by_name.Options(protocol, ties, bootstrap_samples, batch_size, seed, device)
+    options = by_name.Options(protocol, ties, bootstrap_samples, batch_size, seed, device, partial)
     evaluation = by_name.retrieve(model, root, benchmark, options, split=split, per_class=per_class, out=embeddings)
     report(evaluation, json_out, seed, device, started)
 
@@ -96,13 +97,15 @@ def classify(
     batch_size: BatchSize = 256,
     seed: Seed = 0,
     device: Device = "auto",
+    partial: Partial = False,
 ) -> None:
     """Zero-shot accuracy with intervals and chance; of each class into the JSON."""
     from rsvlm.evaluation import by_name
     from rsvlm.records import files
 
     started = time.time()
-    options = by_name.Options(bootstrap_samples=bootstrap_samples, batch_size=batch_size, seed=seed, device=device)
+    draws = {"bootstrap_samples": bootstrap_samples, "seed": seed}
+    options = by_name.Options(batch_size=batch_size, device=device, partial=partial, **draws)
     evaluation = by_name.classify(model, root, benchmark, options, split=split, prompts=prompts or ["paper"])
     report(evaluation, json_out, seed, device, started)
     if confusion:
@@ -131,6 +134,7 @@ def leakage(
     batch_size: BatchSize = 256,
     seed: Seed = 0,
     device: Device = "auto",
+    partial: Partial = False,
 ) -> None:
     """Pictures and captions of a benchmark that are in training sets, and what they do to the scores."""
     from rsvlm.book.figures import markup, tables
@@ -138,7 +142,7 @@ def leakage(
     from rsvlm.records import files
 
     started = time.time()
-    options = by_name.Options(protocol, ties, bootstrap_samples, batch_size, seed, device)
+    options = by_name.Options(protocol, ties, bootstrap_samples, batch_size, seed, device, partial)
     splits = {"split": split, "train_split": train_split}
     limits = {"distance": distance, "min_jaccard": min_jaccard}
     evaluation = by_name.overlap(train, root, benchmark, options, model=model, **splits, **limits)
@@ -167,7 +171,7 @@ def report(
             what = f"{row['split']:<8} {row['protocol']:<11} {row['direction']:<5} {row['metric']:<20}"
             typer.echo(f"{what} {row['value']:8.2f}{interval}{chance}  n {row['n']}")
     if skipped := evaluation.about.get("skipped"):
-        typer.echo(f"skipped: {skipped}")
+        typer.echo(f"left out: {', '.join(f'{reason} ({n:,})' for reason, n in skipped.items())}")
     if json_out or save:
         command = shlex.join(["rsvlm", *sys.argv[1:]])
         options = config.load("laptop", {"seed": seed, "device": device})

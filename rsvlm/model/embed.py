@@ -110,13 +110,30 @@ def unit(vectors: np.ndarray, what: str) -> np.ndarray:
 
 
 def images(model: Mammut, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Embed B decoded images, each (H, W, 3) uint8 of any size, as (B, E) float32 of norm 1."""
+    """Embed B decoded images, each (H, W, 3) uint8 of any size, as (B, E) float32 of norm 1.
+
+    Raises:
+        DataError: An array of another shape or type, or a single one that is not in a list.
+    """
+    if isinstance(arrays, np.ndarray) and arrays.ndim < 4:
+        raise DataError(f"one array of shape {arrays.shape} is given: expected a list of images, [array]")
+    if wrong := [i for i, a in enumerate(arrays) if np.ndim(a) != 3 or np.shape(a)[2] != 3 or np.asarray(a).dtype != np.uint8]:
+        shape = f"{np.asarray(arrays[wrong[0]]).dtype} of shape {np.shape(arrays[wrong[0]])}"
+        raise DataError(f"image {wrong[0]} is {shape}: expected uint8 of shape (H, W, 3), as from images.decode")
+    if not len(arrays):
+        return np.empty((0, model.config.text_width), np.float32)
     with torch.inference_mode():
         return model.encode_image(to_batch(model, arrays)).float().cpu().numpy()
 
 
 def texts(model: Mammut, captions: Sequence[str], batch_size: int = 256) -> np.ndarray:
-    """Embed M texts as (M, E) float32 of norm 1. Texts of similar length go together, so that little is padded."""
+    """Embed M texts as (M, E) float32 of norm 1. Texts of similar length go together, so that little is padded.
+
+    Raises:
+        DataError: A single text that is not in a list.
+    """
+    if isinstance(captions, str):
+        raise DataError(f"one text is given, {captions[:60]!r}: expected a list of texts, [text]")
     order = np.argsort([len(caption) for caption in captions], kind="stable").tolist()
     embeddings = np.empty((len(captions), model.config.text_width), np.float32)
     with torch.inference_mode():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rsvlm import __version__
-from rsvlm.errors import DataError
+from rsvlm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rsvlm.config import Config
@@ -28,6 +28,7 @@ Root = Annotated[Path | None, typer.Option("--root", "--data", help="Folder of t
 Benchmark = Annotated[str | None, typer.Option(help="Its name, see evaluate --list; none: what the folder says.")]
 ProtocolName = Annotated[str, typer.Option("--protocol", help="plain, remoteclip, rs5m, skyscript, one-to-one or all.")]
 Ties = Annotated[str, typer.Option(help="How equal scores count: pessimistic, average or optimistic.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Take less than half of what a named benchmark should have.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="File of the metric rows; NAME.provenance.json goes beside it.")]
 Resamples = Annotated[int, typer.Option(min=10, help="Resamples for the intervals.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
@@ -48,9 +49,13 @@ def table(
         str | None, typer.Argument(help="One experiment, a file of evaluate --json, or 'runs/grid-*' (a matrix); none: all.")
     ] = None,
     form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
-    published: Annotated[bool, typer.Option(help="Beside published figures of the same data set and protocol.")] = False,
+    published: Annotated[
+        bool,
+        typer.Option(help="Beside published figures of the same protocol, where images and captions are the benchmark's."),
+    ] = False,
 ) -> None:
     """Print the recorded results, one table for each protocol."""
+    from rsvlm.data import catalogue
     from rsvlm.records import results, stages, tables, text
 
     if experiment and results.table(experiment).empty:
@@ -58,7 +63,13 @@ def table(
         hint = text.did_you_mean(experiment, there)
         raise DataError(f"there is no result '{experiment}'{hint}; there are {', '.join(there) or 'none yet'}")
 
-    typer.echo(tables.formatted(experiment, form, published))
+    typer.echo(tables.formatted(experiment, form, published, catalogue.populations()))
+
+
+@app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench() -> None:
+    """Say where the benchmarks of speed are."""
+    raise ConfigError("speed is measured in a checkout of the repository, not by the package: python -m benchmarks NAME")
 
 
 @app.command()
