@@ -64,7 +64,8 @@ def in_scene(
     """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both.
 
     Without --limits, values of more than 8 bits are stretched by what is in the scene, so that the answer for a place depends on what else
-    the scene shows: search.json names the limits, and with the same --limits the answer is the same in any part of it.
+    the scene shows: search.json names the limits, and with the same --limits the answer is the same in any part of it, but for places
+    nearer to its edge than --tile-px.
     """
     from rsvlm.book.figures import atlas
     from rsvlm.records import files

@@ -110,7 +110,8 @@ def test_ground_control_points_say_where_a_raster_lies(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "fill"), [("uint16", 0), ("int16", 0), ("int16", -32768), ("float32", -9999), ("uint16", 65535)]
+    ("kind", "fill"),
+    [("uint16", 0), ("int16", 0), ("int16", -32768), ("float32", -9999), ("float32", np.finfo("f4").min), ("uint16", 65535)],
 )
 def test_fill_that_a_file_does_not_declare_is_no_data_and_told(tmp_path, caplog, kind, fill):
     array = noise(700, 1700, kind)
