@@ -308,7 +308,8 @@ def _without(sample: _Sample | None, nodata: float) -> _Sample | None:
 
 
 def _is_transparent(dataset, alpha: int) -> bool:
-    others = [band for band in range(1, dataset.count + 1) if band != alpha][:3]
+    kinds = dataset.dtypes
+    others = [band for band in range(1, dataset.count + 1) if band != alpha and kinds[band - 1] == kinds[0]][:3]
     sample = _sample(dataset, [alpha], 0, _PROBE_PX, masked=False)
     colours = _sample(dataset, others, 0, _PROBE_PX, masked=False) if others else None
     return not sample or images.is_transparency(sample.values, colours.values if colours else np.zeros(0))
