@@ -62,9 +62,17 @@ class Chips(Section):
     bands: tuple[int, ...] = Field((), description="Bands of red, green and blue, from 1, or one for grey; empty: found.")
     stretch: Literal["auto", "none", "minmax", "percentile"] = Field(
         "auto",
-        description="How other than 8-bit values become 0 to 255, one rule for a whole image; auto: none for 8 bits, else percentile.",
+        description="How other than 8-bit values become 0 to 255, one rule for images that belong together; auto: none for 8 bits, else percentile.",
     )
     stretch_percent: float = Field(2.0, ge=0, lt=50, description="Pixels cut at each end by stretch=percentile, in percent.")
+    limits: tuple[float, ...] = Field(
+        (),
+        description="Values that become 0 and 255, as 0,3000, or a pair for each band, in place of a stretch; empty: found.",
+    )
+    nodata: Literal["auto", "file"] | float = Field(
+        "auto",
+        description="Value that holds no data; file: as the file declares it; auto: the same, else a value that fills parts of it.",
+    )
     min_valid_share: float = Field(0.9, ge=0, le=1, description="Chips with a smaller share of pixels with data are dropped.")
     allow_loopback: bool = Field(False, description="Also read imagery from addresses of this machine.")
     h3_resolution: int = Field(5, ge=0, le=12, description="Resolution of the H3 cells that splits are made of.")

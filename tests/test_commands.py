@@ -240,6 +240,7 @@ def test_landmarks_build_audit_show(capsys, monkeypatch, tmp_path):
     assert key["name"] == "rs-landmarks"
     for arguments, says in [
         (["landmarks", "build", "--map", features, "--out", tmp_path / "x"], "has its own map"),
+        (["landmarks", "build", "--limits", "0,9", "--out", tmp_path / "x"], "has its own map"),
         (["landmarks", "build", "--imagery", raster, "--out", tmp_path / "x"], "--map"),
         ([*base, "--captioner", "parrot", "--out", tmp_path / "x"], "captioner.kind"),
         ([*base, "--engine", "steam", "--out", tmp_path / "x"], "no engine 'steam'"),
@@ -330,6 +331,10 @@ def test_search_in_a_scene_and_in_an_archive(trained, capsys, monkeypatch, tmp_p
     before = first.read_bytes()
     code, text = call(capsys, monkeypatch, "search", *wanted, "--text", "red in the north", "--text", "blue elsewhere", scene)
     assert code == 0 and first.read_bytes() == before, text
+    meant = ["--band", "3", "--band", "2", "--band", "1", "--limits", "0,510", "--nodata", "file"]
+    code, text = call(capsys, monkeypatch, "search", scene, "blue", *wanted, *meant)
+    facts = json.loads((tmp_path / "found" / "search.json").read_text())
+    assert code == 0 and facts["bands"] == [3, 2, 1] and facts["limits"] == [[0, 510]] * 3, text
 
     code, text = call(
         capsys, monkeypatch, "search", "index", tmp_path / "archive", "--out", tmp_path / "index", "--model", trained
@@ -343,6 +348,8 @@ def test_search_in_a_scene_and_in_an_archive(trained, capsys, monkeypatch, tmp_p
 
     for arguments, words in (
         (["search", scene, "--model", trained], "--text"),
+        (["search", scene, "--text", "x", *wanted, "--limits", "0,much"], "chips.limits"),
+        (["search", scene, "--text", "x", *wanted, "--limits", "0,1,2"], "0,3000"),
         (["search", tmp_path / "absent.tif", "--text", "x", *wanted], "absent.tif does not exist"),
         (["search", "query", tmp_path / "archive", "red", "--model", trained], "search index FOLDER"),
     ):

@@ -7,7 +7,9 @@ size before any pixel is unpacked, and turns whatever it finds into upright 8-bi
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -16,18 +18,24 @@ from PIL import Image, ImageOps
 
 from rsvlm.errors import DataError
 
+log = logging.getLogger(__name__)
+
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000")
 """Formats that `decode` accepts. The list is short on purpose: some of Pillow's other readers start external programs."""
 
 MAX_PIXELS = 64_000_000
 """Default limit of `decode`, in pixels: 192 MB of RGB."""
 
+OPAQUE_SHARE = 0.75  # of the pixels that are seen at all, those that transparency shows whole; our choice
+PHOTOMETRIC = 262  # the tag of TIFF that says whether 0 is black or, in a negative, white
+
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode image bytes of any accepted format into upright RGB.
 
     Grey, palette, CMYK and 16-bit images are converted; transparent pixels are laid over white; the EXIF turn is applied; of
-    an animation the first frame is taken. 16-bit values are scaled by their full range, not stretched.
+    an animation the first frame is taken. 16-bit values are scaled by their full range, not stretched. The fourth band of a TIFF
+    or JPEG 2000 file is transparency only if its values say so too (`is_transparency`): often it is infrared, and left out.
 
     Args:
         data: Bytes of an encoded image in one of `FORMATS`.
@@ -46,7 +54,27 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         if width * height > max_pixels:
             raise DataError(f"image of {width} x {height} pixels is larger than the limit of {max_pixels} pixels")
         image.load()
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        # Where a picture has room for transparency alone, a fourth band is nothing else.
+        doubtful = image.format in ("TIFF", "JPEG2000")
+        negative = image.format == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(PHOTOMETRIC) == 0
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image), doubtful, negative))
+
+
+def is_transparency(alpha: np.ndarray, colours: np.ndarray) -> bool:
+    """Say whether the values of a band that calls itself transparency look like it, and not like infrared.
+
+    Transparency shows most of what it shows at all whole; infrared has many values. Where all of it is 0, the colours decide: what nobody
+    is to see has none.
+
+    Args:
+        alpha: Its values.
+        colours: Values of the other bands, of any shape.
+    """
+    seen = alpha[alpha > 0]
+    if not seen.size:
+        return not alpha.size or not colours.size or colours.min() == colours.max()
+    whole = [1, 255, 32767, 65535] + ([np.iinfo(alpha.dtype).max] if np.issubdtype(alpha.dtype, np.integer) else [])
+    return bool(np.isin(seen.max(), whole) and (seen == seen.max()).mean() >= OPAQUE_SHARE)
 
 
 def read_size(data: bytes) -> tuple[int, int]:
@@ -160,19 +188,33 @@ def normalise(batch: np.ndarray, mean: Sequence[float], std: Sequence[float]) ->
     return normal
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, doubtful: bool, negative: bool) -> Image.Image:
     if image.mode == "F":
         raise DataError("image has floating-point pixels; scale them to 8 bits before use")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise DataError("image has integer pixels beyond 16 bits; scale them to 8 bits before use")
+        values = 65535 - values if negative else values
         # 65535 / 257 = 255 exactly: the full 16-bit range lands on the full 8-bit range.
         image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if doubtful and image.mode in ("RGBA", "LA"):
+        *colours, alpha = (np.asarray(band) for band in image.split())
+        if not is_transparency(alpha, np.stack(colours)):
+            _tell(
+                "the last band of a TIFF calls itself transparency and has other values, as infrared has: such bands are left out"
+            )
+            image = image.convert(image.mode[:-1])
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+@functools.cache
+def _tell(message: str) -> None:
+    """Log a warning that may concern thousands of pictures, once."""
+    log.warning("%s", message)
 
 
 def _check_pixels(array: np.ndarray) -> None:

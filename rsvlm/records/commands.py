@@ -31,6 +31,20 @@ Ties = Annotated[str, typer.Option(help="How equal scores count: pessimistic, av
 Partial = Annotated[bool, typer.Option("--partial", help="Take less than half of what a named benchmark should have.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="File of the metric rows; NAME.provenance.json goes beside it.")]
 Resamples = Annotated[int, typer.Option(min=10, help="Resamples for the intervals.")]
+Bands = Annotated[
+    list[int] | None,
+    typer.Option("--band", help="Bands shown as red, green and blue, from 1; give three, or one; none: as files say."),
+]
+Limits = Annotated[
+    str | None,
+    typer.Option(
+        help="Values that become black and white, as 0,3000, or a pair for each band; none: found for files together."
+    ),
+]
+NoData = Annotated[
+    str | None,
+    typer.Option(help="Value that holds no data; file: as files declare it; none: the same, else what fills parts."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 
 
@@ -41,6 +55,12 @@ def load_config(
     from rsvlm import config
 
     return config.load(profile, {"seed": seed, "device": device} | config.pairs(" ".join(overrides or [])) | (more or {}))
+
+
+def meaning_of_pixels(band: list[int] | None, limits: str | None, nodata: str | None) -> dict[str, object]:
+    """Return the options of `chips` that say what the bands and values of imagery mean, without those that nobody gave."""
+    given = {"chips.bands": tuple(band or ()), "chips.limits": limits, "chips.nodata": nodata}
+    return {name: value for name, value in given.items() if value not in (None, ())}
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 import typer.core
 
 from rsvlm.errors import DataError
-from rsvlm.records.commands import BatchSize, Device, load_config
+from rsvlm.records.commands import Bands, BatchSize, Device, Limits, NoData, load_config, meaning_of_pixels
 
 
 class _SceneFirst(typer.core.TyperGroup):
@@ -55,11 +55,18 @@ def in_scene(
     min_px: Annotated[
         float | None, typer.Option(help="Least area of a region, in pixels of the scene; none: a patch.")
     ] = None,
-    band: Annotated[list[int] | None, typer.Option(help="Bands shown as red, green and blue. Give three, or one.")] = None,
+    band: Bands = None,
+    limits: Limits = None,
+    nodata: NoData = None,
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where it is fast.")] = "auto",
     device: Device = "auto",
 ) -> None:
-    """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both."""
+    """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both.
+
+    Without --limits, values of more than 8 bits are stretched by what is in the scene, so that the answer for a place depends on what else
+    the scene shows: search.json names the limits, and with the same --limits the answer is the same in any part of it, but for places
+    nearer to its edge than --tile-px.
+    """
     from rsvlm.book.figures import atlas
     from rsvlm.records import files
     from rsvlm.search import scene as scenes, scene_files
@@ -67,7 +74,8 @@ def in_scene(
     texts = [*(more or []), *(text or [])]
     if not texts or out is None:
         raise DataError('a search needs a text and a folder for the results: --text "..." --out DIR')
-    opened = scene_files.open_scene(scene, band or ())
+    chips = load_config("laptop", None, 0, more=meaning_of_pixels(band, limits, nodata)).chips
+    opened = scene_files.open_scene(scene, chips.bands, chips.limits, chips.nodata)
     loaded = load_model(model, device)[0]
     look = {"window": window, "tile_px": tile_px, "overlap": overlap, "min_px": min_px, "precision": precision}
     options = scenes.SearchOptions(background=background or scenes.BACKGROUND, threshold=confidence, **look)
@@ -90,6 +98,9 @@ def index(
     model: SearchModel = None,
     size_px: Annotated[int | None, typer.Option(help="Side of a chip in pixels; none: that of the model's images.")] = None,
     stride: Annotated[float, typer.Option(help="Step between chips, in sides.")] = 1.0,
+    band: Bands = None,
+    limits: Limits = None,
+    nodata: NoData = None,
     batch_size: BatchSize = 256,
     device: Device = "auto",
 ) -> None:
@@ -97,7 +108,9 @@ def index(
     from rsvlm.search import index as archive
 
     loaded, origin = load_model(model, device)
+    chips = load_config("laptop", None, 0, more=meaning_of_pixels(band, limits, nodata)).chips
     options = {"model_folder": origin, "size_px": size_px, "stride": stride, "batch_size": batch_size}
+    options |= {"bands": chips.bands, "limits": chips.limits, "nodata": chips.nodata}
     facts = archive.index(folder, loaded, out, **options)
     typer.echo(f"{out}: {facts['chips']:,} chips" + (f"; left out: {facts['skipped']}" if facts["skipped"] else ""))
 

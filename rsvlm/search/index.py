@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,9 @@ def index(
     size_px: int | None = None,
     stride: float = 1.0,
     min_valid_share: float = 0.5,
+    bands: Sequence[int] = (),
+    limits: Sequence[float] = (),
+    nodata: str | float = "auto",
     batch_size: int = 256,
     progress: bool = True,
 ) -> dict:
@@ -46,6 +50,9 @@ def index(
         size_px: Side of a chip, in pixels of the imagery. If None, that of the model's images.
         stride: Step between chips, in sides.
         min_valid_share: Chips with a smaller share of pixels that hold data are left out.
+        bands: Bands shown as red, green and blue, or one. If empty, they are found out.
+        limits: Values that become black and white, a pair, or one for each band. If empty, they are found for files together.
+        nodata: Value that holds no data, as for `scene_files.open_scene`.
         batch_size: Chips per forward pass.
         progress: Show a bar.
 
@@ -57,7 +64,7 @@ def index(
         MissingExtraError: rasterio or pyproj is not installed.
     """
     out = Path(out)
-    options = _options(size_px or model.config.image_size, stride, min_valid_share)
+    options = _options(size_px or model.config.image_size, stride, min_valid_share, bands, limits, nodata)
     sources = imagery.open_imagery(str(archive), options)
     table, notes = imagery.lay_out(sources, options)
     skipped = Counter({note["reason"]: note["count"] for note in notes})
@@ -85,7 +92,9 @@ def index(
     facts = {
         "archive": str(Path(archive).resolve()) if "://" not in str(archive) else str(archive), "chips": len(embedded),
         "model": str(Path(model_folder).resolve()) if model_folder else "", "fingerprint": _fingerprint(model),
-        "options": {"size_px": options.size_px, "stride": stride, "min_valid_share": min_valid_share},
+        "options": {"size_px": options.size_px, "stride": stride, "min_valid_share": min_valid_share,
+                    "bands": list(options.bands), "limits": list(options.limits), "nodata": options.nodata},
+        "shown": {source.name: source.meaning for source in sources},
         "sources": [source.fingerprint for source in sources], "skipped": dict(skipped),
     }  # fmt: skip
     files.write_atomic(out / "index.json", json.dumps(facts, indent=1, ensure_ascii=False))
@@ -145,6 +154,11 @@ def pictures(folder: Path, matches: pd.DataFrame) -> list[np.ndarray | None]:
     """Read the chips of a table that `query` gave from the archive: (S, S, 3) uint8 each, None where it cannot be read now."""
     facts = read_facts(folder)
     sources = {source.name: source for source in imagery.open_imagery(facts["archive"], _options(**facts["options"]))}
+    # As they were indexed: limits are common to all files, of which there may be others by now.
+    for name, meaning in facts.get("shown", {}).items():
+        if name in sources:
+            limits = tuple(tuple(pair) for pair in meaning["limits"])
+            sources[name] = replace(sources[name], limits=limits, nodata=meaning["nodata"])
     chips: list[np.ndarray | None] = [None] * len(matches)
     for name, part in matches.reset_index(drop=True).groupby("source"):
         if name in sources:
@@ -165,10 +179,18 @@ def features(matches: pd.DataFrame) -> dict:
     return {"type": "FeatureCollection", "features": members}
 
 
-def _options(size_px: int, stride: float, min_valid_share: float):
+def _options(
+    size_px: int,
+    stride: float,
+    min_valid_share: float,
+    bands: Sequence[int] = (),
+    limits: Sequence[float] = (),
+    nodata: str | float = "auto",
+):
     from rsvlm import config
 
-    return config.Chips(size_px=size_px, stride=stride, min_valid_share=min_valid_share)
+    shown = {"bands": tuple(bands), "limits": tuple(limits), "nodata": nodata}
+    return config.Chips(size_px=size_px, stride=stride, min_valid_share=min_valid_share, **shown)
 
 
 def _fingerprint(model: Mammut) -> str:

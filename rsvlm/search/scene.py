@@ -67,6 +67,8 @@ class SearchOptions:
         overlap: Share of a tile's side that the next one shows too, 0…0.75; whole patches, which fade into each other.
         min_px: Area, in pixels of the scene, below which regions are left out. If None, that of one patch.
         bands: Bands, as for `scene_files.open_scene`.
+        limits: Values that become black and white, likewise.
+        nodata: Value that holds no data, likewise.
         temperature: Softmax temperature, in cosines. If None, that of the model's own loss.
         precision: `fp32`; `bf16`, for the tower alone; or `auto`: bf16 where the device has instructions for it.
         max_regions: Regions kept for each text, those of highest confidence; all are counted.
@@ -83,6 +85,8 @@ class SearchOptions:
     overlap: float = 0.0
     min_px: float | None = None
     bands: Sequence[int] = ()
+    limits: Sequence[float] = ()
+    nodata: str | float = "auto"
     temperature: float | None = None
     precision: str = "auto"
     max_regions: int = 10_000
@@ -144,7 +148,8 @@ def search(
 
     The tower sees the scene tile by tile; windows of the Smooth-Attention-Operation reach over the borders of tiles, and leave out what
     has no data. `heat.tif` has a band for each text, in the scene's own grid made coarser: half a patch to a cell, not a number where
-    there is no data. Polygons follow its cells, in the scene's coordinate system, which the file names; where that has no code, in
+    there is no data; it may begin up to a patch before the scene, since tiles and patches lie where they lie in any other part of the same
+    imagery. Polygons follow its cells, in the scene's coordinate system, which the file names; where that has no code, in
     longitude and latitude. Regions that reach over borders of blocks are joined.
 
     Args:
@@ -162,13 +167,15 @@ def search(
     started = time.time()
     need("shapely", "data")
     # What is asked, and how the scene is cut up: a bad request stops here.
-    scenes = [scene] if isinstance(scene, Scene) else scene_files.open_scene(scene, options.bands)
+    look = options.bands, options.limits, options.nodata
+    scenes = [scene] if isinstance(scene, Scene) else scene_files.open_scene(scene, *look)
     if len(scenes) > 1:
         names = ", ".join(one.source.name for one in scenes[:6])
         raise DataError(
             f"{scene} holds {len(scenes)} scenes ({names}): open them with scene_files.open_scene and search each one"
         )
-    scene = scenes[0]
+    whole = scenes[0]
+    scene = scene_blocks.align(whole, model, options.tile_px)
     question = _ask(texts, model, options)
     plan = scene_blocks.cut(scene, model, options.tile_px, options.overlap, max(options.windows) // 2 + 1)
     tower = _tower(model, options.precision)
@@ -204,7 +211,8 @@ def search(
     scene_files.write_polygons(out / "polygons.geojson", listed, question.texts, grid)
     facts = _facts(grid, question, plan, results, options) | {
         "seconds": round(time.time() - started, 2),
-        "megapixels": scene.width * scene.height / 1e6,
+        "size_px": [whole.width, whole.height],
+        "megapixels": whole.width * whole.height / 1e6,
     }
     files.write_atomic(out / "search.json", json.dumps(facts, indent=1, ensure_ascii=False))
     scale = plan.fine / plan.shrink
@@ -227,7 +235,7 @@ def _facts(grid: Grid, question: _Question, plan: Plan, results: _Results, optio
     return {
         "scene": scene.source.name, "attribution": scene.source.attribution, "licence": scene.source.licence,
         "coordinates": grid.authority or (scene.source.crs if scene.located else "pixels, y downwards"),
-        "polygons_in": grid.polygons_in, "size_px": [scene.width, scene.height],
+        **scene.source.meaning, "polygons_in": grid.polygons_in,
         "cell_px": plan.cell * plan.zoom, "tile_px": plan.tile * plan.patch * plan.zoom,
         "window": options.window, "overlap": 1 - plan.step / plan.tile, "threshold": options.threshold,
         "meaning": MEANING, "background": question.rivals, "cells_with_data": results.cells,

@@ -1,6 +1,6 @@
 """A scene of any size in blocks: which tiles the model sees, and what it says of the patches of each block.
 
-`cut` plans, `blocks` reads block by block and runs the tower on the tiles that show it, a few blocks at a time, and `look` puts the
+`align` and `cut` plan, `blocks` reads block by block and runs the tower on the tiles that show it, a few blocks at a time, and `look` puts the
 patches of a block together.
 """
 
@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -79,11 +79,28 @@ class Plan:
         return int(rows[0]) * self.patch, int(columns[0]) * self.patch, *map(min, last, self.view)
 
 
+def align(scene: Scene, model: Mammut, tile_px: int | None) -> Scene:
+    """Let a scene begin up to a patch earlier, so that patches lie on the same ground in every part of the same imagery.
+
+    Where pixels as the model sees them are no whole number of the scene's, patches begin with the scene.
+    """
+    period = _patch_px(model, tile_px)
+    above, before = (place % period if period else 0 for place in scene_files.origin(scene))
+    begins = {"top": scene.top - above, "left": scene.left - before}
+    return replace(scene, **begins, width=scene.width + before, height=scene.height + above)
+
+
+def _patch_px(model: Mammut, tile_px: int | None) -> int:
+    """Return the side of a patch in pixels of the scene, or 0 where pixels as the model sees them are no whole number of those."""
+    zoom = (tile_px or model.config.image_size) / model.config.image_size
+    return int(zoom) * model.config.patch_size if zoom.is_integer() else 0
+
+
 def cut(scene: Scene, model: Mammut, tile_px: int | None, overlap: float, reach: int) -> Plan:
     """Plan how a scene is cut up for a model.
 
     Args:
-        scene: Scene that is cut up.
+        scene: Scene that is cut up, as from `align`.
         model: Model that looks at it.
         tile_px: Side of what the model sees at once, in pixels of the scene. If None, its image size.
         overlap: Share of a tile's side that the next one shows too.
@@ -102,12 +119,14 @@ def cut(scene: Scene, model: Mammut, tile_px: int | None, overlap: float, reach:
 
     # Blocks end in the middle of tiles, so that what a window reaches beyond is, as a rule, in a tile that is looked at anyway.
     block = max(tile, int(VIEW_PX / max(zoom, 1) / patch) // tile * tile) * DETAIL
-    rows, columns = ([0, *range(block + tile // 2 * DETAIL, n, block), n] for n in size)
+    period = _patch_px(model, tile_px)
+    first = [-(place // period) % step if period else 0 for place in scene_files.origin(scene)]
+    rows, columns = ([0, *range(block + (tile // 2 + f) * DETAIL, n, block), n] for n, f in zip(size, first))
     if (len(rows) - 1) * (len(columns) - 1) > 2_000_000:
         raise DataError(f"{scene.source.name} spans {scene.width} x {scene.height} pixels: cut it, or give a larger tile_px")
     boxes = [(top, left, bottom, right) for top, bottom in pairwise(rows) for left, right in pairwise(columns)]
 
-    shares = [tile_shares(-(-n // patch), tile, step) for n in view]
+    shares = [tile_shares(-(-n // patch), tile, step, f) for n, f in zip(view, first)]
     shrink = max(1, -(-max(size) // PREVIEW_PX))
     fine = max(n for n in range(1, cell + 1) if cell % n == 0 and (n == 1 or n * max(size) <= PREVIEW_PX))
     fill = np.round(255 * np.asarray(model.config.image_mean)).astype(np.uint8)
@@ -214,13 +233,14 @@ def look(plan: Plan, box: tuple, pixels: np.ndarray, valid: np.ndarray, tower, b
     return Block(scores, values, inside, colours, known)
 
 
-def tile_shares(length: int, tile: int, step: int) -> dict[int, np.ndarray]:
+def tile_shares(length: int, tile: int, step: int, first: int = 0) -> dict[int, np.ndarray]:
     """Tiles along an axis: where each begins, in patches, and its share in these (tile), which falls towards its ends.
 
-    The last one ends with the scene, unless that is smaller than a tile.
+    From the patch `first` on they follow each other; before it, one begins with the scene, and the last one ends with it, unless that is
+    smaller than a tile.
     """
     last = max(length - tile, 0)
-    starts = np.unique(np.append(np.arange(0, last, step), last)).tolist()
+    starts = np.unique([0, *range(first, last, step), last]).tolist()
     fade = np.minimum(np.arange(1, tile + 1), np.arange(tile, 0, -1)).astype(np.float32)
     total = np.zeros(starts[-1] + tile, np.float32)
     for start in starts:

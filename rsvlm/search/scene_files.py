@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 class Scene:
     """Imagery on one pixel grid, and the part of that grid where it lies.
 
-    `left`, `top`, `width`, `height` are in pixels of the grid of `source`; `tiles` (N, 2) are columns and rows of the tiles of a mosaic.
+    `left`, `top`, `width`, `height` are in pixels of the grid of `source`, and may begin before it; `tiles` (N, 2) are columns and rows of
+    the tiles of a mosaic.
     """
 
     source: Source
@@ -43,7 +44,9 @@ class Scene:
         return bool(self.source.crs)
 
 
-def open_scene(where: str | Path, bands: Sequence[int] = ()) -> list[Scene]:
+def open_scene(
+    where: str | Path, bands: Sequence[int] = (), limits: Sequence[float] = (), nodata: str | float = "auto"
+) -> list[Scene]:
     """Open a raster, its URL, a folder of XYZ tiles, an MBTiles file, or a folder of rasters.
 
     A raster that does not say where it lies is opened too, in coordinates of its pixels.
@@ -51,6 +54,8 @@ def open_scene(where: str | Path, bands: Sequence[int] = ()) -> list[Scene]:
     Args:
         where: As for `sources.open_imagery`.
         bands: Bands shown as red, green and blue, or one. If empty, they are found out.
+        limits: Values that become black and white, a pair, or one for each band. If empty, they are found out.
+        nodata: Value that holds no data; `file`: as the file declares it; `auto`: the same, else a value that fills parts of it.
 
     Returns:
         One scene for each raster and each zoom level.
@@ -61,7 +66,7 @@ def open_scene(where: str | Path, bands: Sequence[int] = ()) -> list[Scene]:
     """
     from rsvlm import config
 
-    options = config.Chips(bands=tuple(bands), min_valid_share=0.0)
+    options = config.Chips(bands=tuple(bands), limits=tuple(limits), nodata=nodata, min_valid_share=0.0)
     return [_on_grid(source) for source in sources.open_imagery(str(where), options, placed=False)]
 
 
@@ -73,6 +78,19 @@ def _on_grid(source: Source) -> Scene:
     tiles = tile_mosaics.present(source)
     (left, top), (right, bottom) = (tiles.min(0) * source.tile_px).tolist(), ((tiles.max(0) + 1) * source.tile_px).tolist()
     return Scene(source, left, top, right - left, bottom - top, tiles[np.argsort(tiles[:, 1])])
+
+
+def origin(scene: Scene) -> tuple[int, int]:
+    """Return row and column of the first pixel of a scene, counted from the place where both coordinates of its grid are 0.
+
+    So all parts of one scene count alike. Where nobody knows the place, both are 0.
+    """
+    if not scene.located:
+        return 0, 0
+    x0, width, y0, height = scene.source.transform
+    # Grids begin at whole pixels or at halves: a quarter keeps both from falling to either side of a whole number.
+    row, column = (int(np.floor(place + 0.25)) for place in (-y0 / height, x0 / width))
+    return row + scene.top, column + scene.left
 
 
 def touches(scene: Scene, box: tuple[int, int, int, int], cell_px: float) -> bool:
@@ -259,10 +277,17 @@ def reader(scene: Scene, broken: set) -> Iterator[Callable]:
     with windows.open_windows(scene.source, cached_bytes=0) as source:
 
         def read(box: tuple[int, int, int, int], zoom: float) -> tuple[np.ndarray, np.ndarray]:
-            picture = windows.read_view(source, box, zoom, (scene.top, scene.left))
+            # What lies before the first pixel of the source holds no data.
+            lead = [max(0, -int(first // zoom)) for first in (scene.top, scene.left)]
+            corner = tuple(first + int(many * zoom) for first, many in zip((scene.top, scene.left), lead))
+            inside = tuple(max(0, edge - lead[axis % 2]) for axis, edge in enumerate(box))
+            picture = windows.read_view(source, inside, zoom, corner)
             if picture.broken and not broken:
                 log.warning("a part of the scene cannot be read; such parts are left without data and counted")
             broken.update(picture.broken)
-            return picture.pixels, picture.valid
+            if lead == [0, 0]:
+                return picture.pixels, picture.valid
+            before = [(max(0, many - first), 0) for many, first in zip(lead, box)]
+            return np.pad(picture.pixels, (*before, (0, 0))), np.pad(picture.valid, before)
 
         yield read

@@ -154,3 +154,40 @@ def test_resize_keeps_means_and_thumbnail_keeps_proportions():
     assert thumbnail.format == "WEBP" and thumbnail.size == (30, 20)
     with pytest.raises(DataError):
         images.resize(smooth, 0, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_infrared_that_a_tiff_calls_transparency_hides_nothing(mode, caplog):
+    images._tell.cache_clear()
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(20, 90, (16, 16, len(mode)), dtype=np.uint8)
+    pixels[:8, :, -1] = 0  # water
+    colours = np.broadcast_to(pixels[..., :-1], (16, 16, 3))
+    image = Image.fromarray(pixels, mode)
+    for _ in range(2):
+        assert np.array_equal(images.decode(encode(image, "TIFF")), colours)
+    assert len(caplog.records) == 1 and "infrared" in caplog.text
+    assert not np.array_equal(images.decode(encode(image, "PNG")), colours)  # where a fourth band is nothing else
+    pixels[..., -1] = np.where(np.arange(16) < 8, 0, 255)[:, None]
+    result = images.decode(encode(Image.fromarray(pixels, mode), "TIFF"))
+    assert (result[:8] == 255).all() and np.array_equal(result[8:], colours[8:])
+
+
+def test_transparency_is_known_by_its_values():
+    colours = np.arange(16)
+    some = np.array([0, 255], np.uint8).repeat(8)
+    assert images.is_transparency(some, colours) and images.is_transparency(np.append(some, 128), colours)
+    assert images.is_transparency(some.astype(np.uint16), colours) and images.is_transparency(some.astype(np.float32), colours)
+    assert not images.is_transparency(np.array([0, 120], np.uint8).repeat(8), colours)
+    assert not images.is_transparency(np.arange(256, dtype=np.uint8), colours)
+    nothing = np.zeros(16, np.uint8)
+    assert images.is_transparency(nothing, nothing) and not images.is_transparency(nothing, colours)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_negative_tiff_becomes_a_positive(bits):
+    values = np.full((4, 4), 60 * (257 if bits == 16 else 1), f"uint{bits}")
+    data = bytearray(encode(Image.fromarray(values), "TIFF"))
+    entry = data.index((262).to_bytes(2, "little") + (3).to_bytes(2, "little"))  # the tag, as a short
+    data[entry + 8] = 0
+    assert (images.decode(bytes(data)) == 195).all()

@@ -55,3 +55,20 @@ def test_an_index_of_another_model_or_none_is_refused(indexed, tmp_path):
         archive.query(folder, ["a red field"], tiny_model(TEXTS))
     with pytest.raises(DataError, match="text"):
         heat.text_vectors(tiny_model(TEXTS), [" "])
+
+
+def test_limits_are_common_to_an_archive_and_stay_what_they_were(tmp_path):
+    for name, factor in (("sea", 3), ("town", 12)):
+        write(tmp_path / "scenes" / f"{name}.tif", picture(64, 64).astype(np.uint16) * factor, photometric="rgb")
+    model = tiny_model(TEXTS)
+    facts = archive.index(tmp_path / "scenes", model, tmp_path / "index", progress=False)
+    sea, town = facts["shown"]["sea"], facts["shown"]["town"]
+    assert sea["limits"] == town["limits"] and sea["bands"] == [1, 2, 3] and sea["guesses"] == []
+    found = archive.query(tmp_path / "index", TEXTS[:1], model, k=8)
+    before = archive.pictures(tmp_path / "index", found)
+    write(tmp_path / "scenes" / "clouds.tif", picture(64, 64).astype(np.uint16) * 200, photometric="rgb")
+    for one, other in zip(before, archive.pictures(tmp_path / "index", found), strict=True):
+        np.testing.assert_array_equal(one, other)
+    given = archive.index(tmp_path / "scenes", model, tmp_path / "other", limits=(0, 3060), bands=(3, 2, 1), progress=False)
+    assert all(one["limits"] == [[0, 3060]] * 3 and one["bands"] == [3, 2, 1] for one in given["shown"].values())
+    assert len(archive.pictures(tmp_path / "other", archive.query(tmp_path / "other", TEXTS[:1], model, k=2))) == 2

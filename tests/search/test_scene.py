@@ -21,6 +21,7 @@ from rsvlm.search import scene as scenes, scene_blocks, scene_files
 
 rasterio = pytest.importorskip("rasterio")
 shapely = pytest.importorskip("shapely")
+from rasterio.transform import from_origin  # noqa: E402
 
 SCENES = DATA / "oam_osm" / "1"
 TEXTS = ["red in the north", "a picture that is blue"]
@@ -66,13 +67,66 @@ def test_the_result_does_not_depend_on_how_the_scene_is_cut_into_blocks(model, t
     assert one == other
 
 
+def part_of(path, name, top, left, height, width):
+    """Write a part of a raster, on the same grid."""
+    with rasterio.open(path) as file:
+        window = rasterio.windows.Window(left, top, width, height)
+        return write(
+            path.with_name(name), file.read(window=window), transform=file.window_transform(window), photometric="rgb"
+        )
+
+
+def on_the_same_ground(one, other, edge):
+    """Cells of two maps of confidence at the same places, but for so many at the edges of the second."""
+    with rasterio.open(one / "heat.tif") as first, rasterio.open(other / "heat.tif") as second:
+        row, column = first.index(*second.xy(0, 0))
+        place = rasterio.windows.Window(column + edge, row + edge, second.width - 2 * edge, second.height - 2 * edge)
+        return first.read(window=place), second.read()[:, edge:-edge, edge:-edge]
+
+
+@pytest.mark.parametrize("corner", [(64, 32), (40, 24), (44, 53)])  # on the grid of tiles, of patches, and on none
+@pytest.mark.parametrize("values", [{}, {"overlap": 0.5}, {"tile_px": 64}])
+def test_the_same_ground_has_the_same_answer_in_any_part_of_a_scene(model, tmp_path, corner, values):
+    height, width = (290, 300) if "tile_px" in values else (190, 200)
+    whole = scene(tmp_path, height + 70, width + 70, transform=from_origin(460_005, 4_300_005, 10, 10))
+    part = part_of(whole, "part.tif", *corner, height, width)
+    search(whole, model, tmp_path / "whole", **values)
+    found = search(part, model, tmp_path / "part", **values)
+    one, other = on_the_same_ground(tmp_path / "whole", tmp_path / "part", 12)
+    assert other.std() > 0.01 and np.isfinite(other).all()
+    np.testing.assert_allclose(other, one, atol=1e-5)
+    assert found.facts["size_px"] == [width, height]
+    with rasterio.open(tmp_path / "part" / "heat.tif") as file, rasterio.open(part) as raster:
+        assert (
+            0 <= raster.bounds.left - file.bounds.left < 8 * 10 * 2 and 0 <= file.bounds.top - raster.bounds.top < 8 * 10 * 2
+        )
+
+
+def test_limits_that_are_given_hold_in_any_part_of_a_scene(model, tmp_path):
+    path = scene(tmp_path, 160, 192)
+    with rasterio.open(path) as file:
+        array = file.read().astype(np.uint16) * 10
+    array[:, :40, :40] += 9000  # clouds
+    path = write(tmp_path / "deep.tif", array, photometric="rgb")
+    part = part_of(path, "part.tif", 32, 64, 128, 128)
+    differences = []
+    for values in ({}, {"limits": (0, 2560)}):
+        told = [search(path, model, tmp_path / "whole", **values), search(part, model, tmp_path / "part", **values)]
+        one, other = on_the_same_ground(tmp_path / "whole", tmp_path / "part", 12)
+        differences.append(np.abs(one - other).max())
+        assert told[0].facts["bands"] == [1, 2, 3] and (told[0].facts["limits"] == told[1].facts["limits"]) == bool(values)
+    assert differences[0] > 0.01 and differences[1] < 1e-5
+    facts = json.loads((tmp_path / "part" / "search.json").read_text())
+    assert facts["limits"] == [[0, 2560]] * 3 and facts["nodata"] is None and facts["guesses"] == []
+
+
 def test_windows_reach_over_the_borders_of_tiles_and_leave_out_what_has_no_data(model, tmp_path):
     """The same by hand: raw patches of every tile, a plain loop over windows, and the cosines of what it gives."""
     path = scene(tmp_path, 64, 96)
     with rasterio.open(path) as file:
         array = file.read()
     array[:, 8:24, 40:64] = 0  # six patches, in two tiles
-    path = write(tmp_path / "holes.tif", array, nodata=0)
+    path = write(tmp_path / "holes.tif", array, nodata=0, transform=from_origin(320_000, 3_200_000, 10, 10))
     vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 3)))[0].T.astype(np.float32)
     tower = scenes._tower(model, "fp32")
     pixels, valid = array.transpose(1, 2, 0).copy(), (array > 0).any(0)
@@ -243,8 +297,6 @@ def test_a_broken_block_in_the_middle_is_counted_once_and_left_without_data(mode
 
 
 def test_tiles_and_a_raster_made_of_them_give_the_same(model, tmp_path):
-    from rasterio.transform import from_origin
-
     from rsvlm.data.imagery import chip_layout
 
     array, tiles = mosaic()
@@ -392,7 +444,6 @@ def test_many_scenes_are_not_searched_as_one(model, tmp_path):
 @pytest.mark.skipif(not SCENES.is_dir(), reason="oam_osm is not in RSVLM_DATA nor in ../shared/data")
 def test_real_tiles_and_a_geotiff_made_from_them(model, tmp_path):
     from PIL import Image
-    from rasterio.transform import from_origin
 
     known = scene_files.open_scene(SCENES)[0]
     column, row = known.tiles[0]

@@ -4,6 +4,8 @@ In: GeoTIFF by file or address, folders, XYZ tiles, MBTiles, STAC items. Out: wi
 
     sources       what imagery there is, and its chips
     chip_layout   where chips lie
+    bands         which bands are red, green, blue and transparency
+    values        what values mean: no data, black, white
     windows       pixels of any part of a raster or a mosaic
     tile_mosaics  mosaics of Web Mercator tiles
     remote        rasters on web servers, by ranges of bytes

@@ -25,6 +25,7 @@ from rsvlm.records import text as texts
 
 if TYPE_CHECKING:
     from rsvlm import config
+    from rsvlm.data.imagery import values
 
 COLUMNS = "key source split lon lat west south east north gsd_m size_px left_px top_px width_px height_px up_deg".split()
 """Columns of a chip table. The last five: the chip's window in its source's pixel grid, and the bearing of the picture's upper
@@ -62,6 +63,10 @@ class Source:
         tile_px: Side of a tile.
         patterns: Names of tiles: what stands before the numbers, whether they are folders, what stands after.
         better_zooms: Zoom levels whose tiles replace tiles of this one.
+        alpha: Band that says what is transparent, from 1; 0: none.
+        nodata: Value that holds no data, where the file does not declare it itself.
+        guesses: What was guessed about bands and values, in words.
+        sketch: Values, until limits that are common to several sources are known.
         notes: What was left out on opening: reason, count, an example. `lay_out` tells them.
     """
 
@@ -85,6 +90,17 @@ class Source:
     tile_px: int = 0
     patterns: tuple[tuple[str, bool, str], ...] = ()
     better_zooms: tuple[int, ...] = ()
+    alpha: int = 0
+    nodata: float | None = None
+    guesses: tuple[str, ...] = ()
+    sketch: values.Sketch | None = None
+
+    @property
+    def meaning(self) -> dict:
+        """What is shown of it, for records: bands, the values that become black and white, no data, and what was guessed."""
+        limits = [list(pair) for pair in self.limits]
+        return {"bands": list(self.bands), "limits": limits, "nodata": self.nodata, "guesses": list(self.guesses)}
+
     notes: tuple[tuple[str, int, str], ...] = ()
 
 

@@ -11,6 +11,7 @@ by a server is data: no text of it is followed, no network address in it is open
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
@@ -23,7 +24,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from rsvlm.data.imagery import chip_layout, tile_mosaics, windows
+from rsvlm.data.imagery import bands, chip_layout, tile_mosaics, values, windows
 from rsvlm.data.imagery.chip_layout import COLUMNS, Source, clean, read_points
 from rsvlm.data.imagery.remote import shown
 from rsvlm.data.imagery.windows import DRIVERS
@@ -56,6 +57,10 @@ def open_imagery(where: str, options: config.Chips, placed: bool = True) -> list
         DataError: Nothing is there, or it is broken, or it says not where on Earth it lies.
         MissingExtraError: rasterio or pyproj is not installed.
     """
+    return values.together(_find_imagery(where, options, placed), options)
+
+
+def _find_imagery(where: str, options: config.Chips, placed: bool) -> list[Source]:
     if where == "blue-marble":
         raise ConfigError("'blue-marble' is the embedded world image, which has its own layout: build without --imagery")
     if where.startswith("/vsi") or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", where):
@@ -74,13 +79,13 @@ def open_imagery(where: str, options: config.Chips, placed: bool = True) -> list
     return [_open_raster(str(path), path.stem, options, placed)]
 
 
-def _open_url(url: str, options: config.Chips, text: str = "") -> Source:
+def _open_url(url: str, options: config.Chips, text: str = "", named: Sequence[bands.Named] = (), group: str = "") -> Source:
     if not url.lower().startswith(("http://", "https://")):
         raise ConfigError(f"imagery is read from files and from http(s) addresses, not from '{url.split(':')[0][:40]}'")
     path = urlsplit(url).path
     if path.lower().endswith((".json", ".geojson", ".mbtiles", ".zip")):
         raise ConfigError(f"{shown(url)} is no raster: download it first, then give the file")
-    return _open_raster(url, text or Path(path).stem or "imagery", options)
+    return _open_raster(url, text or Path(path).stem or "imagery", options, named=named, group=group)
 
 
 def _open_folder(path: Path, options: config.Chips) -> list[Source]:
@@ -116,7 +121,9 @@ def _open_stac(path: Path, options: config.Chips) -> list[Source]:
             notes.append(("not a usable STAC item", 1, f"feature {number}: {error}"[:300]))
             continue
         try:
-            source = _open_url(href, options, item["id"]) if "://" in href else _open_beside(path, href, item["id"], options)
+            about = {"named": bands.of_asset(item, href), "group": bands.sensor(item)}
+            opening = functools.partial(_open_url, href) if "://" in href else functools.partial(_open_beside, path, href)
+            source = opening(options=options, text=item["id"], **about)
         except (DataError, ConfigError, ValueError) as error:
             notes.append(("asset cannot be used", 1, str(error)[:300]))
             continue
@@ -151,42 +158,49 @@ def _stac_href(item: object) -> str:
     raise DataError(f"item {name!r} has {len(data)} raster assets with the role 'data' and none with 'visual'")
 
 
-def _open_beside(path: Path, href: str, name: str, options: config.Chips) -> Source:
+def _open_beside(path: Path, href: str, options: config.Chips, text: str, named: Sequence[bands.Named], group: str) -> Source:
     file = (path.parent / href).resolve()
     # A downloaded search result must not be able to name any file of this machine.
     if not file.is_relative_to(path.parent.resolve()):
         raise DataError(f"{path.name} names the file '{href[:80]}' outside its own folder: put the imagery beside it")
     if not file.is_file():
         raise DataError(f"{path.name} names the file '{href[:80]}', which is not there")
-    return _open_raster(str(file), name, options)
+    return _open_raster(str(file), text, options, named=named, group=group)
 
 
-def _open_raster(path: str, text: str, options: config.Chips, placed: bool = True) -> Source:
+def _open_raster(
+    path: str, text: str, options: config.Chips, placed: bool = True, named: Sequence[bands.Named] = (), group: str = ""
+) -> Source:
     if "://" not in path and Path(path).suffix.lower() not in DRIVERS:
         known = ", ".join(DRIVERS)
         raise DataError(f"{path} is not of a format that is read ({known}): convert it with rio convert IN OUT.tif")
     label = shown(path)
     with windows.open_dataset(path, options.allow_loopback) as (dataset, file), windows.environment():
-        in_pixels = not placed and (dataset.crs is None or dataset.transform.is_identity)
         if dataset.tags(ns="OVERVIEWS"):
             raise DataError(f"{label} names another file as its overviews, which is not followed: copy it with rio convert")
-        if dataset.crs is None and not in_pixels:
-            raise DataError(f"{label} does not say its coordinate system: set it, as with rio edit-info --crs EPSG:32629 FILE")
-        if (dataset.transform.is_identity or not dataset.transform.determinant) and not in_pixels:
+        crs, transform = windows.placed(dataset)
+        in_pixels = not placed and (crs is None or transform.is_identity)
+        if crs is None and not in_pixels:
+            rough = " It has coefficients for a warp alone: gdalwarp -rpc IN OUT.tif" if dataset.rpcs else ""
+            raise DataError(
+                f"{label} does not say its coordinate system: set it, as with rio edit-info --crs EPSG:32629 FILE{rough}"
+            )
+        if (transform.is_identity or not transform.determinant) and not in_pixels:
             raise DataError(f"{label} does not say where it lies (no geotransform): set it with rio edit-info --transform")
         if any(kind.startswith("complex") for kind in dataset.dtypes):
             raise DataError(f"{label} holds complex numbers: write their magnitude to a GeoTIFF first")
-        bands = windows.shown_bands(dataset, options.bands, label)
+        group = group or ("" if "://" in path else str(Path(path).parent))
+        meaning = values.read_meaning(dataset, options, label, named, group)
         size = dataset.width, dataset.height
-        grid = ((0.0, 1.0, 0.0, -1.0), *size, False) if in_pixels else chip_layout.north_up(dataset.transform, *size)
+        grid = ((0.0, 1.0, 0.0, -1.0), *size, False) if in_pixels else chip_layout.north_up(transform, *size)
         transform, width, height, warped = grid
         source = Source(
             name=chip_layout.name_of(text), path=path, kind="raster", licence="unknown",
             attribution=clean(dataset.tags().get("TIFFTAG_COPYRIGHT")),
             fingerprint=file.fingerprint() if file else chip_layout.fingerprint(Path(path)),
-            crs="" if in_pixels else dataset.crs.to_wkt(), transform=transform, width=width, height=height,
-            bbox_lonlat=(np.nan,) * 4, bands=bands, limits=windows.value_limits(dataset, bands, options, label),
-            min_valid_share=options.min_valid_share, warped=warped, allow_loopback=options.allow_loopback,
+            crs="" if in_pixels else crs.to_wkt(), transform=transform, width=width, height=height,
+            bbox_lonlat=(np.nan,) * 4, min_valid_share=options.min_valid_share, warped=warped,
+            allow_loopback=options.allow_loopback, **vars(meaning),
         )  # fmt: skip
     if in_pixels:
         return source

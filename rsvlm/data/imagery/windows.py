@@ -1,33 +1,29 @@
 """Windows of pixels, from rasters and from mosaics of tiles: red, green and blue, 0 to 255, and which pixels hold data.
 
 `open_windows` opens a source once and reads any number of its windows: chips (`sources.read`) and parts of scenes (`read_view`) come
-through it. Here are the choice of bands (`shown_bands`), the stretch of values (`value_limits`, `stretch`), palettes, masks and the
+through it. Which bands are shown and what their values mean is known by then, see `values.read_meaning`; here are palettes, masks and the
 transparency of tiles. Whatever a file refers to is left alone: GDAL opens the formats in `DRIVERS` alone, and reaches no network.
 """
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
 
-from rsvlm.data.imagery import remote, tile_mosaics
-from rsvlm.data.imagery.chip_layout import MAX_WINDOW_PX, Source
+from rsvlm.data.imagery import bands as of_bands, remote, tile_mosaics, values
+from rsvlm.data.imagery.chip_layout import Source
 from rsvlm.data.imagery.remote import shown
-from rsvlm.errors import ConfigError, DataError, need
+from rsvlm.errors import DataError, need
 from rsvlm.model import images
-
-if TYPE_CHECKING:
-    from rsvlm import config
 
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".gtiff": "GTiff", ".jp2": "JP2OpenJPEG", ".j2k": "JP2OpenJPEG"}
 """Formats that are opened. Others, VRT and WMS above all, may point GDAL to any file or address."""
@@ -165,39 +161,55 @@ def _middle(low: int, high: int, step: int) -> int | None:
 
 def _raster_reader(dataset, file: remote.WebFile | None, source: Source) -> Callable[[Window], Picture]:
     import rasterio.windows
-    from rasterio.enums import MaskFlags, Resampling
+    from rasterio.enums import Resampling
     from rasterio.errors import RasterioError
 
-    masked = any(MaskFlags.all_valid not in dataset.mask_flag_enums[band - 1] for band in source.bands)
+    # GDAL takes a band of transparency for a mask in some types and numbers of bands alone, so it is read here.
+    added = source.warped and not source.alpha and dataset.colorinterp[-1].name == "alpha"
+    alpha = dataset.count if added else source.alpha
+    masked = values.has_mask(dataset, source.bands)
     palette = _read_palette(dataset, source.bands)
 
     def read(window: Window) -> Picture:
-        # What lies beyond the raster's last row and column is not asked for.
+        # Pixels that reach beyond the raster's last row or column repeat those before: the others stay what they are.
+        across, down = window.width / window.shape[1], window.height / window.shape[0]
+        wide = min(window.shape[1], max(1, int((dataset.width - window.left) / across + 1e-6)))
+        high = min(window.shape[0], max(1, int((dataset.height - window.top) / down + 1e-6)))
+        if (high, wide) == window.shape:
+            return read_inside(window)
+        picture = read_inside(replace(window, width=wide * across, height=high * down, shape=(high, wide)))
+        beyond = (0, window.shape[0] - high), (0, window.shape[1] - wide)
+        pixels, valid = np.pad(picture.pixels, (*beyond, (0, 0)), mode="edge"), np.pad(picture.valid, beyond, mode="edge")
+        return replace(picture, pixels=pixels, valid=valid)
+
+    def read_inside(window: Window) -> Picture:
         width, height = min(window.width, dataset.width - window.left), min(window.height, dataset.height - window.top)
         place = rasterio.windows.Window(window.left, window.top, width, height)
         shape = (len(source.bands), *window.shape)
         resampling = Resampling["nearest" if palette is not None else window.resampling]
-        values, valid = None, np.ones(window.shape, bool)
+        numbers, valid = None, np.ones(window.shape, bool)
         try:
-            values = dataset.read(source.bands, window=place, out_shape=shape, resampling=resampling)
+            numbers = dataset.read(source.bands, window=place, out_shape=shape, resampling=resampling)
             if masked:
                 valid = dataset.read_masks(source.bands, window=place, out_shape=shape).any(0)
+            if alpha:
+                valid &= dataset.read(alpha, window=place, out_shape=window.shape) > 0
         except RasterioError:
-            values = None
+            numbers = None
         if file and file.problem:
             raise DataError(file.problem)
-        if values is None:
+        if numbers is None:
             return Picture(np.zeros((*window.shape, 3), np.uint8), np.zeros(window.shape, bool), UNREADABLE)
         # Colours of what was read, and which of it counts.
         if palette is not None:
-            colours = palette[np.minimum(values[0], len(palette) - 1)]
+            colours = palette[np.minimum(numbers[0], len(palette) - 1)]
             return Picture(np.ascontiguousarray(colours[..., :3]), valid & (colours[..., 3] > 0))
-        if np.issubdtype(values.dtype, np.floating):
-            valid &= np.isfinite(values).all(0)
+        if np.issubdtype(numbers.dtype, np.floating):
+            valid &= np.isfinite(numbers).all(0)
         if source.limits:
-            values = stretch(values, source.limits)
-        pixels = values.transpose(1, 2, 0)
-        return Picture(np.ascontiguousarray(pixels) if len(values) == 3 else np.repeat(pixels, 3, axis=2), valid)
+            numbers = values.stretch(numbers, source.limits)
+        pixels = numbers.transpose(1, 2, 0)
+        return Picture(np.ascontiguousarray(pixels) if len(numbers) == 3 else np.repeat(pixels, 3, axis=2), valid)
 
     return read
 
@@ -249,90 +261,9 @@ def _decode_tile(data: bytes | None, side: int) -> tuple[np.ndarray, np.ndarray 
     return pixels, valid
 
 
-def shown_bands(dataset, wanted: tuple[int, ...], label: str) -> tuple[int, ...]:
-    """Return the bands of a raster that are shown as red, green and blue, or the one that is shown as grey, from 1 on.
-
-    Args:
-        dataset: Raster, open.
-        wanted: Bands that somebody asked for. If empty, they are found out from what the file says of its bands.
-        label: Name of the raster in messages.
-
-    Raises:
-        ConfigError: Not one or three bands, or some that are not there.
-    """
-    count = dataset.count
-    if wanted and (len(wanted) not in (1, 3) or not all(1 <= band <= count for band in wanted)):
-        raise ConfigError(f"chips.bands is {wanted}; {label} has bands 1 to {count}, and one or three can be shown")
-    if wanted:
-        return tuple(wanted)
-    colours = ("red", "green", "blue")
-    by_kind = [kind.name for kind in dataset.colorinterp]
-    by_text = [re.sub(r"[^a-z]|band", "", (text or "").lower()) for text in dataset.descriptions]
-    for names in (by_kind, by_text):
-        if all(names.count(colour) == 1 for colour in colours):
-            return tuple(names.index(colour) + 1 for colour in colours)
-    return (1, 2, 3) if count >= 3 and by_kind[0] != "palette" else (1,)
-
-
-def value_limits(dataset, bands: tuple[int, ...], options: config.Chips, label: str) -> tuple[tuple[float, float], ...]:
-    """Find the values that become 0 and 255: one pair per band for the whole raster, so that its chips can be compared.
-
-    Args:
-        dataset: Raster, open.
-        bands: Bands as from `shown_bands`.
-        options: Kind of stretch.
-        label: Name of the raster in messages.
-
-    Returns:
-        Pairs, one for each band; empty where values are shown as they are.
-
-    Raises:
-        DataError: It holds no data.
-    """
-    kind = "percentile" if options.stretch == "auto" else options.stretch
-    if dataset.dtypes[bands[0] - 1] == "uint8" and options.stretch in ("auto", "none"):
-        return ()
-    if kind == "none":
-        return ((0.0, 255.0),) * len(bands)
-    values, valid = _sample(dataset, bands)
-    cut = options.stretch_percent if kind == "percentile" else 0.0
-    limits = []
-    for band, mask in zip(values, valid):
-        band = band[(mask > 0) & np.isfinite(band)]
-        if not band.size:
-            raise DataError(f"{label} holds no data that could be stretched to 0-255")
-        low, high = np.percentile(band.astype(np.float64), (cut, 100 - cut)).tolist()
-        limits.append((low, high if high > low else low + 1.0))
-    return tuple(limits)
-
-
-def _sample(dataset, bands: tuple[int, ...], side: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    from rasterio.windows import Window
-
-    width, height = dataset.width, dataset.height
-    if dataset.overviews(bands[0]) or width * height <= MAX_WINDOW_PX:
-        scale = min(1.0, side / max(width, height))
-        shape = (len(bands), max(1, round(height * scale)), max(1, round(width * scale)))
-        return dataset.read(bands, out_shape=shape), dataset.read_masks(bands, out_shape=shape)
-    # Without overviews a whole look would read everything, perhaps over a network: look at 64 small windows instead.
-    x, y = (np.linspace(0, max(0, side - 128), 8).astype(int).tolist() for side in (width, height))
-    windows = [Window(left, top, min(128, width), min(128, height)) for top in y for left in x]
-    values = [dataset.read(bands, window=w).reshape(len(bands), -1) for w in windows]
-    masks = [dataset.read_masks(bands, window=w).reshape(len(bands), -1) for w in windows]
-    return np.concatenate(values, 1), np.concatenate(masks, 1)
-
-
-def stretch(values: np.ndarray, limits: tuple[tuple[float, float], ...]) -> np.ndarray:
-    """Turn values (bands, h, w) into 0 to 255, uint8, by the limits of each band; what is no number becomes 0."""
-    low, high = np.array(limits, np.float32).T[..., None, None]
-    with np.errstate(invalid="ignore"):
-        values = np.clip((values.astype(np.float32) - low) * (255.0 / (high - low)) + 0.5, 0, 255)
-    return np.where(np.isfinite(values), values, 0).astype(np.uint8)
-
-
 def _read_palette(dataset, bands: tuple[int, ...]) -> np.ndarray | None:
     """Return the colours (N, 4) uint8, red, green, blue and opacity, of a band of their numbers, or None if it has none."""
-    if len(bands) != 1 or dataset.colorinterp[bands[0] - 1].name != "palette":
+    if not values.has_colours(dataset, bands):
         return None
     colours = dataset.colormap(bands[0])
     table = np.zeros((max(colours) + 1, 4), np.uint8)
@@ -373,16 +304,68 @@ def open_dataset(path: str, allow_loopback: bool, source: Source | None = None) 
         except RasterioError as error:
             why = f"{shown(path)} cannot be read as a {driver} raster: it is broken, cut short or of another format"
             raise DataError((file and file.problem) or why) from error
+        if source:
+            crs, transform = placed(dataset)
+            tagged = of_bands.alpha_band(dataset) and not source.alpha
+            if source.nodata is not None or (source.warped and (tagged or dataset.gcps[0])):
+                document = _corrected(dataset, source.nodata, crs, transform)
+                dataset = stack.enter_context(rasterio.open(document, driver="VRT"))
         if source and source.warped:
             x0, pixel_width, y0, pixel_height = source.transform
-            bare = all(flags == [MaskFlags.all_valid] for flags in dataset.mask_flag_enums)
-            straight = dataset.transform.b == 0 and dataset.transform.d == 0
-            smooth = not straight and dataset.colorinterp[0].name != "palette"
-            grid = {"crs": dataset.crs, "transform": Affine(pixel_width, 0, x0, 0, -pixel_height, y0)}
+            declared = any(MaskFlags.nodata in flags for flags in dataset.mask_flag_enums)
+            straight = transform.b == 0 and transform.d == 0
+            smooth = not straight and not values.has_colours(dataset, source.bands)
+            grid = {"crs": crs, "transform": Affine(pixel_width, 0, x0, 0, -pixel_height, y0)}
             grid |= {"width": source.width, "height": source.height}
             resampling = Resampling.bilinear if smooth else Resampling.nearest
-            dataset = stack.enter_context(WarpedVRT(dataset, **grid, resampling=resampling, add_alpha=bare))
+            add_alpha = not declared and not source.alpha
+            dataset = stack.enter_context(WarpedVRT(dataset, **grid, resampling=resampling, add_alpha=add_alpha))
         yield dataset, file
+
+
+def placed(dataset) -> tuple:
+    """Return coordinate system and affine transform of a raster, from its ground control points where it has no others.
+
+    Raises:
+        DataError: The points do not fit an affine transform, to half a pixel on average.
+    """
+    points, crs = dataset.gcps
+    if not points or not dataset.transform.is_identity:
+        return dataset.crs, dataset.transform
+    from rasterio.transform import from_gcps
+
+    transform = from_gcps(points)
+    across = np.hypot(transform.a, transform.d)
+    away = [np.hypot(*np.subtract(transform * (point.col, point.row), (point.x, point.y))) / across for point in points]
+    if len(points) < 3 or not np.mean(away) <= 0.5:
+        raise DataError(
+            f"{shown(dataset.name)} has {len(points)} ground control points that no straight grid fits: warp it first, as with "
+            "gdalwarp -tps IN OUT.tif"
+        )
+    return crs, transform
+
+
+def _corrected(dataset, nodata: float | None, crs, transform) -> str:
+    """Describe a raster anew, as a virtual one: with this value for no data, this place, and no band of transparency."""
+    import rasterio.shutil
+    from rasterio.io import MemoryFile
+
+    with MemoryFile(ext=".vrt") as file:
+        rasterio.shutil.copy(dataset, file.name, driver="VRT")
+        document = ElementTree.fromstring(file.read())
+    for name in ("GCPList", "SRS", "GeoTransform"):
+        for element in document.findall(name):
+            document.remove(element)
+    if crs:
+        ElementTree.SubElement(document, "SRS").text = crs.to_wkt()
+    ElementTree.SubElement(document, "GeoTransform").text = ", ".join(map(repr, transform.to_gdal()))
+    for band in document.findall("VRTRasterBand"):
+        for element in [*band.findall("ColorInterp"), *band.findall("NoDataValue")]:
+            if element.text == "Alpha" or (element.tag == "NoDataValue" and nodata is not None):
+                band.remove(element)
+        if nodata is not None:
+            ElementTree.SubElement(band, "NoDataValue").text = repr(nodata)
+    return ElementTree.tostring(document).decode()
 
 
 def environment():

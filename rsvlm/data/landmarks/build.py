@@ -149,7 +149,7 @@ def build(
         "seed": options.seed,
         "options": options.chips.model_dump(mode="json"),
         "captioner": identity,
-        "sources": [{name: getattr(source, name) for name in _SOURCE_FIELDS} for source in sources],
+        "sources": [{name: getattr(source, name) for name in _SOURCE_FIELDS} | source.meaning for source in sources],
         "map": {"features": len(features.table), "counts": dict(features.counts)},
         "notes": notes,
     }
@@ -363,7 +363,7 @@ def _plan(chips: pd.DataFrame, sources: Sequence, features: str, options: config
     return stages.key(
         chips=hashlib.sha256(pd.util.hash_pandas_object(chips, index=False).to_numpy().tobytes()).hexdigest(),
         options=options.chips.model_dump(mode="json", exclude={"allow_loopback"}),
-        sources=[[source.name, source.fingerprint, source.licence, source.attribution] for source in sources],
+        sources=[[source.name, source.fingerprint, source.licence, source.attribution, source.meaning] for source in sources],
         map=features,
         captioner=identity,
         audit=[chosen.language, chosen.max_words],

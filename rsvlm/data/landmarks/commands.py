@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rsvlm.errors import DataError
-from rsvlm.records.commands import Overrides, Profile, Seed, load_config
+from rsvlm.records.commands import Bands, Limits, NoData, Overrides, Profile, Seed, load_config, meaning_of_pixels
 
 app = typer.Typer(no_args_is_help=True, help="Make data sets from imagery and a map, and look at them.")
 
@@ -43,6 +43,9 @@ def build_shards(
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the imagery, where its files do not say it.")] = "",
     attribution: Annotated[str, typer.Option(help="Attribution of the imagery, where its files do not say it.")] = "",
+    band: Bands = None,
+    limits: Limits = None,
+    nodata: NoData = None,
     engine: Annotated[str, typer.Option(help="local (processes) or ray.")] = "local",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     profile: Profile = "laptop",
@@ -54,7 +57,7 @@ def build_shards(
     Without --imagery: the demo's data set, from the embedded imagery and map.
     """
     given = {"captioner.kind": captioner, "captioner.base_url": base_url, "captioner.model": model}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None} | meaning_of_pixels(band, limits, nodata)
     config = load_config(profile, overrides, seed, more=given)
     if imagery in (None, "blue-marble"):
         if maps or given or exclude or benchmarks:

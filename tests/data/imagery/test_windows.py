@@ -44,6 +44,11 @@ def test_a_view_leaves_out_the_blocks_that_cannot_be_read_and_no_others():
     np.testing.assert_array_equal(view.pixels, np.where(expected[..., None], whole, 0))
 
 
-def test_values_beyond_the_limits_are_cut_and_what_is_no_number_is_black():
-    values = np.array([[[-5.0, 0.0, 5.0, 10.0, 99.0, np.nan, np.inf]]])
-    assert windows.stretch(values, ((0.0, 10.0),))[0, 0].tolist() == [0, 0, 128, 255, 255, 0, 255]
+def test_a_view_beyond_the_last_row_and_column_leaves_the_others_as_they_are(tmp_path):
+    whole = picture(65, 67)
+    source = imagery.open_imagery(str(write(tmp_path / "a.tif", whole)), options())[0]
+    with windows.open_windows(source) as reader:
+        view = windows.read_view(reader, (0, 0, 33, 34), 2)
+    means = whole[:, :64, :66].reshape(3, 32, 2, 33, 2).mean(axis=(2, 4)).transpose(1, 2, 0)
+    assert np.abs(view.pixels[:32, :33] - means).max() <= 0.5 and view.valid.all()
+    np.testing.assert_array_equal(view.pixels[32], view.pixels[31])

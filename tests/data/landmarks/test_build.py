@@ -291,6 +291,13 @@ def test_one_build_from_raster_and_map(raster, features, tmp_path):
     assert [s.key for s in shards.stream(tmp_path / "out", "train")] == [record["key"] for record in made]
 
 
+def test_the_manifest_says_what_bands_and_values_mean(raster, features, tmp_path):
+    content = make(raster, features, options(), tmp_path / "out")
+    assert content["sources"][0] | {"bands": [1, 2, 3], "limits": [], "nodata": None, "guesses": []} == content["sources"][0]
+    other = make(raster, features, options(chips__limits="0,510", chips__bands="3,2,1"), tmp_path / "other")
+    assert other["sources"][0]["limits"] == [[0, 510]] * 3 and other["sources"][0]["bands"] == [3, 2, 1]
+
+
 def test_hostile_names_are_data(raster, features, tmp_path):
     make(raster, features, options(), tmp_path / "out")
     made = records(tmp_path / "out")
