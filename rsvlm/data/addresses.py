@@ -52,6 +52,11 @@ REASONS = {
     "protocol_error": Reason("the answer is no valid HTTP", False),
     "robots_disallowed": Reason("the site's robots.txt does not allow this address", False),
     "robots_unavailable": Reason("the site's robots.txt could not be had, so nothing is allowed for now", True),
+    "content_usage": Reason("Content-Usage or Content-Signal, a header or in robots.txt, says no to training", False),
+    "tdmrep_reserved": Reason("the site's tdmrep.json reserves the right of text and data mining", False),
+    "ai_txt_disallowed": Reason("the site's ai.txt does not allow learning from this address", False),
+    "crawl_delay_too_long": Reason("robots.txt asks for more time between requests than fetch.max_crawl_delay_s", True),
+    "host_resting": Reason("not asked: its host wants to be left alone for long, or failed several times in a row", True),
     "x_robots": Reason("the header X-Robots-Tag forbids indexing or use for learning", False),
     "tdm_reserved": Reason("the header TDM-Reservation reserves the right of text and data mining", False),
     "redirect_loop": Reason("redirected to an address that had redirected before", False),
@@ -67,6 +72,7 @@ REASONS = {
     "empty": Reason("no bytes", False),
     "not_image": Reason("the first bytes are of no accepted image format (SVG is none)", False),
     "type_mismatch": Reason("declared as a page, document or program, though it begins like an image", False),
+    "removed": Reason("this picture was taken out of what was fetched, on request", False),
     "unexpected_error": Reason("an error of this program, told in its log", True),
 }
 """Every code that `Stop.reason` and `fetch.Fetched.reason` can hold."""

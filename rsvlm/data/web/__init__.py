@@ -6,7 +6,10 @@ In: web archives or tables of links. Out: audited shards, and a reason for every
     html          a page to candidates
     texts         is the text about a picture from above? lexicon has the words
     fetch         polite, safe downloads
-    politeness    what the owner of a site allows
+    politeness    when a host may be asked, and for what
+    reservations  what the owner of a site reserves
+    removals      what was asked to be taken out
+    personal      what says something of people, left out
     overhead      is the picture taken from above?
     paths         where each file of a build is
     steps         the steps of a build, each from files to files

@@ -1,7 +1,7 @@
 """Images from the web: polite, safe, resumable, and a reason for every URL.
 
 `download` asks each website's robots.txt first, keeps a distance between requests to one host, tells honestly who asks, and
-takes an image only when its owner's headers do not object (`robots`). No request can reach an address that is not public, on
+takes an image only when its owner does not object (`reservations`). No request can reach an address that is not public, on
 no hop of a redirect (`addresses`). What came of a URL is one row of a journal (`journal.sqlite`), its bytes a file named by
 their hash, so that a run that was killed goes on where it stopped and asks nobody twice.
 """
@@ -31,7 +31,8 @@ from tqdm.auto import tqdm
 from rsvlm import __version__
 from rsvlm.data import addresses
 from rsvlm.data.addresses import REASONS, REDIRECTS, Attempt, Stop
-from rsvlm.data.web.politeness import AGENT, ROBOTS_BYTES, Sites, objections
+from rsvlm.data.web.politeness import Sites
+from rsvlm.data.web.reservations import AGENT, ROBOTS_BYTES, refusal_of
 from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.records import files
 
@@ -78,7 +79,7 @@ class Fetched:
     final_url: str = ""  # the last address asked
     etag: str = ""
     last_modified: str = ""
-    robots: str = ""  # of the final URL's site: allowed, disallowed, none (it has no robots.txt) or unavailable
+    robots: str = ""  # of the final URL's site: allowed, disallowed (by any of its files), none (no robots.txt) or unavailable
     x_robots: str = ""  # the header X-Robots-Tag, as text of the web
     attempts: int = 0
     fetched_at: float = 0.0  # seconds since the epoch
@@ -224,12 +225,11 @@ class _Fetcher:
                 raise Stop("redirect_loop")
             seen.add(address)
             policy = await self.sites.policy(url)
-            allowed = policy.robots.allows(url.raw_path.decode("ascii"))
-            attempt.answer["robots"] = policy.state if allowed else "disallowed"
-            if policy.reason:
-                raise Stop(policy.reason, math.inf)  # further attempts in this run would be told the same
-            if not allowed:
-                raise Stop("robots_disallowed")
+            refused = await self.sites.refusal(url, policy)
+            temporary = refused and REASONS[refused].temporary
+            attempt.answer["robots"] = "disallowed" if refused and not temporary and not policy.reason else policy.state
+            if refused:
+                raise Stop(refused, math.inf)  # further attempts in this run would be told the same
             conditions = {}
             if known and known.final_url == address:
                 conditions = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}
@@ -259,7 +259,7 @@ class _Fetcher:
         }
         headers |= {name: value for name, value in (conditions or {}).items() if value}
         target = addresses.transport_url(url)
-        async with self.sites.turn(url):
+        async with self.sites.turn(url, attempt):
             started = time.monotonic()
             try:
                 with addresses.transport_errors():
@@ -271,8 +271,8 @@ class _Fetcher:
                         attempt.answer["status"] = response.status
                         if image:
                             attempt.answer |= _described(attempt.headers)
-                            if response.status < 400 and (objected := objections(attempt.headers.multi_items())):
-                                raise Stop("tdm_reserved" if "tdm-reservation" in objected else "x_robots")
+                            if response.status < 400 and (refused := refusal_of(attempt.headers.multi_items())):
+                                raise Stop(refused)
                         if response.status != 200:
                             await _drain(response, attempt.headers)
                             return b""

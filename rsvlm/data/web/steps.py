@@ -30,7 +30,7 @@ from PIL import Image
 from rsvlm.data import benchmarks, duplicates, shards
 from rsvlm.data.web import archives, fetch, overhead, paths, texts
 from rsvlm.data.web.paths import Files, Part, Source
-from rsvlm.data.web.politeness import OBJECTIONS
+from rsvlm.data.web.reservations import OBJECTIONS
 from rsvlm.errors import DataError
 from rsvlm.model import images
 from rsvlm.records import text

@@ -44,8 +44,9 @@ def test_an_image_is_fetched_whole(site, tmp_path, kind, extension):
     assert row.sha256 == hashlib.sha256(data).hexdigest() and row.etag == '"one"' and row.robots == "none"
     assert row.final_url == site.url("/a") and row.attempts == 1
     assert fetch.image_path(tmp_path, row).read_bytes() == data
-    policy, image = site.asked
-    assert policy[1] == "/robots.txt" and image[2]["User-Agent"].startswith("rsvlm/")
+    *files, image = site.asked
+    assert [path for _, path, _ in files] == ["/robots.txt", "/.well-known/tdmrep.json", "/ai.txt"]
+    assert image[2]["User-Agent"].startswith("rsvlm/")
     assert "(+https://example.org/bot)" in image[2]["User-Agent"] and image[2]["Host"] == f"127.0.0.1:{site.port}"
 
 
@@ -323,7 +324,7 @@ def test_every_reason_that_is_given_is_explained():
     assert len(given) > 20 and given <= set(fetch.REASONS), given - set(fetch.REASONS)
     assert {name for name, reason in fetch.REASONS.items() if reason.temporary} == {
         "dns_failed", "connect_failed", "connect_timeout", "connection_lost", "truncated", "read_timeout", "total_timeout",
-        "robots_unavailable", "too_many_requests", "server_error", "unexpected_error",
+        "robots_unavailable", "too_many_requests", "server_error", "unexpected_error", "host_resting", "crawl_delay_too_long",
     }  # fmt: skip
 
 
