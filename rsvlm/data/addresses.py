@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
 
 if TYPE_CHECKING:
     import httpcore2
@@ -179,6 +180,64 @@ def checked(text: str, allow_loopback: bool, base: httpx2.URL | None = None, any
     elif len(host) > 253 or not all(map(_LABEL.fullmatch, labels)) or re.fullmatch(r"\d+|0x[0-9a-f]*", labels[-1]):
         raise Stop("bad_url")
     return url
+
+
+def normal_form(text: str) -> str | None:
+    """Return the one spelling that all spellings of an http address share, or nothing where it is none.
+
+    Scheme and host are in small letters, the host in its `xn--` form and without a dot behind it; a port that the scheme implies, a
+    fragment and a user's name are left out; of the rest, what need not be percent-encoded is not, what must be is, in capitals; the
+    path has no `.` and `..`. The address is for comparison: it may be one that `checked` refuses.
+
+    Source: RFC 3986, sections 6.2.2 and 6.2.3.
+    """
+    text = re.sub(r"[\t\r\n]", "", text).strip("".join(map(chr, range(33))))
+    end = re.search(r"[?#]|$", text).start()
+    text = text[:end].replace("\\", "/") + text[end:]  # as in browsers
+    try:
+        parts = urlsplit(text)
+        host, port = unquote(parts.hostname or "", errors="strict").rstrip("."), parts.port
+        host = host.lower() if host.isascii() else _in_ascii(host)
+    except ValueError:
+        return None
+    if parts.scheme not in PORTS or not host or re.search(r"[\s<>\"{}|\\^`/?#@]", host):
+        return None
+    if ":" in host:
+        if not _is_address(host):
+            return None
+        host = f"[{ipaddress.ip_address(host).compressed}]"
+    netloc = host if port in (None, PORTS[parts.scheme]) else f"{host}:{port}"
+    segments: list[str] = []
+    steps = _encoded(parts.path).split("/")[1:] or [""]
+    for step in steps:
+        if step == "..":
+            segments = segments[:-1]
+        elif step != ".":
+            segments.append(step)
+    segments += [""] if steps[-1] in (".", "..") else []
+    query = f"?{_encoded(parts.query)}" if parts.query else ""
+    return f"{parts.scheme}://{netloc}/{'/'.join(segments)}{query}"
+
+
+def _encoded(text: str) -> str:
+    """Percent-encode what must be, and nothing else."""
+
+    def one(match: re.Match) -> str:
+        if not match[1]:
+            return quote(match[0].encode("utf-8", "replace"), safe="")
+        sign = chr(int(match[1], 16))
+        return sign if re.fullmatch(r"[A-Za-z0-9._~-]", sign) else match[0].upper()
+
+    return re.sub(r"%([0-9A-Fa-f]{2})|[^A-Za-z0-9._~!$&'()*+,;=:@/?-]", one, text)
+
+
+def _in_ascii(host: str) -> str:
+    """Return a name with other letters in its `xn--` form."""
+    with contextlib.suppress(ImportError):
+        import idna
+
+        return idna.encode(host, uts46=True).decode("ascii")
+    return host.encode("idna").decode("ascii").lower()
 
 
 def redirected(url: httpx2.URL, headers: httpx2.Headers, allow_loopback: bool, any_port: bool = False) -> httpx2.URL:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import httpx2
 
     from rsvlm import config
-    from rsvlm.data.web.fetch import _Journal
+    from rsvlm.data.web.journal import Journal
 
 ROBOTS_AGE_S = 24 * 3600.0
 ROBOTS_FAILED_AGE_S = 600.0
@@ -67,7 +67,7 @@ class Sites:
     """
 
     def __init__(
-        self, ask: Callable[[httpx2.URL, Attempt], Awaitable[bytes]], journal: _Journal, options: config.Fetch, backoff_s
+        self, ask: Callable[[httpx2.URL, Attempt], Awaitable[bytes]], journal: Journal, options: config.Fetch, backoff_s
     ):
         self.ask, self.journal, self.options, self.backoff_s = ask, journal, options, backoff_s
         self.slots = asyncio.Semaphore(options.concurrency)

@@ -283,7 +283,7 @@ def _has_passed(date: str) -> bool:
         with contextlib.suppress(ValueError, OverflowError, TypeError):
             moment = read(date.upper())
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() < time.time()
-    years = re.findall(r"\b(?:19|20)\d\d\b", date)
+    years = re.findall(r"\b[12]\d{3}\b", date)
     return not years or int(years[0]) <= time.gmtime().tm_year
 
 

@@ -23,7 +23,7 @@ from sites import PICTURE, get, names, options, picture
 
 from rsvlm.data import addresses
 from rsvlm.data.imagery import remote
-from rsvlm.data.web import fetch, politeness
+from rsvlm.data.web import fetch, journal, politeness, reservations
 from rsvlm.errors import ConfigError, DataError, MissingExtraError
 
 pytestmark = pytest.mark.usefixtures("connected")
@@ -291,7 +291,7 @@ def test_bad_requests_stop_before_any_work(site, tmp_path, monkeypatch):
     (tmp_path / "c").write_text("a file")
     with pytest.raises(DataError, match="cannot be read or written"):
         fetch.download([site.url("/x")], tmp_path / "c", options())
-    with fetch._alone(tmp_path / "d"), pytest.raises(DataError, match="another run"):
+    with journal.alone(tmp_path / "d"), pytest.raises(DataError, match="another run"):
         fetch.download([site.url("/x")], tmp_path / "d", options())
     monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(MissingExtraError, match=r"rsvlm\[data\]"):
@@ -318,7 +318,7 @@ def test_a_journal_cannot_name_a_file_elsewhere(tmp_path):
 
 
 def test_every_reason_that_is_given_is_explained():
-    source = "\n".join(Path(room.__file__).read_text() for room in (addresses, politeness, remote, fetch))
+    source = "\n".join(Path(room.__file__).read_text() for room in (addresses, politeness, reservations, remote, fetch))
     given = set(re.findall(r'(?:Stop\(|return |reason = |refused = )\(?"([a-z]+(?:_[a-z]+)+)"', source))
     given |= set(re.findall(r'"([a-z_]+)" if .+ else "([a-z_]+)"', source)[0])
     assert len(given) > 20 and given <= set(fetch.REASONS), given - set(fetch.REASONS)

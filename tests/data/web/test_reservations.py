@@ -145,7 +145,6 @@ def test_what_is_no_rule_forbids_nothing():
         "Alow: /",
         "Display: /a",
         "# Disallow: /",
-        "User: *\nDisallow: /",
     ):
         assert reservations.read_robots(f"User-agent: other\nDisallow: /\nUser-agent: *\nAllow: /b\n{text}".encode()).allows(
             "/a"
