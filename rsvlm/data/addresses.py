@@ -424,11 +424,11 @@ def retry_after_s(value: str | None) -> float | None:
     Returns:
         Seconds from now on, 0 for a date that has passed. None if there is no header, or if it holds neither.
 
-    Source: RFC 9110, section 10.2.3; fractions of a second are our addition.
+    Source: RFC 9110, section 10.2.3; fractions, and the unit written out, are our addition.
     """
     value = (value or "").strip()
-    if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", value):
-        return float(value)
+    if match := re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(?: ?s(?:ec(?:ond)?s?)?)?", value, re.IGNORECASE):
+        return float(match[1])
     try:
         date = email.utils.parsedate_to_datetime(value)
     except (ValueError, OverflowError):

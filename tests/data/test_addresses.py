@@ -209,7 +209,9 @@ PAST = ["0", "Wed, 21 Oct 2015 07:28:00 GMT", "Wednesday, 21-Oct-15 07:28:00 GMT
 NO_WAIT = [None, "", "soon", "-5", "inf", "nan", "1e3", "\u0667", "9" * 5000]
 NO_WAIT += ["Wed, 99 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 07:28:00 +9999999999"]
 WAITS = (
-    {"7": 7.0, " 120 ": 120.0, "1.5": 1.5, "999999999999": 999999999999.0} | dict.fromkeys(PAST, 0.0) | dict.fromkeys(NO_WAIT)
+    {"7": 7.0, " 120 ": 120.0, "1.5": 1.5, "90 seconds": 90.0, "2s": 2.0, "999999999999": 999999999999.0}
+    | dict.fromkeys(PAST, 0.0)
+    | dict.fromkeys(NO_WAIT)
 )
 
 

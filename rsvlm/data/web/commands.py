@@ -132,7 +132,7 @@ def remove(
 
 
 def tell_unmatched(lines: list[str], path: Path) -> None:
-    """List what of a removal list was not found, and end with a status that says so."""
+    """List what of a removal list was not found, and end with an exit status that says so."""
     for line in lines:
         typer.echo(f"not found: {line}", err=True)
     if lines:
