@@ -117,6 +117,11 @@ class Fetch(Section):
     concurrency: int = Field(32, ge=1, le=1024, description="Downloads at once.")
     per_host: int = Field(2, ge=1, le=16, description="Downloads at once from one host.")
     host_delay_s: float = Field(0.5, ge=0, description="Shortest time between two requests to one host, in seconds.")
+    max_crawl_delay_s: float = Field(
+        60.0,
+        ge=0,
+        description="Longest Crawl-delay that is kept, in seconds; addresses of hosts that ask for more are given up.",
+    )
     connect_timeout_s: float = Field(10.0, gt=0, description="Longest wait for a connection, in seconds.")
     read_timeout_s: float = Field(15.0, gt=0, description="Longest silence of a server, in seconds.")
     total_timeout_s: float = Field(60.0, gt=0, description="Longest time for one image, in seconds.")

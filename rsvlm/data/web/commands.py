@@ -10,6 +10,8 @@ import typer
 
 from rsvlm.records.commands import Device, Overrides, Profile, Seed, load_config
 
+_LIST = "addresses of pictures or pages, or hosts as a whole (example.org, with www.example.org and others below it)."
+
 app = typer.Typer(no_args_is_help=True, help="Make data sets from crawls of the web, and look at them.")
 
 
@@ -25,7 +27,7 @@ def build(
         list[Path] | None,
         typer.Option(help="Folder of a benchmark: pairs whose picture or text is in it are left out. Repeatable."),
     ] = None,
-    remove: Annotated[Path | None, typer.Option(help="Addresses of pictures or pages that stay out, one a line.")] = None,
+    remove: Annotated[Path | None, typer.Option(help=f"What stays out, one a line: {_LIST}")] = None,
     model: Annotated[
         Path | None,
         typer.Option(
@@ -71,6 +73,8 @@ def build(
         typer.echo(f"  {row['stage']:<10} {row['in']:>9,} in  {row['kept']:>9,} kept  {row['reason']}")
     for note in manifest.get("notes", []):
         typer.echo(f"note: {note}")
+    if remove:
+        tell_unmatched(manifest.get("unmatched_removals", []), remove)
 
 
 @app.command("train-filter")
@@ -112,15 +116,28 @@ def show(
 @app.command("remove")
 def remove(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished build.")],
-    urls: Annotated[Path, typer.Option(help="Addresses of pictures or pages, one a line; # starts a remark.")],
+    urls: Annotated[Path, typer.Option(help=f"What goes, one a line; # starts a remark: {_LIST}")],
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of fetched pictures, from which they go as well; none: the build's.")
+    ] = None,
 ) -> None:
-    """Take pairs out of a finished data set, for good."""
+    """Take pairs out of a finished data set, for good; exit status 1 where something of the list was not found."""
     from rsvlm.data.web import pairs as web_pairs
     from rsvlm.records import files
 
-    manifest, removed = web_pairs.remove(folder, files.read_lines(urls, "address"))
-    left = sum(part["samples"] for part in manifest["splits"].values())
-    typer.echo(f"{folder}: {removed} pairs removed, {left} left")
+    result = web_pairs.remove(folder, files.read_lines(urls, "address"), cache)
+    left = sum(part["samples"] for part in result.manifest["splits"].values())
+    typer.echo(f"{folder}: {result.pairs} pairs removed, {left} left")
+    tell_unmatched(result.unmatched, urls)
+
+
+def tell_unmatched(lines: list[str], path: Path) -> None:
+    """List what of a removal list was not found, and end with an exit status that says so."""
+    for line in lines:
+        typer.echo(f"not found: {line}", err=True)
+    if lines:
+        typer.echo(f"nothing was found for {len(lines)} lines of {path}; all others were heeded", err=True)
+        raise typer.Exit(1)
 
 
 def load_judge(model: Path, device: str):

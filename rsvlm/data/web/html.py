@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from html import unescape
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
-from rsvlm.data.web.politeness import AGENT, OBJECTIONS, directives_of, objections
+from rsvlm.data.web.reservations import objections, page_objections
 from rsvlm.errors import need
 
 REASONS = {
@@ -264,11 +264,7 @@ def _scan(html: str) -> _Scan:
             elif name == "base" and not scan.base:
                 scan.base = attributes.get("href", "")
             elif name == "meta":
-                about = attributes.get("name", "").lower()
-                if about in ("robots", AGENT):
-                    scan.robots |= directives_of(attributes.get("content", "")) & OBJECTIONS
-                elif about == "tdm-reservation" and attributes.get("content", "").strip() == "1":
-                    scan.robots.add("tdm-reservation")
+                scan.robots |= page_objections(attributes)
     while figures:
         _close_figure(scan, html, figures.pop())
     return scan
