@@ -61,6 +61,7 @@ class Source:
         zoom: Zoom level of tiles.
         tile_px: Side of a tile.
         patterns: Names of tiles: what stands before the numbers, whether they are folders, what stands after.
+        south_first: What stands before the numbers of tiles whose rows are numbered from the south.
         better_zooms: Zoom levels whose tiles replace tiles of this one.
         notes: What was left out on opening: reason, count, an example. `lay_out` tells them.
     """
@@ -84,6 +85,7 @@ class Source:
     zoom: int = -1
     tile_px: int = 0
     patterns: tuple[tuple[str, bool, str], ...] = ()
+    south_first: tuple[str, ...] = ()
     better_zooms: tuple[int, ...] = ()
     notes: tuple[tuple[str, int, str], ...] = ()
 
