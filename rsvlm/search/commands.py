@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 import typer.core
 
@@ -33,6 +34,16 @@ SearchModel = Annotated[
 ]
 
 
+TileRows = Annotated[
+    str,
+    typer.Option(
+        click_type=click.Choice(["auto", "xyz", "tms"]),
+        help="Rows of tiles count from the north (xyz) or the south (tms); auto: as files beside them say, else guessed.",
+    ),
+]
+Bands = Annotated[list[int] | None, typer.Option(help="Bands shown as red, green and blue. Give three, or one.")]
+
+
 @app.command("scene")
 def in_scene(
     scene: Annotated[str, typer.Argument(help="GeoTIFF, URL of one, folder of XYZ tiles or of rasters, or MBTiles.")],
@@ -55,7 +66,8 @@ def in_scene(
     min_px: Annotated[
         float | None, typer.Option(help="Least area of a region, in pixels of the scene; none: a patch.")
     ] = None,
-    band: Annotated[list[int] | None, typer.Option(help="Bands shown as red, green and blue. Give three, or one.")] = None,
+    band: Bands = None,
+    tile_rows: TileRows = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where it is fast.")] = "auto",
     device: Device = "auto",
 ) -> None:
@@ -67,7 +79,7 @@ def in_scene(
     texts = [*(more or []), *(text or [])]
     if not texts or out is None:
         raise DataError('a search needs a text and a folder for the results: --text "..." --out DIR')
-    opened = scene_files.open_scene(scene, band or ())
+    opened = scene_files.open_scene(scene, band or (), tile_rows)
     loaded = load_model(model, device)[0]
     look = {"window": window, "tile_px": tile_px, "overlap": overlap, "min_px": min_px, "precision": precision}
     options = scenes.SearchOptions(background=background or scenes.BACKGROUND, threshold=confidence, **look)
@@ -85,11 +97,21 @@ def in_scene(
 
 @app.command("index")
 def index(
-    folder: Annotated[str, typer.Argument(help="Folder of rasters or tiles, or whatever `search` takes.")],
+    folder: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of rasters or tiles, MBTiles, STAC JSON, or a raster; all must say where on Earth they lie."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the index.")],
     model: SearchModel = None,
     size_px: Annotated[int | None, typer.Option(help="Side of a chip in pixels; none: that of the model's images.")] = None,
     stride: Annotated[float, typer.Option(help="Step between chips, in sides.")] = 1.0,
+    edges: Annotated[
+        bool, typer.Option(help="Add last chips flush with the edges of rasters, and enlarge rasters smaller than a chip.")
+    ] = True,
+    band: Bands = None,
+    tile_rows: TileRows = "auto",
     batch_size: BatchSize = 256,
     device: Device = "auto",
 ) -> None:
@@ -98,8 +120,15 @@ def index(
 
     loaded, origin = load_model(model, device)
     options = {"model_folder": origin, "size_px": size_px, "stride": stride, "batch_size": batch_size}
+    options |= {"cover_edges": edges, "tile_rows": tile_rows, "bands": band or ()}
     facts = archive.index(folder, loaded, out, **options)
-    typer.echo(f"{out}: {facts['chips']:,} chips" + (f"; left out: {facts['skipped']}" if facts["skipped"] else ""))
+    share = f"{out}: {facts['chips']:,} chips, on {100 * facts['ground_under_chips']:.0f} % of the ground of {len(facts['sources'])} sources"
+    typer.echo(share)
+    for reason, count in facts["skipped"].items():
+        typer.echo(f"  left out: {count:,} {reason}")
+    for source in facts["sources"]:
+        if not source["chips"]:
+            typer.echo(f"  nothing of it in the index: {source['file']}")
 
 
 @app.command("query")
@@ -122,7 +151,9 @@ def query(
     for text, part in matches.groupby("text", sort=False):
         typer.echo(text)
         for row in part.itertuples():
-            typer.echo(f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}")
+            typer.echo(
+                f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}  {getattr(row, 'file', '')}".rstrip()
+            )
     if geojson:
         typer.echo(str(files.write_atomic(geojson, json.dumps(archive.features(matches), ensure_ascii=False))))
     if html:

@@ -43,7 +43,7 @@ class Scene:
         return bool(self.source.crs)
 
 
-def open_scene(where: str | Path, bands: Sequence[int] = ()) -> list[Scene]:
+def open_scene(where: str | Path, bands: Sequence[int] = (), tile_rows: str = "auto") -> list[Scene]:
     """Open a raster, its URL, a folder of XYZ tiles, an MBTiles file, or a folder of rasters.
 
     A raster that does not say where it lies is opened too, in coordinates of its pixels.
@@ -51,9 +51,10 @@ def open_scene(where: str | Path, bands: Sequence[int] = ()) -> list[Scene]:
     Args:
         where: As for `sources.open_imagery`.
         bands: Bands shown as red, green and blue, or one. If empty, they are found out.
+        tile_rows: Which way rows of tiles count: `xyz`, `tms` or `auto`, as `config.Chips.tile_rows`.
 
     Returns:
-        One scene for each raster and each zoom level.
+        One scene for each raster and each zoom level; one for the bands of a scene in files of their own.
 
     Raises:
         DataError: Nothing can be read there.
@@ -61,8 +62,11 @@ def open_scene(where: str | Path, bands: Sequence[int] = ()) -> list[Scene]:
     """
     from rsvlm import config
 
-    options = config.Chips(bands=tuple(bands), min_valid_share=0.0)
-    return [_on_grid(source) for source in sources.open_imagery(str(where), options, placed=False)]
+    options = config.Chips(bands=tuple(bands), min_valid_share=0.0, tile_rows=tile_rows)
+    opened = sources.open_imagery(str(where), options, placed=False)
+    for reason, count, example in (note for source in opened for note in source.notes):
+        log.warning("left out: %s (%d, as %s)", reason, count, example)
+    return [_on_grid(source) for source in opened]
 
 
 def _on_grid(source: Source) -> Scene:

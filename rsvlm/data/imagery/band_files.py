@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 MASK = "mask, quality or angle layer, not a picture"
 PREVIEW = "preview of a scene that is there"
-UNSHOWN = "band of a scene that is not shown: chips.bands chooses others"
-COLOURLESS = "band of a scene without red, green and blue: choose with chips.bands"
-PICTURED = "band of a scene that is there as a picture in colours: chips.bands puts bands together instead"
+UNSHOWN = "band of a scene that is not shown: chips.bands (--band) chooses others"
+COLOURLESS = "band of a scene without red, green and blue: choose with chips.bands (--band)"
+PICTURED = "band of a scene that is there as a picture in colours: chips.bands (--band) puts bands together instead"
 
 _MASKS = (
     r"(?:SR_)?QA_(?:PIXEL|RADSAT|AEROSOL)|SR_(?:ATMOS_OPACITY|CLOUD_QA)|ST_(?:QA|TRAD|URAD|DRAD|ATRAN|EMIS|EMSD|CDIST)|BQA|QA60"

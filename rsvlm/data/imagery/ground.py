@@ -17,7 +17,7 @@ from rsvlm.data.imagery.chip_layout import Source
 
 _BOX = ["west", "south", "east", "north"]
 _BENT_DEG = 0.1  # from this height on, edges are drawn with more points than their ends
-_MOST_CELLS = 4_000_000
+_MOST_CELLS = 1_000_000
 
 
 def outlines(sources: Sequence[Source], chips: pd.DataFrame) -> np.ndarray:
@@ -72,14 +72,15 @@ def covered(sources: Sequence[Source], chips: pd.DataFrame) -> float:
         sources: All imagery.
         chips: Chip table of it.
     """
-    pixels, under = 0.0, 0.0
-    for source in sources:
-        size = (
-            source.width * source.height if source.kind == "raster" else len(tile_mosaics.present(source)) * source.tile_px**2
-        )
-        pixels += size
-        under += size * covered_share(source, chips[chips["source"] == source.name])
-    return under / pixels if pixels else 0.0
+    pixels = [source.width * source.height for source in sources]
+    for number, source in enumerate(sources):
+        if source.kind != "raster":
+            pixels[number] = len(tile_mosaics.present(source)) * source.tile_px**2
+    under = [
+        size * covered_share(source, chips[chips["source"] == source.name])
+        for source, size in zip(sources, pixels, strict=True)
+    ]
+    return sum(under) / max(sum(pixels), 1)
 
 
 def covered_share(source: Source, chips: pd.DataFrame) -> float:
@@ -98,9 +99,9 @@ def covered_share(source: Source, chips: pd.DataFrame) -> float:
     else:
         left, top, right, bottom = 0, 0, source.width, source.height
     columns, rows = right - left, bottom - top
-    # Cells much smaller than a chip: a chip covers those whose middles are under it.
+    # Pixels, or cells of more of them, or of parts: a chip covers those whose middles are under it.
     least = np.median(windows[:, 2:]) if len(windows) else 16.0
-    cell = max(least / 16, (columns * rows / _MOST_CELLS) ** 0.5)
+    cell = max(min(1.0, least / 16), (columns * rows / _MOST_CELLS) ** 0.5)
     if cell > least / 2 and tiles is not None:  # tiles far apart: their number has to do
         step = min(1.0, float(np.diff(np.unique(windows[:, 1])).min(initial=np.inf)) / max(least, 1e-9))
         return min(1.0, float((windows[:, 2] * windows[:, 3]).sum()) * step**2 / (len(tiles) * source.tile_px**2))

@@ -146,8 +146,9 @@ def _open_folder(path: Path, options: config.Chips) -> list[Source]:
                 unshown = ", ".join(f"{number} {name}" for number, name in enumerate(scene.bands, 1) if name not in names)
                 notes.append((band_files.UNSHOWN, others - len(set(names)), f"{scene.text}: {unshown}"))
     if not sources:
+        told = "; ".join(f"{reason} ({count}, as {example})" for reason, count, example in notes[:3])
         nothing = f"no GeoTIFF ({', '.join(DRIVERS)}) and no tiles named z/x/y.jpg or x-y-z.jpg (also png, webp)"
-        raise DataError(f"{path} holds {f'no usable imagery; for example: {notes[0][2]}' if notes else nothing}")
+        raise DataError(f"{path} holds {f'no usable imagery: {told}' if notes else nothing}")
     return [replace(sources[0], notes=sources[0].notes + tuple(notes)), *sources[1:]]
 
 

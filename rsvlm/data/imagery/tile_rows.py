@@ -28,6 +28,7 @@ FILES = ("tilemapresource.xml", "tilejson.json", "tiles.json", "metadata.json")
 
 NORTH, SOUTH = "xyz", "tms"
 _MOST_BYTES = 1_000_000
+_LOOKED_AT = 200_000  # tiles among which neighbours are looked for
 _PAIRS = 24  # neighbours that are compared
 _SURE = 0.6  # a seam is that of neighbours where it differs less than this share of the other order's
 _MERCATOR = ("EPSG:3857", "EPSG:900913", "OSGEO:41001", "EPSG:3785")
@@ -203,7 +204,7 @@ def _by_seams(levels: Mapping[int, np.ndarray], get: Callable[[int, int, int], b
     """Return the order in which pictures of tiles above each other continue; empty where that does not show."""
     seams = {NORTH: 0.0, SOUTH: 0.0}
     for zoom in sorted(levels, reverse=True):
-        there = set(map(tuple, levels[zoom].tolist()))
+        there = set(map(tuple, levels[zoom][:_LOOKED_AT].tolist()))
         pairs = [(x, y) for x, y in sorted(there) if (x, y + 1) in there]
         for x, y in pairs[:: max(1, len(pairs) // _PAIRS)][:_PAIRS]:
             try:

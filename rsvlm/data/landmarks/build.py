@@ -45,7 +45,7 @@ ROOMS = ("data/landmarks", "data/imagery", "data/maps", "data/captions", "data/*
 NAME = "rs-landmarks"
 STAGES = ("turned", "footprints", "split", "sample", "landmarks", "imagery", "benchmarks", "captions", "audit", "shard")
 _EDGES = ["west", "south", "east", "north"]
-_SOURCE_FIELDS = ("name", "kind", "licence", "attribution", "fingerprint", "bbox_lonlat")
+_SOURCE_FIELDS = ("name", "file", "kind", "licence", "attribution", "fingerprint", "bbox_lonlat")
 _AT_ONCE = 64  # pictures in memory before they are encoded
 
 
@@ -132,7 +132,7 @@ def build(
     fingerprint = maps.fingerprint(features)
     plan = _plan(chips, sources, fingerprint, options, identity, tables)
     if (finished := shards.finished(out, plan)) is not None:
-        return _not_empty(finished, where)
+        return check_not_empty(finished, where)
     # Save what workers share; the limit of requests is one for all of them together.
     for path, name in zip(benchmark_folders, tables, strict=True):
         duplicates.load_or_hash(folder / f"{name}.parquet", name, duplicates.pictures(Path(path)))
@@ -159,19 +159,24 @@ def build(
     del features  # workers read what was saved
     doing = functools.partial(make, work)
     made = shards.write(out, plan, tasks, doing, engine, workers, progress, header=header, stages=STAGES, before=before)
-    return _not_empty(made, where)
+    return check_not_empty(made, where)
 
 
-def _not_empty(manifest: dict, where: str) -> dict:
-    """Return the manifest of a data set; an error, with what took everything, where nothing is in it."""
+def check_not_empty(manifest: dict, where: str) -> dict:
+    """Return the manifest of a data set of what lies at `where`.
+
+    Raises:
+        DataError: Nothing is in it; the error says what took everything.
+    """
     if not any(entry["samples"] for entry in manifest["splits"].values()):
         taken = Counter()
         for row in manifest["funnel"]:
             taken.update({f"{row['stage']}: {reason}": n for reason, n in row["reasons"].items()})
         reasons = "; ".join(f"{n} {reason}" for reason, n in taken.most_common(5)) or "there were none"
         told = f"; {'; '.join(manifest['notes'])}" if manifest.get("notes") else ""
-        in_map = manifest["map"]["features"]
-        hint = "" if in_map else "; the map has nothing where the imagery lies: do both show the same place?"
+        hint = "" if manifest["map"]["features"] else "; the map has nothing where the imagery lies"
+        if hint and any(source["kind"] != "raster" for source in manifest["sources"]):
+            hint += " (chips.tile_rows decides which way rows of tiles count)"
         raise DataError(f"no chip of {where} was kept: {reasons}{hint}{told}")
     return manifest
 

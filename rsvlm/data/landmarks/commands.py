@@ -98,9 +98,12 @@ def audit_captions(
     from rsvlm.book.figures import markup, tables
     from rsvlm.data import shards
     from rsvlm.data.captions import audit
+    from rsvlm.data.landmarks import build
     from rsvlm.records import files
 
     content = shards.read_manifest(folder) or {}
+    if content.get("name") == build.NAME:
+        build.check_not_empty(content, str(folder))
     chips = {name: content[name] for name in ("funnel", "notes") if name in content}
     report = audit.report(folder) | {"chips": chips}
     typer.echo(json.dumps(report, indent=1, ensure_ascii=False))

@@ -291,6 +291,18 @@ def test_one_build_from_raster_and_map(raster, features, tmp_path):
     assert [s.key for s in shards.stream(tmp_path / "out", "train")] == [record["key"] for record in made]
 
 
+def test_a_build_that_keeps_nothing_ends_with_what_took_everything(raster, features, tmp_path):
+    far = json.loads(features.read_text())
+    for feature in far["features"]:
+        feature["geometry"] = {"type": "Point", "coordinates": [20.0, 10.0]}
+    (tmp_path / "far.geojson").write_text(json.dumps(far))
+    for _ in range(2):  # also when it is there already
+        with pytest.raises(DataError, match="no chip .* kept: .*landmarks: no visible landmark.*map has nothing"):
+            make(raster, tmp_path / "far.geojson", options(), tmp_path / "out")
+    with pytest.raises(DataError, match="imagery: all nodata"):
+        make(raster, tmp_path / "far.geojson", options(chips__min_landmarks=0, chips__min_valid_share=1), tmp_path / "more")
+
+
 def test_hostile_names_are_data(raster, features, tmp_path):
     make(raster, features, options(), tmp_path / "out")
     made = records(tmp_path / "out")
