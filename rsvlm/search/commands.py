@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import click
 import typer
 import typer.core
 
@@ -35,10 +34,9 @@ SearchModel = Annotated[
 
 
 TileRows = Annotated[
-    str,
+    Literal["auto", "xyz", "tms"],
     typer.Option(
-        click_type=click.Choice(["auto", "xyz", "tms"]),
-        help="Rows of tiles count from the north (xyz) or the south (tms); auto: as files beside them say, else guessed.",
+        help="Rows of tiles count from the north (xyz) or the south (tms); auto: as files beside them say, else guessed."
     ),
 ]
 Bands = Annotated[list[int] | None, typer.Option(help="Bands shown as red, green and blue. Give three, or one.")]

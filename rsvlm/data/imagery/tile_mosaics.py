@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -63,15 +63,16 @@ def open_folder(path: Path, options: config.Chips) -> tuple[list[Source], list[t
         DataError: There are files named like tiles, but none can be used.
     """
     files, statements, notes = _usable(path)
-    south = []
-    for before, statement in statements.items():
-        names = {(file.zoom, file.x, file.y): file.name for file in files if file.before == before}
+    south, sets = [], defaultdict(dict)
+    for file in files:
+        sets[file.before][file.zoom, file.x, file.y] = file.name
+    for before, names in sets.items():
         numbered = {zoom: np.array([xy for z, *xy in names if z == zoom]) for zoom in {number[0] for number in names}}
 
         def get(*number: int, names: dict = names) -> bytes | None:
             return (path / names[number]).read_bytes()
 
-        if tile_rows.count_from_south(options.tile_rows, statement, numbered, get, f"tiles in {path / before}"):
+        if tile_rows.count_from_south(options.tile_rows, statements[before], numbered, get, f"tiles in {path / before}"):
             south.append(before)
     levels, twice = _levels(path, files, south)
     notes += [(TWICE, len(twice), twice[0])] if twice else []
@@ -140,12 +141,12 @@ def _usable(root: Path) -> tuple[list[_File], dict[str, tile_rows.Statement], li
     """Return the tiles of Web Mercator in a folder, what is said of them by what stands before their numbers, and notes."""
     files, impossible = _walk(root)
     notes = [(BEYOND, len(impossible), impossible[0])] if impossible else []
-    prefixes = dict.fromkeys(file.before for file in files)
-    statements = {before: tile_rows.read_statement(root / before.rpartition("/")[0]) for before in prefixes}
+    counts = Counter(file.before for file in files)
+    folders = {folder: tile_rows.read_statement(root / folder) for folder in {before.rpartition("/")[0] for before in counts}}
+    statements = {before: folders[before.rpartition("/")[0]] for before in counts}
     for before, statement in statements.items():
         if statement.other_grid:
-            count = sum(file.before == before for file in files)
-            notes.append((OTHER_GRID, count, f"{before}{statement.file}: {statement.other_grid}"))
+            notes.append((OTHER_GRID, counts[before], f"{before}{statement.file}: {statement.other_grid}"))
     files = [file for file in files if not statements[file.before].other_grid]
     return files, {before: said for before, said in statements.items() if not said.other_grid}, notes
 
