@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import re
 import signal
 import subprocess
 import sys
