@@ -122,3 +122,14 @@ def test_footprints_are_outlines_and_not_boxes_around_them(tmp_path):
     x, y = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:3035", always_xy=True).transform(*ring.T)
     expected = [(0, 0), (0, -32), (32, -32), (32, 0), (0, 0)]  # counter-clockwise
     np.testing.assert_allclose(np.stack([x, y], 1) - corner, expected, atol=0.01)
+
+
+def test_an_index_without_outlines_and_files_still_answers(indexed):
+    model, _, folder, _ = indexed
+    table = pd.read_parquet(folder / "chips.parquet").drop(columns=["outline", "file"])
+    table.to_parquet(folder / "chips.parquet")
+    matches = archive.query(folder, TEXTS[:1], model, k=1)
+    feature = archive.features(matches)["features"][0]
+    assert "file" not in feature["properties"]
+    ring = np.array(feature["geometry"]["coordinates"][0])
+    assert ring[:, 0].min() == pytest.approx(matches["west"][0]) and ring[:, 1].max() == pytest.approx(matches["north"][0])
