@@ -97,17 +97,18 @@ def index(
     table["outline"] = [ring.reshape(-1).tolist() for ring in ground.outlines(sources, table)]
     table.to_parquet(out / "chips.parquet")
     counts = table["source"].value_counts()
+    share, shares = ground.covered(sources, table)
     of_sources = [
         {
             "name": source.name, "file": source.file, "fingerprint": source.fingerprint, "chips": int(counts.get(source.name, 0)),
-            "ground_under_chips": round(ground.covered_share(source, table[table["source"] == source.name]), 4),
+            "ground_under_chips": round(share_of_source, 4),
         }
-        for source in sources
+        for source, share_of_source in zip(sources, shares, strict=True)
     ]  # fmt: skip
     facts = {
         "archive": str(Path(archive).resolve()) if "://" not in str(archive) else str(archive), "chips": len(embedded),
         "model": str(Path(model_folder).resolve()) if model_folder else "", "fingerprint": _fingerprint(model),
-        "options": asked, "ground_under_chips": round(ground.covered(sources, table), 4), "sources": of_sources,
+        "options": asked, "ground_under_chips": round(share, 4), "sources": of_sources,
         "skipped": dict(skipped),
     }  # fmt: skip
     files.write_atomic(out / "index.json", json.dumps(facts, indent=1, ensure_ascii=False))

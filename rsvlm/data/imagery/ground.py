@@ -65,33 +65,25 @@ def box_rings(boxes: np.ndarray, points: int = 1) -> np.ndarray:
     return np.stack([lon, lat], axis=2)
 
 
-def covered(sources: Sequence[Source], chips: pd.DataFrame) -> float:
-    """Return the share of the ground of several sources, in their own pixels, that lies under at least one chip, 0 to 1.
+def covered(sources: Sequence[Source], chips: pd.DataFrame) -> tuple[float, list[float]]:
+    """Return the share of the ground of all sources, in their own pixels, that lies under at least one chip, and that of each.
 
     Args:
         sources: All imagery.
         chips: Chip table of it.
     """
-    pixels = [source.width * source.height for source in sources]
-    for number, source in enumerate(sources):
-        if source.kind != "raster":
-            pixels[number] = len(tile_mosaics.present(source)) * source.tile_px**2
-    under = [
-        size * covered_share(source, chips[chips["source"] == source.name])
-        for source, size in zip(sources, pixels, strict=True)
-    ]
-    return sum(under) / max(sum(pixels), 1)
+    parts = chips.groupby("source", sort=False).indices
+    pixels, shares = [], []
+    for source in sources:
+        tiles = tile_mosaics.present(source) if source.kind != "raster" else None
+        pixels.append(source.width * source.height if tiles is None else len(tiles) * source.tile_px**2)
+        shares.append(_covered_share(source, chips.iloc[parts.get(source.name, [])], tiles))
+    return sum(size * share for size, share in zip(pixels, shares, strict=True)) / max(sum(pixels), 1), shares
 
 
-def covered_share(source: Source, chips: pd.DataFrame) -> float:
-    """Return the share of a source's ground that lies under at least one chip, 0 to 1, to about a percent.
-
-    Args:
-        source: Imagery that was cut.
-        chips: Rows of a chip table, all of this source.
-    """
+def _covered_share(source: Source, chips: pd.DataFrame, tiles: np.ndarray | None) -> float:
+    """Return the share of one source, to about a percent; `tiles` (M, 2) are those of a mosaic."""
     windows = chips[["left_px", "top_px", "width_px", "height_px"]].to_numpy(np.float64)
-    tiles = tile_mosaics.present(source) if source.kind != "raster" else None
     if tiles is not None:
         if not len(tiles):
             return 0.0

@@ -122,7 +122,7 @@ def build(
     features = maps.read(map_paths, _bounds(sources))
     points = _points(features) if options.chips.place == "landmark" else None
     chips, notes = imagery.lay_out(sources, options.chips, points)
-    share = ground.covered(sources, chips) if options.chips.place == "grid" else None
+    share = ground.covered(sources, chips)[0] if options.chips.place == "grid" else None
     chips, before = splits.select(chips, options, exclude, ground.outlines(sources, chips))
     if not len(chips):
         raise DataError(f"no chip is left of {where}: {_commonest(before)}")

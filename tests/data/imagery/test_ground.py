@@ -58,8 +58,8 @@ def test_the_share_under_chips_is_that_of_pixels(tmp_path, stride, size):
     seen = np.zeros(size, bool)
     for left, top, width, height in table[["left_px", "top_px", "width_px", "height_px"]].astype(int).to_numpy():
         seen[top : top + height, left : left + width] = True
-    assert ground.covered_share(sources[0], table) == pytest.approx(seen.mean(), abs=0.02)
-    assert ground.covered_share(sources[0], table.iloc[:0]) == 0
+    assert ground.covered(sources, table)[0] == pytest.approx(seen.mean(), abs=0.02)
+    assert ground.covered(sources, table.iloc[:0])[0] == 0
 
 
 def test_the_share_of_a_mosaic_is_that_of_its_tiles(tmp_path):
@@ -67,8 +67,8 @@ def test_the_share_of_a_mosaic_is_that_of_its_tiles(tmp_path):
     (corner, *_) = tiles
     del tiles[corner]
     sources, table, _ = chips(write_tiles(tmp_path, tiles, "{z}/{x}/{y}.png"), size_px=SIDE, tile_rows="xyz")
-    assert len(table) == 8 and ground.covered(sources, table) == pytest.approx(1, abs=0.01)
-    assert ground.covered(sources, table.iloc[:2]) == pytest.approx(0.25, abs=0.01)
+    assert len(table) == 8 and ground.covered(sources, table)[0] == pytest.approx(1, abs=0.01)
+    assert ground.covered(sources, table.iloc[:2])[0] == pytest.approx(0.25, abs=0.01)
 
 
 @pytest.mark.parametrize("crs", ["EPSG:32629", "EPSG:4326"])
@@ -80,4 +80,4 @@ def test_chips_to_the_edges_cover_all_and_stay_inside(tmp_path, crs, size):
     right, bottom = table["left_px"] + table["width_px"], table["top_px"] + table["height_px"]
     assert (table[["left_px", "top_px"]] >= 0).all(axis=None) and right.max() <= size[1] and bottom.max() <= size[0]
     # Where pixels are not square on the ground, chips begin at whole ones.
-    assert ground.covered_share(sources[0], table) > (0.999 if side == 10 else 0.9) and table["key"].is_unique
+    assert ground.covered(sources, table)[0] > (0.999 if side == 10 else 0.9) and table["key"].is_unique
