@@ -74,6 +74,14 @@ class Chips(Section):
         description="Value that holds no data; file: as the file declares it; auto: the same, else a value that fills parts of it.",
     )
     min_valid_share: float = Field(0.9, ge=0, le=1, description="Chips with a smaller share of pixels with data are dropped.")
+    tile_rows: Literal["auto", "xyz", "tms"] = Field(
+        "auto",
+        description="Rows of tiles count from the north (xyz) or the south (tms); auto: as files beside them say, else guessed.",
+    )
+    cover_edges: bool = Field(
+        False,
+        description="Add a last chip, flush with the edge, where the grid of chips leaves ground over; it overlaps others.",
+    )
     allow_loopback: bool = Field(False, description="Also read imagery from addresses of this machine.")
     h3_resolution: int = Field(5, ge=0, le=12, description="Resolution of the H3 cells that splits are made of.")
     test_share: float = Field(0.1, ge=0, lt=0.5, description="Share of the cells held back for testing.")

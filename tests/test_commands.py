@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -225,7 +226,7 @@ def test_landmarks_build_audit_show(capsys, monkeypatch, tmp_path):
     settings = [part for pair in ("size_px=64", "test_share=0", "val_share=0") for part in ("--set", f"chips.{pair}")]
     base = ["landmarks", "build", "--imagery", raster, "--map", features, "--workers", "1", *settings]
     code, text = call(capsys, monkeypatch, *base, "--captioner", "grammar", "--out", tmp_path / "data")
-    assert code == 0 and "train" in text, text
+    assert code == 0 and "train" in text and re.search(r"chips: 16 = \d+ kept \+ \d+ rejected\n  \d+ imagery: ", text), text
     names = {path.name for path in (tmp_path / "data").iterdir()}
     assert {"manifest.json", "funnel.json", "rejected.jsonl", "train"} <= names
     sheet, page = tmp_path / "sheet.csv", tmp_path / "audit.html"
@@ -243,6 +244,8 @@ def test_landmarks_build_audit_show(capsys, monkeypatch, tmp_path):
         (["landmarks", "build", "--limits", "0,9", "--out", tmp_path / "x"], "has its own map"),
         (["landmarks", "build", "--imagery", raster, "--out", tmp_path / "x"], "--map"),
         ([*base, "--captioner", "parrot", "--out", tmp_path / "x"], "captioner.kind"),
+        ([*base, "--set", "chips.min_landmarks=99", "--out", tmp_path / "none"], "was kept: "),
+        (["landmarks", "audit", tmp_path / "none"], "was kept: "),
         ([*base, "--engine", "steam", "--out", tmp_path / "x"], "no engine 'steam'"),
         (["landmarks", "show", tmp_path / "data", "--key", "nothing", "--html", tmp_path / "y"], "no chip 'nothing'"),
         (["landmarks", "show", tmp_path, "--html", tmp_path / "y"], "manifest.json is missing"),
@@ -339,10 +342,10 @@ def test_search_in_a_scene_and_in_an_archive(trained, capsys, monkeypatch, tmp_p
     code, text = call(
         capsys, monkeypatch, "search", "index", tmp_path / "archive", "--out", tmp_path / "index", "--model", trained
     )
-    assert code == 0 and "6 chips" in text, text
+    assert code == 0 and "6 chips, on 100 % of the ground" in text, text
     shown = ["--top", "2", "--html", tmp_path / "q.html", "--geojson", tmp_path / "q.geojson"]
     code, text = call(capsys, monkeypatch, "search", "query", tmp_path / "index", "red in the north", *shown)
-    assert code == 0 and text.startswith("red in the north\n    1  "), text
+    assert code == 0 and text.startswith("red in the north\n    1  ") and "  scene.tif\n" in text, text
     assert len(json.loads((tmp_path / "q.geojson").read_text())["features"]) == 2
     assert "data:image/webp" in (tmp_path / "q.html").read_text()
 

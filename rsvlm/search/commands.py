@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 import typer.core
@@ -33,6 +33,14 @@ SearchModel = Annotated[
 ]
 
 
+TileRows = Annotated[
+    Literal["auto", "xyz", "tms"],
+    typer.Option(
+        help="Rows of tiles count from the north (xyz) or the south (tms); auto: as files beside them say, else guessed."
+    ),
+]
+
+
 @app.command("scene")
 def in_scene(
     scene: Annotated[str, typer.Argument(help="GeoTIFF, URL of one, folder of XYZ tiles or of rasters, or MBTiles.")],
@@ -58,6 +66,7 @@ def in_scene(
     band: Bands = None,
     limits: Limits = None,
     nodata: NoData = None,
+    tile_rows: TileRows = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where it is fast.")] = "auto",
     device: Device = "auto",
 ) -> None:
@@ -75,7 +84,7 @@ def in_scene(
     if not texts or out is None:
         raise DataError('a search needs a text and a folder for the results: --text "..." --out DIR')
     chips = load_config("laptop", None, 0, more=meaning_of_pixels(band, limits, nodata)).chips
-    opened = scene_files.open_scene(scene, chips.bands, chips.limits, chips.nodata)
+    opened = scene_files.open_scene(scene, chips.bands, chips.limits, chips.nodata, tile_rows)
     loaded = load_model(model, device)[0]
     look = {"window": window, "tile_px": tile_px, "overlap": overlap, "min_px": min_px, "precision": precision}
     options = scenes.SearchOptions(background=background or scenes.BACKGROUND, threshold=confidence, **look)
@@ -93,14 +102,23 @@ def in_scene(
 
 @app.command("index")
 def index(
-    folder: Annotated[str, typer.Argument(help="Folder of rasters or tiles, or whatever `search` takes.")],
+    folder: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of rasters or tiles, MBTiles, STAC JSON, or a raster; all must say where on Earth they lie."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the index.")],
     model: SearchModel = None,
     size_px: Annotated[int | None, typer.Option(help="Side of a chip in pixels; none: that of the model's images.")] = None,
     stride: Annotated[float, typer.Option(help="Step between chips, in sides.")] = 1.0,
+    edges: Annotated[
+        bool, typer.Option(help="Add last chips flush with the edges of rasters, and enlarge rasters smaller than a chip.")
+    ] = True,
     band: Bands = None,
     limits: Limits = None,
     nodata: NoData = None,
+    tile_rows: TileRows = "auto",
     batch_size: BatchSize = 256,
     device: Device = "auto",
 ) -> None:
@@ -110,9 +128,16 @@ def index(
     loaded, origin = load_model(model, device)
     chips = load_config("laptop", None, 0, more=meaning_of_pixels(band, limits, nodata)).chips
     options = {"model_folder": origin, "size_px": size_px, "stride": stride, "batch_size": batch_size}
+    options |= {"cover_edges": edges, "tile_rows": tile_rows}
     options |= {"bands": chips.bands, "limits": chips.limits, "nodata": chips.nodata}
     facts = archive.index(folder, loaded, out, **options)
-    typer.echo(f"{out}: {facts['chips']:,} chips" + (f"; left out: {facts['skipped']}" if facts["skipped"] else ""))
+    share = f"{out}: {facts['chips']:,} chips, on {100 * facts['ground_under_chips']:.0f} % of the ground of {len(facts['sources'])} sources"
+    typer.echo(share)
+    for reason, count in facts["skipped"].items():
+        typer.echo(f"  left out: {count:,} {reason}")
+    for source in facts["sources"]:
+        if not source["chips"]:
+            typer.echo(f"  nothing of it in the index: {source['file']}")
 
 
 @app.command("query")
@@ -135,7 +160,9 @@ def query(
     for text, part in matches.groupby("text", sort=False):
         typer.echo(text)
         for row in part.itertuples():
-            typer.echo(f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}")
+            typer.echo(
+                f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}  {getattr(row, 'file', '')}".rstrip()
+            )
     if geojson:
         typer.echo(str(files.write_atomic(geojson, json.dumps(archive.features(matches), ensure_ascii=False))))
     if html:

@@ -83,6 +83,8 @@ def build_shards(
             engine=engine,
             workers=workers,
         )
+        for line in build.funnel_lines(manifest):
+            typer.echo(line)
     counts = {split: part["samples"] for split, part in manifest["splits"].items()}
     typer.echo(f"{out}: {', '.join(f'{n} {split}' for split, n in counts.items())} chips")
 
@@ -95,12 +97,18 @@ def audit_captions(
     html: Annotated[Path | None, typer.Option(help="The report as a page.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Say how many captions were kept, repaired and rejected, and why."""
+    """Say how many captions were kept, repaired and rejected, and why; and what became of the chips."""
     from rsvlm.book.figures import markup, tables
+    from rsvlm.data import shards
     from rsvlm.data.captions import audit
+    from rsvlm.data.landmarks import build
     from rsvlm.records import files
 
-    report = audit.report(folder)
+    content = shards.read_manifest(folder) or {}
+    if content.get("name") == build.NAME:
+        build.check_not_empty(content, str(folder))
+    chips = {name: content[name] for name in ("funnel", "notes") if name in content}
+    report = audit.report(folder) | {"chips": chips}
     typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
     if sample_sheet:
         typer.echo(str(audit.sample_sheet(folder, sample_sheet, size, seed)))
