@@ -64,7 +64,7 @@ def table(rows: list[dict]) -> str:
         lines.append(
             f"{row['change']:<28}"
             + "".join(form.format(cell) for cell in cells)
-            + f"   nearest {row['least']}, n {row['n']:,}"
+            + f"   dropped {row['dropped']}, nearest {row['least']}, n {row['n']:,}"
         )
     return "\n".join(lines)
 
@@ -80,8 +80,8 @@ def quality(folder: Path, count: int) -> list[dict]:
         count: Pictures, drawn at random from a seed.
 
     Returns:
-        A row for each change: `within_D` the share of copies within D bits, in percent; for `other pictures` the number of pairs; `n`
-        copies or pairs, `least` the nearest, `pictures`.
+        A row for each change: `within_D` the share of copies within D bits, in percent, and `dropped` that of copies within
+        `duplicates.DISTANCE` whose details agree; for `other pictures` the numbers of pairs; `n` copies or pairs, `least` the nearest, `pictures`.
 
     Raises:
         DataError: There are fewer than two pictures with contrast.
@@ -99,23 +99,27 @@ def quality(folder: Path, count: int) -> list[dict]:
         luma = duplicates.thumbnails([array])
         if luma.std() < duplicates.FLAT:
             continue
-        before.append(duplicates.perceptual_hashes(luma))
+        before.append(luma)
         for name, change in CHANGES.items():
-            after[name].append(duplicates.perceptual_hashes(duplicates.thumbnails([change(array)])))
+            after[name].append(duplicates.thumbnails([change(array)]))
         if len(before) == count:
             break
     if len(before) < 2:
         raise DataError(f"{folder} holds fewer than two readable pictures with contrast: name another folder")
-    hashes = np.concatenate(before)
+    hashes, details = (of(np.concatenate(before)) for of in (duplicates.perceptual_hashes, picture_details.rises))
     rows = []
-    for name, found in after.items():
-        bits = np.bitwise_count(hashes ^ np.concatenate(found))
-        rows.append(
-            {"change": name} | {f"within_{d}": round(100 * float((bits <= d).mean()), 2) for d in DISTANCES} | _about(bits)
-        )
-    apart = [np.bitwise_count(hashes[i] ^ hashes[i + 1 :]) for i in range(len(hashes) - 1)]
-    bits = np.concatenate(apart)
-    rows.append({"change": "other pictures"} | {f"within_{d}": int((bits <= d).sum()) for d in DISTANCES} | _about(bits))
+    for name, lumas in after.items():
+        bits = np.bitwise_count(hashes ^ duplicates.perceptual_hashes(np.concatenate(lumas)))
+        agree = picture_details.alike(details, picture_details.rises(np.concatenate(lumas)))
+        dropped = round(100 * float(((bits <= duplicates.DISTANCE) & agree).mean()), 2)
+        within = {f"within_{d}": round(100 * float((bits <= d).mean()), 2) for d in DISTANCES}
+        rows.append({"change": name} | within | {"dropped": dropped} | _about(bits))
+    ours, theirs = np.triu_indices(len(hashes), 1)
+    bits = np.bitwise_count(hashes[ours] ^ hashes[theirs])
+    near = bits <= duplicates.DISTANCE
+    dropped = int(picture_details.alike(details[ours[near]], details[theirs[near]]).sum())
+    within = {f"within_{d}": int((bits <= d).sum()) for d in DISTANCES}
+    rows.append({"change": "other pictures"} | within | {"dropped": dropped} | _about(bits))
     return [row | {"pictures": len(hashes)} for row in rows]
 
 

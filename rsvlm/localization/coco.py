@@ -3,6 +3,7 @@
 A crowd is an area in which things of a class were not told apart: it is not scored, as in COCO's own evaluation, and nor is what a
 category called `ignore`, `void` or the like covers. A ring of fewer than three points has no area and is left out alone. Of a thing
 whose mask is missing or broken the box is scored in `ap50` alone; where it has none, nothing is known of its class in that picture.
+Nor is it of classes that were not looked for there, where the table tells (`neg_category_ids`, `not_exhaustive_category_ids`).
 """
 
 from __future__ import annotations
@@ -148,6 +149,8 @@ class Coco:
             else:
                 skipped["neither mask nor box: class left out of its picture"] += 1
             _add(unknown, EVERY if void else name, _area(mask, box, size))
+        if "neg_category_ids" in row:
+            self._open_world(row, size, masks, unknown)
         for name in unknown.keys() & masks.keys():  # what is known inside a crowd; of a whole picture nothing is
             if not unknown[name].all():
                 unknown[name] = unknown[name] & ~masks[name]
@@ -155,6 +158,17 @@ class Coco:
         if alone:
             record["boxes_alone"] = {name: np.array(corners, float) for name, corners in alone.items()}
         return masks, record, unknown
+
+    def _open_world(self, row: dict, size: tuple[int, int], masks: dict, unknown: dict) -> None:
+        """Where a table says which classes were looked for in a picture, as LVIS does, the others are unknown there."""
+        looked = {self.names.get(number) for number in row["neg_category_ids"] or []}
+        partly = {self.names.get(number) for number in row.get("not_exhaustive_category_ids") or []}
+        everywhere = np.broadcast_to(True, size)
+        for name in self.classes:
+            if name not in masks and name not in looked:
+                unknown[name] = everywhere
+            elif name in partly:
+                unknown[name] = everywhere if name not in masks else ~masks[name]
 
 
 def _find_table(root: Path) -> tuple[Path, dict]:

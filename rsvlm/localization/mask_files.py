@@ -222,7 +222,7 @@ class Polygons:
             first += len(chips)
             if not rows:
                 continue
-            chips, draw = chips.iloc[rows], self._drawing(source, raws)
+            chips, draw, extent = chips.iloc[rows], self._drawing(source, raws), _extent(raws)
             for row, (picture, reason) in zip(chips.to_dict("records"), imagery.read(source, chips), strict=True):
                 if picture is None:
                     skipped[f"picture: {reason}"] += 1
@@ -233,6 +233,8 @@ class Polygons:
                 black = shapes.components(~picture.any(2), MIN_BLACK_PX) > 0
                 if black.any():
                     skipped["picture with pixels without data: not scored there"] += 1
+                if not masks and _beyond(row, extent):
+                    skipped["picture beyond all shapes of the map: taken as empty"] += 1
                 unknown = {EVERY: black} if black.any() else {}
                 yield prefix + row["key"], images.encode_png(picture, compress_level=1), masks, where, unknown
 
@@ -271,6 +273,18 @@ class Polygons:
                     yield names[one], mask, True
 
         return draw
+
+
+def _extent(raws: list[map_files.Raw]) -> tuple[float, float, float, float]:
+    """West, south, east and north of all shapes; of none the whole world."""
+    bounds = np.array([raw.geometry.bounds for raw in raws if not raw.geometry.is_empty])
+    return (*bounds[:, :2].min(0), *bounds[:, 2:].max(0)) if len(bounds) else (-180, -90, 180, 90)
+
+
+def _beyond(chip: dict, extent: tuple[float, float, float, float]) -> bool:
+    """Tell whether a chip lies outside the box around all shapes, where perhaps nobody drew any."""
+    west, south, east, north = extent
+    return chip["east"] < west or chip["west"] > east or chip["north"] < south or chip["south"] > north
 
 
 def _shapes(path: Path, skipped: Counter) -> Iterator[map_files.Raw]:

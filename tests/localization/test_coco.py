@@ -150,6 +150,17 @@ def test_crowds_and_what_is_to_be_ignored_are_unknown_as_pycocotools_holds_them(
     assert judge.eval["precision"][0, :, 0, 0, 2].mean() == pytest.approx(ours["ap50"] / 100)
 
 
+def test_classes_that_were_not_looked_for_in_a_picture_are_unknown_there(tmp_path):
+    root = write(tmp_path, [of([SQUARE]), of([SQUARE], category=1)], categories=("ship", "dock", "tree", "road"))
+    table = json.loads((root / "instances.json").read_text())
+    table["images"][0] |= {"neg_category_ids": [2], "not_exhaustive_category_ids": [1]}
+    (root / "instances.json").write_text(json.dumps(table))
+    (item, other), _ = read(root)
+    truth = true_masks.truth(item, true_masks.classes(root, "coco"), (20, 30))
+    assert truth.unknown.sum((1, 2)).tolist() == [0, 500, 0, 600] and truth.told.tolist() == [True, True, True, False]
+    assert not other.unknown
+
+
 def test_categories_may_be_called_ignore_or_background(tmp_path):
     annotations = [of([SQUARE]), of([SQUARE], category=1, image=1), of([[0, 0, 30, 0, 30, 4, 0, 4]], category=2)]
     root = write(tmp_path, annotations, categories=("ship", "ignored regions", "background"))

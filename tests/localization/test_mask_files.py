@@ -132,18 +132,34 @@ def test_a_table_of_unlabelled_alone_names_no_class(tmp_path):
         true_masks.classes(root, "masks")
 
 
-def test_pixels_without_data_are_unknown(tmp_path):
+def imagery(root, pixels, features):
+    """A raster of 10-metre pixels in UTM, and a map of rings in its pixels."""
     rasterio = pytest.importorskip("rasterio", reason="the extra [data] is not installed")
+    from pyproj import Transformer
     from rasterio.transform import from_origin
 
+    profile = {"driver": "GTiff", "count": 3, "height": pixels.shape[1], "width": pixels.shape[2], "dtype": "uint8"}
+    profile |= {"crs": "EPSG:32629", "nodata": 0, "transform": from_origin(460_000, 4_300_000, 10, 10)}
+    with rasterio.open(root / "p.tif", "w", **profile) as dataset:
+        dataset.write(pixels)
+    to_lonlat = Transformer.from_crs("EPSG:32629", "EPSG:4326", always_xy=True)
+    rings = [[to_lonlat.transform(460_000 + 10 * x, 4_300_000 - 10 * y) for x, y in ring] for ring in features]
+    shapes = [{"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}} for ring in rings]
+    (root / "labels.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": shapes}))
+    skipped = Counter()
+    return list(true_masks.read(root, "polygons", size_px=32, skipped=skipped)), dict(skipped)
+
+
+def test_pixels_without_data_are_unknown(tmp_path):
     pixels = np.random.default_rng(0).integers(1, 256, (3, 32, 64), dtype=np.uint8)
     pixels[:, :10, :20] = 0
     pixels[:, 20, 20] = 0  # one dark pixel
-    profile = {"driver": "GTiff", "count": 3, "height": 32, "width": 64, "dtype": "uint8", "crs": "EPSG:32629", "nodata": 0}
-    with rasterio.open(tmp_path / "p.tif", "w", transform=from_origin(460_000, 4_300_000, 10, 10), **profile) as dataset:
-        dataset.write(pixels)
-    (tmp_path / "labels.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": []}))
-    skipped = Counter()
-    items = {item.key: item for item in true_masks.read(tmp_path, "polygons", size_px=32, skipped=skipped)}
-    unknown = [item.unknown[""].sum() for item in items.values() if item.unknown]
-    assert len(items) == 2 and unknown == [200] and skipped["picture with pixels without data: not scored there"] == 1
+    items, skipped = imagery(tmp_path, pixels, [])
+    unknown = [item.unknown[""].sum() for item in items if item.unknown]
+    assert len(items) == 2 and unknown == [200] and skipped == {"picture with pixels without data: not scored there": 1}
+
+
+def test_pictures_beyond_the_map_are_told(tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 256, (3, 32, 96), dtype=np.uint8)
+    items, skipped = imagery(tmp_path, pixels, [[(2, 2), (9, 2), (9, 9), (2, 2)]])
+    assert len(items) == 3 and skipped == {"picture beyond all shapes of the map: taken as empty": 2}
