@@ -151,7 +151,9 @@ class Web(Section):
     max_aspect: float = Field(4.0, ge=1, description="Images longer than this many times their shorter side are rejected.")
     max_side_px: int = Field(1024, ge=32, description="Larger images are scaled down to this side, in pixels.")
     overhead_precision: float = Field(0.95, gt=0, le=1, description="Precision on labels that sets the overhead threshold.")
-    hash_distance: int = Field(6, ge=0, le=16, description="Images whose perceptual hashes differ in so few bits are one.")
+    hash_distance: int = Field(
+        6, ge=0, le=16, description="Images whose hashes differ in so few bits, and agree in every part, are one."
+    )
     embedding_similarity: float = Field(
         0.98, ge=0, le=1, description="With a model: images whose embeddings reach this cosine are one; 0: not compared."
     )

@@ -74,6 +74,9 @@ def localize(
 ) -> None:
     """How well maps of a text agree with true masks, beside maps that know nothing, with intervals.
 
+    Pixels that nobody labelled are not scored: classes called ignore, void, unlabeled or no data; numbers that classes.json does not
+    name; crowds of COCO. What was left out is printed, and is in the JSON.
+
     For a model of RSICD's captions and aerial pictures: --texts rsicd --join mean --temperature 0.1 --scale 0.5 --scale 1
     --method raw.
     """
@@ -89,4 +92,11 @@ def localize(
     options = by_name.Options(without=without or (), **pictures, **words, **maps, **scores)
     others = {"blue-marble": true_masks.Benchmark(earth_masks.COVERS, "test", earth_masks.read)}
     evaluation = by_name.locate(model, root, options, others=others, device=device, progress=sys.stderr.isatty())
+    for name, facts in evaluation.about["unknown"].items():
+        alone = f"; {facts['boxes_alone']} boxes have no mask and count in ap50 alone" if facts["boxes_alone"] else ""
+        typer.echo(
+            f"not scored, of {name}: {facts['percent_of_pixels']:.2f} % of the pixels, in {facts['pictures']} pictures{alone}"
+        )
+    if absent := evaluation.about["absent"]:
+        typer.echo(f"in no mask: {', '.join(absent)}")
     report(evaluation, json_out, seed, device, started, save and ("localize", save))

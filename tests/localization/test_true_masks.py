@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from rsvlm.errors import DataError
-from rsvlm.localization import mask_files, true_masks
+from rsvlm.localization import coco as coco_table, true_masks
 from rsvlm.model import images
 
 
@@ -42,26 +42,26 @@ def counts_of(mask):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 2**30), max_size=12))
 def test_compressed_run_lengths_come_back(counts):
-    assert mask_files.decode_counts(encode(counts)).tolist() == counts
+    assert coco_table.decode_counts(encode(counts)).tolist() == counts
 
 
 def test_a_known_compressed_mask():
     # 0 outside, then 6 inside of a 2 × 3 mask, and one whose third and fourth numbers are differences
-    assert mask_files.run_lengths(mask_files.decode_counts("06"), 2, 3).all()
-    assert mask_files.decode_counts("52203").tolist() == [5, 2, 2, 2, 5]
+    assert coco_table.run_lengths(coco_table.decode_counts("06"), 2, 3).all()
+    assert coco_table.decode_counts("52203").tolist() == [5, 2, 2, 2, 5]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6))
 def test_run_lengths_give_back_the_mask(H, W, seed):
     mask = np.random.default_rng(seed).random((H, W)) < 0.5
-    np.testing.assert_array_equal(mask_files.run_lengths(counts_of(mask), H, W), mask)
+    np.testing.assert_array_equal(coco_table.run_lengths(counts_of(mask), H, W), mask)
 
 
 @pytest.mark.parametrize("text", ["\x00", "é", "P", "`", "PPPPPPPPPPP0", "~~"])
 def test_broken_run_lengths_are_refused(text):
     with pytest.raises(DataError, match="run lengths"):
-        mask_files.run_lengths(mask_files.decode_counts(text), 4, 4)
+        coco_table.run_lengths(coco_table.decode_counts(text), 4, 4)
 
 
 def coco(tmp_path, annotations, H=20, W=30, said=None, **more):
@@ -102,8 +102,9 @@ def test_coco_parts_are_joined_and_crowds_have_no_box(tmp_path):
     two = [[0, 0, 4, 0, 4, 4, 0, 4], [2, 2, 8, 2, 8, 8, 2, 8]]  # they overlap: both inside
     crowd = of({"size": [20, 30], "counts": counts_of(np.eye(20, 30) > 0)}, iscrowd=1)
     item = next(true_masks.read(coco(tmp_path, [of(two), of([[20, 10, 25, 10, 25, 15]]), crowd]), "coco"))
-    mask = item.masks["storage tank"]
-    assert mask[:4, :4].all() and mask[2:8, 2:8].all() and mask[19, 19] and len(item.record["boxes"]["storage tank"]) == 2
+    mask, unknown = item.masks["storage tank"], item.unknown["storage tank"]
+    assert mask[:4, :4].all() and mask[2:8, 2:8].all() and len(item.record["boxes"]["storage tank"]) == 2
+    assert unknown[19, 19] and not unknown[3, 3] and not (mask & unknown).any() and set(item.unknown) == {"storage tank"}
 
 
 def test_coco_masks_of_another_size_are_resampled_or_left_out(tmp_path):
@@ -133,7 +134,7 @@ def test_coco_broken_parts_are_counted(tmp_path):
     items = list(true_masks.read(tmp_path, "coco", skipped=skipped))
     assert items[0].masks["storage tank"].sum() == 64 and len(items) == 1
     wanted = {
-        "mask broken": len(broken),
+        "neither mask nor box: class left out of its picture": len(broken),
         "mask without a pixel": 1,
         "annotation of no picture or category": 2,
         "picture missing": 1,
@@ -221,7 +222,8 @@ def test_folders_of_classes(tmp_path):
     assert items[0].masks["storage tank"].sum() == 24 and items[0].masks["ship"].sum() == 4
     assert set(items[1].masks) == {"ship"}
     np.testing.assert_array_equal(items[1].masks["ship"], mask > 0)
-    assert skipped == {"mask resampled to its picture": 1}
+    no_mask = {f"no mask in {name}/: taken as nothing of it there": 1 for name in ("field", "storage_tank")}
+    assert skipped == {"mask resampled to its picture": 1} | no_mask
     Image.fromarray(mask.T.copy()).save(root / "masks" / "ship" / "a.png")
     (root / "masks" / "field" / "b.png").write_bytes(b"\x89PNG broken")
     skipped.clear()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsvlm.data import benchmarks, duplicates
+from rsvlm.data import benchmarks, duplicates, picture_details
 from rsvlm.data.web.paths import Files
 from rsvlm.errors import DataError
 
@@ -68,4 +68,4 @@ def _benchmark_texts(folder: Path) -> pd.DataFrame:
         log.warning("%s: its texts are not looked for (%s)", folder, error)
     table = pd.DataFrame(rows, columns=["key", "text"]).astype(object)
     empty = {"bytes_sha256": "", "pixels_sha256": "", "contrast": 0.0, "pixels": 0, "hash": np.uint64(0)}
-    return table.assign(**empty, **dict.fromkeys(HASHES, np.uint64(0)))
+    return table.assign(**empty, **dict.fromkeys([*HASHES, *picture_details.COLUMNS], np.uint64(0)))
