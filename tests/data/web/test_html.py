@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -83,7 +82,7 @@ def test_the_nearest_heading_and_the_first_title():
 
 
 def test_kinds_and_reasons_are_counted():
-    counts: Counter = Counter()
+    counts = pages.Counts()
     html = "<img src=a><img alt=x><img src=data:x alt=x><img src=mailto:x alt=x><img src=a alt=b><img src=a alt=b><img srcset=c alt=d>"
     rows = pages.page_rows(html, "http://h.example/", counts=counts)
     assert [row[6] for row in rows] == ["img", "srcset"]
@@ -92,7 +91,7 @@ def test_kinds_and_reasons_are_counted():
 
 
 def test_one_page_gives_only_so_many():
-    counts: Counter = Counter()
+    counts = pages.Counts()
     html = "".join(f"<img src=/{i} alt=t>" for i in range(pages.MAX_PER_PAGE + 7))
     assert len(pages.page_rows(html, "http://h.example/", counts=counts)) == pages.MAX_PER_PAGE
     assert counts == {"too_many_on_page": 7}
