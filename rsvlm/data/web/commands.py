@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from rsvlm.errors import DataError
 from rsvlm.records.commands import Device, Overrides, Profile, Seed, load_config
 
 app = typer.Typer(no_args_is_help=True, help="Make data sets from crawls of the web, and look at them.")
@@ -26,6 +27,15 @@ def build(
         typer.Option(help="Folder of a benchmark: pairs whose picture or text is in it are left out. Repeatable."),
     ] = None,
     remove: Annotated[Path | None, typer.Option(help="Addresses of pictures or pages that stay out, one a line.")] = None,
+    url_column: Annotated[
+        str | None, typer.Option(help="Column of tables with the pictures' addresses; none: image_url, url and the like.")
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of tables with the texts; none: text, caption, alt and the like.")
+    ] = None,
+    page_column: Annotated[
+        str | None, typer.Option(help="Column of tables with the pages' addresses; none: page_url and the like.")
+    ] = None,
     model: Annotated[
         Path | None,
         typer.Option(
@@ -60,6 +70,7 @@ def build(
         head=head or functools.partial(demo_web.default_head, config.web.overhead_precision),
         benchmark_folders=benchmarks or [],
         removed=files.read_lines(remove, "address") if remove else (),
+        columns={k: v for k, v in (("url", url_column), ("text", text_column), ("page", page_column)) if v},
         model=load_judge(model, device) if model else None,
         cache=cache,
         engine=engine,
@@ -67,10 +78,13 @@ def build(
     )
     counts = {split: part["samples"] for split, part in manifest["splits"].items()}
     typer.echo(f"{out}: {', '.join(f'{n} {split}' for split, n in counts.items()) or 'no'} pairs")
+    typer.echo(f"  read       {', '.join(f'{n:,} {name}' for name, n in manifest['crawl'].items()) or 'nothing'}")
     for row in manifest["funnel"]:
-        typer.echo(f"  {row['stage']:<10} {row['in']:>9,} in  {row['kept']:>9,} kept  {row['reason']}")
+        typer.echo(f"  {row['stage']:<10} {row['in']:>9,} in  {row['kept']:>9,} kept  {listed(row['reasons'])}")
     for note in manifest.get("notes", []):
         typer.echo(f"note: {note}")
+    if not sum(counts.values()):
+        raise DataError(f"{out} holds no pair: {why_empty(manifest)}")
 
 
 @app.command("train-filter")
@@ -121,6 +135,30 @@ def remove(
     manifest, removed = web_pairs.remove(folder, files.read_lines(urls, "address"))
     left = sum(part["samples"] for part in manifest["splits"].values())
     typer.echo(f"{folder}: {removed} pairs removed, {left} left")
+
+
+def listed(reasons: dict[str, int]) -> str:
+    """Reasons with their numbers, the commonest first."""
+    return ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+
+
+def why_empty(manifest: dict) -> str:
+    """Say what took all candidates of a data set without a pair: the stage that left none, its reasons, and what can be done."""
+    from rsvlm.data.web import archives, pairs
+
+    crawl = manifest["crawl"]
+    last = next((row for row in reversed(manifest["funnel"]) if not row["kept"]), None)
+    if not crawl.get("candidates"):
+        reasons = {name: crawl[name] for name in archives.REASONS if crawl.get(name)}
+        return f"no address with a text was found in the inputs ({listed(reasons) or 'they are empty'})"
+    if last is None:
+        return "see rejected.jsonl"
+    if last["stage"] == "fetch":
+        advice = "ask again with --retry-failed, or see rejected.jsonl for each address"
+        return f"none of {last['in']:,} pictures could be fetched ({listed(last['reasons'])}); {advice}"
+    meanings = {reason: pairs.meaning(last["stage"], reason) for reason in last["reasons"]}
+    told = "; ".join(f"{reason}: {meaning}" for reason, meaning in meanings.items() if meaning)
+    return f"the stage '{last['stage']}' took all {last['in']:,} ({listed(last['reasons'])}); {told}"
 
 
 def load_judge(model: Path, device: str):

@@ -278,6 +278,25 @@ def _detector(codes: tuple[str, ...]):
     return lingua.LanguageDetectorBuilder.from_languages(*languages).with_low_accuracy_mode().build()
 
 
+def check_languages(codes: Sequence[str], words: Lexicon | None = None) -> None:
+    """Stop at languages in which no text could be kept.
+
+    Args:
+        codes: ISO 639-1 codes, as of `web.languages`.
+        words: Lexicon of the terms. If None, the package's own.
+
+    Raises:
+        ConfigError: A code is unknown, or the lexicon has no term in its language.
+    """
+    words = words or lexicon()
+    known = sorted({code for code, weight in zip(words.languages, words.weights, strict=True) if code and weight > 0})
+    if lacking := [code for code in codes if code not in known]:
+        raise ConfigError(
+            f"web.languages: the lexicon has no term in {', '.join(lacking)}, so no text could be kept; "
+            f"choose from {', '.join(known)}, or add terms to rsvlm/data/web/lexicon.json"
+        )
+
+
 def detect_languages(texts: Sequence[str], wanted: Sequence[str] = (), words: Lexicon | None = None) -> list[str]:
     """Tell the language of short texts full of names.
 
