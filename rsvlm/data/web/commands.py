@@ -144,7 +144,7 @@ def listed(reasons: dict[str, int]) -> str:
 
 def why_empty(manifest: dict) -> str:
     """Say what took all candidates of a data set without a pair: the stage that left none, its reasons, and what can be done."""
-    from rsvlm.data.web import archives, pairs
+    from rsvlm.data.web import archives, fetch, pairs
 
     crawl = manifest["crawl"]
     last = next((row for row in reversed(manifest["funnel"]) if not row["kept"]), None)
@@ -153,12 +153,13 @@ def why_empty(manifest: dict) -> str:
         return f"no address with a text was found in the inputs ({listed(reasons) or 'they are empty'})"
     if last is None:
         return "see rejected.jsonl"
-    if last["stage"] == "fetch":
-        advice = "ask again with --retry-failed, or see rejected.jsonl for each address"
-        return f"none of {last['in']:,} pictures could be fetched ({listed(last['reasons'])}); {advice}"
     meanings = {reason: pairs.meaning(last["stage"], reason) for reason in last["reasons"]}
     told = "; ".join(f"{reason}: {meaning}" for reason, meaning in meanings.items() if meaning)
-    return f"the stage '{last['stage']}' took all {last['in']:,} ({listed(last['reasons'])}); {told}"
+    if last["stage"] != "fetch":
+        return f"the stage '{last['stage']}' took all {last['in']:,} ({listed(last['reasons'])}); {told}"
+    may_pass = any(name in fetch.REASONS and fetch.REASONS[name].temporary for name in last["reasons"])
+    advice = "; --retry-failed asks again for what may have passed" if may_pass else ""
+    return f"none of {last['in']:,} pictures could be fetched ({listed(last['reasons'])}); {told}{advice}"
 
 
 def load_judge(model: Path, device: str):

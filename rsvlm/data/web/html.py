@@ -357,7 +357,7 @@ def _scan(html: str) -> _Scan:
             elif name == "a":
                 link = (attributes.get("title", ""), position)
             elif name in ("p", "dd"):
-                if uncaptioned and (caption := _plain(_until(html, position, name))):
+                if uncaptioned and (caption := _plain(_until(html, _after_tag(html, position), name))):
                     scan.images.append((uncaptioned[0], caption, "figure", uncaptioned[1]))
                 uncaptioned = None
             elif name == "source" and sources is not None:
