@@ -92,17 +92,26 @@ def train_filter(
     folder: Annotated[Path, typer.Argument(help="Labelled pictures in its folders overhead/ and other/.")],
     out: Annotated[Path, typer.Option(help="Where the classifier goes, for `web build --head`.")],
     precision: Annotated[float, typer.Option(min=0.01, max=1.0, help="Precision that the threshold must reach.")] = 0.95,
+    share: Annotated[
+        float,
+        typer.Option(
+            min=0.001, max=0.999, help="Share of pictures from above among those to be judged, that the precision is for."
+        ),
+    ] = 0.5,
 ) -> None:
     """Train the classifier that tells pictures from above from others."""
     from rsvlm.data.web import overhead
 
-    head, counts = overhead.train_folder(folder, precision)
+    head, counts = overhead.train_folder(folder, precision, share)
     overhead.save(head, out)
     typer.echo(", ".join(f"{n} {name}" for name, n in counts.items()))
     typer.echo(
         f"{out}: {head.sources} sources, each left out in turn: AUC {head.auc:.3f}; from a score of {head.threshold:.3f} on, "
-        f"precision at least {head.precision:.2f} at recall {head.recall:.3f}"
+        f"recall {head.recall:.3f} at a false-positive rate of {head.false_positive_rate:.3f}"
     )
+    typer.echo(f"precision at least {precision:.2f} where {share:.1%} of the pictures are from above (--share {share:g})")
+    others = ", ".join(f"{head.precision_at(other):.2f} at {other:.0%}" for other in (0.5, 0.2, 0.05) if other != share)
+    typer.echo(f"with the same threshold the precision is {others}")
 
 
 @app.command("show")
