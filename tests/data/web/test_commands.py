@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rsvlm import __main__ as commands
-from rsvlm.data.web import overhead
+from rsvlm.data.web import overhead, pairs
 from rsvlm.model import images
 
 for package in ("fastwarc", "resiliparse", "httpx2", "lingua"):
@@ -72,6 +72,10 @@ def test_what_an_input_holds_is_a_candidate_or_a_line_with_its_reason(head, site
     assert {line["stage"] for line in lines} == {"read"} and sum(line.get("n", 1) for line in lines) == 7
     assert [line["url"] for line in lines if line["reason"] == "bad_url"] == ["nowhere0", "nowhere1", "nowhere2", ""]
     assert {line["source"] for line in lines if line["reason"] == "broken_row"} == {"t.csv:8"}
+    shown = web("show", tmp_path / "out", "--html", tmp_path / "page.html")
+    assert shown.exit_code == 0 and "has another number of columns than the table" in (tmp_path / "page.html").read_text()
+    ends = pairs.outcomes(tmp_path / "out")
+    assert ends["stage"].tolist() == ["kept"]  # what was never read is no candidate
 
 
 def test_columns_are_named_on_the_command_line(head, site, tmp_path):
