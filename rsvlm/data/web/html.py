@@ -78,7 +78,8 @@ _PLACEHOLDER = re.compile(
     r"blank|placeholder|spacer|loading|loader|lazy|pixel|1x1|transparent|dummy|gr[ae]y|empty|default|wait|clear\.gif|\.svg$",
     re.IGNORECASE,
 )
-_TEMPLATE = re.compile(r"\{\{|\{%|\$\{|<%|\[\[|^(?:true|false|null|none|undefined|auto|lazy|[0-9]+)$", re.IGNORECASE)
+_TEMPLATE_SIGNS = ("{{", "{%", "${", "<%", "[[")
+_SWITCHES = frozenset("true false null none undefined auto lazy eager yes no on off".split())
 _LAZY_SETS = ("data-srcset", "data-lazy-srcset")
 # Formats that `rsvlm.model.images` does not read; a <picture> offers the others, too.
 _UNREAD = ("image/avif", "image/svg", "image/jxl", "image/heic")
@@ -87,9 +88,9 @@ _PLAIN_URL = re.compile(r"(https?://[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?)?/
 _NO_HOST = re.compile(r"[\s<>\"{}|\\^`]")
 # The look at the first letter saves three quarters of the time.
 _TAG = re.compile(
-    r"<(?:(!--)|(/?)((?=[abdfhimnpstxABDFHIMNPSTX])(?i:img|source|picture|figure|figcaption|h[1-6]|base|meta|title|script|style"
-    r"|textarea|iframe|xmp|noembed|noframes|amp-img|amp-anim|a(?=\s[^<>]{0,500}\btitle)|(?:p|dd)(?=\s[^<>]{0,200}\bwp-caption-text)"
-    r"))(?=[\s/>]))"
+    r"<(?:(!--)|(/?)((?=[bfhimnstxBFHIMNSTX]|[pP][iI\s]|[aA][mM\s]|[dD][dD])(?:[aA](?=\s[^<>]{0,500}\btitle)"
+    r"|(?:[pP]|[dD][dD])(?=\s[^<>]{0,200}\bwp-caption-text)|(?i:img|source|picture|figure|figcaption|h[1-6]|base|meta|title|script|style"
+    r"|textarea|iframe|xmp|noembed|noframes|amp-img|amp-anim)))(?=[\s/>]))"
 )
 _COMMENT_END = re.compile(r"--!?>")
 _RAW = {
@@ -429,7 +430,8 @@ def _best_reference(attributes: dict[str, str], sources: tuple | list) -> tuple[
     if offers := [offer for one in sets for offer in _offers(one)]:
         # Widths say more than densities; of equals the first.
         return max(offers, key=lambda offer: (offer[1] == "w", offer[2]))[0], "srcset"
-    plain, late = _address(attributes.get("src", "")), [(n, _address(attributes[n])) for n in _LAZY if attributes.get(n)]
+    plain = _address(attributes.get("src", ""))
+    late = [(name, _address(attributes[name])) for name in _LAZY if attributes.get(name)]
     for name, value in late:
         if value and (_PICTURE.search(value) or name in _LAZY[:4] and _PICTURE_FOLDER.search(value)):
             return value, "img"
@@ -441,7 +443,9 @@ def _best_reference(attributes: dict[str, str], sources: tuple | list) -> tuple[
 def _address(value: str) -> str:
     """An attribute's value where it may be the address of a picture; nothing for written-in pixels, templates and switches."""
     value = value.strip()
-    return "" if value[:5].lower() == "data:" or _TEMPLATE.search(value[:MAX_URL]) else value
+    if value[:5].lower() == "data:" or (len(value) < 10 and (value.isdigit() or value.lower() in _SWITCHES)):
+        return ""
+    return "" if any(sign in value for sign in _TEMPLATE_SIGNS) else value
 
 
 def _offers(srcset: str) -> list[tuple[str, str, float]]:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,14 @@ def test_words_of_the_ground_count_only_so_much_and_open_no_gate():
     one, many, view, both = positive.tolist()
     assert 0 < one < many == lexicon.GROUND_CAP and both == view + many and languages[:2] == ["", ""]
     assert not re.search(words.gate, texts[1]) and re.search(words.gate, texts[2])
+
+
+def test_the_gate_is_small_enough_to_be_quick():
+    """Beyond some size of the pattern, a hundred thousand texts take seconds."""
+    column = pa.array([f"some words {number} about my cat and the garden in spring" for number in range(100_000)])
+    start = time.process_time()
+    assert not pa.compute.any(pa.compute.match_substring_regex(column, lexicon.lexicon().gate)).as_py()
+    assert time.process_time() - start < 0.5
 
 
 def test_what_is_no_lexicon_says_so(tmp_path):
