@@ -432,6 +432,7 @@ def _best_reference(attributes: dict[str, str], sources: tuple | list) -> tuple[
         return max(offers, key=lambda offer: (offer[1] == "w", offer[2]))[0], "srcset"
     plain = _address(attributes.get("src", ""))
     late = [(name, _address(attributes[name])) for name in _LAZY if attributes.get(name)]
+    late = [(name, value) for name, value in late if not (value.isdigit() or value.lower() in _SWITCHES)]
     for name, value in late:
         if value and (_PICTURE.search(value) or name in _LAZY[:4] and _PICTURE_FOLDER.search(value)):
             return value, "img"
@@ -441,11 +442,10 @@ def _best_reference(attributes: dict[str, str], sources: tuple | list) -> tuple[
 
 
 def _address(value: str) -> str:
-    """An attribute's value where it may be the address of a picture; nothing for written-in pixels, templates and switches."""
+    """An attribute's value where it may be an address; nothing for written-in pixels and templates that a script fills in."""
     value = value.strip()
-    if value[:5].lower() == "data:" or (len(value) < 10 and (value.isdigit() or value.lower() in _SWITCHES)):
-        return ""
-    return "" if any(sign in value for sign in _TEMPLATE_SIGNS) else value
+    is_template = any(sign in value for sign in _TEMPLATE_SIGNS)
+    return "" if is_template or value[:5].lower() == "data:" else value
 
 
 def _offers(srcset: str) -> list[tuple[str, str, float]]:

@@ -111,6 +111,8 @@ def test_a_comment_ends_where_browsers_end_it(comment, found):
         ("src='{{ picture }}'", None),
         ("src=/real.jpg srcset='{{ a }} 900w, /b.jpg 300w'", "/b.jpg"),
         ("data-lazy=true", None),
+        ("src=/real.jpg data-lazy=1", "/real.jpg"),
+        ("src=/dir/5", "/dir/5"),
     ],
 )
 def test_the_address_is_one_of_a_picture(attributes, expected):
