@@ -59,7 +59,9 @@ class Counts(Counter):
         """
         self[reason] += n
         if self[reason] <= LISTED or n > 1:
-            row = {"url": url[:MAX_URL], "page": page[:MAX_URL], "reason": reason, "source": source}
+            # What may be an address of e-mail is not written down: the place says enough.
+            url, page = ("" if "@" in address or "%40" in address else address[:MAX_URL] for address in (url, page))
+            row = {"url": url, "page": page, "reason": reason, "source": source}
             self.listed.append(row | ({"n": n} if n > 1 else {}))
 
 
