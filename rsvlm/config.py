@@ -143,7 +143,9 @@ class Fetch(Section):
 class Web(Section):
     """Which pairs of a crawl are kept."""
 
-    languages: tuple[str, ...] = Field(("en",), description="Languages of texts that are kept, ISO 639-1 codes; empty: all.")
+    languages: tuple[str, ...] = Field(
+        ("en",), description="Languages of texts that are kept, ISO 639-1 codes; empty: all in which the lexicon has terms."
+    )
     min_words: int = Field(3, ge=1, description="Shorter texts are rejected.")
     max_words: int = Field(200, ge=1, description="Longer texts are cut.")
     min_relevance: float = Field(0.5, ge=0, le=1, description="Texts with a lower score for remote sensing are rejected.")

@@ -2,7 +2,8 @@
 
 In: web archives or tables of links. Out: audited shards, and a reason for every address that is not in them.
 
-    archives      archives and tables to candidates
+    archives      archives to candidates
+    tables        tables of links to candidates
     html          a page to candidates
     texts         is the text about a picture from above? lexicon has the words
     fetch         polite, safe downloads

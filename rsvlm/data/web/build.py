@@ -17,7 +17,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +28,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from rsvlm.data import reading, shards, workers as engines
-from rsvlm.data.web import archives, overhead, overlaps, pairs, removals, steps
+from rsvlm.data.web import archives, overhead, overlaps, pairs, removals, steps, texts
 from rsvlm.data.web.paths import Files, Part, Source
 from rsvlm.data.web.steps import SPLITS, Model
 from rsvlm.errors import ConfigError, DataError
@@ -53,6 +53,7 @@ def build(
     head: overhead.Head | Path | str | Callable[[], overhead.Head] | None = None,
     benchmark_folders: Sequence[str | Path] = (),
     removed: Iterable[str] = (),
+    columns: Mapping[str, str] | None = None,
     model: Model | None = None,
     cache: Path | str | None = None,
     engine: str = "local",
@@ -72,6 +73,7 @@ def build(
             called when the request is known to be sound.
         benchmark_folders: Benchmarks whose pictures, however turned, and texts must not be in the data set.
         removed: Lines of a removal list, see `removals.read`: pictures, pages and hosts that stay out, and copies of such pictures.
+        columns: Names of the columns `url`, `text` and `page` of tables. If None, they are looked for, see `tables.COLUMNS`.
         model: Model that scores pictures against texts, and finds near duplicates from `web.embedding_similarity` on. If None, there
             is no such score, and duplicates are found by hashes alone.
         cache: Folder of what was fetched, for several builds. If None, it is in `out`.
@@ -92,7 +94,8 @@ def build(
     files = Files(Path(out), Path(cache) if cache else None)
     paths = [Path(path) for path in inputs]
     _check(files, paths, options.web, head, engine)
-    formats = [archives.inspect(path)["format"] for path in paths]
+    columns = dict(columns or {})
+    formats = [archives.inspect(path, columns)["format"] for path in paths]
     tables = {folder: overlaps.benchmark_table(Path(folder)) for folder in map(str, benchmark_folders)}
     unwanted = removals.read(removed)
     head = head() if callable(head) else head if isinstance(head, overhead.Head) else overhead.load(Path(head))
@@ -100,6 +103,7 @@ def build(
     # What decides the bytes names the build; one that is finished is not done again.
     sources = _sources(files, paths, formats, engine, workers)
     decisive = _decisive(options, sources, _head_hash(head), sorted(tables.values()), unwanted.entries, model)
+    decisive |= {"columns": columns} if columns else {}
     key = stages.key(**decisive)
     if (manifest := _opened(files, key, options.fetch.retry_failed)) is not None:
         return manifest
@@ -109,7 +113,7 @@ def build(
 
     # From inputs to candidates with one text for each address.
     spread = functools.partial(_spread, engine=engine, workers=workers, progress=progress)
-    spread("texts", functools.partial(steps.judge_texts, files, options.web), sources, files.texts)
+    spread("texts", functools.partial(steps.judge_texts, files, options.web, columns), sources, files.texts)
     for source in sources:  # texts as read, with the personal data in some
         files.candidates(source).unlink(missing_ok=True)
     part_count = steps.choose(files, sources, unwanted)
@@ -139,7 +143,7 @@ def build(
     header = {"name": NAME, "build": key} | {k: decisive[k] for k in ("seed", "options", "sources", "head", "benchmarks")}
     header["crawl"] = dict(sorted(sum(map(collections.Counter, counts.values()), collections.Counter()).items()))
     note = "no host is in the split {}: the data set has few hosts; choose another seed or share"
-    header["notes"] = [note.format(split) for split in SPLITS if not tasks[split]]
+    header["notes"] = [note.format(split) for split in SPLITS if not tasks[split] and any(tasks.values())]
     if unwanted and (n := removals.unseen(parts, files)):
         header["notes"] += [
             f"{n} pictures of the removal list were not seen (their host or page is listed, or they could not be had), "
@@ -195,6 +199,7 @@ def _head_hash(head: overhead.Head) -> str:
 
 
 def _check(files: Files, paths: Sequence[Path], options: config.Web, head: object, engine: str) -> None:
+    texts.check_languages(options.languages)
     if options.test_share + options.val_share >= 1:
         raise ConfigError("web.test_share and web.val_share add up to 1 or more: leave hosts for training")
     if head is None:
@@ -281,6 +286,12 @@ def _rejections(
 def _lines(
     files: Files, sources: Sequence[Source], parts: Sequence[Part], dropped: dict[str, dict], shared: dict[str, list[dict]]
 ) -> Iterator[dict]:
+    # By what can be read of it.
+    for source in sources:
+        for row in _unread(files, source):
+            yield _line(
+                row | {"text": ""}, "read", row["reason"], {"source": row["source"], "n": row["n"] if row["n"] > 1 else 0}
+            )
     # By its text.
     columns = ["url", "page", "text", "relevance", "language", "kept", "reason"]
     for source in sources:
@@ -309,6 +320,17 @@ def _lines(
                 twin = shared[row["key"]][0]
                 more |= {name: twin[name] for name in ("benchmark", "benchmark_key", "distance")}
                 yield _line(row, "benchmark", f"{twin['reason']} in {twin['benchmark']}", more)
+
+
+def _unread(files: Files, source: Source) -> Iterator[dict]:
+    """Give what stands in an input and is no candidate, with its reason; what is not listed one by one, as a number `n` of it."""
+    table = pd.read_parquet(files.unread(source)).fillna({"n": 1, **dict.fromkeys(steps.UNREAD[:4], "")})
+    totals = steps.counts(files.texts(source))
+    for reason in [name for name in archives.CANDIDATE_REASONS if totals.get(name)]:
+        rows = table[table["reason"] == reason].astype({"n": int})
+        yield from rows.to_dict("records")
+        if rest := totals[reason] - int(rows["n"].sum()):
+            yield {"url": "", "page": "", "reason": reason, "source": source.name, "n": rest}
 
 
 def _line(row: dict, stage: str, reason: str, more: dict) -> dict:

@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsvlm.data import shards
-from rsvlm.data.web import fetch, journal, overhead, paths, removals, texts
+from rsvlm.data.web import archives, fetch, journal, overhead, paths, removals, texts
 from rsvlm.data.web.paths import Files
 from rsvlm.errors import DataError
 from rsvlm.model import images
 from rsvlm.records import text
 from rsvlm.records.files import replacing
 
-STAGES = ("text", "address", "fetch", "image", "duplicate", "benchmark", "shard", "removal")
+STAGES = ("read", "text", "address", "fetch", "image", "duplicate", "benchmark", "shard", "removal")
 REASONS = {
     "page_robots": "the page asks machines to leave it alone (noindex, noai, ... or a reservation of text and data mining)",
     "on_removal_list": "the address of the picture, where it leads, its page or the host of one is on the removal list",
@@ -53,7 +53,7 @@ def meaning(stage: str, reason: str) -> str:
         return "the pair is in a benchmark, see overlap.jsonl"
     if stage == "fetch" and reason in fetch.REASONS:
         return fetch.REASONS[reason].meaning
-    return {"text": texts.REASONS, "image": overhead.REASONS}.get(stage, REASONS).get(reason, "")
+    return {"read": archives.REASONS, "text": texts.REASONS, "image": overhead.REASONS}.get(stage, REASONS).get(reason, "")
 
 
 def look(folder: Path | str, per_reason: int = 12, kept: int = 24, seed: int = 0) -> dict:
@@ -128,7 +128,7 @@ def outcomes(folder: Path | str) -> pd.DataFrame:
     shards.manifest(files.out)
     columns = ["url", "page", "text", "stage", "reason", "language", "relevance", "overhead"]
     pairs = pd.read_parquet(files.pairs).rename(columns={"text_raw": "text"}).assign(stage="kept", reason="")
-    lost = pd.DataFrame(list(_read_lines(files.rejected))).reindex(columns=columns)
+    lost = pd.DataFrame([line for line in _read_lines(files.rejected) if line["stage"] != "read"]).reindex(columns=columns)
     table = pd.concat([pairs[columns], lost], ignore_index=True)
     return table.assign(**table[columns[:6]].fillna(""), **table[columns[6:]].astype(float))
 

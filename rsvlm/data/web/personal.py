@@ -57,4 +57,5 @@ def _holds(column: pa.ChunkedArray) -> np.ndarray:
 def _tests(raw: pa.Array, unescaped: pa.Array, cleaned: pa.Array) -> list[tuple[pa.Array, str]]:
     """The same forms of a text, tested for the same as in `texts`."""
     emails = [(form, texts._EMAIL) for form in (raw, unescaped, cleaned)]
-    return [*emails, *((form, texts._PHONE) for form in (unescaped, cleaned)), (cleaned, texts._HANDLE)]
+    phones = [(pc.replace_substring_regex(form, texts._PLATE, " "), texts._PHONE) for form in (unescaped, cleaned)]
+    return [*emails, *phones, (cleaned, texts._HANDLE)]

@@ -14,7 +14,7 @@ import json
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +48,7 @@ PART = 2048
 _AT_ONCE = 64  # decoded pictures in memory
 _HASHES = overlaps.HASHES
 _JUDGEMENT = [("clean", pa.string()), ("relevance", pa.float32()), ("language", pa.string())]
+UNREAD = ["url", "page", "reason", "source", "n"]
 _TEXTS = pa.schema([*archives.SCHEMA, *_JUDGEMENT, ("kept", pa.bool_()), ("reason", pa.string())])
 _ARCHIVED = pa.schema([(name, pa.string()) for name in ("url", "sha256", "content_type", "robots")])
 _ANSWER = ["status", "final_url", "sha256", "content_type", "reason", "robots", "x_robots"]
@@ -76,13 +77,14 @@ class Model:
 # From inputs to candidates
 
 
-def judge_texts(files: Files, options: config.Web, source: Source) -> None:
-    """Write the candidates of one input, and judge their texts."""
-    candidates, counter = files.candidates(source), Counter()
+def judge_texts(files: Files, options: config.Web, columns: Mapping[str, str], source: Source) -> None:
+    """Write the candidates of one input, and what gave none, and judge their texts; `columns` are as for `archives.inspect`."""
+    candidates, counter = files.candidates(source), archives.Counts()
     if not candidates.is_file():
         with paths.parquet(candidates, archives.SCHEMA, counter) as write:
-            for batch in archives.read(source.path, counter):
+            for batch in archives.read(source.path, counter, names=columns if source.format != "warc" else None):
                 write(batch)
+            paths.write_frame(files.unread(source), pd.DataFrame(counter.listed, columns=UNREAD))
     tally = Counter(counts(candidates))
     with paths.parquet(files.texts(source), _TEXTS, tally) as write, pq.ParquetFile(candidates) as file:
         for batch in file.iter_batches(8192):
