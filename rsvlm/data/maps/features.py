@@ -7,6 +7,7 @@ geometry that cannot be mended are counted by reason and left out.
 from __future__ import annotations
 
 import codecs
+import functools
 import hashlib
 import io
 import json
@@ -26,7 +27,18 @@ import pyarrow.parquet
 from rsvlm.data.maps import files as map_files
 from rsvlm.data.maps.cut_pieces import joined_pieces
 from rsvlm.data.maps.raw import Origin, Raw, Reader
-from rsvlm.data.maps.taxonomy import TAXONOMY, category_of, clean_geometry, clean_text, names_of, taxonomy, touches
+from rsvlm.data.maps.taxonomy import (
+    TAXONOMY,
+    category_of,
+    clean_geometry,
+    clean_text,
+    is_there,
+    names_of,
+    osm_keys,
+    taxonomy,
+    tells_of_the_past,
+    touches,
+)
 from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.records import files, text
 
@@ -242,7 +254,7 @@ def _with_footprints(raws: Iterator[Raw], given: dict, counts: Counter) -> Itera
     """Pass features on; where a file holds small polygons alone and not one says what it is, they are buildings."""
     held: list[Raw] = []
     for raw in raws:
-        if given.get("category") or raw.category or _describes(raw.tags):
+        if given.get("category") or raw.category is not None or _describes(raw.tags):
             yield from held
             yield raw
             yield from raws
@@ -263,15 +275,22 @@ def _with_footprints(raws: Iterator[Raw], given: dict, counts: Counter) -> Itera
 
 def _describes(tags: dict[str, str]) -> bool:
     """Tell whether tags say more than an identity, a measure, a yes or no, or where the data come from."""
+    if not is_there(tags) or tells_of_the_past(tags) or not _osm_keys().isdisjoint(tags):
+        return True
     said = (value for key, value in tags.items() if not (_IDENTITY.fullmatch(key) or _PROVENANCE.search(key)))
     return any(any(map(str.isalpha, value)) for value in said if value.lower() not in ("yes", "no", "true", "false"))
 
 
+@functools.cache
+def _osm_keys() -> frozenset[str]:
+    return frozenset(osm_keys()) - {"source", "name"}
+
+
 def _collect(raws: list[Raw], origin: Origin, given: dict, box, counts: Counter) -> tuple[list[tuple], np.ndarray]:
     """Return the rows of a batch, in the order of `_COLUMNS`, and its geometry; count what is left out."""
-    categories = [raw.category or category_of(raw.tags) or given.get("category") for raw in raws]
-    unknown = [raw for raw, category in zip(raws, categories) if category is None]
-    counts.update("unmapped tags" if _describes(raw.tags) else "no tags" for raw in unknown)
+    dimensions = shapely.get_dimensions(np.array([raw.geometry for raw in raws], dtype=object)).tolist()
+    categories = [_category(raw, dimension, given) for raw, dimension in zip(raws, dimensions)]
+    counts.update(_why_not(raw) for raw, category in zip(raws, categories) if category is None)
     raws = [raw for raw, category in zip(raws, categories) if category is not None]
     categories = [category for category in categories if category is not None]
     geometry = np.empty(len(raws), object)
@@ -294,6 +313,26 @@ def _collect(raws: list[Raw], origin: Origin, given: dict, box, counts: Counter)
         source, licence, attribution = raw.origin or origin
         rows.append((names.pop("", None), names, categories[i], source, licence, attribution, raw.id, raw.tags))
     return rows, geometry[usable]
+
+
+def _category(raw: Raw, dimension: int, given: dict) -> str | None:
+    """Return what a feature is; none where nothing tells, or where it is no longer or not yet there."""
+    if not is_there(raw.tags):
+        return None
+    if raw.category is not None:
+        return raw.category or None
+    own = category_of(raw.tags, dimension if dimension >= 0 else None)
+    return own or (None if tells_of_the_past(raw.tags) else given.get("category"))
+
+
+def _why_not(raw: Raw) -> str:
+    if (
+        not is_there(raw.tags)
+        or tells_of_the_past(raw.tags)
+        or any(raw.tags.get(key) == "yes" for key in ("abandoned", "disused"))
+    ):
+        return "no longer or not yet there"
+    return "unmapped tags" if _describes(raw.tags) else "no tags"
 
 
 def _foremost(names: dict[str, str]) -> list[tuple[str, str]]:

@@ -88,7 +88,8 @@ def feature(shape: object, row: dict, kind: str) -> Raw:
     if row.get("operating_status") in ("permanently_closed", "temporarily_closed"):
         tags["operating_status"] = str(row["operating_status"])
     source_tags = tags_of({"source_tags": row["source_tags"]}) if row.get("source_tags") else {}
-    category = category_of(source_tags) or next(filter(None, (category_of_code("overture", key) for key in keys)), None)
+    meanings = (category_of_code("overture", key) for key in keys)
+    category = category_of(source_tags) or next((one for one in meanings if one is not None), None)
     return Raw(shape, clean_text(row.get("id"), 80) or "", source_tags | tags, category, _names(row), _origin(row, kind))
 
 
