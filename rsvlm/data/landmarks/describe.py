@@ -325,3 +325,8 @@ def _width_m(tags: dict[str, str]) -> float | None:
         if match := re.match(r"(\d{1,3}(?:\.\d+)?)\s*m?$", tags.get(key, "")):
             return min(max(float(match[1]) * factor, 0.3), 500.0)
     return None
+
+
+def seen_from_above(category: str, tags: dict[str, str]) -> bool:
+    """Return whether a picture from above can show an area of a category: it is not underground, and not indoors."""
+    return not _never_seen(taxonomy()[category], tags, AREA)

@@ -254,7 +254,7 @@ def _with_footprints(raws: Iterator[Raw], given: dict, counts: Counter) -> Itera
     """Pass features on; where a file holds small polygons alone and not one says what it is, they are buildings."""
     held: list[Raw] = []
     for raw in raws:
-        if given.get("category") or raw.category is not None or _describes(raw.tags):
+        if given.get("category") or raw.category is not None or describes(raw.tags):
             yield from held
             yield raw
             yield from raws
@@ -273,7 +273,7 @@ def _with_footprints(raws: Iterator[Raw], given: dict, counts: Counter) -> Itera
     yield from held
 
 
-def _describes(tags: dict[str, str]) -> bool:
+def describes(tags: dict[str, str]) -> bool:
     """Tell whether tags say more than an identity, a measure, a yes or no, or where the data come from."""
     if not is_there(tags) or tells_of_the_past(tags) or not _osm_keys().isdisjoint(tags):
         return True
@@ -288,8 +288,7 @@ def _osm_keys() -> frozenset[str]:
 
 def _collect(raws: list[Raw], origin: Origin, given: dict, box, counts: Counter) -> tuple[list[tuple], np.ndarray]:
     """Return the rows of a batch, in the order of `_COLUMNS`, and its geometry; count what is left out."""
-    dimensions = shapely.get_dimensions(np.array([raw.geometry for raw in raws], dtype=object)).tolist()
-    categories = [_category(raw, dimension, given) for raw, dimension in zip(raws, dimensions)]
+    categories = [category_of_raw(raw, given.get("category")) for raw in raws]
     counts.update(_why_not(raw) for raw, category in zip(raws, categories) if category is None)
     raws = [raw for raw, category in zip(raws, categories) if category is not None]
     categories = [category for category in categories if category is not None]
@@ -315,14 +314,20 @@ def _collect(raws: list[Raw], origin: Origin, given: dict, box, counts: Counter)
     return rows, geometry[usable]
 
 
-def _category(raw: Raw, dimension: int, given: dict) -> str | None:
-    """Return what a feature is; none where nothing tells, or where it is no longer or not yet there."""
+def category_of_raw(raw: Raw, given: str | None = None) -> str | None:
+    """Return what a feature is; None where nothing tells, or where it is no longer or not yet there.
+
+    Args:
+        raw: As a reader yields it.
+        given: The category of features that tell none.
+    """
     if not is_there(raw.tags):
         return None
     if raw.category is not None:
         return raw.category or None
-    own = category_of(raw.tags, dimension if dimension >= 0 else None)
-    return own or (None if tells_of_the_past(raw.tags) else given.get("category"))
+    dimension = None if raw.geometry is None else int(shapely.get_dimensions(raw.geometry))
+    own = category_of(raw.tags, None if dimension == -1 else dimension)
+    return own or (None if tells_of_the_past(raw.tags) else given)
 
 
 def _why_not(raw: Raw) -> str:
@@ -332,7 +337,7 @@ def _why_not(raw: Raw) -> str:
         or any(raw.tags.get(key) == "yes" for key in ("abandoned", "disused"))
     ):
         return "no longer or not yet there"
-    return "unmapped tags" if _describes(raw.tags) else "no tags"
+    return "unmapped tags" if describes(raw.tags) else "no tags"
 
 
 def _foremost(names: dict[str, str]) -> list[tuple[str, str]]:
