@@ -120,20 +120,22 @@ def read(paths: Sequence[str], bbox_lonlat: Sequence[float] | None = None) -> Fe
 
 
 def needed(features: Features, paths: Sequence[str]) -> Features:
-    """Return features, of which there must be one.
+    """Return features, of which there must be one unless the map is of another place.
 
     Args:
         features: What `read` gave.
         paths: What it read, for the message.
 
     Raises:
-        DataError: There is none; the message says which reasons took everything.
+        DataError: Nothing could be read, here or elsewhere; the message says which reasons took everything.
     """
-    if not len(features.table):
+    elsewhere = features.counts["outside the region"]
+    if not len(features.table) and (not elsewhere or any(features.counts[reason] for reason in _LOST)):
         raise DataError(f"nothing of the map {', '.join(map(str, paths))} is left: {reasons(features.counts)}")
     return features
 
 
+_LOST = ("unmapped tags", "no tags", "no longer or not yet there", "coordinates outside the world", "broken line")
 _ADVICE = {
     "unmapped tags": "tags or columns that mean no category: name one behind the path, as in #category=building",
     "no tags": "shapes that say nothing of themselves: name their category behind the path, as in #category=building",

@@ -68,7 +68,7 @@ def inside_share(drawn: list, category: str, name: str | None) -> float:
     )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(things(), min_size=1, max_size=9), st.integers(0, 1000))
 def test_the_audit_agrees_with_every_sentence(drawn, seed):
     record = described(drawn)
@@ -77,7 +77,7 @@ def test_the_audit_agrees_with_every_sentence(drawn, seed):
     assert not [finding for finding in verdict.findings if finding.status != "kept"]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(things(), min_size=1, max_size=9), st.integers(0, 1000))
 def test_extents_are_those_that_were_measured(drawn, seed):
     captions = " ".join(grammar.write_map(described(drawn), random.Random(seed)).values())
