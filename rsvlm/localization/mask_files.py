@@ -377,7 +377,7 @@ def _own_class(raw: map_files.Raw) -> str | None:
         return _words(raw.tags["class"])
     category = features.category_of_raw(raw)
     if category is None:
-        return None if features.describes(raw.tags) else ""
+        return None if raw.category == "" or features.describes(raw.tags) else ""
     return taxonomy()[category].words[0] if describe.seen_from_above(category, raw.tags) else None
 
 

@@ -130,7 +130,7 @@ def needed(features: Features, paths: Sequence[str]) -> Features:
         DataError: Nothing could be read, here or elsewhere; the message says which reasons took everything.
     """
     elsewhere = features.counts["outside the region"]
-    if not len(features.table) and (not elsewhere or any(features.counts[reason] for reason in _LOST)):
+    if not len(features.table) and sum(features.counts[reason] for reason in _LOST) >= elsewhere:
         raise DataError(f"nothing of the map {', '.join(map(str, paths))} is left: {reasons(features.counts)}")
     return features
 
@@ -326,7 +326,7 @@ def category_of_raw(raw: Raw, given: str | None = None) -> str | None:
     if not is_there(raw.tags):
         return None
     if raw.category is not None:
-        return raw.category or None
+        return raw.category or given
     dimension = None if raw.geometry is None else int(shapely.get_dimensions(raw.geometry))
     own = category_of(raw.tags, None if dimension == -1 else dimension)
     return own or (None if tells_of_the_past(raw.tags) else given)
@@ -339,7 +339,7 @@ def _why_not(raw: Raw) -> str:
         or any(raw.tags.get(key) == "yes" for key in ("abandoned", "disused"))
     ):
         return "no longer or not yet there"
-    return "unmapped tags" if describes(raw.tags) else "no tags"
+    return "unmapped tags" if raw.category == "" or describes(raw.tags) else "no tags"
 
 
 def _foremost(names: dict[str, str]) -> list[tuple[str, str]]:

@@ -172,7 +172,8 @@ def _geojson_features(path: Path, counts: Counter, encoding: str | None) -> tupl
     """Return the features of a GeoJSON file, or of one with a feature on each line, and the members beside them."""
     try:
         text = _text_of(path, encoding)
-        content = _lines(text, counts) if path.name.lower().endswith(_LINES) else _whole(text, counts)
+        in_lines = path.name.lower().endswith(_LINES) or text.startswith("\x1e")
+        content = _lines(text, counts) if in_lines else _whole(text, counts)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as GeoJSON ({str(error)[:200]}): is the file complete?") from None
     kind = content.get("type") if isinstance(content, dict) else None
@@ -218,7 +219,7 @@ def _whole(text: str, counts: Counter) -> object:
         return json.loads(text)
     except ValueError as error:
         # A feature on each line, under the usual name.
-        if "Extra data" in str(error) and str(text.lstrip("\x1e \t\r\n")[:300]).find('"Feature"') > 0:
+        if "Extra data" in str(error) and text[:300].find('"Feature"') > 0:
             return _lines(text, counts)
         raise
 

@@ -68,6 +68,9 @@ def feature(shape: object, row: dict, kind: str) -> Raw:
         shape: Its geometry.
         row: Its columns, `id` among them.
         kind: Its type, from `type_of`; empty where it is not known.
+
+    Returns:
+        The feature; its category is empty where its class and subtype mean none.
     """
     row = row | {key: nested(row[key]) for key in _NESTED if key in row}
     stated = row.get("type")
@@ -89,7 +92,8 @@ def feature(shape: object, row: dict, kind: str) -> Raw:
         tags["operating_status"] = str(row["operating_status"])
     source_tags = tags_of({"source_tags": row["source_tags"]}) if row.get("source_tags") else {}
     meanings = (category_of_code("overture", key) for key in keys)
-    category = category_of(source_tags) or next((one for one in meanings if one is not None), None)
+    category = category_of(source_tags) or next((one for one in meanings if one is not None), "")
+    category = category if tags.keys().isdisjoint(_GONE.values()) else ""
     return Raw(shape, clean_text(row.get("id"), 80) or "", source_tags | tags, category, _names(row), _origin(row, kind))
 
 

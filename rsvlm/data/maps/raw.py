@@ -36,7 +36,7 @@ class Raw:
     geometry: object  # a shapely geometry or None, in degrees of longitude and latitude, as it came
     id: str = ""  # its identity in the map
     tags: dict[str, str] = field(default_factory=dict)  # what the map says of it
-    category: str | None = None
+    category: str | None = None  # empty where its map says that it is of none
     names: dict[str, str] | None = None  # language code to name, the map's own name under the empty string
     origin: Origin | None = None
 
