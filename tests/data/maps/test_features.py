@@ -43,6 +43,39 @@ def test_small_polygons_that_say_nothing_are_buildings(tmp_path):
     assert features.table["category"].tolist() == ["beach"]
 
 
+def test_yes_no_and_provenance_say_nothing_of_footprints(tmp_path):
+    about = {"verified": False, "source": "survey", "last_update": "May 2020", "area_m2": 40.5}
+    houses = [polygon(i * 0.01, 0, side=0.0002, **about) for i in range(5)]
+    assert set(maps.read([write(tmp_path / "houses.geojson", *houses)]).table["category"]) == {"building"}
+    gone = [polygon(i * 0.01, 0, side=0.0002, building="yes", demolished="yes") for i in range(5)]
+    features = maps.read([write(tmp_path / "gone.geojson", *gone)])
+    assert not len(features.table) and features.counts == {"no longer or not yet there": 5}
+    none = [polygon(i * 0.01, 0, side=0.0002, building="no") for i in range(5)]
+    assert not len(maps.read([write(tmp_path / "none.geojson", *none)]).table)
+
+
+def test_a_map_that_gives_nothing_says_why(tmp_path, caplog):
+    empty = write(tmp_path / "empty.geojson", point(0, 0, colour="red"), point(0, 1, colour="red"), point(0, 2))
+    with pytest.raises(
+        DataError, match=r"empty\.geojson is left: 2 tags or columns .*#category=building; 1 shapes that say nothing"
+    ):
+        maps.needed(maps.read([empty]), [empty])
+    with pytest.raises(DataError, match="it holds no feature"):
+        maps.needed(maps.read([write(tmp_path / "none.geojson")]), ["none.geojson"])
+    full = write(tmp_path / "full.geojson", point(0, 0, natural="tree"))
+    elsewhere = maps.read([full], (5, 5, 6, 6))
+    assert maps.needed(elsewhere, [full]) is elsewhere  # whoever has the imagery can say more
+    maps.needed(maps.read([full, empty]), [full, empty])
+    assert "empty.geojson: nothing was read: 2 tags or columns" in caplog.text
+
+
+def test_a_thing_keeps_its_own_and_its_english_name_among_many(tmp_path):
+    names = {f"name:{chr(97 + i // 26)}{chr(97 + i % 26)}": f"N{i}" for i in range(200)}
+    where = write(tmp_path / "map.geojson", point(0, 0, natural="peak", **names | {"name:en": "Mount", "name": "Monte"}))
+    table = maps.read([where]).table
+    assert table["name"][0] == "Monte" and table["names"][0]["en"] == "Mount" and len(table["names"][0]) == 39
+
+
 def test_pieces_of_one_feature_are_joined(tmp_path):
     where = write(
         tmp_path / "map.geojson",
