@@ -113,9 +113,10 @@ def read(paths: Sequence[str], bbox_lonlat: Sequence[float] | None = None) -> Fe
             rows += more
             shapes.append(geometry)
         maps += [number] * (len(rows) - before)
+        lost = counts - left_out
         log.info("%s: %d features", where, len(rows) - before)
-        if len(rows) == before and len(paths) > 1:
-            log.warning("%s: nothing was read: %s", where, reasons(counts - left_out))
+        if len(rows) == before or any(reason not in (*TOLD, "outside the region") for reason in lost):
+            log.warning("%s: %d features were read, and left out: %s", where, len(rows) - before, reasons(lost))
     return _merge(_table(rows), np.concatenate(shapes), np.array(maps, int), counts)
 
 

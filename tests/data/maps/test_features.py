@@ -66,7 +66,7 @@ def test_a_map_that_gives_nothing_says_why(tmp_path, caplog):
     elsewhere = maps.read([full], (5, 5, 6, 6))
     assert maps.needed(elsewhere, [full]) is elsewhere  # whoever has the imagery can say more
     maps.needed(maps.read([full, empty]), [full, empty])
-    assert "empty.geojson: nothing was read: 2 tags or columns" in caplog.text
+    assert "empty.geojson: 0 features were read, and left out: 2 tags or columns" in caplog.text
 
 
 def test_a_thing_keeps_its_own_and_its_english_name_among_many(tmp_path):
