@@ -116,7 +116,8 @@ def read(paths: Sequence[str], bbox_lonlat: Sequence[float] | None = None) -> Fe
         lost = counts - left_out
         log.info("%s: %d features", where, len(rows) - before)
         if len(rows) == before or any(reason not in (*TOLD, "outside the region") for reason in lost):
-            log.warning("%s: %d features were read, and left out: %s", where, len(rows) - before, reasons(lost))
+            advised = reasons(lost, advice=len(rows) == before)
+            log.warning("%s: %d features were read, and left out: %s", where, len(rows) - before, advised)
     return _merge(_table(rows), np.concatenate(shapes), np.array(maps, int), counts)
 
 
@@ -145,10 +146,16 @@ _ADVICE = {
 }
 
 
-def reasons(counts: Counter) -> str:
-    """Say in one line what was left out, the commonest reasons first, with what to do about them."""
+def reasons(counts: Counter, advice: bool = True) -> str:
+    """Say in one line what was left out, the commonest reasons first.
+
+    Args:
+        counts: As in `Features`.
+        advice: Whether to say what to do about them, as where they took everything.
+    """
     lost = [(reason, count) for reason, count in counts.most_common() if reason not in TOLD and count > 0]
-    return "; ".join(f"{count} {_ADVICE.get(reason, reason)}" for reason, count in lost) or "it holds no feature"
+    told = (f"{count} {_ADVICE.get(reason, reason) if advice else reason}" for reason, count in lost)
+    return "; ".join(told) or "it holds no feature"
 
 
 def _table(rows: list[tuple] | dict[str, list]) -> pd.DataFrame:

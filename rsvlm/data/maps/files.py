@@ -74,7 +74,7 @@ def file_reader(path: Path, box: Sequence[float] | None, given: dict[str, str]) 
     if name.endswith(_PARQUET):
         return lambda counts: _read_parquet(path, box, counts, given), origin
     if name.endswith((".txt", ".tsv")):
-        return lambda counts: _read_geonames(path, counts), _GEONAMES
+        return lambda counts: _read_geonames(path, counts, given.get("encoding")), _GEONAMES
     known = " ".join((*_GEOJSON, *_TABLES, *_OSM_FILES, *_PARQUET, ".txt .tsv"))
     raise ConfigError(f"{path}: nobody knows how to read a map of this name; expected one of {known}")
 
@@ -414,14 +414,18 @@ def _geometry_column(path: Path, schema, crs: str | None) -> tuple[str, object]:
     return column, crs or about.get("crs")
 
 
-def _read_geonames(path: Path, counts: Counter) -> Iterator[Raw]:
+def _read_geonames(path: Path, counts: Counter, encoding: str | None) -> Iterator[Raw]:
     import shapely
 
-    any_place = False
+    any_place, guesses = False, Counter()
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, "rb") as file:
             for line in file:
-                cells = line.rstrip("\n").split("\t")
+                try:
+                    line = line.decode(encoding or "utf-8")
+                except UnicodeDecodeError:
+                    line = decoded_bytes(line, guesses)
+                cells = line.rstrip("\r\n").split("\t")
                 try:
                     lat, lon, kind = float(cells[4]), float(cells[5]), f"{cells[6]}.{cells[7]}"
                     people = int(cells[14] or 0)
@@ -438,6 +442,7 @@ def _read_geonames(path: Path, counts: Counter) -> Iterator[Raw]:
                 yield Raw(shapely.Point(lon, lat), cells[0], tags, category, {"": cells[1]})
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error})") from None
+    _tell_encoding(path, guesses)
     if not any_place:
         raise DataError(f"{path} is no GeoNames dump: expected 19 columns between tabs, as in cities500.txt")
 

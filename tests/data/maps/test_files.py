@@ -342,6 +342,8 @@ def test_a_geonames_dump(tmp_path):
     assert features.table["category"].tolist() == ["beach", "city", "village"]
     assert features.counts["broken line"] == 2 and features.counts["unmapped tags"] == 1
     assert set(features.table["licence"]) == {"CC-BY-4.0"}
+    path.write_bytes(line(6, "Praça", 38.85, -9.45, "T", "BCH").encode("cp1252"))
+    assert maps.read([str(path)]).table["name"].tolist() == ["Praça"]
     path.write_text("just\ntext\n")
     with pytest.raises(DataError, match="GeoNames"):
         maps.read([str(path)])
