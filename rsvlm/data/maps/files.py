@@ -257,16 +257,16 @@ def _usable_layers(path: Path, counts: Counter, given: dict) -> list[tuple[str, 
     if "layer" in given and given["layer"] not in layers:
         raise DataError(f"{path} has no layer '{given['layer']}': it has {', '.join(layers[:20])}")
     for layer in [given["layer"]] if "layer" in given else layers:
-        about = pyogrio.read_info(path, layer=layer, force_feature_count=True)
+        about = pyogrio.read_info(path, layer=layer)
         if about["geometry_type"] is None:
             continue
         if crs := given.get("crs") or (about["crs"] if _says_where(about["crs"]) else None):
             # Of files that do not say it, texts come byte by byte.
             usable.append((layer, crs, given.get("encoding") or ("unknown" if about["encoding"] == "ISO-8859-1" else None)))
         else:
-            unplaced.append((layer, max(int(about["features"]), 1)))
+            unplaced.append((layer, pyogrio.read_info(path, layer=layer, force_feature_count=True)["features"]))
     for layer, features in unplaced if usable else ():
-        counts["in a layer without a reference system"] += features
+        counts["in a layer without a reference system"] += int(features)
         advice = "left out: name its system behind the path, as in #layer=%s&crs=EPSG:32629"
         log.warning("%s, layer %s: no coordinate reference system, " + advice, path, layer, layer)
     if unplaced and not usable:

@@ -83,7 +83,8 @@ def feature(shape: object, row: dict, kind: str) -> Raw:
     # What it is, and whether it is there to be seen.
     tags = {"class": row.get("class"), "subtype": row.get("subtype"), "category": groups.get("primary")}
     tags = tags_of(tags | {"layer": row.get("level")})
-    if row.get("is_underground") in (True, "true", "yes", 1):
+    below = kind.startswith("building") and str(row.get("level") or "").startswith("-")
+    if below or row.get("is_underground") in (True, "true", "yes", 1):
         tags["location"] = "underground"
     flags = _whole_length(row.get("road_flags")) | _whole_length(row.get("rail_flags"))
     tags |= {"tunnel": "yes"} if "is_tunnel" in flags else {}
