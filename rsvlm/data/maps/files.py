@@ -308,7 +308,7 @@ def _read_layer(path: Path, layer: str, crs: str, box, given: dict, encoding: st
         geometry = _to_lonlat(shapely.from_wkb(shapes, on_invalid="ignore"), crs, path)
         names = [str(name) for name in meta["fields"]]
         origin = None
-        if not {"osm_id", "osm_way_id", "full_id"}.isdisjoint(names):
+        if not {"osm_id", "osm_way_id", "full_id", "osmid"}.isdisjoint(names):
             origin = (given.get("source", OSM[0]), given.get("licence", OSM[1]), given.get("attribution", OSM[2]))
         for i, shape in enumerate(geometry):
             row = {name: column[i] for name, column in zip(names, columns)}

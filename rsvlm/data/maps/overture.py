@@ -11,7 +11,7 @@ import re
 from collections.abc import Set
 from pathlib import Path
 
-from rsvlm.data.maps.raw import OSM, Raw, nested, tags_of
+from rsvlm.data.maps.raw import OSM, Raw, nested, pairs_of, tags_of
 from rsvlm.data.maps.taxonomy import category_of, category_of_code, clean_text
 
 TYPES = (
@@ -24,14 +24,14 @@ _OF_UNKNOWN_TYPE = ("infrastructure", "water", "land", "land_use", "land_cover",
 _MARKS = {
     "building_part": {"building_id"},
     "building": {"has_parts", "num_floors", "roof_shape", "facade_color"},
-    "place": {"categories", "basic_category", "operating_status"},
+    "place": {"categories", "basic_category", "taxonomy", "operating_status"},
     "segment": {"connectors", "road_surface", "speed_limits", "road_flags", "rail_flags", "subclass_rules", "level_rules"},
     "division_area": {"division_id"},
     "division": {"hierarchies", "local_type", "parent_division_id"},
     "address": {"address_levels", "postal_city"},
     "water": {"is_salt", "is_intermittent"},
 }
-_NESTED = ("names", "sources", "categories", "source_tags", "road_flags", "rail_flags")
+_NESTED = ("names", "sources", "categories", "taxonomy", "source_tags", "road_flags", "rail_flags")
 _GONE = {"is_abandoned": "abandoned", "is_disused": "disused", "is_under_construction": "construction"}
 
 
@@ -77,7 +77,15 @@ def feature(shape: object, row: dict, kind: str) -> Raw:
     kind = kind or (stated if stated in TYPES else "")
     groups = row.get("categories") if isinstance(row.get("categories"), dict) else {}
     alternate = groups.get("alternate") if isinstance(groups.get("alternate"), list) else []
-    words = [groups.get("primary"), row.get("basic_category"), row.get("class"), row.get("subtype"), *alternate]
+    tree = row.get("taxonomy") if isinstance(row.get("taxonomy"), dict) else {}
+    words = [
+        groups.get("primary"),
+        tree.get("primary"),
+        row.get("basic_category"),
+        row.get("class"),
+        row.get("subtype"),
+        *alternate,
+    ]
     kinds = [kind] if kind else _OF_UNKNOWN_TYPE if _is_line(shape) else _OF_UNKNOWN_TYPE[:-1]
     keys = [f"{one}.{word}" for word in words if isinstance(word, str) for one in kinds] + [kind]
     # What it is, and whether it is there to be seen.
@@ -105,11 +113,7 @@ def _is_line(shape: object) -> bool:
 def _names(row: dict) -> dict[str, str]:
     given = row.get("names") if isinstance(row.get("names"), dict) else {}
     names = {"": given["primary"]} if given.get("primary") else {}
-    try:
-        common = dict(given.get("common") or {})
-    except (TypeError, ValueError):
-        common = {}
-    return names | {str(a): b for a, b in common.items() if re.fullmatch(r"[a-zA-Z-]{2,12}", str(a))}
+    return names | {str(a): b for a, b in pairs_of(given.get("common")).items() if re.fullmatch(r"[a-zA-Z-]{2,12}", str(a))}
 
 
 def _origin(row: dict, kind: str) -> tuple[str, str, str]:

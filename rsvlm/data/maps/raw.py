@@ -81,6 +81,13 @@ def _packed(value: object) -> dict:
     if isinstance(value, str):
         pairs = re.findall(r'"((?:[^"\\]|\\.)*)"=>"((?:[^"\\]|\\.)*)"', value)
         return {re.sub(r"\\(.)", r"\1", a): re.sub(r"\\(.)", r"\1", b) for a, b in pairs}
+    return pairs_of(value)
+
+
+def pairs_of(value: object) -> dict:
+    """Return a dictionary that may be written as pairs, or as a list of `{"key": ..., "value": ...}`; empty where it is none."""
+    if isinstance(value, list) and value and all(isinstance(one, dict) and {"key", "value"} <= one.keys() for one in value):
+        return {one["key"]: one["value"] for one in value if isinstance(one["key"], str)}
     try:
         return dict(value)
     except (TypeError, ValueError):
@@ -105,7 +112,7 @@ def identity_of(own: object, tags: dict[str, str]) -> str:
         tags: The properties, as `tags_of` gives them.
     """
     if own is None:
-        keys = ("@id", "osm_id", "full_id", "id", "osm_way_id", "fid")
+        keys = ("@id", "osm_id", "full_id", "osmid", "id", "osm_way_id", "fid")
         own = next((tags[key] for key in keys if key in tags), "")
     text = clean_text(own, 80) or ""
     if match := re.fullmatch(r"([nwr])/?([1-9]\d*)", text):  # as QuickOSM has it
@@ -121,7 +128,7 @@ def identity_of(own: object, tags: dict[str, str]) -> str:
 
 def is_osm(identity: str, tags: dict[str, str]) -> bool:
     """Return whether a feature says that it comes from OpenStreetMap."""
-    return bool(_OSM_IDENTITY.match(identity) or tags.keys() & {"osm_id", "@osmId", "osm_way_id", "full_id"})
+    return bool(_OSM_IDENTITY.match(identity) or tags.keys() & {"osm_id", "@osmId", "osm_way_id", "full_id", "osmid"})
 
 
 def is_unique(identity: str) -> bool:

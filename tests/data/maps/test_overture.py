@@ -101,6 +101,17 @@ def test_other_types_are_known_by_their_columns_and_their_names(tmp_path):
     assert read.counts["unmapped tags"] == 2 and read.counts["no longer or not yet there"] == 1
 
 
+@pytest.mark.parametrize("common", [{"en": "Beach"}, [["en", "Beach"]], [{"key": "en", "value": "Beach"}]])
+def test_names_in_every_form_of_a_map(tmp_path, common):
+    kinds = {
+        "taxonomy": {"primary": "beach", "hierarchy": ["nature", "beach"]},
+        "names": {"primary": "Praia", "common": common},
+    }
+    shape = shapely.geometry.mapping(shapely.Point(0, 0))
+    table = maps.read([write(tmp_path / "map.geojson", feature(shape, "p", version=1, sources=OSM, **kinds))]).table
+    assert table["category"][0] == "beach" and table["names"][0] == {"en": "Beach"}
+
+
 def test_maps_without_layers_have_no_option_for_one(tmp_path):
     where = write(tmp_path / "building.geojson", *buildings())
     with pytest.raises(ConfigError, match="no layers"):

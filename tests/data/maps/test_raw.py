@@ -27,6 +27,7 @@ def test_no_column_is_lost_among_empty_ones():
         {"tags": '{"natural": "beach", "oneway": true}'},
         {"other_tags": '"natural"=>"beach","oneway"=>"yes"'},
         {"source_tags": [("natural", "beach"), ("oneway", "yes")]},
+        {"source_tags": [{"key": "natural", "value": "beach"}, {"key": "oneway", "value": "yes"}]},
     ],
 )
 def test_packed_tags(packed):
@@ -40,6 +41,7 @@ def test_packed_tags(packed):
         (None, {"full_id": "w12"}, "way/12"),
         (None, {"osm_id": "12", "osm_type": "way"}, "way/12"),
         (12, {"element": "way"}, "way/12"),
+        (None, {"osmid": "12", "element_type": "way"}, "way/12"),
         (None, {"fid": "3"}, "3"),
         (0, {}, ""),
         ("0.0", {}, ""),
