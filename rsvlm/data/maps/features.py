@@ -271,7 +271,7 @@ def _with_footprints(raws: Iterator[Raw], given: dict, counts: Counter) -> Itera
             return
         held.append(raw)
     shapes = np.array([raw.geometry for raw in held], dtype=object)
-    areas = np.isin(shapely.get_type_id(shapes), (3, 6))
+    areas = np.isin(shapely.get_type_id(shapes), (3, 6)) & ~shapely.is_empty(shapes)
     if areas.any() and (areas | shapely.is_missing(shapes) | shapely.is_empty(shapes)).all():
         middle = np.nanmean(shapely.bounds(shapes[areas]), axis=0)
         square = (111_195.0**2) * np.cos(np.radians((middle[1] + middle[3]) / 2))
