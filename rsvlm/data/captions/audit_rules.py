@@ -296,7 +296,7 @@ _COUNT = re.compile(
     + r")\s+(?=(?P<rest>[a-z][\w'’ -]{0,60}))"
 )
 _PLACED = re.compile(
-    r"\b(?:in|at|on|along|near|beside|around|by|of|to|across|between|inside|within|above|below|next|other|more)\b"
+    r"\b(?:in|at|on|along|near|beside|around|by|of|to|across|between|inside|within|above|below|next|other|more|named|called)\b"
 )
 _EXTENTS = frozenset(
     "km m metres meters metre meter sides side lanes times storeys stories floors rows halves parts thirds quarters".split()

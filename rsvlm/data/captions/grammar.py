@@ -86,6 +86,7 @@ _UNITS = "zero one two three four five six seven eight nine ten".split()
 _TEN_WORDS = "ten,fifteen,twenty,twenty-five,thirty,forty,fifty,sixty,seventy,eighty,ninety,a hundred".split(",")
 _TENS = dict(zip((10, 15, 20, 25, *range(30, 110, 10)), _TEN_WORDS))
 _MASS = frozenset("water sand scrub scree grass vegetation heath ruins snow ice mud tundra housing furniture".split())
+_NO_NOUN_ALONE = ("run", "runs", "land")  # a road runs, and land is any land
 _ONLY_ONE = ("sea", "coastline")
 _NAME_LENGTH, _NAME_WORDS = 80, 8
 
@@ -168,7 +169,8 @@ def countable(category: str) -> bool:
 def nouns(category: str) -> tuple[str, ...]:
     """Return the words that mean a category, singular and plural, with its last word alone too ("road" for "main road")."""
     words = [word.casefold() for word in words_of(category)]
-    return tuple(dict.fromkeys(word for full in words for word in (full, full.split()[-1] if " of " not in full else full)))
+    lasts = (full.split()[-1] for full in words if " of " not in full)
+    return tuple(dict.fromkeys([*words, *(last for last in lasts if last not in _NO_NOUN_ALONE)]))
 
 
 @functools.cache
@@ -269,6 +271,8 @@ def _thing(marks: list[dict], beside_named: bool) -> _Thing:
 def _phrase(mark: dict, total: int, counted: bool, beside_named: bool) -> tuple[str, bool]:
     """Return what to call so many landmarks like this one, and whether that is a plural."""
     (singular, plural), name = words_of(mark["category"]), name_of(mark)
+    if name and counted and total > 1:
+        return f"{{count:{total}}} {plural} named {name}", True
     if name:
         own = {word.casefold() for word in name.strip('"').split()}
         return name if own & set(singular.split()) else f"the {singular} {name}", False
