@@ -63,7 +63,7 @@ def localize(
         typer.Option(help="Text file of picture names, one a line: all rows come again without these. Repeatable."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="So many pictures, spread evenly.")] = None,
-    label: Annotated[str, typer.Option(help="polygons: class of shapes that tell none.")] = "building",
+    label: Annotated[str, typer.Option(help="polygons: class of shapes that say nothing of themselves.")] = "building",
     size_px: Annotated[int, typer.Option(min=16, help="polygons: side of the pictures cut from the imagery.")] = 256,
     dataset: Annotated[str | None, typer.Option(help="Name in the rows; none: the folder's.")] = None,
     save: Annotated[str | None, typer.Option(help="Also keep the rows as results/localize/NAME.")] = None,

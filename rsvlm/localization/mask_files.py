@@ -18,7 +18,9 @@ import numpy as np
 from PIL import Image
 
 from rsvlm.data.imagery import sources as imagery
-from rsvlm.data.maps import files as map_files
+from rsvlm.data.landmarks import describe
+from rsvlm.data.maps import features, files as map_files
+from rsvlm.data.maps.taxonomy import taxonomy
 from rsvlm.errors import DataError, need
 from rsvlm.localization import pixels, shapes
 from rsvlm.localization.mask_reading import (
@@ -186,7 +188,7 @@ def _not_black(index: np.ndarray) -> np.ndarray:
 
 
 class Polygons:
-    """Maps of shapes beside imagery, which is cut into chips; shapes without a property `class` are of class `label`."""
+    """Maps of shapes beside imagery, which is cut into chips; shapes that do not say what they are are of class `label`."""
 
     def __init__(self, root: Path, label: str, size_px: int):
         self.root, self.label, self.size_px = root, label, size_px
@@ -239,7 +241,7 @@ class Polygons:
                 yield prefix + row["key"], images.encode_png(picture, compress_level=1), masks, where, unknown
 
     def _class_of(self, raw: map_files.Raw) -> str:
-        return words(raw.tags.get("class") or self.label)
+        return _own_class(raw) or words(self.label)
 
     def _drawing(self, source: imagery.Source, raws: list[map_files.Raw]) -> Callable[[dict], Iterator[Thing]]:
         """Bring shapes into the pixels of a source; return the function from a chip to the shapes in it."""
@@ -288,6 +290,28 @@ def _beyond(chip: dict, extent: tuple[float, float, float, float]) -> bool:
 
 
 def _shapes(path: Path, skipped: Counter) -> Iterator[map_files.Raw]:
+    """Yield the shapes that are areas and of a class, or say nothing of themselves."""
     need("shapely", "data")
     reader, _ = map_files.file_reader(path, None, {})
-    return (raw for raw in reader(skipped) if raw.geometry is not None)
+    for raw in reader(skipped):
+        if raw.geometry is None:
+            continue
+        if raw.geometry.geom_type not in ("Polygon", "MultiPolygon", "GeometryCollection"):
+            skipped["shape that is no area"] += 1
+        elif _own_class(raw) is None:
+            skipped["shape of no class, or not to be seen from above"] += 1
+        else:
+            yield raw
+
+
+def _own_class(raw: map_files.Raw) -> str | None:
+    """Return the class that a shape tells, by a property `class` or by the taxonomy of maps, in words.
+
+    Empty: it says nothing of itself. None: what it says means no class, or it cannot be seen from above.
+    """
+    if raw.category is None and raw.tags.get("class"):
+        return words(raw.tags["class"])
+    category = features.category_of_raw(raw)
+    if category is None:
+        return None if raw.category == "" or features.describes(raw.tags) else ""
+    return taxonomy()[category].words[0] if describe.seen_from_above(category, raw.tags) else None

@@ -108,7 +108,8 @@ def read(
         limit: Number of pictures, spread evenly over all of them. If None, all.
         half: `a` or `b`: only the pictures of this half, as `half_of` splits them, so that settings are chosen on one and scores are of
             the other. If None, all.
-        label: Of `polygons`: the class of shapes without a property `class`.
+        label: Of `polygons`: the class of shapes that say nothing of themselves; others tell theirs by a property `class`, or are
+            what the taxonomy of maps has for their tags.
         size_px: Of `polygons`: side of the chips that pictures are cut into.
         others: Further benchmarks by name.
 

@@ -340,3 +340,37 @@ def test_real_polygons_are_read():
     items = list(true_masks.read(root, "polygons", limit=24))
     built = [item.masks["building"].mean() for item in items if item.masks]
     assert len(items) == 24 and {item.key[0] for item in items} == {"1", "2"} and 0.02 < np.mean(built) < 0.7
+
+
+def test_classes_of_shapes_are_the_taxonomys_and_the_label_is_for_those_that_say_nothing(tmp_path):
+    rasterio = pytest.importorskip("rasterio", reason="the extra [data] is not installed")
+    from rasterio.transform import from_origin
+
+    profile = {"driver": "GTiff", "count": 3, "height": 48, "width": 48, "dtype": "uint8", "crs": "EPSG:4326"}
+    with rasterio.open(tmp_path / "p.tif", "w", transform=from_origin(10, 0.002, 1e-4, 1e-4), **profile) as dataset:
+        dataset.write(np.random.default_rng(0).integers(1, 256, (3, 48, 48), dtype=np.uint8))
+    said = [
+        {"natural": "water"},
+        {"building": "yes"},
+        {"id": 3},
+        {"class": "solar_park"},
+        {"boundary": "administrative"},
+        {"amenity": "parking", "parking": "underground"},
+        {"building": "yes", "demolished": "yes"},
+        {"note": "something else"},
+    ]
+    features = []
+    for number, tags in enumerate(said):
+        left, top = 10.0004 + 4e-4 * number, 0.002 - 1e-3
+        ring = [[left, top], [left + 2e-4, top], [left + 2e-4, top - 2e-4], [left, top - 2e-4], [left, top]]
+        features.append({"type": "Feature", "properties": tags, "geometry": {"type": "Polygon", "coordinates": [ring]}})
+    features.append(
+        {"type": "Feature", "properties": {"natural": "tree"}, "geometry": {"type": "Point", "coordinates": [10, 0]}}
+    )
+    (tmp_path / "labels.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    assert true_masks.classes(tmp_path, "polygons", label="thing") == ["building", "lake", "solar park", "thing"]
+    skipped = Counter()
+    (item,) = true_masks.read(tmp_path, "polygons", size_px=40, label="thing", skipped=skipped)
+    assert set(item.masks) == {"building", "lake", "solar park", "thing"}
+    assert all(1 <= mask.sum() <= 9 for mask in item.masks.values())
+    assert skipped == {"shape of no class, or not to be seen from above": 4, "shape that is no area": 1}

@@ -119,7 +119,7 @@ def build(
     # Lay out the chips.
     stated = {name: words for name, words in (("licence", licence), ("attribution", attribution)) if words}
     sources = [replace(source, **stated) for source in imagery.open_imagery(where, options.chips)]
-    features = maps.read(map_paths, _bounds(sources))
+    features = maps.needed(maps.read(map_paths, _bounds(sources)), map_paths)
     points = _points(features) if options.chips.place == "landmark" else None
     chips, notes = imagery.lay_out(sources, options.chips, points)
     share = ground.covered(sources, chips)[0] if options.chips.place == "grid" else None

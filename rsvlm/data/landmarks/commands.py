@@ -25,7 +25,11 @@ def build_shards(
     ] = None,
     maps: Annotated[
         list[str] | None,
-        typer.Option("--map", help="GeoJSON, GeoPackage, shapefile, .osm.pbf, Overture GeoParquet or GeoNames. Repeatable."),
+        typer.Option(
+            "--map",
+            help="GeoJSON, GeoPackage, shapefile, .osm.pbf, Overture or GeoNames; perhaps with what it does not say itself, as in "
+            "PATH#category=building&crs=EPSG:32629&encoding=cp1252, or PATH#layer=roads. Repeatable.",
+        ),
     ] = None,
     captioner: Annotated[str | None, typer.Option(help="grammar, gemini or openai.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Address of the caption server.")] = None,

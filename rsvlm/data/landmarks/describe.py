@@ -312,11 +312,19 @@ def _never_seen(entry: Category, tags: dict[str, str], kind: int) -> int:
     """Return the position in `HIDDEN` of why a feature is never seen from above; 0: it is."""
     if not entry.visible_from_above:
         return HIDDEN.index(NOT_FROM_ABOVE)
-    below = entry.shape != "area" and re.fullmatch(r"-\d+(\.0)?", tags.get("layer", ""))
+    # Ground and water are drawn below bridges by a layer below 0; houses and roads are built there.
+    built = entry.shape != "area" or not tags.keys().isdisjoint(("building", "parking"))
+    below = built and re.fullmatch(r"-\d+(\.0)?", tags.get("layer", ""))
     below = below or tags.get("covered") == "yes" or tags.get("location") in ("underground", "underwater")
+    below = below or tags.get("parking") == "underground"
     if below or tags.get("tunnel", "no") not in ("no", "avalanche_protector"):
         return HIDDEN.index(UNDERGROUND)
-    if tags.get("indoor", "no") != "no" or kind == POINT and tags.get("level", "0") not in ("0", ""):
+    if (
+        tags.get("indoor", "no") != "no"
+        or tags.get("location") in ("indoor", "indoors")
+        or kind == POINT
+        and tags.get("level", "0") not in ("0", "")
+    ):
         return HIDDEN.index(INDOORS)
     return 0
 
@@ -327,3 +335,8 @@ def _width_m(tags: dict[str, str]) -> float | None:
         if match := re.match(r"(\d{1,3}(?:\.\d+)?)\s*m?$", tags.get(key, "")):
             return min(max(float(match[1]) * factor, 0.3), 500.0)
     return None
+
+
+def seen_from_above(category: str, tags: dict[str, str]) -> bool:
+    """Return whether a picture from above can show an area of a category: it is not underground, and not indoors."""
+    return not _never_seen(taxonomy()[category], tags, AREA)

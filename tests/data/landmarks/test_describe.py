@@ -197,6 +197,25 @@ def test_large_and_small_outlines_are_clipped_alike():
     assert shapely.get_num_coordinates(shapely.from_geojson(json.dumps(found[0]["geometry"]))) <= pieces.MAX_VERTICES
 
 
+@pytest.mark.parametrize(
+    ("category", "tags", "why"),
+    [
+        ("parking", {"amenity": "parking", "parking": "underground"}, landmarks.UNDERGROUND),
+        ("parking", {"amenity": "parking", "parking": "surface"}, None),
+        ("parking", {"amenity": "parking", "parking": "surface", "layer": "-1"}, landmarks.UNDERGROUND),
+        ("building", {"building": "yes", "location": "underground"}, landmarks.UNDERGROUND),
+        ("building", {"building": "yes", "layer": "-1"}, landmarks.UNDERGROUND),
+        ("lake", {"natural": "water", "layer": "-1"}, None),  # drawn so below a bridge
+        ("electrical substation", {"power": "substation", "location": "indoor"}, landmarks.INDOORS),
+    ],
+)
+def test_what_is_below_ground_or_inside_is_hidden(category, tags, why):
+    one = chip(side_m=256, size_px=256)
+    world = features((category, box(one, 0.1, 0.1, 0.6, 0.6), None, tags))
+    (mark,) = describe(world, one)[0]
+    assert mark["hidden_because"] == why and landmarks.seen_from_above(category, tags) == (why is None)
+
+
 def test_the_visibility_rule_says_why():
     one = chip(side_m=256, size_px=256)  # 1 m per pixel
     line = [place(one, 0.1, 0.5), place(one, 0.9, 0.5)]
