@@ -47,6 +47,8 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(stopped)
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            sys.exit(f"rsvlm: {error.filename or 'a file'} cannot be read or written: {error.strerror}")
         if error.errno != errno.ENOSPC:
             raise
         place = error.filename or "while writing"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +23,28 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+
+def file_place(path: Path | None) -> Path | None:
+    """Check, as a callback of an option, that the file which it names can be written; the work comes after. Raises DataError."""
+    from rsvlm.records import files
+
+    return None if path is None else files.check_place(path)
+
+
+def folder_place(path: Path | None) -> Path | None:
+    """Check, as a callback of an option, that files can be written into the folder which it names. Raises DataError."""
+    from rsvlm.records import files
+
+    return None if path is None else files.check_place(path, folder=True)
+
+
+def result_name(name: str | None) -> str | None:
+    """Check, as a callback of an option, that a name can be that of a result. Raises ConfigError."""
+    from rsvlm.records import results
+
+    return None if name is None else results.check_name(name)
+
+
 Profile = Annotated[str, typer.Option(help="smoke, laptop, published or rsicd.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="An option as name=value: train.steps=200. Repeatable.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
@@ -28,9 +53,29 @@ Root = Annotated[Path | None, typer.Option("--root", "--data", help="Folder of t
 Benchmark = Annotated[str | None, typer.Option(help="Its name, see evaluate --list; none: what the folder says.")]
 ProtocolName = Annotated[str, typer.Option("--protocol", help="plain, remoteclip, rs5m, skyscript, one-to-one or all.")]
 Ties = Annotated[str, typer.Option(help="How equal scores count: pessimistic, average or optimistic.")]
-JsonOut = Annotated[Path | None, typer.Option("--json", help="File of the metric rows; NAME.provenance.json goes beside it.")]
+JsonOut = Annotated[
+    Path | None,
+    typer.Option("--json", help="File of the metric rows; NAME.provenance.json goes beside it.", callback=file_place),
+]
 Resamples = Annotated[int, typer.Option(min=10, help="Resamples for the intervals.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
+
+
+def writes_alone(name: str) -> Callable[[Callable], Callable]:
+    """Make a command keep other processes out of the folder that its argument `name` chooses, for as long as it runs."""
+
+    def decorate(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def run(**arguments):
+            from rsvlm.records import files
+
+            folder = arguments.get(name)
+            with files.sole_writer(folder, f"--{name}") if folder else contextlib.nullcontext():
+                return command(**arguments)
+
+        return run
+
+    return decorate
 
 
 def load_config(
