@@ -79,7 +79,7 @@ def writes_alone(name: str) -> Callable[[Callable], Callable]:
 
 
 def load_config(
-    profile: str, overrides: list[str] | None, seed: int, device: str = "auto", more: dict | None = None
+    profile: str, overrides: list[str] | None, seed: int | str, device: str = "auto", more: dict | None = None
 ) -> Config:
     """Return the options of a profile with those that a command line sets."""
     from rsvlm import config

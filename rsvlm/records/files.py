@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import shlex
-import shutil
 import sys
 import tempfile
 import time
@@ -123,7 +122,7 @@ def sole_writer(folder: Path | str, option: str = "--out") -> Iterator[None]:
     """Keep every other process from writing into a folder for as long as the block lasts, or the process, however that ends.
 
     Args:
-        folder: Folder of results, made if absent; it keeps an empty file `.lock`. If nothing else came into a new one, it goes.
+        folder: Folder of results, made if absent. If nothing came into a new one, it goes again.
         option: Name of the option that chose the folder, for the message.
 
     Raises:
@@ -148,9 +147,10 @@ def sole_writer(folder: Path | str, option: str = "--out") -> Iterator[None]:
         try:
             yield
         finally:
-            note.unlink(missing_ok=True)
-            if is_new and [path.name for path in folder.iterdir()] == [".lock"]:
-                shutil.rmtree(folder)
+            for path in (note, folder / ".lock"):  # who comes now makes a new one
+                path.unlink(missing_ok=True)
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def lock(path: Path, wait: bool = True) -> contextlib.AbstractContextManager:

@@ -62,6 +62,7 @@ def save_result(
         DataError: A row with a missing or unknown key, a value that is no finite number, or a row that is there twice.
         ConfigError: A name that is no plain file name, or that of a measured run of another profile.
     """
+    run_name = str(run_name)  # papermill's own command line makes a number of one of digits
     for name in (experiment, run_name):
         check_name(name)
     rows = [checked_row(row) for row in rows]
