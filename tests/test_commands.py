@@ -16,7 +16,7 @@ from conftest import png, toy_sample, write_toy
 
 from rsvlm import __main__ as cli
 from rsvlm.evaluation import leakage, retrieval
-from rsvlm.records import commands, files, provenance, results, tables
+from rsvlm.records import files, provenance, results, tables
 
 
 def call(capsys, monkeypatch, *arguments):
@@ -325,7 +325,7 @@ def test_doctor_says_what_is_there_and_what_is_missing(capsys, monkeypatch):
     code, text = call(capsys, monkeypatch, "doctor")
     assert code == 0 and "extra [demo]" in text and "torch" in text
     requirements = ["torch>=2", 'absent-package>=1; extra == "demo"', 'numpy; extra == "book"']
-    monkeypatch.setattr(commands.metadata, "requires", lambda name: requirements)
+    monkeypatch.setattr(provenance.metadata, "requires", lambda name: requirements)
     code, text = call(capsys, monkeypatch, "doctor")
     assert (
         code == 0

@@ -7,6 +7,7 @@ book, whose copies are in `book/executed/`, and those of a matrix, each of which
 from __future__ import annotations
 
 import ast
+import contextlib
 import glob
 import json
 import logging
@@ -182,7 +183,15 @@ def execute(
     run_key = notebook_key(notebook, parameters)
     if not recompute and _executed_key(executed) == run_key:
         return executed
+    alone = files.lock(stages.root() / "runs" / f"{notebook.stem}.lock") if folder is None else contextlib.nullcontext()
+    with alone:  # a folder of its own has been locked by its stage
+        if recompute or _executed_key(executed) != run_key:  # another process may have run it meanwhile
+            _execute(notebook, executed, parameters, known, run_key, progress)
+    return executed
 
+
+def _execute(notebook: Path, executed: Path, parameters: Mapping, known: Mapping, run_key: str, progress: bool) -> None:
+    """Run a notebook with checked parameters, as `execute` says."""
     papermill = need("papermill", "book")
     import nbformat
     from nbclient.exceptions import DeadKernelError
@@ -212,7 +221,6 @@ def execute(
         raise RsvlmError(f"{notebook.name}: the kernel was killed, often for want of memory: try the profile smoke") from None
     finally:
         partial.unlink(missing_ok=True)
-    return executed
 
 
 def _sign(copy: NotebookNode, run_key: str, started: float, known: Mapping[str, object], given: Mapping[str, object]) -> None:

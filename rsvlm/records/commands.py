@@ -1,21 +1,15 @@
-"""The options that the verbs of all rooms share, and the verbs `table` and `doctor`."""
+"""The options that the verbs of all rooms share, and the verb `table`."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import re
-import shutil
-import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsvlm import __version__
 from rsvlm.errors import DataError
 
 if TYPE_CHECKING:
@@ -104,30 +98,3 @@ def table(
         raise DataError(f"there is no result '{experiment}'{hint}; there are {', '.join(there) or 'none yet'}")
 
     typer.echo(tables.formatted(experiment, form, published))
-
-
-@app.command()
-def doctor() -> None:
-    """Say what is installed, what is missing and how to get it."""
-    import torch
-
-    from rsvlm.records import provenance, stages
-
-    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none (everything runs on CPU)"
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
-    typer.echo(f"rsvlm {__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, {free:.0f} GB of disk free")
-    typer.echo(f"project folder: {stages.root()}")
-    typer.echo(f"CUDA device: {cuda}")
-    extras: dict[str, list[str]] = {}
-    for requirement in metadata.requires("rsvlm") or []:
-        name = re.match(r"[\w.-]+", requirement)[0]
-        if extra := re.search(r"extra == [\"'](\w+)", requirement):
-            extras.setdefault(extra[1], []).append(name)
-        else:
-            typer.echo(f"  {name:<14} {provenance.version(name).replace('absent', 'missing')}")
-    absent = {extra: [name for name in names if provenance.version(name) == "absent"] for extra, names in extras.items()}
-    for extra, names in absent.items():
-        typer.echo(f"extra [{extra}]: {'missing ' + ', '.join(names) if names else 'complete'}")
-    missing = [extra for extra, names in absent.items() if names]
-    if missing:
-        typer.echo(f'to complete it: pip install -e ".[{",".join(missing)}]"   (or make test, which sets up .venv)')

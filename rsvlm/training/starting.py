@@ -41,6 +41,16 @@ def identity(config: Config, data: Mapping[str, Path]) -> dict:
     return {"options": options, "data": {name: benchmarks.fingerprint(path) for name, path in data.items()}, "start": started}
 
 
+def check(config: Config) -> None:
+    """Check that there is such a model, before anything is read.
+
+    Raises:
+        ModelError: There is none.
+    """
+    if not config.train.start and config.model.preset not in mammut.PRESETS:
+        raise ModelError(f"unknown preset '{config.model.preset}': choose one of {', '.join(mammut.PRESETS)}")
+
+
 def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
     """Make the model to train: `train.start`, or an untrained one with a tokenizer trained on all captions of the data."""
     if config.train.start:
@@ -49,11 +59,10 @@ def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
             start = f"train.start={config.train.start}"
             raise ModelError(f"{start} holds no tokenizer.json: put the tokenizer of its vocabulary there")
         return model
+    check(config)
     samples = itertools.chain.from_iterable(benchmarks.samples(folder, "train") for folder in named(data).values())
     captions = (caption for sample in samples for caption in sample.captions)
     tokenizer = tokenizers.train(captions, config.model.vocabulary_size, config.model.context_length)
-    if config.model.preset not in mammut.PRESETS:
-        raise ModelError(f"unknown preset '{config.model.preset}': choose one of {', '.join(mammut.PRESETS)}")
     softmax = config.train.contrastive_loss == "softmax"
     torch.manual_seed(config.seed)
     model = Mammut(

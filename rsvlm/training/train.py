@@ -110,6 +110,7 @@ def train(config: Config, data: Path | Mapping[str, Path], out: Path) -> Path:
         # a bad request stops before any work
         batches.check(config.train, list(data))
         check(config.train)
+        starting.check(config)
         alone.enter_context(processes.sole_writer(out))
         checkpoints.claim(out, starting.identity(config, data))
         if (out / "model").is_dir():
