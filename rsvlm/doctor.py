@@ -183,13 +183,14 @@ def index(where: str) -> Finding:
 
 def pairs(where: str) -> Finding:
     """Pictures with captions: shards, or a benchmark as its authors pack it."""
-    from rsvlm.data import benchmarks
+    from rsvlm.data import benchmarks, reading
 
     skipped: Counter = Counter()
     facts, problems = [], []
     for split in ("train", "val", "test"):
         try:
-            some = list(itertools.islice(benchmarks.samples(where, split, skipped=skipped), LOOK))
+            some = itertools.islice(benchmarks.samples(where, split, skipped=skipped), LOOK)
+            some = [sample for sample, _ in reading.decoded(some, skipped)]
         except DataError as error:
             problems.append(str(error))
             continue
@@ -212,13 +213,14 @@ def pairs(where: str) -> Finding:
 
 def classes(where: str) -> Finding:
     """Pictures with classes."""
-    from rsvlm.data import benchmarks
+    from rsvlm.data import benchmarks, reading
 
     skipped: Counter = Counter()
     names, items = benchmarks.labelled(where, skipped=skipped)
     if len(names) < 2:
         raise DataError(f"{where} holds pictures in one folder alone, which tells no classes apart")
-    count = len(list(itertools.islice(items, LOOK)))
+    some = (reading.Sample(key, data, [], {}, n) for n, (key, data, _) in enumerate(itertools.islice(items, LOOK)))
+    count = len(list(reading.decoded(some, skipped)))
     if not count:
         raise DataError(f"no picture of {where} can be used: {dict(skipped) or 'there is none'}")
     facts = [f"{_count(count)} pictures of {len(names)} classes: {_listed(names)}"]
