@@ -335,11 +335,13 @@ def test_doctor_says_what_is_there_and_what_is_missing(capsys, monkeypatch):
     )
 
 
-def test_a_table_of_nothing_names_what_there_is(capsys, monkeypatch):
+def test_a_table_of_nothing_names_what_there_is(capsys, monkeypatch, tmp_path):
     for name in ("retreival", "nothing", "retrieval/laptop"):
         code, text = call(capsys, monkeypatch, "table", name)
         assert code == 1 and f"no result '{name}'" in text and "recall-at-k" in text, text
     assert "did you mean 'retrieval'" in call(capsys, monkeypatch, "table", "retreival")[1]
+    monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
+    assert call(capsys, monkeypatch, "table") == (1, "rsvlm: there is no result; there are none yet")
 
 
 def test_a_full_disk_is_one_sentence(capsys, monkeypatch, tmp_path):

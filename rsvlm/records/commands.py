@@ -92,9 +92,9 @@ def table(
     """Print the recorded results, one table for each protocol."""
     from rsvlm.records import results, stages, tables, text
 
-    if experiment and results.table(experiment).empty:
+    if results.table(experiment).empty:
         there = sorted({path.parent.parent.name for path in (stages.root() / "results").glob("*/*/metrics.json")})
-        hint = text.did_you_mean(experiment, there)
-        raise DataError(f"there is no result '{experiment}'{hint}; there are {', '.join(there) or 'none yet'}")
+        which, hint = (f" '{experiment}'", text.did_you_mean(experiment, there)) if experiment else ("", "")
+        raise DataError(f"there is no result{which}{hint}; there are {', '.join(there) or 'none yet'}")
 
     typer.echo(tables.formatted(experiment, form, published))

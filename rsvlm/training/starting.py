@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from rsvlm.training import processes
 
 if TYPE_CHECKING:
     from rsvlm.config import Config, Train
+
+logger = logging.getLogger(__name__)
 
 
 def named(data: Path | Mapping[str, Path]) -> dict[str, Path]:
@@ -58,6 +61,14 @@ def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
         if model.tokenizer is None:
             start = f"train.start={config.train.start}"
             raise ModelError(f"{start} holds no tokenizer.json: put the tokenizer of its vocabulary there")
+        if model.config.image_resize != "squash":
+            logger.warning(
+                "%s was trained on pictures resized by '%s': here they are squeezed to a square, in training and by the new model",
+                config.train.start,
+                model.config.image_resize,
+            )
+            model.config.image_resize = "squash"
+        model.config.image_interpolation = "bicubic"  # that of `images.resize`
         return model
     check(config)
     samples = itertools.chain.from_iterable(benchmarks.samples(folder, "train") for folder in named(data).values())

@@ -40,7 +40,7 @@ def hugging_face_encoder(folder: Path, device: torch.device) -> TowerEncoder:
     if lost := sorted(report["missing_keys"]) + sorted(report["mismatched_keys"]):
         raise ModelError(f"hf:{folder}: the weights lack {len(lost)} of the model's, which would be random: {lost[:5]}")
     if kind == "siglip":
-        _lower(tokenizer)
+        _as_trained(tokenizer)
     model = model.eval().to(device)
     length = config.text_config.max_position_embeddings
     # SigLIP was trained on texts padded to the full length, with the pads attended to; CLIP's text never sees what follows its end.
@@ -57,15 +57,19 @@ def hugging_face_encoder(folder: Path, device: torch.device) -> TowerEncoder:
     return tried(TowerEncoder(f"hf:{folder.name}", lambda: embed.fingerprint(folder), scale_of(model), see, read))
 
 
-def _lower(tokenizer) -> None:
-    """Have the tokenizer of a SigLIP 2 lower its texts, as they were in its training; its folder says nothing of it.
+def _as_trained(tokenizer) -> None:
+    """Have the tokenizer of a SigLIP 2 read texts as in its training: in lower case, and filled up on the right.
 
-    Published ones of a fixed resolution name the plain tokenizer of Gemma, and the kind `siglip`. SigLIP's own tokenizer does it
-    by itself.
+    Published ones of a fixed resolution name the plain tokenizer of Gemma, and the kind `siglip`; their folders do not ask for
+    lower case. SigLIP's own tokenizer does it by itself.
 
     Source: Tschannen et al. 2025 (SigLIP 2, arXiv 2502.14786), section 2.1; as transformers does for the kind `siglip2`.
     """
-    if not type(tokenizer).__name__.startswith("Gemma") or tokenizer.init_kwargs.get("do_lower_case") is False:
+    if not type(tokenizer).__name__.startswith("Gemma"):
+        return
+    if "padding_side" not in tokenizer.init_kwargs:
+        tokenizer.padding_side = "right"  # Gemma's default is the left
+    if tokenizer.init_kwargs.get("do_lower_case") is False:
         return
     backend = tokenizer.backend_tokenizer
     others = [backend.normalizer] if backend.normalizer is not None else []
