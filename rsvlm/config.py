@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from rsvlm.errors import ConfigError
 class Section(BaseModel):
     """A group of options; frozen, and unknown names are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -358,15 +359,19 @@ def _row(name: str, field) -> dict:
 def pairs(overrides: Mapping[str, object] | str | None) -> dict[str, object]:
     """Read overrides given as text, `"train.steps=200 seed=1"`, or pass a mapping through.
 
+    A value ends where a blank and the next `name=` follow; so it may hold blanks, as in `fetch.contact=our web page`.
+
     Raises:
-        ConfigError: An item is not of the form name=value.
+        ConfigError: An item is not of the form name=value, or one name has two values.
     """
     if overrides is None or isinstance(overrides, Mapping):
         return dict(overrides or {})
     values: dict[str, object] = {}
-    for item in overrides.split():
+    for item in re.split(r"\s+(?=[A-Za-z_][\w.]*=)", overrides.strip()) if overrides.strip() else []:
         name, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"override '{item}' is not of the form name=value, as in train.steps=200")
-        values[name] = None if value.lower() == "none" else value
+        value = None if value.lower() == "none" else value
+        if values.setdefault(name, value) != value:
+            raise ConfigError(f"option '{name}' is given twice, as {values[name]!r} and as {value!r}: keep one")
     return values

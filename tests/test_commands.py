@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,11 +12,12 @@ import time
 
 import numpy as np
 import pytest
+import typer
 from conftest import png, toy_sample, write_toy
 
 from rsvlm import __main__ as cli
 from rsvlm.evaluation import leakage, retrieval
-from rsvlm.records import commands, provenance, results, tables
+from rsvlm.records import files, provenance, results, tables
 
 
 def call(capsys, monkeypatch, *arguments):
@@ -218,6 +220,83 @@ def test_a_bad_request_stops_before_any_work(trained, toy_shards, tmp_path, caps
     assert not (tmp_path / "x.json").exists() and not (tmp_path / "t").exists()
 
 
+def outputs():
+    """Every option of every command that names a file or folder to write, as (command, option)."""
+    found = []
+
+    def walk(command, path):
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, [*path, name])
+        for parameter in command.params:
+            option = next((text for text in parameter.opts if text.startswith("--")), "")
+            if option in ("--out", "--json", "--html", "--geojson", "--confusion", "--embeddings", "--sample-sheet"):
+                found.append((tuple(path), option))
+            elif (path[-1:], option) == (["leakage"], "--list"):
+                found.append((tuple(path), option))
+
+    walk(typer.main.get_command(cli.app), [])
+    return found
+
+
+@pytest.mark.parametrize(("path", "option"), outputs(), ids=lambda value: value if isinstance(value, str) else " ".join(value))
+def test_a_place_that_cannot_be_written_stops_every_command_before_its_work(path, option, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "inside"
+    parameters = {
+        p.name: p for p in functools.reduce(lambda c, n: c.commands[n], path, typer.main.get_command(cli.app)).params
+    }
+    given = [p for p in parameters.values() if p.required and option not in p.opts]
+    arguments = [part for p in given for part in ([p.opts[0]] if p.opts[0].startswith("--") else []) + [str(tmp_path)]]
+    code, text = call(capsys, monkeypatch, *path, *arguments, option, place)
+    assert code == 1 and f"{place} cannot be written" in text and "it is no folder" in text, text
+
+
+def test_one_command_at_a_time_writes_into_a_folder(trained, toy_shards, tmp_path, capsys, monkeypatch):
+    train = ["train", "--data", toy_shards, "--profile", "smoke", "--set", "train.steps=4"]
+    embed = ["embed", "--model", trained, "--data", toy_shards]
+    web, earth = ["web", "build", "--input", tmp_path / "no.warc"], ["landmarks", "build"]
+    index = ["search", "index", tmp_path, "--model", trained]
+    scene = ["search", "scene", tmp_path, "a river", "--model", trained]
+    with files.sole_writer(tmp_path / "out"):
+        for command in (train, embed, web, earth, index, scene):
+            code, text = call(capsys, monkeypatch, *command, "--out", tmp_path / "out")
+            assert code == 1 and f"is being written by process {os.getpid()}" in text and "--out" in text, (command, text)
+        code, text = call(
+            capsys,
+            monkeypatch,
+            "evaluate",
+            "retrieval",
+            "--model",
+            trained,
+            "--data",
+            toy_shards,
+            "--embeddings",
+            tmp_path / "out",
+        )
+        assert code == 1 and "another --embeddings" in text
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", ".lock.holder"}
+
+
+def test_what_is_written_does_not_wait_for_a_reader(trained, toy_shards, tmp_path):
+    """The pipe is closed before the first line: nothing is lost, and nothing is complained of."""
+    out = tmp_path / "rows.json"
+    command = [sys.executable, "-m", "rsvlm", "evaluate", "retrieval", "--model", trained, "--data", toy_shards, "--json", out]
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.Popen([*map(str, command)], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 1 and "Traceback" not in errors and "BrokenPipe" not in errors, errors
+    assert len(json.loads(out.read_text())) > 10 and (tmp_path / "rows.provenance.json").is_file()
+
+
+def test_a_result_that_cannot_be_named_is_told_before_the_work(tmp_path, capsys, monkeypatch):
+    code, text = call(
+        capsys, monkeypatch, "evaluate", "localize", "--model", tmp_path, "--root", tmp_path, "--save", "my run/1"
+    )
+    assert code == 1 and "'my run/1' cannot name a folder of results" in text
+
+
 def test_landmarks_build_audit_show(capsys, monkeypatch, tmp_path):
     pytest.importorskip("rasterio", reason="the extra [data] is not installed")
     from tests.data.landmarks.test_build import write_features, write_raster
@@ -260,7 +339,7 @@ def test_doctor_says_what_is_there_and_what_is_missing(capsys, monkeypatch):
     code, text = call(capsys, monkeypatch, "doctor")
     assert code == 0 and "extra [demo]" in text and "torch" in text
     requirements = ["torch>=2", 'absent-package>=1; extra == "demo"', 'numpy; extra == "book"']
-    monkeypatch.setattr(commands.metadata, "requires", lambda name: requirements)
+    monkeypatch.setattr(provenance.metadata, "requires", lambda name: requirements)
     code, text = call(capsys, monkeypatch, "doctor")
     assert (
         code == 0
@@ -270,11 +349,13 @@ def test_doctor_says_what_is_there_and_what_is_missing(capsys, monkeypatch):
     )
 
 
-def test_a_table_of_nothing_names_what_there_is(capsys, monkeypatch):
+def test_a_table_of_nothing_names_what_there_is(capsys, monkeypatch, tmp_path):
     for name in ("retreival", "nothing", "retrieval/laptop"):
         code, text = call(capsys, monkeypatch, "table", name)
         assert code == 1 and f"no result '{name}'" in text and "recall-at-k" in text, text
     assert "did you mean 'retrieval'" in call(capsys, monkeypatch, "table", "retreival")[1]
+    monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
+    assert call(capsys, monkeypatch, "table") == (1, "rsvlm: there is no result; there are none yet")
 
 
 def test_a_full_disk_is_one_sentence(capsys, monkeypatch, tmp_path):

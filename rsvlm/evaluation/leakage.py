@@ -69,20 +69,25 @@ def find(
         `train`, `images` and `captions` of the benchmark, `shared_captions` (those that are, word for word, in a training set).
 
     Raises:
-        DataError: A folder or file that is missing, broken or of no known layout, or without such a split.
+        DataError: A folder or file that is missing, broken or of no known layout, or without such a split, or of which no picture
+            can be read: nothing would be found in it.
         ConfigError: `distance` is out of range.
     """
     train = [train] if isinstance(train, (str, Path)) else list(train)
     name = name or called(benchmark)
     theirs = pd.concat(list(tables(benchmark, split, name, batch, partial)), ignore_index=True)
+    _check_read(len(theirs), benchmark, split)
     captions = duplicates.normalise_text(duplicates.lines(theirs["text"]))
     captions = captions[captions != ""]
     shared: set[str] = set()
     parts = [pairs(theirs.iloc[:0], theirs)]  # of no training set, so that the columns have their types
     for where in train:
+        count = 0
         for ours in tables(where, train_split, None, batch):
+            count += len(ours)
             parts.append(pairs(ours, theirs, distance, min_jaccard).assign(train_set=called(where)))
             shared |= set(duplicates.normalise_text(duplicates.lines(ours["text"]))) & set(captions)
+        _check_read(count, where, train_split)
     overlaps = pd.concat(parts, ignore_index=True).assign(benchmark=name)[list(COLUMNS)]
     counts = {"images": len(theirs), "captions": len(captions), "shared_captions": int(captions.isin(shared).sum())}
     overlaps.attrs = {"benchmark": name, "split": split, "train": " + ".join(map(called, train)), **counts}
@@ -138,6 +143,12 @@ def called(where: Path | str) -> str:
     """Name a data set as its own files do, or by its folder or file."""
     path = Path(where)
     return benchmarks.name(path) if path.is_dir() else path.stem
+
+
+def _check_read(count: int, where: Path | str, split: str) -> None:
+    if not count:
+        why = "each of them is broken, as the warning says, or there is none"
+        raise DataError(f"no picture of {where}, split '{split}', could be read, so nothing can be found in it: {why}")
 
 
 def _samples(folder: Path, split: str, name: str | None, skipped: Counter, partial: bool) -> Iterator[shards.Sample]:

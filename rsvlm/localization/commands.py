@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rsvlm.evaluation.commands import report
-from rsvlm.records.commands import Device, JsonOut, Resamples, Seed
+from rsvlm.records.commands import Device, JsonOut, Resamples, Seed, result_name
 
 app = typer.Typer()
 
@@ -66,7 +66,9 @@ def localize(
     label: Annotated[str, typer.Option(help="polygons: class of shapes that say nothing of themselves.")] = "building",
     size_px: Annotated[int, typer.Option(min=16, help="polygons: side of the pictures cut from the imagery.")] = 256,
     dataset: Annotated[str | None, typer.Option(help="Name in the rows; none: the folder's.")] = None,
-    save: Annotated[str | None, typer.Option(help="Also keep the rows as results/localize/NAME.")] = None,
+    save: Annotated[
+        str | None, typer.Option(help="Also keep the rows as results/localize/NAME.", callback=result_name)
+    ] = None,
     json_out: JsonOut = None,
     bootstrap_samples: Resamples = 1000,
     seed: Seed = 0,

@@ -8,6 +8,7 @@ In: arrays of pixels and texts, or a folder of weights. Out: vectors of norm 1, 
     losses       what is minimised
     tokenizer    text to numbers
     images       decode, resize, normalise
+    preprocessing from any shape to a model's square
     embed        pictures and texts to vectors
     weights      model folders of ours and of open_clip in, ONNX out
     device       auto, cpu, cuda

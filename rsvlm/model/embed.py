@@ -13,8 +13,9 @@ import torch
 
 from rsvlm.errors import DataError, ModelError
 from rsvlm.model import tokenizer as tokenizers
-from rsvlm.model.images import normalise, resize
+from rsvlm.model.images import normalise
 from rsvlm.model.mammut import Mammut
+from rsvlm.model.preprocessing import squared
 from rsvlm.records import files
 from rsvlm.records.text import batched
 
@@ -144,10 +145,10 @@ def texts(model: Mammut, captions: Sequence[str], batch_size: int = 256) -> np.n
 
 
 def to_batch(model: Mammut, arrays: Sequence[np.ndarray]) -> torch.Tensor:
-    """Resize (where needed) and normalise B decoded images for this model: (B, 3, S, S) float32 on its device."""
-    size = model.config.image_size
-    resized = [a if a.shape[:2] == (size, size) else resize(a, size, size) for a in arrays]
-    batch = normalise(np.stack(resized), model.config.image_mean, model.config.image_std)
+    """Bring B decoded images to this model's square, its own way, and normalise them: (B, 3, S, S) float32 on its device."""
+    config = model.config
+    square = [squared(a, config.image_size, config.image_resize, config.image_interpolation) for a in arrays]
+    batch = normalise(np.stack(square), config.image_mean, config.image_std)
     return torch.from_numpy(batch).to(model.device)
 
 

@@ -83,6 +83,7 @@ class MammutConfig(PreTrainedConfig):
         context_length: Longest text, in tokens.
         text_dropout: Dropout behind attention and MLP of the decoder's layers, in training.
         image_mean: Mean of each channel of images in 0…1; likewise `image_std`.
+        image_resize: How images come to be square, as in `preprocessing.squared`; likewise `image_interpolation`.
         initial_scale: Factor of the cosines at the start; `initial_bias` is added to them.
     """
 
@@ -119,6 +120,8 @@ class MammutConfig(PreTrainedConfig):
         text_dropout: float = 0.0,
         image_mean: Sequence[float] = (0.5, 0.5, 0.5),
         image_std: Sequence[float] = (0.25, 0.25, 0.25),
+        image_resize: str = "squash",
+        image_interpolation: str = "bicubic",
         initial_scale: float = 1 / 0.07,
         initial_bias: float = 0.0,
         pad_token_id: int = tokenizers.PAD_ID,

@@ -20,9 +20,9 @@ from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
 from rsvlm.errors import ModelError, need
-from rsvlm.model import tokenizer as tokenizers
-from rsvlm.model.images import normalise, resize
+from rsvlm.model import embed, tokenizer as tokenizers
 from rsvlm.model.mammut import Mammut, MammutConfig
+from rsvlm.model.preprocessing import FILTERS, RESIZES
 from rsvlm.records import files
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -127,7 +127,8 @@ def export_onnx(model: Mammut, folder: Path | str, towers: Sequence[str] = ("ima
     model.train(training)
 
     # what a caller needs to feed them
-    names = ("image_size", "image_mean", "image_std", "context_length", "pad_token_id", "bos_token_id", "eos_token_id")
+    names = ["image_size", "image_mean", "image_std", "image_resize", "image_interpolation"]
+    names += ["context_length", "pad_token_id", "bos_token_id", "eos_token_id"]
     scalars = {"logit_scale": model.logit_scale.item(), "logit_bias": model.logit_bias.item()}
     facts = {name: getattr(config, name) for name in names} | scalars
     (folder / "onnx.json").write_text(json.dumps(facts, indent=1))
@@ -163,10 +164,8 @@ class OpenClipFace(nn.Module):
         return self.model.encode_text(tokens, normalize)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """Turn a picture of any size and mode into (3, S, S) float32, resized and normalised as everywhere in this package."""
-        config = self.model.config
-        array = resize(np.asarray(image.convert("RGB")), config.image_size, config.image_size)
-        return torch.from_numpy(normalise(array[None], config.image_mean, config.image_std)[0])
+        """Turn a picture of any size and mode into (3, S, S) float32, as everywhere in this package."""
+        return embed.to_batch(self.model, [np.asarray(image.convert("RGB"))])[0].cpu()
 
     def tokenizer(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
         """Encode texts as (B, T) int64, padded and cut to `context_length`, by default the model's."""
@@ -190,14 +189,14 @@ class _Tower(nn.Module):
 def _load_own(folder: Path) -> Mammut:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder / 'config.json'} is missing: give the folder that `rsvlm train` wrote as model/")
-    theirs = _read(path := folder / "model.safetensors")
+    theirs = _in_float32(_read(path := folder / "model.safetensors"))
     return _assemble(MammutConfig.from_pretrained(folder, local_files_only=True), theirs, path, lambda name: name)
 
 
 def _load_open_clip(folder: Path, options: dict, preprocess: dict) -> Mammut:
     """Read an openMaMMUT: a CLIP tower, and a decoder whose cross-attentions sit beside its layers, each with an MLP."""
     path = next((folder / name for name in OPEN_CLIP_WEIGHTS if (folder / name).is_file()), folder / OPEN_CLIP_WEIGHTS[0])
-    theirs = {key: value.float() for key, value in _read(path).items()}
+    theirs = _in_float32(_read(path))
     theirs["logit_bias"] = theirs.get("logit_bias", torch.zeros(())).squeeze()
     try:
         config = _open_clip_options(options, preprocess)
@@ -223,7 +222,7 @@ def _open_clip_config(folder: Path) -> tuple[dict, dict] | None:
 # Options of open_clip that change nothing in what is computed here, or that only say what the keys of the weights say too.
 _HARMLESS = """embed_dim custom_text nonscalar_logit_scale init_logit_scale init_logit_bias output_tokens does_full_decoding
 dim_head patch_dropout pos_embed_type attn_pooler_queries attn_pooler_heads n_queries
-hf_tokenizer_name tokenizer_kwargs tokenizer_mode""".split()
+hf_tokenizer_name""".split()
 
 
 def _open_clip_options(options: dict, preprocess: dict) -> MammutConfig:
@@ -238,6 +237,13 @@ def _open_clip_options(options: dict, preprocess: dict) -> MammutConfig:
     newer = options.pop("multimodal_cfg", None)
     text = dict(newer or options.pop("text_cfg"))
     width, vision_width, vocabulary = text.pop("width", 512), vision.pop("width", 768), text.pop("vocab_size", 49408)
+    sides = {name: _side(name, vision.pop(name, usual)) for name, usual in (("image_size", 224), ("patch_size", 16))}
+    preprocess = {
+        name: value for name, value in preprocess.items() if value is not None and name != "size"
+    }  # it follows the model
+    way, interpolation = preprocess.pop("resize_mode", "shortest"), preprocess.pop("interpolation", "bicubic")
+    interpolation = "bicubic" if interpolation == "random" else interpolation  # that is of the training alone
+    fill = preprocess.pop("fill_color", 0)
     older = vision.pop("global_average_pool", False)  # before pool_type there was this, with the norm behind it
     pooling = vision.pop("pool_type", "avg_all" if older else "tok")
     averaged = text.pop("pool_type", "avg" if newer else "avg_all"), text.pop("use_pad_mask", bool(newer))
@@ -246,14 +252,16 @@ def _open_clip_options(options: dict, preprocess: dict) -> MammutConfig:
         f"pool_type and use_pad_mask {averaged} of the text": averaged not in (("avg_all", False), ("avg", True)),
         f"embed_dim {options['embed_dim']} beside a decoder of width {width}": options["embed_dim"] != width,
         "an mlp_ratio other than 4 in the decoder": text.pop("mlp_ratio", 4) != 4,
+        f"resize_mode '{way}' of preprocess_cfg ({', '.join(RESIZES)} are)": way not in RESIZES,
+        f"interpolation '{interpolation}' of preprocess_cfg ({', '.join(FILTERS)} are)": interpolation not in FILTERS,
+        f"fill_color {fill} of preprocess_cfg (0 is)": way == "longest" and fill != 0,
     }
     if any(wrong.values()):
         raise ModelError(f"not known here, so not read: {'; '.join(problem for problem, is_so in wrong.items() if is_so)}")
 
     # every option is taken out as it is translated, so that what is left is not known
     config = MammutConfig(
-        image_size=vision.pop("image_size", 224),
-        patch_size=vision.pop("patch_size", 16),
+        **sides,
         vision_width=vision_width,
         vision_layers=vision.pop("layers", 12),
         vision_heads=vision_width // vision.pop("head_width", 64),
@@ -273,17 +281,32 @@ def _open_clip_options(options: dict, preprocess: dict) -> MammutConfig:
         pads_are_text=averaged[0] == "avg_all",
         vocab_size=vocabulary,
         context_length=text.pop("context_length", 77),
-        image_mean=tuple(preprocess.get("mean", CLIP_MEAN)),
-        image_std=tuple(preprocess.get("std", CLIP_STD)),
+        image_mean=_three(preprocess.pop("mean", CLIP_MEAN)),
+        image_std=_three(preprocess.pop("std", CLIP_STD)),
+        image_resize=way,
+        image_interpolation=interpolation,
         pad_token_id=text.pop("pad_id", pad),
         bos_token_id=text.pop("bos_id", vocabulary - 2),  # CLIP's vocabulary ends with these two
         eos_token_id=text.pop("eos_id", vocabulary - 1),
     )
-    left = {**options, **vision, **text}
-    off = (None, False, "none", "classic")
+    left = {**options, **vision, **text, **preprocess}
+    off = (None, False, "none", "classic", "RGB", {}, {"clean": "whitespace"})  # blanks mean nothing to the tokenizer
     if unknown := {name: value for name, value in left.items() if name not in _HARMLESS and value not in off}:
         raise ModelError(f"not known here, so not read: the open_clip options {unknown}")
     return config
+
+
+def _side(name: str, value: int | Sequence[int]) -> int:
+    """Return the side of a square that is given as one number or as height and width."""
+    height, width = value if isinstance(value, (list, tuple)) else (value, value)
+    if height != width:
+        raise ModelError(f"{name} {list(value)} of vision_cfg is no square, and models are read here that see squares alone")
+    return int(height)
+
+
+def _three(value: float | Sequence[float]) -> tuple[float, ...]:
+    """Return a number for each channel, where there may be one for all."""
+    return (value,) * 3 if isinstance(value, (int, float)) else tuple(value)
 
 
 _TOPS = {
@@ -380,6 +403,11 @@ def _read(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _in_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert weights that were saved in half precision, for what they meet here is float32."""
+    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
 
 
 def _follow_tokenizer(model: Mammut) -> None:

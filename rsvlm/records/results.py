@@ -66,9 +66,9 @@ def save_result(
         DataError: A row with a missing or unknown key, a value that is no finite number, or a row that is there twice.
         ConfigError: A name that is no plain file name, or that of a measured run of another profile.
     """
+    run_name = str(run_name)  # papermill's own command line makes a number of one of digits
     for name in (experiment, run_name):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise ConfigError(f"'{name}' cannot name a folder of results: use letters, digits, '.', '_' and '-'")
+        check_name(name)
     rows = [checked_row(row) for row in rows]
     counts = Counter(tuple(row.values())[:5] for row in rows)
     if twice := [name for name, count in counts.items() if count > 1]:
@@ -81,6 +81,17 @@ def save_result(
     for name, value in (("config", config.model_dump(mode="json")), ("provenance", dict(provenance)), ("metrics", rows)):
         files.write_atomic(folder / f"{name}.json", json.dumps(value, indent=1, allow_nan=False) + "\n")
     return folder
+
+
+def check_name(name: str) -> str:
+    """Check that a name can be that of an experiment or a run, and return it.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError(f"'{name}' cannot name a folder of results: use letters, digits, '.', '_' and '-'")
+    return name
 
 
 def checked_row(row: Mapping[str, object]) -> dict:

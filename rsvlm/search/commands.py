@@ -10,7 +10,18 @@ import typer
 import typer.core
 
 from rsvlm.errors import DataError
-from rsvlm.records.commands import Bands, BatchSize, Device, Limits, NoData, load_config, meaning_of_pixels
+from rsvlm.records.commands import (
+    Bands,
+    BatchSize,
+    Device,
+    Limits,
+    NoData,
+    file_place,
+    folder_place,
+    load_config,
+    meaning_of_pixels,
+    writes_alone,
+)
 
 
 class _SceneFirst(typer.core.TyperGroup):
@@ -42,10 +53,14 @@ TileRows = Annotated[
 
 
 @app.command("scene")
+@writes_alone("out")
 def in_scene(
     scene: Annotated[str, typer.Argument(help="GeoTIFF, URL of one, folder of XYZ tiles or of rasters, or MBTiles.")],
     more: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, as with --text.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for polygons.geojson, heat.tif, map.html and search.json.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for polygons.geojson, heat.tif, map.html and search.json.", callback=folder_place),
+    ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", "--texts", help="What to look for. Repeatable.")] = None,
     model: SearchModel = None,
     confidence: Annotated[
@@ -88,19 +103,22 @@ def in_scene(
     loaded = load_model(model, device)[0]
     look = {"window": window, "tile_px": tile_px, "overlap": overlap, "min_px": min_px, "precision": precision}
     options = scenes.SearchOptions(background=background or scenes.BACKGROUND, threshold=confidence, **look)
+    lines = []  # printed when all is written
     for one in opened:
         folder = out if len(opened) == 1 else out / one.source.name
         result = scenes.search(one, texts, loaded, folder, options)
         files.write_atomic(folder / "map.html", atlas.scene_map(result).get_root().render())
         for row in result.facts["texts"]:
             regions = f"{row['regions']:,} regions" if row["regions"] else f"nothing of confidence {confidence:g}"
-            typer.echo(f"{row['text']}: {regions}; highest confidence {row['highest_confidence']:.2f}")
+            lines.append(f"{row['text']}: {regions}; highest confidence {row['highest_confidence']:.2f}")
         if result.facts["unreadable"]:
-            typer.echo(f"parts of the scene that cannot be read, left without data: {result.facts['unreadable']}")
-        typer.echo(f"{folder}: polygons.geojson, heat.tif, map.html, search.json")
+            lines.append(f"parts of the scene that cannot be read, left without data: {result.facts['unreadable']}")
+        lines.append(f"{folder}: polygons.geojson, heat.tif, map.html, search.json")
+    typer.echo("\n".join(lines))
 
 
 @app.command("index")
+@writes_alone("out")
 def index(
     folder: Annotated[
         str,
@@ -108,7 +126,7 @@ def index(
             help="Folder of rasters or tiles, MBTiles, STAC JSON, or a raster; all must say where on Earth they lie."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the index.")],
+    out: Annotated[Path, typer.Option(help="Folder of the index.", callback=folder_place)],
     model: SearchModel = None,
     size_px: Annotated[int | None, typer.Option(help="Side of a chip in pixels; none: that of the model's images.")] = None,
     stride: Annotated[float, typer.Option(help="Step between chips, in sides.")] = 1.0,
@@ -146,8 +164,10 @@ def query(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="What to look for.")],
     top: Annotated[int, typer.Option(min=1, help="Chips for each text.")] = 10,
     model: Annotated[Path | None, typer.Option(help="Model folder; none: where the index says it was.")] = None,
-    geojson: Annotated[Path | None, typer.Option(help="Footprints of the chips, in longitude and latitude.")] = None,
-    html: Annotated[Path | None, typer.Option(help="A page with the chips.")] = None,
+    geojson: Annotated[
+        Path | None, typer.Option(help="Footprints of the chips, in longitude and latitude.", callback=file_place)
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="A page with the chips.", callback=file_place)] = None,
     device: Device = "auto",
 ) -> None:
     """Find the best chips of an archive for each text."""
@@ -157,17 +177,20 @@ def query(
 
     facts = archive.read_facts(index)
     matches = archive.query(index, texts, load_model(model or Path(facts["model"]), device)[0], top)
+    places = []
+    if geojson:
+        places.append(files.write_atomic(geojson, json.dumps(archive.features(matches), ensure_ascii=False)))
+    if html:
+        body = galleries.chip_matches(matches.to_dict("records"), archive.pictures(index, matches))
+        places.append(files.write_atomic(html, markup.page("Chips found", body)))
     for text, part in matches.groupby("text", sort=False):
         typer.echo(text)
         for row in part.itertuples():
             typer.echo(
                 f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}  {getattr(row, 'file', '')}".rstrip()
             )
-    if geojson:
-        typer.echo(str(files.write_atomic(geojson, json.dumps(archive.features(matches), ensure_ascii=False))))
-    if html:
-        body = galleries.chip_matches(matches.to_dict("records"), archive.pictures(index, matches))
-        typer.echo(str(files.write_atomic(html, markup.page("Chips found", body))))
+    for place in places:
+        typer.echo(str(place))
 
 
 def load_model(folder: Path | None, device: str):

@@ -212,6 +212,16 @@ def test_broken_pictures_are_left_out_and_told(tmp_path, sets, caplog):
 # The list
 
 
+def test_a_set_of_which_nothing_can_be_read_is_no_clean_one(tmp_path, sets):
+    """No overlap with pictures that nobody looked at is not an answer."""
+    write_set(tmp_path / "broken", "train", [("a", b"\x89PNG broken", ["one caption of it"])])
+    write_set(tmp_path / "broken", "test", [("a", b"\x89PNG broken", ["one caption of it"])])
+    with pytest.raises(DataError, match="no picture of .*broken, split 'train', could be read"):
+        leakage.find([sets[0], tmp_path / "broken"], sets[1])
+    with pytest.raises(DataError, match="no picture of .*broken, split 'test', could be read"):
+        leakage.find(sets[0], tmp_path / "broken")
+
+
 @pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
 def test_the_list_comes_back_from_its_file(found, tmp_path, name):
     odd = found.copy()

@@ -220,6 +220,56 @@ def test_the_whole_config_of_open_clip_and_half_precision_are_read(tmp_path, bat
 
 
 @pytest.mark.parametrize(
+    "preprocess",
+    [
+        {},
+        {"mean": 0.4, "std": [0.2, 0.3, 0.4], "size": [32, 32], "mode": "RGB", "fill_color": 0},
+        {"resize_mode": "squash", "interpolation": "bilinear"},
+        {"resize_mode": "longest", "interpolation": "random"},
+        {"resize_mode": None, "interpolation": None, "mean": None},
+    ],
+    ids=lambda given: given.get("resize_mode") or "shortest",
+)
+def test_pictures_are_prepared_as_open_clip_does_it_for_the_folder(tmp_path, preprocess):
+    transform = pytest.importorskip("open_clip.transform", reason="open_clip_torch is not installed")
+    whole = {
+        "model_cfg": CONFIG | {"vision_cfg": CONFIG["vision_cfg"] | {"image_size": [32, 32]}},
+        "preprocess_cfg": preprocess,
+    }
+    model = rsvlm.load(write(tmp_path, whole, random_weights(CONFIG), config_name="open_clip_config.json"), device="cpu")
+    merged = transform.merge_preprocess_dict(transform.PreprocessCfg(size=32), preprocess)
+    theirs = transform.image_transform_v2(transform.PreprocessCfg(**merged), is_train=False)
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 256, shape, np.uint8) for shape in ((48, 90, 3), (90, 48, 3), (20, 31, 3))]
+    expected = torch.stack([theirs(Image.fromarray(array)) for array in arrays])
+    torch.testing.assert_close(embed.to_batch(model, arrays), expected, rtol=0, atol=1e-5)
+    face = weights.OpenClipFace(model)
+    torch.testing.assert_close(face.preprocess(Image.fromarray(arrays[0])), expected[0], rtol=0, atol=1e-5)
+    model.save_pretrained(tmp_path / "ours")  # and goes on with the weights
+    tokenizer.train(["a river"], 300, 16).save_pretrained(tmp_path / "ours")
+    config = mammut.MammutConfig.from_pretrained(tmp_path / "ours")
+    assert (config.image_resize, config.image_interpolation) == (model.config.image_resize, model.config.image_interpolation)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_of_ours_that_was_saved_in_another_precision_is_read_as_float32(tmp_path, dtype):
+    vocabulary = tokenizer.train(["a river"], 300, 16)
+    sizes = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 1, "vision_heads": 2}
+    sizes |= {"text_width": 32, "text_layers": 1, "text_heads": 2, "vocab_size": len(vocabulary), "context_length": 16}
+    torch.manual_seed(0)
+    model = mammut.Mammut(mammut.MammutConfig(**sizes)).eval().to(dtype)
+    model.save_pretrained(tmp_path)
+    vocabulary.save_pretrained(tmp_path)
+    loaded = rsvlm.load(tmp_path, "cpu")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    expected = model.to(torch.float32)
+    expected.tokenizer = vocabulary
+    pictures = [np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)]
+    np.testing.assert_allclose(embed.images(loaded, pictures), embed.images(expected, pictures), atol=1e-6)
+    np.testing.assert_allclose(embed.texts(loaded, ["a river"]), embed.texts(expected, ["a river"]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("fault", "words"),
     [
         ("missing", r"1 keys.*missing: text\.ln_final\.bias"),
@@ -252,6 +302,13 @@ def test_a_partial_match_of_open_clip_weights_fails_and_lists_the_keys(tmp_path,
         (text(pool_type="avg"), "use_pad_mask .*'avg', False"),
         (text(pool_type="eos", use_pad_mask=True), "'eos', True"),
         (CONFIG | {"vision_cfg": CONFIG["vision_cfg"] | {"width": "wide"}}, "cannot be read: TypeError"),
+        (CONFIG | {"vision_cfg": CONFIG["vision_cfg"] | {"image_size": [32, 64]}}, r"image_size \[32, 64\] .* no square"),
+        (text(tokenizer_kwargs={"clean": "canonicalize"}), "tokenizer_kwargs.*canonicalize"),
+        (text(tokenizer_mode="clips"), "tokenizer_mode.*clips"),
+        ({"model_cfg": CONFIG, "preprocess_cfg": {"resize_mode": "stretch"}}, "resize_mode 'stretch'"),
+        ({"model_cfg": CONFIG, "preprocess_cfg": {"interpolation": "nearest"}}, "interpolation 'nearest'"),
+        ({"model_cfg": CONFIG, "preprocess_cfg": {"resize_mode": "longest", "fill_color": 7}}, "fill_color 7"),
+        ({"model_cfg": CONFIG, "preprocess_cfg": {"mode": "BGR"}}, "'mode': 'BGR'"),
     ],
 )
 def test_options_that_cannot_be_rebuilt_are_named(tmp_path, config, words):

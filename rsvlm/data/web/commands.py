@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rsvlm.errors import DataError
-from rsvlm.records.commands import Device, Overrides, Profile, Seed, load_config
+from rsvlm.records.commands import Device, Overrides, Profile, Seed, file_place, folder_place, load_config, writes_alone
 
 _LIST = "addresses of pictures or pages, or hosts as a whole (example.org, with www.example.org and others below it)."
 
@@ -17,11 +17,14 @@ app = typer.Typer(no_args_is_help=True, help="Make data sets from crawls of the 
 
 
 @app.command("build")
+@writes_alone("out")
 def build(
     inputs: Annotated[
         list[Path], typer.Option("--input", help="WARC file, or parquet, CSV or JSON lines of address and text. Repeatable.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the shards; an unfinished build in it is continued.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the shards; an unfinished build in it is continued.", callback=folder_place)
+    ],
     more: Annotated[list[Path] | None, typer.Argument(help="Further inputs, as a shell makes of --input crawl/*.gz")] = None,
     head: Annotated[Path | None, typer.Option(help="Overhead classifier, from `web train-filter`; none: the demo's.")] = None,
     benchmarks: Annotated[
@@ -94,7 +97,7 @@ def build(
 @app.command("train-filter")
 def train_filter(
     folder: Annotated[Path, typer.Argument(help="Labelled pictures in its folders overhead/ and other/.")],
-    out: Annotated[Path, typer.Option(help="Where the classifier goes, for `web build --head`.")],
+    out: Annotated[Path, typer.Option(help="Where the classifier goes, for `web build --head`.", callback=file_place)],
     precision: Annotated[float, typer.Option(min=0.01, max=1.0, help="Precision that the threshold must reach.")] = 0.95,
     share: Annotated[
         float,
@@ -121,7 +124,7 @@ def train_filter(
 @app.command("show")
 def show(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished build.")],
-    html: Annotated[Path, typer.Option(help="Where the page goes.")],
+    html: Annotated[Path, typer.Option(help="Where the page goes.", callback=file_place)],
     pairs: Annotated[int, typer.Option(min=1, max=500, help="Pairs shown.")] = 24,
     per_reason: Annotated[int, typer.Option(min=1, max=200, help="Rejected candidates shown for each reason.")] = 12,
     seed: Seed = 0,

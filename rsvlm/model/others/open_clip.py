@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from torch import Tensor
 
 from rsvlm.errors import ModelError, need
 from rsvlm.model.others.towers import TowerEncoder, scale_of, short, tried
+from rsvlm.model.weights import CLIP_MEAN, CLIP_STD
 from rsvlm.records.files import file_sha256
+
+logger = logging.getLogger(__name__)
 
 
 def open_clip_encoder(name: str, weight: str, device: torch.device) -> TowerEncoder:
@@ -58,9 +62,9 @@ def _open_clip_source(open_clip, name: str, weight: str) -> tuple[str, dict, lis
     if (known := open_clip.get_model_config(architecture)) is None:
         near = [model for model in open_clip.list_models() if model.lower().startswith(architecture.lower()[:5])]
         raise ModelError(f"open_clip knows no model '{name}': it knows {', '.join((near or open_clip.list_models())[:8])}, …")
-    if Path(weight).is_file():
-        return architecture, {"pretrained": weight}, [Path(weight)]
     tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if Path(weight).is_file():
+        return architecture, {"pretrained": weight} | _usual_preprocessing(open_clip, architecture, tags), [Path(weight)]
     if weight not in tags:
         what = f"there is no file '{weight}'" if weight else "no weights are named: they would be random"
         raise ModelError(f"open_clip:{name}: {what}. Add :FILE, a checkpoint on disk, or one of open_clip's tags: {tags}")
@@ -71,15 +75,34 @@ def _open_clip_source(open_clip, name: str, weight: str) -> tuple[str, dict, lis
     if bool(known.get("quick_gelu")) > bool(facts.get("quick_gelu")):
         weights = f"open_clip:{name}:{weight}"
         raise ModelError(f"{weights}: they were trained with another activation: take a name without quickgelu")
-    options = {
-        "pretrained": str(path),
-        "force_quick_gelu": bool(facts.get("quick_gelu")),
-        "image_mean": facts.get("mean"),
-        "image_std": facts.get("std"),
-        "image_interpolation": facts.get("interpolation"),
-        "image_resize_mode": facts.get("resize_mode"),
+    options = {"pretrained": str(path), "force_quick_gelu": bool(facts.get("quick_gelu"))}
+    return architecture, options | _preprocessing(facts), [path]
+
+
+def _preprocessing(facts: dict) -> dict:
+    """Options of open_clip's factory for how the images of a tag are prepared, its usual ones where the tag says nothing."""
+    return {
+        "image_mean": tuple(facts.get("mean") or CLIP_MEAN),
+        "image_std": tuple(facts.get("std") or CLIP_STD),
+        "image_interpolation": facts.get("interpolation") or "bicubic",
+        "image_resize_mode": facts.get("resize_mode") or "shortest",
     }
-    return architecture, options, [path]
+
+
+def _usual_preprocessing(open_clip, architecture: str, tags: list[str]) -> dict:
+    """Options for a file of weights, which says nothing of it: as the architecture's own tags have them, where they agree."""
+    usual = _preprocessing({})
+    known = {tag: _preprocessing(open_clip.get_pretrained_cfg(architecture, tag)) for tag in tags}
+    if known and all(options == known[tags[0]] for options in known.values()):
+        return known[tags[0]]
+    if others := [tag for tag, options in known.items() if options != usual]:
+        logger.warning(
+            "a file of %s does not say how its images are prepared: taken as CLIP's, not as those of %s; "
+            "what an open_clip_config.json beside the weights says is followed with open_clip:FOLDER",
+            architecture,
+            ", ".join(others),
+        )
+    return usual
 
 
 def _cached(facts: dict) -> Path | None:

@@ -22,7 +22,8 @@ def open_encoder(where: str | Path, device: str = "auto") -> Encoder:
             `FOLDER`: of this package, or an openMaMMUT (see `weights.load`).
             `open_clip:NAME:FILE`: an architecture that open_clip knows, and a checkpoint: a state dict, bare or as its training
             writes it. The file does not say which activation it was trained with, the name does: `ViT-B-32-quickgelu` or
-            `ViT-B-32`. Images are normalised as that architecture's are by default.
+            `ViT-B-32`. Images are prepared as those of open_clip's own weights of that name; where these differ, as CLIP's,
+            with a warning.
             `open_clip:NAME:TAG`: weights that open_clip names so and that are in its cache; with the tag's activation.
             `open_clip:FOLDER`: with `open_clip_config.json` and weights.
             `hf:FOLDER`: a CLIP or SigLIP saved by transformers, with its tokenizer and image processor.

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import sys
 import zipfile
 from collections import Counter
 
@@ -14,7 +15,7 @@ from conftest import toy_sample
 from safetensors.torch import save_file
 
 from rsvlm.data import reading, shards
-from rsvlm.errors import DataError, ModelError
+from rsvlm.errors import DataError, MissingExtraError, ModelError
 from rsvlm.evaluation import embeddings, given as given_file
 from rsvlm.model import embed, mammut, tokenizer
 from rsvlm.model.others import open_clip as open_clip_models, opening, towers
@@ -199,6 +200,27 @@ def test_a_tag_is_taken_from_the_cache_with_its_normalisation_and_activation(cli
     assert np.abs(expected[0] - expected[1]).max() > 1e-4
 
 
+@pytest.mark.parametrize("agreed", [True, False])
+def test_a_file_is_prepared_as_open_clips_own_weights_of_that_architecture(clip, tmp_path, monkeypatch, caplog, agreed):
+    folder, _, model, _, _ = clip
+    import open_clip
+    import open_clip.pretrained as known
+    from PIL import Image
+
+    siglip = {"url": "https://example.org/a.pt", "mean": (0.5,) * 3, "std": (0.5,) * 3, "resize_mode": "squash"}
+    other = siglip if agreed else {"url": "https://example.org/b.pt"}
+    monkeypatch.setitem(known._PRETRAINED, "Toy-B-8", {"one": siglip, "two": other})
+    torch.save(model.state_dict(), tmp_path / "toy.pt")
+    encoder = opening.open_encoder(f"open_clip:Toy-B-8:{tmp_path / 'toy.pt'}", "cpu")
+    wide = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
+    facts = {name: siglip[name] for name in ("mean", "std", "resize_mode")} if agreed else {}
+    batch = open_clip.image_transform(32, is_train=False, **{"mean": None, "std": None} | facts)(Image.fromarray(wide))[None]
+    with torch.inference_mode():
+        expected = F.normalize(model.encode_image(batch), dim=-1).numpy()
+    np.testing.assert_allclose(encoder.images([wide]), expected, atol=1e-5)
+    assert agreed == ("open_clip_config.json" not in caplog.text) and agreed == ("those of one" not in caplog.text)
+
+
 # ---- transformers
 
 
@@ -289,6 +311,111 @@ def test_a_folder_of_transformers_runs_no_code(hugging, tmp_path):
         with pytest.raises(ModelError, match="cannot be opened"):
             opening.open_encoder(f"hf:{bad}", "cpu")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory):
+    """A tiny SigLIP without a tokenizer, and what puts one beside a copy of it."""
+    import transformers
+
+    vision = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "intermediate_size": 64}
+    vision |= {"num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": 400, "max_position_embeddings": 16, "hidden_size": 32, "intermediate_size": 64, "pad_token_id": 0}
+    text |= {"num_hidden_layers": 1, "num_attention_heads": 2, "bos_token_id": 2, "eos_token_id": 1, "projection_size": 32}
+    torch.manual_seed(0)
+    model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision)).eval()
+    torch.nn.init.normal_(model.text_model.embeddings.token_embedding.weight, std=1.0)
+    folder = tmp_path_factory.mktemp("siglip") / "bare"
+    model.save_pretrained(folder)
+    transformers.SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder, model
+
+
+def texts_of(model, tokens):
+    with torch.inference_mode():
+        return F.normalize(towers.pooled(model.get_text_features(input_ids=torch.tensor(tokens))), dim=-1).numpy()
+
+
+def test_a_siglip_2_reads_lower_case_as_it_was_trained(siglip, tmp_path):
+    """Published ones of a fixed resolution call themselves `siglip` and name Gemma's tokenizer, which keeps capitals."""
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    bare, model = siglip
+    folder = copy(bare, tmp_path / "two")
+    words = Tokenizer(models.BPE(unk_token="<unk>"))
+    words.normalizer, words.pre_tokenizer = normalizers.Replace(" ", "▁"), pre_tokenizers.Split(" ", "merged_with_previous")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    corpus = ["a large airport beside a River", "A Large Airport"] * 20
+    words.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=120, special_tokens=special, show_progress=False))
+    words.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    words.save(str(folder / "tokenizer.json"))
+    facts = {"tokenizer_class": "GemmaTokenizer", "pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>"}
+    facts |= {"unk_token": "<unk>", "padding_side": "right", "add_bos_token": False, "add_eos_token": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(facts))
+    given = ["A Large Airport", "a large airport", "AIRPORT beside <EOS>"]
+
+    second = transformers.Siglip2Tokenizer.from_pretrained(folder, padding_side="right")  # what its kind `siglip2` would get
+    tokens = second(given, padding="max_length", max_length=16, truncation=True)["input_ids"]
+    encoder = opening.open_encoder(f"hf:{folder}", "cpu")
+    np.testing.assert_allclose(encoder.texts(given), texts_of(model, tokens), atol=1e-5)
+    np.testing.assert_allclose(encoder.texts(given)[0], encoder.texts(given)[1], atol=1e-6)
+    plain = transformers.GemmaTokenizer.from_pretrained(folder)  # which is not what it learned from
+    other = texts_of(model, plain(given, padding="max_length", max_length=16, truncation=True)["input_ids"])
+    assert np.abs(other[0] - other[1]).max() > 1e-3
+
+    unsaid = {name: value for name, value in facts.items() if name != "padding_side"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(unsaid))
+    np.testing.assert_allclose(opening.open_encoder(f"hf:{folder}", "cpu").texts(given), encoder.texts(given), atol=1e-6)
+    (folder / "tokenizer_config.json").write_text(json.dumps(facts | {"do_lower_case": False}))  # unless its folder says so
+    np.testing.assert_allclose(opening.open_encoder(f"hf:{folder}", "cpu").texts(given), other, atol=1e-5)
+
+
+def test_a_siglip_1_with_a_sentencepiece_vocabulary(siglip, tmp_path, monkeypatch):
+    sentencepiece = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
+    bare, model = siglip
+    folder = copy(bare, tmp_path / "one")
+    corpus = iter([f"a large airport beside river number {i}" for i in range(200)])
+    with open(folder / "spiece.model", "wb") as file:
+        options = {"vocab_size": 45, "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2}
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=corpus, model_writer=file, **options)
+    facts = {"tokenizer_class": "SiglipTokenizer", "pad_token": "</s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(facts | {"model_max_length": 16}))
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    bare_words = pieces.encode("a river beside") + [1]
+    encoder = opening.open_encoder(f"hf:{folder}", "cpu")
+    expected = texts_of(model, [bare_words + [1] * (16 - len(bare_words))])  # it ends, and is filled up, with the same
+    np.testing.assert_allclose(encoder.texts(["A RIVER, beside!"]), expected, atol=1e-5)
+
+    for package in ("sentencepiece", "google.protobuf"):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, package, None)
+            with pytest.raises(MissingExtraError, match=rf"{package}.*rsvlm\[models\]"):
+                opening.open_encoder(f"hf:{folder}", "cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_folders_and_files_in_half_precision_embed_in_float32(hugging, clip, tmp_path, dtype):
+    _, folder, model, mean, std = hugging
+    half = copy(folder, tmp_path / "half", leave_out=["model.safetensors"])
+    save_file({name: value.to(dtype).contiguous() for name, value in model.state_dict().items()}, half / "model.safetensors")
+    config = json.loads((half / "config.json").read_text())
+    (half / "config.json").write_text(json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}))
+    found, whole = opening.open_encoder(f"hf:{half}", "cpu"), opening.open_encoder(f"hf:{folder}", "cpu")
+    assert found.images(PICTURES).dtype == np.float32
+    np.testing.assert_allclose(found.images(PICTURES), whole.images(PICTURES), atol=0.02)
+    np.testing.assert_allclose(found.texts(TEXTS), whole.texts(TEXTS), atol=0.02)
+
+    _, options, model, images, texts = clip
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "open_clip_config.json").write_text(json.dumps({"model_cfg": options, "preprocess_cfg": {}}))
+    save_file({name: value.to(dtype) for name, value in model.state_dict().items()}, inside / "open_clip_model.safetensors")
+    torch.save({name: value.to(dtype) for name, value in model.state_dict().items()}, tmp_path / "half.pt")
+    for where in (f"open_clip:{inside}", f"open_clip:Toy-B-8:{tmp_path / 'half.pt'}"):
+        encoder = opening.open_encoder(where, "cpu")
+        np.testing.assert_allclose(encoder.images(PICTURES), images, atol=0.03)
+        np.testing.assert_allclose(encoder.texts(TEXTS), texts, atol=0.03)
 
 
 def test_any_encoder_goes_through_write(hugging, toy_shards, tmp_path):
