@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rsvlm.data import duplicates
+from rsvlm.data import duplicates, picture_details
 from rsvlm.errors import DataError
 from rsvlm.model import images
 from rsvlm.records import provenance
@@ -24,10 +24,10 @@ DISTANCES = (0, 2, 4, 6, 8, 10, 12)
 def measure(
     n: int = 1_000_000, distance: int = duplicates.DISTANCE, share: float = 0.2, pictures: str = "", n_sample: int = 600
 ) -> list[dict]:
-    """Group n hashes in a process of its own; with a folder of pictures, also measure what the hashes find.
+    """Look for near ones among n hashes in a process of its own; with a folder of pictures, also measure what the hashes find.
 
-    Four of five hashes are random; the others are one of those with up to `distance` bits flipped, or, for a tenth of them, the same
-    hash, as a blank picture's.
+    Four of five hashes are random, and so are the details that go with them; the others are one of those with up to `distance` bits
+    flipped, or, for a tenth of them, the same hash, as a blank picture's.
 
     Args:
         n: Hashes.
@@ -37,8 +37,7 @@ def measure(
         n_sample: How many of them, drawn at random from a seed.
 
     Returns:
-        One row of the grouping, and those of `quality`. The first: `seconds`, `hashes_per_s`, `peak_memory_mb` of the whole process (2**20 bytes), `groups` found and `expected` at
-        most.
+        One row of the grouping, and those of `quality`. The first: `seconds`, `hashes_per_s`, `peak_memory_mb` of the whole process (2**20 bytes), `groups`, which is how many stay, and `expected` at most.
     """
     job = json.dumps({"n": n, "distance": distance, "share": share})
     done = subprocess.run([sys.executable, str(Path(__file__).resolve()), job], capture_output=True, text=True, check=True)
@@ -65,7 +64,7 @@ def table(rows: list[dict]) -> str:
         lines.append(
             f"{row['change']:<28}"
             + "".join(form.format(cell) for cell in cells)
-            + f"   nearest {row['least']}, n {row['n']:,}"
+            + f"   dropped {row['dropped']}, nearest {row['least']}, n {row['n']:,}"
         )
     return "\n".join(lines)
 
@@ -81,8 +80,8 @@ def quality(folder: Path, count: int) -> list[dict]:
         count: Pictures, drawn at random from a seed.
 
     Returns:
-        A row for each change: `within_D` the share of copies within D bits, in percent; for `other pictures` the number of pairs; `n`
-        copies or pairs, `least` the nearest, `pictures`.
+        A row for each change: `within_D` the share of copies within D bits, in percent, and `dropped` that of copies within
+        `duplicates.DISTANCE` whose details agree; for `other pictures` the numbers of pairs; `n` copies or pairs, `least` the nearest, `pictures`.
 
     Raises:
         DataError: There are fewer than two pictures with contrast.
@@ -100,23 +99,27 @@ def quality(folder: Path, count: int) -> list[dict]:
         luma = duplicates.thumbnails([array])
         if luma.std() < duplicates.FLAT:
             continue
-        before.append(duplicates.perceptual_hashes(luma))
+        before.append(luma)
         for name, change in CHANGES.items():
-            after[name].append(duplicates.perceptual_hashes(duplicates.thumbnails([change(array)])))
+            after[name].append(duplicates.thumbnails([change(array)]))
         if len(before) == count:
             break
     if len(before) < 2:
         raise DataError(f"{folder} holds fewer than two readable pictures with contrast: name another folder")
-    hashes = np.concatenate(before)
+    hashes, details = (of(np.concatenate(before)) for of in (duplicates.perceptual_hashes, picture_details.rises))
     rows = []
-    for name, found in after.items():
-        bits = np.bitwise_count(hashes ^ np.concatenate(found))
-        rows.append(
-            {"change": name} | {f"within_{d}": round(100 * float((bits <= d).mean()), 2) for d in DISTANCES} | _about(bits)
-        )
-    apart = [np.bitwise_count(hashes[i] ^ hashes[i + 1 :]) for i in range(len(hashes) - 1)]
-    bits = np.concatenate(apart)
-    rows.append({"change": "other pictures"} | {f"within_{d}": int((bits <= d).sum()) for d in DISTANCES} | _about(bits))
+    for name, lumas in after.items():
+        bits = np.bitwise_count(hashes ^ duplicates.perceptual_hashes(np.concatenate(lumas)))
+        agree = picture_details.alike(details, picture_details.rises(np.concatenate(lumas)))
+        dropped = round(100 * float(((bits <= duplicates.DISTANCE) & agree).mean()), 2)
+        within = {f"within_{d}": round(100 * float((bits <= d).mean()), 2) for d in DISTANCES}
+        rows.append({"change": name} | within | {"dropped": dropped} | _about(bits))
+    ours, theirs = np.triu_indices(len(hashes), 1)
+    bits = np.bitwise_count(hashes[ours] ^ hashes[theirs])
+    near = bits <= duplicates.DISTANCE
+    dropped = int(picture_details.alike(details[ours[near]], details[theirs[near]]).sum())
+    within = {f"within_{d}": int((bits <= d).sum()) for d in DISTANCES}
+    rows.append({"change": "other pictures"} | within | {"dropped": dropped} | _about(bits))
     return [row | {"pictures": len(hashes)} for row in rows]
 
 
@@ -147,13 +150,15 @@ def _measure_here(n: int, distance: int, share: float) -> dict:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, n, dtype=np.uint64)
     copies = np.arange(round(n * (1 - share)), n)
-    hashes[copies] = hashes[rng.integers(0, copies[0], len(copies))]
+    details = rng.integers(0, 2**64, (n, len(picture_details.COLUMNS)), dtype=np.uint64)
+    copied = rng.integers(0, copies[0], len(copies))
+    hashes[copies], details[copies] = hashes[copied], details[copied]
     for _ in range(distance):
         hashes[copies] ^= np.uint64(1) << rng.integers(0, 64, len(copies), dtype=np.uint64)
-    hashes[copies[::10]] = 0
-    duplicates.groups(hashes[:1000], distance)  # compiled, or read from the cache
+    hashes[copies[::10]], details[copies[::10]] = 0, 0
+    duplicates.find_stays(hashes[:1000], details[:1000], distance)  # compiled, or read from the cache
     start = time.perf_counter()
-    found = duplicates.groups(hashes, distance)
+    found = duplicates.find_stays(hashes, details, distance)
     seconds = time.perf_counter() - start
     row = {"hashes": n, "distance": distance, "seconds": round(seconds, 4), "hashes_per_s": round(n / seconds)}
     return row | {

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +133,7 @@ def _alone(part: str, path: Path) -> dict:
     """One part in this process; what is made once for a whole run (patterns, scorer, detector) is made before the clock starts."""
     texts.text_stage(["Aerial view of the harbour of Rotterdam"], config.Web())
     start, used = time.perf_counter(), time.process_time()
-    counts: Counter = Counter()
+    counts = archives.Counts()
     items = kept = 0
     if part == "warc":
         for batch in archives.read(path, counts):

@@ -11,6 +11,7 @@ The rooms, in the order in which data passes through them; each `__init__.py` li
     localization     where is it?
     search           find it in your own imagery
     book             notebooks, figures, pages
+    doctor           what any input is, before anything is built
 
 The heart: model/mammut, model/losses, training/train, localization/smoothing, evaluation/retrieval.
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m rsvlm VERB`. Each room with verbs has a `commands.py`, mounted here."""
+"""The command line: `python -m rsvlm VERB`. Each room with verbs has a `commands.py`, mounted here, as is `doctor`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from rsvlm import doctor
 from rsvlm.book import commands as book
 from rsvlm.data.landmarks import commands as landmarks
 from rsvlm.data.web import commands as web
@@ -34,6 +35,7 @@ evaluation.app.add_typer(localization.app)
 app.add_typer(evaluation.app, name="evaluate")
 app.add_typer(search.app, name="search")
 app.add_typer(records.app)
+app.add_typer(doctor.app)
 app.add_typer(book.app)
 
 
@@ -49,6 +51,8 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(stopped)
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            sys.exit(f"rsvlm: {error.filename or 'a file'} cannot be read or written: {error.strerror}")
         if error.errno != errno.ENOSPC:
             raise
         place = error.filename or "while writing"

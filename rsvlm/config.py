@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from rsvlm.errors import ConfigError
 class Section(BaseModel):
     """A group of options; frozen, and unknown names are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +75,14 @@ class Chips(Section):
         description="Value that holds no data; file: as the file declares it; auto: the same, else a value that fills parts of it.",
     )
     min_valid_share: float = Field(0.9, ge=0, le=1, description="Chips with a smaller share of pixels with data are dropped.")
+    tile_rows: Literal["auto", "xyz", "tms"] = Field(
+        "auto",
+        description="Rows of tiles count from the north (xyz) or the south (tms); auto: as files beside them say, else guessed.",
+    )
+    cover_edges: bool = Field(
+        False,
+        description="Add a last chip, flush with the edge, where the grid of chips leaves ground over; it overlaps others.",
+    )
     allow_loopback: bool = Field(False, description="Also read imagery from addresses of this machine.")
     h3_resolution: int = Field(5, ge=0, le=12, description="Resolution of the H3 cells that splits are made of.")
     test_share: float = Field(0.1, ge=0, lt=0.5, description="Share of the cells held back for testing.")
@@ -117,6 +126,11 @@ class Fetch(Section):
     concurrency: int = Field(32, ge=1, le=1024, description="Downloads at once.")
     per_host: int = Field(2, ge=1, le=16, description="Downloads at once from one host.")
     host_delay_s: float = Field(0.5, ge=0, description="Shortest time between two requests to one host, in seconds.")
+    max_crawl_delay_s: float = Field(
+        60.0,
+        ge=0,
+        description="Longest Crawl-delay that is kept, in seconds; addresses of hosts that ask for more are given up.",
+    )
     connect_timeout_s: float = Field(10.0, gt=0, description="Longest wait for a connection, in seconds.")
     read_timeout_s: float = Field(15.0, gt=0, description="Longest silence of a server, in seconds.")
     total_timeout_s: float = Field(60.0, gt=0, description="Longest time for one image, in seconds.")
@@ -130,7 +144,9 @@ class Fetch(Section):
 class Web(Section):
     """Which pairs of a crawl are kept."""
 
-    languages: tuple[str, ...] = Field(("en",), description="Languages of texts that are kept, ISO 639-1 codes; empty: all.")
+    languages: tuple[str, ...] = Field(
+        ("en",), description="Languages of texts that are kept, ISO 639-1 codes; empty: all in which the lexicon has terms."
+    )
     min_words: int = Field(3, ge=1, description="Shorter texts are rejected.")
     max_words: int = Field(200, ge=1, description="Longer texts are cut.")
     min_relevance: float = Field(0.5, ge=0, le=1, description="Texts with a lower score for remote sensing are rejected.")
@@ -138,7 +154,9 @@ class Web(Section):
     max_aspect: float = Field(4.0, ge=1, description="Images longer than this many times their shorter side are rejected.")
     max_side_px: int = Field(1024, ge=32, description="Larger images are scaled down to this side, in pixels.")
     overhead_precision: float = Field(0.95, gt=0, le=1, description="Precision on labels that sets the overhead threshold.")
-    hash_distance: int = Field(6, ge=0, le=16, description="Images whose perceptual hashes differ in so few bits are one.")
+    hash_distance: int = Field(
+        6, ge=0, le=16, description="Images whose hashes differ in so few bits, and agree in every part, are one."
+    )
     embedding_similarity: float = Field(
         0.98, ge=0, le=1, description="With a model: images whose embeddings reach this cosine are one; 0: not compared."
     )
@@ -341,15 +359,19 @@ def _row(name: str, field) -> dict:
 def pairs(overrides: Mapping[str, object] | str | None) -> dict[str, object]:
     """Read overrides given as text, `"train.steps=200 seed=1"`, or pass a mapping through.
 
+    A value ends where a blank and the next `name=` follow; so it may hold blanks, as in `fetch.contact=our web page`.
+
     Raises:
-        ConfigError: An item is not of the form name=value.
+        ConfigError: An item is not of the form name=value, or one name has two values.
     """
     if overrides is None or isinstance(overrides, Mapping):
         return dict(overrides or {})
     values: dict[str, object] = {}
-    for item in overrides.split():
+    for item in re.split(r"\s+(?=[A-Za-z_][\w.]*=)", overrides.strip()) if overrides.strip() else []:
         name, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"override '{item}' is not of the form name=value, as in train.steps=200")
-        values[name] = None if value.lower() == "none" else value
+        value = None if value.lower() == "none" else value
+        if values.setdefault(name, value) != value:
+            raise ConfigError(f"option '{name}' is given twice, as {values[name]!r} and as {value!r}: keep one")
     return values

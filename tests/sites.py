@@ -89,7 +89,8 @@ class Site:
         return f"http://{host}:{self.port}{path}"
 
     def paths(self) -> list[str]:
-        return [path for _, path, _ in self.asked if path != "/robots.txt"]
+        """What was asked for, without the files in which a site says what it allows."""
+        return [path for _, path, _ in self.asked if path not in ("/robots.txt", "/.well-known/tdmrep.json", "/ai.txt")]
 
 
 @contextmanager

@@ -121,6 +121,7 @@ def test_copies_are_counted_by_their_bits_and_pairs_by_theirs(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     rows = {row["change"]: row for row in bench.quality(tmp_path, 50)}
     assert rows["JPEG, quality 60"]["within_6"] == rows["80 % of the side"]["within_6"] == 100
+    assert rows["JPEG, quality 60"]["dropped"] == 100 and rows["other pictures"]["dropped"] == 0
     assert all(row["pictures"] == 6 for row in rows.values()) and rows["other pictures"]["n"] == 15
     assert rows["other pictures"]["within_6"] == 0 < rows["other pictures"]["least"]
     (tmp_path / "deep" / "0.png").rename(tmp_path / "deep" / "copy.png")

@@ -3,6 +3,8 @@
 import csv
 import functools
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,11 +12,12 @@ import time
 
 import numpy as np
 import pytest
+import typer
 from conftest import png, toy_sample, write_toy
 
 from rsvlm import __main__ as cli
 from rsvlm.evaluation import leakage, retrieval
-from rsvlm.records import commands, provenance, results, tables
+from rsvlm.records import files, provenance, results, tables
 
 
 def call(capsys, monkeypatch, *arguments):
@@ -178,6 +181,15 @@ def test_evaluate_list_and_files_of_embeddings(tmp_path, capsys, monkeypatch):
     assert code == 0 and "100.00" in text, text
     code, text = call(capsys, monkeypatch, *base, "--protocol", "skyscript")
     assert code == 1 and "captions" in text and "Traceback" not in text
+    named = [*base, "--protocol", "remoteclip", "--benchmark", "RSICD", "--json", tmp_path / "named.json"]
+    code, text = call(capsys, monkeypatch, *named)
+    assert code == 1 and "12 images, the split 'test' of RSICD has 1,093" in text and "--partial" in text, text
+    code, text = call(capsys, monkeypatch, *named, "--partial")
+    assert code == 0 and "[73.54, 100.00]" in text, text  # 12 of 12
+    code, text = call(capsys, monkeypatch, "table", tmp_path / "named.json", "--published")
+    assert (
+        code == 0 and "ours, beside no published figure (12 images" in text and "RemoteCLIP" in text and "RSITMD" not in text
+    )
     code, text = call(capsys, monkeypatch, *base, "--ties", "lucky")
     assert code == 1 and "lucky" in text
     np.savez(tmp_path / "v.npz", image_embeddings=vectors * np.nan, caption_embeddings=vectors, image_of_caption=np.arange(12))
@@ -199,12 +211,90 @@ def test_a_bad_request_stops_before_any_work(trained, toy_shards, tmp_path, caps
         (["table", "--format", "html"], "no format 'html'"),
         (["train", "--data", toy_shards, "--out", tmp_path / "t", "--set", "train.stepz=3"], "did you mean 'train.steps'"),
         (["book", "--profile", "huge"], "unknown profile"),
+        (["bench", "retrieval", "--count", "3"], "python -m benchmarks"),
         (["run", tmp_path / "no.ipynb"], "no notebook"),
         (["table", "--no-such-option"], "No such option"),
     ]:
         code, text = call(capsys, monkeypatch, *arguments)
         assert code != 0 and says in text, (arguments, text)
     assert not (tmp_path / "x.json").exists() and not (tmp_path / "t").exists()
+
+
+def outputs():
+    """Every option of every command that names a file or folder to write, as (command, option)."""
+    found = []
+
+    def walk(command, path):
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, [*path, name])
+        for parameter in command.params:
+            option = next((text for text in parameter.opts if text.startswith("--")), "")
+            if option in ("--out", "--json", "--html", "--geojson", "--confusion", "--embeddings", "--sample-sheet"):
+                found.append((tuple(path), option))
+            elif (path[-1:], option) == (["leakage"], "--list"):
+                found.append((tuple(path), option))
+
+    walk(typer.main.get_command(cli.app), [])
+    return found
+
+
+@pytest.mark.parametrize(("path", "option"), outputs(), ids=lambda value: value if isinstance(value, str) else " ".join(value))
+def test_a_place_that_cannot_be_written_stops_every_command_before_its_work(path, option, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "inside"
+    parameters = {
+        p.name: p for p in functools.reduce(lambda c, n: c.commands[n], path, typer.main.get_command(cli.app)).params
+    }
+    given = [p for p in parameters.values() if p.required and option not in p.opts]
+    arguments = [part for p in given for part in ([p.opts[0]] if p.opts[0].startswith("--") else []) + [str(tmp_path)]]
+    code, text = call(capsys, monkeypatch, *path, *arguments, option, place)
+    assert code == 1 and f"{place} cannot be written" in text and "it is no folder" in text, text
+
+
+def test_one_command_at_a_time_writes_into_a_folder(trained, toy_shards, tmp_path, capsys, monkeypatch):
+    train = ["train", "--data", toy_shards, "--profile", "smoke", "--set", "train.steps=4"]
+    embed = ["embed", "--model", trained, "--data", toy_shards]
+    web, earth = ["web", "build", "--input", tmp_path / "no.warc"], ["landmarks", "build"]
+    index = ["search", "index", tmp_path, "--model", trained]
+    scene = ["search", "scene", tmp_path, "a river", "--model", trained]
+    with files.sole_writer(tmp_path / "out"):
+        for command in (train, embed, web, earth, index, scene):
+            code, text = call(capsys, monkeypatch, *command, "--out", tmp_path / "out")
+            assert code == 1 and f"is being written by process {os.getpid()}" in text and "--out" in text, (command, text)
+        code, text = call(
+            capsys,
+            monkeypatch,
+            "evaluate",
+            "retrieval",
+            "--model",
+            trained,
+            "--data",
+            toy_shards,
+            "--embeddings",
+            tmp_path / "out",
+        )
+        assert code == 1 and "another --embeddings" in text
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", ".lock.holder"}
+
+
+def test_what_is_written_does_not_wait_for_a_reader(trained, toy_shards, tmp_path):
+    """The pipe is closed before the first line: nothing is lost, and nothing is complained of."""
+    out = tmp_path / "rows.json"
+    command = [sys.executable, "-m", "rsvlm", "evaluate", "retrieval", "--model", trained, "--data", toy_shards, "--json", out]
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.Popen([*map(str, command)], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 1 and "Traceback" not in errors and "BrokenPipe" not in errors, errors
+    assert len(json.loads(out.read_text())) > 10 and (tmp_path / "rows.provenance.json").is_file()
+
+
+def test_a_result_that_cannot_be_named_is_told_before_the_work(tmp_path, capsys, monkeypatch):
+    code, text = call(
+        capsys, monkeypatch, "evaluate", "localize", "--model", tmp_path, "--root", tmp_path, "--save", "my run/1"
+    )
+    assert code == 1 and "'my run/1' cannot name a folder of results" in text
 
 
 def test_landmarks_build_audit_show(capsys, monkeypatch, tmp_path):
@@ -215,7 +305,7 @@ def test_landmarks_build_audit_show(capsys, monkeypatch, tmp_path):
     settings = [part for pair in ("size_px=64", "test_share=0", "val_share=0") for part in ("--set", f"chips.{pair}")]
     base = ["landmarks", "build", "--imagery", raster, "--map", features, "--workers", "1", *settings]
     code, text = call(capsys, monkeypatch, *base, "--captioner", "grammar", "--out", tmp_path / "data")
-    assert code == 0 and "train" in text, text
+    assert code == 0 and "train" in text and re.search(r"chips: 16 = \d+ kept \+ \d+ rejected\n  \d+ imagery: ", text), text
     names = {path.name for path in (tmp_path / "data").iterdir()}
     assert {"manifest.json", "funnel.json", "rejected.jsonl", "train"} <= names
     sheet, page = tmp_path / "sheet.csv", tmp_path / "audit.html"
@@ -230,8 +320,11 @@ def test_landmarks_build_audit_show(capsys, monkeypatch, tmp_path):
     assert key["name"] == "rs-landmarks"
     for arguments, says in [
         (["landmarks", "build", "--map", features, "--out", tmp_path / "x"], "has its own map"),
+        (["landmarks", "build", "--limits", "0,9", "--out", tmp_path / "x"], "has its own map"),
         (["landmarks", "build", "--imagery", raster, "--out", tmp_path / "x"], "--map"),
         ([*base, "--captioner", "parrot", "--out", tmp_path / "x"], "captioner.kind"),
+        ([*base, "--set", "chips.min_landmarks=99", "--out", tmp_path / "none"], "was kept: "),
+        (["landmarks", "audit", tmp_path / "none"], "was kept: "),
         ([*base, "--engine", "steam", "--out", tmp_path / "x"], "no engine 'steam'"),
         (["landmarks", "show", tmp_path / "data", "--key", "nothing", "--html", tmp_path / "y"], "no chip 'nothing'"),
         (["landmarks", "show", tmp_path, "--html", tmp_path / "y"], "manifest.json is missing"),
@@ -246,7 +339,7 @@ def test_doctor_says_what_is_there_and_what_is_missing(capsys, monkeypatch):
     code, text = call(capsys, monkeypatch, "doctor")
     assert code == 0 and "extra [demo]" in text and "torch" in text
     requirements = ["torch>=2", 'absent-package>=1; extra == "demo"', 'numpy; extra == "book"']
-    monkeypatch.setattr(commands.metadata, "requires", lambda name: requirements)
+    monkeypatch.setattr(provenance.metadata, "requires", lambda name: requirements)
     code, text = call(capsys, monkeypatch, "doctor")
     assert (
         code == 0
@@ -256,11 +349,13 @@ def test_doctor_says_what_is_there_and_what_is_missing(capsys, monkeypatch):
     )
 
 
-def test_a_table_of_nothing_names_what_there_is(capsys, monkeypatch):
+def test_a_table_of_nothing_names_what_there_is(capsys, monkeypatch, tmp_path):
     for name in ("retreival", "nothing", "retrieval/laptop"):
         code, text = call(capsys, monkeypatch, "table", name)
         assert code == 1 and f"no result '{name}'" in text and "recall-at-k" in text, text
     assert "did you mean 'retrieval'" in call(capsys, monkeypatch, "table", "retreival")[1]
+    monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
+    assert call(capsys, monkeypatch, "table") == (1, "rsvlm: there is no result; there are none yet")
 
 
 def test_a_full_disk_is_one_sentence(capsys, monkeypatch, tmp_path):
@@ -320,19 +415,25 @@ def test_search_in_a_scene_and_in_an_archive(trained, capsys, monkeypatch, tmp_p
     before = first.read_bytes()
     code, text = call(capsys, monkeypatch, "search", *wanted, "--text", "red in the north", "--text", "blue elsewhere", scene)
     assert code == 0 and first.read_bytes() == before, text
+    meant = ["--band", "3", "--band", "2", "--band", "1", "--limits", "0,510", "--nodata", "file"]
+    code, text = call(capsys, monkeypatch, "search", scene, "blue", *wanted, *meant)
+    facts = json.loads((tmp_path / "found" / "search.json").read_text())
+    assert code == 0 and facts["bands"] == [3, 2, 1] and facts["limits"] == [[0, 510]] * 3, text
 
     code, text = call(
         capsys, monkeypatch, "search", "index", tmp_path / "archive", "--out", tmp_path / "index", "--model", trained
     )
-    assert code == 0 and "6 chips" in text, text
+    assert code == 0 and "6 chips, on 100 % of the ground" in text, text
     shown = ["--top", "2", "--html", tmp_path / "q.html", "--geojson", tmp_path / "q.geojson"]
     code, text = call(capsys, monkeypatch, "search", "query", tmp_path / "index", "red in the north", *shown)
-    assert code == 0 and text.startswith("red in the north\n    1  "), text
+    assert code == 0 and text.startswith("red in the north\n    1  ") and "  scene.tif\n" in text, text
     assert len(json.loads((tmp_path / "q.geojson").read_text())["features"]) == 2
     assert "data:image/webp" in (tmp_path / "q.html").read_text()
 
     for arguments, words in (
         (["search", scene, "--model", trained], "--text"),
+        (["search", scene, "--text", "x", *wanted, "--limits", "0,much"], "chips.limits"),
+        (["search", scene, "--text", "x", *wanted, "--limits", "0,1,2"], "0,3000"),
         (["search", tmp_path / "absent.tif", "--text", "x", *wanted], "absent.tif does not exist"),
         (["search", "query", tmp_path / "archive", "red", "--model", trained], "search index FOLDER"),
     ):

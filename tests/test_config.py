@@ -48,3 +48,33 @@ def test_every_option_has_a_description_and_a_unique_name():
     rows = config.describe()
     assert all(row["description"] and row["type"] for row in rows)
     assert len({row["name"] for row in rows}) == len(rows) > 20
+
+
+def test_values_may_hold_blanks_and_end_where_the_next_option_begins():
+    text = "fetch.contact=our web page train.steps=7\n web.languages=en, de"
+    assert config.pairs(text) == {"fetch.contact": "our web page", "train.steps": "7", "web.languages": "en, de"}
+    loaded = config.load("smoke", text)
+    assert (loaded.fetch.contact, loaded.train.steps, loaded.web.languages) == ("our web page", 7, ("en", "de"))
+    assert config.load("smoke", 'train.stages=[{"steps": 3, "data": {"A": 1}}] seed=1').train.steps == 3
+    assert config.pairs("  ") == config.pairs("") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("seed=1 seed=2", "'seed' is given twice, as '1' and as '2'"),
+        ("train.learning_rate=inf", "finite"),
+        ("train.weight_decay=nan", "finite"),
+        ("train.augment=maybe", "boolean"),
+        ("train.steps=7 oops", "integer"),
+    ],
+)
+def test_values_that_would_be_misread_are_refused(text, says):
+    with pytest.raises(ConfigError, match=says):
+        config.load("smoke", text)
+    assert config.pairs("seed=1 seed=1") == {"seed": "1"}
+
+
+def test_yes_and_no_are_read_as_such():
+    for word in ("false", "False", "no", "off", "0"):
+        assert config.load("smoke", f"train.augment={word}").train.augment is False

@@ -39,7 +39,13 @@ def build(profile: str = "laptop", recompute: bool = False, jobs: int = 0) -> Pa
     books = sorted((home / "notebooks").glob("*.ipynb"))
     if not books:
         raise DataError(f"there are no notebooks in {home / 'notebooks'}: run this inside a clone, or set RSVLM_HOME to one")
-    execute_all(books, {"profile": profile, "recompute": recompute}, recompute, jobs or min(2, os.cpu_count() or 1))
+    with files.lock(home / "runs" / "book.lock"):  # another process may be building it: then this one finds it done
+        return _build(home, books, profile, recompute, jobs or min(2, os.cpu_count() or 1))
+
+
+def _build(home: Path, books: Sequence[Path], profile: str, recompute: bool, jobs: int) -> Path:
+    """Run notebooks and build pages, as `build` says."""
+    execute_all(books, {"profile": profile, "recompute": recompute}, recompute, jobs)
 
     index, stamp = home / "_build" / "html" / "index.html", home / "_build" / "inputs.txt"
     if not recompute and index.is_file() and stamp.is_file() and stamp.read_text() == _inputs(home):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rsvlm.errors import DataError, RsvlmError
+from rsvlm.errors import ConfigError, DataError, RsvlmError
 from rsvlm.records.commands import Overrides, Profile, load_config
 
 app = typer.Typer()
@@ -32,24 +32,36 @@ def run(
     """Execute notebooks with checked parameters, once each or, with --grid, once for every combination of values."""
     from rsvlm.book import matrix
     from rsvlm.book.notebooks import execute, find
+    from rsvlm.records import results
 
     axes = matrix.axes(grid or [])
-    values: dict = {} if profile is None and "profile" in axes else {"profile": profile or "laptop"}
-    values |= {} if seed is None and "seed" in axes else {"seed": seed or 0}
-    load_config(profile or "laptop", overrides, seed or 0)
-    for item in parameters or []:
-        name, equals, text = item.partition("=")
-        if not equals:
-            raise DataError(f"parameter '{item}' is not of the form name=value")
-        values[name] = matrix.literal(text)
+    values = _given(parameters or [], {"profile": profile, "seed": seed, "overrides": " ".join(overrides or []) or None})
+    values |= {name: value for name, value in {"profile": "laptop", "seed": 0}.items() if name not in {**values, **axes}}
+    load_config(values.get("profile", "laptop"), [values.get("overrides", "")], values.get("seed", 0))
+    if values.get("run_name"):
+        results.check_name(values["run_name"])
     books = find(notebooks)
     if axes:
-        _run_matrix(matrix.plan(books, axes, values, overrides or []), jobs, dry_run, recompute)
+        _run_matrix(matrix.plan(books, axes, values), jobs, dry_run, recompute)
     elif jobs > 1 or dry_run:
         raise DataError("--jobs and --dry-run belong to --grid, which this command does not have")
     else:
         for notebook in books:
-            typer.echo(str(execute(notebook, {"overrides": " ".join(overrides or [])} | values, recompute=recompute)))
+            typer.echo(str(execute(notebook, {"overrides": ""} | values, recompute=recompute)))
+
+
+def _given(items: list[str], options: dict) -> dict:
+    """Return parameters of notebooks, as text, and options that go by the same names; None is not given."""
+    values = {name: value for name, value in options.items() if value is not None}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise DataError(f"parameter '{item}' is not of the form name=value")
+        if name in values and str(values[name]) != text:
+            other = {"overrides": "--set"}.get(name, f"--{name}") if options.get(name) is not None else "-p"
+            raise ConfigError(f"'{name}' is given twice, as {values[name]!r} by {other} and as {text!r} by -p: keep one")
+        values[name] = text
+    return values
 
 
 def _run_matrix(planned: list, jobs: int, dry_run: bool, recompute: bool) -> None:

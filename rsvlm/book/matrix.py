@@ -7,7 +7,6 @@ that grew makes what is new. Nothing of a run enters `results/` or `book/`.
 
 from __future__ import annotations
 
-import ast
 import difflib
 import itertools
 import json
@@ -129,6 +128,7 @@ def plan(
         if name in given or any(item.partition("=")[0] == name for item in overrides):
             raise ConfigError(f"'{name}' is given once for all runs and once for each: keep one")
     keys = {book: notebooks.notebook_key(book, given) for book in books}
+    common = {book: notebooks.read_values(book, given) for book in books}
     runs = []
     for book, *values in itertools.product(books, *matrix.values()):
         # A value goes to the notebook's parameter of that name, else to the option.
@@ -136,8 +136,8 @@ def plan(
         options = [*overrides, *(f"{name}={value}" for name, value in chosen.items() if name not in known[book])]
         if spaced := [option for option in options if len(option.split()) != 1]:
             raise ConfigError(f"'{spaced[0]}': values of options in a matrix hold no spaces")
-        own = {name: _plain(value) for name, value in chosen.items() if name in known[book]}
-        parameters = given | own | {"overrides": " ".join(options)}
+        own = notebooks.read_values(book, {name: value for name, value in chosen.items() if name in known[book]})
+        parameters = common[book] | own | {"overrides": " ".join(options)}
         # An option out of range stops here, before any work.
         named = {name: parameters[name] for name in ("seed", "device") if name in parameters}
         config.load(str(parameters.get("profile", "laptop")), named | config.pairs(parameters["overrides"]))
@@ -281,13 +281,5 @@ def write_table(planned: Sequence[Run]) -> Path:
 
 
 def _plain(value: str) -> object:
-    read = literal(value)
+    read = notebooks.literal(value)
     return read if isinstance(read, bool | int | float | None) else value
-
-
-def literal(value: str) -> object:
-    """Read a value from a command line: what Python would read, else the text itself."""
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return value

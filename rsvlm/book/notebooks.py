@@ -7,10 +7,12 @@ book, whose copies are in `book/executed/`, and those of a matrix, each of which
 from __future__ import annotations
 
 import ast
+import contextlib
 import glob
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,26 +64,86 @@ def tagged(notebook: Path, name: str) -> list[str]:
     return [tag.removeprefix(f"{name}:") for tag in _read(notebook)[1] if tag.startswith(f"{name}:")]
 
 
+def read_values(notebook: Path | str, given: Mapping[str, object]) -> dict[str, object]:
+    """Read values for a notebook's parameters as what the notebook declares: each is of the kind of its default.
+
+    A text that a command line gives is read so: `false` is no for a yes-or-no, `20241128` is a text where the default is one. A
+    default of None declares nothing: then a text is read as Python would, if it can be.
+
+    Args:
+        notebook: Path of the notebook.
+        given: Values for names of its cell of parameters, as text or of their kind.
+
+    Returns:
+        The values by name, of their kinds.
+
+    Raises:
+        ConfigError: The notebook lacks a parameter that is given, or a value is of another kind.
+        DataError: As `defaults`.
+    """
+    known, name_of = defaults(notebook), Path(notebook).name
+    if unknown := [name for name in given if name not in known]:
+        hint = text.did_you_mean(unknown[0], known)
+        raise ConfigError(f"{name_of} has no parameter '{unknown[0]}'{hint}; it has {', '.join(known)}")
+    values = {}
+    for name, value in given.items():
+        try:
+            values[name] = _of_kind(value, known[name])
+        except ValueError:
+            kind = (
+                "yes or no, as true or false" if isinstance(known[name], bool) else f"of the kind {type(known[name]).__name__}"
+            )
+            raise ConfigError(
+                f"parameter {name}={value!r} of {name_of}: expected what is {kind}, as {known[name]!r} is"
+            ) from None
+    return values
+
+
+def _of_kind(value: object, example: object) -> object:
+    """Read a value, often a text, as what an example is; what cannot be is a ValueError."""
+    if isinstance(example, str):
+        quoted = isinstance(value, str) and re.fullmatch(r"""(["']).*\1""", value, flags=re.DOTALL) is not None
+        value = literal(value) if quoted else value
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise ValueError
+        return str(value)
+    if isinstance(value, str):
+        words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+        value = words.get(value.strip().lower(), value) if isinstance(example, bool) else literal(value.strip())
+    if isinstance(example, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(example, list | tuple) and isinstance(value, list | tuple):
+        value = type(example)(value)
+    if example is not None and type(value) is not type(example):
+        raise ValueError
+    return value
+
+
+def literal(value: str) -> object:
+    """Read a value from a command line: what Python would read, else the text itself."""
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+
+
 def notebook_key(notebook: Path | str, given: Mapping[str, object]) -> str:
     """Check values for a notebook's parameters, and return the key of its run with them.
 
     Args:
         notebook: Path of the notebook.
-        given: Values for names of its cell of parameters.
+        given: Values for names of its cell of parameters, as for `read_values`.
 
     Returns:
         12 hexadecimal digits, made of its cells, the source of the package and the values.
 
     Raises:
-        ConfigError: The notebook lacks a parameter that is given.
+        ConfigError: As `read_values`.
         DataError: As `defaults`.
     """
-    cells, _, known = _read(notebook)
-    if unknown := [name for name in given if name not in known]:
-        hint = text.did_you_mean(unknown[0], known)
-        raise ConfigError(f"{Path(notebook).name} has no parameter '{unknown[0]}'{hint}; it has {', '.join(known)}")
-    sources = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
-    decisive = {name: value for name, value in given.items() if name != "recompute"}  # changes the time, not the answer
+    values = read_values(notebook, given)
+    sources = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in _read(notebook)[0]]
+    decisive = {name: value for name, value in values.items() if name != "recompute"}  # changes the time, not the answer
     return stages.key(cells=sources, package=stages.source_hash(), parameters=decisive)
 
 
@@ -101,7 +163,7 @@ def execute(
 
     Args:
         notebook: Path of the notebook, which has one cell tagged `parameters`.
-        parameters: Values for names of that cell.
+        parameters: Values for names of that cell, as for `read_values`.
         recompute: Whether to run it even when nothing changed.
         folder: Folder of the executed copy. If None, `book/executed/`.
         progress: Whether to show a bar of its cells.
@@ -110,17 +172,26 @@ def execute(
         The executed copy, `<folder>/<name>.ipynb`.
 
     Raises:
-        ConfigError: The notebook lacks a parameter that is given.
+        ConfigError: As `read_values`.
         DataError: There is no such notebook, or it has no `parameters` cell.
         RsvlmError: A cell failed; the copy up to it is kept as `<name>.failed.ipynb`.
         MissingExtraError: papermill or the kernel is not installed.
     """
     notebook = Path(notebook)
     executed = (folder or stages.root() / "book" / "executed") / notebook.name
-    run_key, known = notebook_key(notebook, parameters), defaults(notebook)
+    parameters, known = read_values(notebook, parameters), defaults(notebook)
+    run_key = notebook_key(notebook, parameters)
     if not recompute and _executed_key(executed) == run_key:
         return executed
+    alone = files.lock(stages.root() / "runs" / f"{notebook.stem}.lock") if folder is None else contextlib.nullcontext()
+    with alone:  # a folder of its own has been locked by its stage
+        if recompute or _executed_key(executed) != run_key:  # another process may have run it meanwhile
+            _execute(notebook, executed, parameters, known, run_key, progress)
+    return executed
 
+
+def _execute(notebook: Path, executed: Path, parameters: Mapping, known: Mapping, run_key: str, progress: bool) -> None:
+    """Run a notebook with checked parameters, as `execute` says."""
     papermill = need("papermill", "book")
     import nbformat
     from nbclient.exceptions import DeadKernelError
@@ -150,7 +221,6 @@ def execute(
         raise RsvlmError(f"{notebook.name}: the kernel was killed, often for want of memory: try the profile smoke") from None
     finally:
         partial.unlink(missing_ok=True)
-    return executed
 
 
 def _sign(copy: NotebookNode, run_key: str, started: float, known: Mapping[str, object], given: Mapping[str, object]) -> None:

@@ -5,9 +5,10 @@ In: files that people have, or imagery, maps and crawls. Out: shards, read in an
     reading      samples out of shards
     shards       samples into shards, by any number of workers
     pairs        shards of pictures and texts that are at hand
-    benchmarks   evaluation sets in the layouts that people have; layouts reads their tables and folders
+    benchmarks   evaluation sets in the layouts that people have; layouts reads their folders, tables their JSON, CSV and TSV
     catalogue    what is known of each of them
-    duplicates   exact and near duplicates, and pictures of benchmarks; near_hashes has its inner loops
+    duplicates   exact and near duplicates, and pictures of benchmarks; near_hashes has its inner loops,
+                 picture_details a second look
     workers      the same function over many items, on cores or machines
     addresses    where requests may go
     imagery/ maps/ landmarks/ captions/    RS-Landmarks: anybody's imagery and map

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
 
 if TYPE_CHECKING:
     import httpcore2
@@ -52,6 +53,11 @@ REASONS = {
     "protocol_error": Reason("the answer is no valid HTTP", False),
     "robots_disallowed": Reason("the site's robots.txt does not allow this address", False),
     "robots_unavailable": Reason("the site's robots.txt could not be had, so nothing is allowed for now", True),
+    "content_usage": Reason("Content-Usage or Content-Signal, a header or in robots.txt, says no to training", False),
+    "tdmrep_reserved": Reason("the site's tdmrep.json reserves the right of text and data mining", False),
+    "ai_txt_disallowed": Reason("the site's ai.txt does not allow learning from this address", False),
+    "crawl_delay_too_long": Reason("robots.txt asks for more time between requests than fetch.max_crawl_delay_s", True),
+    "host_resting": Reason("not asked: its host wants to be left alone for long, or failed several times in a row", True),
     "x_robots": Reason("the header X-Robots-Tag forbids indexing or use for learning", False),
     "tdm_reserved": Reason("the header TDM-Reservation reserves the right of text and data mining", False),
     "redirect_loop": Reason("redirected to an address that had redirected before", False),
@@ -67,6 +73,7 @@ REASONS = {
     "empty": Reason("no bytes", False),
     "not_image": Reason("the first bytes are of no accepted image format (SVG is none)", False),
     "type_mismatch": Reason("declared as a page, document or program, though it begins like an image", False),
+    "removed": Reason("this picture was taken out of what was fetched, on request", False),
     "unexpected_error": Reason("an error of this program, told in its log", True),
 }
 """Every code that `Stop.reason` and `fetch.Fetched.reason` can hold."""
@@ -173,6 +180,64 @@ def checked(text: str, allow_loopback: bool, base: httpx2.URL | None = None, any
     elif len(host) > 253 or not all(map(_LABEL.fullmatch, labels)) or re.fullmatch(r"\d+|0x[0-9a-f]*", labels[-1]):
         raise Stop("bad_url")
     return url
+
+
+def normal_form(text: str) -> str | None:
+    """Return the one spelling that all spellings of an http address share, or nothing where it is none.
+
+    Scheme and host are in small letters, the host in its `xn--` form and without a dot behind it; a port that the scheme implies, a
+    fragment and a user's name are left out; of the rest, what need not be percent-encoded is not, what must be is, in capitals; the
+    path has no `.` and `..`. The address is for comparison: it may be one that `checked` refuses.
+
+    Source: RFC 3986, sections 6.2.2 and 6.2.3.
+    """
+    text = re.sub(r"[\t\r\n]", "", text).strip("".join(map(chr, range(33))))
+    end = re.search(r"[?#]|$", text).start()
+    text = text[:end].replace("\\", "/") + text[end:]  # as in browsers
+    try:
+        parts = urlsplit(text)
+        host, port = unquote(parts.hostname or "", errors="strict").rstrip("."), parts.port
+        host = host.lower() if host.isascii() else _in_ascii(host)
+    except ValueError:
+        return None
+    if parts.scheme not in PORTS or not host or re.search(r"[\s<>\"{}|\\^`/?#@]", host):
+        return None
+    if ":" in host:
+        if not _is_address(host):
+            return None
+        host = f"[{ipaddress.ip_address(host).compressed}]"
+    netloc = host if port in (None, PORTS[parts.scheme]) else f"{host}:{port}"
+    segments: list[str] = []
+    steps = _encoded(parts.path).split("/")[1:] or [""]
+    for step in steps:
+        if step == "..":
+            segments = segments[:-1]
+        elif step != ".":
+            segments.append(step)
+    segments += [""] if steps[-1] in (".", "..") else []
+    query = f"?{_encoded(parts.query)}" if parts.query else ""
+    return f"{parts.scheme}://{netloc}/{'/'.join(segments)}{query}"
+
+
+def _encoded(text: str) -> str:
+    """Percent-encode what must be, and nothing else."""
+
+    def one(match: re.Match) -> str:
+        if not match[1]:
+            return quote(match[0].encode("utf-8", "replace"), safe="")
+        sign = chr(int(match[1], 16))
+        return sign if re.fullmatch(r"[A-Za-z0-9._~-]", sign) else match[0].upper()
+
+    return re.sub(r"%([0-9A-Fa-f]{2})|[^A-Za-z0-9._~!$&'()*+,;=:@/?-]", one, text)
+
+
+def _in_ascii(host: str) -> str:
+    """Return a name with other letters in its `xn--` form."""
+    with contextlib.suppress(ImportError):
+        import idna
+
+        return idna.encode(host, uts46=True).decode("ascii")
+    return host.encode("idna").decode("ascii").lower()
 
 
 def redirected(url: httpx2.URL, headers: httpx2.Headers, allow_loopback: bool, any_port: bool = False) -> httpx2.URL:
@@ -359,11 +424,11 @@ def retry_after_s(value: str | None) -> float | None:
     Returns:
         Seconds from now on, 0 for a date that has passed. None if there is no header, or if it holds neither.
 
-    Source: RFC 9110, section 10.2.3; fractions of a second are our addition.
+    Source: RFC 9110, section 10.2.3; fractions, and the unit written out, are our addition.
     """
     value = (value or "").strip()
-    if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", value):
-        return float(value)
+    if match := re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(?: ?s(?:ec(?:ond)?s?)?)?", value, re.IGNORECASE):
+        return float(match[1])
     try:
         date = email.utils.parsedate_to_datetime(value)
     except (ValueError, OverflowError):

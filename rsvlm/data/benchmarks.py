@@ -4,11 +4,12 @@
 |---|---|
 | shards of this package, or any WebDataset with captions | `*.tar` in the folder or in `<split>/` |
 | Karpathy JSON (RSICD, RSITMD, UCM-Captions, Sydney-Captions) | a `*.json` with an `images` list, images in a folder beside it |
+| COCO captions | a `*.json` with `images` and, in `annotations`, their captions; its name tells the split |
 | NWPU-Captions | a `*.json` {class: [images]}, images in folders of classes |
 | tables (RS5M, SkyScript) | `*.csv` or `*.tsv` with a column of images and one of captions or labels |
 | folders of classes | every image below a folder that is in the class list |
 
-What is on disk (`layouts`) is compared with what `catalogue` knows of a benchmark before the first image is read.
+What is on disk (`tables`, `layouts`) is compared with what `catalogue` knows of a benchmark before the first image is read.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from rsvlm.data import catalogue, layouts, reading, shards
+from rsvlm.data import catalogue, layouts, reading, shards, tables
 from rsvlm.data.layouts import Request
 from rsvlm.errors import DataError
+from rsvlm.records import text
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +60,20 @@ def samples(
     """
     request = _request(folder, name, "retrieval", split, partial, skipped)
     where = f"{request.folder}, split '{split}',"
-    if layouts.has_shards(request.folder):
+    if tables.has_shards(request.folder):
         if name:
             request.compare(where, {"images": shards.count(request.folder, split)})
         return shards.stream(request.folder, split, skipped=request.skipped)
-    path, rows = layouts.caption_table(request)
+    path, rows = tables.caption_table(request)
     count = sum(len(texts) for _, texts in rows)
     request.compare(where, {"images": len(rows), "captions": count})
-    if empty := sum(not _usable(text) for _, texts in rows for text in texts):
-        logger.warning("%s %d of %d captions are empty or no text and left out", where, empty, count)
+    usual = request.entry.get("sketches", {}).get(split)
+    if usual and text.likeness(text.sketch(t for _, texts in rows for t in texts if isinstance(t, str)), usual) < text.ALIKE:
+        told = where, path.name, request.title
+        logger.warning("%s has other captions in %s than %s has: its figures are not those of it", *told)
+    if empty := sum(not _usable(caption) for _, texts in rows for caption in texts):
+        too_long = f"longer than {MAX_CAPTION:,} characters"
+        logger.warning("%s %d of %d captions are empty, no text or %s, and left out", where, empty, count, too_long)
     return _stream(request, rows, layouts.locate(request, path, [file for file, _ in rows]))
 
 
@@ -82,7 +89,7 @@ def labelled(
 
     Args:
         folder: A benchmark folder: folders of classes with or without file lists, a table of files and labels, or shards whose
-            records have a `class`.
+            records have a `class`, or whose `.cls` number the lines of a `classnames.txt` (as in sets for CLIP_benchmark).
         name: A benchmark of `catalogue.rows`, whose classes and numbers must then be met. If None, what the folder is called, else
             every folder of images is a class.
         split: Name of the split. If None or `all`, every image there is.
@@ -98,9 +105,9 @@ def labelled(
     request = _request(folder, name, "classification", None if split == "all" else split, partial, skipped)
     if "scenes_of" in request.entry:
         return _scenes(request)
-    if layouts.has_shards(request.folder):
+    if tables.has_shards(request.folder):
         return _labelled_shards(request)
-    if table := layouts.find_table(request, layouts.LABEL_COLUMNS):
+    if table := tables.find_table(request, tables.LABEL_COLUMNS):
         return _labelled_table(request, table[0], list(table[1]))
     return _class_folders(request)
 
@@ -109,8 +116,8 @@ def name(folder: Path | str) -> str:
     """Return the data set's name: what its own files say, else the folder's name."""
     folder = Path(folder)
     if (folder / "manifest.json").is_file():
-        return str(layouts.read_json(folder / "manifest.json").get("name", folder.name))
-    for path in sorted(folder.glob("dataset_*.json")):
+        return str(tables.read_json(folder / "manifest.json").get("name", folder.name))
+    for path in reading.visible(folder, "dataset_*.json"):
         return path.stem.removeprefix("dataset_")
     return folder.name
 
@@ -125,18 +132,20 @@ def fingerprint(folder: Path | str) -> str:
     if (folder / "manifest.json").is_file():
         digest.update(json.dumps(shards.manifest(folder)["splits"], sort_keys=True).encode())
     else:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for path in (path for path in reading.visible(folder, "**/*") if path.is_file()):
             digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def _request(folder: Path | str, name: str | None, task: str, split, partial: bool, skipped: Counter | None) -> Request:
-    folder = Path(folder)
+    folder, title, entry = Path(folder), Path(folder).name, {}
+    if name:
+        title, entry = catalogue.find(name, task)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: --data takes a folder of shards or a benchmark as its authors pack it")
-    title, entry = folder.name, {}
-    with contextlib.nullcontext() if name else contextlib.suppress(DataError):
-        title, entry = catalogue.find(name or _name_of(folder), task)
+    if not name:
+        with contextlib.suppress(DataError):
+            title, entry = catalogue.find(_name_of(folder), task)
     return Request(folder, title, entry, split, bool(name) and not partial, Counter() if skipped is None else skipped)
 
 
@@ -187,7 +196,7 @@ def _read_table(request: Request, path: Path, rows: list[tuple[str, int]]) -> It
 def _scenes(request: Request) -> Labelled:
     source, entry = catalogue.find(request.entry["scenes_of"])
     words = catalogue.class_names(request.title)
-    path, rows = layouts.caption_table(dataclasses.replace(request, title=source, entry=entry))
+    path, rows = tables.caption_table(dataclasses.replace(request, title=source, entry=entry))
     labels = [(file, words.index(scene)) for file, _ in rows if (scene := catalogue.scene_of(file, entry)) in words]
     request.skipped["no scene class"] += len(rows) - len(labels)
     request.compare(f"{path}, split '{request.split or 'all'}',", {"images": len(labels)})
@@ -196,19 +205,30 @@ def _scenes(request: Request) -> Labelled:
 
 def _labelled_shards(request: Request) -> Labelled:
     folder, by_sea = request.folder, request.title == "blue-marble"
-    splits = [request.split] if request.split else sorted({path.parent.name for path in folder.glob("*/*.tar")}) or ["train"]
+    splits = (
+        [request.split]
+        if request.split
+        else sorted({path.parent.name for path in reading.visible(folder, "*/*.tar")}) or ["train"]
+    )
+    own = folder / "classnames.txt"
     if by_sea:
         words = catalogue.class_names(request.title)
+    elif own.is_file():
+        words = tables.read_lines(own)
     else:
-        files = sorted([*folder.glob("*.tar"), *folder.glob("*/*.tar")])
+        files = reading.visible(folder, "*.tar", "*/*.tar")
         records = (record for path in files for record in shards.records(path) if isinstance(record, dict))
         words = sorted({str(record["class"]) for record in records if record.get("class")})
     if not words:
-        raise DataError(f"{folder}: no record of its shards has a 'class': give --benchmark blue-marble, or other shards")
+        advice = "give --benchmark blue-marble, other shards, or a classnames.txt with the names of the numbers in .cls"
+        raise DataError(f"{folder}: no record of its shards has a 'class': {advice}")
+    labels = {catalogue.key_of(word): label for label, word in enumerate(words)}
 
     def label_of(record: dict) -> int | None:
         if not by_sea:
-            return words.index(str(record["class"])) if str(record.get("class")) in words else None
+            number = record.get("cls", -1)
+            known = number if 0 <= number < len(words) else None
+            return labels.get(catalogue.key_of(str(record["class"]))) if record.get("class") else known
         sea = (record.get("measurements") or {}).get("sea_share")
         return None if not isinstance(sea, int | float) else 0 if sea >= 2 / 3 else 1 if sea > 0 else 2
 
@@ -219,7 +239,7 @@ def _labelled_shards(request: Request) -> Labelled:
             else:
                 yield sample.key, sample.image, label
 
-    streams = [shards.stream(folder, split, skipped=request.skipped) for split in splits]
+    streams = [shards.stream(folder, split, skipped=request.skipped, captioned=False) for split in splits]
     return list(map(catalogue.words_of, words)), items(streams)
 
 
@@ -229,8 +249,7 @@ def _labelled_table(request: Request, path: Path, rows: list[tuple[str, str]]) -
         labels, words = catalogue.class_list(request.entry["class_list"])
     else:
         seen_words = sorted({catalogue.words_of(label) for _, label in rows})
-        words = own.read_text(encoding="utf-8").splitlines() if own.is_file() else seen_words
-        words = [word.strip() for word in words if word.strip()]
+        words = tables.read_lines(own) if own.is_file() else seen_words
         labels = {catalogue.key_of(word): label for label, word in enumerate(words)}
     if all(label.isdigit() for _, label in rows):
         labels = {str(label): label for label in range(len(words))}
@@ -260,7 +279,7 @@ def _class_folders(request: Request) -> Labelled:
     # What is wrong with the folder stops everything; what lacks is logged.
     loose = unknown.pop(".", 0)
     if not images and len(unknown) < 2:
-        raise request.layout_error()
+        raise request.layout_error(*tables.unfit_tables(request, tables.LABEL_COLUMNS))
     if unknown:
         shown = ", ".join(f"'{place}' ({n} images)" for place, n in sorted(unknown.items())[:5])
         raise DataError(f"{base} has {len(unknown)} folders of images that are no class of {title}: {shown}; rename or remove")

@@ -34,6 +34,17 @@ def rows() -> list[dict]:
     return copy.deepcopy(rows)
 
 
+def populations() -> dict[tuple[str, str], dict]:
+    """Return of each benchmark and split the number of `images`, and where known of `captions`, and their `sketch` (see `text.sketch`)."""
+    known = {}
+    for name, entry in _file("benchmarks.json")["benchmarks"].items():
+        for split, numbers in entry["splits"].items():
+            if "images" in numbers:
+                sketch = entry.get("sketches", {}).get(split)
+                known[name, split] = numbers | ({"sketch": sketch} if sketch else {})
+    return known
+
+
 def class_names(name: str) -> list[str]:
     """Return a benchmark's classes in the words the text tower reads, in the order of the labels."""
     title, entry = find(name)

@@ -4,6 +4,9 @@ A picture is known by the hash of its bytes, the hash of its pixels, and a perce
 frequencies, which survive other sizes, compression and brightness. A quarter turn or flip of the picture only swaps frequencies and
 turns their signs, so the hashes of all eight come from one transform. Near hashes are found by bands of bits, never by all pairs.
 
+A frame, a title or a black margin that different pictures share decides their lowest frequencies, so within a data set near hashes
+are looked at again: in every part of the picture brightness has to rise at the same places (`picture_details`).
+
 Pictures without contrast (open sea, clouds) have noise for a hash: they count as near only when their pixels are equal.
 """
 
@@ -21,7 +24,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from rsvlm.data import near_hashes
+from rsvlm.data import near_hashes, picture_details
 from rsvlm.errors import ConfigError, DataError
 from rsvlm.model import images
 from rsvlm.records import files, stages
@@ -29,7 +32,7 @@ from rsvlm.records.text import batched
 
 log = logging.getLogger(__name__)
 
-ROOMS = ("data/duplicates", "data/near_hashes", "model/images")
+ROOMS = ("data/duplicates", "data/near_hashes", "data/picture_details", "model/images")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
 
 SIDE = 32  # pixels that the hash sees, as in the usual pHash
@@ -107,7 +110,8 @@ def hash_table(samples: Iterable[tuple[str, bytes, np.ndarray, str]], batch: int
 
     Returns:
         One row per picture with the columns `COLUMNS`; `hash` uint64, `contrast` the standard deviation of its 32 x 32 luma,
-        `pixels` its width times height; and `hash_0` … `hash_7`, the hashes of its turns.
+        `pixels` its width times height; `hash_0` … `hash_7`, the hashes of its turns; and `detail_0` … `detail_7`, uint64, as from
+        `picture_details.rises`.
     """
     parts = [_hash_batch(part) for part in batched(samples, batch)]
     return pd.concat(parts, ignore_index=True) if parts else _hash_batch([])
@@ -127,7 +131,8 @@ def _hash_batch(part: list) -> pd.DataFrame:
         "pixels": np.array([a.shape[0] * a.shape[1] for a in arrays], np.int64),
         "text": np.array(texts, object),
     }
-    return pd.DataFrame(columns | {f"hash_{number}": hashes[:, number] for number in range(TURNS)})
+    columns |= {f"hash_{number}": hashes[:, number] for number in range(TURNS)}
+    return pd.DataFrame(columns | dict(zip(picture_details.COLUMNS, picture_details.rises(luma).T, strict=True)))
 
 
 def load_or_hash(path: Path, fingerprint: str, samples: Iterable[tuple[str, bytes, np.ndarray, str]]) -> pd.DataFrame:
@@ -184,58 +189,83 @@ def _members(path: Path, where: str) -> Iterator[tuple[str, bytes]]:
             raise DataError(f"{path} is broken ({error}): fetch the benchmark again") from None
 
 
-def groups(hashes: np.ndarray, distance: int = DISTANCE) -> np.ndarray:
-    """Group (N,) uint64 hashes that differ in at most `distance` bits (0 to 16), along chains.
+def find_stays(hashes: np.ndarray, details: np.ndarray, distance: int = DISTANCE) -> np.ndarray:
+    """Let a picture go when it is near one before it that stays: no chains, along which unlike pictures would be one.
+
+    Args:
+        hashes: `(N,)`, uint64, what should stay first.
+        details: `(N, 8)`, uint64, as from `picture_details.rises`: they have to be alike.
+        distance: Bits that near hashes may differ in, 0 to 16.
 
     Returns:
-        `(N,)`, int64, for each the position of the first of its group.
+        `(N,)`, int64, for each the position of the nearest that stays; its own where it stays.
     """
-    unique, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    order, start, probes = _bands(unique, distance)
-    # a blank picture may come a million times: equal hashes are one before anything is compared
-    root = near_hashes.join_near_hashes(unique, order, start, probes, distance)
-    lowest = np.full(len(unique), len(hashes), np.int64)
-    np.minimum.at(lowest, root, first)
-    return lowest[root][inverse]
+    places = np.zeros((4, 2**16, 2), np.int32)
+    for band in range(4):
+        places[band, 1:] = np.cumsum(np.bincount(_band(hashes, band), minlength=2**16))[:-1, None]
+    # Bands are probed as evenly as their bits have to add up: up to t bits each, where the sum of t + 1 is distance + 1.
+    probes = _probes(distance)
+    flips = [(distance + 4 - band) // 4 - 1 for band in range(4)]
+    counts = np.searchsorted(np.bitwise_count(probes), flips, "right")
+    agreement = picture_details.windows(), picture_details.LEAST, picture_details.ALIKE
+    details = np.ascontiguousarray(details, np.uint64)
+    return near_hashes.find_stays(hashes, details, places, probes, counts, distance, *agreement)
+
+
+def _band(hashes: np.ndarray, band: int) -> np.ndarray:
+    return ((hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF)).astype(np.int64)
+
+
+def _probes(distance: int) -> np.ndarray:
+    """What is flipped in a band so that all hashes within a distance are met: up to a quarter of its bits, fewest first."""
+    if not 0 <= distance <= 16:
+        raise ConfigError(f"a distance of {distance} bits: choose 0 to 16 of the 64")
+    flips = [sum(1 << bit for bit in bits) for count in range(distance // 4 + 1) for bits in combinations(range(16), count)]
+    return np.array(flips, np.int64)
 
 
 def _bands(hashes: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if not 0 <= distance <= 16:
-        raise ConfigError(f"a distance of {distance} bits: choose 0 to 16 of the 64")
-    order = np.empty((4, len(hashes)), np.int64)
-    start = np.zeros((4, 2**16 + 1), np.int64)
+    probes, order, start = _probes(distance), np.empty((4, len(hashes)), np.int64), np.zeros((4, 2**16 + 1), np.int64)
     for band in range(4):
-        values = ((hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF)).astype(np.int64)
+        values = _band(hashes, band)
         order[band] = np.argsort(values, kind="stable")
         start[band, 1:] = np.cumsum(np.bincount(values, minlength=2**16))
-    flips = [sum(1 << bit for bit in bits) for count in range(distance // 4 + 1) for bits in combinations(range(16), count)]
-    return order, start, np.array(flips, np.int64)
+    return order, start, probes
 
 
 def duplicates(table: pd.DataFrame, distance: int = DISTANCE) -> pd.DataFrame:
     """Find what a data set holds more than once, by a table as from `hash_table`, and which one to keep.
 
-    Of each group (see `groups`) the largest picture stays, then the one with the longest text, then the first key.
+    The largest picture comes first, then the one with the longest text, then the first key; a picture goes when it equals one before
+    it, or is near one that stays (see `find_stays`).
 
     Returns:
         One row per picture to drop: `key`, `kept` (the key that stays), `reason` (`same bytes`, `same pixels`, `near picture`) and
-        `distance` in bits. In a chain the distance to the one that stays may be larger than asked for.
+        `distance` in bits.
     """
-    table = table.reset_index(drop=True)
-    group, near = np.arange(len(table)), np.arange(len(table))
-    detailed = np.flatnonzero(table["contrast"].to_numpy() >= FLAT)
-    near[detailed] = detailed[groups(table["hash"].to_numpy(np.uint64)[detailed], distance)]
-    for label in (near, pd.factorize(table["pixels_sha256"])[0], _known(table["bytes_sha256"])):
-        group = _merge(group, label)
-    table = table.assign(group=group)
-    first = _ranked(table, "group").drop_duplicates("group")
-    rest = table.drop(index=first.index)
-    stays = first.set_index("group").loc[rest["group"]]
-    same = {column: rest[column].to_numpy() == stays[column].to_numpy() for column in ("bytes_sha256", "pixels_sha256")}
-    same_bytes = same["bytes_sha256"] & (rest["bytes_sha256"] != "").to_numpy()
-    reason = np.where(same_bytes, "same bytes", np.where(same["pixels_sha256"], "same pixels", "near picture"))
-    bits = np.bitwise_count(rest["hash"].to_numpy(np.uint64) ^ stays["hash"].to_numpy(np.uint64)).astype(np.int64)
-    return pd.DataFrame({"key": rest["key"].to_numpy(), "kept": stays["key"].to_numpy(), "reason": reason, "distance": bits})
+    # Equal pictures are one, by the best of them.
+    table = _ranked(table.assign(row=np.arange(len(table)))).reset_index(drop=True)
+    same = np.arange(len(table))
+    for label in (pd.factorize(table["pixels_sha256"])[0], _known(table["bytes_sha256"])):
+        same = _merge(same, label)
+    one = np.flatnonzero((same == np.arange(len(table))) & (table["contrast"] >= FLAT).to_numpy())
+    stays = np.arange(len(table))
+    hashes = table["hash"].to_numpy(np.uint64)
+    stays[one] = one[find_stays(hashes[one], table.loc[one, picture_details.COLUMNS].to_numpy(np.uint64), distance)]
+
+    # What goes, for what, and why.
+    stays = stays[same]
+    gone = np.flatnonzero(stays != np.arange(len(table)))
+    gone = gone[np.argsort(table["row"].to_numpy()[gone])]
+    kept = stays[gone]
+    equal = {
+        name: (table[name].to_numpy()[gone] == table[name].to_numpy()[kept]) for name in ("bytes_sha256", "pixels_sha256")
+    }
+    same_bytes = equal["bytes_sha256"] & (table["bytes_sha256"].to_numpy()[gone] != "")
+    reason = np.where(same_bytes, "same bytes", np.where(equal["pixels_sha256"], "same pixels", "near picture"))
+    bits = np.bitwise_count(hashes[gone] ^ hashes[kept]).astype(np.int64)
+    keys = table["key"].to_numpy()
+    return pd.DataFrame({"key": keys[gone], "kept": keys[kept], "reason": reason, "distance": bits})
 
 
 def _ranked(table: pd.DataFrame, *first: str) -> pd.DataFrame:
@@ -320,7 +350,7 @@ def overlap(
 ) -> pd.DataFrame:
     """List what of a data set also is in a benchmark called `name`, however it is turned; both are tables as from `hash_table`.
 
-    Near pictures differ in at most `distance` bits; near texts share at least `min_jaccard` of their word triples, and texts of fewer
+    Near pictures differ in at most `distance` bits, whatever their details: what may be a benchmark's should go. Near texts share at least `min_jaccard` of their word triples, and texts of fewer
     than six words count only when equal.
 
     Returns:

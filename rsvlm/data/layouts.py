@@ -1,4 +1,4 @@
-"""How evaluation sets lie on disk: tables of captions or labels, folders of classes, lists of a split, and the files they name.
+"""How evaluation sets lie on disk: folders of classes, lists of a split, and the files that a table names; `tables` reads the tables.
 
 Names in tables are data: one that leads out of the benchmark's folder stops everything, and so does a folder that is a link out of it;
 such a file is left out.
@@ -6,23 +6,20 @@ such a file is left out.
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
 import itertools
-import json
 import logging
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rsvlm.data import catalogue
-from rsvlm.data.reading import BrokenSample
+from rsvlm.data.reading import BrokenSample, visible
 from rsvlm.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -33,11 +30,8 @@ MAX_BYTES = 512 * 2**20
 MAX_DEPTH = 8
 """Folders within folders that are looked through for images."""
 
-CAPTION_COLUMNS = ("caption", "title", "captions", "text", "sentence", "raw")
-LABEL_COLUMNS = ("classname", "class", "label")
-_IMAGE_COLUMNS = ("image", "filename", "filepath", "file", "image_path", "img", "path")
-_IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2")
-_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2")
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
 @dataclass(frozen=True)
@@ -63,147 +57,36 @@ class Request:
             if 2 * number < wanted and self.strict:
                 raise DataError(
                     f"{where} has {number:,} of {wanted:,} {what}: half downloaded? Fetch the rest, "
-                    "or ask for it with partial=True"
+                    "or take what is there with --partial (partial=True)"
                 )
             if number != wanted:
                 difference = where, number, what, wanted, self.title
                 logger.warning("%s has %d %s, expected %d: its figures are not those of %s", *difference)
 
-    def layout_error(self) -> DataError:
-        """Return the error that shows the expected layout beside what lies in the folder."""
-        names = sorted(f"{child.name}/" if child.is_dir() else child.name for child in self.folder.iterdir())
-        shown = "\n  ".join(names[:12] + ([f"… and {len(names) - 12} more"] if len(names) > 12 else [])) or "(nothing)"
-        wanted = (
-            "expected *.tar shards (in it or in <split>/), one Karpathy JSON file {'images': [{'filename', 'split', 'sentences': "
-            "[{'raw'}]}]} or a CSV file with columns image and caption (or label) beside its image folder, or a folder per class"
-        )
+    def layout_error(self, *remarks: str) -> DataError:
+        """Return the error that shows the expected layout beside what lies in the folder, and remarks on what lies there."""
+        children = [child for child in self.folder.iterdir() if not child.name.startswith(".")]
+        names = sorted(f"{child.name}/" if child.is_dir() else child.name for child in children)
+        names = names[:12] + ([f"… and {len(names) - 12} more"] if len(names) > 12 else []) or ["(nothing)"]
+        forms = [
+            "expected one of",
+            "*.tar shards, in it or in <split>/",
+            "a JSON file {'images': [{'filename', 'split', 'sentences': [{'raw'}]}]} (Karpathy), or of COCO's captions, and the images",
+            "a CSV or TSV file with a column image and a column caption (or label), and the images",
+            "a folder of images for each class",
+        ]
         if "layout" in self.entry:
-            tree = "\n  ".join(self.entry["layout"])
-            wanted = f"expected the layout of {self.title} ({self.entry['where']}), or *.tar shards:\n  {tree}"
-        return DataError(f"{self.folder} is no known layout: {wanted}\nand found\n  {shown}")
+            forms = [f"expected the layout of {self.title} ({self.entry['where']}), or *.tar shards:", *self.entry["layout"]]
+        lines = [f"{self.folder} is no known layout: {forms[0]}", *forms[1:]]
+        if any(name.endswith(".tar") for name in names):
+            remarks = *remarks, "(a *.tar of images without a .txt or .json for each is an archive: unpack it)"
+        return DataError("\n  ".join(lines) + "\n" + "\n  ".join(["and found", *names, *remarks]))
 
 
-# Tables
-
-
-def has_shards(folder: Path) -> bool:
-    """Say whether a folder holds shards; a tar file beside a table is the archive that the benchmark came in."""
-    if not (next(folder.glob("*.tar"), None) or next(folder.glob("*/*.tar"), None)):
-        return False
-    if (folder / "manifest.json").is_file():
-        return True
-    tables = any(next(folder.glob(f"*.{kind}"), None) for kind in ("csv", "tsv"))
-    return not tables and not any(map(_image_rows, map(read_json, folder.glob("*.json"))))
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a DataError says that it is larger than `MAX_BYTES`, or not valid."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path} is larger than {MAX_BYTES:,} bytes, which no known table is: remove it")
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}): fetch it again") from None
-
-
-def caption_table(request: Request) -> tuple[Path, list[tuple[str, list]]]:
-    """Return the path of the table of captions, and file and texts of every image of the split."""
-    split = request.split
-    for path in sorted(request.folder.glob("*.json")):
-        if (rows := _image_rows(read_json(path))) is None:
-            continue
-        rows = [(row, scene) for row, scene in rows if isinstance(row, dict)]
-        splits = Counter(str(row.get("split")) for row, _ in rows)
-        if split is not None and split not in splits:
-            wanted = request.entry.get("splits", {}).get(split)
-            lacking = f"; that of {request.title} has {wanted['images']:,} images, this copy lacks it" if wanted else ""
-            raise DataError(f"{path} has no split '{split}': it has {dict(splits)}{lacking}")
-        chosen = [(row, scene) for row, scene in rows if split in (None, str(row.get("split")))]
-        return path, [(_file_of(path, row, scene), _texts_of(row)) for row, scene in chosen]
-    if table := find_table(request, CAPTION_COLUMNS):
-        captions: dict[str, list] = {}
-        for file, caption in table[1]:
-            captions.setdefault(file, []).append(caption)
-        return table[0], list(captions.items())
-    raise request.layout_error()
-
-
-def _image_rows(table: Any) -> list[tuple[dict, str | None]] | None:
-    """Entries of a table of images, each with its class where entries are listed by class; None if this is no such table."""
-    if not isinstance(table, dict):
-        return None
-    if isinstance(table.get("images"), list):
-        return [(row, None) for row in table["images"]]
-    lists = [rows for rows in table.values() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
-    if table and len(lists) == len(table) and all("filename" in rows[0] for rows in lists):
-        return [(row, scene) for scene, rows in table.items() for row in rows]
-    return None
-
-
-def _file_of(path: Path, row: dict, scene: str | None) -> str:
-    file = row.get("filename", row.get("file"))
-    if not isinstance(file, str) or not file:
-        raise DataError(f"{path} has an image without a filename ({str(row)[:80]}): fetch it again")
-    return file if scene is None else f"{scene}/{file}"
-
-
-def _texts_of(row: dict) -> list:
-    if isinstance(row.get("sentences"), list):
-        return [sentence.get("raw") if isinstance(sentence, dict) else sentence for sentence in row["sentences"]]
-    if isinstance(row.get("captions"), list):
-        return row["captions"]
-    return [text for column, text in row.items() if re.fullmatch(r"raw(_\d+)?", column)]
-
-
-def find_table(request: Request, columns: Iterable[str]) -> tuple[Path, Iterator[tuple[str, str]]] | None:
-    """Return the one table of a split with a column of images and one of `columns`, and its pairs of both; None if there is none."""
-    folder, split = request.folder, request.split
-    tables, aliases = [], _SPLITS.get(split, (split,))
-    for path in sorted([*folder.glob("*.csv"), *folder.glob("*.tsv")]):
-        encoding = _encoding(path)
-        with path.open(encoding=encoding, newline="") as file:
-            head = file.readline(10_000).strip()
-        delimiter = max(",;\t|", key=head.count)
-        header = [column.strip(' "').casefold() for column in head.split(delimiter)]
-        image, value = (next((header.index(c) for c in wanted if c in header), None) for wanted in (_IMAGE_COLUMNS, columns))
-        if image is None or value is None:
-            continue
-        of_split = header.index("split") if "split" in header else None
-        named = {name for name, words in _SPLITS.items() if set(words) & _words(path)}
-        if split is None or of_split is not None or not named or split in named:
-            of_split = None if split is None else of_split
-            tables.append((path, _pairs(path, encoding, delimiter, image, value, of_split, aliases)))
-    if len(tables) > 1 and split is not None:
-        raise DataError(f"several tables fit split '{split}': {', '.join(p.name for p, _ in tables)}; keep one in {folder}")
-    return tables[0] if len(tables) == 1 else None
-
-
-def _words(path: Path) -> set[str]:
-    return set(re.split(r"[^a-z0-9]+", path.stem.casefold()))
-
-
-def _encoding(path: Path) -> str:
-    for encoding in ("utf-8-sig", "gb18030"):  # RS5M's table of RSICD is in the second
-        try:
-            with path.open(encoding=encoding, newline="") as file:
-                while file.read(2**20):
-                    pass
-            return encoding
-        except UnicodeDecodeError:
-            continue
-    raise DataError(f"{path} is text neither in UTF-8 nor in GB18030: save it as UTF-8")
-
-
-def _pairs(path: Path, encoding: str, delimiter: str, image: int, value: int, of_split, splits) -> Iterator[tuple[str, str]]:
-    with path.open(encoding=encoding, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        try:
-            next(reader)
-            for row in reader:
-                if row and (of_split is None or row[of_split] in splits):
-                    yield row[image], row[value]
-        except (csv.Error, IndexError) as error:
-            raise DataError(f"{path}, line {reader.line_num}, cannot be read ({error}): mend that line") from None
+def words_of_name(path: Path) -> set[str]:
+    """Return the words of a file's name, in small letters; a year at the end of a word may be left out (`val2014`)."""
+    words = set(re.split(r"[^a-z0-9]+", path.stem.casefold()))
+    return words | {word.rstrip("0123456789") for word in words}
 
 
 # Images that a table names
@@ -265,7 +148,7 @@ def _home(request: Request, path: Path, files: list[str]) -> tuple[Path, int]:
 
 
 def _around(folder: Path) -> list[Path]:
-    return [folder, *sorted(child for child in folder.iterdir() if child.is_dir())]
+    return [folder, *(child for child in visible(folder, "*") if child.is_dir())]
 
 
 def _check_inside(place: Path, folder: Path) -> None:
@@ -306,7 +189,7 @@ def own_classes(base: Path) -> tuple[dict[str, int], list[str]]:
     children = below(base)
     while len(children) == 1 and below(base / children[0]):
         base, children = base / children[0], below(base / children[0])
-    if children and set(children) <= set(itertools.chain(*_SPLITS.values())):
+    if children and set(children) <= set(itertools.chain(*SPLIT_NAMES.values())):
         children = sorted({child for split in children for child in below(base / split)})
     labels = {catalogue.key_of(child): label for label, child in enumerate(children)}
     return labels, list(map(catalogue.words_of, children))
@@ -326,7 +209,7 @@ def walk(
                     _check_inside(base / child.name, request.folder)
                 elif len(base.parts) - len(request.folder.parts) < MAX_DEPTH:
                     children.append(child.name)
-            elif child.name.lower().endswith(_IMAGES) and not child.name.rpartition(".")[0].endswith(left_out):
+            elif child.name.lower().endswith(IMAGE_ENDINGS) and not child.name.rpartition(".")[0].endswith(left_out):
                 files.append(child.name)
     if wanted is not None:
         files = [file for file in files if listed(base.name, file, wanted)]
@@ -351,12 +234,12 @@ def split_of(request: Request) -> tuple[Path, set[str] | None]:
     folder, split = request.folder, request.split
     if split is None:
         return folder, None
-    aliases = _SPLITS.get(split, (split,))
+    aliases = SPLIT_NAMES.get(split, (split,))
     around = _around(folder)
     if place := next((place / alias for place in around for alias in aliases if (place / alias).is_dir()), None):
         _check_inside(place, folder)
         return place, None
-    lists = [path for place in around for path in sorted(place.glob("*.txt")) if _words(path) & set(aliases)]
+    lists = [path for place in around for path in sorted(place.glob("*.txt")) if words_of_name(path) & set(aliases)]
     if len(lists) != 1:
         several = f"several file lists fit: {', '.join(path.name for path in lists)}"
         official = ", ".join(request.entry.get("splits", {})) or "none"
@@ -373,8 +256,13 @@ def _read_list(path: Path, known: str | None) -> set[str]:
     digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if known not in (None, digest):
         logger.warning("%s has the MD5 %s, expected %s: it is another list than the usual one", path, digest, known)
-    lines = [line.strip() for line in data.decode("utf-8", errors="replace").splitlines() if line.strip()]
-    name = re.compile(rf".*?({'|'.join(map(re.escape, _IMAGES))})(?=[\s,]|$)", re.IGNORECASE)  # a label may follow the name
+    try:
+        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not in UTF-8 (byte {error.start}): save it as UTF-8") from None
+    name = re.compile(
+        rf".*?({'|'.join(map(re.escape, IMAGE_ENDINGS))})(?=[\s,]|$)", re.IGNORECASE
+    )  # a label may follow the name
     files = [match[0] if (match := name.match(line)) else line for line in lines]
     parts = [re.sub(r"\.[^./]*$", "", file).replace("\\", "/").split("/") for file in files]
     stems = [part[-1] if len(part) == 1 else f"{catalogue.key_of(part[-2])}/{part[-1]}" for part in parts]

@@ -25,43 +25,86 @@ def find_root(parent, i):
 
 
 @njit(cache=True, nogil=True)
-def join_near_hashes(
-    hashes: np.ndarray, order: np.ndarray, start: np.ndarray, probes: np.ndarray, distance: int
-) -> np.ndarray:
-    """Put hashes that differ in few bits into groups, without listing pairs.
+def _alike(one, other, windows, least_bits, least_share):
+    """Compare the details of two pictures, (8,) uint64 each, in every window: (w, 4) uint64 masks of a plane of 256 bits."""
+    for w in range(len(windows)):
+        both, either = 0, 0
+        for k in range(8):
+            mask = windows[w, k % 4]
+            both += _bits(one[k] & other[k] & mask)
+            either += _bits((one[k] | other[k]) & mask)
+        if either >= least_bits and both < least_share * either:
+            return False
+    return True
 
-    Hashes are cut into four bands of 16 bits. Two that differ in at most `distance` bits differ in at most a quarter of that,
-    rounded down, in one band, so only hashes found by probing each band with so many bits flipped are compared.
+
+@njit(cache=True, nogil=True)
+def alike(ours: np.ndarray, theirs: np.ndarray, windows: np.ndarray, least_bits: int, least_share: float) -> np.ndarray:
+    """Say of each pair whether its details agree: (N, 8) uint64 twice, to (N,) bool; the others as for `find_stays`."""
+    result = np.empty(len(ours), np.bool_)
+    for i in range(len(ours)):
+        result[i] = _alike(ours[i], theirs[i], windows, least_bits, least_share)
+    return result
+
+
+@njit(cache=True, nogil=True)
+def find_stays(
+    hashes: np.ndarray,
+    details: np.ndarray,
+    places: np.ndarray,
+    probes: np.ndarray,
+    counts: np.ndarray,
+    distance: int,
+    windows: np.ndarray,
+    least_bits: int,
+    least_share: float,
+) -> np.ndarray:
+    """Let a picture go when it is near one before it that stays: few bits differ, and the details agree.
+
+    Hashes are cut into four bands of 16 bits, and only those found by probing each band with some bits flipped are compared: if bands
+    are probed up to t bits each, and these t + 1 add up to more than `distance`, two near hashes differ by no more than its t in one
+    band. What goes is compared with nothing any more: no chains, and a picture that comes a million times costs no more than once.
 
     Args:
-        hashes: `(N,)`, uint64, no two alike.
-        order: `(4, N)`, int64, in row b the hashes by the value of band b (bits 16 b to 16 b + 15).
-        start: `(4, 65537)`, int64, where each value begins in `order`.
-        probes: `(K,)`, int64, what is flipped in a band, 0 included.
+        hashes: `(N,)`, uint64, what should stay first.
+        details: `(N, 8)`, uint64, as from `picture_details.rises`.
+        places: `(4, 65536, 2)`, int32, in row b twice where each value of band b (bits 16 b to 16 b + 15) would begin if hashes were
+            sorted by it; the second number is moved on as places are taken.
+        probes: `(K,)`, int64, what is flipped in a band, fewest bits first.
+        counts: `(4,)`, int64, how many of the probes each band is probed with.
         distance: Largest number of bits that differ.
+        windows: `(W, 4)`, uint64, parts of the picture, each of which has to agree.
+        least_bits: Number of details, in either picture, from which on a window is compared.
+        least_share: Smallest share of these that both pictures have.
 
     Returns:
-        `(N,)`, int64, the lowest number of each hash's group; groups are joined along chains.
+        `(N,)`, int64, the nearest that stays; its own number where a picture stays.
     """
     n = len(hashes)
-    parent = np.arange(n)
-    for band in range(4):
-        for i in range(n):
-            value = np.int64((hashes[i] >> np.uint64(16 * band)) & np.uint64(0xFFFF))
-            for probe in probes:
-                first, last = start[band, value ^ probe], start[band, (value ^ probe) + 1]
-                for place in range(first, last):
-                    j = order[band, place]
-                    if j <= i or _bits(hashes[i] ^ hashes[j]) > distance:
-                        continue
-                    a, b = find_root(parent, i), find_root(parent, j)
-                    if a < b:
-                        parent[b] = a
-                    elif b < a:
-                        parent[a] = b
+    stays = np.arange(n)
+    slot_hash, slot_number = np.empty((4, n), np.uint64), np.empty((4, n), np.int32)
     for i in range(n):
-        parent[i] = find_root(parent, i)
-    return parent
+        best, fewest, query = -1, distance, hashes[i]
+        for band in range(4):
+            value = np.int64((query >> np.uint64(16 * band)) & np.uint64(0xFFFF))
+            for probe in probes[: counts[band]]:
+                for place in range(places[band, value ^ probe, 0], places[band, value ^ probe, 1]):
+                    bits = _bits(query ^ slot_hash[band, place])
+                    if bits > fewest:
+                        continue
+                    j = np.int64(slot_number[band, place])
+                    nearer = best < 0 or bits < fewest or j < best
+                    if nearer and _alike(details[i], details[j], windows, least_bits, least_share):
+                        best, fewest = j, bits
+        if best >= 0:
+            stays[i] = best
+            continue
+        for band in range(4):
+            value = np.int64((query >> np.uint64(16 * band)) & np.uint64(0xFFFF))
+            place = places[band, value, 1]
+            slot_hash[band, place], slot_number[band, place] = query, i
+            places[band, value, 1] += 1
+    return stays
 
 
 @njit(cache=True, parallel=True)
@@ -73,9 +116,10 @@ def nearest_hashes(
     Args:
         queries: `(N, F)`, uint64, the F forms of a query.
         gallery: `(M,)`, uint64, no two alike.
-        order: `(4, M)`, int64, as for `join_near_hashes`.
-        start: `(4, 65537)`, int64, as there.
-        probes: `(K,)`, int64, as there.
+        order: `(4, M)`, int64, in row b the hashes by the value of band b (bits 16 b to 16 b + 15).
+        start: `(4, 65537)`, int64, where each value begins in `order`.
+        probes: `(K,)`, int64, what is flipped in each band: up to a quarter of `distance`, rounded down, for two that differ in no more
+            bits than that differ in no more than a quarter in one band.
         distance: Largest number of bits that differ.
 
     Returns:

@@ -6,6 +6,7 @@ The layout of a data folder is told in `shards`, which writes it. Folders of tar
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
 import tarfile
@@ -35,7 +36,7 @@ class Sample:
     Attributes:
         key: Stable name within the data set.
         image: Encoded bytes, for `images.decode`.
-        captions: At least one, none empty; the first is the fullest.
+        captions: At least one (unless none was asked for), none empty; the first is the fullest.
         record: The sample's JSON member, `{}` where there is none.
         position: Place in this epoch's order, from 0; broken samples keep theirs, so `start=position + 1` goes on exactly.
     """
@@ -72,6 +73,24 @@ def manifest(folder: Path, *, verify: bool = False) -> dict:
     return content
 
 
+def visible(folder: Path, *patterns: str) -> list[Path]:
+    """Return what matches any of the patterns below a folder, sorted; hidden names (`._x` of macOS, `__MACOSX`) are passed over."""
+    paths = {path for pattern in patterns for path in folder.glob(pattern)}
+    return sorted(path for path in paths if not any(p.startswith((".", "__")) for p in path.relative_to(folder).parts))
+
+
+def holds_pictures_alone(path: Path, most: int = 200) -> bool:
+    """Say whether the first members of a tar file are pictures, and none of them has a text of its own: so it is no shard."""
+    kinds: dict[str, set[str]] = {}
+    try:
+        for key, extension, _ in itertools.islice(_members(path), most):
+            kinds.setdefault(key, set()).add(extension)
+    except _BROKEN:
+        return False  # a broken shard is told when it is read
+    pictures = [kinds_of_key for kinds_of_key in kinds.values() if kinds_of_key & {*IMAGE_TYPES, "tif", "tiff", "bmp"}]
+    return bool(pictures) and all(len(kinds_of_key) == 1 for kinds_of_key in pictures)
+
+
 def count(folder: Path, split: str) -> int:
     """Return how many positions one epoch of a split of a data folder has.
 
@@ -90,6 +109,7 @@ def stream(
     start: int = 0,
     pool_shards: int = 4,
     skipped: Counter | None = None,
+    captioned: bool = True,
 ) -> Iterator[Sample]:
     """Read the samples of one epoch in an order that can be taken up anywhere.
 
@@ -97,7 +117,8 @@ def stream(
     one pool. Samples that cannot be used are left out, counted by reason and logged once per reason.
 
     A folder without a manifest works too: `{split}/*.tar`, or `*.tar` as the split `train`, with pictures as `.png`, `.jpg`,
-    `.jpeg` or `.webp` and captions as `.txt` (one caption) or `.json` (`captions`, `caption` or `text`).
+    `.jpeg` or `.webp` and captions as `.txt` (one caption) or `.json` (`captions`, `caption` or `text`). Where a `dataset_type.txt` with
+    the word `retrieval` lies in the folder, as in sets for CLIP_benchmark, every line of a `.txt` is a caption.
 
     Args:
         folder: A data folder.
@@ -107,6 +128,7 @@ def stream(
         start: Positions to pass over without decoding.
         pool_shards: Shards held in memory at once.
         skipped: Counter of the samples left out, by reason.
+        captioned: Whether samples without a caption are left out. If false, a number in a `.cls` is `cls` in the record.
 
     Raises:
         DataError: No shards, no such split, or a number out of range; raised at the call, not at the first sample.
@@ -114,11 +136,18 @@ def stream(
     shards = _shards_of(Path(folder), split)
     if start < 0 or epoch < 0 or pool_shards < 1:
         raise DataError(f"start and epoch must be at least 0, pool_shards at least 1; got {start}, {epoch}, {pool_shards}")
-    return _stream(shards, seed, epoch, start, pool_shards, Counter() if skipped is None else skipped)
+    text = _read_text(Path(folder)) if captioned else None
+    return _stream(shards, seed, epoch, start, pool_shards, Counter() if skipped is None else skipped, text)
 
 
 def _stream(
-    shards: list[tuple[Path, int]], seed: int | None, epoch: int, start: int, pool_shards: int, skipped: Counter
+    shards: list[tuple[Path, int]],
+    seed: int | None,
+    epoch: int,
+    start: int,
+    pool_shards: int,
+    skipped: Counter,
+    text: Callable[[str, bytes], list[str]] | None,
 ) -> Iterator[Sample]:
     order = np.arange(len(shards))
     if seed is not None:
@@ -137,7 +166,7 @@ def _stream(
         for place in places.tolist():
             if position >= start:
                 try:
-                    yield _decode(loaded[place], position)
+                    yield _decode(loaded[place], position, text)
                 except BrokenSample as problem:
                     skip(skipped, problem)
             # Every picture is used once; letting go of it keeps less than a pool in memory.
@@ -193,7 +222,34 @@ def read_shard(path: Path, samples: int) -> list[tuple[str, dict[str, bytes]] | 
     return groups
 
 
-def _decode(group: tuple[str, dict[str, bytes]] | BrokenSample, position: int) -> Sample:
+def _read_text(folder: Path) -> Callable[[str, bytes], list[str]]:
+    """Return a function that reads the captions in a `.txt` of a folder's shards: one on each line where the folder says so."""
+    places = [folder, folder.parent] if (folder / "nshards.txt").is_file() else [folder]
+    kinds = [place / "dataset_type.txt" for place in places if (place / "dataset_type.txt").is_file()]
+    by_line = any(kind.read_text(encoding="utf-8", errors="replace").strip() == "retrieval" for kind in kinds)
+    told = False
+
+    def captions(key: str, data: bytes) -> list[str]:
+        nonlocal told
+        try:
+            text = data.decode("utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise BrokenSample("caption not in UTF-8", key) from error
+        if by_line:
+            return text.splitlines()
+        if "\n" in text and not told and (told := True):
+            several = (
+                "the caption of %s has several lines and is read as one, as are others: if each line is a caption, write the"
+            )
+            log.warning(several + " word retrieval into %s", key, folder / "dataset_type.txt")
+        return [text]
+
+    return captions
+
+
+def _decode(
+    group: tuple[str, dict[str, bytes]] | BrokenSample, position: int, text: Callable[[str, bytes], list[str]] | None
+) -> Sample:
     if isinstance(group, BrokenSample):
         raise group
     key, members = group
@@ -210,9 +266,12 @@ def _decode(group: tuple[str, dict[str, bytes]] | BrokenSample, position: int) -
         raise BrokenSample("bad json", key) from error
     if not isinstance(record, dict):
         raise BrokenSample("bad json", key)
+    if text is None:
+        number = members.get("cls", b"").strip()
+        return Sample(key, image, [], record | ({"cls": int(number)} if number.isdigit() else {}), position)
     texts = next((record[name] for name in ("captions", "caption", "text") if name in record), None)
     if texts is None and "txt" in members:
-        texts = members["txt"].decode("utf-8", errors="replace")
+        texts = text(key, members["txt"])
     texts = [texts] if isinstance(texts, str) else texts if isinstance(texts, list) else []
     captions = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
     if not captions:
@@ -224,8 +283,8 @@ def _members(path: Path | str) -> Iterator[tuple[str, str, Callable[[], IO[bytes
     """Yield the key and extension of each file in a tar file, and a function that opens it."""
     with tarfile.open(path, "r:") as archive:
         for member in archive:
-            if member.isreg():
-                folder, _, base = member.name.rpartition("/")
+            folder, _, base = member.name.rpartition("/")
+            if member.isreg() and not base.startswith("."):  # macOS puts ._a.jpg beside a.jpg
                 stem, _, extension = base.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
                 yield key, extension.lower(), functools.partial(archive.extractfile, member)
@@ -237,9 +296,9 @@ def _shards_of(folder: Path, split: str) -> list[tuple[Path, int]]:
         entries = {name: entry["shards"] for name, entry in content["splits"].items()}
         splits = {name: [(folder / s["file"], s["samples"]) for s in shards] for name, shards in entries.items()}
     else:
-        paths = [(path.parent.name, path) for path in sorted(folder.glob("*/*.tar"))]
+        paths = [(path.parent.name, path) for path in visible(folder, "*/*.tar")]
         if "train" not in dict(paths):
-            paths += [("train", path) for path in sorted(folder.glob("*.tar"))]
+            paths += [("train", path) for path in visible(folder, "*.tar")]
         splits = {}
         for name, path in paths:
             splits.setdefault(name, []).append((path, None))

@@ -23,7 +23,7 @@ from rsvlm.errors import DataError
 from rsvlm.evaluation import classification, embeddings, given, leakage, retrieval
 from rsvlm.model.embed import Encoder
 from rsvlm.model.others import opening
-from rsvlm.records import files, results, stages
+from rsvlm.records import files, results, stages, text
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Options:
         batch_size: Images per forward pass.
         seed: Seed of the resamples, and of the images that `overlap` leaves out for comparison.
         device: auto, cpu, cuda or cuda:N.
+        partial: Whether less than half of what a named benchmark should have is accepted.
     """
 
     protocol: str = "all"
@@ -50,6 +51,7 @@ class Options:
     batch_size: int = 256
     seed: int = 0
     device: str = "auto"
+    partial: bool = False
 
     def scoring(self) -> dict:
         """Return those that `retrieval.evaluate` takes."""
@@ -62,7 +64,8 @@ class Evaluation:
 
     Attributes:
         rows: Metric rows (`results.ROW`).
-        about: What they are of, for the provenance: model, its fingerprint, benchmark, data_hash, skipped (reason → number).
+        about: What they are of, for the provenance: model, its fingerprint, benchmark, data_hash, skipped (reason → number); of
+            retrieval also population: number of images and captions, and a sketch of these (`text.sketch`).
         confusion: Of a classification, for each prompt set the images of each true class (row) by answer (column).
         pairs: Of a search for overlaps, the pairs.
     """
@@ -92,7 +95,7 @@ def retrieve(
         root: Folder of the benchmark.
         benchmark: Name in `catalogue.rows`, whose numbers must then be met. If None, what the folder itself says.
         options: How it is scored.
-        split: Split of the benchmark; of a file of embeddings only the name.
+        split: Split of the benchmark; of a file of embeddings only the name, and what its numbers must be like.
         per_class: Whether there are recalls of each scene class, too, where the benchmark tells classes.
         out: Folder that the embeddings are kept in. If None, they are not.
 
@@ -132,16 +135,16 @@ def classify(
     """
     if str(model).startswith(FILE):
         raise DataError(f"{model} cannot read the names of classes: give --model a model, or score the file with retrieval")
-    _check_root(root)
     templates = dict(map(_templates, prompts))
+    _check(model, root, benchmark, "classification", options.device)
     skipped: Counter = Counter()
-    names, items = benchmarks.labelled(root, benchmark, split, skipped=skipped)
+    names, items = benchmarks.labelled(root, benchmark, split, partial=options.partial, skipped=skipped)
     encoder = opening.open_encoder(model, options.device)
     classes = {name: classification.class_embeddings(encoder, names, lines) for name, lines in templates.items()}
     with tempfile.TemporaryDirectory() as scratch:
         sizes = {"batch_size": options.batch_size, "skipped": skipped}
         vectors = embeddings.read_labelled(embeddings.labelled(encoder, items, Path(scratch), class_names=names, **sizes))
-    about = _about(encoder, root, benchmark, skipped)
+    about = _about(encoder, root, title(benchmark, root, "classification"), skipped)
     known = vectors.image_embeddings, vectors.labels
     facts = {"dataset": about["benchmark"], "split": split or leakage.EVERYTHING, "logit_scale": vectors.logit_scale}
     draws = {"bootstrap_samples": options.bootstrap_samples, "seed": options.seed}
@@ -172,14 +175,17 @@ def overlap(
     """
     if not train:
         raise DataError("no training set is given: --train takes a folder of shards or of a benchmark, or a file of captions")
-    _check_root(root)
+    named = benchmark and next((e["name"] for e in catalogue.rows() if e["name"].casefold() == benchmark.casefold()), None)
+    benchmark = named or (benchmark and title(benchmark, root))
+    _check(model, root, benchmark, None, options.device)
     parts, labels = {}, None
     about = {"benchmark": title(benchmark, root), "data_hash": _data_hash(root)}
     if model:
         parts, about, labels = _embedded(model, root, benchmark, split, options, None, {})
     name = about["benchmark"]
     limits = {"distance": distance, "min_jaccard": min_jaccard}
-    pairs = leakage.find(train, root, split=split, train_split=train_split, name=name, **limits)
+    splits = {"split": split, "train_split": train_split, "partial": options.partial}
+    pairs = leakage.find(train, root, name=name, **splits, **limits)
     rows = leakage.rows(pairs)
     facts = {"dataset": name, "split": split} | options.scoring()
     for protocol, vectors in parts.items():
@@ -187,11 +193,15 @@ def overlap(
     return Evaluation(rows, about | {"train": list(map(leakage.called, train))}, pairs=pairs)
 
 
-def title(benchmark: str | None, root: Path | str | None) -> str:
-    """Return a benchmark's name as `catalogue.rows` spells it; without a name, what the folder itself says."""
+def title(benchmark: str | None, root: Path | str | None, task: str | None = None) -> str:
+    """Return a benchmark's name as `catalogue.rows` spells it; without a name, what the folder itself says.
+
+    Raises:
+        DataError: No benchmark of that task, or of any if it is None, has this name.
+    """
     if benchmark is None:
         return leakage.called(root) if root else "unnamed"
-    return next((e["name"] for e in catalogue.rows() if e["name"].casefold() == benchmark.casefold()), benchmark)
+    return catalogue.find(benchmark, task)[0]
 
 
 def write(evaluation: Evaluation, out: Path | str, provenance: Mapping[str, object]) -> Path:
@@ -247,23 +257,26 @@ def _embedded(
     names = list(retrieval.PROTOCOLS) if options.protocol == "all" else [options.protocol]
     if unknown := [name for name in names if name not in retrieval.PROTOCOLS]:
         raise DataError(f"unknown protocol '{unknown[0]}': choose one of {', '.join(retrieval.PROTOCOLS)}, or all")
+    _check(model, root, benchmark, "retrieval", options.device)
     if str(model).startswith(FILE):
         vectors, labels = given.read_embeddings(model), _labels(model, options.protocol)
         path = Path(str(model).removeprefix(FILE))
         digest = files.file_sha256(path)
-        dataset = title(benchmark, root) if benchmark or root else path.stem
+        dataset = title(benchmark, root, "retrieval") if benchmark or root else path.stem
+        if benchmark:
+            _compare(path, vectors, dataset, split, options.partial)
         about = {"model": path.stem, "fingerprint": digest, "benchmark": dataset, "data_hash": digest[:16], "skipped": {}}
-        return {options.protocol: vectors}, about, labels
-    _check_root(root)
+        return {options.protocol: vectors}, about | _population(vectors), labels
     skipped: Counter = Counter()
-    samples = _noted(benchmarks.samples(root, split, name=benchmark, skipped=skipped), classes)
+    samples = _noted(benchmarks.samples(root, split, name=benchmark, partial=options.partial, skipped=skipped), classes)
     encoder = opening.open_encoder(model, options.device)
     wordings = {name: functools.partial(retrieval.caption_text, name) for name in names}
     with tempfile.TemporaryDirectory() as scratch:
         out = out or Path(scratch)
         embeddings.write(encoder, samples, out, batch_size=options.batch_size, skipped=skipped, texts=wordings)
         parts = {name: embeddings.read(out, name) for name in names}
-    return parts, _about(encoder, root, benchmark, skipped), None
+    about = _about(encoder, root, title(benchmark, root, "retrieval"), skipped)
+    return parts, about | _population(next(iter(parts.values()))), None
 
 
 def _labels(model: str, protocol: str) -> dict[str, str]:
@@ -293,10 +306,39 @@ def _labelled(rows: list[dict], labels: Mapping[str, str] | None) -> list[dict]:
     return [row | {"protocol": labels[name] + blank + rest} for row, name, blank, rest in parts if name in labels]
 
 
-def _check_root(root: Path | str | None) -> None:
-    if root is None or not Path(root).exists():
-        expected = "--root takes the folder that holds its images and captions"
-        raise DataError(f"there is no benchmark folder {root or ''}: {expected}")
+def _check(model: str | None, root: Path | str | None, benchmark: str | None, task: str | None, device: str) -> None:
+    """Say what is misspelt before what is missing, and both before any work."""
+    name, entry = catalogue.find(benchmark, task) if benchmark else ("the benchmark", {})
+    if model and str(model).startswith(FILE):
+        return
+    if model and ":" not in str(model) and not Path(model).is_dir():
+        opening.open_encoder(model, device)  # says so
+    expected = "--root takes the folder that holds its images and captions, or shards"
+    expected += f" (from {entry['where']})" if entry else ""
+    if root is None:
+        raise DataError(f"no benchmark folder of {name} is given: {expected}")
+    if not Path(root).exists():
+        raise DataError(f"there is no benchmark folder {root}: {expected}")
+
+
+def _compare(path: Path, vectors: embeddings.Embeddings, name: str, split: str, partial: bool) -> None:
+    """Compare the numbers of vectors with those of the benchmark that they are said to be of."""
+    known = catalogue.populations().get((name, split), {})
+    for what, number in (("images", len(vectors.keys)), ("captions", len(vectors.image_of_caption))):
+        wanted = known.get(what, number)
+        if 2 * number < wanted and not partial:
+            advice = "leave --benchmark out, or take what is there with --partial (partial=True)"
+            raise DataError(f"{path} has {number:,} {what}, the split '{split}' of {name} has {wanted:,}: {advice}")
+        if number != wanted:
+            difference = path, number, what, wanted, name
+            logger.warning("%s has %d %s, expected %d: its figures are not those of %s", *difference)
+
+
+def _population(vectors: embeddings.Embeddings) -> dict:
+    """What the scores are over: number of images and captions, and a sketch of the captions, by which others are noticed."""
+    captions = [caption.removeprefix("a satellite image. ") for caption in vectors.captions]
+    counts = {"images": len(vectors.keys), "captions": len(vectors.image_of_caption)}
+    return {"population": counts | {"sketch": text.sketch(captions)}}
 
 
 def _noted(samples: Iterable[shards.Sample], classes: dict[str, str]) -> Iterator[shards.Sample]:
@@ -307,8 +349,8 @@ def _noted(samples: Iterable[shards.Sample], classes: dict[str, str]) -> Iterato
         yield sample
 
 
-def _about(encoder: Encoder, root: Path | str, benchmark: str | None, skipped: Counter) -> dict:
-    about = {"model": encoder.name, "fingerprint": encoder.fingerprint, "benchmark": title(benchmark, root)}
+def _about(encoder: Encoder, root: Path | str, name: str, skipped: Counter) -> dict:
+    about = {"model": encoder.name, "fingerprint": encoder.fingerprint, "benchmark": name}
     about |= {"revision": encoder.revision} if encoder.revision else {}
     return about | {"data_hash": _data_hash(root), "skipped": dict(skipped)}
 

@@ -99,6 +99,7 @@ def evaluate(
     if absent := C - len(np.unique(labels)):
         missing = f"{absent} of {C} classes have no image"
         logger.warning("%s, %s: %s; balanced accuracy is over the others", dataset, split, missing)
+    statistics.warn_of_few(rows, bootstrap_samples)
     return rows
 
 
@@ -187,9 +188,14 @@ def _metrics(
     values = np.array([measured(times[0].astype(float)) for times in statistics.bootstrap(N, *draws)])
     metrics = [f"top{k}" for k in ks] + ["balanced_accuracy", "ece"] + [f"top1[{name}]" for name in names]
     chances = [100 * k / C for k in ks] + [100 / C, None] + [100 / C] * C
-    counts = [N] * (len(ks) + 2) + np.bincount(label, minlength=C).tolist()
+    of_class = np.bincount(label, minlength=C)
+    counts = [N] * (len(ks) + 2) + of_class.tolist()
+    # A mean over classes varies as if it were over so many images, since those of a small class count more.
+    seen = of_class[of_class > 0]
+    balanced = max(1, round(len(seen) ** 2 / (1 / seen).sum()))
+    units = [N] * len(ks) + [balanced, None] + of_class.tolist()
     return [
-        {"metric": name, **statistics.interval(of_metric), "chance": chance, "n": n}
-        for name, of_metric, chance, n in zip(metrics, values.T, chances, counts, strict=True)
+        {"metric": name, **statistics.interval(of_metric, of_units), "chance": chance, "n": n}
+        for name, of_metric, of_units, chance, n in zip(metrics, values.T, units, chances, counts, strict=True)
         if not np.isnan(of_metric[0])  # no scale, no error; no image, no accuracy
     ]

@@ -11,7 +11,21 @@ from typing import Annotated
 
 import typer
 
-from rsvlm.records.commands import BatchSize, Benchmark, Device, JsonOut, ProtocolName, Resamples, Root, Seed, Ties
+from rsvlm.records.commands import (
+    BatchSize,
+    Benchmark,
+    Device,
+    JsonOut,
+    Partial,
+    ProtocolName,
+    Resamples,
+    Root,
+    Seed,
+    Ties,
+    file_place,
+    folder_place,
+    writes_alone,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Score a model on a data set.")
 
@@ -23,10 +37,11 @@ ModelName = Annotated[
 ]
 
 
+@writes_alone("out")
 def embed(
     model: Annotated[str, typer.Option(help="FOLDER, open_clip:NAME:FILE, hf:FOLDER, …, as a wrong one lists.")],
     data: Annotated[Path, typer.Option(help="Folder of shards or a benchmark.")],
-    out: Annotated[Path, typer.Option(help="Folder for the embeddings.")],
+    out: Annotated[Path, typer.Option(help="Folder for the embeddings.", callback=folder_place)],
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 256,
     device: Device = "auto",
@@ -60,6 +75,7 @@ def evaluate_options(
 
 
 @app.command("retrieval")
+@writes_alone("embeddings")
 def retrieval(
     model: ModelName,
     root: Root = None,
@@ -69,17 +85,18 @@ def retrieval(
     ties: Ties = "pessimistic",
     per_class: Annotated[bool, typer.Option(help="Also recall of each scene class, into the JSON.")] = False,
     json_out: JsonOut = None,
-    embeddings: Annotated[Path | None, typer.Option(help="Keep the embeddings in this folder.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Keep the embeddings in this folder.", callback=folder_place)] = None,
     bootstrap_samples: Resamples = 1000,
     batch_size: BatchSize = 256,
     seed: Seed = 0,
     device: Device = "auto",
+    partial: Partial = False,
 ) -> None:
     """Image→text and text→image recall with intervals and chance, under every protocol."""
     from rsvlm.evaluation import by_name
 
     started = time.time()
-    options = by_name.Options(protocol, ties, bootstrap_samples, batch_size, seed, device)
+    options = by_name.Options(protocol, ties, bootstrap_samples, batch_size, seed, device, partial)
     evaluation = by_name.retrieve(model, root, benchmark, options, split=split, per_class=per_class, out=embeddings)
     report(evaluation, json_out, seed, device, started)
 
@@ -93,23 +110,28 @@ def classify(
     prompts: Annotated[
         list[str] | None, typer.Option(help="A prompt set, or a file with a template on each line. Repeatable; none: paper.")
     ] = None,
-    confusion: Annotated[Path | None, typer.Option(help="A CSV of how often each class was taken for which.")] = None,
+    confusion: Annotated[
+        Path | None, typer.Option(help="A CSV of how often each class was taken for which.", callback=file_place)
+    ] = None,
     json_out: JsonOut = None,
     bootstrap_samples: Resamples = 1000,
     batch_size: BatchSize = 256,
     seed: Seed = 0,
     device: Device = "auto",
+    partial: Partial = False,
 ) -> None:
     """Zero-shot accuracy with intervals and chance; of each class into the JSON."""
     from rsvlm.evaluation import by_name
     from rsvlm.records import files
 
     started = time.time()
-    options = by_name.Options(bootstrap_samples=bootstrap_samples, batch_size=batch_size, seed=seed, device=device)
+    draws = {"bootstrap_samples": bootstrap_samples, "seed": seed}
+    options = by_name.Options(batch_size=batch_size, device=device, partial=partial, **draws)
     evaluation = by_name.classify(model, root, benchmark, options, split=split, prompts=prompts or ["paper"])
-    report(evaluation, json_out, seed, device, started)
+    places = keep(evaluation, json_out, seed, device, started)
     if confusion:
-        typer.echo(str(files.write_atomic(confusion, by_name.confusion_csv(evaluation.confusion))))
+        places.append(str(files.write_atomic(confusion, by_name.confusion_csv(evaluation.confusion))))
+    show(evaluation, places)
 
 
 @app.command("leakage")
@@ -123,8 +145,8 @@ def leakage(
     train_split: Annotated[str, typer.Option(help="The training sets' split; all: every picture.")] = "train",
     distance: Annotated[int, typer.Option(min=0, max=16, help="Bits of 64 that near pictures may differ in.")] = 6,
     min_jaccard: Annotated[float, typer.Option(min=0.1, max=1, help="Smallest share of word triples of near captions.")] = 0.8,
-    list_out: Annotated[Path | None, typer.Option("--list", help="The pairs, as CSV or .jsonl.")] = None,
-    html: Annotated[Path | None, typer.Option(help="A page with pairs side by side.")] = None,
+    list_out: Annotated[Path | None, typer.Option("--list", help="The pairs, as CSV or .jsonl.", callback=file_place)] = None,
+    html: Annotated[Path | None, typer.Option(help="A page with pairs side by side.", callback=file_place)] = None,
     pairs: Annotated[int, typer.Option(min=1, max=500, help="Pairs on that page.")] = 60,
     model: Annotated[str | None, typer.Option(help="Also score this model with and without the overlap.")] = None,
     protocol: ProtocolName = "all",
@@ -134,6 +156,7 @@ def leakage(
     batch_size: BatchSize = 256,
     seed: Seed = 0,
     device: Device = "auto",
+    partial: Partial = False,
 ) -> None:
     """Pictures and captions of a benchmark that are in training sets, and what they do to the scores."""
     from rsvlm.book.figures import markup, tables
@@ -141,28 +164,59 @@ def leakage(
     from rsvlm.records import files
 
     started = time.time()
-    options = by_name.Options(protocol, ties, bootstrap_samples, batch_size, seed, device)
+    options = by_name.Options(protocol, ties, bootstrap_samples, batch_size, seed, device, partial)
     splits = {"split": split, "train_split": train_split}
     limits = {"distance": distance, "min_jaccard": min_jaccard}
     evaluation = by_name.overlap(train, root, benchmark, options, model=model, **splits, **limits)
-    report(evaluation, json_out, seed, device, started)
+    places = keep(evaluation, json_out, seed, device, started)
     if list_out:
-        typer.echo(f"{leakage.write_list(evaluation.pairs, list_out)}: {len(evaluation.pairs)} pairs")
+        places.append(f"{leakage.write_list(evaluation.pairs, list_out)}: {len(evaluation.pairs)} pairs")
     if html:
         shown = leakage.look(evaluation.pairs, train, root, **splits, count=pairs, seed=seed)
         page = markup.page("Test data in training sets", tables.leakage_report(evaluation.rows, shown))
-        typer.echo(str(files.write_atomic(html, page)))
+        places.append(str(files.write_atomic(html, page)))
+    show(evaluation, places)
 
 
 def report(
     evaluation, json_out: Path | None, seed: int, device: str, started: float, save: tuple[str, str] | None = None
 ) -> None:
-    """Print the rows, those of single classes left out, write them all, and keep them as a result where `save` names it."""
+    """Write the rows, keep them as a result where `save` names it, and then print them."""
+    show(evaluation, keep(evaluation, json_out, seed, device, started, save))
+
+
+def keep(
+    evaluation, json_out: Path | None, seed: int, device: str, started: float, save: tuple[str, str] | None = None
+) -> list[str]:
+    """Write the rows to a file, and keep them as a result where `save` names it; return the places.
+
+    This comes before anything is printed, so that nothing is lost to somebody who stops reading.
+    """
     from rsvlm import config
     from rsvlm.evaluation import by_name
     from rsvlm.model.device import resolve_device
     from rsvlm.records import provenance, results
 
+    places = []
+    if json_out or save:
+        command = shlex.join(["rsvlm", *sys.argv[1:]])
+        options = config.load("laptop", {"seed": seed, "device": device})
+        used = str(resolve_device(device))
+        origin = provenance.provenance(options, evaluation.about["data_hash"], used, started, command)
+    if json_out:
+        places.append(str(by_name.write(evaluation, json_out, origin)))
+    if save:
+        experiment, name = save
+        for split in dict.fromkeys(row["split"] for row in evaluation.rows):  # one table of a run has one split
+            rows = [row for row in evaluation.rows if row["split"] == split]
+            part = split.partition(" without ")[2]
+            run = f"{name}-without-{part}" if part else name
+            places.append(str(results.save_result(experiment, run, options, rows, origin | evaluation.about)))
+    return places
+
+
+def show(evaluation, places: list[str]) -> None:
+    """Print the rows, those of single classes left out, and where they and all else were written."""
     for row in evaluation.rows:
         if "[" not in row["metric"]:
             interval = "" if row["ci_low"] is None else f"  [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
@@ -170,18 +224,6 @@ def report(
             what = f"{row['split']:<8} {row['protocol']:<11} {row['direction']:<5} {row['metric']:<20}"
             typer.echo(f"{what} {row['value']:8.2f}{interval}{chance}  n {row['n']}")
     if skipped := evaluation.about.get("skipped"):
-        typer.echo(f"skipped: {skipped}")
-    if json_out or save:
-        command = shlex.join(["rsvlm", *sys.argv[1:]])
-        options = config.load("laptop", {"seed": seed, "device": device})
-        used = str(resolve_device(device))
-        origin = provenance.provenance(options, evaluation.about["data_hash"], used, started, command)
-    if json_out:
-        typer.echo(str(by_name.write(evaluation, json_out, origin)))
-    if save:
-        experiment, name = save
-        for split in dict.fromkeys(row["split"] for row in evaluation.rows):  # one table of a run has one split
-            rows = [row for row in evaluation.rows if row["split"] == split]
-            part = split.partition(" without ")[2]
-            run = f"{name}-without-{part}" if part else name
-            typer.echo(str(results.save_result(experiment, run, options, rows, origin | evaluation.about)))
+        typer.echo(f"left out: {', '.join(f'{reason} ({n:,})' for reason, n in skipped.items())}")
+    for place in places:
+        typer.echo(place)

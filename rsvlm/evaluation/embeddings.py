@@ -115,7 +115,9 @@ def write(
             n_images += len(batch)
             n_captions += len(captions)
     if not n_images:
-        raise DataError(f"no sample could be embedded ({dict(skipped) or 'the split is empty'})")
+        raise DataError(
+            f"no sample could be embedded ({reasons(skipped) or 'the split is empty'}): mend what the first of each names"
+        )
     return _finish(out, encoder, {"images": n_images, "captions": n_captions, "texts": len(rows), "skipped": dict(skipped)})
 
 
@@ -151,7 +153,7 @@ def labelled(
             file.write_table(pa.table([[sample.key for sample in batch], labels, _vectors(vectors)], schema=schema))
             count += len(batch)
     if not count:
-        raise DataError(f"no image could be embedded ({dict(skipped) or 'there is none'})")
+        raise DataError(f"no image could be embedded ({reasons(skipped) or 'there is none'})")
     return _finish(out, encoder, {"images": count, "classes": names, "skipped": dict(skipped)})
 
 
@@ -283,6 +285,11 @@ def _check_count(texts: Sequence[str], captions: Sequence[str], name: str) -> Se
     if len(texts) != len(captions):
         raise DataError(f"the wording {name} has {len(texts)} texts for {len(captions)} captions: expected one of each")
     return texts
+
+
+def reasons(skipped: Mapping[str, int]) -> str:
+    """Return why samples were left out, and how many for each reason, as text."""
+    return ", ".join(f"{reason}: {n:,}" for reason, n in skipped.items())
 
 
 def _begin(out: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from rsvlm.data import benchmarks, catalogue, duplicates, reading, shards
+from rsvlm.data import benchmarks, catalogue, duplicates, reading, shards, tables as caption_tables
 from rsvlm.errors import DataError
 from rsvlm.evaluation import retrieval
 from rsvlm.evaluation.embeddings import Embeddings
@@ -48,6 +48,7 @@ def find(
     distance: int = duplicates.DISTANCE,
     min_jaccard: float = 0.8,
     batch: int = 20_000,
+    partial: bool = False,
 ) -> pd.DataFrame:
     """List what a benchmark and training sets have in common; memory holds the benchmark's hashes and one batch of a training set's.
 
@@ -61,26 +62,32 @@ def find(
         distance: Number of bits, 0 to 16, that the hashes of near pictures may differ in.
         min_jaccard: Smallest share of common word triples for a near text.
         batch: Pictures of a training set in memory at once.
+        partial: Whether less than half of what a named benchmark should have is accepted.
 
     Returns:
         One row per pair with the columns `COLUMNS`, as `pairs` gives them. `attrs` has counts for `rows`: `benchmark`, `split`,
         `train`, `images` and `captions` of the benchmark, `shared_captions` (those that are, word for word, in a training set).
 
     Raises:
-        DataError: A folder or file that is missing, broken or of no known layout, or without such a split.
+        DataError: A folder or file that is missing, broken or of no known layout, or without such a split, or of which no picture
+            can be read: nothing would be found in it.
         ConfigError: `distance` is out of range.
     """
     train = [train] if isinstance(train, (str, Path)) else list(train)
     name = name or called(benchmark)
-    theirs = pd.concat(list(tables(benchmark, split, name, batch)), ignore_index=True)
+    theirs = pd.concat(list(tables(benchmark, split, name, batch, partial)), ignore_index=True)
+    _check_read(len(theirs), benchmark, split)
     captions = duplicates.normalise_text(duplicates.lines(theirs["text"]))
     captions = captions[captions != ""]
     shared: set[str] = set()
     parts = [pairs(theirs.iloc[:0], theirs)]  # of no training set, so that the columns have their types
     for where in train:
+        count = 0
         for ours in tables(where, train_split, None, batch):
+            count += len(ours)
             parts.append(pairs(ours, theirs, distance, min_jaccard).assign(train_set=called(where)))
             shared |= set(duplicates.normalise_text(duplicates.lines(ours["text"]))) & set(captions)
+        _check_read(count, where, train_split)
     overlaps = pd.concat(parts, ignore_index=True).assign(benchmark=name)[list(COLUMNS)]
     counts = {"images": len(theirs), "captions": len(captions), "shared_captions": int(captions.isin(shared).sum())}
     overlaps.attrs = {"benchmark": name, "split": split, "train": " + ".join(map(called, train)), **counts}
@@ -108,10 +115,12 @@ def pairs(
     return both.sort_values([names[1], "reason", names[0]], kind="stable", ignore_index=True)[list(COLUMNS)]
 
 
-def tables(where: Path | str, split: str, name: str | None = None, batch: int = 20_000) -> Iterator[pd.DataFrame]:
+def tables(
+    where: Path | str, split: str, name: str | None = None, batch: int = 20_000, partial: bool = False
+) -> Iterator[pd.DataFrame]:
     """Hash a data set, one table of `batch` pictures as from `duplicates.hash_table` after the other, at least one.
 
-    `where` and `split` are as for `find`; `name` is that of a benchmark of `catalogue.rows`, whose numbers must then be met. Benchmarks
+    `where`, `split` and `partial` are as for `find`; `name` is that of a benchmark of `catalogue.rows`, whose numbers must then be met. Benchmarks
     for classification have no captions.
 
     Raises:
@@ -121,7 +130,7 @@ def tables(where: Path | str, split: str, name: str | None = None, batch: int = 
         yield _captions_alone(Path(where), split)
         return
     skipped: Counter = Counter()
-    pictures = _pictures(Path(where), split, name, skipped)
+    pictures = _pictures(Path(where), split, name, skipped, partial)
     every = iter(tqdm(pictures, f"hash {called(where)}", unit=" images", disable=None))  # one iterator for all batches
     yield (table := duplicates.hash_table(islice(every, batch)))
     while len(table) == batch and len(table := duplicates.hash_table(islice(every, batch))):
@@ -136,21 +145,29 @@ def called(where: Path | str) -> str:
     return benchmarks.name(path) if path.is_dir() else path.stem
 
 
-def _samples(folder: Path, split: str, name: str | None, skipped: Counter) -> Iterator[shards.Sample]:
+def _check_read(count: int, where: Path | str, split: str) -> None:
+    if not count:
+        why = "each of them is broken, as the warning says, or there is none"
+        raise DataError(f"no picture of {where}, split '{split}', could be read, so nothing can be found in it: {why}")
+
+
+def _samples(folder: Path, split: str, name: str | None, skipped: Counter, partial: bool) -> Iterator[shards.Sample]:
     entry = next((row for row in catalogue.rows() if row["name"].casefold() == (name or "").casefold()), None)
     if entry is None or entry["task"] == "retrieval":
-        return benchmarks.samples(folder, split, name=entry and entry["name"], skipped=skipped)
-    _, items = benchmarks.labelled(folder, entry["name"], split, skipped=skipped)
+        return benchmarks.samples(folder, split, name=entry and entry["name"], partial=partial, skipped=skipped)
+    _, items = benchmarks.labelled(folder, entry["name"], split, partial=partial, skipped=skipped)
     return (shards.Sample(key, data, [], {}, position) for position, (key, data, _) in enumerate(items))
 
 
-def _pictures(folder: Path, split: str, name: str | None, skipped: Counter) -> Iterator[tuple[str, bytes, np.ndarray, str]]:
+def _pictures(
+    folder: Path, split: str, name: str | None, skipped: Counter, partial: bool
+) -> Iterator[tuple[str, bytes, np.ndarray, str]]:
     if not folder.is_dir():
         raise DataError(f"{folder} is not there: give a folder of shards or of a benchmark, or a JSON file of captions")
     if split == EVERYTHING:
         yield from duplicates.pictures(folder)
         return
-    for sample, array in reading.decoded(_samples(folder, split, name, skipped), skipped):
+    for sample, array in reading.decoded(_samples(folder, split, name, skipped, partial), skipped):
         yield sample.key, sample.image, array, _lines(sample.captions)
 
 
@@ -165,17 +182,17 @@ def _once(lines: str) -> str:
 
 def _captions_alone(path: Path, split: str) -> pd.DataFrame:
     """Captions without pictures, as rows of a hash table that match no picture."""
-    texts: dict[str, str] = {}
-    expected = f'{path}: expected {{"images": [{{"file", "split", "captions"}}]}}, or Karpathy\'s "filename" and "sentences"'
-    try:
-        entries = json.loads(path.read_bytes())["images"]
-        splits = Counter(str(entry.get("split", EVERYTHING)) for entry in entries)
-        for entry in entries:
-            if split in (EVERYTHING, str(entry.get("split", EVERYTHING))):
-                captions = entry["captions"] if "captions" in entry else [one["raw"] for one in entry["sentences"]]
-                texts[str(entry["file"] if "file" in entry else entry["filename"])] = _lines(captions)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{expected}; it has another form ({error!r})") from None
+    expected = f'{path}: expected {{"images": [{{"file", "split", "captions"}}]}}, or Karpathy\'s or COCO\'s form'
+    entries = caption_tables.image_rows(path, caption_tables.read_json(path)) or []
+    named = [(caption_tables.image_name(row), str(row.get("split", EVERYTHING)), row) for row, _ in entries]
+    if not named or not all(file for file, _, _ in named) or not any(caption_tables.texts_of(row) for _, _, row in named):
+        raise DataError(f"{expected}; it has another form")
+    splits = Counter(of_split for _, of_split, _ in named)
+    captions: dict[str, list[str]] = {}
+    for file, of_split, row in named:
+        if split in (EVERYTHING, of_split):
+            captions.setdefault(file, []).extend(t for t in caption_tables.texts_of(row) or [] if isinstance(t, str))
+    texts = {file: _lines(of_file) for file, of_file in captions.items()}
     if not texts:
         raise DataError(f"{path} has no split '{split}': it has {dict(splits)}; '{EVERYTHING}' takes them all")
     empty = duplicates.hash_table([])
@@ -347,7 +364,7 @@ def _fetch(where: Path | str, split: str, name: str | None, keys: set[str]) -> d
     if split == EVERYTHING:
         every = ((key, {"image": array}) for key, _, array, _ in duplicates.pictures(Path(where)))
     else:
-        wanted = (sample for sample in _samples(Path(where), split, name, Counter()) if sample.key in keys)
+        wanted = (sample for sample in _samples(Path(where), split, name, Counter(), partial=True) if sample.key in keys)
         every = ((sample.key, {"image": images.decode(sample.image), "captions": sample.captions}) for sample in wanted)
     fetched: dict[str, dict] = {}
     while len(fetched) < len(keys) and (item := next(every, None)):

@@ -215,6 +215,7 @@ def evaluate(
             measured[kind] = _measure(task, both, N, ks, ties, classes, (bootstrap_samples, seed))
         label = name if ties == "pessimistic" else f"{name} ({ties} ties)"
         rows += [{"dataset": dataset, "split": split, "protocol": label, **row} for row in measured[kind]]
+    statistics.warn_of_few(rows, bootstrap_samples)
     return rows
 
 
@@ -338,7 +339,8 @@ def _measure(
         expected = [*_scores(chances[inside].sum(0), K), *ranks_of_group]
         values = _resampled(part, K, of_group, *draws)
         for (direction, metric), of_metric, chance in zip(labels, values.T, expected):
-            row = {"direction": direction, "metric": metric + suffix, **statistics.interval(of_metric)}
+            units = n["i2t"] if metric != "median_rank" else None  # captions of one image stand or fall together
+            row = {"direction": direction, "metric": metric + suffix, **statistics.interval(of_metric, units)}
             rows.append(row | {"chance": float(chance), "n": n[direction]})
     return rows
 

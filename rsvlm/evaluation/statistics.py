@@ -7,11 +7,17 @@ meets the same resamples; a difference of two such arrays has an interval of its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from rsvlm.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+ENOUGH = 1000
+"""Number of resamples from which an interval is no matter of luck."""
 
 
 def bootstrap(n: int, count: int, seed: int, at_once: int = 1) -> Iterator[np.ndarray]:
@@ -38,18 +44,45 @@ def resamples(n: int, count: int, seed: int) -> np.ndarray:
     return np.concatenate(list(bootstrap(n, count, seed, at_once=max(count, 1))))
 
 
-def interval(values: np.ndarray) -> dict[str, float | None]:
+def interval(values: np.ndarray, units: int | None = None) -> dict[str, float | None]:
     """Return a metric's `value`, and `ci_low` and `ci_high`, the 2.5 and 97.5 percentile over resamples.
+
+    Of a share of 0 or 100 % all resamples are alike, which would give an interval without width; there it is Clopper's and Pearson's
+    for none, or all, of `units`: 58 of 58 is 93.8 to 100 %.
 
     Args:
         values: (R,) float: first over all images, then over each resample; NaN where it cannot be measured.
+        units: Number of images that a share in percent is of. If None, the metric is no share in percent.
 
     Returns:
         The three as numbers; both ends are None where no resample has a value.
+
+    Source:
+        C. J. Clopper, E. S. Pearson: The use of confidence or fiducial limits illustrated in the case of the binomial, Biometrika 26
+        (1934); with 0 of n its upper end is 1 - 0.025^(1/n).
     """
     draws = values[1:][~np.isnan(values[1:])]
     low, high = np.percentile(draws, [2.5, 97.5]).tolist() if len(draws) else (None, None)
+    if len(draws) and units:
+        low = min(low, 100 - most_missed(units)) if np.isclose(values[0], 100, rtol=0, atol=1e-9) else low
+        high = max(high, most_missed(units)) if np.isclose(values[0], 0, atol=1e-9) else high
     return {"value": float(values[0]), "ci_low": low, "ci_high": high}
+
+
+def most_missed(units: int) -> float:
+    """Return the largest share, in percent, of what none of so many independent units showed: Clopper's and Pearson's upper end."""
+    return 100 * (1 - 0.025 ** (1 / units))
+
+
+def warn_of_few(rows: Iterable[Mapping], count: int) -> None:
+    """Warn where so few resamples were drawn that metric rows lie outside their own intervals."""
+    measured = [row for row in rows if row["ci_low"] is not None]
+    outside = [row for row in measured if not row["ci_low"] - 1e-9 <= row["value"] <= row["ci_high"] + 1e-9]
+    if outside and count < ENOUGH:
+        first = f"{outside[0]['metric']} {outside[0]['direction']}" if "direction" in outside[0] else outside[0]["metric"]
+        advice = f"take {ENOUGH:,} (--bootstrap-samples)"
+        told = len(outside), len(measured), first, count, advice
+        logger.warning("%d of %d intervals do not hold their own number, the first is of %s: %d resamples are few, %s", *told)
 
 
 # Measures
@@ -148,17 +181,30 @@ def summary(measure: Callable[..., np.ndarray], arrays: Sequence[np.ndarray], *r
         times: (R, N) from `resamples`; the same for whatever is compared.
 
     Returns:
-        `value`, `ci_low` and `ci_high` as from `interval`, `seeds` (one value each) and `values` (R,), which the interval is of.
+        `value`, `ci_low` and `ci_high` as from `interval`, `seeds` (one value each), `values` (R,), which the interval is of, and
+        `units`, the number of images behind it.
     """
     values = measure(*arrays, *rest, times)
+    units = times.shape[1]  # images; of recalls those that ask, of areas under the curve those of the rarer kind
+    if measure is recall:
+        units = len(np.unique(rest[0]))
+    elif measure is mean_auc:
+        units = int(min(np.sum(rest[0]), np.sum(~np.asarray(rest[0], bool))))
     seeds = [float(measure(*(array[i : i + 1] for array in arrays), *rest, times[:1])[0]) for i in range(len(arrays[0]))]
-    return interval(values) | {"seeds": seeds, "values": values}
+    return interval(values, units) | {"seeds": seeds, "values": values, "units": units}
 
 
 def difference(one: Mapping, other: Mapping) -> dict:
-    """Return the difference of two summaries over the same resamples: `value ci_low ci_high seeds`, the last one for each seed."""
+    """Return the difference of two summaries over the same resamples: `value ci_low ci_high seeds`, the last one for each seed.
+
+    Of two systems that are right everywhere, or nowhere, it is 0, give or take the share that so many images may have missed.
+    """
     seeds = [a - b for a, b in zip(one["seeds"], other["seeds"], strict=True)]
-    return interval(one["values"] - other["values"]) | {"seeds": seeds}
+    gap = interval(one["values"] - other["values"])
+    if gap["ci_low"] is not None and one["value"] == other["value"] and one["value"] in (0, 100):
+        most = most_missed(one["units"])
+        gap |= {"ci_low": min(gap["ci_low"], -most), "ci_high": max(gap["ci_high"], most)}
+    return gap | {"seeds": seeds}
 
 
 def in_words(gap: Mapping) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from rsvlm.data import benchmarks, catalogue
 from rsvlm.errors import DataError
 from rsvlm.evaluation.by_name import Evaluation
 from rsvlm.localization import baselines, heat, scoring, smoothing, true_masks
+from rsvlm.localization.mask_reading import EVERY
+from rsvlm.model import images
 from rsvlm.model.encoder import Encoder
 from rsvlm.model.others.opening import open_encoder
 from rsvlm.records import files
@@ -97,7 +99,7 @@ def locate(
         progress: Show a bar.
 
     Raises:
-        DataError: An unknown method, class or file, or a window that fits no grid.
+        DataError: An unknown method, class or file, a window that fits no grid, no picture that can be read, or none with a class.
     """
     # What can be wrong is looked at before a model is opened.
     others = others or {}
@@ -112,6 +114,7 @@ def locate(
     skipped: Counter = Counter()
     layout = {"half": options.half, "limit": options.limit, "label": options.label, "size_px": options.size_px}
     items = true_masks.read(root, options.benchmark, skipped=skipped, others=others, **layout)
+    coverage = Coverage(classes)
 
     net = open_encoder(model, device)
     methods = _methods(net, sentences, background, options)
@@ -119,7 +122,7 @@ def locate(
         methods |= baselines.methods(classes, options.seed)
     split = others[options.benchmark].split if options.benchmark in others else "all"
     rows = scoring.evaluate(
-        items,
+        coverage.counted(items, root, skipped),
         methods,
         classes,
         scoring.Rules(background=not options.everywhere),
@@ -131,12 +134,20 @@ def locate(
         seed=options.seed,
         progress=progress,
     )
+    if not rows:
+        reasons = _reasons(skipped)
+        raise DataError(
+            f"{root}: none of {coverage.pictures} pictures has {', '.join(classes)}, so there is nothing to find{reasons}: "
+            "check the names of classes and the numbers in the masks, or give other classes (--class)"
+        )
     about = {
         "model": net.name,
         "fingerprint": net.fingerprint,
         "benchmark": options.benchmark,
         "data_hash": benchmarks.fingerprint(root),
         "skipped": dict(skipped),
+        "unknown": coverage.unknown(),
+        "absent": coverage.absent(),
         "background": background,
         "floor": options.floor,
         "texts": dict(zip(classes, sentences, strict=True)),
@@ -144,6 +155,58 @@ def locate(
         "without": without,
     }
     return Evaluation(rows, about | options.of_maps())
+
+
+class Coverage:
+    """What the masks of some pictures say of classes, and what they leave open; counted while the pictures pass."""
+
+    def __init__(self, classes: Sequence[str]):
+        self.classes, self.pictures, self.pixels = list(classes), 0, 0
+        self._seen: set[str] = set()
+        self._unknown: dict[str, Counter] = {name: Counter() for name in (EVERY, *classes)}
+
+    def counted(
+        self, items: Iterable[true_masks.Item], root: Path | str, skipped: Mapping[str, int]
+    ) -> Iterator[true_masks.Item]:
+        """Pass pictures on.
+
+        Raises:
+            DataError: There is none.
+        """
+        for item in items:
+            self.pictures += 1
+            size = images.decode(item.image).shape[:2]
+            self.pixels += size[0] * size[1]
+            for name, mask in item.masks.items():
+                self._seen |= {name} if mask.any() else set()
+            alone = item.record.get("boxes_alone", {})
+            for name in self._unknown.keys() & (item.unknown.keys() | alone.keys()):
+                boxes = alone.get(name, [])
+                area = int((item.unknown.get(name, False) | true_masks.inside_boxes(boxes, size)).sum())
+                self._unknown[name] += Counter(pictures=int(area > 0), pixels=area, boxes_alone=len(boxes))
+            yield item
+        if not self.pictures:
+            raise DataError(
+                f"{root}: no picture with masks was read{_reasons(skipped)}: check the folder, and --half and --limit"
+            )
+
+    def unknown(self) -> dict[str, dict]:
+        """What was not scored, by class, of which `every class` is one: pictures and share of all pixels, and boxes without a mask."""
+        result = {}
+        for name, counts in self._unknown.items():
+            if counts:
+                share = round(100 * counts["pixels"] / self.pixels, 4)
+                facts = {"pictures": counts["pictures"], "percent_of_pixels": share, "boxes_alone": counts["boxes_alone"]}
+                result[name or "every class"] = facts
+        return result
+
+    def absent(self) -> list[str]:
+        """Classes that are in no mask."""
+        return [name for name in self.classes if name not in self._seen]
+
+
+def _reasons(skipped: Mapping[str, int]) -> str:
+    return f" ({'; '.join(f'{reason}: {count}' for reason, count in skipped.items())})" if skipped else ""
 
 
 def _words(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rsvlm.evaluation.commands import report
-from rsvlm.records.commands import Device, JsonOut, Resamples, Seed
+from rsvlm.records.commands import Device, JsonOut, Resamples, Seed, result_name
 
 app = typer.Typer()
 
@@ -63,16 +63,21 @@ def localize(
         typer.Option(help="Text file of picture names, one a line: all rows come again without these. Repeatable."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="So many pictures, spread evenly.")] = None,
-    label: Annotated[str, typer.Option(help="polygons: class of shapes that tell none.")] = "building",
+    label: Annotated[str, typer.Option(help="polygons: class of shapes that say nothing of themselves.")] = "building",
     size_px: Annotated[int, typer.Option(min=16, help="polygons: side of the pictures cut from the imagery.")] = 256,
     dataset: Annotated[str | None, typer.Option(help="Name in the rows; none: the folder's.")] = None,
-    save: Annotated[str | None, typer.Option(help="Also keep the rows as results/localize/NAME.")] = None,
+    save: Annotated[
+        str | None, typer.Option(help="Also keep the rows as results/localize/NAME.", callback=result_name)
+    ] = None,
     json_out: JsonOut = None,
     bootstrap_samples: Resamples = 1000,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """How well maps of a text agree with true masks, beside maps that know nothing, with intervals.
+
+    Pixels that nobody labelled are not scored: classes called ignore, void, unlabeled or no data; numbers that classes.json does not
+    name; crowds of COCO. What was left out is printed, and is in the JSON.
 
     For a model of RSICD's captions and aerial pictures: --texts rsicd --join mean --temperature 0.1 --scale 0.5 --scale 1
     --method raw.
@@ -89,4 +94,11 @@ def localize(
     options = by_name.Options(without=without or (), **pictures, **words, **maps, **scores)
     others = {"blue-marble": true_masks.Benchmark(earth_masks.COVERS, "test", earth_masks.read)}
     evaluation = by_name.locate(model, root, options, others=others, device=device, progress=sys.stderr.isatty())
+    for name, facts in evaluation.about["unknown"].items():
+        alone = f"; {facts['boxes_alone']} boxes have no mask and count in ap50 alone" if facts["boxes_alone"] else ""
+        typer.echo(
+            f"not scored, of {name}: {facts['percent_of_pixels']:.2f} % of the pixels, in {facts['pictures']} pictures{alone}"
+        )
+    if absent := evaluation.about["absent"]:
+        typer.echo(f"in no mask: {', '.join(absent)}")
     report(evaluation, json_out, seed, device, started, save and ("localize", save))

@@ -10,7 +10,9 @@
 | `ap50` | classes | average precision of boxes around the map's parts from half of its range on, at an IoU of 0.5 with true boxes |
 | `presence_auc` | classes | how often the maximum of the map is higher in an image with the class than in one without |
 
-All in percent. `metric[CLASS]` is that of one class. Pixels where a map has no data are not scored.
+All in percent. `metric[CLASS]` is that of one class. Pixels where a map has no data are not scored, nor are those of which the truth is
+not known (`true_masks.truth`): maps are cut to what is known of their class before anything is measured, and in `miou` to what is known of
+all classes. Where no image has any of the classes, there is nothing to find, and no row.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from tqdm.auto import tqdm
 
 from rsvlm.errors import DataError
 from rsvlm.evaluation import statistics
-from rsvlm.localization import agreement, shapes, true_masks
+from rsvlm.localization import agreement, true_masks
 from rsvlm.model import images
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,8 @@ class Measured:
             threshold alone where the background has its own map.
         presence: (N, C) float64, the maximum of each map.
         present: (N, C) bool.
+        told: (N, C) bool, images of which it is known whether they have the class.
+        scored: (N,) bool, images with a pixel of which all classes are known.
         boxes: A row for each box around parts of a map: `image label score right`.
         true_boxes: (N, C) int64, their number.
         rules: What counted as right.
@@ -81,6 +85,8 @@ class Measured:
     cells: np.ndarray
     presence: np.ndarray
     present: np.ndarray
+    told: np.ndarray
+    scored: np.ndarray
     boxes: pd.DataFrame
     true_boxes: np.ndarray
     rules: Rules
@@ -217,32 +223,14 @@ def _pages(
     keys = []
     for item in tqdm(items, desc="compare with masks", unit=" images", disable=not progress):
         image = images.decode(item.image)
-        truth = _stack(item, classes, image.shape[:2])
-        boxes = [_true_boxes(item, name, mask) for name, mask in zip(classes, truth, strict=True)]
+        truth = true_masks.truth(item, classes, image.shape[:2])
         for method, maps_of in methods.items():
             maps = _checked_maps(maps_of(image), method, item.key, len(classes), image.shape[:2])
-            pages[method].append(_page(maps, truth, boxes, rules))
+            pages[method].append(_page(maps, truth, rules))
         keys.append(item.key)
     if not keys:
         raise DataError("no image with masks was read: check the folder, and what was left out")
     return keys, pages
-
-
-def _stack(item: true_masks.Item, classes: Sequence[str], size: tuple[int, int]) -> np.ndarray:
-    """(C, H, W) bool masks of the classes."""
-    masks = [item.masks.get(name, np.zeros(size, bool)) for name in classes]
-    for name, mask in zip(classes, masks, strict=True):
-        if mask.shape != size:
-            wanted = "expected equal sizes, as from true_masks.read"
-            raise DataError(f"{item.key}: the mask of '{name}' is {mask.shape}, the image {size}: {wanted}")
-    return np.array(masks, bool)
-
-
-def _true_boxes(item: true_masks.Item, name: str, mask: np.ndarray) -> np.ndarray:
-    """(m, 4): of the things that the data tell apart, else of the parts of the mask."""
-    if "boxes" in item.record:
-        return np.asarray(item.record["boxes"].get(name, np.zeros((0, 4))), np.float64).reshape(-1, 4)
-    return shapes.boxes(shapes.components(mask)).astype(np.float64)
 
 
 def _checked_maps(maps: np.ndarray, method: str, key: str, C: int, size: tuple[int, int]) -> np.ndarray:
@@ -254,26 +242,44 @@ def _checked_maps(maps: np.ndarray, method: str, key: str, C: int, size: tuple[i
     return maps if known.all() else np.where(known, maps, np.float32(np.nan))
 
 
-def _page(maps: np.ndarray, truth: np.ndarray, boxes: list[np.ndarray], rules: Rules) -> dict:
+def _page(maps: np.ndarray, truth: true_masks.Truth, rules: Rules) -> dict:
     """All that `Measured` holds of one image."""
-    C, ends = len(truth), agreement.ends(maps)
-    known = np.nan_to_num(ends)
-    present = truth.any((1, 2))
+    C, masks = len(truth.masks), truth.masks
+    # Maps are cut to what is known: of each class, of the boxes of each class, of all classes.
+    of_class, of_boxes, of_all = maps, maps, maps
+    ends = boxes_ends = all_ends = agreement.ends(maps)
+    if truth.unknown is not None:
+        of_class, of_boxes = _cut(maps[:C], truth.unknown), _cut(maps[:C], truth.unboxed)
+        of_all = _cut(maps, truth.unknown.any(0))
+        ends, boxes_ends, all_ends = agreement.ends(of_class), agreement.ends(of_boxes), agreement.ends(of_all)
+    known, boxes_known, all_known = np.nan_to_num(ends), np.nan_to_num(boxes_ends), np.nan_to_num(all_ends)
+
+    # Of each class that is there, then of boxes, labels and the whole image.
+    present = masks.any((1, 2))
     pairs, curves = [], []
     for c in np.flatnonzero(present):
-        heat, mask = maps[c], truth[c]
-        pairs.append((c, agreement.pointing(heat, mask, rules.tolerance_px), agreement.energy(heat, mask), mask.mean()))
+        heat, mask = of_class[c], masks[c]
+        area = mask.mean() if truth.unknown is None else mask.sum() / (~truth.unknown[c]).sum()
+        pairs.append((c, agreement.pointing(heat, mask, rules.tolerance_px), agreement.energy(heat, mask), area))
         curves.append(agreement.iou_curve(heat, mask, tuple(known[:, c])))
-    best = [agreement.best_boxes(maps[c], boxes[c], *known[:, c], rules.threshold, rules.min_px) for c in range(C)]
+    best = [
+        agreement.best_boxes(of_boxes[c], truth.boxes[c], *boxes_known[:, c], rules.threshold, rules.min_px) for c in range(C)
+    ]
     return {
         "pairs": pairs,
         "curves": curves,
-        "cells": agreement.cells(maps, truth, known[0].min(), known[1].max()).astype(np.int32),
+        "cells": agreement.cells(of_all, masks, all_known[0].min(), all_known[1].max()).astype(np.int32),
         "presence": np.where(np.isnan(ends[1]), -np.inf, ends[1])[:C],
         "present": present,
+        "told": truth.told,
+        "scored": truth.scored,
         "boxes": np.concatenate([np.insert(part, 0, c, axis=1) for c, part in enumerate(best)]),
-        "true_boxes": [len(one) for one in boxes],
+        "true_boxes": [len(one) for one in truth.boxes],
     }
+
+
+def _cut(maps: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    return np.where(unknown, np.float32(np.nan), maps)
 
 
 def _bound(classes: Sequence[str], keys: list[str], pages: list[dict], chosen: Iterable[int], rules: Rules) -> Measured:
@@ -293,6 +299,8 @@ def _bound(classes: Sequence[str], keys: list[str], pages: list[dict], chosen: I
         cells=np.stack([page["cells"] for page in pages]),
         presence=np.array([page["presence"] for page in pages], float),
         present=np.stack([page["present"] for page in pages]),
+        told=np.stack([page["told"] for page in pages]),
+        scored=np.array([page["scored"] for page in pages], bool),
         boxes=boxes.astype({"label": int, "right": bool}).assign(image=of_image),
         true_boxes=np.array([page["true_boxes"] for page in pages], np.int64),
         rules=rules,
@@ -344,7 +352,9 @@ def _metrics(m: Measured, times: np.ndarray) -> dict[str, np.ndarray]:
         for c in range(len(m.classes)):
             of = label == c
             boxes.append(statistics.average_precision(score[of], right[of], totals[:, c], times[:, image[of]]))
-            presence.append(statistics.auc(m.presence[:, c], m.present[:, c], times))
+            told = m.told[:, c]
+            scores = m.presence[told, c], m.present[told, c], times[:, told]
+            presence.append(statistics.auc(*scores) if told.any() else np.full(len(times), np.nan))
         for metric, parts in (("ap50", boxes), ("presence_auc", presence)):
             metrics[metric] = _nanmean(np.stack(parts, 1))
             metrics |= {f"{metric}[{name}]": part for name, part in zip(m.classes, parts, strict=True)}
@@ -352,6 +362,8 @@ def _metrics(m: Measured, times: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _mean_ious(m: Measured, times: np.ndarray) -> dict[str, np.ndarray]:
+    if not m.present.any():  # of the background alone, whatever says nothing anywhere would be best
+        return {}
     sums = (times @ m.cells.reshape(len(m.cells), -1)).reshape(len(times), *m.cells.shape[1:])
     predicted, true, both = np.moveaxis(sums, -1, 0)  # each (S, thresholds, C + 1)
     iou, labels = np.where(true > 0, both / (predicted + true - both), np.nan), [*m.classes, "background"]
@@ -377,6 +389,9 @@ def _chances(m: Measured) -> dict[str, float]:
 def _rows(m: Measured, draws: Mapping[str, np.ndarray], chances: Mapping[str, float], common: dict) -> list[dict]:
     of_pairs = ("pointing", "energy", f"iou@{m.rules.threshold:g}", "iou_best")
     counts = {f"{metric}{suffix}": int(of.sum()) for suffix, of in _groups(m) for metric in of_pairs}
+    labels = ("miou", "miou_best", *(f"iou[{name}]" for name in (*m.classes, "background")))
+    counts |= dict.fromkeys(labels, int(m.scored.sum())) | {"presence_auc": int(m.told.any(1).sum())}
+    counts |= {f"presence_auc[{name}]": int(m.told[:, c].sum()) for c, name in enumerate(m.classes)}
     result = []
     for metric, values in draws.items():
         if np.isfinite(values[0]):

@@ -152,14 +152,17 @@ class Encoder:
         """Embed B decoded images, each (H, W, 3) uint8 of any size, as (B, E) float32 of norm 1.
 
         Raises:
-            DataError: No image, or another type or shape.
+            DataError: An array of another shape or type, or a single one that is not in a list.
         """
-        if isinstance(arrays, np.ndarray) and arrays.ndim == 3:
-            raise DataError(f"one image of shape {arrays.shape}: give a list of images, [image]")
+        if isinstance(arrays, np.ndarray) and arrays.ndim < 4:
+            raise DataError(f"one array of shape {arrays.shape} is given: expected a list of images, [array]")
+        if wrong := [
+            i for i, a in enumerate(arrays) if np.ndim(a) != 3 or np.shape(a)[2] != 3 or np.asarray(a).dtype != np.uint8
+        ]:
+            shape = f"{np.asarray(arrays[wrong[0]]).dtype} of shape {np.shape(arrays[wrong[0]])}"
+            raise DataError(f"image {wrong[0]} is {shape}: expected uint8 of shape (H, W, 3), as from images.decode")
         if not len(arrays):
-            raise DataError("no image: give one or more")
-        if wrong := [a for a in arrays if a.dtype != np.uint8 or a.ndim != 3 or a.shape[2] != 3]:
-            raise DataError(f"an image is {wrong[0].dtype} {wrong[0].shape}: expected uint8 (H, W, 3)")
+            return np.empty((0, self.width), np.float32)
         with torch.inference_mode():
             return F.normalize(self.encode_images(self.preprocess(arrays)).float(), dim=-1).cpu().numpy()
 
@@ -167,11 +170,13 @@ class Encoder:
         """Embed M texts, none blank, as (M, E) float32 of norm 1. Texts of similar length go together, so that little is padded.
 
         Raises:
-            DataError: No text, or a blank one.
+            DataError: A single text that is not in a list, or a blank one.
             ModelError: The model reads no texts.
         """
-        if isinstance(captions, str) or not len(captions):
-            raise DataError(f"{captions!r}: expected a list of one or more texts")
+        if isinstance(captions, str):
+            raise DataError(f"one text is given, {captions[:60]!r}: expected a list of texts, [text]")
+        if not len(captions):
+            return np.empty((0, self.width), np.float32)
         if blank := [i for i, text in enumerate(captions) if not text.strip()]:
             raise DataError(f"text {blank[0]} of {len(captions)} is empty: drop it, or write a caption")
         order = np.argsort([len(caption) for caption in captions], kind="stable").tolist()

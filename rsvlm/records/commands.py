@@ -1,24 +1,43 @@
-"""The options that the verbs of all rooms share, and the verbs `table` and `doctor`."""
+"""The options that the verbs of all rooms share, and the verb `table`."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import sys
-from importlib import metadata
+import contextlib
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsvlm import __version__
-from rsvlm.errors import DataError
+from rsvlm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rsvlm.config import Config
 
 app = typer.Typer()
+
+
+def file_place(path: Path | None) -> Path | None:
+    """Check, as a callback of an option, that the file which it names can be written; the work comes after. Raises DataError."""
+    from rsvlm.records import files
+
+    return None if path is None else files.check_place(path)
+
+
+def folder_place(path: Path | None) -> Path | None:
+    """Check, as a callback of an option, that files can be written into the folder which it names. Raises DataError."""
+    from rsvlm.records import files
+
+    return None if path is None else files.check_place(path, folder=True)
+
+
+def result_name(name: str | None) -> str | None:
+    """Check, as a callback of an option, that a name can be that of a result. Raises ConfigError."""
+    from rsvlm.records import results
+
+    return None if name is None else results.check_name(name)
+
 
 Profile = Annotated[str, typer.Option(help="smoke, laptop, published or rsicd.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="An option as name=value: train.steps=200. Repeatable.")]
@@ -28,7 +47,11 @@ Root = Annotated[Path | None, typer.Option("--root", "--data", help="Folder of t
 Benchmark = Annotated[str | None, typer.Option(help="Its name, see evaluate --list; none: what the folder says.")]
 ProtocolName = Annotated[str, typer.Option("--protocol", help="plain, remoteclip, rs5m, skyscript, one-to-one or all.")]
 Ties = Annotated[str, typer.Option(help="How equal scores count: pessimistic, average or optimistic.")]
-JsonOut = Annotated[Path | None, typer.Option("--json", help="File of the metric rows; NAME.provenance.json goes beside it.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Take less than half of what a named benchmark should have.")]
+JsonOut = Annotated[
+    Path | None,
+    typer.Option("--json", help="File of the metric rows; NAME.provenance.json goes beside it.", callback=file_place),
+]
 Resamples = Annotated[int, typer.Option(min=10, help="Resamples for the intervals.")]
 Bands = Annotated[
     list[int] | None,
@@ -47,8 +70,25 @@ NoData = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 
 
+def writes_alone(name: str) -> Callable[[Callable], Callable]:
+    """Make a command keep other processes out of the folder that its argument `name` chooses, for as long as it runs."""
+
+    def decorate(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def run(**arguments):
+            from rsvlm.records import files
+
+            folder = arguments.get(name)
+            with files.sole_writer(folder, f"--{name}") if folder else contextlib.nullcontext():
+                return command(**arguments)
+
+        return run
+
+    return decorate
+
+
 def load_config(
-    profile: str, overrides: list[str] | None, seed: int, device: str = "auto", more: dict | None = None
+    profile: str, overrides: list[str] | None, seed: int | str, device: str = "auto", more: dict | None = None
 ) -> Config:
     """Return the options of a profile with those that a command line sets."""
     from rsvlm import config
@@ -68,41 +108,24 @@ def table(
         str | None, typer.Argument(help="One experiment, a file of evaluate --json, or 'runs/grid-*' (a matrix); none: all.")
     ] = None,
     form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
-    published: Annotated[bool, typer.Option(help="Beside published figures of the same data set and protocol.")] = False,
+    published: Annotated[
+        bool,
+        typer.Option(help="Beside published figures of the same protocol, where images and captions are the benchmark's."),
+    ] = False,
 ) -> None:
     """Print the recorded results, one table for each protocol."""
+    from rsvlm.data import catalogue
     from rsvlm.records import results, stages, tables, text
 
-    if experiment and results.table(experiment).empty:
+    if results.table(experiment).empty:
         there = sorted({path.parent.parent.name for path in (stages.root() / "results").glob("*/*/metrics.json")})
-        hint = text.did_you_mean(experiment, there)
-        raise DataError(f"there is no result '{experiment}'{hint}; there are {', '.join(there) or 'none yet'}")
+        which, hint = (f" '{experiment}'", text.did_you_mean(experiment, there)) if experiment else ("", "")
+        raise DataError(f"there is no result{which}{hint}; there are {', '.join(there) or 'none yet'}")
 
-    typer.echo(tables.formatted(experiment, form, published))
+    typer.echo(tables.formatted(experiment, form, published, catalogue.populations()))
 
 
-@app.command()
-def doctor() -> None:
-    """Say what is installed, what is missing and how to get it."""
-    import torch
-
-    from rsvlm.records import provenance, stages
-
-    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none (everything runs on CPU)"
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
-    typer.echo(f"rsvlm {__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, {free:.0f} GB of disk free")
-    typer.echo(f"project folder: {stages.root()}")
-    typer.echo(f"CUDA device: {cuda}")
-    extras: dict[str, list[str]] = {}
-    for requirement in metadata.requires("rsvlm") or []:
-        name = re.match(r"[\w.-]+", requirement)[0]
-        if extra := re.search(r"extra == [\"'](\w+)", requirement):
-            extras.setdefault(extra[1], []).append(name)
-        else:
-            typer.echo(f"  {name:<14} {provenance.version(name).replace('absent', 'missing')}")
-    absent = {extra: [name for name in names if provenance.version(name) == "absent"] for extra, names in extras.items()}
-    for extra, names in absent.items():
-        typer.echo(f"extra [{extra}]: {'missing ' + ', '.join(names) if names else 'complete'}")
-    missing = [extra for extra, names in absent.items() if names]
-    if missing:
-        typer.echo(f'to complete it: pip install -e ".[{",".join(missing)}]"   (or make test, which sets up .venv)')
+@app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench() -> None:
+    """Say where the benchmarks of speed are."""
+    raise ConfigError("speed is measured in a checkout of the repository, not by the package: python -m benchmarks NAME")

@@ -7,6 +7,11 @@ import hashlib
 import importlib.util
 import logging
 import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +90,67 @@ def package_file(package: str, *parts: str) -> Path:
         return path
     advice = 'reinstall it with pip install --force-reinstall "rsvlm[demo]"'
     raise DataError(f"{paths[0]} is missing from the package {package}: {advice}")
+
+
+def check_place(path: Path | str, folder: bool = False) -> Path:
+    """Check that a file can be written at a path, before the work whose result it will hold, and return the path.
+
+    Nothing is made; what `replacing` would have to make is tried out in the nearest folder that is there.
+
+    Args:
+        path: Path of the file.
+        folder: Whether the path is that of a folder for files.
+
+    Raises:
+        DataError: The path is a folder where a file was meant, or the other way round; or nothing can be written there.
+    """
+    path = Path(path)
+    if path.is_dir() and not folder:
+        raise DataError(f"{path} is a folder: name the file that shall be written, as in {path / 'report.json'}")
+    nearest = next(place for place in (path.absolute(), *path.absolute().parents)[not folder :] if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        why = "it is no folder" if nearest.is_file() else error.strerror or str(error)
+        raise DataError(f"{path} cannot be written ({nearest}: {why}): name a place where you may write") from None
+    return path
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path | str, option: str = "--out") -> Iterator[None]:
+    """Keep every other process from writing into a folder for as long as the block lasts, or the process, however that ends.
+
+    Args:
+        folder: Folder of results, made if absent. If nothing came into a new one, it goes again.
+        option: Name of the option that chose the folder, for the message.
+
+    Raises:
+        DataError: Another process writes there, and it is told which; or the folder cannot be made.
+    """
+    folder = Path(folder)
+    is_new = not folder.exists()
+    note = folder / ".lock.holder"
+    try:
+        held = lock(folder / ".lock", wait=False)
+    except Timeout:
+        holder = note.read_text(encoding="utf-8") if note.is_file() else "another process"
+        advice = f"wait until it has ended, or give another {option}"
+        raise DataError(f"{folder} is being written by {holder}: {advice}") from None
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise DataError(f"{folder} cannot be written to ({why}): give another {option}") from None
+    with held:
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        write_atomic(note, f"process {os.getpid()} on {platform.node()}, since {since} ({command[:200]})")
+        try:
+            yield
+        finally:
+            for path in (note, folder / ".lock"):  # who comes now makes a new one
+                path.unlink(missing_ok=True)
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def lock(path: Path, wait: bool = True) -> contextlib.AbstractContextManager:

@@ -1,13 +1,16 @@
-"""Provenance: where numbers came from, and what the process that made them took."""
+"""Provenance: where numbers came from, what the process that made them took, and what is installed."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,3 +94,29 @@ def cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()
+
+
+def installed() -> Iterator[str]:
+    """Yield what is installed, what is missing and how to get it, line by line."""
+    import torch
+
+    from rsvlm import __version__
+
+    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none (everything runs on CPU)"
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    yield f"rsvlm {__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, {free:.0f} GB of disk free"
+    yield f"project folder: {stages.root()}"
+    yield f"CUDA device: {cuda}"
+    extras: dict[str, list[str]] = {}
+    for requirement in metadata.requires("rsvlm") or []:
+        name = re.match(r"[\w.-]+", requirement)[0]
+        if extra := re.search(r"extra == [\"'](\w+)", requirement):
+            extras.setdefault(extra[1], []).append(name)
+        else:
+            yield f"  {name:<14} {version(name).replace('absent', 'missing')}"
+    absent = {extra: [name for name in names if version(name) == "absent"] for extra, names in extras.items()}
+    for extra, names in absent.items():
+        yield f"extra [{extra}]: {'missing ' + ', '.join(names) if names else 'complete'}"
+    missing = [extra for extra, names in absent.items() if names]
+    if missing:
+        yield f'to complete it: pip install -e ".[{",".join(missing)}]"   (or make test, which sets up .venv)'

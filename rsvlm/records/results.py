@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.records import files, stages
+from rsvlm.records import files, stages, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,10 @@ ROW = ("dataset", "split", "protocol", "direction", "metric", "value", "ci_low",
 DIRECTIONS = ("i2t", "t2i", "both")
 KEY = ("dataset", "split", "protocol", "direction", "metric")
 """What numbers in one column have in common."""
+
+RUN = ("experiment", "run")
+EVERY_CAPTION = ("plain", "remoteclip", "rs5m")
+"""Protocols of retrieval in which every caption is a query."""
 
 ORIGIN = ("profile", "seed", "device", "commit", "data_hash")
 PUBLISHED = ("model", "backbone", "task", *KEY, "value", "trained_on_dataset", "source")
@@ -62,9 +66,9 @@ def save_result(
         DataError: A row with a missing or unknown key, a value that is no finite number, or a row that is there twice.
         ConfigError: A name that is no plain file name, or that of a measured run of another profile.
     """
+    run_name = str(run_name)  # papermill's own command line makes a number of one of digits
     for name in (experiment, run_name):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise ConfigError(f"'{name}' cannot name a folder of results: use letters, digits, '.', '_' and '-'")
+        check_name(name)
     rows = [checked_row(row) for row in rows]
     counts = Counter(tuple(row.values())[:5] for row in rows)
     if twice := [name for name, count in counts.items() if count > 1]:
@@ -77,6 +81,17 @@ def save_result(
     for name, value in (("config", config.model_dump(mode="json")), ("provenance", dict(provenance)), ("metrics", rows)):
         files.write_atomic(folder / f"{name}.json", json.dumps(value, indent=1, allow_nan=False) + "\n")
     return folder
+
+
+def check_name(name: str) -> str:
+    """Check that a name can be that of an experiment or a run, and return it.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError(f"'{name}' cannot name a folder of results: use letters, digits, '.', '_' and '-'")
+    return name
 
 
 def checked_row(row: Mapping[str, object]) -> dict:
@@ -109,7 +124,8 @@ def table(experiment: str | None = None) -> pd.DataFrame:
             as in `runs/grid-*`. If None, all of `results/`.
 
     Returns:
-        experiment, run, the columns of `ROW`, profile, seed, device, commit and data_hash; sorted by experiment and run.
+        experiment, run, the columns of `ROW`, profile, seed, device, commit and data_hash, and the sketch of the captions (see
+        `text.sketch`; empty where it is not told); sorted by experiment and run.
 
     Raises:
         DataError: A result that is not complete, or a row that `checked_row` refuses; the message names the file.
@@ -123,7 +139,7 @@ def table(experiment: str | None = None) -> pd.DataFrame:
         rows = read_rows(f"{experiment.removeprefix(f'{stages.root()}/').strip('/')}/results/*/*")
     else:
         rows = read_rows(f"results/{experiment}/*")
-    frame = pd.DataFrame(rows, columns=["experiment", "run", *ROW, *ORIGIN])
+    frame = pd.DataFrame(rows, columns=["experiment", "run", *ROW, *ORIGIN, "sketch"])
     return frame.astype(dict.fromkeys(("value", "ci_low", "ci_high", "chance"), float))
 
 
@@ -134,7 +150,7 @@ def read_rows(folders: str) -> list[dict]:
         folders: Pattern of the runs' folders below `stages.root()`, as in `results/*/*`.
 
     Returns:
-        For each row experiment, run, the keys of `ROW` and those of `ORIGIN`; sorted by experiment and run.
+        For each row experiment, run, the keys of `ROW`, those of `ORIGIN`, and sketch; sorted by experiment and run.
 
     Raises:
         DataError: As `table`.
@@ -143,7 +159,7 @@ def read_rows(folders: str) -> list[dict]:
     for path in sorted(stages.root().glob(f"{folders}/metrics.json")):
         try:
             made, config, measured = (json.loads(path.with_stem(n).read_text()) for n in ("provenance", "config", "metrics"))
-            origin = {"profile": config["profile"]} | {part: made[part] for part in ORIGIN[1:]}
+            origin = {"profile": config["profile"]} | {part: made[part] for part in ORIGIN[1:]} | _sketch(made)
             names = {"experiment": path.parent.parent.name, "run": path.parent.name}
             rows += [names | checked_row(row) | origin for row in measured]
         except (OSError, ValueError, KeyError, TypeError, DataError) as error:
@@ -158,11 +174,15 @@ def _evaluated(path: Path) -> list[dict]:
         source = path.with_suffix(".provenance.json")
         made = json.loads(source.read_text()) if source.is_file() else {}
         names = {"experiment": path.name, "run": str(made.get("model", path.stem))}
-        origin = {"profile": "evaluate"} | {part: made.get(part, "") for part in ORIGIN[1:]}
+        origin = {"profile": "evaluate"} | {part: made.get(part, "") for part in ORIGIN[1:]} | _sketch(made)
         return [names | row | origin for row in rows]
     except (OSError, ValueError, TypeError, AttributeError, DataError) as error:
         expected = "give a file that `rsvlm evaluate --json` wrote"
         raise DataError(f"{path} is no list of metric rows ({error}): {expected}") from None
+
+
+def _sketch(made: Mapping) -> dict[str, str]:
+    return {"sketch": str(made.get("population", {}).get("sketch", ""))}
 
 
 def published(path: Path | str | None = None) -> pd.DataFrame:
@@ -214,15 +234,54 @@ def _published_row(cells: Sequence[str], where: str) -> dict[str, object]:
     raise DataError(f"{where}: the value is no number from 0 to 100: give percent")
 
 
-def beside(measured: pd.DataFrame, figures: pd.DataFrame | None = None) -> pd.DataFrame:
+def strangers(measured: pd.DataFrame, known: Mapping[tuple[str, str], Mapping]) -> dict[tuple, str]:
+    """Say which of our rows are not over the images and captions of the benchmark that they are named after.
+
+    Captions may be a hundredth fewer, since blank ones are nobody's; images may not.
+
+    Args:
+        measured: Results as from `table`.
+        known: Number of `images`, and perhaps of `captions` and their `sketch`, of each data set and split.
+
+    Returns:
+        Reason by (experiment, run, dataset, split), for those that are not, or of which it is not known.
+    """
+    sizes = {(bare(dataset), split): numbers for (dataset, split), numbers in known.items()}
+    reasons: dict[tuple, str] = {}
+    for key, rows in measured.groupby([*RUN, "dataset", "split"], sort=False):
+        if (expected := sizes.get((bare(key[2]), key[3]))) is None:
+            reasons[key] = "how many images and captions belong to it is not known"
+            continue
+        by_text = rows["direction"] == "t2i"
+        each = by_text & rows["protocol"].str.partition(" ")[0].isin(EVERY_CAPTION)  # all captions are queries
+        for what, chosen, least in (("images", ~by_text, 1.0), ("captions", each, 0.99)):
+            number, wanted = rows.loc[chosen, "n"].max(), expected.get(what)
+            if wanted is None or (what == "captions" and math.isnan(number)):
+                continue
+            if math.isnan(number) or not least * wanted <= number <= wanted:
+                count = "unknown" if math.isnan(number) else f"{number:,.0f}"
+                reasons.setdefault(key, f"{count} {what}, and that of the benchmark has {wanted:,}")
+        ours, theirs = rows["sketch"].iloc[0], expected.get("sketch")
+        if ours and theirs and text.likeness(ours, theirs) < text.ALIKE:
+            reasons.setdefault(key, "its captions are others than the benchmark's")
+    return reasons
+
+
+def beside(
+    measured: pd.DataFrame,
+    figures: pd.DataFrame | None = None,
+    *,
+    known: Mapping[tuple[str, str], Mapping],
+) -> pd.DataFrame:
     """Put our rows beside published figures of the same data set, split, protocol, direction and metric.
 
-    Mean recalls of one direction, which some publish, are the mean of our R@1, R@5 and R@10 of that direction; such a row has no
+    A row that is not over the benchmark's images and captions, as far as these are known, is beside nothing. Mean recalls of one direction, which some publish, are the mean of our R@1, R@5 and R@10 of that direction; such a row has no
     interval. A figure whose split or protocol is unstated is beside nothing.
 
     Args:
         measured: Results as from `table`; runs of the profile `smoke` are left out.
         figures: Figures as from `published`. If None, the package's own.
+        known: As for `strangers`, from `catalogue.populations`.
 
     Returns:
         Those columns (`KEY`) in which both have a number, best value first: KEY, system, value, ci_low, ci_high, n (0 where it is not
@@ -234,15 +293,12 @@ def beside(measured: pd.DataFrame, figures: pd.DataFrame | None = None) -> pd.Da
     figures = figures[(figures["split"] != UNSTATED) & (figures["protocol"] != UNSTATED)]
     figures = figures.assign(system=systems(figures), ci_low=math.nan, ci_high=math.nan, n=0)
 
-    def bare(name: str) -> str:  # UCM-Captions is ucm captions
-        return re.sub(r"[\W_]+", "", name).casefold()
-
-    spelling = {bare(name): name for name in figures["dataset"]}
-    ours = _usual_recalls(measured[measured["profile"] != "smoke"])
+    ours = spelled(measured[measured["profile"] != "smoke"], figures)
+    ours = ours[~matching(ours, set(strangers(ours, known)), [*RUN, "dataset", "split"])]
+    ours = _usual_recalls(ours)
     ours = pd.concat([ours, _mean_recalls(ours)], ignore_index=True)
     ours = ours.assign(
         system=systems(ours),
-        dataset=ours["dataset"].map(lambda name: spelling.get(bare(name), name)),
         trained_on_dataset="",
         source="",
     )
@@ -251,6 +307,17 @@ def beside(measured: pd.DataFrame, figures: pd.DataFrame | None = None) -> pd.Da
     both = [part.loc[matching(part, shared), columns] for part in (ours, figures)]
     result = pd.concat([part for part in both if len(part)], ignore_index=True) if shared else ours.iloc[:0][columns]
     return result.sort_values([*KEY, "value"], ascending=[True] * len(KEY) + [False], kind="stable", ignore_index=True)
+
+
+def bare(name: str) -> str:
+    """Return the name of a data set without signs and capitals: UCM-Captions is ucm captions."""
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def spelled(measured: pd.DataFrame, figures: pd.DataFrame) -> pd.DataFrame:
+    """Return our rows with the names of data sets as the figures spell them."""
+    spelling = {bare(name): name for name in figures["dataset"]}
+    return measured.assign(dataset=measured["dataset"].map(lambda name: spelling.get(bare(name), name)))
 
 
 def systems(frame: pd.DataFrame) -> pd.Series:

@@ -93,8 +93,11 @@ def stage(name: str, parts: Mapping[str, object], compute: Callable[[Path], None
         `runs/<name>-<key>` under `root()`.
 
     Raises:
+        ConfigError: `recompute` is neither True nor False.
         Exception: Whatever `compute` raises; its folder is kept for the next attempt.
     """
+    if not isinstance(recompute, bool):  # papermill's own command line reads `false` as text, and any text would mean yes
+        raise ConfigError(f"recompute is {recompute!r}: give True or False")
     folder = root() / "runs" / f"{name}-{key(**parts)}"
     if folder.is_dir() and not recompute:
         return folder

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rsvlm.errors import ConfigError
-from rsvlm.records.results import KEY, UNSTATED, beside, keys_of, matching, published, systems, table
+from rsvlm.records.results import (
+    KEY,
+    RUN,
+    UNSTATED,
+    bare,
+    beside,
+    keys_of,
+    matching,
+    published,
+    spelled,
+    strangers,
+    systems,
+    table,
+)
 from rsvlm.records.text import cell, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("text", "markdown", "csv", "latex")
 
@@ -21,8 +37,16 @@ _TEXTS = {"run", "system", "direction", "metric", "trained on it", "source", "da
 _LATEX = {"\\": "textbackslash", "~": "textasciitilde", "^": "textasciicircum", "<": "textless", ">": "textgreater"}
 
 
-def formatted(experiment: str | None = None, form: str = "text", with_published: bool = False) -> str:
+def formatted(
+    experiment: str | None = None,
+    form: str = "text",
+    with_published: bool = False,
+    known: Mapping[tuple[str, str], Mapping] | None = None,
+) -> str:
     """Return the results in one of `FORMATS`, as tables of one protocol each; a CSV is one table with the protocol in a column.
+
+    With published figures, our other rows follow; those of a benchmark's name that are not over its images and captions say so. Where an
+    experiment is named, figures of other data sets than its own are left out.
 
     Runs of the profile `smoke` measure nothing: `markdown`, `latex` and all that stands beside published figures leave them out.
 
@@ -30,6 +54,8 @@ def formatted(experiment: str | None = None, form: str = "text", with_published:
         experiment: Experiment, file or folders, as for `results.table`. If None, all.
         form: One of `FORMATS`.
         with_published: Whether published figures stand beside our own, as in `results.beside`.
+        known: Number of images and captions of each data set and split, as for `results.beside`. If None, none is known, and so
+            nothing stands beside a published figure.
 
     Raises:
         ConfigError: No such format.
@@ -39,12 +65,17 @@ def formatted(experiment: str | None = None, form: str = "text", with_published:
         raise ConfigError(f"no format '{form}': choose {', '.join(FORMATS)}")
     measured = table(experiment)
     if form == "csv":
-        frame = beside(measured) if with_published else measured
+        frame = _published_frame(measured, known or {}) if with_published else measured.drop(columns="sketch")
         frame = frame.assign(**{name: frame[name].map(cell) for name in frame.select_dtypes(exclude="number")})
         return frame.to_csv(index=False, lineterminator="\n").rstrip("\n")
     if form != "text" or with_published:
-        measured = measured[measured["profile"] != "smoke"]
-    blocks = _published_blocks(measured) if with_published else _measured_blocks(measured, experiment is None)
+        small = measured["profile"] == "smoke"
+        if small.any():
+            logger.warning("%d rows of the profile smoke are left out: they measure nothing", small.sum())
+        measured = measured[~small]
+    blocks = _measured_blocks(measured, experiment is None)
+    if with_published:
+        blocks = _published_blocks(measured, known or {}, experiment is None)
     write = {"text": _text_table, "markdown": _markdown_table, "latex": _latex_table}[form]
     return "\n\n".join(write(*block) for block in blocks)
 
@@ -91,21 +122,51 @@ def _measured_blocks(measured: pd.DataFrame, several: bool) -> list[Block]:
     return blocks
 
 
-def _published_blocks(measured: pd.DataFrame) -> list[Block]:
+def _apart(measured: pd.DataFrame, both: pd.DataFrame, known: Mapping) -> pd.DataFrame:
+    """Return our rows that are beside no published figure, with a `note` where that is because they are over other images."""
     figures = published()
-    both = beside(measured, figures)
+    ours, names = spelled(measured, figures), (*RUN, "dataset", "split")
+    there = set(keys_of(figures, names[2:]))
+    reasons = {key: reason for key, reason in strangers(ours, known).items() if key[2:] in there}
+    shown = set(keys_of(both, ["system", *KEY]))
+    ours = ours.assign(system=systems(ours), note=[reasons.get(key, "") for key in keys_of(ours, names)])
+    return ours[~matching(ours, shown, ["system", *KEY])]
+
+
+def _published_frame(measured: pd.DataFrame, known: Mapping) -> pd.DataFrame:
+    import pandas as pd
+
+    measured = measured[measured["profile"] != "smoke"]
+    both = beside(measured, known=known).assign(note="")
+    apart = _apart(measured, both, known).assign(trained_on_dataset="", source="")[list(both)]
+    return pd.concat([part for part in (both, apart) if len(part)], ignore_index=True) if len(both) + len(apart) else both
+
+
+def _published_blocks(measured: pd.DataFrame, known: Mapping, everything: bool) -> list[Block]:
+    figures = published()
+    both = beside(measured, figures, known=known)
+    apart = _apart(measured, both, known)
+    if not everything:
+        ours = set(map(bare, measured["dataset"]))
+        figures = figures[[bare(name) in ours for name in figures["dataset"]]]
     alone = figures[~matching(figures, set(keys_of(both)))]
-    alone = alone.assign(system=systems(alone), ci_low=math.nan, ci_high=math.nan)
+    alone = alone.assign(system=systems(alone), ci_low=math.nan, ci_high=math.nan, n=0)
     unstated = alone["protocol"] == UNSTATED
+    of_us: list[Block] = []
+    for note, rows in apart.groupby("note", sort=False):
+        about = f"ours, beside no published figure ({note}): " if note else "ours, nothing published beside it: "
+        of_us += [(f"{about}{title}", *cells) for title, *cells in _measured_blocks(rows, everything)]
     blocks = []
     for frame, about in ((both, ""), (alone[~unstated], "published, nothing of ours beside it: ")):
         for (*key, direction, metric), group in frame.groupby(list(KEY), sort=False):
-            names = ["system", metric, "95 % interval", "trained on it", "source"]
+            names = ["system", metric, "95 % interval", "n", "trained on it", "source"]
             rows = [
-                [r.system, _value(r), _interval(r), r.trained_on_dataset, r.source or "measured here"]
+                [r.system, _value(r), _interval(r), str(r.n or ""), r.trained_on_dataset, r.source or "measured here"]
                 for r in group.itertuples()
             ]
             blocks.append((f"{about}{_title(key)}, {direction}", names, rows))
+        if frame is both:
+            blocks += of_us
     if unstated.any():
         names = ["task", "dataset", "metric", "system", "value", "source"]
         rows = [[r.task, r.dataset, r.metric, r.system, _value(r), r.source] for r in alone[unstated].itertuples()]

@@ -1,15 +1,22 @@
-"""Texts of strangers as lines: without control marks, safe in a spreadsheet, drawn by hash, in batches, and near to a known name."""
+"""Texts of strangers as lines: without control marks, safe in a spreadsheet, drawn by hash, compared, in batches, and near to a known name."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import heapq
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
+SKETCH = 32
+"""Number of hashes in the sketch of a set of texts."""
+
+ALIKE = 0.5
+"""Share of common texts from which two sets are versions of each other."""
+
 _FORMULA = tuple("=+-@\t\r＝＋－＠")
 
 
@@ -21,6 +28,25 @@ def one_line(text: str) -> str:
 def cell(value: object) -> object:
     """Return what a spreadsheet may be given: a text that it would take for a formula begins with an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def sketch(texts: Iterable[str]) -> str:
+    """Return the smallest hashes of texts, by which `likeness` tells whether two sets are the same but for a few.
+
+    Capitals, signs and blanks do not count, nor do repetitions and empty texts.
+
+    Source: A. Z. Broder, On the resemblance and containment of documents, 1997: the smallest hashes of a set are a sample of it.
+    """
+    wordings = {" ".join(re.findall(r"\w+", text.casefold())) for text in texts} - {""}
+    hashes = sorted(hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8] for text in wordings)
+    return "".join(hashes[:SKETCH])
+
+
+def likeness(one: str, other: str) -> float:
+    """Estimate what share two sets of texts have in common, from 0 to 1, by their sketches."""
+    ours, theirs = ({text[i : i + 8] for i in range(0, len(text), 8)} for text in (one, other))
+    sample = sorted(ours | theirs)[: max(len(ours), len(theirs))]
+    return sum(part in ours and part in theirs for part in sample) / max(len(sample), 1)
 
 
 def sample(items: Iterable[T], count: int, seed: int, key: Callable[[T], str]) -> list[T]:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 import typer.core
 
 from rsvlm.errors import DataError
-from rsvlm.records.commands import Bands, BatchSize, Device, Limits, NoData, load_config, meaning_of_pixels
+from rsvlm.records.commands import (
+    Bands,
+    BatchSize,
+    Device,
+    Limits,
+    NoData,
+    file_place,
+    folder_place,
+    load_config,
+    meaning_of_pixels,
+    writes_alone,
+)
 
 
 class _SceneFirst(typer.core.TyperGroup):
@@ -33,11 +44,23 @@ SearchModel = Annotated[
 ]
 
 
+TileRows = Annotated[
+    Literal["auto", "xyz", "tms"],
+    typer.Option(
+        help="Rows of tiles count from the north (xyz) or the south (tms); auto: as files beside them say, else guessed."
+    ),
+]
+
+
 @app.command("scene")
+@writes_alone("out")
 def in_scene(
     scene: Annotated[str, typer.Argument(help="GeoTIFF, URL of one, folder of XYZ tiles or of rasters, or MBTiles.")],
     more: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, as with --text.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for polygons.geojson, heat.tif, map.html and search.json.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for polygons.geojson, heat.tif, map.html and search.json.", callback=folder_place),
+    ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", "--texts", help="What to look for. Repeatable.")] = None,
     model: SearchModel = None,
     confidence: Annotated[
@@ -58,13 +81,15 @@ def in_scene(
     band: Bands = None,
     limits: Limits = None,
     nodata: NoData = None,
+    tile_rows: TileRows = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where it is fast.")] = "auto",
     device: Device = "auto",
 ) -> None:
     """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both.
 
     Without --limits, values of more than 8 bits are stretched by what is in the scene, so that the answer for a place depends on what else
-    the scene shows: search.json names the limits, and with the same --limits the answer is the same in any part of it.
+    the scene shows: search.json names the limits, and with the same --limits the answer is the same in any part of it, but for places
+    nearer to its edge than --tile-px.
     """
     from rsvlm.book.figures import atlas
     from rsvlm.records import files
@@ -74,32 +99,44 @@ def in_scene(
     if not texts or out is None:
         raise DataError('a search needs a text and a folder for the results: --text "..." --out DIR')
     chips = load_config("laptop", None, 0, more=meaning_of_pixels(band, limits, nodata)).chips
-    opened = scene_files.open_scene(scene, chips.bands, chips.limits, chips.nodata)
+    opened = scene_files.open_scene(scene, chips.bands, chips.limits, chips.nodata, tile_rows)
     loaded = load_model(model, device)[0]
     look = {"window": window, "tile_px": tile_px, "overlap": overlap, "min_px": min_px, "precision": precision}
     options = scenes.SearchOptions(background=background or scenes.BACKGROUND, threshold=confidence, **look)
+    lines = []  # printed when all is written
     for one in opened:
         folder = out if len(opened) == 1 else out / one.source.name
         result = scenes.search(one, texts, loaded, folder, options)
         files.write_atomic(folder / "map.html", atlas.scene_map(result).get_root().render())
         for row in result.facts["texts"]:
             regions = f"{row['regions']:,} regions" if row["regions"] else f"nothing of confidence {confidence:g}"
-            typer.echo(f"{row['text']}: {regions}; highest confidence {row['highest_confidence']:.2f}")
+            lines.append(f"{row['text']}: {regions}; highest confidence {row['highest_confidence']:.2f}")
         if result.facts["unreadable"]:
-            typer.echo(f"parts of the scene that cannot be read, left without data: {result.facts['unreadable']}")
-        typer.echo(f"{folder}: polygons.geojson, heat.tif, map.html, search.json")
+            lines.append(f"parts of the scene that cannot be read, left without data: {result.facts['unreadable']}")
+        lines.append(f"{folder}: polygons.geojson, heat.tif, map.html, search.json")
+    typer.echo("\n".join(lines))
 
 
 @app.command("index")
+@writes_alone("out")
 def index(
-    folder: Annotated[str, typer.Argument(help="Folder of rasters or tiles, or whatever `search` takes.")],
-    out: Annotated[Path, typer.Option(help="Folder of the index.")],
+    folder: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of rasters or tiles, MBTiles, STAC JSON, or a raster; all must say where on Earth they lie."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the index.", callback=folder_place)],
     model: SearchModel = None,
     size_px: Annotated[int | None, typer.Option(help="Side of a chip in pixels; none: that of the model's images.")] = None,
     stride: Annotated[float, typer.Option(help="Step between chips, in sides.")] = 1.0,
+    edges: Annotated[
+        bool, typer.Option(help="Add last chips flush with the edges of rasters, and enlarge rasters smaller than a chip.")
+    ] = True,
     band: Bands = None,
     limits: Limits = None,
     nodata: NoData = None,
+    tile_rows: TileRows = "auto",
     batch_size: BatchSize = 256,
     device: Device = "auto",
 ) -> None:
@@ -109,9 +146,16 @@ def index(
     loaded, origin = load_model(model, device)
     chips = load_config("laptop", None, 0, more=meaning_of_pixels(band, limits, nodata)).chips
     options = {"model_folder": origin, "size_px": size_px, "stride": stride, "batch_size": batch_size}
+    options |= {"cover_edges": edges, "tile_rows": tile_rows}
     options |= {"bands": chips.bands, "limits": chips.limits, "nodata": chips.nodata}
     facts = archive.index(folder, loaded, out, **options)
-    typer.echo(f"{out}: {facts['chips']:,} chips" + (f"; left out: {facts['skipped']}" if facts["skipped"] else ""))
+    share = f"{out}: {facts['chips']:,} chips, on {100 * facts['ground_under_chips']:.0f} % of the ground of {len(facts['sources'])} sources"
+    typer.echo(share)
+    for reason, count in facts["skipped"].items():
+        typer.echo(f"  left out: {count:,} {reason}")
+    for source in facts["sources"]:
+        if not source["chips"]:
+            typer.echo(f"  nothing of it in the index: {source['file']}")
 
 
 @app.command("query")
@@ -120,8 +164,10 @@ def query(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="What to look for.")],
     top: Annotated[int, typer.Option(min=1, help="Chips for each text.")] = 10,
     model: Annotated[Path | None, typer.Option(help="Model folder; none: where the index says it was.")] = None,
-    geojson: Annotated[Path | None, typer.Option(help="Footprints of the chips, in longitude and latitude.")] = None,
-    html: Annotated[Path | None, typer.Option(help="A page with the chips.")] = None,
+    geojson: Annotated[
+        Path | None, typer.Option(help="Footprints of the chips, in longitude and latitude.", callback=file_place)
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="A page with the chips.", callback=file_place)] = None,
     device: Device = "auto",
 ) -> None:
     """Find the best chips of an archive for each text."""
@@ -131,15 +177,20 @@ def query(
 
     facts = archive.read_facts(index)
     matches = archive.query(index, texts, load_model(model or Path(facts["model"]), device)[0], top)
+    places = []
+    if geojson:
+        places.append(files.write_atomic(geojson, json.dumps(archive.features(matches), ensure_ascii=False)))
+    if html:
+        body = galleries.chip_matches(matches.to_dict("records"), archive.pictures(index, matches))
+        places.append(files.write_atomic(html, markup.page("Chips found", body)))
     for text, part in matches.groupby("text", sort=False):
         typer.echo(text)
         for row in part.itertuples():
-            typer.echo(f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}")
-    if geojson:
-        typer.echo(str(files.write_atomic(geojson, json.dumps(archive.features(matches), ensure_ascii=False))))
-    if html:
-        body = galleries.chip_matches(matches.to_dict("records"), archive.pictures(index, matches))
-        typer.echo(str(files.write_atomic(html, markup.page("Chips found", body))))
+            typer.echo(
+                f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}  {getattr(row, 'file', '')}".rstrip()
+            )
+    for place in places:
+        typer.echo(str(place))
 
 
 def load_model(folder: Path | None, device: str):

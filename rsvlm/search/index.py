@@ -1,7 +1,7 @@
 """Texts searched in an archive of imagery: chips of all its scenes, embedded once, and the best of them for a sentence.
 
-An index is a folder: `vectors.npy`, `chips.parquet` with where each chip lies, and, last, `index.json`. It points to the archive and
-to the model, and knows when it is asked with another one.
+An index is a folder: `vectors.npy`, `chips.parquet` with where each chip lies and the file that shows it, and, last, `index.json`. It
+points to the archive and to the model, and knows when it is asked with another one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from rsvlm.data.imagery import sources as imagery
+from rsvlm.data.imagery import ground, sources as imagery, tile_mosaics
 from rsvlm.errors import DataError
 from rsvlm.evaluation import embeddings
 from rsvlm.localization import heat
@@ -34,6 +34,8 @@ def index(
     size_px: int | None = None,
     stride: float = 1.0,
     min_valid_share: float = 0.5,
+    cover_edges: bool = True,
+    tile_rows: str = "auto",
     bands: Sequence[int] = (),
     limits: Sequence[float] = (),
     nodata: str | float = "auto",
@@ -43,31 +45,39 @@ def index(
     """Embed every chip of an archive, one batch in memory at a time.
 
     Args:
-        archive: Folder of rasters or of tiles, or whatever `sources.open_imagery` takes.
+        archive: Folder of rasters or of tiles, or whatever `sources.open_imagery` takes; all of it says where on Earth it lies.
         model: Model in evaluation mode.
         out: Folder of the index.
         model_folder: Folder of the model, for those who ask.
         size_px: Side of a chip, in pixels of the imagery. If None, that of the model's images.
         stride: Step between chips, in sides.
         min_valid_share: Chips with a smaller share of pixels that hold data are left out.
-        bands: Bands shown as red, green and blue, or one. If empty, they are found out.
+        cover_edges: Add last chips flush with the edges of rasters, and enlarge those of rasters smaller than a chip.
+        tile_rows: Which way rows of tiles count: `xyz`, `tms` or `auto`, as `config.Chips.tile_rows`.
+        bands: Bands shown as red, green and blue, or one, as `config.Chips.bands`.
         limits: Values that become black and white, a pair, or one for each band. If empty, they are found for files together.
         nodata: Value that holds no data, as for `scene_files.open_scene`.
         batch_size: Chips per forward pass.
         progress: Show a bar.
 
     Returns:
-        Content of `index.json`: among it `chips`, and in `skipped` how many were left out, by reason.
+        Content of `index.json`: among it `chips`, in `skipped` how many were left out, by reason, in `ground_under_chips` the share of
+        the archive's pixels that lies under chips, and in `sources` the same, and the file, of each source.
 
     Raises:
         DataError: There is no imagery, or no chip of it can be read.
         MissingExtraError: rasterio or pyproj is not installed.
     """
     out = Path(out)
-    options = _options(size_px or model.config.image_size, stride, min_valid_share, bands, limits, nodata)
+    asked = {"size_px": size_px or model.config.image_size, "stride": stride, "min_valid_share": min_valid_share}
+    asked |= {"cover_edges": cover_edges, "tile_rows": tile_rows}
+    asked |= {"bands": list(bands), "limits": list(limits), "nodata": nodata}
+    options = _options(**asked)
     sources = imagery.open_imagery(str(archive), options)
     table, notes = imagery.lay_out(sources, options)
-    skipped = Counter({note["reason"]: note["count"] for note in notes})
+    skipped = Counter()
+    for note in notes:
+        skipped[note["reason"]] += note["count"]
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.json").unlink(missing_ok=True)
     vectors = np.lib.format.open_memmap(out / "vectors.npy", "w+", np.float32, (len(table), model.config.text_width))
@@ -88,14 +98,24 @@ def index(
         raise DataError(f"no chip of {archive} could be read: {dict(skipped)}")
     vectors.flush()
     del vectors
-    table.iloc[embedded].drop(columns="split").reset_index(drop=True).to_parquet(out / "chips.parquet")
+    table = table.iloc[embedded].drop(columns="split").reset_index(drop=True)
+    table["file"] = _files(sources, table)
+    table["outline"] = [ring.reshape(-1).tolist() for ring in ground.outlines(sources, table)]
+    table.to_parquet(out / "chips.parquet")
+    counts = table["source"].value_counts()
+    share, shares = ground.covered(sources, table)
+    of_sources = [
+        {
+            "name": source.name, "file": source.file, "fingerprint": source.fingerprint, "chips": int(counts.get(source.name, 0)),
+            "ground_under_chips": round(share_of_source, 4),
+        }
+        for source, share_of_source in zip(sources, shares, strict=True)
+    ]  # fmt: skip
     facts = {
         "archive": str(Path(archive).resolve()) if "://" not in str(archive) else str(archive), "chips": len(embedded),
         "model": str(Path(model_folder).resolve()) if model_folder else "", "fingerprint": _fingerprint(model),
-        "options": {"size_px": options.size_px, "stride": stride, "min_valid_share": min_valid_share,
-                    "bands": list(options.bands), "limits": list(options.limits), "nodata": options.nodata},
-        "shown": {source.name: source.meaning for source in sources},
-        "sources": [source.fingerprint for source in sources], "skipped": dict(skipped),
+        "options": asked, "ground_under_chips": round(share, 4), "sources": of_sources,
+        "shown": {source.name: source.meaning for source in sources}, "skipped": dict(skipped),
     }  # fmt: skip
     files.write_atomic(out / "index.json", json.dumps(facts, indent=1, ensure_ascii=False))
     return facts
@@ -127,7 +147,8 @@ def query(folder: Path, texts: Sequence[str], model: Mammut, k: int = 10) -> pd.
         k: Chips for each text.
 
     Returns:
-        A row for each: `text`, `rank` from 1, `score` (cosine), and the columns of the chip table.
+        A row for each: `text`, `rank` from 1, `score` (cosine), and the columns of the chip table; among these `file`, relative to the
+        archive, and `outline`, longitudes and latitudes in turn.
 
     Raises:
         DataError: No text, no finished index, or one of another model.
@@ -171,26 +192,37 @@ def features(matches: pd.DataFrame) -> dict:
     """Footprints of the chips of a table that `query` gave, as GeoJSON in longitude and latitude."""
     members = []
     for row in matches.to_dict("records"):
-        west, south, east, north = (round(float(row[edge]), 8) for edge in ("west", "south", "east", "north"))
-        ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-        properties = {name: row[name] for name in ("text", "rank", "key", "source")} | {"score": round(float(row["score"]), 4)}
+        if "outline" in row:
+            ring = np.asarray(row["outline"], float).reshape(-1, 2)
+        else:  # an index of before outlines were kept
+            ring = ground.box_rings(np.array([[row[edge] for edge in ("west", "south", "east", "north")]], float))[0]
+        # Counter-clockwise, as GeoJSON has it.
+        ring = np.concatenate([ring[:1], ring[::-1]]).round(8).tolist()
+        properties = {name: row[name] for name in ("text", "rank", "key", "source", "file") if name in row}
+        properties |= {"score": round(float(row["score"]), 4)}
         geometry = {"type": "Polygon", "coordinates": [ring]}
         members.append({"type": "Feature", "properties": properties, "geometry": geometry})
     return {"type": "FeatureCollection", "features": members}
 
 
-def _options(
-    size_px: int,
-    stride: float,
-    min_valid_share: float,
-    bands: Sequence[int] = (),
-    limits: Sequence[float] = (),
-    nodata: str | float = "auto",
-):
+def _files(sources: Sequence[imagery.Source], table: pd.DataFrame) -> list[str]:
+    """Return the file of each chip, relative to the archive; of a mosaic the tile under the chip's middle, where that is a file."""
+    named = {source.name: source for source in sources}
+    result = []
+    for row in table[["source", "left_px", "top_px", "width_px", "height_px"]].itertuples():
+        source = named[row.source]
+        file = source.file
+        if source.kind == "tiles":
+            x, y = (int(v // source.tile_px) for v in (row.left_px + row.width_px / 2, row.top_px + row.height_px / 2))
+            file = tile_mosaics.file_of(source, x % (1 << source.zoom), y) or file
+        result.append(file)
+    return result
+
+
+def _options(**asked):
     from rsvlm import config
 
-    shown = {"bands": tuple(bands), "limits": tuple(limits), "nodata": nodata}
-    return config.Chips(size_px=size_px, stride=stride, min_valid_share=min_valid_share, **shown)
+    return config.Chips(**asked)
 
 
 def _fingerprint(model: Mammut) -> str:

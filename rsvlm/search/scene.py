@@ -148,7 +148,8 @@ def search(
 
     The tower sees the scene tile by tile; windows of the Smooth-Attention-Operation reach over the borders of tiles, and leave out what
     has no data. `heat.tif` has a band for each text, in the scene's own grid made coarser: half a patch to a cell, not a number where
-    there is no data. Polygons follow its cells, in the scene's coordinate system, which the file names; where that has no code, in
+    there is no data; it may begin up to a patch before the scene, since tiles and patches lie where they lie in any other part of the same
+    imagery. Polygons follow its cells, in the scene's coordinate system, which the file names; where that has no code, in
     longitude and latitude. Regions that reach over borders of blocks are joined.
 
     Args:

@@ -45,7 +45,11 @@ class Scene:
 
 
 def open_scene(
-    where: str | Path, bands: Sequence[int] = (), limits: Sequence[float] = (), nodata: str | float = "auto"
+    where: str | Path,
+    bands: Sequence[int] = (),
+    limits: Sequence[float] = (),
+    nodata: str | float = "auto",
+    tile_rows: str = "auto",
 ) -> list[Scene]:
     """Open a raster, its URL, a folder of XYZ tiles, an MBTiles file, or a folder of rasters.
 
@@ -56,9 +60,10 @@ def open_scene(
         bands: Bands shown as red, green and blue, or one. If empty, they are found out.
         limits: Values that become black and white, a pair, or one for each band. If empty, they are found out.
         nodata: Value that holds no data; `file`: as the file declares it; `auto`: the same, else a value that fills parts of it.
+        tile_rows: Which way rows of tiles count: `xyz`, `tms` or `auto`, as `config.Chips.tile_rows`.
 
     Returns:
-        One scene for each raster and each zoom level.
+        One scene for each raster and each zoom level; one for the bands of a scene in files of their own.
 
     Raises:
         DataError: Nothing can be read there.
@@ -66,8 +71,12 @@ def open_scene(
     """
     from rsvlm import config
 
-    options = config.Chips(bands=tuple(bands), limits=tuple(limits), nodata=nodata, min_valid_share=0.0)
-    return [_on_grid(source) for source in sources.open_imagery(str(where), options, placed=False)]
+    shown = {"bands": tuple(bands), "limits": tuple(limits), "nodata": nodata}
+    options = config.Chips(**shown, min_valid_share=0.0, tile_rows=tile_rows)
+    opened = sources.open_imagery(str(where), options, placed=False)
+    for reason, count, example in (note for source in opened for note in source.notes):
+        log.warning("left out: %s (%d, as %s)", reason, count, example)
+    return [_on_grid(source) for source in opened]
 
 
 def _on_grid(source: Source) -> Scene:

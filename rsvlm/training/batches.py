@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsvlm.data import benchmarks, shards
+from rsvlm.data import benchmarks, shards, tables
 from rsvlm.errors import DataError
 from rsvlm.model import images, tokenizer as tokenizers
 from rsvlm.training import augment, processes
@@ -242,7 +242,7 @@ def _endless(folder: Path, seed: int, epoch: int, position: int, counts: Counter
 
 def _epochs(folder: Path, seed: int) -> Callable[..., Iterator[shards.Sample]]:
     """Return a reader of one epoch of a folder's train split, in an order made of the seed and the epoch."""
-    if next(folder.glob("*.tar"), None) or next(folder.glob("*/*.tar"), None):
+    if tables.has_shards(folder):
         return partial(shards.stream, folder, "train", seed=seed)
     # Benchmarks are stored class by class and are small, so the encoded images are held in memory and permuted as a whole.
     left_out: Counter = Counter()

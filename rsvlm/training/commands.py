@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rsvlm.errors import DataError
-from rsvlm.records.commands import Device, Overrides, Profile, Seed, load_config
+from rsvlm.records.commands import Device, Overrides, Profile, Seed, folder_place, load_config
 
 app = typer.Typer()
 
@@ -16,7 +16,7 @@ app = typer.Typer()
 @app.command()
 def train(
     data: Annotated[list[str], typer.Option(help="Folder with a train split, as PATH or NAME=PATH. Repeatable.")],
-    out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is continued.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is continued.", callback=folder_place)],
     stages: Annotated[
         Path | None, typer.Option(help='Curriculum: a file of [{"steps": 9, "data": {"NAME": 1}}, ...].')
     ] = None,

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rsvlm.errors import DataError
 from rsvlm.records import files
 
 
@@ -52,6 +53,29 @@ def write(path: Path, data: bytes | str) -> None:
         files.write_atomic(path, data)
     if size() > 1:
         dist.barrier()
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder, as `files.sole_writer`, for all processes of this one; all of them call it.
+
+    Raises:
+        DataError: Another training writes there; every process raises it.
+    """
+    with contextlib.ExitStack() as stack:
+        problem = None
+        if rank() == 0:
+            try:
+                stack.enter_context(files.sole_writer(folder))
+            except DataError as error:
+                problem = error
+        if size() > 1:
+            problems = [problem]
+            dist.broadcast_object_list(problems)
+            problem = problems[0]
+        if problem is not None:
+            raise problem
+        yield
 
 
 def add_up(tensor: Tensor) -> Tensor:

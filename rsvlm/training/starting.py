@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from rsvlm.training import processes
 
 if TYPE_CHECKING:
     from rsvlm.config import Config, Train
+
+logger = logging.getLogger(__name__)
 
 
 def named(data: Path | Mapping[str, Path]) -> dict[str, Path]:
@@ -41,6 +44,16 @@ def identity(config: Config, data: Mapping[str, Path]) -> dict:
     return {"options": options, "data": {name: benchmarks.fingerprint(path) for name, path in data.items()}, "start": started}
 
 
+def check(config: Config) -> None:
+    """Check that there is such a model, before anything is read.
+
+    Raises:
+        ModelError: There is none.
+    """
+    if not config.train.start and config.model.preset not in mammut.PRESETS:
+        raise ModelError(f"unknown preset '{config.model.preset}': choose one of {', '.join(mammut.PRESETS)}")
+
+
 def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
     """Make the model to train: `train.start`, or an untrained one with a tokenizer trained on all captions of the data."""
     if config.train.start:
@@ -48,12 +61,19 @@ def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
         if model.tokenizer is None:
             start = f"train.start={config.train.start}"
             raise ModelError(f"{start} holds no tokenizer.json: put the tokenizer of its vocabulary there")
+        if model.config.image_resize != "squash":
+            logger.warning(
+                "%s was trained on pictures resized by '%s': here they are squeezed to a square, in training and by the new model",
+                config.train.start,
+                model.config.image_resize,
+            )
+            model.config.image_resize = "squash"
+        model.config.image_interpolation = "bicubic"  # that of `images.resize`
         return model
+    check(config)
     samples = itertools.chain.from_iterable(benchmarks.samples(folder, "train") for folder in named(data).values())
     captions = (caption for sample in samples for caption in sample.captions)
     tokenizer = tokenizers.train(captions, config.model.vocabulary_size, config.model.context_length)
-    if config.model.preset not in mammut.PRESETS:
-        raise ModelError(f"unknown preset '{config.model.preset}': choose one of {', '.join(mammut.PRESETS)}")
     softmax = config.train.contrastive_loss == "softmax"
     torch.manual_seed(config.seed)
     model = Mammut(

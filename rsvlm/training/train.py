@@ -16,6 +16,7 @@ shared by several processes, which end in the same weights as one, up to the rou
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -100,15 +101,17 @@ def train(config: Config, data: Path | Mapping[str, Path], out: Path) -> Path:
 
     Raises:
         ConfigError: The batch cannot be shared by the processes, or options exclude each other.
-        DataError: A stage names a data set that was not given, or there is nothing to read.
+        DataError: A stage names a data set that was not given, there is nothing to read, or another process trains into `out`.
         ModelError: `out` holds a run with other options or other data.
         RsvlmError: The loss became NaN or infinite; the step and the keys of its batch are in `out/not_finite.json`.
     """
     data = starting.named(data)
-    with processes.joined(resolve_device(config.device)) as device:
+    with processes.joined(resolve_device(config.device)) as device, contextlib.ExitStack() as alone:
         # a bad request stops before any work
         batches.check(config.train, list(data))
         check(config.train)
+        starting.check(config)
+        alone.enter_context(processes.sole_writer(out))
         checkpoints.claim(out, starting.identity(config, data))
         if (out / "model").is_dir():
             return out / "model"

@@ -146,6 +146,17 @@ def test_a_parameter_that_only_some_notebooks_have_is_named(home):
     assert matrix.plan(books[1:], {"ways": ["1"]})[0].parameters["ways"] == 1
 
 
+def test_values_of_a_matrix_are_read_as_what_the_notebook_declares(home):
+    book = write_notebook(home / "notebooks" / "01_a.ipynb", parameters=PARAMETERS + '\nbig = True\nday = ""')
+    planned = matrix.plan([book], {"big": ["false", "true"], "day": ["20241128"]}, {"seed": "4"})
+    assert [(run.parameters["big"], run.parameters["day"], run.parameters["seed"]) for run in planned] == [
+        (False, "20241128", 4),
+        (True, "20241128", 4),
+    ]
+    with pytest.raises(ConfigError, match="big='maybe'"):
+        matrix.plan([book], {"big": ["maybe"]})
+
+
 @pytest.mark.parametrize(("jobs", "threads"), [(1, None), (2, "4"), (16, "1")])
 def test_runs_at_once_share_the_cores(home, monkeypatch, jobs, threads):
     begun = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -94,6 +95,107 @@ def test_execute_checks_parameters_before_any_work(home):
     with pytest.raises(DataError, match="there is no notebook"):
         notebooks.execute(home / "d.ipynb", {})
     assert not (home / "book").exists()
+
+
+KINDS = PARAMETERS + '\nlimit = None\nshare = 0.5\nclasses = ["a"]\npair = (1, 2)\nseeds = "0,1"'
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ({"recompute": "false"}, False),
+        ({"recompute": " No "}, False),
+        ({"recompute": "0"}, False),
+        ({"recompute": "True"}, True),
+        ({"recompute": True}, True),
+        ({"run_name": "20241128"}, "20241128"),
+        ({"run_name": 20241128}, "20241128"),
+        ({"run_name": "1e3"}, "1e3"),
+        ({"run_name": "None"}, "None"),
+        ({"run_name": "'quoted'"}, "quoted"),
+        ({"run_name": "'"}, "'"),
+        ({"seeds": "0,1,2"}, "0,1,2"),
+        ({"seed": "3"}, 3),
+        ({"share": "1"}, 1.0),
+        ({"share": "2e-3"}, 0.002),
+        ({"limit": "12"}, 12),
+        ({"limit": "all"}, "all"),
+        ({"classes": "['b', 'c']"}, ["b", "c"]),
+        ({"classes": ("b",)}, ["b"]),
+        ({"pair": "[3, 4]"}, (3, 4)),
+    ],
+    ids=str,
+)
+def test_values_are_read_as_what_the_notebook_declares(home, given, read):
+    notebook = write_notebook(home / "notebooks" / "01_a.ipynb", parameters=KINDS)
+    values = notebooks.read_values(notebook, given)
+    assert list(values.values()) == [read] and type(*values.values()) is type(read)
+    assert notebooks.notebook_key(notebook, given) == notebooks.notebook_key(notebook, values)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"recompute": "perhaps"}, "parameter recompute='perhaps' of 01_a.ipynb: expected what is yes or no"),
+        ({"recompute": 2}, "yes or no"),
+        ({"seed": "1.5"}, "of the kind int, as 0 is"),
+        ({"seed": "true"}, "of the kind int"),
+        ({"seed": True}, "of the kind int"),
+        ({"share": "half"}, "of the kind float"),
+        ({"classes": "b"}, "of the kind list"),
+        ({"run_name": None}, "of the kind str"),
+        ({"runname": "a"}, "no parameter 'runname'; did you mean 'run_name'"),
+    ],
+    ids=str,
+)
+def test_values_of_another_kind_are_refused(home, given, says):
+    notebook = write_notebook(home / "notebooks" / "01_a.ipynb", parameters=KINDS)
+    with pytest.raises(ConfigError, match=says):
+        notebooks.read_values(notebook, given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-p", "profile=huge"], "unknown profile 'huge'"),
+        (["-p", "profile=smoke", "--profile", "laptop"], "'profile' is given twice, as 'laptop' by --profile"),
+        (["-p", "seed=1", "-p", "seed=2"], "'seed' is given twice, as '1' by -p"),
+        (["-p", "seed=-1"], "option 'seed'"),
+        (["-p", "overrides=train.stepz=3"], "did you mean 'train.steps'"),
+        (["-p", "overrides=train.steps=3", "--set", "train.steps=4"], "'overrides' is given twice, as .* by --set"),
+        (["-p", "run_name=my run"], "'my run' cannot name a folder of results"),
+        (["-p", "recompute=perhaps"], "yes or no"),
+        (["-p", "seed"], "not of the form name=value"),
+    ],
+    ids=str,
+)
+def test_parameters_of_a_command_are_checked_before_any_work(home, monkeypatch, arguments, says):
+    from rsvlm import __main__ as cli
+
+    notebook = write_notebook(
+        home / "notebooks" / "01_a.ipynb", "open('ran', 'w')", parameters=PARAMETERS + '\noverrides = ""'
+    )
+    monkeypatch.setattr(sys, "argv", ["rsvlm", "run", str(notebook), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert re.search(says, str(ended.value.code))
+    assert not (home / "ran").exists() and not (home / "book").exists()
+
+
+def test_a_command_hands_parameters_on_as_what_they_are(home, monkeypatch):
+    from rsvlm import __main__ as cli
+
+    handed = []
+    monkeypatch.setattr(notebooks, "execute", lambda notebook, values, recompute: handed.append(values))
+    notebook = write_notebook(home / "notebooks" / "01_a.ipynb", parameters=PARAMETERS + '\noverrides = ""')
+    for arguments in (["-p", "profile=smoke", "-p", "recompute=false"], ["--profile", "smoke", "--set", "train.steps=3"]):
+        monkeypatch.setattr(sys, "argv", ["rsvlm", "run", str(notebook), *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+    first, second = (notebooks.read_values(notebook, values) for values in handed)
+    assert first == {"overrides": "", "profile": "smoke", "recompute": False, "seed": 0}
+    assert second == {"overrides": "train.steps=3", "profile": "smoke", "seed": 0}
 
 
 NOTE = """import pathlib, time, os

@@ -209,7 +209,9 @@ PAST = ["0", "Wed, 21 Oct 2015 07:28:00 GMT", "Wednesday, 21-Oct-15 07:28:00 GMT
 NO_WAIT = [None, "", "soon", "-5", "inf", "nan", "1e3", "\u0667", "9" * 5000]
 NO_WAIT += ["Wed, 99 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 07:28:00 +9999999999"]
 WAITS = (
-    {"7": 7.0, " 120 ": 120.0, "1.5": 1.5, "999999999999": 999999999999.0} | dict.fromkeys(PAST, 0.0) | dict.fromkeys(NO_WAIT)
+    {"7": 7.0, " 120 ": 120.0, "1.5": 1.5, "90 seconds": 90.0, "2s": 2.0, "999999999999": 999999999999.0}
+    | dict.fromkeys(PAST, 0.0)
+    | dict.fromkeys(NO_WAIT)
 )
 
 
@@ -284,7 +286,8 @@ def test_a_second_look_up_cannot_lead_inside(site, tmp_path, connected):
     site.routes["/x"] = (200, {}, PICTURE)
     resolve = names(turncoat_example=["127.0.0.1", "10.0.0.1"])
     assert get(site.url("/x", "turncoat.example"), tmp_path, resolve).reason == "address_refused"
-    assert resolve.asked == ["turncoat.example"] * 2 and connected == [("127.0.0.1", site.port)] and site.paths() == []
+    assert set(resolve.asked) == {"turncoat.example"} and len(resolve.asked) > 1
+    assert connected == [("127.0.0.1", site.port)] and site.paths() == []
 
 
 def test_the_connection_goes_to_the_address_that_was_checked(site, tmp_path, connected, monkeypatch):
@@ -328,3 +331,38 @@ def test_proxies_of_the_environment_and_cookies_are_not_used(site, tmp_path, mon
     assert get(site.url("/x"), tmp_path).reason == "ok"
     sent = {name for *_, headers in site.asked for name in headers}
     assert sent == {"Host", "User-Agent", "Accept", "Accept-Encoding"}
+
+
+# One spelling
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("HTTP://Example.ORG:80", "http://example.org/"),
+        ("https://example.org.:443/a/./b/../c?d=%7e#e", "https://example.org/a/c?d=~"),
+        ("http://example.org:8080/%7Euser/%e3%83%84/\u30c4", "http://example.org:8080/~user/%E3%83%84/%E3%83%84"),
+        ("http://example.org/../../a/..", "http://example.org/"),
+        ("http://example.org/a/%2e%2e/b//c/.", "http://example.org/b//c/"),
+        ("http://example.org/a%2fb%3f", "http://example.org/a%2Fb%3F"),
+        ("http://example.org/a b>100%", "http://example.org/a%20b%3E100%25"),
+        ("http://example.org?a=b/../c", "http://example.org/?a=b/../c"),
+        ("http:\\\\example.org\\a?b\\c", "http://example.org/a?b%5Cc"),
+        ("http://B\xfccher.example/", "http://xn--bcher-kva.example/"),
+        ("http://xn--BCHER-kva.example", "http://xn--bcher-kva.example/"),
+        ("http://[2001:DB8:0:0::1]:80/", "http://[2001:db8::1]/"),
+        ("http://me:secret@example.org/a", "http://example.org/a"),
+        (" http://example.org/\ta\n", "http://example.org/a"),
+        ("ftp://example.org/", None),
+        ("example.org/a", None),
+        ("http:///a", None),
+        ("http://[::1", None),
+        ("http://a b/", None),
+        ("http://example.org:99999999/", None),
+        ("", None),
+    ],
+)
+def test_the_normal_form_of_an_address(text, expected):
+    assert addresses.normal_form(text) == expected
+    if expected:
+        assert addresses.normal_form(expected) == expected

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from conftest import DATA, png, toy_sample, write_tar, write_toy
 
-from rsvlm.data import benchmarks, catalogue, layouts
+from rsvlm.data import benchmarks, catalogue, tables
 from rsvlm.errors import DataError
 from rsvlm.model import images
+from rsvlm.records import text
 
 KARPATHY = {
     "RSICD": ("dataset_rsicd.json", "RSICD_images", "airport_{}.jpg", "airport"),
@@ -276,6 +277,21 @@ def test_shards_have_labels_where_their_records_do(tmp_path):
         benchmarks.labelled(tmp_path, split="test")
 
 
+def test_shards_of_clip_benchmark_have_numbers_for_classes_and_no_captions(tmp_path):
+    members = {}
+    for index, number in enumerate((b"1", b"0\n", b"7", b"x")):
+        members |= {f"s{index}.png": png(toy_sample(index)[0]), f"s{index}.cls": number}
+    write_tar(tmp_path / "test" / "0.tar", members)
+    with pytest.raises(DataError, match="classnames.txt with the names of the numbers"):
+        benchmarks.labelled(tmp_path, split="test")
+    (tmp_path / "classnames.txt").write_text("sea ice\nbarn\n")
+    (tmp_path / "dataset_type.txt").write_text("classification")
+    skipped = Counter()
+    words, items = benchmarks.labelled(tmp_path, split="test", skipped=skipped)
+    assert words == ["sea ice", "barn"] and [(key, label) for key, _, label in items] == [("s0", 1), ("s1", 0)]
+    assert skipped == {"no class": 2}
+
+
 # Its quirks
 
 
@@ -318,7 +334,7 @@ def test_a_wrong_split_names_those_there(quirks):
 
 
 def test_unknown_layouts_say_what_was_expected(tmp_path):
-    with pytest.raises(DataError, match="expected .*tar"):
+    with pytest.raises(DataError, match=r"expected (.|\n)*\.tar(.|\n)*CSV"):
         benchmarks.samples(tmp_path, "test")
     with pytest.raises(DataError, match="not a folder"):
         benchmarks.samples(tmp_path / "nowhere", "test")
@@ -361,6 +377,26 @@ def test_half_a_download_is_said_before_any_work(tmp_path, small, caplog):
     caplog.clear()
     assert len(list(benchmarks.samples(folder, "test"))) == 1  # nobody said that it is RSICD
     assert "2 image files" in caplog.text and "airport_1.jpg" in caplog.text
+
+
+def test_other_captions_than_the_benchmark_s_are_told(tmp_path, small, caplog):
+    folder = karpathy(tmp_path, "RSITMD")
+    assert len(list(benchmarks.samples(folder, "test", name="RSITMD"))) == 3
+    assert "has other captions in dataset_RSITMD.json than RSITMD has" in caplog.text
+    caplog.clear()
+    small["RSITMD"]["sketches"] = {"test": text.sketch(["a plane", "B"])}
+    assert len(list(benchmarks.samples(folder, "test", name="RSITMD"))) == 3 and "other captions" not in caplog.text
+
+
+@pytest.mark.skipif(not (DATA / "captions").is_dir(), reason=f"no captions in {DATA}")
+def test_real_captions_are_those_of_the_catalogue(monkeypatch):
+    monkeypatch.undo()
+    for file, name in (("rsitmd", "RSITMD"), ("ucm", "UCM-Captions"), ("sydney", "Sydney-Captions")):
+        rows = json.loads((DATA / "captions" / f"{file}_captions.json").read_text())["images"]
+        of_split = {s: [c for row in rows if row["split"] == s for c in row["captions"]] for s in ("train", "test")}
+        known = catalogue.populations()[name, "test"]["sketch"]
+        assert text.likeness(text.sketch(of_split["test"]), known) == 1
+        assert text.likeness(text.sketch(of_split["train"]), known) < text.ALIKE
 
 
 def test_half_the_classes_are_half_a_download(tmp_path):
@@ -486,7 +522,7 @@ def test_broken_tables_have_one_clear_error(tmp_path, content, says):
 
 def test_a_table_too_large_is_not_read(tmp_path, monkeypatch):
     folder = karpathy(tmp_path, "RSICD")
-    monkeypatch.setattr(layouts, "MAX_BYTES", 100)
+    monkeypatch.setattr(tables, "MAX_BYTES", 100)
     with pytest.raises(DataError, match="larger than 100 bytes"):
         benchmarks.samples(folder, "test")
 
@@ -501,7 +537,7 @@ def test_captions_that_are_no_text_are_left_out(tmp_path):
     texts = ["x" * 2**20, None, 7, "\ud800", "\n", "fine", "fine", {"a": 1}]
     rows = [
         {"filename": "airport_0.jpg", "split": "test", "sentences": [{"raw": text} for text in texts]},
-        {"filename": "airport_1.jpg", "split": "test", "sentences": "none"},
+        {"filename": "airport_1.jpg", "split": "test", "sentences": 7},
     ]
     skipped = Counter()
     (found,) = benchmarks.samples(karpathy(tmp_path, "RSICD", rows), "test", skipped=skipped)
@@ -512,7 +548,7 @@ def test_captions_that_are_no_text_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"image,caption\na.jpg,\xff\xff\xff", "neither in UTF-8 nor in GB18030"),
+        (b"image,caption\na.jpg,\xff\xff\xff", "line 2, is not in UTF-8.*save it as UTF-8"),
         (b"image,caption\na.jpg\n", "line 2, cannot be read"),
         (b"image,caption\na.jpg," + b"x" * 2**20, "line 2, cannot be read"),
         (b"image,caption\n../a.jpg,x\n", "not inside its folder"),

@@ -10,7 +10,7 @@ from conftest import DATA
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from rsvlm.data import duplicates, near_hashes
+from rsvlm.data import duplicates, near_hashes, picture_details
 from rsvlm.errors import ConfigError, DataError
 from rsvlm.model import images
 
@@ -48,16 +48,6 @@ def test_hash_is_that_of_an_outside_implementation_for_all_turns(seed):
     assert duplicates.perceptual_hashes(duplicates.thumbnails([array]))[0] == found[0]
 
 
-def brute_groups(hashes, distance):
-    label = np.arange(len(hashes))
-    near = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= distance
-    while True:
-        new = np.array([label[row].min() for row in near])
-        if (new == label).all():
-            return label
-        label = new
-
-
 def noisy_hashes(rng, count):
     """Random hashes, many of them another one with up to nine bits flipped."""
     hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
@@ -68,11 +58,65 @@ def noisy_hashes(rng, count):
     return hashes
 
 
+def noisy_details(rng, count):
+    """Rises of random pictures, of which many are another one's but for some; plain ones among them."""
+    rises = rng.random((count, 2, 16, 16)) < rng.choice([0, 0.05, 0.4], (count, 1, 1, 1))
+    rises[:, :, -1], rises[:, :, :, -1] = False, False
+    for i in range(1, count):
+        if rng.random() < 0.7:
+            rises[i] = rises[rng.integers(0, i)] ^ (rng.random((2, 16, 16)) < rng.choice([0, 0.1]))
+    return rises
+
+
+def agree(one, other):
+    """Details agree in all windows, by the definition: one of both in (2, 16, 16) bool."""
+    for top in picture_details.WINDOW_STARTS:
+        for left in picture_details.WINDOW_STARTS:
+            a, b = (rises[:, top : top + 8, left : left + 8] for rises in (one, other))
+            either = (a | b).sum()
+            if either >= picture_details.LEAST and (a & b).sum() < picture_details.ALIKE * either:
+                return False
+    return True
+
+
+def packed(rises):
+    return np.packbits(rises.reshape(len(rises), -1), axis=1).view(">u8").astype(np.uint64)
+
+
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), distance=st.integers(0, 12))
-def test_groups_are_those_of_all_pairs(seed, distance):
-    hashes = noisy_hashes(np.random.default_rng(seed), 60)
-    assert (duplicates.groups(hashes, distance) == brute_groups(hashes, distance)).all()
+def test_what_stays_is_what_is_near_nothing_before_it_that_stays(seed, distance):
+    rng = np.random.default_rng(seed)
+    hashes, rises = noisy_hashes(rng, 60), noisy_details(rng, 60)
+    stays, expected = [], []
+    for i in range(60):
+        near = [(int(hashes[i] ^ hashes[j]).bit_count(), j) for j in stays if agree(rises[i], rises[j])]
+        bits, j = min(near, default=(65, i))
+        expected.append(j if bits <= distance else i)
+        stays += [i] if expected[-1] == i else []
+    assert duplicates.find_stays(hashes, packed(rises), distance).tolist() == expected
+
+
+def test_details_are_rises_of_brightness_between_cells():
+    luma = duplicates.thumbnails([picture(1), np.zeros((40, 40, 3), np.uint8)])
+    cells = luma.reshape(2, 16, 2, 16, 2).mean((2, 4))
+    wanted = np.zeros((2, 2, 16, 16), bool)
+    for y in range(15):
+        for x in range(15):
+            wanted[:, 0, y, x] = cells[:, y, x + 1] - cells[:, y, x] > picture_details.RISE
+            wanted[:, 1, y, x] = cells[:, y + 1, x] - cells[:, y, x] > picture_details.RISE
+    details = picture_details.rises(luma)
+    np.testing.assert_array_equal(details, packed(wanted))
+    assert wanted[0].sum() > 100 and not details[1].any() and picture_details.rises(luma[:0]).shape == (0, 8)
+    assert picture_details.alike(details[[0, 0, 1]], details[[0, 1, 1]]).tolist() == [True, False, True]
+
+
+def test_there_are_no_chains():
+    first = np.uint64(0)
+    second, third = first ^ np.uint64(0b11111), first ^ np.uint64(0b1111111111)
+    details = np.zeros((3, 8), np.uint64)
+    assert duplicates.find_stays(np.array([first, second, third]), details, 6).tolist() == [0, 0, 2]
+    assert duplicates.find_stays(np.array([second, first, third]), details, 6).tolist() == [0, 0, 0]
 
 
 @settings(deadline=None, max_examples=25)
@@ -93,7 +137,7 @@ def test_nearest_is_that_of_all_pairs(seed, distance):
 
 def test_a_distance_out_of_range_is_refused():
     with pytest.raises(ConfigError, match="0 to 16"):
-        duplicates.groups(np.zeros(3, np.uint64), 17)
+        duplicates.find_stays(np.zeros(3, np.uint64), np.zeros((3, 8), np.uint64), 17)
 
 
 def test_no_pictures_are_no_duplicates():
@@ -105,7 +149,8 @@ def test_no_pictures_are_no_duplicates():
 def test_a_million_equal_hashes_take_no_time():
     hashes = np.zeros(1_000_000, np.uint64)
     hashes[0] = 1 << 40
-    assert duplicates.groups(hashes, 6).max() == 0 and duplicates.groups(hashes, 0).max() == 1
+    details = np.zeros((len(hashes), 8), np.uint64)
+    assert duplicates.find_stays(hashes, details, 6).max() == 0 and duplicates.find_stays(hashes, details, 0).max() == 1
 
 
 # Duplicates within a data set
@@ -153,6 +198,52 @@ def test_order_decides_nothing():
     rows = [("a", picture(1)), ("b", jpeg(picture(1), 50)), ("c", picture(2)), ("d", jpeg(picture(2), 70)), ("e", picture(4))]
     one, two = (duplicates.duplicates(table(*part)).sort_values("key").reset_index(drop=True) for part in (rows, rows[::-1]))
     pd.testing.assert_frame_equal(one, two)
+
+
+# Frames
+
+
+def sheet(array):
+    """A sheet with a title, a legend and a border around the picture, which is a third of it."""
+    sheet = np.full((180, 250, 3), 255, np.uint8)
+    sheet[30:150, 10:130] = images.resize(array, 120, 120)
+    sheet[8:14, 20:160:3] = 0
+    for n in range(6):
+        sheet[40 + 16 * n : 50 + 16 * n, 160:172] = (40 * n, 200 - 20 * n, 90)
+    sheet[30:150, [150, 240]], sheet[[30, 149], 150:240] = 0, 0
+    return sheet
+
+
+def quicklook(array):
+    """A scene that is turned within a black square."""
+    turned = Image.fromarray(images.resize(array, 120, 120)).rotate(12, expand=True, resample=Image.Resampling.BICUBIC)
+    square = Image.new("RGB", (200, 200))
+    square.paste(turned, ((200 - turned.width) // 2, (200 - turned.height) // 2))
+    return np.asarray(square)
+
+
+def scene(seed, fields, low, high):
+    """A picture of many small fields, which a frame outweighs."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(low, high, (fields, fields, 3), dtype=np.uint8))
+    array = np.asarray(coarse.resize((96, 96), Image.Resampling.BICUBIC), np.int16)
+    return np.clip(array + rng.integers(-6, 7, array.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("frame", "kind"), [(sheet, (12, 80, 160)), (quicklook, (8, 120, 250))])
+def test_different_pictures_in_one_frame_stay_and_copies_of_them_go(frame, kind):
+    framed = [frame(scene(seed, *kind)) for seed in range(60)]
+    rows = table(*((f"k{n:02d}", array) for n, array in enumerate(framed)))
+    near = np.bitwise_count(rows["hash"].to_numpy()[:, None] ^ rows["hash"].to_numpy()) <= duplicates.DISTANCE
+    assert (near.sum(axis=1) > 1).sum() > 12, "the frame should make many of them near to the hash"
+    gone = set(duplicates.duplicates(rows)["key"])
+    assert len(gone) <= 1
+    copies = [jpeg(array, 60) for array in framed]
+    copies = [images.resize(array, array.shape[0] // 2, array.shape[1] // 2) for array in copies]
+    copies = table(*((f"z{n:02d}", array) for n, array in enumerate(copies)))
+    found = duplicates.duplicates(pd.concat([rows, copies], ignore_index=True))
+    assert set(found["key"]) == {f"z{n:02d}" for n in range(60)} | gone
+    assert sum(key[1:] == kept[1:] for key, kept in zip(found["key"], found["kept"], strict=True)) >= 59
 
 
 # Against a benchmark
@@ -284,7 +375,9 @@ def test_real_pictures_are_found_again_and_distinct_ones_kept_apart():
     before = duplicates.perceptual_hashes(duplicates.thumbnails(detailed))
     for name, change in changes.items():
         after = duplicates.perceptual_hashes(duplicates.thumbnails(map(change, detailed)))
-        recall = (np.bitwise_count(before ^ after) <= duplicates.DISTANCE).mean()
+        details = picture_details.rises(duplicates.thumbnails(map(change, detailed)))
+        alike = picture_details.alike(picture_details.rises(duplicates.thumbnails(detailed)), details)
+        recall = ((np.bitwise_count(before ^ after) <= duplicates.DISTANCE) & alike).mean()
         assert recall > 0.95, (name, recall)
     apart = np.bitwise_count(before[:, None] ^ before[None])[np.triu_indices(len(before), 1)]
     assert (apart <= duplicates.DISTANCE).mean() < 2e-3

@@ -53,6 +53,14 @@ def test_classes_are_the_normalised_mean_over_prompts():
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_a_perfect_score_has_an_interval_of_its_number_of_images():
+    classes, labels = np.eye(3, dtype=np.float32), np.repeat(np.arange(3), [30, 10, 2])
+    rows = classification.evaluate(classes[labels], labels, {"paper": classes}, ["a", "b", "c"], ks=(1,), bootstrap_samples=20)
+    lows = {metric: cell(rows, metric, "ci_low") for metric in ("top1", "top1[c]", "balanced_accuracy")}
+    assert lows["top1"] == pytest.approx(100 * 0.025 ** (1 / 42)) and lows["top1[c]"] == pytest.approx(100 * 0.025 ** (1 / 2))
+    assert lows["top1[c]"] < lows["balanced_accuracy"] < lows["top1"]  # small classes count as much as large ones
+
+
 @pytest.mark.parametrize(
     ("names", "templates", "says"),
     [

@@ -69,6 +69,20 @@ def test_images_of_other_sizes_are_resized(model):
     assert close[0] @ close[1] > 0.99
 
 
+def test_what_is_no_list_of_images_or_texts_says_so(model):
+    array, _ = toy_sample(0)
+    assert embed.images(model, []).shape == embed.texts(model, []).shape == (0, 48)
+    assert embed.images(model, np.stack([array, array])).shape == (2, 48)
+    for ask, says in [
+        (lambda: embed.texts(model, "a beach"), "one text is given, 'a beach': expected a list"),
+        (lambda: embed.images(model, array), r"one array of shape \(32, 32, 3\) is given: expected a list"),
+        (lambda: embed.images(model, [array, array[..., 0]]), r"image 1 is uint8 of shape \(32, 32\): expected uint8"),
+        (lambda: embed.images(model, [array / 255]), "image 0 is float64 of shape"),
+    ]:
+        with pytest.raises(DataError, match=says):
+            ask()
+
+
 class Counting:
     """An encoder of four dimensions that remembers what it was asked."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from rsvlm.book.figures import galleries, markup, tables
 from rsvlm.data import duplicates
-from rsvlm.errors import ConfigError, DataError
+from rsvlm.errors import ConfigError, DataError, ModelError
 from rsvlm.evaluation import by_name, embeddings, leakage
 from rsvlm.model import embed, images
 from rsvlm.records import results
@@ -158,6 +159,19 @@ def test_captions_without_pictures_are_compared_too(sets, tmp_path):
     assert "a.tif" in galleries.leakage_pairs(items)
 
 
+def test_captions_alone_may_be_strings_rows_of_their_own_or_coco_s(sets, tmp_path):
+    texts = {"a.tif": [sentence(5), "one"], "b.tif": [sentence(8)]}
+    rows = [{"image": file, "caption": text} for file, of in texts.items() for text in of]
+    images = [{"id": i, "file_name": file} for i, file in enumerate(texts)]
+    annotations = [{"image_id": i, "caption": text} for i, of in enumerate(texts.values()) for text in of]
+    for content in (rows, {"images": images, "annotations": annotations}):
+        (tmp_path / "c.json").write_text(json.dumps(content))
+        found = leakage.find(tmp_path / "c.json", sets[1], train_split=leakage.EVERYTHING)
+        assert found[["train_key", "benchmark_key"]].to_numpy().tolist() == [["a.tif", "test-5"], ["b.tif", "test-8"]]
+        shown = leakage.look(found, tmp_path / "c.json", sets[1], train_split=leakage.EVERYTHING)
+        assert [item["train_captions"] for item in shown if item["train_key"] == "a.tif"] == [texts["a.tif"]]
+
+
 def test_a_folder_of_bare_pictures_is_compared_whole(sets, tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "p.png").write_bytes(png(picture(2)))
@@ -172,7 +186,7 @@ def test_a_folder_of_bare_pictures_is_compared_whole(sets, tmp_path):
 def test_a_file_that_holds_no_captions_is_named(sets, tmp_path, text):
     path = tmp_path / "c.json"
     path.write_text(text)
-    with pytest.raises(DataError, match="c.json: expected"):
+    with pytest.raises(DataError, match="c.json(: expected| is not valid JSON)"):
         leakage.find(path, sets[1])
 
 
@@ -196,6 +210,16 @@ def test_broken_pictures_are_left_out_and_told(tmp_path, sets, caplog):
 
 
 # The list
+
+
+def test_a_set_of_which_nothing_can_be_read_is_no_clean_one(tmp_path, sets):
+    """No overlap with pictures that nobody looked at is not an answer."""
+    write_set(tmp_path / "broken", "train", [("a", b"\x89PNG broken", ["one caption of it"])])
+    write_set(tmp_path / "broken", "test", [("a", b"\x89PNG broken", ["one caption of it"])])
+    with pytest.raises(DataError, match="no picture of .*broken, split 'train', could be read"):
+        leakage.find([sets[0], tmp_path / "broken"], sets[1])
+    with pytest.raises(DataError, match="no picture of .*broken, split 'test', could be read"):
+        leakage.find(sets[0], tmp_path / "broken")
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
@@ -296,13 +320,33 @@ def test_an_evaluation_of_a_file_of_embeddings_says_what_it_is_of(tmp_path):
     countings = {"plain", "skyscript", "one-to-one"}
     assert {row["protocol"] for row in found.rows} == {f"{name} (wording not stated)" for name in countings}
     assert found.about["model"] == "vectors" and len(found.about["fingerprint"]) == 64
+    assert found.about["population"].items() >= {"images": 40, "captions": len(whole.captions)}.items()
     options = by_name.Options(protocol="rs5m", bootstrap_samples=10)
+    with pytest.raises(DataError, match="vectors.npz has 40 images, the split 'test' of RSICD has 1,093.*--partial"):
+        by_name.retrieve(f"embeddings:{path}", benchmark="rsicd", options=options)
+    with pytest.raises(DataError, match="unknown benchmark 'rscid'"):
+        by_name.retrieve(f"embeddings:{path}", benchmark="rscid", options=options)
+    options = dataclasses.replace(options, partial=True)
     named = by_name.retrieve(f"embeddings:{path}", benchmark="rsicd", options=options)
     assert {(row["dataset"], row["protocol"]) for row in named.rows} == {("RSICD", "rs5m")}
     with pytest.raises(DataError, match="unknown protocol 'plane'"):
         by_name.retrieve("embeddings:nothing.npz", options=by_name.Options(protocol="plane"))
     with pytest.raises(DataError, match="cannot read the names of classes"):
         by_name.classify(f"embeddings:{path}", tmp_path)
+
+
+def test_what_is_misspelt_is_said_before_what_is_missing(tmp_path):
+    (tmp_path / "model").mkdir()
+    for model, root, benchmark, error, says in [
+        ("nowhere", None, "RSCID", DataError, "unknown benchmark 'RSCID'"),
+        ("nowhere", None, "RSICD", ModelError, "no model folder nowhere"),
+        (str(tmp_path / "model"), None, "RSICD", DataError, "no benchmark folder of RSICD is given: --root"),
+        (str(tmp_path / "model"), tmp_path / "RSCID", "RSICD", DataError, "no benchmark folder .*RSCID: --root"),
+    ]:
+        with pytest.raises(error, match=says):
+            by_name.retrieve(model, root, benchmark)
+        with pytest.raises(error, match=says):
+            by_name.overlap([tmp_path], root, benchmark, model=model)
 
 
 @pytest.mark.parametrize(

@@ -375,6 +375,20 @@ def test_intervals_equal_a_loop_over_resampled_images():
     assert value(without, "t2i", "R@1") == value(rows, "t2i", "R@1")
 
 
+def test_no_interval_of_a_share_is_without_width():
+    owners = np.repeat(np.arange(20), 3)
+    images = np.eye(20, dtype=np.float32)
+    rows = retrieval.evaluate(images, images[owners], owners, ks=(1, 5), bootstrap_samples=50, classes=["a"] * 5 + ["b"] * 15)
+    wide = {row["metric"]: row["ci_low"] for row in rows if row["direction"] == "t2i" and row["value"] == 100}
+    assert wide["R@1"] == wide["R@5"] == wide["mAP"] == pytest.approx(100 * 0.025 ** (1 / 20))  # 20 images, not 60 captions
+    assert wide["R@1[a]"] == pytest.approx(100 * 0.025 ** (1 / 5))
+    none = retrieval.evaluate(images, np.roll(images, 1, axis=0), np.arange(20), ks=(1,), bootstrap_samples=50)
+    assert value(none, "i2t", "R@1") == 0 and value(none, "i2t", "R@1", "ci_high") == pytest.approx(
+        100 * (1 - 0.025 ** (1 / 20))
+    )
+    assert all(row["ci_low"] < row["ci_high"] for row in rows + none if row["metric"] != "median_rank")
+
+
 def test_breakdown_by_class():
     rng = np.random.default_rng(0)
     owners = np.repeat(np.arange(30), 2)

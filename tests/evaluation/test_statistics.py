@@ -32,6 +32,39 @@ def test_an_interval_is_of_the_resamples_that_have_a_value():
     assert statistics.in_words(gap) == "+50.0 points (no interval)"
 
 
+@pytest.mark.parametrize(("right", "low", "high"), [(58, 93.84, 100.0), (0, 0.0, 6.16)])
+def test_an_interval_of_all_or_none_is_clopper_s_and_pearson_s(right, low, high):
+    values = np.full(200, 100 * right / 58)
+    found = statistics.interval(values, units=58)
+    assert (found["ci_low"], found["ci_high"]) == pytest.approx((low, high), abs=0.005)
+    # its end is the share of which so many misses in a row have a chance of 2.5 %
+    assert (1 - statistics.most_missed(58) / 100) ** 58 == pytest.approx(0.025)
+    assert statistics.interval(values)["ci_low"] == values[0]  # no share: nothing is known of it
+    assert statistics.interval(values[:1], units=58)["ci_low"] is None
+
+
+def test_summaries_of_perfect_systems_have_widths_of_their_own_numbers():
+    ranks, image = np.ones((2, 30), int), np.repeat(np.arange(10), 3)
+    times = statistics.resamples(40, 50, 0)  # the gallery has more images than ask
+    perfect = statistics.summary(statistics.recall, [ranks], image, 1, times=times)
+    assert perfect["units"] == 10 and perfect["ci_low"] == pytest.approx(100 * 0.025 ** (1 / 10)) and perfect["ci_high"] == 100
+    gap = statistics.difference(perfect, perfect)
+    assert gap["value"] == 0 and gap["ci_low"] == -gap["ci_high"] == pytest.approx(perfect["ci_low"] - 100)
+    present = np.arange(40) < 4
+    area = statistics.summary(statistics.mean_auc, [present[None].astype(float)], present, times=times)
+    assert area["value"] == 100 and area["units"] == 4 and area["ci_low"] == pytest.approx(100 * 0.025 ** (1 / 4))
+
+
+def test_few_resamples_whose_intervals_miss_their_number_are_told(caplog):
+    rows = [{"metric": "R@1", "direction": "i2t", "value": 50.0, "ci_low": low, "ci_high": 80.0} for low in (40.0, 51.0, None)]
+    statistics.warn_of_few(rows, 10)
+    assert "1 of 2 intervals do not hold their own number, the first is of R@1 i2t: 10 resamples are few" in caplog.text
+    caplog.clear()
+    statistics.warn_of_few(rows, 1000)
+    statistics.warn_of_few(rows[:1], 10)
+    assert not caplog.text
+
+
 def by_hand(score, right, total):
     """Average precision, going down the list; wrong before right at equal scores."""
     order = sorted(range(len(score)), key=lambda i: (-score[i], right[i]))

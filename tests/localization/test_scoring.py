@@ -7,7 +7,8 @@ from hypothesis import given, settings, strategies as st
 from localization.test_agreement import a_map
 
 from rsvlm.errors import DataError
-from rsvlm.localization import agreement, baselines, pixels, scoring, true_masks
+from rsvlm.localization import agreement, baselines, mask_reading, pixels, scoring, true_masks
+from rsvlm.model import images
 from rsvlm.records import results
 
 CLASSES = ("ship", "dock", "tree")
@@ -37,10 +38,93 @@ def test_iou_of_classes_equals_its_definition(H, W, C, own, seed):
             hit = (told == c) & there
             sums[c] += hit.sum(), truth[c].sum(), (hit & truth[c]).sum()
     wanted = [100 * both / (told + true - both) for told, true, both in sums if true]
+    if not masks.any():  # the background alone is no score
+        assert not any(metric.startswith(("iou[", "miou")) for metric in score)
+        return
     got = [score[f"iou[{name}]"] for name, (_, true, _) in zip([*names, "background"], sums, strict=True) if true]
     np.testing.assert_allclose(got, wanted)
     if wanted:
         assert score["miou"] == pytest.approx(np.mean(wanted))
+
+
+# Truth that is not known
+
+
+def partly_known(rng, C, H=9, W=11):
+    """Masks of C classes that exclude each other, and pixels unknown of all, and of each class."""
+    label = rng.integers(0, C + 1, (H, W))
+    masks = {f"class {c}": label == c for c in range(C)}
+    unknown = {key: rng.random((H, W)) < rng.choice([0, 0.3]) for key in (mask_reading.EVERY, *masks)}
+    return masks, unknown
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.booleans(), st.integers(0, 10**6))
+def test_what_a_map_says_where_nothing_is_known_changes_no_score(C, count, own, seed):
+    rng, blank = np.random.default_rng(seed), png(np.zeros((9, 11, 3), np.uint8))
+    given_masks = [partly_known(rng, C) for _ in range(count)]
+    items = [true_masks.Item(str(n), blank, masks, {}, unknown) for n, (masks, unknown) in enumerate(given_masks)]
+    names = [f"class {c}" for c in range(C)]
+    maps = [a_map(rng, (C + own, 9, 11)) for _ in items]
+    others = [heat.copy() for heat in maps]
+    for other, (_, unknown) in zip(others, given_masks, strict=True):
+        for c in range(C + own):  # the background is known where all classes are
+            nowhere = unknown[mask_reading.EVERY] | (unknown[names[c]] if c < C else np.any(list(unknown.values()), 0))
+            other[c, nowhere] = rng.normal(0, 9, nowhere.sum())
+    results_of = []
+    for some in (maps, others):
+        turn = iter(some)
+        results_of.append(scoring.evaluate(items, lambda image, turn=turn: next(turn), names, bootstrap_samples=5))
+    assert results_of[0] == results_of[1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.booleans(), st.integers(0, 10**6))
+def test_an_exact_map_is_worth_100_wherever_something_is_known(C, everywhere, seed):
+    rng, blank = np.random.default_rng(seed), png(np.zeros((9, 11, 3), np.uint8))
+    masks, unknown = partly_known(rng, C)
+    if everywhere:  # each pixel has a class
+        masks["class 0"] |= ~np.any(list(masks.values()), 0)
+    names = list(masks)
+    heat = np.stack([masks[name] for name in names]).astype(np.float32)
+    heat[:, unknown[mask_reading.EVERY]] = rng.normal(0, 9, (C, unknown[mask_reading.EVERY].sum()))
+    for c, name in enumerate(names):
+        heat[c, unknown[name]] = rng.normal(0, 9, unknown[name].sum())
+    item = true_masks.Item("a", blank, masks, {}, unknown)
+    rules = scoring.Rules(background=not everywhere)
+    rows = scoring.evaluate([item], lambda image: heat, names, rules, bootstrap_samples=0)
+    # Thresholds are shares of a map's range, which a class that is everywhere or nowhere does not have.
+    known = {name: mask & ~unknown[name] & ~unknown[mask_reading.EVERY] for name, mask in masks.items()}
+    full = [name for name, mask in known.items() if mask.sum() == (~unknown[name] & ~unknown[mask_reading.EVERY]).sum()]
+    assert not [row for row in rows if row["value"] != 100] or full
+
+
+def test_a_picture_half_unknown_is_worth_its_other_half():
+    items = world(8)
+    halves, left = [], np.zeros((32, 40), bool)
+    left[:, :20] = True
+    for item in items:
+        image = images.decode(item.image)[:, :20].copy()
+        halves.append(true_masks.Item(item.key, png(image), {name: mask[:, :20] for name, mask in item.masks.items()}))
+    cut = [true_masks.Item(item.key, item.image, item.masks, {}, {mask_reading.EVERY: ~left}) for item in items]
+
+    def poor(image):
+        return np.pad(sees(image[:, :20], 0.3), ((0, 0), (0, 0), (0, image.shape[1] - 20)), constant_values=3)
+
+    rows, wanted = (scoring.evaluate(some, poor, CLASSES, bootstrap_samples=20) for some in (cut, halves))
+    assert len(rows) == len(wanted) >= 20
+    for row, other in zip(rows, wanted, strict=True):
+        assert row["metric"] == other["metric"] and row["n"] == other["n"], row
+        assert row["value"] == pytest.approx(other["value"]) and row["chance"] == pytest.approx(other["chance"]), row
+
+
+def test_numbers_of_pictures_are_those_that_were_scored():
+    items = world(6)
+    items[0] = true_masks.Item("no", items[0].image, items[0].masks, {}, {mask_reading.EVERY: np.ones((32, 40), bool)})
+    items[1] = true_masks.Item("crowd", items[1].image, {}, {}, {"dock": np.eye(32, 40, dtype=bool)})
+    rows = scoring.evaluate(items, sees, CLASSES, bootstrap_samples=0)
+    counts = {row["metric"]: row["n"] for row in rows}
+    assert counts["miou"] == 5 and counts["presence_auc[dock]"] == 4 and counts["pointing[ship]"] == 4
 
 
 def test_counts_by_label_and_bin_equal_the_twin():
@@ -173,8 +257,7 @@ def test_maps_without_data_and_flat_maps_are_scored():
 
 def test_images_without_a_mask_count_as_background():
     empty = [true_masks.Item(f"no{n}", png(np.full((32, 40, 3), 140, np.uint8)), {}) for n in range(3)]
-    rows = scoring.evaluate(empty, sees, CLASSES, bootstrap_samples=5)
-    assert {row["metric"] for row in rows} == {"miou", "miou_best", "iou[background]"}  # nothing is there to point at
+    assert scoring.evaluate(empty, sees, CLASSES, bootstrap_samples=5) == []  # nothing is there to find
     items = world(8)
     alone, more = (scoring.evaluate(some, sees, CLASSES, bootstrap_samples=0) for some in (items, items + empty))
     assert value(more, "pointing") == value(alone, "pointing") and value(more, "pointing", "n") == value(

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from rsvlm.errors import DataError
-from rsvlm.localization import mask_files, true_masks
+from rsvlm.localization import coco as coco_table, true_masks
 from rsvlm.model import images
 
 
@@ -42,26 +42,26 @@ def counts_of(mask):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 2**30), max_size=12))
 def test_compressed_run_lengths_come_back(counts):
-    assert mask_files.decode_counts(encode(counts)).tolist() == counts
+    assert coco_table.decode_counts(encode(counts)).tolist() == counts
 
 
 def test_a_known_compressed_mask():
     # 0 outside, then 6 inside of a 2 × 3 mask, and one whose third and fourth numbers are differences
-    assert mask_files.run_lengths(mask_files.decode_counts("06"), 2, 3).all()
-    assert mask_files.decode_counts("52203").tolist() == [5, 2, 2, 2, 5]
+    assert coco_table.run_lengths(coco_table.decode_counts("06"), 2, 3).all()
+    assert coco_table.decode_counts("52203").tolist() == [5, 2, 2, 2, 5]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6))
 def test_run_lengths_give_back_the_mask(H, W, seed):
     mask = np.random.default_rng(seed).random((H, W)) < 0.5
-    np.testing.assert_array_equal(mask_files.run_lengths(counts_of(mask), H, W), mask)
+    np.testing.assert_array_equal(coco_table.run_lengths(counts_of(mask), H, W), mask)
 
 
 @pytest.mark.parametrize("text", ["\x00", "é", "P", "`", "PPPPPPPPPPP0", "~~"])
 def test_broken_run_lengths_are_refused(text):
     with pytest.raises(DataError, match="run lengths"):
-        mask_files.run_lengths(mask_files.decode_counts(text), 4, 4)
+        coco_table.run_lengths(coco_table.decode_counts(text), 4, 4)
 
 
 def coco(tmp_path, annotations, H=20, W=30, said=None, **more):
@@ -102,8 +102,9 @@ def test_coco_parts_are_joined_and_crowds_have_no_box(tmp_path):
     two = [[0, 0, 4, 0, 4, 4, 0, 4], [2, 2, 8, 2, 8, 8, 2, 8]]  # they overlap: both inside
     crowd = of({"size": [20, 30], "counts": counts_of(np.eye(20, 30) > 0)}, iscrowd=1)
     item = next(true_masks.read(coco(tmp_path, [of(two), of([[20, 10, 25, 10, 25, 15]]), crowd]), "coco"))
-    mask = item.masks["storage tank"]
-    assert mask[:4, :4].all() and mask[2:8, 2:8].all() and mask[19, 19] and len(item.record["boxes"]["storage tank"]) == 2
+    mask, unknown = item.masks["storage tank"], item.unknown["storage tank"]
+    assert mask[:4, :4].all() and mask[2:8, 2:8].all() and len(item.record["boxes"]["storage tank"]) == 2
+    assert unknown[19, 19] and not unknown[3, 3] and not (mask & unknown).any() and set(item.unknown) == {"storage tank"}
 
 
 def test_coco_masks_of_another_size_are_resampled_or_left_out(tmp_path):
@@ -133,7 +134,7 @@ def test_coco_broken_parts_are_counted(tmp_path):
     items = list(true_masks.read(tmp_path, "coco", skipped=skipped))
     assert items[0].masks["storage tank"].sum() == 64 and len(items) == 1
     wanted = {
-        "mask broken": len(broken),
+        "neither mask nor box: class left out of its picture": len(broken),
         "mask without a pixel": 1,
         "annotation of no picture or category": 2,
         "picture missing": 1,
@@ -221,7 +222,8 @@ def test_folders_of_classes(tmp_path):
     assert items[0].masks["storage tank"].sum() == 24 and items[0].masks["ship"].sum() == 4
     assert set(items[1].masks) == {"ship"}
     np.testing.assert_array_equal(items[1].masks["ship"], mask > 0)
-    assert skipped == {"mask resampled to its picture": 1}
+    no_mask = {f"no mask in {name}/: taken as nothing of it there": 1 for name in ("field", "storage_tank")}
+    assert skipped == {"mask resampled to its picture": 1} | no_mask
     Image.fromarray(mask.T.copy()).save(root / "masks" / "ship" / "a.png")
     (root / "masks" / "field" / "b.png").write_bytes(b"\x89PNG broken")
     skipped.clear()
@@ -338,3 +340,37 @@ def test_real_polygons_are_read():
     items = list(true_masks.read(root, "polygons", limit=24))
     built = [item.masks["building"].mean() for item in items if item.masks]
     assert len(items) == 24 and {item.key[0] for item in items} == {"1", "2"} and 0.02 < np.mean(built) < 0.7
+
+
+def test_classes_of_shapes_are_the_taxonomys_and_the_label_is_for_those_that_say_nothing(tmp_path):
+    rasterio = pytest.importorskip("rasterio", reason="the extra [data] is not installed")
+    from rasterio.transform import from_origin
+
+    profile = {"driver": "GTiff", "count": 3, "height": 48, "width": 48, "dtype": "uint8", "crs": "EPSG:4326"}
+    with rasterio.open(tmp_path / "p.tif", "w", transform=from_origin(10, 0.002, 1e-4, 1e-4), **profile) as dataset:
+        dataset.write(np.random.default_rng(0).integers(1, 256, (3, 48, 48), dtype=np.uint8))
+    said = [
+        {"natural": "water"},
+        {"building": "yes"},
+        {"id": 3},
+        {"class": "solar_park"},
+        {"boundary": "administrative"},
+        {"amenity": "parking", "parking": "underground"},
+        {"building": "yes", "demolished": "yes"},
+        {"note": "something else"},
+    ]
+    features = []
+    for number, tags in enumerate(said):
+        left, top = 10.0004 + 4e-4 * number, 0.002 - 1e-3
+        ring = [[left, top], [left + 2e-4, top], [left + 2e-4, top - 2e-4], [left, top - 2e-4], [left, top]]
+        features.append({"type": "Feature", "properties": tags, "geometry": {"type": "Polygon", "coordinates": [ring]}})
+    features.append(
+        {"type": "Feature", "properties": {"natural": "tree"}, "geometry": {"type": "Point", "coordinates": [10, 0]}}
+    )
+    (tmp_path / "labels.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    assert true_masks.classes(tmp_path, "polygons", label="thing") == ["building", "lake", "solar park", "thing"]
+    skipped = Counter()
+    (item,) = true_masks.read(tmp_path, "polygons", size_px=40, label="thing", skipped=skipped)
+    assert set(item.masks) == {"building", "lake", "solar park", "thing"}
+    assert all(1 <= mask.sum() <= 9 for mask in item.masks.values())
+    assert skipped == {"shape of no class, or not to be seen from above": 4, "shape that is no area": 1}

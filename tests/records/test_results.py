@@ -13,9 +13,10 @@ import pytest
 
 from rsvlm import config
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.records import provenance, results, tables
+from rsvlm.records import provenance, results, tables, text
 
 HEAD = ",".join(results.PUBLISHED)
+KNOWN = {("RSICD", "test"): {"images": 1093, "captions": 5465}, ("UCM-Captions", "test"): {"images": 210, "captions": 1050}}
 
 
 def row(**changes):
@@ -150,10 +151,17 @@ def test_figures_that_are_no_text_or_not_there(tmp_path):
 
 
 def test_only_the_same_data_split_protocol_and_metric_stand_beside(save):
-    save([row(), row(protocol="plain", value=31.0), row(split="val", value=35.0), row(dataset="UCM captions", value=50.0)])
+    save(
+        [
+            row(),
+            row(protocol="plain", value=31.0),
+            row(split="val", value=35.0),
+            row(dataset="UCM captions", value=50.0, n=210),
+        ]
+    )
     save([row(dataset="rsitmd", protocol="unstated", value=40.0)], run="odd")
     save([row(value=99.0)], run="mini", profile="smoke")
-    both = results.beside(results.table())
+    both = results.beside(results.table(), known=KNOWN)
     assert set(both["dataset"]) == {"RSICD", "UCM-Captions"} and set(both["protocol"]) == {"remoteclip"}
     assert set(both["split"]) == {"test"}
     ours = both[both["source"] == ""]
@@ -167,14 +175,70 @@ def test_only_the_same_data_split_protocol_and_metric_stand_beside(save):
 
 def test_nothing_in_common_is_an_empty_table(save):
     save([row(split="val")])
-    assert len(results.beside(results.table())) == 0
-    assert len(results.beside(results.table("nothing"))) == 0
+    assert len(results.beside(results.table(), known=KNOWN)) == 0
+    assert len(results.beside(results.table("nothing"), known=KNOWN)) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"n": 12}, "12 images, and that of the benchmark has 1,093"),
+        ({"n": 1094}, "1,094 images"),
+        ({"dataset": "rsitmd", "n": 452}, "is not known"),
+        ({"direction": "t2i", "metric": "R@1", "n": 5465}, "unknown images"),
+    ],
+)
+def test_what_is_called_as_a_benchmark_and_has_other_images_is_beside_nothing(save, changes, says):
+    save([row(**changes)])
+    assert len(results.beside(results.table(), known=KNOWN)) == 0
+    assert says in next(iter(results.strangers(results.table(), KNOWN).values()))
+    if changes.get("metric") != "R@1":
+        printed = tables.formatted("retrieval", with_published=True, known=KNOWN)
+        assert (
+            "ours, beside no published figure (" in printed and says in printed and "30.0" in printed.split("published, ")[0]
+        )
+
+
+def test_captions_count_too_but_for_a_few_blank_ones(save):
+    def reasons(**captions):
+        folder = save([row(), row(direction="t2i", metric="R@1", **captions)])
+        return list(results.strangers(results.table(), KNOWN).values()), folder
+
+    assert reasons(n=5465)[0] == reasons(n=5450)[0] == []
+    assert reasons(n=1093)[0] == ["1,093 captions, and that of the benchmark has 5,465"]
+    assert reasons(n=1093, protocol="one-to-one")[0] == []  # where not every caption is a query
+    assert list(results.strangers(results.table(), {}).values()) == ["how many images and captions belong to it is not known"]
+
+
+def test_other_captions_of_the_same_number_are_noticed(tmp_path):
+    captions = [f"a pond with {i} boats ." for i in range(90)]
+    known = {("RSICD", "test"): KNOWN["RSICD", "test"] | {"sketch": text.sketch(captions)}}
+    (tmp_path / "out.json").write_text(json.dumps([row()]))
+    for told, count in ((captions[:85] + ["x"] * 5, 8), ([f"noise {i}" for i in range(90)], 0), ([], 8)):
+        made = {"model": "ours", "population": {"images": 1093, "sketch": text.sketch(told)}}
+        (tmp_path / "out.provenance.json").write_text(json.dumps(made))
+        both = results.beside(results.table(str(tmp_path / "out.json")), known=known)
+        assert len(both) == count
+    assert not results.strangers(results.table(str(tmp_path / "out.json")), known)
+
+
+def test_our_rows_are_printed_where_nothing_is_published_and_others_figures_are_not(save):
+    save([row(dataset="my coast", value=12.3, n=40), row(), row(metric="R@1", value=45.6)])
+    printed = tables.formatted("retrieval", with_published=True, known=KNOWN)
+    assert "ours, nothing published beside it: my coast, test" in printed and "12.3" in printed and "45.6" in printed
+    assert (
+        "RSITMD" not in printed and "42.63" not in printed and "RSITMD" in tables.formatted(with_published=True, known=KNOWN)
+    )
+    header = printed.splitlines()[1]
+    assert "  n  " in header and "1093" in printed.split("\n\n")[0]
+    read = pd.read_csv(io.StringIO(tables.formatted("retrieval", "csv", with_published=True, known=KNOWN)))
+    assert {12.3, 45.6, 30.0, 38.87} <= set(read["value"]) and set(read["dataset"]) == {"my coast", "RSICD"}
 
 
 def test_mean_recall_of_one_direction_is_made_from_its_three_recalls(save):
     part = {"protocol": "skyscript", "ci_low": None, "ci_high": None}
     save([*recalls("i2t", (10, 20, 33), **part), *recalls("t2i", (1, 2, 3), **part)[:2]])
-    both = results.beside(results.table())
+    both = results.beside(results.table(), known=KNOWN)
     ours = both[both["source"] == ""]
     assert ours[["dataset", "direction", "metric", "value"]].to_numpy().tolist() == [["RSICD", "i2t", "mR", 21.0]]
     assert np.isnan(ours["ci_low"].iloc[0])
@@ -183,7 +247,7 @@ def test_mean_recall_of_one_direction_is_made_from_its_three_recalls(save):
 def test_a_mean_of_other_recalls_is_not_put_beside_mean_recall(save):
     save([row(), *recalls("i2t", (1, 2, 3))], run="usual")
     save([row(value=70.0), row(direction="i2t", metric="R@50", value=90.0)], run="unusual")
-    both = results.beside(results.table())
+    both = results.beside(results.table(), known=KNOWN)
     assert list(both.loc[both["source"] == "", "system"]) == ["retrieval/usual"]
 
 
@@ -246,7 +310,7 @@ def test_formats_leave_miniatures_out_where_they_are_meant_for_readers(save):
     save([row(value=77.7)], run="mini", profile="smoke")
     assert "77.7" in tables.formatted() and "77.7" in tables.formatted(None, "csv")
     assert "77.7" not in tables.formatted(None, "markdown") + tables.formatted(None, "latex") + tables.formatted(
-        with_published=True
+        with_published=True, known=KNOWN
     )
     with pytest.raises(ConfigError, match="no format 'html'"):
         tables.formatted(None, "html")
@@ -254,7 +318,7 @@ def test_formats_leave_miniatures_out_where_they_are_meant_for_readers(save):
 
 def test_published_figures_are_printed_with_source_and_the_unstated_ones_apart(save):
     save([row()])
-    printed = tables.formatted(None, "markdown", with_published=True)
+    printed = tables.formatted(None, "markdown", with_published=True, known=KNOWN)
     first, *_, last = printed.split("\n\n|")
     assert first.startswith("RSICD, test, protocol remoteclip")
     table = printed.split("\n\n")[1]
@@ -286,8 +350,8 @@ def test_hostile_names_break_no_table(save):
 def test_csv_has_every_column_of_the_table(save):
     save([row()])
     read = pd.read_csv(io.StringIO(tables.formatted("retrieval", "csv")))
-    assert list(read) == list(results.table()) and read["value"].tolist() == [30.0]
-    both = pd.read_csv(io.StringIO(tables.formatted("retrieval", "csv", with_published=True)))
+    assert [*read, "sketch"] == list(results.table()) and read["value"].tolist() == [30.0]
+    both = pd.read_csv(io.StringIO(tables.formatted("retrieval", "csv", with_published=True, known=KNOWN)))
     assert {"source", "system", "protocol"} <= set(both) and 38.87 in both["value"].tolist()
 
 
@@ -299,7 +363,7 @@ def test_rows_of_an_evaluation_are_read_from_their_file(tmp_path):
     path.write_text(json.dumps([row()]))
     assert results.table(str(path))["run"].tolist() == ["out"]
     (tmp_path / "out.provenance.json").write_text(json.dumps({"model": "ViT-B-32", "seed": 3}))
-    both = results.beside(results.table(str(path)))
+    both = results.beside(results.table(str(path)), known=KNOWN)
     assert "out.json/ViT-B-32" in set(both["system"])
 
 

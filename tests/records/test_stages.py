@@ -161,6 +161,12 @@ def test_stage_computes_once_and_writes_down_its_parts(home):
     assert (first / "a").read_text() == "3"
 
 
+def test_a_text_is_not_taken_for_yes(home):
+    with pytest.raises(ConfigError, match="recompute is 'false'"):
+        stages.stage("shards", {}, lambda folder: None, recompute="false")
+    assert not (home / "runs").exists()
+
+
 def test_stage_resumes_after_an_error_and_keeps_the_old_one_until_the_new_is_complete(home):
     def broken(folder):
         (folder / "half").write_text("1")

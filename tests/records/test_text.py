@@ -31,6 +31,17 @@ def test_a_sample_depends_on_names_and_seed_alone():
     assert drawn == sorted(names, key=lambda name: text.rank(name, 3))[:20]
 
 
+def test_sketches_tell_versions_of_a_set_from_other_sets():
+    ours = [f"There is a pond with {i} boats ." for i in range(500)]
+    cleaned = [one.casefold().removesuffix(" .") for one in ours[20:]] + ["", "  ", "another"]
+    sketch = text.sketch(ours)
+    assert len(sketch) == 8 * text.SKETCH and sketch == text.sketch(ours[::-1] + ours[:7])
+    assert text.likeness(sketch, sketch) == 1 and text.likeness(sketch, text.sketch(cleaned)) > 0.8
+    halves = [text.likeness(text.sketch(ours[i:]), text.sketch(ours[: 500 - i])) for i in (100, 300)]
+    assert halves[0] > text.ALIKE > halves[1]  # 60 % in common, and none
+    assert text.likeness(sketch, text.sketch(["noise"])) == text.likeness(sketch, "") == 0
+
+
 def test_batches_hold_everything_once():
     assert list(text.batched(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]] and list(text.batched([], 3)) == []
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
-from rasters import picture, write
+from rasters import SIDE, ZOOM, X, Y, mosaic, picture, write, write_tiles
 from searching import tiny_model
 
 from rsvlm.book.figures import galleries
@@ -13,12 +14,15 @@ from rsvlm.localization import heat
 from rsvlm.model import embed
 from rsvlm.search import index as archive
 
+pyproj = pytest.importorskip("pyproj")
+from_origin = pytest.importorskip("rasterio.transform").from_origin
+
 TEXTS = ["a red field", "a blue lake"]
 
 
 @pytest.fixture
 def indexed(tmp_path):
-    array = picture(96, 130)
+    array = picture(96, 128)
     write(tmp_path / "scenes" / "a.tif", array)
     hidden = array.copy()
     hidden[:, :40] = 0
@@ -41,8 +45,8 @@ def test_the_best_chips_are_those_of_a_direct_search(indexed):
     assert (best["top_px"], best["left_px"]) == (32 * y, 32 * x)
     shown = archive.pictures(folder, found)
     np.testing.assert_array_equal(shown[0], parts[int(scores.argmax())])
-    geometry = archive.features(found)["features"][0]["geometry"]
-    assert geometry["coordinates"][0][0] == [pytest.approx(best["west"]), pytest.approx(best["south"])]
+    feature = archive.features(found)["features"][0]
+    assert best["file"] == feature["properties"]["file"] == "a.tif"
     assert "cosine" in galleries.chip_matches(found.to_dict("records"), shown)
 
 
@@ -72,3 +76,77 @@ def test_limits_are_common_to_an_archive_and_stay_what_they_were(tmp_path):
     given = archive.index(tmp_path / "scenes", model, tmp_path / "other", limits=(0, 3060), bands=(3, 2, 1), progress=False)
     assert all(one["limits"] == [[0, 3060]] * 3 and one["bands"] == [3, 2, 1] for one in given["shown"].values())
     assert len(archive.pictures(tmp_path / "other", archive.query(tmp_path / "other", TEXTS[:1], model, k=2))) == 2
+
+
+def test_an_index_reaches_to_every_edge_and_says_how_far(tmp_path):
+    model = tiny_model(TEXTS)
+    write(tmp_path / "in" / "wide.tif", picture(60, 75))
+    write(tmp_path / "in" / "narrow.tif", picture(100, 30), transform=from_origin(470_000, 4_300_000, 10, 10))
+    facts = archive.index(tmp_path / "in", model, tmp_path / "all", progress=False)
+    assert facts["ground_under_chips"] == 1 and facts["chips"] == 2 * 3 + 4 and facts["skipped"] == {}
+    table = pd.read_parquet(tmp_path / "all" / "chips.parquet")
+    for name, width, height in (("wide", 75, 60), ("narrow", 30, 100)):
+        part = table[table["source"] == name]
+        seen = np.zeros((height, width), bool)
+        for left, top, wide, high in part[["left_px", "top_px", "width_px", "height_px"]].astype(int).to_numpy():
+            assert left >= 0 and top >= 0 and left + wide <= width and top + high <= height and wide == high
+            seen[top : top + high, left : left + wide] = True
+        assert seen.all()
+    # Without them the loss is told, for each source too.
+    facts = archive.index(tmp_path / "in", model, tmp_path / "less", cover_edges=False, progress=False)
+    shares = {source["file"]: source["ground_under_chips"] for source in facts["sources"]}
+    assert shares == {"narrow.tif": 0, "wide.tif": pytest.approx(2 * 32 * 32 / (60 * 75), abs=0.01)}
+    assert facts["ground_under_chips"] == pytest.approx(2 * 32 * 32 / (60 * 75 + 30 * 100), abs=0.01)
+    assert facts["skipped"] == {"smaller than one chip": 1}
+
+
+def test_reasons_of_several_sources_are_added_up(tmp_path):
+    write(tmp_path / "in" / "a.tif", picture(32, 32))
+    for name in "bcd":
+        write(tmp_path / "in" / f"{name}.tif", picture(20, 20))
+    facts = archive.index(tmp_path / "in", tiny_model(TEXTS), tmp_path / "out", cover_edges=False, progress=False)
+    assert facts["skipped"] == {"smaller than one chip": 3}
+
+
+def test_every_answer_leads_to_its_file(tmp_path):
+    """Also in folders of folders, in other scripts, where two files share a stem, and in a mosaic of tiles."""
+    model, folder = tiny_model(TEXTS), tmp_path / "in"
+    names = ["2024/coast/港湾.tif", "2024/coast/農地.tif", "ortho.tif", "ortho.tiff"]
+    for number, name in enumerate(names):
+        write(folder / name, picture(32, 32, number), transform=from_origin(460_000 + 1000 * number, 4_300_000, 10, 10))
+    write_tiles(folder / "tiles", mosaic(1, 1)[1], "{z}/{x}/{y}.png")
+    facts = archive.index(folder, model, tmp_path / "out", size_px=32, progress=False)
+    assert {source["file"] for source in facts["sources"]} >= set(names)
+    matches = archive.query(tmp_path / "out", TEXTS[:1], model, k=50)
+    expected = [*names, *[f"tiles/{ZOOM}/{X}/{Y}.png"] * (SIDE // 32) ** 2]
+    assert sorted(matches["file"]) == sorted(expected)
+    assert [feature["properties"]["file"] for feature in archive.features(matches)["features"]] == matches["file"].tolist()
+    to_grid = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32629", always_xy=True)
+    for row, shown in zip(matches.itertuples(), archive.pictures(tmp_path / "out", matches)):
+        if row.file in names:
+            number = names.index(row.file)
+            assert to_grid.transform(row.lon, row.lat)[0] == pytest.approx(460_160 + 1000 * number, abs=1)
+            np.testing.assert_array_equal(shown, picture(32, 32, number).transpose(1, 2, 0))
+
+
+def test_footprints_are_outlines_and_not_boxes_around_them(tmp_path):
+    """In this projection up is some degrees from north: a box in degrees would reach beyond the picture."""
+    model, corner = tiny_model(TEXTS), (4_836_315.0, 3_012_819.0)
+    write(tmp_path / "in" / "a.tif", picture(32, 32), "EPSG:3035", from_origin(*corner, 1, 1))
+    archive.index(tmp_path / "in", model, tmp_path / "out", progress=False)
+    feature = archive.features(archive.query(tmp_path / "out", TEXTS[:1], model))["features"][0]
+    ring = np.array(feature["geometry"]["coordinates"][0])
+    x, y = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:3035", always_xy=True).transform(*ring.T)
+    expected = [(0, 0), (0, -32), (32, -32), (32, 0), (0, 0)]  # counter-clockwise
+    np.testing.assert_allclose(np.stack([x, y], 1) - corner, expected, atol=0.01)
+
+
+def test_an_index_without_outlines_and_files_still_answers(indexed):
+    model, _, folder, _ = indexed
+    table = pd.read_parquet(folder / "chips.parquet").drop(columns=["outline", "file"])
+    table.to_parquet(folder / "chips.parquet")
+    matches = archive.query(folder, TEXTS[:1], model, k=1)
+    feature = archive.features(matches)["features"][0]
+    assert "file" not in feature["properties"]
+    ring = np.array(feature["geometry"]["coordinates"][0])
+    assert ring[:, 0].min() == pytest.approx(matches["west"][0]) and ring[:, 1].max() == pytest.approx(matches["north"][0])

@@ -88,3 +88,14 @@ def test_polygons_keep_their_holes_and_name_their_coordinates(tmp_path):
     assert first["properties"] == {"text": "“harbour” & more", **told}
     assert first["geometry"]["type"] == "Polygon" and len(first["geometry"]["coordinates"]) == 2
     assert second["geometry"]["type"] == "MultiPolygon" and second["geometry"]["coordinates"][1][0][0] == [460_240, 4_299_760]
+
+
+def test_bands_in_files_of_their_own_are_one_scene(tmp_path, caplog):
+    for number in (2, 3, 4, 8):
+        write(tmp_path / f"T29SMC_20240101_B0{number}.tif", np.full((48, 64), 10 * number, np.uint8))
+    write(tmp_path / "T29SMC_20240101_SCL.tif", np.full((48, 64), 4, np.uint8))
+    (scene,) = scene_files.open_scene(tmp_path)
+    with scene_files.reader(scene, set()) as read:
+        pixels, valid = read((8, 8, 40, 40), 1.0)
+    assert (pixels == (40, 30, 20)).all() and valid.all()
+    assert "mask" in caplog.text and "4 B8" in caplog.text  # what is left out is told

@@ -15,6 +15,7 @@ from rsvlm import config
 from rsvlm.errors import RsvlmError
 from rsvlm.localization import pictures, rounds
 from rsvlm.model import mammut
+from rsvlm.records import files
 from rsvlm.training import batches, checkpoints, processes as distributed, starting, train
 
 LOSSES = ("softmax", "sigmoid", "focal")
@@ -36,6 +37,10 @@ def one_of_two(rank, port, preset, data, out):
         train.train(options(), data, out / "goes-on")
         train.train(options(train__fsdp=True), data, out / "goes-on-in-shards")
         said = {}
+        try:
+            train.train(options(), data, out / "busy")
+        except RsvlmError as error:
+            said["busy"] = str(error)
         for name, changed in (("batch", {"train__batch_size": 15}), ("rate", {"train__learning_rate": 1e30})):
             try:
                 train.train(options(**changed), data, out / name)
@@ -109,10 +114,11 @@ def worlds(tmp_path_factory):
         spawn = multiprocessing.get_context("spawn")  # a forked child would wait for threads that other tests left behind
         arguments = port, preset, data, two
         processes = [spawn.Process(target=one_of_two, args=(rank, *arguments), daemon=True) for rank in (0, 1)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(240)
+        with files.sole_writer(two / "busy"):
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join(240)
         assert [process.exitcode for process in processes] == [0, 0]
     return one, two
 
@@ -163,6 +169,7 @@ def test_a_bad_request_is_one_sentence_in_every_process(worlds):
     assert "train.batch_size=15 cannot be shared by 2 processes" in said[0]["batch"]
     assert not (two / "batch").exists()
     saved = json.loads((two / "rate" / "not_finite.json").read_text())
+    assert f"is being written by process {os.getpid()}" in said[0]["busy"]
     assert "not_finite.json" in said[0]["rate"] and len(saved["keys"]) == 16
 
 

@@ -267,7 +267,7 @@ def test_everything_at_once_goes_on_in_the_same_bytes(toy_shards, tiny_preset, t
         assert same(whole, weights(again))
 
 
-def test_a_run_starts_from_the_model_of_another(toy_shards, tiny_preset, tmp_path):
+def test_a_run_starts_from_the_model_of_another(toy_shards, tiny_preset, tmp_path, caplog):
     first = train.train(options(train__steps=2), toy_shards, tmp_path / "first")
     settings = options(train__steps=1, train__start=str(first), train__learning_rate=1e-30)
     second = train.train(settings, toy_shards, tmp_path / "second")
@@ -276,6 +276,17 @@ def test_a_run_starts_from_the_model_of_another(toy_shards, tiny_preset, tmp_pat
     with pytest.raises(ModelError, match="holds no safetensors"):
         train.train(options(train__start=str(tmp_path)), toy_shards, tmp_path / "third")
     assert not (tmp_path / "third").exists()
+    of_open_clip = {"image_resize": "shortest", "image_interpolation": "bilinear"}
+    (first / "config.json").write_text(json.dumps(json.loads((first / "config.json").read_text()) | of_open_clip))
+    begun = starting.build(settings, toy_shards).config  # pictures are squeezed in this training, so by its model, too
+    assert (begun.image_resize, begun.image_interpolation) == ("squash", "bicubic")
+    assert "squeezed to a square" in caplog.text
+
+
+def test_a_model_that_there_is_not_stops_before_any_work(toy_shards, tmp_path):
+    with pytest.raises(ModelError, match="unknown preset 'huge'"):
+        train.train(options(preset="huge"), toy_shards, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_long_texts_are_cut_counted_and_said_once(toy_shards, tiny_preset, tmp_path, caplog):

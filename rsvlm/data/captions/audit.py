@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsvlm.data.captions import audit_rules, grammar
+from rsvlm.data.captions import audit_extents, audit_rules, grammar
 from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.records import files
 from rsvlm.records.text import cell, one_line, sample
@@ -40,6 +40,7 @@ REASONS = {
     "name not on the list": "a proper name that no visible landmark has",
     "wrong count": "a number of things that the list contradicts",
     "wrong direction": "a thing placed in another part of the chip, or on another side of another thing, than the list has it",
+    "wrong extent": "a thing said to cover much more or less of the picture than the list has it",
     "coordinates": "degrees, grid references or plus codes",
     "street address": "a house number with a street",
     "postcode": "a postcode",
@@ -117,7 +118,8 @@ def check(
 
     Args:
         captions: Texts by kind.
-        record: The sample's record; `landmarks` with name, names, category, position, lon, lat, count and visible are read,
+        record: The sample's record; `landmarks` with name, names, category, position, lon, lat, count, share and visible are
+            read,
             `relations`, and `bbox_lonlat` to place the outline of what reaches over several sectors.
         language: ISO 639-1 code of the language wanted. Names, counts and directions are judged in English only.
         max_words: Longer captions are rejected.
@@ -275,6 +277,7 @@ def _sentence_faults(text, masked, named, scene, language, leaks) -> list[tuple[
         folded = grammar.fold(masked)
         faults += [("wrong count", said) for said in audit_rules.wrong_counts(folded, scene)]
         faults += [("wrong direction", said) for said in audit_rules.wrong_directions(folded, text, named, scene)]
+        faults += [("wrong extent", said) for said in audit_extents.wrong_extents(folded, text, named, scene)]
     return faults
 
 

@@ -41,7 +41,7 @@ class Scene:
     names: tuple[tuple[str, int | None], ...]  # folded spellings of listed names, with whose each is, longest first
     parts: frozenset[str]  # words of those names, which may stand alone ("Aguda")
     nouns: tuple[tuple[str, int | None], ...]  # folded category words with the visible landmarks meant, longest first
-    counts: Mapping[str, tuple[int, int]]  # by folded category word: visible things, and all with the hidden ones
+    counts: Mapping[str, tuple[int, int]]  # by folded category word: visible things at least, and all with the hidden ones
     pieces: frozenset[str]  # category words of what is not counted, as roads
     marks: tuple[Mapping, ...]  # all landmarks
     bbox: tuple[float, ...]  # west, south, east, north; empty where it is not known
@@ -54,6 +54,7 @@ class Scene:
         names: dict[str, int | None] = {}
         nouns: dict[str, int | None] = {}
         counts: dict[str, tuple[int, int]] = {}
+        own: dict[str, int] = {}  # visible things by the words of their very category: two towers beside a water tower
         pieces: set[str] = set()
         for number, mark in enumerate(marks):
             count, visible = mark.get("count") or 1, mark.get("visible", True)
@@ -62,12 +63,15 @@ class Scene:
             for word in grammar.nouns(mark["category"]):
                 seen, total = counts.get(word, (0, 0))
                 counts[word] = (seen + count * visible, total + count)
+                if word in map(str.casefold, grammar.words_of(mark["category"])):
+                    own[word] = own.get(word, 0) + count * visible
                 if visible:
                     nouns[word] = None if word in nouns or count > 1 else number
             if visible:
                 for name in (mark.get("name"), *(mark.get("names") or {}).values()):
                     for folded in grammar.spellings(name):
                         names[folded] = None if names.get(folded, number) != number else number
+        counts |= {word: (seen, counts[word][1]) for word, seen in own.items()}
         measured = record.get("measurements") or {}
         for country in measured.get("countries") or () if isinstance(measured, Mapping) else ():
             for name in (country["name"], *country.get("cities", ())):
@@ -292,7 +296,7 @@ _COUNT = re.compile(
     + r")\s+(?=(?P<rest>[a-z][\w'’ -]{0,60}))"
 )
 _PLACED = re.compile(
-    r"\b(?:in|at|on|along|near|beside|around|by|of|to|across|between|inside|within|above|below|next|other|more)\b"
+    r"\b(?:in|at|on|along|near|beside|around|by|of|to|across|between|inside|within|above|below|next|other|more|named|called)\b"
 )
 _EXTENTS = frozenset(
     "km m metres meters metre meter sides side lanes times storeys stories floors rows halves parts thirds quarters".split()
@@ -370,21 +374,13 @@ def wrong_directions(folded: str, raw: str, named: list[Mention], scene: Scene) 
     """
     if not _SOME_PLACE.search(folded):
         return
-    taken = list(named)
-    _find_words(folded, scene.nouns, taken)
-    taken.sort()
-    # "the beach Praia da Aguda" is one mention, and its name says which.
-    mentions = [
-        m
-        for n, m in enumerate(taken)
-        if not (n + 1 < len(taken) and taken[n + 1] in named and folded[m[1] : taken[n + 1][0]].strip(' "“') == "")
-    ]
+    mentions = mentions_in(folded, named, scene)
     beside = [(match, True) for match in _BESIDE.finditer(folded)]
     spans = [match.span() for match, _ in beside]
     places = [(m, False) for m in _PLACE.finditer(folded) if not any(a <= m.start("where") < b for a, b in spans)]
     for match, relative in beside + places:
         where = _sector_of(match["where"])
-        subject = _subject(folded, match, mentions)
+        subject = subject_of(folded, match, mentions)
         if relative:
             other = next((m for m in mentions if match.end() <= m[0] <= match.end() + 25), None)
             if other is None or (other[0] != match.end() and _BLOCKED.search(folded[match.end() : other[0]])):
@@ -400,7 +396,20 @@ def wrong_directions(folded: str, raw: str, named: list[Mention], scene: Scene) 
                 yield raw[min(subject[0], match.start()) : max(subject[1], match.end())].strip()
 
 
-def _subject(folded: str, match: re.Match, mentions: list[Mention]) -> Mention | None:
+def mentions_in(folded: str, named: list[Mention], scene: Scene) -> list[Mention]:
+    """Return the mentions of listed things in a sentence, by name or by category word, in their order."""
+    taken = list(named)
+    _find_words(folded, scene.nouns, taken)
+    taken.sort()
+    # "the beach Praia da Aguda" is one mention, and its name says which.
+    return [
+        m
+        for n, m in enumerate(taken)
+        if not (n + 1 < len(taken) and taken[n + 1] in named and folded[m[1] : taken[n + 1][0]].strip(' "“') == "")
+    ]
+
+
+def subject_of(folded: str, match: re.Match, mentions: list[Mention]) -> Mention | None:
     """Return the mention that a phrase behind it is about, where nothing between them could be meant instead."""
     before = [m for m in mentions if m[1] <= match.start()]
     if before and before[-1][2] is not None and not _BLOCKED.search(folded[before[-1][1] : match.start()]):

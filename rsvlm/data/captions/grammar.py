@@ -35,6 +35,9 @@ SHARE_PLACED = 0.5
 WIDE_SHARE = 0.25
 """Share of the chip up to which a thing is small enough to lie in a direction from another."""
 
+RUNS_THROUGH = 0.2
+"""Length of a line, in sides of the chip for each sector it reaches into, from which it is told to run through them."""
+
 UNSAYABLE = {
     "address on the web": re.compile(
         r"\bhttps?:|\bwww\.|\bmailto:|(?<=\w)\.(?:com|org|net|gov|edu|info|io)\b|(?<=[\w.])\s?(?:@|\(at\)|\[at\])\s?\w[\w-]*\.\w",
@@ -76,11 +79,14 @@ UNSAYABLE = {
 """What no caption says, whoever wrote it and whatever the map's names hold."""
 
 _PLAIN = re.compile(r"[^\W_][\w '’ʼ.\-]*")
+# What is left of letters that were read in another encoding than they were written in: "Pra\ufffda", "PraÃ§a".
+_BROKEN = re.compile(r"\ufffd|[ÂÃÄÅÎÏÐÑØÙ][\u0080-\u00bf\u0152-\u0178\u0192\u02c6\u02dc\u2018-\u203a]")
 _SENTENCE_END = re.compile(r"\w{4,}\.\s|[!?;:]\s|[.!?;:,]$")
 _UNITS = "zero one two three four five six seven eight nine ten".split()
 _TEN_WORDS = "ten,fifteen,twenty,twenty-five,thirty,forty,fifty,sixty,seventy,eighty,ninety,a hundred".split(",")
 _TENS = dict(zip((10, 15, 20, 25, *range(30, 110, 10)), _TEN_WORDS))
 _MASS = frozenset("water sand scrub scree grass vegetation heath ruins snow ice mud tundra housing furniture".split())
+_NO_NOUN_ALONE = ("run", "runs", "land")  # a road runs, and land is any land
 _ONLY_ONE = ("sea", "coastline")
 _NAME_LENGTH, _NAME_WORDS = 80, 8
 
@@ -117,7 +123,7 @@ def sayable(name: str | None) -> str | None:
     letters, one word in lower case or as long as a text, that has a sentence's end inside, or that reads as an address, a number to
     call, markup or an instruction (`UNSAYABLE`).
     """
-    if not name or len(name) > 5 * _NAME_LENGTH:
+    if not name or len(name) > 5 * _NAME_LENGTH or _BROKEN.search(name):
         return None
     plain = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in unicodedata.normalize("NFC", name))
     words = re.sub(r"[\"“”„«»`<>{}\[\]\\_*|~]", " ", plain).split()
@@ -163,7 +169,8 @@ def countable(category: str) -> bool:
 def nouns(category: str) -> tuple[str, ...]:
     """Return the words that mean a category, singular and plural, with its last word alone too ("road" for "main road")."""
     words = [word.casefold() for word in words_of(category)]
-    return tuple(dict.fromkeys(word for full in words for word in (full, full.split()[-1] if " of " not in full else full)))
+    lasts = (full.split()[-1] for full in words if " of " not in full)
+    return tuple(dict.fromkeys([*words, *(last for last in lasts if last not in _NO_NOUN_ALONE)]))
 
 
 @functools.cache
@@ -264,6 +271,8 @@ def _thing(marks: list[dict], beside_named: bool) -> _Thing:
 def _phrase(mark: dict, total: int, counted: bool, beside_named: bool) -> tuple[str, bool]:
     """Return what to call so many landmarks like this one, and whether that is a plural."""
     (singular, plural), name = words_of(mark["category"]), name_of(mark)
+    if name and counted and total > 1:
+        return f"{{count:{total}}} {plural} named {name}", True
     if name:
         own = {word.casefold() for word in name.strip('"').split()}
         return name if own & set(singular.split()) else f"the {singular} {name}", False
@@ -296,17 +305,32 @@ def _where(thing: _Thing) -> str:
     fullest = sorted(sectors, key=lambda sector: -thing.by_sector[sector])
     most = next(n for n in range(1, 10) if sum(thing.by_sector[s] for s in fullest[:n]) >= 0.6 * total)
     if most > 3:
-        return "all over the picture"
+        return "all over the picture" if _all_over(sectors) else ""
     return f"{'mostly ' if most < len(sectors) else ''}in {place_words(sorted(fullest[:most]))}"
 
 
-def _map_sentence(thing: _Thing, rng: random.Random) -> str:
+def _all_over(sectors: Sequence[int]) -> bool:
+    """Tell whether hardly a sector is without a thing, and no row and no column of them."""
+    return len(sectors) >= 7 and all(len({place(sector) for sector in sectors}) == 3 for place in (_row, _column))
+
+
+def _row(sector: int) -> int:
+    return sector // 3
+
+
+def _column(sector: int) -> int:
+    return sector % 3
+
+
+def _map_sentence(record: dict, thing: _Thing, rng: random.Random) -> str:
     what, where, s = _say(thing, rng), _where(thing), "" if thing.plural else "s"
     if thing.share >= SHARE_LEAST:
         extent = level_word(min(thing.share, 1.0), SHARE_LEVELS)
         verb = rng.choice((f"cover{s}", f"take{s} up", "occupy" if thing.plural else "occupies"))
         return sentence(f"{what} {verb} {extent} of the picture{', ' + where if where else ''}")
-    if thing.marks[0].get("length_m"):
+    # Through a part runs what is long beside it.
+    long = sum(mark.get("length_m") or 0.0 for mark in thing.marks)
+    if thing.sectors and long >= RUNS_THROUGH * len(thing.sectors) * record["gsd_m"] * record["size_px"]:
         verb = rng.choice((f"run{s}", f"extend{s}"))
         return sentence(f"{what} {verb} through {where.removeprefix('in ') or 'the picture'}")
     if not where:
@@ -323,7 +347,7 @@ def _map_full(record: dict, things: Sequence[_Thing], rng: random.Random) -> str
     related = _relation_sentences(record, things, rng)
     rest = [f"{_say(thing, rng)} {where}" if (where := _where(thing)) else _say(thing, rng) for thing in things[4:8]]
     end = f"{rng.choice(('also visible:', 'also in view:', 'besides these:'))} {list_words(rest)}" if rest else ""
-    sentences = [f"{opening}.", *(_map_sentence(thing, rng) for thing in things[:4]), *related[:1]]
+    sentences = [f"{opening}.", *(_map_sentence(record, thing, rng) for thing in things[:4]), *related[:1]]
     return fit([*sentences, sentence(end) if end else ""])
 
 
@@ -348,9 +372,17 @@ def _map_relational(record: dict, things: Sequence[_Thing], rng: random.Random) 
         text = f"{what} {be} {middle}" if side == "centre" else f"{what} {be} {side} of the picture's middle"
         sentences.append(sentence(text if side in SECTORS else f"{where} {be} {what}"))
     if not sentences:
-        verb = "extend" if things[0].plural else "extends"
-        sentences.append(sentence(f"{_say(things[0], rng)} {verb} over most of the picture"))
+        sentences.append(_spread_sentence(record, things[0], rng))
     return fit(sentences)
+
+
+def _spread_sentence(record: dict, thing: _Thing, rng: random.Random) -> str:
+    """Say of what has no few places how far it reaches, as far as that was measured."""
+    many = thing.reaches and len(thing.sectors) > 4
+    if thing.share >= SHARE_LEAST or not many:
+        return _map_sentence(record, thing, rng)
+    be = "are" if thing.plural else "is"
+    return sentence(f"{_say(thing, rng)} {be} in many parts of the picture")
 
 
 def _relation_sentences(record: dict, things: Sequence[_Thing], rng: random.Random) -> list[str]:

@@ -11,7 +11,9 @@ import csv
 import hashlib
 import io
 import json
+import logging
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ from rsvlm.records import text as texts
 if TYPE_CHECKING:
     from rsvlm import config
     from rsvlm.data.imagery import values
+
+log = logging.getLogger(__name__)
 
 COLUMNS = "key source split lon lat west south east north gsd_m size_px left_px top_px width_px height_px up_deg".split()
 """Columns of a chip table. The last five: the chip's window in its source's pixel grid, and the bearing of the picture's upper
@@ -62,11 +66,14 @@ class Source:
         zoom: Zoom level of tiles.
         tile_px: Side of a tile.
         patterns: Names of tiles: what stands before the numbers, whether they are folders, what stands after.
+        south_first: What stands before the numbers of tiles whose rows are numbered from the south.
         better_zooms: Zoom levels whose tiles replace tiles of this one.
         alpha: Band that says what is transparent, from 1; 0: none.
         nodata: Value that holds no data, where the file does not declare it itself.
         guesses: What was guessed about bands and values, in words.
         sketch: Values, until limits that are common to several sources are known.
+        file: Path relative to the folder that was opened, or to that of the file; of a URL, the address without its query.
+        bands_at: Files of the bands that are put together; empty where the raster is one file.
         notes: What was left out on opening: reason, count, an example. `lay_out` tells them.
     """
 
@@ -89,19 +96,21 @@ class Source:
     zoom: int = -1
     tile_px: int = 0
     patterns: tuple[tuple[str, bool, str], ...] = ()
+    south_first: tuple[str, ...] = ()
     better_zooms: tuple[int, ...] = ()
     alpha: int = 0
     nodata: float | None = None
     guesses: tuple[str, ...] = ()
     sketch: values.Sketch | None = None
+    file: str = ""
+    bands_at: tuple[str, ...] = ()
+    notes: tuple[tuple[str, int, str], ...] = ()
 
     @property
     def meaning(self) -> dict:
         """What is shown of it, for records: bands, the values that become black and white, no data, and what was guessed."""
         limits = [list(pair) for pair in self.limits]
         return {"bands": list(self.bands), "limits": limits, "nodata": self.nodata, "guesses": list(self.guesses)}
-
-    notes: tuple[tuple[str, int, str], ...] = ()
 
 
 def read_points(path: Path) -> tuple[np.ndarray, list[str], list[tuple[str, int, str]]]:
@@ -144,7 +153,13 @@ def read_points(path: Path) -> tuple[np.ndarray, list[str], list[tuple[str, int,
             bad.append(str(tuple(place))[:80])
     if not points:
         raise DataError(f"{path} has no row with a longitude and latitude in degrees")
-    return np.array(points), keys, [("row without a longitude and latitude in degrees", len(bad), bad[0])] if bad else []
+    notes = [("row without a longitude and latitude in degrees", len(bad), bad[0])] if bad else []
+    # A key that several places share names none of them.
+    counts = Counter(key for key, _ in dict.fromkeys(zip(keys, points)))
+    if shared := [key for key in keys if key and counts[key] > 1]:
+        notes.append(("key that several points share: their chips are named by their places", len(shared), shared[0]))
+        keys = ["" if counts[key] > 1 else key for key in keys]
+    return np.array(points), keys, notes
 
 
 def place(
@@ -165,12 +180,48 @@ def place(
     Raises:
         ConfigError: Far too many chips, or far too large ones.
     """
-    centres = _grid_centres(source, options, present) if points is None else _to_pixels(source, *points.T)
-    table = _chips(source, options, *centres)
+    if points is not None:
+        table = _chips(source, options, *_to_pixels(source, *points.T))
+        return table, _inside(source, table, present)
+    to_edges = options.cover_edges and present is None
+    shrunk = _shrunk(source, options) if to_edges else 1.0
+    table = _chips(source, options, *_grid_centres(source, options, present, shrunk), shrunk)
+    if to_edges:
+        table = _flush(source, options, table, shrunk)
     return table, _inside(source, table, present)
 
 
-def _grid_centres(source: Source, options: config.Chips, present: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _shrunk(source: Source, options: config.Chips) -> float:
+    """Return the factor, at most 1, by which chips are made smaller to fit into a raster that is less high or wide than they."""
+    rows = np.linspace(0, source.height, 9)
+    width, height, _ = _sides(source, options, np.full(9, source.width / 2), rows)
+    with np.errstate(invalid="ignore"):
+        factor = np.nanmin([1.0, *(source.width / width), *(source.height / height)])
+    if factor < 1:
+        side = factor * options.size_px
+        log.warning(
+            "%s is %d x %d pixels, less than a chip: its chips are %.0f pixels a side, enlarged to %d",
+            source.name, source.width, source.height, side, options.size_px,
+        )  # fmt: skip
+    return float(factor)
+
+
+def _flush(source: Source, options: config.Chips, table: pd.DataFrame, shrunk: float) -> pd.DataFrame:
+    """Move chips that reach over the right and lower edge of a raster back until they are flush with it."""
+    left, top, width, height = table[["left_px", "top_px", "width_px", "height_px"]].to_numpy(np.float64).T
+    over = (left + width > source.width) | (top + height > source.height)
+    if not over.any():
+        return table
+    x, y = np.minimum(left, source.width - width)[over], np.minimum(top, source.height - height)[over]
+    # Whole pixels, and inside.
+    x, y = (np.maximum(np.floor(v + 1e-6), 0) for v in (x, y))
+    moved = _chips(source, options, x + width[over] / 2, y + height[over] / 2, shrunk)
+    return pd.concat([table[~over], moved]).drop_duplicates("key").reset_index(drop=True)
+
+
+def _grid_centres(
+    source: Source, options: config.Chips, present: np.ndarray | None, shrunk: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return pixel centres of all grid chips that touch the imagery; whether they lie wholly inside is judged later."""
     boxes = np.array([[0, 0, source.width, source.height]], np.float64)
     if present is not None:
@@ -180,7 +231,7 @@ def _grid_centres(source: Source, options: config.Chips, present: np.ndarray | N
     (west, north), (east, south) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     # Chips of one row share one width, that of the row's middle; each chip's own window follows at its own centre.
     y = np.linspace(north, south, 2049)
-    width, height, _ = _sides(source, options, np.full(len(y), (west + east) / 2), y)
+    width, height, _ = _sides(source, options, np.full(len(y), (west + east) / 2), y, shrunk)
     width, height = (np.where(np.isfinite(v), v, options.size_px) for v in (width, height))
     step = options.stride
     if (width == options.size_px).all() and (height == options.size_px).all():
@@ -216,7 +267,9 @@ def _spread(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return number, np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
 
 
-def _sides(source: Source, options: config.Chips, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sides(
+    source: Source, options: config.Chips, x: np.ndarray, y: np.ndarray, shrunk: float = 1.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return width and height of chips in source pixels, and their ground sample distance, at pixel positions of centres."""
     _, _, east_m, south_m, _ = measure(source, x, y)
     size = float(options.size_px)
@@ -230,14 +283,14 @@ def _sides(source: Source, options: config.Chips, x: np.ndarray, y: np.ndarray) 
         tolerance = UNSCALED if options.size_m else SQUARE
         as_is = (np.abs(width / size - 1) <= tolerance) & (np.abs(height / size - 1) <= tolerance)
     gsd_m = np.where(as_is, np.sqrt(east_m * south_m), gsd_m)
-    return np.where(as_is, size, width), np.where(as_is, size, height), gsd_m
+    return np.where(as_is, size, width) * shrunk, np.where(as_is, size, height) * shrunk, gsd_m * shrunk
 
 
-def _chips(source: Source, options: config.Chips, x: np.ndarray, y: np.ndarray) -> pd.DataFrame:
+def _chips(source: Source, options: config.Chips, x: np.ndarray, y: np.ndarray, shrunk: float = 1.0) -> pd.DataFrame:
     """Make the table of chips around pixel positions; those with no place on Earth have NaN in it."""
     size = options.size_px
-    width, height, _ = _sides(source, options, x, y)
-    width, height = width.round(3), height.round(3)
+    width, height, _ = _sides(source, options, x, y, shrunk)
+    width, height = (np.floor(v * 1000 + 1e-6) / 1000 if shrunk < 1 else v.round(3) for v in (width, height))
     # Whole pixels at the corner: chips of whole pixels are then copies, and keys are short.
     left, top = np.round(x - width / 2) + 0.0, np.round(y - height / 2) + 0.0
     lon, lat, east_m, south_m, up_deg = measure(source, left + width / 2, top + height / 2)
@@ -288,13 +341,13 @@ def north_up(transform, width: int, height: int) -> tuple[tuple[float, float, fl
     return (float(x.min()), pixel_width, float(y.max()), pixel_height), columns, rows, True
 
 
-def _lonlat(source: Source) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def to_lonlat(source: Source) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Return the function from pixel positions to longitude and latitude; infinite where there is none."""
-    to_lonlat = need("pyproj", "data").Transformer.from_crs(source.crs, "EPSG:4326", always_xy=True)
+    transformer = need("pyproj", "data").Transformer.from_crs(source.crs, "EPSG:4326", always_xy=True)
     x0, pixel_width, y0, pixel_height = source.transform
 
     def transform(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        lon, lat = to_lonlat.transform(x0 + pixel_width * np.asarray(x), y0 - pixel_height * np.asarray(y))
+        lon, lat = transformer.transform(x0 + pixel_width * np.asarray(x), y0 - pixel_height * np.asarray(y))
         return lon, np.where(np.abs(lat) <= 90 + 1e-9, np.clip(lat, -90, 90), np.inf)
 
     return transform
@@ -318,7 +371,7 @@ def _to_pixels(source: Source, lon: np.ndarray, lat: np.ndarray) -> tuple[np.nda
 def measure(source: Source, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return longitude, latitude, metres of one pixel to the right and downwards, and the bearing of up, at pixel positions."""
     geod = need("pyproj", "data").Geod(ellps="WGS84")
-    transform = _lonlat(source)
+    transform = to_lonlat(source)
     lon, lat = transform(x, y)
     ends = [transform(x + dx, y + dy) for dx, dy in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))]
     usable = np.isfinite(lon) & np.isfinite(lat) & np.all([np.isfinite(v) for end in ends for v in end], axis=0)
@@ -333,7 +386,7 @@ def footprints(
     source: Source, left: np.ndarray, top: np.ndarray, width: np.ndarray, height: np.ndarray, *, fine: bool = False
 ) -> np.ndarray:
     """Return west, south, east, north `(N, 4)` of windows: of points along their edges, and of a pole inside."""
-    transform = _lonlat(source)
+    transform = to_lonlat(source)
     _, lat_top = transform(left + width / 2, top)
     _, lat_bottom = transform(left + width / 2, top + height)
     with np.errstate(invalid="ignore"):
@@ -384,8 +437,13 @@ def clean(text: object) -> str:
     return texts.one_line(text)[:300] if isinstance(text, str) else ""
 
 
-def fingerprint(path: Path, pieces: int = 64, piece: int = 65_536) -> str:
-    """Hash the size of a file and pieces evenly spread over it (all of it up to 4 MB), and its companions' sizes."""
+def fingerprint(*paths: Path) -> str:
+    """Hash the size of a file and pieces evenly spread over it (all of it up to 4 MB), and its companions' sizes; or of several."""
+    digests = [_fingerprint(path) for path in paths]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _fingerprint(path: Path, pieces: int = 64, piece: int = 65_536) -> str:
     size = path.stat().st_size
     digest = hashlib.sha256(f"{size}\n".encode())
     whole = size <= pieces * piece

@@ -103,9 +103,6 @@ class WebFile(io.RawIOBase):
         self._position = stop
         return data[start - first : stop - first]
 
-    def close(self) -> None:
-        """Stay open: GDAL closes and reopens as it likes; `disconnect` ends it."""
-
     def disconnect(self) -> None:
         """Close the connection."""
         self._pool.close()
@@ -179,13 +176,32 @@ class WebFile(io.RawIOBase):
         raise Stop("too_many_redirects")
 
 
-def opener(file: WebFile) -> Callable:
-    """Return what opens, for GDAL, one file named `imagery`, at its beginning, and nothing beside it."""
+class _Opened(io.RawIOBase):
+    """A web file as it was opened once, with a position of its own."""
 
-    def open_it(path: str, mode: str = "r") -> WebFile:
+    def __init__(self, file: WebFile):
+        self._file, self._position = file, 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (0, self._position, self._file.size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, count: int = -1) -> bytes:
+        self._file.seek(self._position)
+        data = self._file.read(count)
+        self._position += len(data)
+        return data
+
+
+def opener(file: WebFile) -> Callable:
+    """Return what opens, for GDAL, one file named `imagery`, at its beginning and as often as it likes, and nothing beside it."""
+
+    def open_it(path: str, mode: str = "r") -> _Opened:
         if path != "imagery":
             raise FileNotFoundError(path)
-        file.seek(0)
-        return file
+        return _Opened(file)
 
     return open_it

@@ -11,10 +11,10 @@ by a server is data: no text of it is followed, no network address in it is open
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from rsvlm.data.imagery import bands, chip_layout, tile_mosaics, values, windows
+from rsvlm.data.imagery import band_files, bands, chip_layout, tile_mosaics, values, windows
 from rsvlm.data.imagery.chip_layout import COLUMNS, Source, clean, read_points
 from rsvlm.data.imagery.remote import shown
 from rsvlm.data.imagery.windows import DRIVERS
@@ -49,7 +49,7 @@ def open_imagery(where: str, options: config.Chips, placed: bool = True) -> list
             empty, and `bbox_lonlat` NaN.
 
     Returns:
-        Sources in a stable order. Tiles give one per zoom level that is not wholly covered by a better one: without `size_m`
+        Sources in a stable order, each with another name. Bands of one scene, in files of their own, give one source. Tiles give one per zoom level that is not wholly covered by a better one: without `size_m`
         the deepest is best, else the coarsest that is fine enough. Broken files in a folder are in the notes of the first.
 
     Raises:
@@ -64,19 +64,47 @@ def _find_imagery(where: str, options: config.Chips, placed: bool) -> list[Sourc
     if where == "blue-marble":
         raise ConfigError("'blue-marble' is the embedded world image, which has its own layout: build without --imagery")
     if where.startswith("/vsi") or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", where):
-        return [_open_url(where, options)]
+        return _told_apart([_open_url(where, options)], Path())
     path = Path(where).expanduser().resolve()
     if path.is_dir():
-        return _open_folder(path, options)
+        return _told_apart(_open_folder(path, options), path)
     if not path.is_file():
         raise DataError(f"{where} does not exist: give a raster, a folder, an MBTiles file, STAC JSON or an http(s) URL")
     if path.stat().st_size == 0:
         raise DataError(f"{where} has no bytes: download or copy it again")
     if path.suffix.lower() in (".json", ".geojson"):
-        return _open_stac(path, options)
-    if path.suffix.lower() == ".mbtiles":
-        return tile_mosaics.open_mbtiles(path, options)
-    return [_open_raster(str(path), path.stem, options, placed)]
+        sources = _open_stac(path, options)
+    elif path.suffix.lower() == ".mbtiles":
+        sources = tile_mosaics.open_mbtiles(path, options)
+    else:
+        sources = [_open_raster(str(path), path.stem, options, placed)]
+    return _told_apart(sources, path.parent)
+
+
+def _told_apart(sources: Sequence[Source], root: Path) -> list[Source]:
+    """Give sources their files, relative to a folder, and those that share a name others: keys of chips begin with it."""
+    paths = [[source.path] if not source.bands_at else source.bands_at for source in sources]
+    files = [" + ".join(_relative(path, root) for path in of_source) for of_source in paths]
+    result, taken = [], set()
+    # Names are files and folders too, and some systems do not tell small from capital letters.
+    counts = Counter(source.name.casefold() for source in sources)
+    for source, file in zip(sources, files, strict=True):
+        shared = counts[source.name.casefold()] > 1
+        name = first = f"{source.name[:33]}-{chip_layout.name_of(file + '/').rpartition('-')[2]}" if shared else source.name
+        number = 1
+        while name.casefold() in taken or (number > 1 and name.casefold() in counts):
+            number += 1
+            name = f"{first}-{number}"
+        taken.add(name.casefold())
+        result.append(replace(source, name=name, file=file))
+    return result
+
+
+def _relative(path: str, root: Path) -> str:
+    if "://" in path:
+        return shown(path)
+    relative = Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else path
+    return relative if relative != "." else root.name
 
 
 def _open_url(url: str, options: config.Chips, text: str = "", named: Sequence[bands.Named] = (), group: str = "") -> Source:
@@ -90,17 +118,41 @@ def _open_url(url: str, options: config.Chips, text: str = "", named: Sequence[b
 
 def _open_folder(path: Path, options: config.Chips) -> list[Source]:
     sources, notes = tile_mosaics.open_folder(path, options)
-    for file in sorted(path.rglob("*")):
-        if file.suffix.lower() not in DRIVERS or file.name.startswith("."):
-            continue
+    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in DRIVERS and not file.name.startswith(".")]
+    files, scenes, masks = band_files.gather(files, path, windows.open_file)
+    notes += masks
+
+    def add(file: Path, text: str, **bands) -> bool:
         try:
-            sources.append(_open_raster(str(file), file.relative_to(path).with_suffix("").as_posix(), options))
+            sources.append(_open_raster(str(file), text, options, **bands))
         except DataError as error:
             log.warning("left out: %s", error)
             notes.append(("raster cannot be used", 1, str(error)[:300]))
+            return False
+        return True
+
+    for file in files:
+        add(file, file.relative_to(path).with_suffix("").as_posix())
+    for scene in scenes:
+        notes += scene.notes
+        names, others = scene.chosen(options.bands), len(scene.bands)
+        first = next(iter(scene.bands.values())).name
+        if scene.pictures and not options.bands:
+            for file in scene.pictures[:1]:
+                add(file, file.relative_to(path).with_suffix("").as_posix())
+            notes.append((band_files.PICTURED, others, first))
+        elif not names:
+            numbered = ", ".join(f"{number} {name}" for number, name in enumerate(scene.bands, 1))
+            notes.append((band_files.COLOURLESS, others, f"{scene.text}: {numbered}"))
+        elif add(scene.bands[names[0]], scene.text, bands_at=[str(scene.bands[name]) for name in names]):
+            log.info("%s: %s are shown as %s", scene.text, ", ".join(names), "red, green, blue" if len(names) == 3 else "grey")
+            if others > len(set(names)):
+                unshown = ", ".join(f"{number} {name}" for number, name in enumerate(scene.bands, 1) if name not in names)
+                notes.append((band_files.UNSHOWN, others - len(set(names)), f"{scene.text}: {unshown}"))
     if not sources:
+        told = "; ".join(f"{reason} ({count}, as {example})" for reason, count, example in notes[:3])
         nothing = f"no GeoTIFF ({', '.join(DRIVERS)}) and no tiles named z/x/y.jpg or x-y-z.jpg (also png, webp)"
-        raise DataError(f"{path} holds {f'no usable imagery; for example: {notes[0][2]}' if notes else nothing}")
+        raise DataError(f"{path} holds {f'no usable imagery: {told}' if notes else nothing}")
     return [replace(sources[0], notes=sources[0].notes + tuple(notes)), *sources[1:]]
 
 
@@ -112,18 +164,25 @@ def _open_stac(path: Path, options: config.Chips) -> list[Source]:
     items = document.get("features", [document]) if isinstance(document, dict) else None
     if not isinstance(items, list):
         raise DataError(f"{path} is neither a STAC item nor a list of items")
-    sources, notes = [], []
+    sources, notes, listed, again = [], [], set(), []
     for number, item in enumerate(items):
-        # A bad item is counted; so is one whose imagery cannot be opened.
+        # A bad item is counted; so is one whose imagery cannot be opened, and one that is listed again, as servers do that page.
         try:
-            href = _stac_href(item)
+            hrefs = _stac_hrefs(item)
+            identity = item["id"], str(item.get("collection")), *(href.partition("?")[0] for href in hrefs)
         except (DataError, ValueError, TypeError) as error:
             notes.append(("not a usable STAC item", 1, f"feature {number}: {error}"[:300]))
             continue
+        if identity in listed:
+            again.append(item["id"])
+            continue
+        listed.add(identity)
         try:
-            about = {"named": bands.of_asset(item, href), "group": bands.sensor(item)}
-            opening = functools.partial(_open_url, href) if "://" in href else functools.partial(_open_beside, path, href)
-            source = opening(options=options, text=item["id"], **about)
+            about = {"named": bands.of_asset(item, hrefs[0]) if len(hrefs) == 1 else (), "group": bands.sensor(item)}
+            if len(hrefs) == 1 and "://" in hrefs[0]:
+                source = _open_url(hrefs[0], options, item["id"], **about)
+            else:
+                source = _open_beside(path, hrefs, item["id"], options, **about)
         except (DataError, ConfigError, ValueError) as error:
             notes.append(("asset cannot be used", 1, str(error)[:300]))
             continue
@@ -132,13 +191,18 @@ def _open_stac(path: Path, options: config.Chips) -> list[Source]:
         names = [one.get("name") for one in providers if isinstance(one, dict)] if isinstance(providers, list) else []
         attribution = clean(", ".join(str(name) for name in names if name)) or source.attribution
         sources.append(replace(source, licence=licence, attribution=attribution))
+    if again:
+        notes.append(("item that is listed again", len(again), again[0]))
     if not sources:
         raise DataError(f"{path} has no item that can be used; for example: {notes[0][2] if notes else 'it lists no items'}")
     return [replace(sources[0], notes=(*sources[0].notes, *notes)), *sources[1:]]
 
 
-def _stac_href(item: object) -> str:
-    """Return the address of the asset that shows a STAC item in colours: role or name `visual`, else the only raster of data."""
+def _stac_hrefs(item: object) -> list[str]:
+    """Return the address of the asset that shows a STAC item in colours, or those of its red, green and blue band.
+
+    Taken is what has the role or name `visual`, else the only raster of data, else the assets of three bands.
+    """
     fields = item if isinstance(item, dict) else {}
     name, properties, assets = (fields.get(key) for key in ("id", "properties", "assets"))
     if fields.get("type") != "Feature" or not isinstance(name, str) or not isinstance(properties, dict):
@@ -147,35 +211,65 @@ def _stac_href(item: object) -> str:
         isinstance(one, dict) and isinstance(one.get("href"), str) for one in assets.values()
     ):
         raise DataError(f"item {name!r} has no assets, or one without href")
-    visual, data = [], []
+    visual, data, colours = [], [], {}
     for key, asset in assets.items():
         kind, roles = str(asset.get("type")), asset.get("roles") or []
         if "tiff" in kind or "jp2" in kind or Path(urlsplit(asset["href"]).path).suffix.lower() in DRIVERS:
             visual += [asset["href"]] * (key == "visual" or "visual" in roles)
             data += [asset["href"]] * (key in ("data", "image") or "data" in roles)
+            colours.setdefault(_stac_colour(key, asset), asset["href"])
     if visual or len(data) == 1:
-        return (visual or data)[0]
-    raise DataError(f"item {name!r} has {len(data)} raster assets with the role 'data' and none with 'visual'")
+        return [(visual or data)[0]]
+    if {"red", "green", "blue"} <= set(colours):
+        return [colours[colour] for colour in ("red", "green", "blue")]
+    raise DataError(
+        f"item {name!r} has {len(data)} raster assets with the role 'data', none with 'visual', and no three of the bands red, "
+        "green and blue"
+    )
 
 
-def _open_beside(path: Path, href: str, options: config.Chips, text: str, named: Sequence[bands.Named], group: str) -> Source:
-    file = (path.parent / href).resolve()
-    # A downloaded search result must not be able to name any file of this machine.
-    if not file.is_relative_to(path.parent.resolve()):
-        raise DataError(f"{path.name} names the file '{href[:80]}' outside its own folder: put the imagery beside it")
-    if not file.is_file():
-        raise DataError(f"{path.name} names the file '{href[:80]}', which is not there")
-    return _open_raster(str(file), text, options, named=named, group=group)
+def _stac_colour(key: str, asset: dict) -> str:
+    """Return the colour of the one band that an asset holds, as its key or its bands say; empty where they say none."""
+    described = asset.get("eo:bands") or asset.get("bands")
+    if isinstance(described, list) and len(described) == 1 and isinstance(described[0], dict):
+        return str(described[0].get("common_name") or described[0].get("eo:common_name") or key).lower()
+    return key.lower() if not described else ""
+
+
+def _open_beside(
+    path: Path, hrefs: Sequence[str], name: str, options: config.Chips, named: Sequence[bands.Named] = (), group: str = ""
+) -> Source:
+    files = []
+    for href in hrefs:
+        if "://" in href:
+            raise DataError(
+                f"bands are put together from files alone: download '{shown(href)[:80]}' and name the file instead"
+            )
+        file = (path.parent / href).resolve()
+        # A downloaded search result must not be able to name any file of this machine.
+        if not file.is_relative_to(path.parent.resolve()):
+            raise DataError(f"{path.name} names the file '{href[:80]}' outside its own folder: put the imagery beside it")
+        if not file.is_file():
+            raise DataError(f"{path.name} names the file '{href[:80]}', which is not there")
+        files.append(str(file))
+    return _open_raster(files[0], name, options, bands_at=files if len(files) > 1 else (), named=named, group=group)
 
 
 def _open_raster(
-    path: str, text: str, options: config.Chips, placed: bool = True, named: Sequence[bands.Named] = (), group: str = ""
+    path: str,
+    text: str,
+    options: config.Chips,
+    placed: bool = True,
+    bands_at: Sequence[str] = (),
+    named: Sequence[bands.Named] = (),
+    group: str = "",
 ) -> Source:
     if "://" not in path and Path(path).suffix.lower() not in DRIVERS:
         known = ", ".join(DRIVERS)
         raise DataError(f"{path} is not of a format that is read ({known}): convert it with rio convert IN OUT.tif")
     label = shown(path)
-    with windows.open_dataset(path, options.allow_loopback) as (dataset, file), windows.environment():
+    opening = windows.open_dataset(path, options.allow_loopback, bands_at=bands_at)
+    with opening as (dataset, file), windows.environment():
         if dataset.tags(ns="OVERVIEWS"):
             raise DataError(f"{label} names another file as its overviews, which is not followed: copy it with rio convert")
         crs, transform = windows.placed(dataset)
@@ -190,17 +284,18 @@ def _open_raster(
         if any(kind.startswith("complex") for kind in dataset.dtypes):
             raise DataError(f"{label} holds complex numbers: write their magnitude to a GeoTIFF first")
         group = group or ("" if "://" in path else str(Path(path).parent))
-        meaning = values.read_meaning(dataset, options, label, named, group)
+        chosen = options.model_copy(update={"bands": ()}) if bands_at else options  # they have chosen the files
+        meaning = values.read_meaning(dataset, chosen, label, named, group)
         size = dataset.width, dataset.height
         grid = ((0.0, 1.0, 0.0, -1.0), *size, False) if in_pixels else chip_layout.north_up(transform, *size)
         transform, width, height, warped = grid
         source = Source(
             name=chip_layout.name_of(text), path=path, kind="raster", licence="unknown",
             attribution=clean(dataset.tags().get("TIFFTAG_COPYRIGHT")),
-            fingerprint=file.fingerprint() if file else chip_layout.fingerprint(Path(path)),
+            fingerprint=file.fingerprint() if file else chip_layout.fingerprint(*map(Path, bands_at or [path])),
             crs="" if in_pixels else crs.to_wkt(), transform=transform, width=width, height=height,
             bbox_lonlat=(np.nan,) * 4, min_valid_share=options.min_valid_share, warped=warped,
-            allow_loopback=options.allow_loopback, **vars(meaning),
+            allow_loopback=options.allow_loopback, bands_at=tuple(bands_at), **vars(meaning),
         )  # fmt: skip
     if in_pixels:
         return source

@@ -33,6 +33,7 @@ SENTINELS = (-9999.0, -99999.0, -999999.0, -32768.0, -32767.0)
 
 _PROBE_PX, _SAMPLE_PX = 128, 1024  # sides of the small copies that are looked at: of 8-bit rasters, and of others
 _ENOUGH = 4096  # values to make a stretch of
+_FEW = 65_536  # values whose distribution is looked at
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +138,8 @@ def read_meaning(dataset, options: config.Chips, label: str, named: Sequence[of_
                 f"{label} holds no data that could be stretched to 0-255: no value was found where it was looked at"
             )
     rows = [band[valid].astype(np.float64) for band, valid in zip(sample.values, sample.valid)]
-    quantiles = np.stack([np.percentile(row, np.linspace(0, 100, 201)) for row in rows])
+    quantiles = np.stack([np.percentile(row[:: 1 + row.size // _FEW], np.linspace(0, 100, 201)) for row in rows])
+    quantiles[:, 0], quantiles[:, -1] = [row.min() for row in rows], [row.max() for row in rows]
     limits = _limits([np.percentile(row, (_cut(options), 100 - _cut(options))).tolist() for row in rows], inverted)
     weight = float(sample.valid.mean()) * dataset.width * dataset.height
     return replace(meaning, limits=limits, sketch=replace(sketch, quantiles=quantiles, weight=weight))
@@ -256,13 +258,12 @@ def _find_fill(values: np.ndarray, valid: np.ndarray, kind: str) -> tuple[float 
         The value, or None; its share of the pixels; and whether nothing but fill can explain it: data that was cut off at a value has
         neighbours near it.
     """
-    numbers = values[:, valid.all(axis=0)].astype(np.float64)
-    numbers = numbers[:, np.isfinite(numbers).all(axis=0)]
+    numbers = values if valid.all() else values[:, valid.all(axis=0)]
     if not numbers.size:
         return None, 0.0, False
     whole = not np.issubdtype(np.dtype(kind), np.floating)
     least, most = (np.iinfo(kind).min, np.iinfo(kind).max) if whole else (-1e30, 1e30)
-    for value, is_low in ((numbers.min(), True), (numbers.max(), False)):
+    for value, is_low in ((float(numbers.min()), True), (float(numbers.max()), False)):
         fills = (numbers == value).all(axis=0)
         share = float(fills.mean())
         sentinel = (
@@ -271,20 +272,21 @@ def _find_fill(values: np.ndarray, valid: np.ndarray, kind: str) -> tuple[float 
         if share == 1.0 or not share:
             continue
         if sentinel:
-            return float(value), share, True
+            return value, share, True
         at_end = value == 0 if is_low else whole and value == most
         if not at_end or share < FILL_SHARE:
             continue
         if kind == "uint8":
             # Black sea and white cloud of a picture that somebody stretched are data.
             if len(numbers) == 3:
-                return float(value), share, False
+                return value, share, False
             continue
-        rest = numbers[:, ~fills]
+        rest = numbers[:, ~fills].astype(np.float64)
+        rest = rest[:, :: 1 + rest.shape[1] // _FEW]
         low, high = np.percentile(rest, (2, 98), axis=1)
         near = 0.002 * (high - low) if not whole else np.maximum(1.0, 0.002 * (high - low))
         beside = max(int((np.abs(band - value) <= width).sum()) for band, width in zip(rest, near))
-        return float(value), share, beside <= NEIGHBOUR_SHARE * fills.sum()
+        return value, share, beside / rest.shape[1] * (1 - share) <= NEIGHBOUR_SHARE * share
     return None, 0.0, False
 
 
@@ -306,7 +308,8 @@ def _without(sample: _Sample | None, nodata: float) -> _Sample | None:
 
 
 def _is_transparent(dataset, alpha: int) -> bool:
-    others = [band for band in range(1, dataset.count + 1) if band != alpha][:3]
+    kinds = dataset.dtypes
+    others = [band for band in range(1, dataset.count + 1) if band != alpha and kinds[band - 1] == kinds[0]][:3]
     sample = _sample(dataset, [alpha], 0, _PROBE_PX, masked=False)
     colours = _sample(dataset, others, 0, _PROBE_PX, masked=False) if others else None
     return not sample or images.is_transparency(sample.values, colours.values if colours else np.zeros(0))

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from rsvlm.data.imagery import bands as of_bands, remote, tile_mosaics, values
+from rsvlm.data.imagery import band_files, bands as of_bands, remote, tile_mosaics, values
 from rsvlm.data.imagery.chip_layout import Source
 from rsvlm.data.imagery.remote import shown
 from rsvlm.errors import DataError, need
@@ -272,13 +272,16 @@ def _read_palette(dataset, bands: tuple[int, ...]) -> np.ndarray | None:
 
 
 @contextmanager
-def open_dataset(path: str, allow_loopback: bool, source: Source | None = None) -> Iterator[tuple]:
+def open_dataset(
+    path: str, allow_loopback: bool, source: Source | None = None, bands_at: Sequence[str] = ()
+) -> Iterator[tuple]:
     """Yield the open raster, on the grid of its source where one is given, and the file behind a URL (else none).
 
     Args:
         path: File or http(s) URL; of the formats in `DRIVERS` alone.
         allow_loopback: Also addresses of this machine.
         source: As from `open_imagery`; where its grid is north-up and the raster's is not, the raster is warped as it is read.
+        bands_at: Files of the bands that are put together to one raster, as `source.bands_at`. If empty, the raster is one file.
 
     Raises:
         DataError: It cannot be opened.
@@ -298,9 +301,11 @@ def open_dataset(path: str, allow_loopback: bool, source: Source | None = None) 
             # GDAL would also ask for half a dozen files beside it.
             beside = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
         driver = DRIVERS.get(Path(urlsplit(path).path if file else path).suffix.lower(), "GTiff")
+        bands_at = source.bands_at if source else bands_at
         try:
             with rasterio.Env(**_GDAL_OPTIONS, **beside):
-                dataset = stack.enter_context(rasterio.open(**where, driver=driver))
+                opened = band_files.stacked(bands_at, open_file) if bands_at else rasterio.open(**where, driver=driver)
+                dataset = stack.enter_context(opened)
         except RasterioError as error:
             why = f"{shown(path)} cannot be read as a {driver} raster: it is broken, cut short or of another format"
             raise DataError((file and file.problem) or why) from error
@@ -366,6 +371,13 @@ def _corrected(dataset, nodata: float | None, crs, transform) -> str:
         if nodata is not None:
             ElementTree.SubElement(band, "NoDataValue").text = repr(nodata)
     return ElementTree.tostring(document).decode()
+
+
+@contextmanager
+def open_file(path: Path | str) -> Iterator:
+    """Yield the raster of a file of this machine; errors as `open_dataset`."""
+    with open_dataset(str(path), False) as (dataset, _):
+        yield dataset
 
 
 def environment():

@@ -25,7 +25,7 @@ import pandas as pd
 
 from rsvlm.data import benchmarks, duplicates, shards, workers as engines
 from rsvlm.data.captions import asking, audit, clients, prompts
-from rsvlm.data.imagery import sources as imagery
+from rsvlm.data.imagery import ground, sources as imagery
 from rsvlm.data.landmarks import describe, splits
 from rsvlm.data.maps import features as maps, taxonomy
 from rsvlm.errors import ConfigError, DataError, RsvlmError, need
@@ -45,7 +45,7 @@ ROOMS = ("data/landmarks", "data/imagery", "data/maps", "data/captions", "data/*
 NAME = "rs-landmarks"
 STAGES = ("turned", "footprints", "split", "sample", "landmarks", "imagery", "benchmarks", "captions", "audit", "shard")
 _EDGES = ["west", "south", "east", "north"]
-_SOURCE_FIELDS = ("name", "kind", "licence", "attribution", "fingerprint", "bbox_lonlat")
+_SOURCE_FIELDS = ("name", "file", "kind", "licence", "attribution", "fingerprint", "bbox_lonlat")
 _AT_ONCE = 64  # pictures in memory before they are encoded
 
 
@@ -119,10 +119,11 @@ def build(
     # Lay out the chips.
     stated = {name: words for name, words in (("licence", licence), ("attribution", attribution)) if words}
     sources = [replace(source, **stated) for source in imagery.open_imagery(where, options.chips)]
-    features = maps.read(map_paths, _bounds(sources))
+    features = maps.needed(maps.read(map_paths, _bounds(sources)), map_paths)
     points = _points(features) if options.chips.place == "landmark" else None
     chips, notes = imagery.lay_out(sources, options.chips, points)
-    chips, before = splits.select(chips, options, exclude)
+    share = ground.covered(sources, chips)[0] if options.chips.place == "grid" else None
+    chips, before = splits.select(chips, options, exclude, ground.outlines(sources, chips))
     if not len(chips):
         raise DataError(f"no chip is left of {where}: {_commonest(before)}")
     # Name what the bytes depend on: where it is all there, the build is done.
@@ -131,7 +132,7 @@ def build(
     fingerprint = maps.fingerprint(features)
     plan = _plan(chips, sources, fingerprint, options, identity, tables)
     if (finished := shards.finished(out, plan)) is not None:
-        return finished
+        return check_not_empty(finished, where)
     # Save what workers share; the limit of requests is one for all of them together.
     for path, name in zip(benchmark_folders, tables, strict=True):
         duplicates.load_or_hash(folder / f"{name}.parquet", name, duplicates.pictures(Path(path)))
@@ -141,7 +142,7 @@ def build(
     paid = str(cache or out.with_name(f"{out.name}.captions"))
     work = Work(str(folder), fingerprint, paid, chosen, options.seed, options.chips.min_landmarks, tuple(tables))
     # Do the tasks.
-    notes = [*map(_note_line, notes), *splits.thin(chips, options.chips)]
+    notes = [*map(_note_line, notes), *splits.thin(chips, options.chips), *_edges_line(share, options.chips)]
     for note in notes:
         log.warning("%s", note)
     header = {
@@ -150,13 +151,53 @@ def build(
         "options": options.chips.model_dump(mode="json"),
         "captioner": identity,
         "sources": [{name: getattr(source, name) for name in _SOURCE_FIELDS} | source.meaning for source in sources],
+        "ground_under_chips": None if share is None else round(share, 4),
         "map": {"features": len(features.table), "counts": dict(features.counts)},
         "notes": notes,
     }
     tasks = list(cut(chips, sources, options.chips.samples_per_shard))
     del features  # workers read what was saved
     doing = functools.partial(make, work)
-    return shards.write(out, plan, tasks, doing, engine, workers, progress, header=header, stages=STAGES, before=before)
+    made = shards.write(out, plan, tasks, doing, engine, workers, progress, header=header, stages=STAGES, before=before)
+    return check_not_empty(made, where)
+
+
+def check_not_empty(manifest: dict, where: str) -> dict:
+    """Return the manifest of a data set of what lies at `where`.
+
+    Raises:
+        DataError: Nothing is in it; the error says what took everything.
+    """
+    if not any(entry["samples"] for entry in manifest["splits"].values()):
+        taken = Counter()
+        for row in manifest["funnel"]:
+            taken.update({f"{row['stage']}: {reason}": n for reason, n in row["reasons"].items()})
+        reasons = "; ".join(f"{n} {reason}" for reason, n in taken.most_common(5)) or "there were none"
+        told = f"; {'; '.join(manifest['notes'])}" if manifest.get("notes") else ""
+        hint = "" if manifest["map"]["features"] else "; the map has nothing where the imagery lies"
+        if hint and any(source["kind"] != "raster" for source in manifest["sources"]):
+            hint += " (chips.tile_rows decides which way rows of tiles count)"
+        raise DataError(f"no chip of {where} was kept: {reasons}{hint}{told}")
+    return manifest
+
+
+def funnel_lines(manifest: dict) -> list[str]:
+    """Say in lines what a build kept of how many chips, and how many each reason took."""
+    kept = sum(entry["samples"] for entry in manifest["splits"].values())
+    rejected = sum(row["rejected"] for row in manifest["funnel"])
+    lines = [f"chips: {kept + rejected:,} = {kept:,} kept + {rejected:,} rejected"]
+    taken: Counter = Counter()
+    for row in manifest["funnel"]:
+        taken.update({(row["stage"], reason): n for reason, n in row["reasons"].items()})
+    return lines + [f"  {n:,} {stage}: {reason}" for (stage, reason), n in taken.most_common()]
+
+
+def _edges_line(share: float | None, options: config.Chips) -> list[str]:
+    """Say how much of the ground lies under chips, where that is not nearly all."""
+    if share is None or share > 0.99 or options.stride > 1:
+        return []
+    way = "smaller chips leave less over" if options.cover_edges else "chips.cover_edges=true puts a last chip there"
+    return [f"chips lie on {100 * share:.0f} % of the ground of the imagery, the rest is left over at edges: {way}"]
 
 
 def cut(chips: pd.DataFrame, sources: Sequence[imagery.Source], size: int) -> Iterator[shards.Task]:
@@ -215,8 +256,10 @@ def _describe(work: Work, chips: pd.DataFrame, sources: Sequence[imagery.Source]
     features, index = _map(work.folder, work.features)
     named = {source.name: source for source in sources}
     least = work.min_landmarks
+    outlines = ground.outlines(sources, chips)
     why = "no visible landmark" if least == 1 else f"fewer than {least} visible landmarks"
-    for chip, marks in zip(chips.to_dict("records"), describe.describe(features, index, chips), strict=True):
+    marks_of_chips = describe.describe(features, index, chips, outlines)
+    for chip, marks, outline in zip(chips.to_dict("records"), marks_of_chips, outlines, strict=True):
         visible = sum(mark["visible"] for mark in marks)
         if visible < least:
             rejected.append({"key": chip["key"], "stage": "landmarks", "reason": why})
@@ -228,6 +271,7 @@ def _describe(work: Work, chips: pd.DataFrame, sources: Sequence[imagery.Source]
             "captions": [],
             "caption_kinds": [],
             "bbox_lonlat": [round(float(chip[edge]), 7) for edge in _EDGES],
+            "outline_lonlat": outline.round(7).tolist(),
             "lon": round(float(chip["lon"]), 7),
             "lat": round(float(chip["lat"]), 7),
             "gsd_m": float(f"{chip['gsd_m']:.6g}"),

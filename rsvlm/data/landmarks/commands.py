@@ -9,14 +9,29 @@ from typing import Annotated
 import typer
 
 from rsvlm.errors import DataError
-from rsvlm.records.commands import Bands, Limits, NoData, Overrides, Profile, Seed, load_config, meaning_of_pixels
+from rsvlm.records.commands import (
+    Bands,
+    Limits,
+    NoData,
+    Overrides,
+    Profile,
+    Seed,
+    file_place,
+    folder_place,
+    load_config,
+    meaning_of_pixels,
+    writes_alone,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Make data sets from imagery and a map, and look at them.")
 
 
 @app.command("build")
+@writes_alone("out")
 def build_shards(
-    out: Annotated[Path, typer.Option(help="Folder for the shards; an unfinished build in it is continued.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the shards; an unfinished build in it is continued.", callback=folder_place)
+    ],
     imagery: Annotated[
         str | None,
         typer.Option(
@@ -25,7 +40,11 @@ def build_shards(
     ] = None,
     maps: Annotated[
         list[str] | None,
-        typer.Option("--map", help="GeoJSON, GeoPackage, shapefile, .osm.pbf, Overture GeoParquet or GeoNames. Repeatable."),
+        typer.Option(
+            "--map",
+            help="GeoJSON, GeoPackage, shapefile, .osm.pbf, Overture or GeoNames; perhaps with what it does not say itself, as in "
+            "PATH#category=building&crs=EPSG:32629&encoding=cp1252, or PATH#layer=roads. Repeatable.",
+        ),
     ] = None,
     captioner: Annotated[str | None, typer.Option(help="grammar, gemini or openai.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Address of the caption server.")] = None,
@@ -83,6 +102,8 @@ def build_shards(
             engine=engine,
             workers=workers,
         )
+        for line in build.funnel_lines(manifest):
+            typer.echo(line)
     counts = {split: part["samples"] for split, part in manifest["splits"].items()}
     typer.echo(f"{out}: {', '.join(f'{n} {split}' for split, n in counts.items())} chips")
 
@@ -90,28 +111,39 @@ def build_shards(
 @app.command("audit")
 def audit_captions(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished build.")],
-    sample_sheet: Annotated[Path | None, typer.Option(help="A CSV of captions for people to rate.")] = None,
+    sample_sheet: Annotated[
+        Path | None, typer.Option(help="A CSV of captions for people to rate.", callback=file_place)
+    ] = None,
     size: Annotated[int, typer.Option(min=1, help="Captions in that sheet.")] = 200,
-    html: Annotated[Path | None, typer.Option(help="The report as a page.")] = None,
+    html: Annotated[Path | None, typer.Option(help="The report as a page.", callback=file_place)] = None,
     seed: Seed = 0,
 ) -> None:
-    """Say how many captions were kept, repaired and rejected, and why."""
+    """Say how many captions were kept, repaired and rejected, and why; and what became of the chips."""
     from rsvlm.book.figures import markup, tables
+    from rsvlm.data import shards
     from rsvlm.data.captions import audit
+    from rsvlm.data.landmarks import build
     from rsvlm.records import files
 
-    report = audit.report(folder)
-    typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
+    content = shards.read_manifest(folder) or {}
+    if content.get("name") == build.NAME:
+        build.check_not_empty(content, str(folder))
+    chips = {name: content[name] for name in ("funnel", "notes") if name in content}
+    report = audit.report(folder) | {"chips": chips}
+    places = []
     if sample_sheet:
-        typer.echo(str(audit.sample_sheet(folder, sample_sheet, size, seed)))
+        places.append(audit.sample_sheet(folder, sample_sheet, size, seed))
     if html:
-        typer.echo(str(files.write_atomic(html, markup.page("Audit of captions", tables.caption_audit(report)))))
+        places.append(files.write_atomic(html, markup.page("Audit of captions", tables.caption_audit(report))))
+    typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
+    for place in places:
+        typer.echo(str(place))
 
 
 @app.command("show")
 def show(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished build.")],
-    html: Annotated[Path, typer.Option(help="Where the page goes.")],
+    html: Annotated[Path, typer.Option(help="Where the page goes.", callback=file_place)],
     key: Annotated[list[str] | None, typer.Option(help="A chip's key; repeatable. None: a seeded sample.")] = None,
     chips: Annotated[int, typer.Option(min=1, max=500, help="Chips in the sample.")] = 24,
     seed: Seed = 0,

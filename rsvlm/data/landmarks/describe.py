@@ -1,6 +1,6 @@
 """What the map has inside each chip: landmarks, ranked, placed, measured, and judged for whether a picture can show them.
 
-Features are found by a spatial index, clipped to the chip, and measured in metres on the ellipsoid. Unnamed things of one
+Features are found by a spatial index, clipped to the chip's outline, and measured in metres on the ellipsoid. Unnamed things of one
 category become one landmark with a count; pieces of one road or forest become one landmark. A thing is visible where its
 category can be seen from above, it is not underground or indoors, and it is large enough at the chip's ground sample distance;
 for any other the landmark says why not, so that no caption tells of a café on the second floor.
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from rsvlm.data.imagery import ground
 from rsvlm.data.landmarks.directions import SECTORS, direction
 from rsvlm.data.landmarks.pieces import AREA, LINE, POINT, Pieces, connected, cut_out, metres_per_degree, outlines
 from rsvlm.data.maps import features as maps
@@ -98,7 +99,9 @@ def index(features: maps.Features) -> Index:
     )
 
 
-def describe(features: maps.Features, index: Index, chips: pd.DataFrame) -> list[list[dict]]:
+def describe(
+    features: maps.Features, index: Index, chips: pd.DataFrame, outlines: np.ndarray | None = None
+) -> list[list[dict]]:
     """List the landmarks of chips, visible ones first, most prominent first.
 
     The prominence is `interest * name * (0.15 + 0.25 * inside + 0.6 * extent)`: `interest` is the category's, `name` is 1 with a
@@ -109,6 +112,7 @@ def describe(features: maps.Features, index: Index, chips: pd.DataFrame) -> list
         features: The map.
         index: Its index, from `index`.
         chips: Rows with `west south east north` in degrees, `gsd_m` and `size_px`.
+        outlines: `(N, 4k, 2)`, outlines of the chips in degrees, as of `imagery.ground.outlines`. If None, they are those boxes.
 
     Returns:
         One list per chip, in their order, of dictionaries that JSON can hold: `name`, `names` (by language), `category`;
@@ -124,8 +128,13 @@ def describe(features: maps.Features, index: Index, chips: pd.DataFrame) -> list
     """
     names = ("name", "names", "category", "source", "licence", "attribution")
     columns = {name: features.table[name].to_numpy(object) for name in names}
-    batches = (chips.iloc[start : start + _BATCH] for start in range(0, len(chips), _BATCH))  # memory stays that of one
-    return [marks for batch in batches for marks in _describe(features.geometry, columns, index, batch)]
+    if outlines is None:
+        outlines = ground.box_rings(chips[["west", "south", "east", "north"]].to_numpy(np.float64))
+    result = []
+    for start in range(0, len(chips), _BATCH):  # memory stays that of one batch
+        batch = np.s_[start : start + _BATCH]
+        result += _describe(features.geometry, columns, index, chips.iloc[batch], outlines[batch])
+    return result
 
 
 def relations(landmarks: Sequence[dict], most: int = 4) -> list[dict]:
@@ -176,12 +185,13 @@ def relations(landmarks: Sequence[dict], most: int = 4) -> list[dict]:
     return pairs
 
 
-def _describe(geometry: np.ndarray, columns: dict[str, np.ndarray], index: Index, chips: pd.DataFrame) -> list[list[dict]]:
+def _describe(
+    geometry: np.ndarray, columns: dict[str, np.ndarray], index: Index, chips: pd.DataFrame, rings: np.ndarray
+) -> list[list[dict]]:
     """Describe one batch of chips: cut out, judge, group, tell, rank and draw."""
     by_chip: list[list[tuple[dict, _Group]]] = [[] for _ in range(len(chips))]
     gsd_m, size_px = chips["gsd_m"].to_numpy(np.float64), chips["size_px"].to_numpy(np.float64)
-    boxes = chips[["west", "south", "east", "north"]].to_numpy(np.float64)
-    pieces = cut_out(index.tree, geometry, index.bounds, index.kind, boxes)
+    pieces = cut_out(index.tree, geometry, index.bounds, index.kind, rings)
     if pieces is None:
         return [[] for _ in by_chip]
     hidden = _hidden(pieces, index, gsd_m[pieces.chip])
@@ -302,11 +312,19 @@ def _never_seen(entry: Category, tags: dict[str, str], kind: int) -> int:
     """Return the position in `HIDDEN` of why a feature is never seen from above; 0: it is."""
     if not entry.visible_from_above:
         return HIDDEN.index(NOT_FROM_ABOVE)
-    below = entry.shape != "area" and re.fullmatch(r"-\d+(\.0)?", tags.get("layer", ""))
+    # Ground and water are drawn below bridges by a layer below 0; houses and roads are built there.
+    built = entry.shape != "area" or not tags.keys().isdisjoint(("building", "parking"))
+    below = built and re.fullmatch(r"-\d+(\.0)?", tags.get("layer", ""))
     below = below or tags.get("covered") == "yes" or tags.get("location") in ("underground", "underwater")
+    below = below or tags.get("parking") == "underground"
     if below or tags.get("tunnel", "no") not in ("no", "avalanche_protector"):
         return HIDDEN.index(UNDERGROUND)
-    if tags.get("indoor", "no") != "no" or kind == POINT and tags.get("level", "0") not in ("0", ""):
+    if (
+        tags.get("indoor", "no") != "no"
+        or tags.get("location") in ("indoor", "indoors")
+        or kind == POINT
+        and tags.get("level", "0") not in ("0", "")
+    ):
         return HIDDEN.index(INDOORS)
     return 0
 
@@ -317,3 +335,8 @@ def _width_m(tags: dict[str, str]) -> float | None:
         if match := re.match(r"(\d{1,3}(?:\.\d+)?)\s*m?$", tags.get(key, "")):
             return min(max(float(match[1]) * factor, 0.3), 500.0)
     return None
+
+
+def seen_from_above(category: str, tags: dict[str, str]) -> bool:
+    """Return whether a picture from above can show an area of a category: it is not underground, and not indoors."""
+    return not _never_seen(taxonomy()[category], tags, AREA)

@@ -34,7 +34,7 @@ class Pieces:
     chip: np.ndarray  # position of its chip
     feature: np.ndarray  # position of its feature
     kind: np.ndarray  # `POINT`, `LINE` or `AREA`
-    box: np.ndarray  # `(P, 4)`, the chip in the longitudes of the feature: `west, south, east, north` in degrees
+    box: np.ndarray  # `(P, 4)`, box around the chip in the longitudes of the feature: `west, south, east, north` in degrees
     cut: np.ndarray  # whether the chip's edge cuts the feature
     shape: np.ndarray  # geometry in metres east and north of the chip's middle
     origin: np.ndarray  # `(P, 2)`, the chip's middle in the longitudes of the feature, in degrees
@@ -51,7 +51,7 @@ class Pieces:
     reaches: np.ndarray  # `(P, 9)`, bool, the sector of its middle, those half under an area, those with a tenth of a line
 
 
-def cut_out(tree, geometry: np.ndarray, bounds: np.ndarray, kind: np.ndarray, boxes: np.ndarray) -> Pieces | None:
+def cut_out(tree, geometry: np.ndarray, bounds: np.ndarray, kind: np.ndarray, rings: np.ndarray) -> Pieces | None:
     """Cut features to chips and measure what is left of them.
 
     Args:
@@ -59,51 +59,85 @@ def cut_out(tree, geometry: np.ndarray, bounds: np.ndarray, kind: np.ndarray, bo
         geometry: `(F,)`, geometries in degrees.
         bounds: `(F, 4)`, their `west, south, east, north`.
         kind: `(F,)`, their dimensions.
-        boxes: `(N, 4)`, `west, south, east, north` of chips in degrees.
+        rings: `(N, 4k, 2)`, outlines of chips in degrees, as of `imagery.ground.outlines`.
 
     Returns:
         The pieces; None where no feature lies in any chip.
     """
-    pairs = _meeting(tree, bounds, boxes)
+    pairs = _meeting(tree, bounds, rings)
     feature, box = pairs["feature"].to_numpy(), pairs[_BOX].to_numpy()
+    chip = pairs["chip"].to_numpy()
+    frames = rings[chip]
+    frames[..., 0] += pairs["shift"].to_numpy()[:, None]
     pairs["kind"] = kind[feature]
-    pairs["cut"] = ~((bounds[feature, :2] >= box[:, :2]) & (bounds[feature, 2:] <= box[:, 2:])).all(axis=1)
-    pairs["clipped"] = _clipped(geometry[feature], box, pairs["kind"].to_numpy(), pairs["cut"].to_numpy())
-    pairs = pairs[pairs["clipped"].notna()]
-    return _measured(pairs) if len(pairs) else None
+    straight = _straight(rings)[chip]
+    whole = ((bounds[feature, :2] >= box[:, :2]) & (bounds[feature, 2:] <= box[:, 2:])).all(axis=1)
+    slanting = np.flatnonzero(whole & ~straight)
+    whole[slanting] = shapely.covers(shapely.polygons(frames[slanting]), geometry[feature[slanting]])
+    pairs["cut"] = ~whole
+    pairs["clipped"] = _clipped(geometry[feature], box, frames, straight, pairs["kind"].to_numpy(), ~whole)
+    inside = pairs["clipped"].notna().to_numpy()
+    return _measured(pairs[inside], frames[inside]) if inside.any() else None
 
 
-def _meeting(tree, bounds: np.ndarray, boxes: np.ndarray) -> pd.DataFrame:
-    """Return `chip`, `feature` and the chip's box in the feature's longitudes of all that meet, ordered by chip and feature."""
+def _straight(rings: np.ndarray) -> np.ndarray:
+    """Say which outlines `(N, 4k, 2)` are the boxes around them, to a ten-thousandth of a metre."""
+    low, high = rings.min(axis=1, keepdims=True), rings.max(axis=1, keepdims=True)
+    on_edge = (np.minimum(np.abs(rings - low), np.abs(rings - high)) < 1e-9).any(axis=2)
+    at_corner = (np.minimum(np.abs(rings - low), np.abs(rings - high)) < 1e-9)[:, :: rings.shape[1] // 4].all(axis=(1, 2))
+    return on_edge.all(axis=1) & at_corner
+
+
+def _meeting(tree, bounds: np.ndarray, rings: np.ndarray) -> pd.DataFrame:
+    """Return `chip`, `feature`, the chip's box in the feature's longitudes, and the `shift` to these, of all that meet.
+
+    They are ordered by chip and feature.
+    """
     parts = []
+    boxes = np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1)
     east = bounds[:, 2].max(initial=-np.inf)
     for shift, chosen in ((0.0, slice(None)), (-360.0, boxes[:, 2] > 180.0), (360.0, boxes[:, 0] + 360.0 <= east)):
         chips, moved = np.arange(len(boxes))[chosen], boxes[chosen] + (shift, 0.0, shift, 0.0)
         if len(chips):
-            number, feature = tree.query(shapely.box(*moved.T), predicate="intersects")
+            frames = shapely.polygons(rings[chosen] + (shift, 0.0))
+            number, feature = tree.query(frames, predicate="intersects")
             part = pd.DataFrame(moved[number], columns=_BOX)
-            parts.append(part.assign(chip=chips[number], feature=feature))
+            parts.append(part.assign(chip=chips[number], feature=feature, shift=shift))
     return pd.concat(parts).sort_values(["chip", "feature"], kind="stable", ignore_index=True)
 
 
-def _clipped(geometry: np.ndarray, box: np.ndarray, kind: np.ndarray, cut: np.ndarray) -> np.ndarray:
-    """Return what lies inside the boxes; None where nothing of the feature's own dimension does."""
+def _clipped(
+    geometry: np.ndarray, box: np.ndarray, frames: np.ndarray, straight: np.ndarray, kind: np.ndarray, cut: np.ndarray
+) -> np.ndarray:
+    """Return what lies inside the outlines; None where nothing of the feature's own dimension does.
+
+    Args:
+        geometry: `(P,)`, features.
+        box: `(P, 4)`, boxes around the outlines.
+        frames: `(P, 4k, 2)`, outlines.
+        straight: Whether an outline is its box.
+        kind: `(P,)`, dimensions of the features.
+        cut: Whether they reach beyond the outlines.
+    """
     result = geometry.copy()
     where = np.flatnonzero(cut & (kind > POINT))
     if len(where):
-        rectangles = shapely.box(*box[where].T)
+        polygons = shapely.polygons(frames[where])
         shapely.prepare(geometry[where])  # a lake under many chips is asked many times
-        full = shapely.covers(geometry[where], rectangles)
-        result[where[full]] = rectangles[full]
-        where, rectangles = where[~full], rectangles[~full]
+        full = shapely.covers(geometry[where], polygons)
+        result[where[full]] = polygons[full]
+        where, polygons = where[~full], polygons[~full]
         # Clipping by rectangle is quick for outlines of thousands of vertices, but may give rings that touch themselves.
         large = shapely.get_num_coordinates(geometry[where]) > 200
         for i in where[large]:
             result[i] = shapely.clip_by_rect(geometry[i], *box[i])
         bad = ~large
         bad[large] = ~shapely.is_valid(result[where[large]])
-        result[where[bad]] = shapely.intersection(geometry[where[bad]], rectangles[bad])
-        # An edge that only touches the box leaves points and lines beside the areas.
+        result[where[bad]] = geometry[where[bad]]
+        # The box is done where it is the outline.
+        rest = bad | ~straight[where]
+        result[where[rest]] = shapely.intersection(result[where[rest]], polygons[rest])
+        # An edge that only touches the outline leaves points and lines beside the areas.
         for i in where[shapely.get_type_id(result[where]) == shapely.GeometryType.GEOMETRYCOLLECTION]:
             parts = shapely.get_parts(shapely.get_parts(result[i]))
             result[i] = shapely.union_all(parts[shapely.get_dimensions(parts) == kind[i]])
@@ -111,19 +145,20 @@ def _clipped(geometry: np.ndarray, box: np.ndarray, kind: np.ndarray, cut: np.nd
     return result
 
 
-def _measured(pairs: pd.DataFrame) -> Pieces:
-    """Measure what was cut out: `chip feature kind cut clipped`, and the box in four columns."""
+def _measured(pairs: pd.DataFrame, frames: np.ndarray) -> Pieces:
+    """Measure what was cut out: `chip feature kind cut clipped`, the box in four columns, and the outlines `(P, 4k, 2)`."""
     clipped, kind, box = pairs["clipped"].to_numpy(), pairs["kind"].to_numpy(), pairs[_BOX].to_numpy()
     # Into metres. East to west is measured at the latitude of the piece itself: chips may be large.
     bounds = shapely.bounds(clipped)
     origin = (box[:, :2] + box[:, 2:]) / 2
     scale = np.stack(metres_per_degree((bounds[:, 1] + bounds[:, 3]) / 2), axis=1)
-    side = (box[:, 2:] - box[:, :2]) * scale
     coordinates, row = shapely.get_coordinates(clipped, return_index=True)
     shape = shapely.set_coordinates(clipped.copy(), (coordinates - origin[row]) * scale[row])
+    frames = (frames - origin[:, None]) * scale[:, None]
+    frame = _Frame.of(frames)
     # How large it is.
     area, outline = shapely.area(shape), shapely.length(shape)
-    share = np.minimum(area / side.prod(axis=1), 1.0)
+    share = np.minimum(area / np.maximum(shapely.area(shapely.polygons(frames)), 1e-30), 1.0)
     # Where it is: its middle is moved onto areas that bend around it, and along lines.
     middle = shapely.get_coordinates(shapely.centroid(shape))
     areas, lines = np.flatnonzero(kind == AREA), np.flatnonzero(kind == LINE)
@@ -132,7 +167,7 @@ def _measured(pairs: pd.DataFrame) -> Pieces:
     middle[lines] = shapely.get_coordinates(shapely.line_interpolate_point(_longest(shape[lines]), 0.5, normalized=True))
     lonlat = np.clip(middle / scale + origin, box[:, :2], box[:, 2:])
     lonlat[:, 0] += _turn(box)
-    sector = _sectors(middle / side)
+    sector = _sectors(frame.shares(middle))
     return Pieces(
         chip=pairs["chip"].to_numpy(),
         feature=pairs["feature"].to_numpy(),
@@ -151,25 +186,53 @@ def _measured(pairs: pd.DataFrame) -> Pieces:
         middle=middle,
         lonlat=lonlat.round(7),
         sector=sector,
-        reaches=_reaches(shape, kind, side, sector, share),
+        reaches=_reaches(shape, kind, frame, sector, share),
     )
 
 
-def _reaches(shape, kind, side, sector, share) -> np.ndarray:
+@dataclass(frozen=True)
+class _Frame:
+    """Chips as parallelograms: `middle`, and the sides `right` and `up`, each `(P, 2)`, in metres as `Pieces.shape`."""
+
+    middle: np.ndarray
+    right: np.ndarray
+    up: np.ndarray
+
+    @classmethod
+    def of(cls, frames: np.ndarray) -> _Frame:
+        """Take the mean of opposite edges of outlines `(P, 4k, 2)`."""
+        nw, ne, se, sw = np.moveaxis(frames[:, :: frames.shape[1] // 4], 1, 0)
+        return cls((nw + ne + se + sw) / 4, (ne - nw + se - sw) / 2, (nw - sw + ne - se) / 2)
+
+    def shares(self, at: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return places `(n, ..., 2)` of some chips, measured from their middles along their sides, in sides."""
+        middle, right, up = (v[rows].reshape(-1, *(1,) * (at.ndim - 2), 2) for v in (self.middle, self.right, self.up))
+        at = at - middle
+        area = right[..., 0] * up[..., 1] - right[..., 1] * up[..., 0]
+        across = (at[..., 0] * up[..., 1] - at[..., 1] * up[..., 0]) / area
+        return np.stack([across, (right[..., 0] * at[..., 1] - right[..., 1] * at[..., 0]) / area], axis=-1)
+
+    def places(self, shares: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the places `(n, m, 2)` in metres of shares `(m, 2)`, measured as by `shares`."""
+        middle, right, up = (v[rows][:, None] for v in (self.middle, self.right, self.up))
+        return middle + shares[None, :, :1] * right + shares[None, :, 1:] * up
+
+
+def _reaches(shape: np.ndarray, kind: np.ndarray, frame: _Frame, sector: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Return `(P, 9)`, bool, the sectors that pieces reach into, as in `Pieces`."""
     reaches = sector[:, None] == np.arange(9)
     lines = np.flatnonzero(kind == LINE)
     if len(lines):
         steps = (np.arange(10) + 0.5) / 10
         points = shapely.line_interpolate_point(_longest(shape[lines])[:, None], steps[None, :], normalized=True)
-        at = _sectors(shapely.get_coordinates(points).reshape(len(lines), 10, 2) / side[lines, None, :])
+        at = _sectors(frame.shares(shapely.get_coordinates(points).reshape(len(lines), 10, 2), lines))
         reaches[lines] |= (at[..., None] == np.arange(9)).any(axis=1)
     # Half a sector is a twentieth of the chip.
     areas = np.flatnonzero((kind == AREA) & (share > 0.05))
     if len(areas):
         ticks = (np.arange(6) + 0.5) / 6 - 0.5
         grid = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
-        at = grid[None] * side[areas, None, :]
+        at = frame.places(grid, areas)
         shapely.prepare(shape[areas])
         covered = shapely.contains_xy(shape[areas][:, None], at[..., 0], at[..., 1])
         reaches[areas] |= (covered[..., None] & (_sectors(grid)[:, None] == np.arange(9))).sum(axis=1) >= 2
@@ -184,7 +247,7 @@ def _longest(lines: np.ndarray) -> np.ndarray:
 
 
 def _sectors(place: np.ndarray) -> np.ndarray:
-    """Return the sectors of places `(..., 2)` measured from a chip's middle, east and north, in sides."""
+    """Return the sectors of places `(..., 2)` measured from a chip's middle, to the right and upwards, in sides."""
     return sectors(place[..., 0] + 0.5, 0.5 - place[..., 1])
 
 

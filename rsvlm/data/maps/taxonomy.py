@@ -25,6 +25,13 @@ MAX_NAME = 120
 """Longest name, in characters; longer ones are cut."""
 
 _GENERIC_KEYS = ("fclass", "class", "subclass", "category", "type", "kind", "feature", "landmark", "label")
+_TRUE = ("yes", "true", "True")
+_GONE = ("demolished", "razed", "removed", "destroyed", "dismantled", "collapsed", "proposed", "planned")
+_UNUSED = ("abandoned", "disused")
+_NOTHING = ("no", "construction", "vacant", *_GONE)
+_LASTING = ("building", "natural", "historic", "ruins", "barrier", "waterway", "man_made", "bridge")
+_AMBIGUOUS = frozenset("* yes line plant base stop works state information gate lock".split())
+_DRAWN_AS = (("point", "area"), ("line",), ("area",))
 _JOINERS = "\u200c\u200d"  # Persian, Hindi and others need them inside words
 _NEVER_PRINTED = ("Cf", "Cs", "Cn", "Co")
 
@@ -53,40 +60,64 @@ def taxonomy() -> dict[str, Category]:
     Raises:
         DataError: The taxonomy is missing or broken.
     """
+    return _content()[0]
+
+
+@functools.cache
+def _content() -> tuple[dict[str, Category], list[str]]:
+    """Return the categories, and Overture's classes of which nothing is said."""
     try:
-        entries = json.loads(TAXONOMY.read_text(encoding="utf-8"))["categories"]
-        return {
+        content = json.loads(TAXONOMY.read_text(encoding="utf-8"))
+        categories = {
             name: Category(name=name, **{key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()})
-            for name, entry in entries.items()
+            for name, entry in content["categories"].items()
         }
+        return categories, list(content["unsaid"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{TAXONOMY} is broken ({error}): reinstall the package") from error
 
 
-def category_of(tags: dict[str, str]) -> str | None:
+def category_of(tags: dict[str, str], dimension: int | None = None) -> str | None:
     """Return the category that OpenStreetMap tags mean, or none.
 
     Properties of other maps count too where one named `fclass`, `class`, `category`, `type` or the like has the value of a tag
-    or the words of a category.
+    or the words of a category. Of what is out of use only what still stands counts: a building, and no school.
 
     Args:
         tags: Keys to values; of several values (`a;b`) each one counts.
+        dimension: Dimension of the geometry, 0 to 2: a line of the class `residential` is a street, and an area a residential
+            area. If None, the first meaning of such a word counts.
     """
     rules, _, bare = _rules()
-    best = None
+    best, unused = None, any(tags.get(key) in _TRUE for key in _UNUSED)
     for key, value in tags.items():
+        if unused and key not in _LASTING:
+            continue
         for part in value.split(";") if ";" in value else (value,):
-            for rank, rest, name in rules.get((key, part.strip()), ()) + (rules.get((key, "*"), ()) if part != "no" else ()):
+            part = part.strip()
+            for rank, rest, name in rules.get((key, part), ()) + (rules.get((key, "*"), ()) if part not in _NOTHING else ()):
                 if (best is None or rank < best[0]) and all(_holds(tags, k, v) for k, v in rest):
                     best = (rank, name)
     if best is not None:
         return best[1]
-    words = (tags[key].lower().replace("_", " ") for key in _GENERIC_KEYS if key in tags)
-    return next((bare[word] for word in words if word in bare), None)
+    words = (tags[key].lower().replace("_", " ") for key in _GENERIC_KEYS if key in tags and not unused)
+    meanings = next((bare[word] for word in words if word in bare), ())
+    fitting = (name for name in meanings if dimension is None or taxonomy()[name].shape in _DRAWN_AS[dimension])
+    return next(fitting, None) or next(iter(meanings), None)
+
+
+def is_there(tags: dict[str, str]) -> bool:
+    """Return whether tags say nothing against a thing's being there: `demolished=yes`, `proposed=yes` and the like do."""
+    return not any(tags.get(key) in _TRUE for key in (*_GONE, "construction"))
+
+
+def tells_of_the_past(tags: dict[str, str]) -> bool:
+    """Return whether a key says by its beginning that a thing was or will be: `demolished:building`, `proposed:highway`."""
+    return any(key.partition(":")[0] in (*_GONE, *_UNUSED, "construction", "was", "old") for key in tags if ":" in key)
 
 
 def category_of_code(kind: str, code: str) -> str | None:
-    """Return the category that a code of another map means, or none.
+    """Return the category that a code of another map means; none where it is not known, empty where nothing is to be said.
 
     Args:
         kind: `overture` or `geonames`.
@@ -203,10 +234,10 @@ def touches(bounds: np.ndarray, bbox_lonlat: Sequence[float]) -> np.ndarray:
 
 @functools.cache
 def _rules() -> tuple[dict, dict, dict]:
-    """Return OSM rules by (key, value), codes of other maps, and words and bare values, each to its category."""
+    """Return OSM rules by (key, value), codes of other maps, and words and bare values, each to its category or categories."""
     rules: dict[tuple[str, str], tuple] = {}
-    codes: dict[tuple[str, str], str] = {}
-    bare: dict[str, str] = {}
+    codes: dict[tuple[str, str], str] = {("overture", code): "" for code in _content()[1]}
+    bare: dict[str, list[str]] = {}
     for rank, category in enumerate(taxonomy().values()):
         for rule in category.osm:
             (key, value), *rest = [tuple(part.split("=", 1)) for part in rule.split("&")]
@@ -217,15 +248,16 @@ def _rules() -> tuple[dict, dict, dict]:
     plain = [
         (rule.split("=", 1)[1], category.name) for category in taxonomy().values() for rule in category.osm if "&" not in rule
     ]
-    values = [(value.replace("_", " "), name) for value, name in plain if value not in ("*", "yes")]
-    for word, name in words + values:  # the first meaning of a word counts
-        bare.setdefault(word, name)
+    values = [(value.replace("_", " "), name) for value, name in plain if value not in _AMBIGUOUS]
+    for word, name in words + values:  # in the order in which they are tried
+        if name not in bare.setdefault(word, []):
+            bare[word].append(name)
     return rules, codes, bare
 
 
 def _holds(tags: dict[str, str], key: str, wanted: str) -> bool:
-    value = tags.get(key, "no")
-    return value != "no" if wanted == "*" else wanted in (part.strip() for part in value.split(";"))
+    value = tags.get(key, "no")  # what is absent is as good as "no"
+    return value not in _NOTHING if wanted == "*" else wanted in (part.strip() for part in value.split(";"))
 
 
 def _of_highest_dimension(collection):

@@ -1,28 +1,27 @@
 """Web archives and tables of links into candidates: the address of an image and a text that somebody wrote beside it.
 
-WARC files are read as streams, record by record; what is broken is counted and passed over. Pages go through `rsvlm.data.web.html`.
-Tables (parquet, CSV, JSON lines) of address and text, as LAION, DataComp and COYO publish them, give the same rows. Every text is
-kept as data: nothing here follows a link, runs a script or opens a connection.
+WARC files are read as streams, record by record; what is broken is counted and passed over. Pages go through `rsvlm.data.web.html`,
+tables through `rsvlm.data.web.tables`, and give the same rows. Every text is kept as data: nothing here follows a link, runs a
+script or opens a connection.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
-import json
 import logging
 import re
 import zlib
-from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 
-from rsvlm.data.web import html, lexicon
-from rsvlm.data.web.html import MAX_TEXT, absolute_url
+from rsvlm.data.web import html, lexicon, tables
+from rsvlm.data.web.html import Counts, absolute_url
 from rsvlm.errors import DataError, need
 
 if TYPE_CHECKING:
@@ -30,32 +29,35 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REASONS = html.REASONS | {
+RECORD_REASONS = {
+    "bad_target": "the record's own address is no http or https address",
     "broken_encoding": "the body does not unpack as its headers say",
     "broken_record": "a record's header or compression is broken; reading went on at the next record, where there is one",
-    "broken_row": "a line is no JSON object, or has another number of columns than the table",
+    "cut_body": "not left out: a body without its end, of which what came whole was read",
     "cut_record": "the archive ends inside the record, or says that it was cut",
     "http_status": "the server's answer was not 200",
     "not_a_page": "a response that is neither a page nor an image",
+    "other_record": "a record that is no answer of a server: a request, metadata, a text, or a page that the crawl had already",
     "too_large": "a body larger than the limit, packed or unpacked",
 }
-"""Why something in an archive or table gave no candidate."""
+"""Why a record of an archive was not read. These count records; `rsvlm.data.web.html.REASONS` and those of tables count what could
+have been a candidate."""
+
+CANDIDATE_REASONS = html.REASONS | {k: v for k, v in tables.REASONS.items() if not v.startswith("not left out")}
+"""Why an image of a page or a row of a table is no candidate."""
+
+REASONS = html.REASONS | RECORD_REASONS | tables.REASONS
+"""Why something in an archive or table gave no candidate, and what was read in another way than it says."""
 
 SCHEMA = pa.schema([pa.field(name, pa.string()) for name in html.COLUMNS])
 """Columns of a batch of candidates, see `rsvlm.data.web.html.COLUMNS`."""
 
 MAX_PAGE_BYTES = 5_000_000
 MAX_IMAGE_BYTES = 20_000_000
-MAX_LINE = 4_000_000
 BATCH_BYTES = 32_000_000
 MAX_BROKEN = 10_000
-"""Limits of one page and image (bytes unpacked), line and batch (bytes), and of the broken places after which an archive is given
+"""Limits of one page and image (bytes unpacked) and batch (bytes), and of the broken places after which an archive is given
 up."""
-
-URL_COLUMNS = ("url", "image_url", "img_url", "imageurl", "image", "src", "link")
-TEXT_COLUMNS = ("text", "caption", "alt", "alt_text", "alttext", "description", "top_caption")
-PAGE_COLUMNS = ("page", "page_url", "parent_url", "pageurl")
-"""Names of columns that are understood, the first found counts; upper and lower case are alike."""
 
 _IMAGE_MAGIC = re.compile(rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|BM|II\*\0|MM\0\*|\0\0\0\x0cjP  ", re.DOTALL)
 
@@ -71,43 +73,58 @@ class Picture:
     source: str
 
 
-def inspect(path: Path | str) -> dict:
+def inspect(path: Path | str, names: Mapping[str, str] | None = None) -> dict:
     """Find out what a file is, before any work.
 
     Args:
         path: A WARC file, packed or not, or a table: `.parquet`, `.csv`, `.tsv`, `.jsonl`, `.ndjson` (and `.gz`, `.zst`, ... of
             the last four).
+        names: Names of a table's columns under `url`, `text` and `page`, where they are not to be looked for.
 
     Returns:
         `{"format": "warc" | "parquet" | "csv" | "tsv" | "jsonl", "columns": {"url": ..., "text": ..., "page": ...}}`, the columns
         as they are named in the file; empty for archives.
 
     Raises:
-        DataError: The file is missing, of another format, or has no columns of addresses and texts.
+        DataError: The file is missing, of another format, an archive of texts or links alone, or has no columns of addresses and
+            texts.
+        MissingExtraError: The packages that read archives are not installed.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} is no file: name WARC, parquet, CSV or JSON-lines files")
     head, suffixes = _head(path), [suffix.lower() for suffix in path.suffixes]
     if head.startswith(b"WARC/") or ".warc" in suffixes:
+        _refuse_without_pages(path)
         return {"format": "warc", "columns": {}}
-    kinds = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
-    kind = next((kinds[suffix] for suffix in reversed(suffixes[-2:]) if suffix in kinds), "")
-    kind = "parquet" if head.startswith(b"PAR1") else kind
-    if not kind:
+    if not (kind := tables.kind(path, head)):
         raise DataError(f"{path} is neither a WARC file nor a table: expected .warc, .warc.gz, .parquet, .csv, .tsv or .jsonl")
     if kind == "jsonl" and head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"["):
         raise DataError(f"{path} is one JSON list: write one object a line (JSON lines) instead")
-    return {"format": kind, "columns": _columns(path, kind)}
+    return {"format": kind, "columns": tables.columns(path, kind, names)}
 
 
-def read(path: Path | str, counts: Counter | None = None, batch_rows: int = 8192) -> Iterator[pa.Table]:
+def _refuse_without_pages(path: Path) -> None:
+    """Stop at Common Crawl's WET and WAT files, which look like archives and hold texts or links of pages, not the pages."""
+    found = [(_field(record, "WARC-Type"), _content_type(record)) for record in _first_records(path)]
+    kinds = {kind for kind, _ in found} - {"warcinfo"}
+    is_links = kinds == {"metadata"} and all("json" in content for kind, content in found if kind == "metadata")
+    if kinds and kinds <= {"conversion"} or is_links:
+        what = "links and headers of pages (WAT)" if is_links else "texts of pages (WET)"
+        raise DataError(f"{path} holds {what}, no pages and no pictures' addresses: take the .warc.gz of the same name")
+
+
+def read(
+    path: Path | str, counts: Counts | None = None, batch_rows: int = 8192, names: Mapping[str, str] | None = None
+) -> Iterator[pa.Table]:
     """Read the candidates of one file, batch by batch, in the file's order.
 
     Args:
         path: As for `inspect`.
-        counts: Receives `pages`, `candidates`, and one count for each of `REASONS` that occurred.
+        counts: Receives `records` (answers and resources of an archive), `pages`, `image_records`, `candidates`, one count for each
+            of `REASONS` that occurred, and where each of what gave no candidate stands.
         batch_rows: Rows of a batch, at most; batches of long texts are smaller, see `BATCH_BYTES`.
+        names: As for `inspect`.
 
     Yields:
         Tables of `SCHEMA`.
@@ -116,14 +133,16 @@ def read(path: Path | str, counts: Counter | None = None, batch_rows: int = 8192
         DataError: As `inspect`, at the first batch; or an archive without a single record.
         MissingExtraError: The packages that read archives are not installed.
     """
-    path, counts = Path(path), Counter() if counts is None else counts
-    kind, columns = inspect(path).values()
-    rows = _archive_rows(path, counts) if kind == "warc" else _table_rows(path, kind, columns, counts)
+    path, counts = Path(path), Counts() if counts is None else counts
+    kind, columns = inspect(path, names).values()
+    rows = _archive_rows(path, counts) if kind == "warc" else tables.rows(path, kind, columns, counts)
     yield from _batches(rows, counts, batch_rows)
+    if kind == "warc" and not counts["pages"]:
+        log.warning("%s: no page was read of it (%s)", path, ", ".join(f"{n} {name}" for name, n in counts.items()) or "empty")
 
 
 def images(
-    path: Path | str, wanted: Container[str] | None = None, counts: Counter | None = None, max_bytes: int = MAX_IMAGE_BYTES
+    path: Path | str, wanted: Container[str] | None = None, counts: Counts | None = None, max_bytes: int = MAX_IMAGE_BYTES
 ) -> Iterator[Picture]:
     """Read the images that an archive holds, so that it can be used without a network.
 
@@ -140,14 +159,14 @@ def images(
         DataError: The file is missing or no archive.
         MissingExtraError: The packages that read archives are not installed.
     """
-    path, counts = Path(path), Counter() if counts is None else counts
+    path, counts = Path(path), Counts() if counts is None else counts
     if (kind := inspect(path)["format"]) != "warc":
         raise DataError(f"{path} is a {kind} file: only WARC files hold images")
     for record, source in _records(path, counts):
         url, content_type = absolute_url(_target(record)), _content_type(record)
         if url is None or (wanted is not None and url not in wanted) or not _is_answered(record):
             continue
-        if content_type.startswith("text/") or (body := _body(record, max_bytes, counts)) is None:
+        if content_type.startswith("text/") or (body := _body(record, source, max_bytes, counts, whole=True)) is None:
             continue
         if content_type.startswith("image/") or _IMAGE_MAGIC.match(body):
             counts["images"] += 1
@@ -169,48 +188,137 @@ def _head(path: Path, size: int = 512) -> bytes:
     return raw[:size]
 
 
-def _records(path: Path, counts: Counter) -> Iterator[tuple[WarcRecord, str]]:
+def _records(path: Path, counts: Counts) -> Iterator[tuple[WarcRecord, str]]:
     """Give every response and resource of an archive with its place, going on behind what is broken."""
     warc = need("fastwarc.warc", "data")
-    wanted = warc.WarcRecordType.response | warc.WarcRecordType.resource
-    size, start, seen, broken = path.stat().st_size, 0, False, 0
+    size, start, seen, broken, odd = path.stat().st_size, 0, False, 0, False
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
         while start is not None and start < size:
-            last, skip = start, 1
-            file.seek(start)
+            last, skip, stream = start, 1, file
             try:
+                if spelled := _spelled_anew(file, start, packed, odd):
+                    stream, skip = io.BytesIO(spelled[0]), spelled[1] - start
+                elif odd:
+                    raise OSError("the header is not understood")
+                file.seek(start)
                 # Not limited to the wanted types: a broken record must be told by its own place.
-                for record in warc.ArchiveIterator(file, parse_http=False, auto_decode="none"):
-                    last, seen = record.stream_pos, True
+                for record in warc.ArchiveIterator(stream, parse_http=False, auto_decode="none"):
+                    last, seen = start if spelled else record.stream_pos, True
                     length = record.headers.get("Content-Length", "")
+                    if odd := not spelled and _is_odd(record, length):
+                        break
                     if not (length.isascii() and length.isdigit() and len(length) < 16):
                         raise OSError("no length")
-                    skip = 1 if packed else int(length)
-                    if not record.record_type & wanted:
+                    skip = skip if spelled else 1 if packed else int(length)
+                    place = f"{path.name}:{last}:{(record.record_id or '').strip('<>')}"
+                    if _field(record, "WARC-Type") not in ("response", "resource"):
+                        counts["other_record"] += 1
                         continue
-                    if record.headers.get("WARC-Truncated"):
+                    counts["records"] += 1
+                    if record.headers.get("WARC-Truncated") or record.headers.get("WARC-Segment-Number"):
                         counts["cut_record"] += 1
                         continue
-                    if "http" in record.headers.get("Content-Type", "http"):
+                    if "http" in record.headers.get("Content-Type", "http").lower():
                         record.parse_http(quirks_mode=True)
-                    yield record, f"{path.name}:{last}:{(record.record_id or '').strip('<>')}"
-                break
-            except (OSError, ValueError) as error:
+                    yield record, place
+                if not (spelled or odd):
+                    break
+                start = last if odd else start + skip
+            except (OSError, ValueError, zlib.error) as error:
                 log.debug("%s: broken record after byte %d: %s", path, last, error)
                 counts["broken_record"] += 1
                 broken += 1
                 if broken > MAX_BROKEN:
                     log.warning("%s is broken in more than %d places: the rest is not read", path, MAX_BROKEN)
                     break
-                start = _next_record(file, last + skip, packed)
+                start, odd = _next_record(file, last + skip, packed), False
     if not seen and size:
         raise DataError(f"{path} holds no WARC record: it is broken from its start, or no archive")
 
 
+def _field(record: WarcRecord, name: str) -> str:
+    return (record.headers.get(name) or "").strip().lower()
+
+
+def _first_records(path: Path, count: int = 20) -> list[WarcRecord]:
+    warc, records = need("fastwarc.warc", "data"), []
+    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+        for record in itertools.islice(warc.ArchiveIterator(file, parse_http=False, auto_decode="none"), count):
+            records.append(record)
+    return records
+
+
+def _is_odd(record: WarcRecord, length: str) -> bool:
+    """Tell whether the reader did not understand a header that says all that it must."""
+    is_http = _field(record, "Content-Type").startswith("application/http")
+    if any("\n" in value for value in record.headers.values()) or (is_http and not record.is_http):
+        return True
+    return length.isascii() and length.isdigit() and record.content_length != int(length)
+
+
+_HEADER = re.compile(rb"\s*(WARC/\d+\.\d+)[ \t]*(\r?\n)((?:[^\r\n]+\r?\n)*)\r?\n")
+
+
+def _spelled_anew(file: BinaryIO, start: int, packed: bool, odd: bool) -> tuple[bytes, int] | None:
+    """Write one record anew whose header the reader does not understand: names in small letters, lines that end in a line feed.
+
+    Field names of WARC know no case (ISO 28500, section 4).
+
+    Args:
+        file: The archive.
+        start: Place of the record.
+        packed: Whether each record is a gzip member.
+        odd: Whether it is known that the record must be written anew; else this is told by its line ends.
+
+    Returns:
+        The record as the reader wants it, and where the next one starts; None where it understands this one.
+
+    Raises:
+        OSError: The record is cut, or larger than any that is used.
+    """
+    file.seek(start)
+    data = file.read(1 << 16)
+    if packed:
+        member = zlib.decompressobj(31)
+        with contextlib.suppress(zlib.error):
+            data = member.decompress(data, 1 << 16)
+    header = _HEADER.match(data)
+    if not header or not (odd or header[2] == b"\n"):
+        return None
+    unfolded = re.sub(rb"\r?\n[ \t]+", b" ", header[3])
+    lines = [line.split(b":", 1) for line in unfolded.splitlines() if b":" in line]
+    fields = {name.strip().lower(): value.strip() for name, value in lines}
+    length = fields.get(b"content-length", b"")
+    if not length.isdigit() or int(length) > MAX_IMAGE_BYTES + MAX_PAGE_BYTES:
+        raise OSError("no length, or too long")
+    end = header.end() + int(length)
+    if packed:
+        file.seek(start)
+        member, data = zlib.decompressobj(31), b""
+        while not member.eof and len(data) <= end + 100 and (part := file.read(1 << 16)):
+            data += member.decompress(part)
+        after = file.tell() - len(member.unused_data)
+    else:
+        file.seek(start)
+        data, after = file.read(end), start + end
+        while (sign := file.read(1)) and sign in b"\r\n":
+            after += 1
+    if len(data) < end:
+        raise OSError("the record is cut")
+    names = {name: name.title().replace(b"Warc", b"WARC").replace(b"-Id", b"-ID").replace(b"Uri", b"URI") for name in fields}
+    block = data[header.end() : end]
+    if block.startswith(b"HTTP/") and (empty := re.search(rb"\n\r?\n", block)):
+        block = re.sub(rb"\r?\n", b"\r\n", block[: empty.end()]) + block[empty.end() :]
+        fields[b"content-length"] = str(len(block)).encode()
+    fields[b"content-type"] = fields.get(b"content-type", b"application/http").lower()
+    lines = [header[1], *(names[name] + b": " + value for name, value in fields.items())]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + block + b"\r\n\r\n", after
+
+
 def _next_record(file: BinaryIO, start: int, packed: bool, block: int = 1 << 16) -> int | None:
     """Find where the next record starts, at or after a byte; in packed archives, the next member that unpacks to a record."""
-    mark = re.compile(rb"\x1f\x8b\x08" if packed else rb"(?<=\n)WARC/1\.")
+    mark = re.compile(rb"\x1f\x8b\x08" if packed else rb"(?<=\n)WARC/\d\.")
     file.seek(start)
     tail, position = b"", start
     while data := file.read(block):
@@ -243,17 +351,21 @@ def _is_answered(record: WarcRecord) -> bool:
     return record.http_headers is None or record.http_headers.status_code == 200
 
 
-def _body(record: WarcRecord, max_bytes: int, counts: Counter) -> bytes | None:
-    """Unpack a record's body as far as the limit allows; nothing, and a count, where it is broken or too large."""
+def _body(record: WarcRecord, place: str, max_bytes: int, counts: Counts, whole: bool) -> bytes | None:
+    """Unpack a record's body as far as the limit allows; nothing, and a count, where it is broken or too large.
+
+    A body without its end, as where a server hangs up, is given as far as it came, unless it must be `whole`.
+    """
+    url = _target(record)
     if (length := record.content_length) > max_bytes:
-        counts["too_large"] += 1
+        counts.reject("too_large", place, url)
         return None
     try:
         data = record.reader.read(max_bytes + 1)
     except OSError:
         data = b""
     if len(data) < length:
-        counts["cut_record"] += 1
+        counts.reject("cut_record", place, url)
         return None
     headers = record.http_headers or {}
     codings = [name.strip().lower() for name in (headers.get("Content-Encoding") or "").split(",")]
@@ -262,19 +374,25 @@ def _body(record: WarcRecord, max_bytes: int, counts: Counter) -> bytes | None:
     try:
         if len(codings) > 3:
             raise ValueError(f"{len(codings)} codings")
+        is_whole = True
         for name in reversed(codings):
-            data = _unpack(data, name, max_bytes)
+            data, ended = _unpack(data, name, max_bytes)
+            is_whole &= ended
             if len(data) > max_bytes:
-                counts["too_large"] += 1
+                counts.reject("too_large", place, url)
                 return None
+        if not is_whole and (whole or not data):
+            raise ValueError("the body ends early")
     except (OSError, ValueError, EOFError, zlib.error):
-        counts["broken_encoding"] += 1
+        counts.reject("broken_encoding", place, url)
         return None
+    if not is_whole:
+        counts["cut_body"] += 1
     return data
 
 
-def _unpack(data: bytes, coding: str, max_bytes: int) -> bytes:
-    """Undo one coding of a body, giving at most one byte more than allowed.
+def _unpack(data: bytes, coding: str, max_bytes: int) -> tuple[bytes, bool]:
+    """Undo one coding of a body, giving at most one byte more than allowed, and tell whether it has its end.
 
     Archives often hold bodies that were unpacked already, under headers that still name the coding: what is plainly not packed
     is returned as it is.
@@ -283,15 +401,17 @@ def _unpack(data: bytes, coding: str, max_bytes: int) -> bytes:
         return _join_chunks(data)
     plain = data.lstrip()[:1] == b"<" or _IMAGE_MAGIC.match(data) is not None
     if plain and not data.startswith(b"\x1f\x8b"):
-        return data
+        return data, True
     if coding in ("gzip", "x-gzip", "deflate"):
         # Servers send either of two formats as deflate.
         bits = 47 if coding != "deflate" or data[:1] and data[0] & 15 == 8 else -15
-        unpacker = zlib.decompressobj(bits)
-        result = unpacker.decompress(data, max_bytes + 1)
-        if not unpacker.eof and len(result) <= max_bytes:
-            raise ValueError("the packed body ends early")
-        return result
+        result = b""
+        while True:  # a body of several members is all of them, one behind the other
+            unpacker = zlib.decompressobj(bits)
+            result += unpacker.decompress(data, max_bytes + 1 - len(result))
+            data = unpacker.unused_data
+            if not unpacker.eof or not data.startswith(b"\x1f\x8b") or len(result) > max_bytes:
+                return result, unpacker.eof or len(result) > max_bytes
     if coding in ("br", "zstd"):
         from fastwarc.stream_io import BrotliReader, ZstdReader
 
@@ -299,7 +419,7 @@ def _unpack(data: bytes, coding: str, max_bytes: int) -> bytes:
         result = bytearray()
         while len(result) <= max_bytes and (part := reader.read(min(1 << 16, max_bytes + 1 - len(result)))):
             result += part
-        return bytes(result)
+        return bytes(result), True
     raise ValueError(f"unknown coding {coding}")
 
 
@@ -307,34 +427,37 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]{0,1000})?\r?\n")
 _LINE_END = re.compile(rb"\r?\n")
 
 
-def _join_chunks(data: bytes) -> bytes:
+def _join_chunks(data: bytes) -> tuple[bytes, bool]:
+    """Join the chunks that came whole, and tell whether the last one, of size 0, is among them; what has none is no chunks."""
     parts, position = [], 0
     while match := _CHUNK.match(data, position):
-        size = int(match[1], 16)
-        if size == 0:
-            return b"".join(parts)
-        parts.append(data[match.end() : match.end() + size])
+        if (size := int(match[1], 16)) == 0:
+            return b"".join(parts), True
+        part = data[match.end() : match.end() + size]
+        if len(part) < size:
+            return b"".join(parts), False
+        parts.append(part)
         position = match.end() + size
-        if len(parts[-1]) < size or not (end := _LINE_END.match(data, position)):
-            raise ValueError("a chunk is cut")
-        position = end.end()
+        position = end.end() if (end := _LINE_END.match(data, position)) else position
     if not parts:
-        return data
-    raise ValueError("the length of a chunk is no number")
+        return data, True
+    if not re.fullmatch(rb"[0-9A-Fa-f]{0,8}\s*", data[position : position + 100]):
+        raise ValueError("the length of a chunk is no number")
+    return b"".join(parts), False
 
 
-def _archive_rows(path: Path, counts: Counter) -> Iterator[tuple]:
+def _archive_rows(path: Path, counts: Counts) -> Iterator[tuple]:
     for record, source in _records(path, counts):
-        content_type = _content_type(record).split(";")[0].strip().lower()
+        content_type, target = _content_type(record).split(";")[0].strip().lower(), _target(record)
         if not _is_answered(record):
             counts["http_status"] += 1
         elif content_type.startswith("image/"):
             counts["image_records"] += 1
         elif content_type not in ("text/html", "application/xhtml+xml", ""):
             counts["not_a_page"] += 1
-        elif (page := absolute_url(_target(record))) is None:
-            counts["bad_url"] += 1
-        elif (body := _body(record, MAX_PAGE_BYTES, counts)) is None:
+        elif (page := absolute_url(target)) is None:
+            counts["bad_target"] += 1
+        elif (body := _body(record, source, MAX_PAGE_BYTES, counts, whole=False)) is None:
             continue
         elif not content_type and b"<" not in body[:512]:
             counts["not_a_page"] += 1
@@ -344,127 +467,7 @@ def _archive_rows(path: Path, counts: Counter) -> Iterator[tuple]:
             yield from html.page_rows(text, page, source, html.served_robots(record.http_headers or ()), counts)
 
 
-# Tables
-
-
-def _columns(path: Path, kind: str) -> dict[str, str]:
-    """Find the columns of a table that hold addresses, texts and pages."""
-    import pyarrow.parquet
-
-    try:
-        if kind == "parquet":
-            names = [field.name for field in pyarrow.parquet.read_schema(path) if _is_text(field.type)]
-        elif kind == "jsonl":
-            with _open(path) as file:
-                first = next((line for line in iter(lambda: file.readline(MAX_LINE), b"") if line.strip()), b"")
-            record = json.loads(first.decode("utf-8-sig", "replace"))
-            names = list(record) if isinstance(record, dict) else []
-        else:
-            with _open(path) as file:
-                line = file.readline(MAX_LINE).decode("utf-8-sig", "replace").strip("\r\n")
-            names = [name.strip('"') for name in line.split("\t" if kind == "tsv" else ",")]
-    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as {kind} ({str(error)[:200]}): is it what its name says?") from error
-    lower = {name.strip().lower(): name for name in reversed(names)}
-    groups = {"url": URL_COLUMNS, "text": TEXT_COLUMNS, "page": PAGE_COLUMNS}
-    columns = {key: lower[name] for key, group in groups.items() for name in reversed(group) if name in lower}
-    if missing := [f"{key} ({', '.join(groups[key])})" for key in ("url", "text") if key not in columns]:
-        listed = ", ".join(repr(name[:60]) for name in names[:40]) or "none"
-        raise DataError(f"{path} has no column of text for {' and '.join(missing)}: its columns are {listed}")
-    return columns
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return str(kind) in ("string", "large_string", "string_view", "binary", "large_binary")
-
-
-def _open(path: Path) -> io.BufferedReader:
-    return io.BufferedReader(pa.input_stream(str(path), compression="detect"), 1 << 20)
-
-
-def _table_rows(path: Path, kind: str, columns: dict[str, str], counts: Counter) -> Iterator[tuple]:
-    cells = {"parquet": _parquet_cells, "jsonl": _json_cells}.get(kind, _csv_cells)
-    for number, (url, text, page) in enumerate(cells(path, kind, columns, counts), 1):
-        text = _as_text(text)
-        if not text.strip():
-            counts["no_text"] += 1
-        elif (address := absolute_url(_as_text(url))) is None:
-            counts["bad_url"] += 1
-        else:
-            page = absolute_url(_as_text(page)) or ""
-            yield address, text[:MAX_TEXT], page, "", "", f"{path.name}:{number}", "table", ""
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return value if isinstance(value, str) else ""
-
-
-def _cells(batches: Iterator, columns: dict[str, str], path: Path, counts: Counter) -> Iterator[tuple]:
-    """Give address, text and page of each row of record batches, as bytes; a table that breaks midway ends there, counted."""
-    try:
-        for batch in batches:
-            # As bytes: strings that are not UTF-8 would otherwise end the whole table.
-            values = {key: batch.column(name).cast(pa.large_binary()).to_pylist() for key, name in columns.items()}
-            yield from zip(*(values.get(key, [None] * batch.num_rows) for key in ("url", "text", "page")), strict=True)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        log.warning("%s is broken, what follows is not read: %s", path, str(error)[:200])
-        counts["broken_row"] += 1
-
-
-def _parquet_cells(path: Path, kind: str, columns: dict[str, str], counts: Counter) -> Iterator[tuple]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
-        yield from _cells(file.iter_batches(4096, columns=list(columns.values())), columns, path, counts)
-
-
-def _csv_cells(path: Path, kind: str, columns: dict[str, str], counts: Counter) -> Iterator[tuple]:
-    from pyarrow import csv
-
-    def skip(row: object) -> str:
-        counts["broken_row"] += 1
-        return "skip"
-
-    names = list(columns.values())
-    convert = csv.ConvertOptions(include_columns=names, column_types={name: pa.binary() for name in names}, check_utf8=False)
-    # Quotes mean nothing in the tab-separated tables that are published.
-    delimiter, quote = ("\t", False) if kind == "tsv" else (",", '"')
-    parse = csv.ParseOptions(delimiter=delimiter, quote_char=quote, invalid_row_handler=skip)
-    try:
-        options = csv.ReadOptions(block_size=MAX_LINE, use_threads=False)
-        reader = csv.open_csv(str(path), read_options=options, parse_options=parse, convert_options=convert)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as {kind} ({str(error)[:200]}): is it what its name says?") from error
-    with reader:
-        yield from _cells(iter(reader), columns, path, counts)
-
-
-def _json_cells(path: Path, kind: str, columns: dict[str, str], counts: Counter) -> Iterator[tuple]:
-    with _open(path) as file:
-        while True:
-            try:
-                if not (line := file.readline(MAX_LINE)):
-                    return
-                if len(line) == MAX_LINE and not line.endswith(b"\n"):
-                    while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
-                        pass
-                    raise ValueError("the line is too long")
-                if not line.strip():
-                    continue
-                record = json.loads(line.decode("utf-8-sig", "replace"))
-                yield tuple(record.get(columns[key]) if key in columns else None for key in ("url", "text", "page"))
-            except (ValueError, AttributeError, RecursionError):
-                counts["broken_row"] += 1
-            except (OSError, EOFError) as error:
-                log.warning("%s is broken, what follows is not read: %s", path, str(error)[:200])
-                counts["broken_row"] += 1
-                return
-
-
-def _batches(rows: Iterator[tuple], counts: Counter, batch_rows: int) -> Iterator[pa.Table]:
+def _batches(rows: Iterator[tuple], counts: Counts, batch_rows: int) -> Iterator[pa.Table]:
     batch, size = [], 0
     for row in itertools.chain(rows, [None]):
         if batch and (row is None or len(batch) >= batch_rows or size >= BATCH_BYTES):

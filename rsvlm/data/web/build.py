@@ -17,7 +17,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +28,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from rsvlm.data import reading, shards, workers as engines
-from rsvlm.data.web import archives, overhead, pairs, steps
+from rsvlm.data.web import archives, overhead, overlaps, pairs, removals, steps, texts
 from rsvlm.data.web.paths import Files, Part, Source
 from rsvlm.data.web.steps import SPLITS, Model
 from rsvlm.errors import ConfigError, DataError
@@ -53,6 +53,7 @@ def build(
     head: overhead.Head | Path | str | Callable[[], overhead.Head] | None = None,
     benchmark_folders: Sequence[str | Path] = (),
     removed: Iterable[str] = (),
+    columns: Mapping[str, str] | None = None,
     model: Model | None = None,
     cache: Path | str | None = None,
     engine: str = "local",
@@ -71,7 +72,8 @@ def build(
         head: Overhead classifier: loaded, the file of one from `rsvlm web train-filter`, or a function that makes one, which is
             called when the request is known to be sound.
         benchmark_folders: Benchmarks whose pictures, however turned, and texts must not be in the data set.
-        removed: Addresses of pictures or pages that stay out.
+        removed: Lines of a removal list, see `removals.read`: pictures, pages and hosts that stay out, and copies of such pictures.
+        columns: Names of the columns `url`, `text` and `page` of tables. If None, they are looked for, see `tables.COLUMNS`.
         model: Model that scores pictures against texts, and finds near duplicates from `web.embedding_similarity` on. If None, there
             is no such score, and duplicates are found by hashes alone.
         cache: Folder of what was fetched, for several builds. If None, it is in `out`.
@@ -80,7 +82,8 @@ def build(
         progress: Show progress bars.
 
     Returns:
-        The manifest, as from `shards.write`, with `name build seed options sources head benchmarks crawl notes`.
+        The manifest, as from `shards.write`, with `name build seed options sources head benchmarks crawl notes
+        unmatched_removals`.
 
     Raises:
         ConfigError: Options that contradict each other, or there is no head.
@@ -91,45 +94,62 @@ def build(
     files = Files(Path(out), Path(cache) if cache else None)
     paths = [Path(path) for path in inputs]
     _check(files, paths, options.web, head, engine)
-    formats = [archives.inspect(path)["format"] for path in paths]
-    tables = {folder: steps.benchmark_table(Path(folder)) for folder in map(str, benchmark_folders)}
-    unwanted = {archives.absolute_url(url.strip()) or url.strip() for url in removed if url.strip()}
+    columns = dict(columns or {})
+    formats = [archives.inspect(path, columns)["format"] for path in paths]
+    tables = {folder: overlaps.benchmark_table(Path(folder)) for folder in map(str, benchmark_folders)}
+    unwanted = removals.read(removed)
     head = head() if callable(head) else head if isinstance(head, overhead.Head) else overhead.load(Path(head))
 
     # What decides the bytes names the build; one that is finished is not done again.
     sources = _sources(files, paths, formats, engine, workers)
-    decisive = _decisive(options, sources, _head_hash(head), sorted(tables.values()), sorted(unwanted), model)
+    decisive = _decisive(options, sources, _head_hash(head), sorted(tables.values()), unwanted.entries, model)
+    decisive |= {"columns": columns} if columns else {}
     key = stages.key(**decisive)
     if (manifest := _opened(files, key, options.fetch.retry_failed)) is not None:
         return manifest
     overhead.save(head, files.head)
+    if files.cache:
+        write_atomic(files.cache_note, str(files.cache.resolve()))
 
     # From inputs to candidates with one text for each address.
     spread = functools.partial(_spread, engine=engine, workers=workers, progress=progress)
-    spread("texts", functools.partial(steps.judge_texts, files, options.web), sources, files.texts)
+    spread("texts", functools.partial(steps.judge_texts, files, options.web, columns), sources, files.texts)
+    for source in sources:  # texts as read, with the personal data in some
+        files.candidates(source).unlink(missing_ok=True)
     part_count = steps.choose(files, sources, unwanted)
 
     # From candidates to pictures: those of the archives, those of the web, and what can be said of each.
     counts = {source: steps.counts(files.texts(source)) for source in sources}
     with_images = [source for source in sources if counts[source].get("image_records")]
     spread("archived pictures", functools.partial(steps.unpack, files), with_images, files.archived)
-    parts = steps.fetch_all(files, part_count, with_images, options.fetch, progress)
+    parts = steps.fetch_all(files, part_count, with_images, options.fetch, progress, unwanted)
     spread("pictures", functools.partial(steps.judge_pictures, files, options.web), parts, files.judged)
 
     # From pictures to pairs, by what is there twice.
-    dropped = steps.near_duplicates(files, parts, options.web.hash_distance)
+    copies = removals.copies(files, parts, steps.survivors_with_hashes(files, parts, set()), options.web.hash_distance)
+    dropped = copies | steps.near_duplicates(files, parts, set(copies), options.web.hash_distance)
     if decisive["embedder"]:
         dropped |= steps.embedding_duplicates(files, parts, set(dropped), model, options.web)
-    overlaps = steps.overlaps(files, parts, set(dropped), tables, options.web.hash_distance)
+    left = functools.partial(steps.survivors_with_hashes, files, parts, set(dropped))
+    shared = overlaps.overlaps(files, left, tables, options.web.hash_distance)
+
+    if unwanted:  # also from a folder of several builds
+        pairs.forget_pictures(files, unwanted, removals.digests(files))
 
     # From pairs to shards, split by split.
     plan = stages.key(base=key, answers=[part.answers for part in parts])
-    tasks = {split: steps.deal(files, parts, {*dropped, *overlaps}, plan, split, options, model) for split in SPLITS}
+    tasks = {split: steps.deal(files, parts, {*dropped, *shared}, plan, split, options, model) for split in SPLITS}
     _make_room(files, plan)
     header = {"name": NAME, "build": key} | {k: decisive[k] for k in ("seed", "options", "sources", "head", "benchmarks")}
     header["crawl"] = dict(sorted(sum(map(collections.Counter, counts.values()), collections.Counter()).items()))
     note = "no host is in the split {}: the data set has few hosts; choose another seed or share"
-    header["notes"] = [note.format(split) for split in SPLITS if not tasks[split]]
+    header["notes"] = [note.format(split) for split in SPLITS if not tasks[split] and any(tasks.values())]
+    if unwanted and (n := removals.unseen(parts, files)):
+        header["notes"] += [
+            f"{n} pictures of the removal list were not seen (their host or page is listed, or they could not be had), "
+            "so copies of them under other addresses cannot be told: list these as well"
+        ]
+    header["unmatched_removals"] = removals.unmatched(files, sources, parts, unwanted)
     return shards.write(
         files.out,
         plan,
@@ -140,8 +160,8 @@ def build(
         progress,
         header=header,
         stages=pairs.STAGES,
-        before=_rejections(files, sources, parts, dropped, overlaps),
-        finish=functools.partial(_finish, files, overlaps),
+        before=_rejections(files, sources, parts, dropped, shared, unwanted),
+        finish=functools.partial(_finish, files, shared),
     )
 
 
@@ -179,6 +199,7 @@ def _head_hash(head: overhead.Head) -> str:
 
 
 def _check(files: Files, paths: Sequence[Path], options: config.Web, head: object, engine: str) -> None:
+    texts.check_languages(options.languages)
     if options.test_share + options.val_share >= 1:
         raise ConfigError("web.test_share and web.val_share add up to 1 or more: leave hosts for training")
     if head is None:
@@ -241,17 +262,36 @@ def _make_room(files: Files, plan: str) -> None:
         shutil.rmtree(files.shard_plan.parent)
 
 
-def _finish(files: Files, overlaps: dict[str, list[dict]], manifest: dict) -> list[str]:
+def _finish(files: Files, shared: dict[str, list[dict]], manifest: dict) -> list[str]:
     """Write what goes beside the shards; return the names."""
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for rows in overlaps.values() for row in rows)
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for rows in shared.values() for row in rows)
     write_atomic(files.overlap, "".join(lines))
     return [*pairs.write_table(files, manifest), files.overlap.name]
 
 
 def _rejections(
-    files: Files, sources: Sequence[Source], parts: Sequence[Part], dropped: dict[str, dict], overlaps: dict[str, list[dict]]
+    files: Files,
+    sources: Sequence[Source],
+    parts: Sequence[Part],
+    dropped: dict[str, dict],
+    shared: dict[str, list[dict]],
+    unwanted: removals.Removals,
 ) -> Iterator[dict]:
-    """One line for every candidate that was given up before the shards."""
+    """One line for every candidate that was given up before the shards; of one that is on the removal list, no more than that."""
+    for line in _lines(files, sources, parts, dropped, shared):
+        listed = line["reason"] == removals.LISTED or unwanted.name(line["url"], line.get("page"), line.get("final_url"))
+        yield {name: line[name] for name in ("url", "stage", "reason")} if listed else line
+
+
+def _lines(
+    files: Files, sources: Sequence[Source], parts: Sequence[Part], dropped: dict[str, dict], shared: dict[str, list[dict]]
+) -> Iterator[dict]:
+    # By what can be read of it.
+    for source in sources:
+        for row in _unread(files, source):
+            yield _line(
+                row | {"text": ""}, "read", row["reason"], {"source": row["source"], "n": row["n"] if row["n"] > 1 else 0}
+            )
     # By its text.
     columns = ["url", "page", "text", "relevance", "language", "kept", "reason"]
     for source in sources:
@@ -267,19 +307,30 @@ def _rejections(
             more = {"key": row["key"], "relevance": round(row["relevance"], 3)}
             if row["stage"] != "address":
                 more |= {"status": row["status"], "final_url": row["final_url"], "sha256": row["sha256"]}
-            if row["width"]:
+            if row["width"] and row["stage"] != "address":
                 more |= {"width_px": row["width"], "height_px": row["height"], "overhead": round(row["overhead"], 4)}
             yield _line(row, row["stage"], row["reason"], more)
         # By what else has the same picture or text.
-        for row in table[(table["stage"] == "") & table["key"].isin({*dropped, *overlaps})].to_dict("records"):
+        for row in table[(table["stage"] == "") & table["key"].isin({*dropped, *shared})].to_dict("records"):
             more = {"key": row["key"], "sha256": row["sha256"], "overhead": round(row["overhead"], 4)}
             if twin := dropped.get(row["key"]):
                 more |= {"duplicate_of": twin["kept"], "distance": twin["distance"]}
                 yield _line(row, "duplicate", twin["reason"], more)
             else:
-                twin = overlaps[row["key"]][0]
+                twin = shared[row["key"]][0]
                 more |= {name: twin[name] for name in ("benchmark", "benchmark_key", "distance")}
                 yield _line(row, "benchmark", f"{twin['reason']} in {twin['benchmark']}", more)
+
+
+def _unread(files: Files, source: Source) -> Iterator[dict]:
+    """Give what stands in an input and is no candidate, with its reason; what is not listed one by one, as a number `n` of it."""
+    table = pd.read_parquet(files.unread(source)).fillna({"n": 1, **dict.fromkeys(steps.UNREAD[:4], "")})
+    totals = steps.counts(files.texts(source))
+    for reason in [name for name in archives.CANDIDATE_REASONS if totals.get(name)]:
+        rows = table[table["reason"] == reason].astype({"n": int})
+        yield from rows.to_dict("records")
+        if rest := totals[reason] - int(rows["n"].sum()):
+            yield {"url": "", "page": "", "reason": reason, "source": source.name, "n": rest}
 
 
 def _line(row: dict, stage: str, reason: str, more: dict) -> dict:

@@ -8,24 +8,39 @@ from typing import Annotated
 
 import typer
 
-from rsvlm.records.commands import Device, Overrides, Profile, Seed, load_config
+from rsvlm.errors import DataError
+from rsvlm.records.commands import Device, Overrides, Profile, Seed, file_place, folder_place, load_config, writes_alone
+
+_LIST = "addresses of pictures or pages, or hosts as a whole (example.org, with www.example.org and others below it)."
 
 app = typer.Typer(no_args_is_help=True, help="Make data sets from crawls of the web, and look at them.")
 
 
 @app.command("build")
+@writes_alone("out")
 def build(
     inputs: Annotated[
         list[Path], typer.Option("--input", help="WARC file, or parquet, CSV or JSON lines of address and text. Repeatable.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the shards; an unfinished build in it is continued.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the shards; an unfinished build in it is continued.", callback=folder_place)
+    ],
     more: Annotated[list[Path] | None, typer.Argument(help="Further inputs, as a shell makes of --input crawl/*.gz")] = None,
     head: Annotated[Path | None, typer.Option(help="Overhead classifier, from `web train-filter`; none: the demo's.")] = None,
     benchmarks: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of a benchmark: pairs whose picture or text is in it are left out. Repeatable."),
     ] = None,
-    remove: Annotated[Path | None, typer.Option(help="Addresses of pictures or pages that stay out, one a line.")] = None,
+    remove: Annotated[Path | None, typer.Option(help=f"What stays out, one a line: {_LIST}")] = None,
+    url_column: Annotated[
+        str | None, typer.Option(help="Column of tables with the pictures' addresses; none: image_url, url and the like.")
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of tables with the texts; none: text, caption, alt and the like.")
+    ] = None,
+    page_column: Annotated[
+        str | None, typer.Option(help="Column of tables with the pages' addresses; none: page_url and the like.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -60,6 +75,7 @@ def build(
         head=head or functools.partial(demo_web.default_head, config.web.overhead_precision),
         benchmark_folders=benchmarks or [],
         removed=files.read_lines(remove, "address") if remove else (),
+        columns={k: v for k, v in (("url", url_column), ("text", text_column), ("page", page_column)) if v},
         model=load_judge(model, device) if model else None,
         cache=cache,
         engine=engine,
@@ -67,34 +83,48 @@ def build(
     )
     counts = {split: part["samples"] for split, part in manifest["splits"].items()}
     typer.echo(f"{out}: {', '.join(f'{n} {split}' for split, n in counts.items()) or 'no'} pairs")
+    typer.echo(f"  read       {', '.join(f'{n:,} {name}' for name, n in manifest['crawl'].items()) or 'nothing'}")
     for row in manifest["funnel"]:
-        typer.echo(f"  {row['stage']:<10} {row['in']:>9,} in  {row['kept']:>9,} kept  {row['reason']}")
+        typer.echo(f"  {row['stage']:<10} {row['in']:>9,} in  {row['kept']:>9,} kept  {listed(row['reasons'])}")
     for note in manifest.get("notes", []):
         typer.echo(f"note: {note}")
+    if not sum(counts.values()):
+        raise DataError(f"{out} holds no pair: {why_empty(manifest)}")
+    if remove:
+        tell_unmatched(manifest.get("unmatched_removals", []), remove)
 
 
 @app.command("train-filter")
 def train_filter(
     folder: Annotated[Path, typer.Argument(help="Labelled pictures in its folders overhead/ and other/.")],
-    out: Annotated[Path, typer.Option(help="Where the classifier goes, for `web build --head`.")],
+    out: Annotated[Path, typer.Option(help="Where the classifier goes, for `web build --head`.", callback=file_place)],
     precision: Annotated[float, typer.Option(min=0.01, max=1.0, help="Precision that the threshold must reach.")] = 0.95,
+    share: Annotated[
+        float,
+        typer.Option(
+            min=0.001, max=0.999, help="Share of pictures from above among those to be judged, that the precision is for."
+        ),
+    ] = 0.5,
 ) -> None:
     """Train the classifier that tells pictures from above from others."""
     from rsvlm.data.web import overhead
 
-    head, counts = overhead.train_folder(folder, precision)
+    head, counts = overhead.train_folder(folder, precision, share)
     overhead.save(head, out)
     typer.echo(", ".join(f"{n} {name}" for name, n in counts.items()))
     typer.echo(
         f"{out}: {head.sources} sources, each left out in turn: AUC {head.auc:.3f}; from a score of {head.threshold:.3f} on, "
-        f"precision at least {head.precision:.2f} at recall {head.recall:.3f}"
+        f"recall {head.recall:.3f} at a false-positive rate of {head.false_positive_rate:.3f}"
     )
+    typer.echo(f"precision at least {precision:.2f} where {share:.1%} of the pictures are from above (--share {share:g})")
+    others = ", ".join(f"{head.precision_at(other):.2f} at {other:.0%}" for other in (0.5, 0.2, 0.05) if other != share)
+    typer.echo(f"with the same threshold the precision is {others}")
 
 
 @app.command("show")
 def show(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished build.")],
-    html: Annotated[Path, typer.Option(help="Where the page goes.")],
+    html: Annotated[Path, typer.Option(help="Where the page goes.", callback=file_place)],
     pairs: Annotated[int, typer.Option(min=1, max=500, help="Pairs shown.")] = 24,
     per_reason: Annotated[int, typer.Option(min=1, max=200, help="Rejected candidates shown for each reason.")] = 12,
     seed: Seed = 0,
@@ -112,15 +142,53 @@ def show(
 @app.command("remove")
 def remove(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished build.")],
-    urls: Annotated[Path, typer.Option(help="Addresses of pictures or pages, one a line; # starts a remark.")],
+    urls: Annotated[Path, typer.Option(help=f"What goes, one a line; # starts a remark: {_LIST}")],
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of fetched pictures, from which they go as well; none: the build's.")
+    ] = None,
 ) -> None:
-    """Take pairs out of a finished data set, for good."""
+    """Take pairs out of a finished data set, for good; exit status 1 where something of the list was not found."""
     from rsvlm.data.web import pairs as web_pairs
     from rsvlm.records import files
 
-    manifest, removed = web_pairs.remove(folder, files.read_lines(urls, "address"))
-    left = sum(part["samples"] for part in manifest["splits"].values())
-    typer.echo(f"{folder}: {removed} pairs removed, {left} left")
+    result = web_pairs.remove(folder, files.read_lines(urls, "address"), cache)
+    left = sum(part["samples"] for part in result.manifest["splits"].values())
+    typer.echo(f"{folder}: {result.pairs} pairs removed, {left} left")
+    tell_unmatched(result.unmatched, urls)
+
+
+def tell_unmatched(lines: list[str], path: Path) -> None:
+    """List what of a removal list was not found, and end with an exit status that says so."""
+    for line in lines:
+        typer.echo(f"not found: {line}", err=True)
+    if lines:
+        typer.echo(f"nothing was found for {len(lines)} lines of {path}; all others were heeded", err=True)
+        raise typer.Exit(1)
+
+
+def listed(reasons: dict[str, int]) -> str:
+    """Reasons with their numbers, the commonest first."""
+    return ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+
+
+def why_empty(manifest: dict) -> str:
+    """Say what took all candidates of a data set without a pair: the stage that left none, its reasons, and what can be done."""
+    from rsvlm.data.web import archives, fetch, pairs
+
+    crawl = manifest["crawl"]
+    last = next((row for row in reversed(manifest["funnel"]) if not row["kept"]), None)
+    if not crawl.get("candidates"):
+        reasons = {name: crawl[name] for name in archives.REASONS if crawl.get(name)}
+        return f"no address with a text was found in the inputs ({listed(reasons) or 'they are empty'})"
+    if last is None:
+        return "see rejected.jsonl"
+    meanings = {reason: pairs.meaning(last["stage"], reason) for reason in last["reasons"]}
+    told = "; ".join(f"{reason}: {meaning}" for reason, meaning in meanings.items() if meaning)
+    if last["stage"] != "fetch":
+        return f"the stage '{last['stage']}' took all {last['in']:,} ({listed(last['reasons'])}); {told}"
+    may_pass = any(name in fetch.REASONS and fetch.REASONS[name].temporary for name in last["reasons"])
+    advice = "; --retry-failed asks again for what may have passed" if may_pass else ""
+    return f"none of {last['in']:,} pictures could be fetched ({listed(last['reasons'])}); {told}{advice}"
 
 
 def load_judge(model: str | Path, device: str):

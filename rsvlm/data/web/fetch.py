@@ -1,7 +1,7 @@
 """Images from the web: polite, safe, resumable, and a reason for every URL.
 
 `download` asks each website's robots.txt first, keeps a distance between requests to one host, tells honestly who asks, and
-takes an image only when its owner's headers do not object (`robots`). No request can reach an address that is not public, on
+takes an image only when its owner does not object (`reservations`). No request can reach an address that is not public, on
 no hop of a redirect (`addresses`). What came of a URL is one row of a journal (`journal.sqlite`), its bytes a file named by
 their hash, so that a run that was killed goes on where it stopped and asks nobody twice.
 """
@@ -15,23 +15,31 @@ import itertools
 import logging
 import math
 import re
-import sqlite3
 import time
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import Timeout
 from tqdm.auto import tqdm
 
 from rsvlm import __version__
 from rsvlm.data import addresses
 from rsvlm.data.addresses import REASONS, REDIRECTS, Attempt, Stop
-from rsvlm.data.web.politeness import AGENT, ROBOTS_BYTES, Sites, objections
+from rsvlm.data.web.journal import (
+    Fetched,
+    Journal,
+    alone,
+    as_key,
+    image_path,
+    results as results,  # read with the same name by whoever downloads
+    writing,
+)
+from rsvlm.data.web.politeness import Sites
+from rsvlm.data.web.reservations import AGENT, ROBOTS_BYTES, refusal_of
 from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.records import files
 
@@ -62,26 +70,6 @@ _MAGIC = (
     (rb"\xff\x4f\xff\x51", "j2k"),
 )
 _MAGIC_BYTES = 32
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """What came of one URL."""
-
-    url: str  # as given
-    reason: str = ""  # a key of REASONS
-    status: int = 0  # the last HTTP status; 0: there was no answer
-    n_bytes: int = 0  # of the image, unpacked
-    sha256: str = ""  # of the image
-    extension: str = ""  # by its first bytes: png, jpg, gif, webp, tif, bmp, jp2, j2k
-    content_type: str = ""  # as the server declared it
-    final_url: str = ""  # the last address asked
-    etag: str = ""
-    last_modified: str = ""
-    robots: str = ""  # of the final URL's site: allowed, disallowed, none (it has no robots.txt) or unavailable
-    x_robots: str = ""  # the header X-Robots-Tag, as text of the web
-    attempts: int = 0
-    fetched_at: float = 0.0  # seconds since the epoch
 
 
 @dataclass(frozen=True)
@@ -129,43 +117,16 @@ def download(
     for package in ("httpcore2", "httpx2", "protego"):
         need(package, "data")
     try:
-        with _alone(Path(out)):
+        with alone(Path(out)):
             return _run(_download(urls, Path(out), options, refresh, progress, resolve or addresses.look_up, backoff_s))
     except BaseExceptionGroup as group:  # of the tasks of one run; the first is the cause
         raise group.exceptions[0] from None
 
 
-def results(out: Path | str, urls: Iterable[str] | None = None) -> Iterator[Fetched]:
-    """Read what came of URLs.
-
-    Args:
-        out: The folder given to `download`.
-        urls: URLs to read, in this order; those that were never fetched are left out. If None, all, sorted.
-
-    Raises:
-        DataError: The folder holds no journal.
-    """
-    if not (Path(out) / "journal.sqlite").is_file():
-        raise DataError(f"{out} holds no journal.sqlite: fetch into it first")
-    with contextlib.closing(_Journal(Path(out))) as journal:
-        yield from journal.rows() if urls is None else (row for url in urls if (row := journal.get(_key(url))))
-
-
-def image_path(out: Path | str, row: Fetched) -> Path:
-    """Return the file of an image that was fetched: its name is the hash of its bytes.
-
-    Raises:
-        DataError: The row is of no image.
-    """
-    if not re.fullmatch(r"[0-9a-f]{64}", row.sha256) or row.extension not in {name for _, name in _MAGIC}:
-        raise DataError(f"{row.url} has no image: {row.reason}")
-    return Path(out) / "images" / row.sha256[:2] / f"{row.sha256}.{row.extension}"
-
-
 class _Fetcher:
     """One run: its connections, and what it may ask of whom."""
 
-    def __init__(self, journal: _Journal, options: config.Fetch, resolve, backoff_s: float):
+    def __init__(self, journal: Journal, options: config.Fetch, resolve, backoff_s: float):
         import httpcore2
         import httpx2
 
@@ -178,6 +139,7 @@ class _Fetcher:
             network_backend=addresses.AsyncBackend(options.allow_loopback, resolve),
         )
         self.sites = Sites(self._ask, journal, options, backoff_s)
+        self.removed = journal.removed()
         self.writing = [asyncio.Lock() for _ in range(64)]
         self.agent = f"{AGENT}/{__version__}" + (f" (+{options.contact})" if options.contact else "")
 
@@ -208,10 +170,12 @@ class _Fetcher:
 
     async def _keep(self, body: bytes, attempt: Attempt) -> None:
         digest = (await asyncio.to_thread(hashlib.sha256, body)).hexdigest()
+        if digest in self.removed:
+            raise Stop("removed")
         path = image_path(self.journal.folder, Fetched("", sha256=digest, extension=attempt.answer["extension"]))
         async with self.writing[int(digest[:2], 16) % 64]:  # two URLs of one image must not write one file at once
             if not path.is_file():
-                with _writing(path):
+                with writing(path):
                     await asyncio.to_thread(files.write_atomic, path, body)
         attempt.answer |= {"sha256": digest, "n_bytes": len(body)}
 
@@ -224,12 +188,11 @@ class _Fetcher:
                 raise Stop("redirect_loop")
             seen.add(address)
             policy = await self.sites.policy(url)
-            allowed = policy.robots.allows(url.raw_path.decode("ascii"))
-            attempt.answer["robots"] = policy.state if allowed else "disallowed"
-            if policy.reason:
-                raise Stop(policy.reason, math.inf)  # further attempts in this run would be told the same
-            if not allowed:
-                raise Stop("robots_disallowed")
+            refused = await self.sites.refusal(url, policy)
+            temporary = refused and REASONS[refused].temporary
+            attempt.answer["robots"] = "disallowed" if refused and not temporary and not policy.reason else policy.state
+            if refused:
+                raise Stop(refused, math.inf)  # further attempts in this run would be told the same
             conditions = {}
             if known and known.final_url == address:
                 conditions = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}
@@ -259,7 +222,7 @@ class _Fetcher:
         }
         headers |= {name: value for name, value in (conditions or {}).items() if value}
         target = addresses.transport_url(url)
-        async with self.sites.turn(url):
+        async with self.sites.turn(url, attempt):
             started = time.monotonic()
             try:
                 with addresses.transport_errors():
@@ -271,8 +234,8 @@ class _Fetcher:
                         attempt.answer["status"] = response.status
                         if image:
                             attempt.answer |= _described(attempt.headers)
-                            if response.status < 400 and (objected := objections(attempt.headers.multi_items())):
-                                raise Stop("tdm_reserved" if "tdm-reservation" in objected else "x_robots")
+                            if response.status < 400 and (refused := refusal_of(attempt.headers.multi_items())):
+                                raise Stop(refused)
                         if response.status != 200:
                             await _drain(response, attempt.headers)
                             return b""
@@ -348,73 +311,6 @@ def _described(headers: httpx2.Headers) -> dict[str, str]:
     return marks | {"content_type": content_type, "x_robots": ", ".join(headers.get_list("x-robots-tag"))[:500]}
 
 
-class _Journal:
-    """One row per URL and one per robots.txt, in SQLite: a row is there wholly or not at all, however the program ends."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.path = folder, folder / "journal.sqlite"
-        columns = [f"{field.name} {'TEXT' if field.type == 'str' else 'NUMERIC'} NOT NULL" for field in fields(Fetched)]
-        columns[0] += " PRIMARY KEY"
-        with _writing(self.path):
-            self.database = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-        self._rows("PRAGMA journal_mode=WAL")
-        self._rows("PRAGMA synchronous=NORMAL")
-        self._rows(f"CREATE TABLE IF NOT EXISTS fetched ({', '.join(columns)}) WITHOUT ROWID")
-        self._rows("CREATE TABLE IF NOT EXISTS robots (site TEXT PRIMARY KEY, state TEXT, body BLOB, fetched_at REAL)")
-        if [row[1] for row in self._rows("PRAGMA table_info(fetched)")] != [field.name for field in fields(Fetched)]:
-            raise DataError(f"{self.path} was written by another version: name another folder")
-
-    def _rows(self, query: str, *values) -> list[tuple]:
-        with _writing(self.path):
-            return self.database.execute(query, values).fetchall()
-
-    def close(self) -> None:
-        self.database.close()
-
-    def get(self, url: str) -> Fetched | None:
-        return next((Fetched(*row) for row in self._rows("SELECT * FROM fetched WHERE url = ?", url)), None)
-
-    def rows(self) -> Iterator[Fetched]:
-        with _writing(self.path):
-            yield from (Fetched(*row) for row in self.database.execute("SELECT * FROM fetched ORDER BY url"))
-
-    def put(self, row: Fetched) -> None:
-        self._rows(f"INSERT OR REPLACE INTO fetched VALUES ({', '.join('?' * len(fields(Fetched)))})", *astuple(row))
-
-    def robots(self, site: str, since: float) -> tuple[str, bytes, float] | None:
-        """Return the state, the file and the time (seconds since the epoch) of a site's robots.txt."""
-        query = "SELECT state, body, fetched_at FROM robots WHERE site = ? AND fetched_at > ?"
-        return next(iter(self._rows(query, site, since)), None)
-
-    def put_robots(self, site: str, state: str, body: bytes, fetched_at: float) -> None:
-        self._rows("INSERT OR REPLACE INTO robots VALUES (?, ?, ?, ?)", site, state, body, fetched_at)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        raise DataError(f"{path} cannot be read or written ({error}): free space, or name another folder") from error
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second run out of a folder; the lock ends with the process, however it ends."""
-    with _writing(folder):
-        try:
-            lock = files.lock(folder / ".lock", wait=False)
-        except Timeout:
-            raise DataError(f"another run is fetching into {folder}: wait for it, or name another folder") from None
-    with lock:
-        yield
-
-
-def _key(url: object) -> str:
-    """A URL as text that has bytes."""
-    return str(url).encode("utf-8", "backslashreplace").decode()
-
-
 async def _download(urls, out: Path, options: config.Fetch, refresh: bool, progress: bool, resolve, backoff_s) -> Summary:
     # Look-ups block a thread each; the usual few would be taken by a handful of dead names.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(8, min(64, options.concurrency))))
@@ -428,7 +324,7 @@ async def _download(urls, out: Path, options: config.Fetch, refresh: bool, progr
             return not refresh and image_path(out, row).is_file()
         return row.reason in REASONS and not (options.retry_failed and REASONS[row.reason].temporary)
 
-    with contextlib.closing(_Journal(out)) as journal, tqdm(desc="fetch", unit=" URLs", disable=not progress) as bar:
+    with contextlib.closing(Journal(out)) as journal, tqdm(desc="fetch", unit=" URLs", disable=not progress) as bar:
         fetcher = _Fetcher(journal, options, resolve, backoff_s)
 
         async def one(url: str, key: str, known: Fetched | None) -> None:
@@ -444,7 +340,7 @@ async def _download(urls, out: Path, options: config.Fetch, refresh: bool, progr
             for number, url in enumerate(urls):
                 if number % 256 == 0:
                     await asyncio.sleep(0)  # rows that are done must not keep the others from going on
-                key = _key(url)
+                key = as_key(url)
                 if key in waiting:
                     waiting[key] += 1
                 elif (row := journal.get(key)) and is_done(row):

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from html import unescape
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
-from rsvlm.data.web.politeness import AGENT, OBJECTIONS, directives_of, objections
+from rsvlm.data.web.reservations import objections, page_objections
 from rsvlm.errors import need
 
 REASONS = {
     "bad_url": "the address is no http or https address, cannot be joined to its page's, or is too long",
     "duplicate_on_page": "the same address with the same text stands on the page before",
-    "no_text": "an image without a text, or a row without one",
+    "no_text": "an image without alternative text, title, label or caption, or a row without a text",
     "no_url": "an image without an address that leads anywhere, as with pixels written into the page",
     "too_many_on_page": "one page may give only so many candidates",
 }
@@ -31,16 +31,57 @@ COLUMNS = ("url", "text", "page", "title", "heading", "source", "kind", "robots"
 
 `url` is absolute; `text` as written, entities resolved, cut at `MAX_TEXT` characters; `page`, `title` and `heading` (the nearest
 before the image) are empty for tables; `source` says where it was read: `file:offset:record id`, or `file:row`; `kind` is `img`
-(alternative text), `srcset` (the same, with the address from a list of sizes), `figure` (a figure's caption) or `table`; `robots`
-holds the page's directives for machines, sorted and joined by commas, from the page and from the server's headers.
+(alternative text), `srcset` (the same, with the address from a list of sizes), `title` (where there is no alternative text: the
+title or label of the image, or the title of the link around it), `figure` (a caption) or `table`; `robots` holds the page's
+directives for machines, sorted and joined by commas, from the page and from the server's headers.
 """
+
+LISTED = 1_000
+"""Items of one reason and file that are listed one by one; more are counted."""
+
+
+class Counts(Counter):
+    """What a reader counted, by name, with the first `LISTED` items of each reason in `listed`."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.listed: list[dict] = []
+
+    def reject(self, reason: str, source: str = "", url: str = "", page: str = "", n: int = 1) -> None:
+        """Count what gave no candidate, and list where it stands.
+
+        Args:
+            reason: Why, a key of `REASONS` here or in another reader.
+            source: Place in the file.
+            url: Address of the picture, as it is written there.
+            page: Address of the page.
+            n: Number of items.
+        """
+        self[reason] += n
+        if self[reason] <= LISTED or n > 1:
+            # What may be an address of e-mail is not written down: the place says enough.
+            url, page = ("" if "@" in address or "%40" in address else address[:MAX_URL] for address in (url, page))
+            row = {"url": url, "page": page, "reason": reason, "source": source}
+            self.listed.append(row | ({"n": n} if n > 1 else {}))
+
 
 MAX_TEXT = 10_000
 MAX_URL = 4_096
 MAX_PER_PAGE = 1_000
 """Limits of one text and address (characters) and of one page (candidates)."""
 
-_LAZY = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-url", "data-hi-res-src")
+# What scripts put in the place of the address once the picture is looked at; the last two often hold something else.
+_LAZY = ("data-src", "data-original", "data-lazy-src", "data-hi-res-src", "data-lazy", "data-url")
+_PICTURE = re.compile(r"\.(?:jpe?g|png|gif|webp|tiff?|bmp|jp2|avif)(?:$|[?#&;/!,:])", re.IGNORECASE)
+_PICTURE_FOLDER = re.compile(
+    r"(?:^|[/_.-])(?:images?|imgs?|photos?|pictures?|media|uploads?|thumbs?|files?)[/_.?-]", re.IGNORECASE
+)
+_PLACEHOLDER = re.compile(
+    r"blank|placeholder|spacer|loading|loader|lazy|pixel|1x1|transparent|dummy|gr[ae]y|empty|default|wait|clear\.gif|\.svg$",
+    re.IGNORECASE,
+)
+_TEMPLATE_SIGNS = ("{{", "{%", "${", "<%", "[[")
+_SWITCHES = frozenset("true false null none undefined auto lazy eager yes no on off".split())
 _LAZY_SETS = ("data-srcset", "data-lazy-srcset")
 # Formats that `rsvlm.model.images` does not read; a <picture> offers the others, too.
 _UNREAD = ("image/avif", "image/svg", "image/jxl", "image/heic")
@@ -49,9 +90,11 @@ _PLAIN_URL = re.compile(r"(https?://[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?)?/
 _NO_HOST = re.compile(r"[\s<>\"{}|\\^`]")
 # The look at the first letter saves three quarters of the time.
 _TAG = re.compile(
-    r"<(?:(!--)|(/?)((?=[bfhimnpstxBFHIMNPSTX])(?i:img|source|picture|figure|figcaption|h[1-6]|base|meta|title|script|style|textarea"
-    r"|iframe|xmp|noembed|noframes))(?=[\s/>]))"
+    r"<(?:(!--)|(/?)((?=[bfhimnstxBFHIMNSTX]|[pP][iI\s]|[aA][mM\s]|[dD][dD])(?:[aA](?=\s[^<>]{0,500}\btitle)"
+    r"|(?:[pP]|[dD][dD])(?=\s[^<>]{0,200}\bwp-caption-text)|(?i:img|source|picture|figure|figcaption|h[1-6]|base|meta|title|script|style"
+    r"|textarea|iframe|xmp|noembed|noframes|amp-img|amp-anim)))(?=[\s/>]))"
 )
+_COMMENT_END = re.compile(r"--!?>")
 _RAW = {
     name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE)
     for name in ("title", "script", "style", "textarea", "iframe", "xmp", "noembed", "noframes")
@@ -68,12 +111,12 @@ _OFFER = re.compile(r"[\s,]*(\S+)")
 _DESCRIPTOR = re.compile(r"\s*([\d.]{1,12})([wx])\s*")
 
 
-def page_rows(html: str, page: str, source: str = "", robots: str = "", counts: Counter | None = None) -> list[tuple]:
+def page_rows(html: str, page: str, source: str = "", robots: str = "", counts: Counts | None = None) -> list[tuple]:
     """Find the images of a page that have a text.
 
     An image in a figure gives one candidate for its alternative text and one for the caption. Of several sizes the largest is
-    taken, in a format that `rsvlm.model.images` reads; an address kept back for late loading goes before the placeholder's. The time is
-    proportional to the length of the page whatever it holds, except sorting.
+    taken, in a format that `rsvlm.model.images` reads; an address kept back for late loading goes before `src` where it looks like a
+    picture's or `src` like a placeholder's. The time is proportional to the length of the page whatever it holds, except sorting.
 
     Args:
         html: The page.
@@ -85,26 +128,30 @@ def page_rows(html: str, page: str, source: str = "", robots: str = "", counts: 
     Returns:
         Rows of text in the order of `COLUMNS`.
     """
-    counts = Counter() if counts is None else counts
+    counts = Counts() if counts is None else counts
     scan = _scan(html)
     base = absolute_url(scan.base, page) or page
     robots = ",".join(sorted(scan.robots | set(filter(None, robots.split(",")))))
     title, headings = _plain(scan.title), {}
     rows, seen = [], set()
+    captioned = {reference for reference, _, kind, _ in scan.images if kind == "figure"}
     for reference, text, kind, heading in scan.images:
         if not text.strip():
-            counts["no_text"] += 1
+            if reference in captioned:
+                continue
+            url = absolute_url(reference, base) if counts["no_text"] < LISTED else ""
+            counts.reject("no_text", source, url or reference, page)
             continue
         if not reference:
-            counts["no_url"] += 1
+            counts.reject("no_url", source, "", page)
             continue
         url = absolute_url(reference, base)
         if url is None:
-            counts["bad_url"] += 1
+            counts.reject("bad_url", source, reference, page)
         elif (url, text) in seen:
-            counts["duplicate_on_page"] += 1
+            counts.reject("duplicate_on_page", source, url, page)
         elif len(rows) >= MAX_PER_PAGE:
-            counts["too_many_on_page"] += 1
+            counts.reject("too_many_on_page", source, url, page)
         else:
             seen.add((url, text))
             if heading not in headings:
@@ -157,7 +204,7 @@ def _slashed(text: str) -> str:
 
 
 def decode(body: bytes, charset: str | None) -> str:
-    """Make text of a page's bytes: by its byte order mark, else as the server, the page or its letters say; nothing is refused.
+    """Make text of a page's bytes: by its byte order mark, as UTF-8 where they are, else as the server, the page or its letters say.
 
     Args:
         body: The page as served, unpacked.
@@ -174,16 +221,58 @@ def decode(body: bytes, charset: str | None) -> str:
     for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if body.startswith(mark):
             return body.decode(name, "replace")
+    # UTF-8 does not fit by chance, so it goes before what is declared; in it, a few bytes may be broken.
+    if not body.isascii() and (text := _as_utf8(body)) is not None:
+        return text
     # Mapping leaves encodings of texts alone: Python has others, that unpack or run rules.
     declared = charset and encoding.map_encoding_to_html5(charset, fallback_utf8=False)
-    declared = declared or guess() or "utf-8"
-    # The declaration may be wrong, or a few bytes are; UTF-8 rarely fits by chance.
-    for name, errors in ((declared, "strict"), ("utf-8", "strict"), ("", "strict"), (declared, "replace")):
+    for name in (declared, guess()):
         try:
-            return body.decode(name or guess() or declared, errors)
+            if name and (name != "utf-8" or body.isascii()):
+                return body.decode(name)
         except (UnicodeError, LookupError):
             continue
-    return body.decode("utf-8", "replace")
+    return body.decode("cp1252" if _is_latin(body) else declared or "utf-8", "replace")
+
+
+def decode_cell(value: object, counts: Counter | None = None) -> str:
+    """Make text of a table's cell; nothing where it holds no text.
+
+    Args:
+        value: Bytes, or text in which bytes that are no UTF-8 are half characters, as Python's `surrogateescape` makes them.
+        counts: Receives `windows_1252` where the cell was read so.
+    """
+    if isinstance(value, str):
+        if value.isascii() or not _ESCAPED.search(value):
+            return value
+        value = value.encode("utf-8", "surrogateescape") if not _HALF.search(value) else value.encode("utf-8", "replace")
+    if not isinstance(value, bytes):
+        return ""
+    if (text := _as_utf8(value)) is not None:
+        return text
+    if counts is not None and _is_latin(value):
+        counts["windows_1252"] += 1
+    return value.decode("cp1252" if _is_latin(value) else "utf-8", "replace")
+
+
+_ESCAPED = re.compile("[\udc80-\udcff]")
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+
+
+def _as_utf8(data: bytes) -> str | None:
+    """UTF-8 in which less is broken than whole, or nothing."""
+    try:
+        return data.decode()
+    except UnicodeError:
+        text = data.decode("utf-8", "replace")
+        lost = text.count("\ufffd")
+        return text if len(text) - len(text.encode("ascii", "ignore")) > 2 * lost else None
+
+
+def _is_latin(data: bytes) -> bool:
+    """Tell by their places that high bytes are accented letters of a Latin script: they stand alone or by twos."""
+    runs = re.findall(rb"[\x80-\xff]+", data[:1_000_000])
+    return sum(len(run) > 2 for run in runs) <= 0.05 * len(runs)
 
 
 def served_robots(headers: Iterable[tuple[str, str]]) -> str:
@@ -209,14 +298,17 @@ def _scan(html: str) -> _Scan:
     scan, position, unclosed = _Scan(), 0, set()
     figures: list[list] = []  # open figures: addresses of their images, and the caption's start and end
     sources: list[dict] | None = None
-    open_heading = False
+    open_heading, link, uncaptioned = False, ("", 0), None  # title and end of the last link with one; the last picture
     while match := _TAG.search(html, position):
         position, name = match.end(), (match[3] or "").lower()
         if match[1]:
-            end = html.find("-->", match.start() + 2)
-            if end < 0:
+            # `<!-->` is a whole comment; `--!>` ends one, too.
+            end = _COMMENT_END.search(html, match.start() + 2)
+            if end and end.start() == match.start() + 2 and end[0] == "--!>":
+                end = _COMMENT_END.search(html, end.end())
+            if not end:
                 break  # as browsers do: the rest is a comment
-            position = end + 3
+            position = end.end()
             continue
         closing = bool(match[2])
         if name[0] == "h":
@@ -252,23 +344,31 @@ def _scan(html: str) -> _Scan:
                     unclosed.add(name)
         else:
             attributes, position = _attributes(html, position)
-            if name == "img":
+            if name in ("img", "amp-img", "amp-anim"):
                 reference, kind = _best_reference(attributes, sources or ())
                 heading = len(scan.headings) - 1
-                scan.images.append((reference, attributes.get("alt", ""), kind, heading))
+                text = attributes.get("alt", "")
+                if not text.strip():
+                    inside = link[1] <= match.start() < link[1] + 1000 and html.find("</a", link[1], match.start()) < 0
+                    others = (attributes.get("title"), attributes.get("aria-label"), link[0] if inside else "")
+                    text, kind = next(((other, "title") for other in others if other and other.strip()), (text, kind))
+                scan.images.append((reference, text, kind, heading))
+                uncaptioned = (reference, heading)
                 if figures:
                     figures[-1][0].append((reference, heading))
                 sources = None if sources is None else []
+            elif name == "a":
+                link = (attributes.get("title", ""), position)
+            elif name in ("p", "dd"):
+                if uncaptioned and (caption := _plain(_until(html, _after_tag(html, position), name))):
+                    scan.images.append((uncaptioned[0], caption, "figure", uncaptioned[1]))
+                uncaptioned = None
             elif name == "source" and sources is not None:
                 sources.append(attributes)
             elif name == "base" and not scan.base:
                 scan.base = attributes.get("href", "")
             elif name == "meta":
-                about = attributes.get("name", "").lower()
-                if about in ("robots", AGENT):
-                    scan.robots |= directives_of(attributes.get("content", "")) & OBJECTIONS
-                elif about == "tdm-reservation" and attributes.get("content", "").strip() == "1":
-                    scan.robots.add("tdm-reservation")
+                scan.robots |= page_objections(attributes)
     while figures:
         _close_figure(scan, html, figures.pop())
     return scan
@@ -280,6 +380,13 @@ def _close_figure(scan: _Scan, html: str, figure: list) -> None:
         end = len(html) if end < 0 else end
         if caption := _plain(html[start : min(end, start + 2 * MAX_TEXT)]):
             scan.images += [(reference, caption, "figure", heading) for reference, heading in pictures[:MAX_PER_PAGE]]
+
+
+def _until(html: str, start: int, name: str, most: int = 2000) -> str:
+    """What stands between a tag and its closing one, as far as it is looked at."""
+    part = html[start : start + most]
+    end = part.lower().find(f"</{name}")
+    return part if end < 0 else part[:end]
 
 
 def _after_tag(html: str, position: int) -> int:
@@ -321,11 +428,22 @@ def _best_reference(attributes: dict[str, str], sources: tuple | list) -> tuple[
     if offers := [offer for one in sets for offer in _offers(one)]:
         # Widths say more than densities; of equals the first.
         return max(offers, key=lambda offer: (offer[1] == "w", offer[2]))[0], "srcset"
-    for name in (*_LAZY, "src"):
-        value = attributes.get(name, "").strip()
-        if value and not value[:5].lower() == "data:":
+    plain = _address(attributes.get("src", ""))
+    late = [(name, _address(attributes[name])) for name in _LAZY if attributes.get(name)]
+    late = [(name, value) for name, value in late if not (value.isdigit() or value.lower() in _SWITCHES)]
+    for name, value in late:
+        if value and (_PICTURE.search(value) or name in _LAZY[:4] and _PICTURE_FOLDER.search(value)):
             return value, "img"
-    return "", "img"
+    if not plain or late and _PLACEHOLDER.search(plain):
+        plain = next((value for _, value in late if value), plain)
+    return plain, "img"
+
+
+def _address(value: str) -> str:
+    """An attribute's value where it may be an address; nothing for written-in pixels and templates that a script fills in."""
+    value = value.strip()
+    is_template = any(sign in value for sign in _TEMPLATE_SIGNS)
+    return "" if is_template or value[:5].lower() == "data:" else value
 
 
 def _offers(srcset: str) -> list[tuple[str, str, float]]:
@@ -344,6 +462,6 @@ def _offers(srcset: str) -> list[tuple[str, str, float]]:
                 unit = descriptor[2]
                 number = float(descriptor[1]) if descriptor[1].count(".") < 2 and descriptor[1] != "." else 0.0
             position = end
-        if address and address[:5].lower() != "data:":
+        if _address(address):
             offers.append((address, unit, number))
     return offers

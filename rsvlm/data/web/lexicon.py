@@ -27,6 +27,9 @@ HASHED = 1 << 15
 CAP = 8.0
 """Largest sum of lexicon weights on either side: a text does not get better by repetition."""
 
+GROUND_CAP = 3.0
+"""Largest part of it that words of the ground have: they say what is seen, not from where."""
+
 
 @dataclass(frozen=True)
 class Lexicon:
@@ -34,6 +37,7 @@ class Lexicon:
 
     phrases: np.ndarray
     weights: np.ndarray
+    ground: np.ndarray  # whether a phrase is a word of the ground
     languages: tuple[str, ...]
     gate: str
     boilerplate: re.Pattern
@@ -63,15 +67,16 @@ def lexicon(path: Path | None = None) -> Lexicon:
     path = Path(path) if path else Path(__file__).with_name("lexicon.json")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        rows = [(term, float(group["weight"]), group["language"]) for group in data["groups"] for term in group["terms"]]
+        groups = [(group, bool(group.get("ground"))) for group in data["groups"]]
+        rows = [(term, float(group["weight"]), group["language"], at) for group, at in groups for term in group["terms"]]
         parts = {name: list(data["boilerplate"][name]) for name in ("anywhere", "start", "labels", "sites")}
         seeds = data["seeds"]
         function_words = {code: frozenset(words) for code, words in data["function_words"].items() if code != "about"}
     except (OSError, ValueError, KeyError, TypeError) as error:
         form = "see rsvlm/data/web/lexicon.json for the form"
         raise DataError(f"{path} is no lexicon ({type(error).__name__}: {error}): {form}") from error
-    rows += [(f"{term}s", weight, language) for term, weight, language in rows if not term.endswith("s")]
-    hashes, starts = word_hashes([term for term, _, _ in rows])
+    rows += [(f"{term}s", *rest) for term, *rest in rows if not term.endswith("s")]
+    hashes, starts = word_hashes([term for term, *_ in rows])
     lengths = np.diff(starts)
     if len(wrong := np.flatnonzero((lengths < 1) | (lengths > 5))):
         raise DataError(f"{path}: the term {rows[wrong[0]][0]!r} must have one to five words")
@@ -83,7 +88,8 @@ def lexicon(path: Path | None = None) -> Lexicon:
         phrases[text[whole]] = values[whole]
     order = np.unique(phrases, return_index=True)[1]
     weights = np.array([rows[i][1] for i in order], np.float32)
-    gate = _gate([term for term, weight, _ in rows if weight > 0])
+    ground = np.array([rows[i][3] for i in order], bool)
+    gate = _gate([term for term, weight, _, on_ground in rows if weight > 0 and not on_ground])
     anywhere, start, labels, sites = map(_either, parts.values())
     patterns = (
         rf"\b{anywhere}\b[.!:]?",
@@ -91,7 +97,8 @@ def lexicon(path: Path | None = None) -> Lexicon:
         rf"\s*(?:[-–—|•»:·]|\bby|\bon|\bfrom|\bat|\bvia)\s+{sites}(?:\.com|\.org)?\s*$",
     )
     patterns = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
-    return Lexicon(phrases[order], weights, tuple(rows[i][2] for i in order), gate, *patterns, function_words, seeds)
+    languages = tuple(rows[i][2] for i in order)
+    return Lexicon(phrases[order], weights, ground, languages, gate, *patterns, function_words, seeds)
 
 
 def _either(phrases: Sequence[str]) -> str:
@@ -105,7 +112,8 @@ def _gate(terms: Sequence[str]) -> str:
     for term in sorted(set(terms), key=lambda term: (len(term), term)):
         if not any(shorter in term for shorter in needed):
             needed.append(term)
-    return "|".join(r"\W{1,4}".join(map(re.escape, term.split())) for term in needed)
+    # Unlimited, unlike a count, keeps the pattern small: beyond some size RE2 is a hundred times slower.
+    return "|".join(r"\W+".join(map(re.escape, term.split())) for term in needed)
 
 
 # Words, phrases, features
@@ -159,7 +167,7 @@ def _phrases(hashes: np.ndarray, starts: np.ndarray, length: int) -> tuple[np.nd
 
 
 def evidence(hashes: np.ndarray, starts: np.ndarray, words: Lexicon) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Sum up the lexicon's weights in texts, each term once, up to `CAP`.
+    """Sum up the lexicon's weights in texts, each term once, up to `CAP`, and those of the ground up to `GROUND_CAP`.
 
     Args:
         hashes: Words of the texts, from `word_hashes`.
@@ -179,8 +187,11 @@ def evidence(hashes: np.ndarray, starts: np.ndarray, words: Lexicon) -> tuple[np
     pairs = np.unique(np.stack([np.concatenate(rows), np.concatenate(terms)]), axis=1)
     weights = words.weights[pairs[1]]
     count = len(starts) - 1
-    sums = [np.bincount(pairs[0], np.maximum(sign * weights, 0), minlength=count) for sign in (1, -1)]
-    positive, negative = np.minimum(sums, CAP).astype(np.float32)
+    ground = words.ground[pairs[1]]
+    parts = (np.where(ground, 0, weights), np.where(ground, weights, 0), -weights)
+    views, seen, negative = (np.bincount(pairs[0], np.maximum(part, 0), minlength=count) for part in parts)
+    positive = np.minimum(views + np.minimum(seen, GROUND_CAP), CAP).astype(np.float32)
+    negative = np.minimum(negative, CAP).astype(np.float32)
     strongest = [""] * count
     for position in np.argsort(weights, kind="stable"):
         if weights[position] > 0 and words.languages[pairs[1, position]]:

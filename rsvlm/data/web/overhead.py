@@ -180,6 +180,17 @@ class Head:
     roc: np.ndarray  # (L, 4): threshold, false positive rate, true positive rate, precision
     about: str  # what it was trained on
 
+    @property
+    def false_positive_rate(self) -> float:
+        """Share of the other pictures that reach the threshold."""
+        passed = self.roc[self.roc[:, 0] >= self.threshold]
+        return float(passed[-1, 1]) if len(passed) else 0.0
+
+    def precision_at(self, share: float) -> float:
+        """Precision at the threshold where this share of all pictures is from above."""
+        right, wrong = share * self.recall, (1 - share) * self.false_positive_rate
+        return right / max(right + wrong, 1e-9)
+
     def scores(self, measured: np.ndarray) -> np.ndarray:
         """Score `(N, F)` features: `(N,)` float64, about 1 for overhead and 0 for others."""
         if measured.shape[1] != len(self.mean):
@@ -242,7 +253,7 @@ def fit(
     true, false = np.cumsum(weight * known)[last], np.cumsum(weight * ~known)[last]
     levels, reached = scores[last], true / np.maximum(true + false, 1e-9)  # at first there may be none with a weight
     if not (reached >= precision).any():
-        best = f"the best is {reached.max():.3f}; label more pictures"
+        best = f"the best is {reached.max():.3f}; label more pictures, or ask for less (--precision)"
         raise DataError(f"no threshold reaches a precision of {precision}: {best}")
     chosen = np.flatnonzero(reached >= precision)[-1]
     threshold = levels[chosen : chosen + 2].mean()  # halfway to the next score, which would break the promise
@@ -252,18 +263,26 @@ def fit(
     return Head(mean, scale, centres, dual, float(threshold), precision, recall, auc, len(np.unique(sources)), roc, about)
 
 
-def train_folder(folder: Path, precision: float) -> tuple[Head, dict[str, int]]:
+def train_folder(folder: Path, precision: float, share: float = 0.5) -> tuple[Head, dict[str, int]]:
     """Train a head from `folder/overhead` and `folder/other`, pictures at any depth.
 
     Pictures of one source (a camera, a website, a region) belong into one folder of their class, as in `other/my-phone/`; where a class
     has fewer than two such folders, each of its pictures counts as a source.
 
+    Args:
+        folder: Folder of the two.
+        precision: Precision that the threshold reaches.
+        share: Share of overhead pictures among those that the head will judge. How many pictures the two folders hold does not count:
+            at nine overhead pictures to one other, nearly half of the others could pass and the precision would still be 0.95.
+
     Returns:
         The head, and the number of pictures of each class that were used, and of those that could not be read.
 
     Raises:
-        DataError: A class folder is missing or holds no picture, or as `fit`.
+        DataError: A class folder is missing or holds no picture, the share is not between 0 and 1, or as `fit`.
     """
+    if not 0 < share < 1:
+        raise DataError(f"a share of {share} overhead pictures: give one between 0 and 1 (--share)")
     rows, labels, sources, counts = [], [], [], {"broken": 0}
     for label, name in enumerate(CLASSES):
         top, parts = Path(folder) / name, []
@@ -279,8 +298,10 @@ def train_folder(folder: Path, precision: float) -> tuple[Head, dict[str, int]]:
         folders = {part[0] for part in parts if len(part) > 1}
         sources += [f"{name}/{part[0] if len(folders) > 1 else '/'.join(part)}" for part in parts]
         labels += [bool(label)] * len(parts)
-    about = f"labelled folder {Path(folder).name}"
-    return fit(features(np.stack(rows)), np.array(labels), np.array(sources), precision, about=about), counts
+    about = f"labelled folder {Path(folder).name}, {share:.3g} of the pictures taken as overhead"
+    labels = np.array(labels)
+    weights = np.where(labels, share / labels.mean(), (1 - share) / (1 - labels.mean()))
+    return fit(features(np.stack(rows)), labels, np.array(sources), precision, weights, about), counts
 
 
 def save(head: Head, path: Path) -> None:

@@ -10,6 +10,7 @@ import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,17 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsvlm.data import shards
-from rsvlm.data.web import archives, fetch, overhead, paths, texts
+from rsvlm.data.web import archives, fetch, journal, overhead, paths, removals, texts
 from rsvlm.data.web.paths import Files
 from rsvlm.errors import DataError
 from rsvlm.model import images
 from rsvlm.records import text
 from rsvlm.records.files import replacing
 
-STAGES = ("text", "address", "fetch", "image", "duplicate", "benchmark", "shard", "removal")
+STAGES = ("read", "text", "address", "fetch", "image", "duplicate", "benchmark", "shard", "removal")
 REASONS = {
     "page_robots": "the page asks machines to leave it alone (noindex, noai, ... or a reservation of text and data mining)",
-    "on_removal_list": "the address of the picture or its page is on the removal list",
+    "on_removal_list": "the address of the picture, where it leads, its page or the host of one is on the removal list",
+    "copy_on_removal_list": "the picture is one of the removal list, under another address",
     "same_address": "the same picture has a better text elsewhere",
     "archive_x_robots": "the archived answer forbids indexing or use for learning",
     "same bytes": "another picture has the same bytes",
@@ -51,7 +53,7 @@ def meaning(stage: str, reason: str) -> str:
         return "the pair is in a benchmark, see overlap.jsonl"
     if stage == "fetch" and reason in fetch.REASONS:
         return fetch.REASONS[reason].meaning
-    return {"text": texts.REASONS, "image": overhead.REASONS}.get(stage, REASONS).get(reason, "")
+    return {"read": archives.REASONS, "text": texts.REASONS, "image": overhead.REASONS}.get(stage, REASONS).get(reason, "")
 
 
 def look(folder: Path | str, per_reason: int = 12, kept: int = 24, seed: int = 0) -> dict:
@@ -126,7 +128,7 @@ def outcomes(folder: Path | str) -> pd.DataFrame:
     shards.manifest(files.out)
     columns = ["url", "page", "text", "stage", "reason", "language", "relevance", "overhead"]
     pairs = pd.read_parquet(files.pairs).rename(columns={"text_raw": "text"}).assign(stage="kept", reason="")
-    lost = pd.DataFrame(list(_read_lines(files.rejected))).reindex(columns=columns)
+    lost = pd.DataFrame([line for line in _read_lines(files.rejected) if line["stage"] != "read"]).reindex(columns=columns)
     table = pd.concat([pairs[columns], lost], ignore_index=True)
     return table.assign(**table[columns[:6]].fillna(""), **table[columns[6:]].astype(float))
 
@@ -143,50 +145,82 @@ def write_table(files: Files, manifest: dict) -> list[str]:
     return [files.pairs.name]
 
 
-def remove(folder: Path | str, addresses: Iterable[str]) -> tuple[dict, int]:
-    """Take pairs out of a finished data set, for good: by the address of the picture, or of its page.
+class Removed(NamedTuple):
+    """What came of a removal."""
 
-    Shards with such pairs are rewritten, the others stay. What was kept of the pictures is deleted, and of rejected candidates with
-    such an address only the address and the reason are left.
+    manifest: dict
+    pairs: int  # taken out
+    unmatched: list[str]  # lines of the list, as written, that nothing was found for
+
+
+def remove(folder: Path | str, addresses: Iterable[str], cache: Path | str | None = None) -> Removed:
+    """Take pairs out of a finished data set, for good: by the address of the picture, of its page, or by the host of either.
+
+    What has the bytes of such a picture, or was found to show the same, goes as well. Shards with such pairs are rewritten, the
+    others stay. What was kept of the pictures is deleted, also in the folder of what was fetched for several builds, and of rejected
+    candidates with such an address only the address and the reason are left.
 
     Args:
         folder: A data set made by `build`.
-        addresses: Addresses, one each; in any spelling that `archives.absolute_url` takes for the same.
+        addresses: Lines of a removal list, see `removals.read`.
+        cache: Folder of what was fetched. If None, the one that the build had.
 
     Returns:
-        The manifest and the number of pairs that were taken out.
+        The manifest, the number of pairs that were taken out, and what was not found.
 
     Raises:
-        DataError: No address is given, or the data set is unfinished or broken.
+        DataError: No address is given, a line is no address, or the data set is unfinished or broken.
     """
     files = Files(Path(folder))
-    lines = (line for address in addresses if (line := address.strip()) and not line.startswith("#"))
-    wanted = {archives.absolute_url(line) or line for line in lines}
+    wanted = removals.read(addresses)
     if not wanted:
         raise DataError("the list holds no address: give one a line")
+    manifest = shards.manifest(files.out)
+    noted = files.cache_note.read_text() if files.cache_note.is_file() else ""
+    files = Files(files.out, Path(cache or noted) if cache or noted else None)
 
     def named(row: dict) -> bool:
-        return bool(wanted & {row.get("url"), row.get("page"), row.get("final_url")})
+        return wanted.name(row.get("url"), row.get("page"), row.get("final_url"))
 
-    manifest = shards.manifest(files.out)
+    # A rejected copy of a pair was named: then the pair shows what its owner wants gone.
+    lost = [line for line in _read_lines(files.rejected) if named(line)]
+    digests = {line.get("sha256", "") for line in lost} - {""}
+    twins = {line.get("duplicate_of") for line in lost if line["reason"] in removals.SAME_PICTURE}
     names = [shard["file"] for entry in manifest["splits"].values() for shard in entry["shards"]]
-    gone = [record for name in names for record in shards.records(files.out / name) if named(record)]
+    gone = []
+    for record in (record for name in names for record in shards.records(files.out / name)):
+        if named(record) or record["key"] in twins or record["hashes"]["sha256"] in digests:
+            gone.append(record)
+    keys = {record["key"] for record in gone}
+    digests |= {record["hashes"]["sha256"] for record in gone}
     # The shards last: a removal that was stopped finds its pairs in them again.
-    _forget(files, named, gone)
+    _forget(files, named, gone, digests)
+    forget_pictures(files, wanted, digests)
     finish = functools.partial(write_table, files)
-    return shards.rewrite(files.out, lambda record: not named(record), finish=finish), len(gone)
+    return Removed(
+        shards.rewrite(files.out, lambda record: record["key"] not in keys, finish=finish), len(gone), wanted.unmatched
+    )
 
 
-def _forget(files: Files, named: Callable[[dict], bool], gone: Sequence[dict]) -> None:
-    """Delete what is kept of some addresses beside the shards: pictures, texts, and the tables of the stages, which hold both."""
-    digests, removed = {record["hashes"]["sha256"] for record in gone}, set()
+def forget_pictures(files: Files, wanted: removals.Removals, digests: set[str]) -> None:
+    """Delete pictures, by their addresses or the hashes of their bytes, from among the working files and what was fetched."""
+    digests = digests | journal.forget(files.fetched, lambda row: wanted.name(row.url, row.final_url), digests)
+    for path in [path for digest in digests for path in files.kept_pictures(digest)]:
+        path.unlink(missing_ok=True)
+
+
+def _forget(files: Files, named: Callable[[dict], bool], gone: Sequence[dict], digests: set[str]) -> None:
+    """Delete what is kept of some addresses beside the shards: texts, pictures of copies, and the tables of the stages."""
+    keys, removed = {record["key"] for record in gone}, set()
 
     def lines() -> Iterator[dict]:
         """The lines of rejected candidates, some shorter, and one for each pair."""
         for line in _read_lines(files.rejected):
+            if line.get("duplicate_of") in keys and line["reason"] in removals.SAME_PICTURE:
+                digests.update({line.get("sha256", "")} - {""})
+            if line["stage"] == "removal":
+                removed.add(line["url"])
             if named(line):
-                digests.add(line.get("sha256", ""))
-                removed.update({line["url"]} if line["stage"] == "removal" else ())
                 line = {name: line[name] for name in ("url", "stage", "reason")}
             yield line
         for record in gone:
@@ -196,8 +230,7 @@ def _forget(files: Files, named: Callable[[dict], bool], gone: Sequence[dict]) -
     with replacing(files.rejected) as temporary, open(temporary, "wb") as file:
         for line in lines():
             file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-    pictures = [path for digest in digests - {""} for path in files.kept_pictures(digest)]
-    for path in [*pictures, *files.tables()]:
+    for path in files.tables():
         path.unlink(missing_ok=True)
 
 

@@ -65,10 +65,14 @@ class Files:
     head = property(lambda self: self.work / "head.npz")  # the overhead classifier
     part_count = property(lambda self: self.work / "addresses" / "count.json")  # written when all `addresses` are there
     fetched = property(lambda self: self.cache or self.work / "fetch")  # folder of `fetch`: its journal, and pictures
+    cache_note = property(lambda self: self.work / "cache")  # where the folder of several builds is, if there is one
+    listed = property(lambda self: self.work / "listed.parquet")  # hashes of pictures that are on the removal list
     answer_hashes = property(lambda self: self.work / "fetched" / "digests.json")  # written when all `answers` are there
 
     # Working files of one source, part or shard, as in `files.texts(source)`.
-    candidates = _named("candidates/{0.number:05d}.parquet")  # of a source: all texts with an address, as read
+    # of a source: all texts with an address, as read; deleted once judged
+    candidates = _named("candidates/{0.number:05d}.parquet")
+    unread = _named("candidates/{0.number:05d}-unread.parquet")  # of a source: what gave no candidate, and why
     texts = _named("texts/{0.number:05d}.parquet")  # of a source: the same, judged
     addresses = _named("addresses/{:05d}.parquet")  # of a part's number: candidates, at most one of each address not given up
     archived = _named("archive/{0.number:05d}.parquet")  # of a source: what an archive answered itself

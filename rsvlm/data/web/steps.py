@@ -8,14 +8,13 @@ a part at a time, and hashes of all.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rsvlm.data import benchmarks, duplicates, shards
-from rsvlm.data.web import archives, fetch, overhead, paths, texts
+from rsvlm.data import duplicates, picture_details, shards
+from rsvlm.data.web import archives, fetch, overhead, overlaps, paths, personal, texts
 from rsvlm.data.web.paths import Files, Part, Source
-from rsvlm.data.web.politeness import OBJECTIONS
+from rsvlm.data.web.removals import LISTED, Removals
+from rsvlm.data.web.reservations import OBJECTIONS
 from rsvlm.errors import DataError
 from rsvlm.model import images
 from rsvlm.records import text
@@ -46,14 +46,15 @@ PART = 2048
 """Candidates of one part: the unit of work behind the text stage."""
 
 _AT_ONCE = 64  # decoded pictures in memory
-_HASHES = [f"hash_{number}" for number in range(duplicates.TURNS)]
+_HASHES = overlaps.HASHES
 _JUDGEMENT = [("clean", pa.string()), ("relevance", pa.float32()), ("language", pa.string())]
+UNREAD = ["url", "page", "reason", "source", "n"]
 _TEXTS = pa.schema([*archives.SCHEMA, *_JUDGEMENT, ("kept", pa.bool_()), ("reason", pa.string())])
 _ARCHIVED = pa.schema([(name, pa.string()) for name in ("url", "sha256", "content_type", "robots")])
 _ANSWER = ["status", "final_url", "sha256", "content_type", "reason", "robots", "x_robots"]
 _RENAMED = {"reason": "fetch_reason", "robots": "site_robots", "x_robots": "header_robots"}
 _NOT_JUDGED = {"stage": "", "reason": "", "width": 0, "height": 0, "overhead": np.nan, "pixels_sha256": "", "contrast": np.nan}
-_NOT_JUDGED |= {"pixels": 0, **dict.fromkeys(_HASHES, np.uint64(0))}
+_NOT_JUDGED |= {"pixels": 0, **dict.fromkeys([*_HASHES, *picture_details.COLUMNS], np.uint64(0))}
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,18 @@ class Model:
 # From inputs to candidates
 
 
-def judge_texts(files: Files, options: config.Web, source: Source) -> None:
-    """Write the candidates of one input, and judge their texts."""
-    candidates, counter = files.candidates(source), Counter()
+def judge_texts(files: Files, options: config.Web, columns: Mapping[str, str], source: Source) -> None:
+    """Write the candidates of one input, and what gave none, and judge their texts; `columns` are as for `archives.inspect`."""
+    candidates, counter = files.candidates(source), archives.Counts()
     if not candidates.is_file():
         with paths.parquet(candidates, archives.SCHEMA, counter) as write:
-            for batch in archives.read(source.path, counter):
+            for batch in archives.read(source.path, counter, names=columns if source.format != "warc" else None):
                 write(batch)
-    with paths.parquet(files.texts(source), _TEXTS, counts(candidates)) as write, pq.ParquetFile(candidates) as file:
+            paths.write_frame(files.unread(source), pd.DataFrame(counter.listed, columns=UNREAD))
+    tally = Counter(counts(candidates))
+    with paths.parquet(files.texts(source), _TEXTS, tally) as write, pq.ParquetFile(candidates) as file:
         for batch in file.iter_batches(8192):
-            judged = texts.text_stage(pa.Table.from_batches([batch]), options)
+            judged = personal.blanked(texts.text_stage(pa.Table.from_batches([batch]), options), tally)
             write(judged.select(_TEXTS.names).cast(_TEXTS))
 
 
@@ -94,7 +97,7 @@ def counts(path: Path) -> dict[str, int]:
     return json.loads((pq.read_metadata(path).metadata or {}).get(b"counts", b"{}"))
 
 
-def choose(files: Files, sources: Sequence[Source], unwanted: set[str]) -> int:
+def choose(files: Files, sources: Sequence[Source], unwanted: Removals) -> int:
     """Choose the most relevant text of each address; write all in parts, also those given up; return the number of parts."""
     if files.part_count.is_file():
         return json.loads(files.part_count.read_text())
@@ -132,11 +135,11 @@ def _passed_texts(files: Files, sources: Sequence[Source]) -> Iterator[pd.DataFr
                     yield passed.to_pandas()
 
 
-def _refusals(batch: pd.DataFrame, unwanted: set[str]) -> np.ndarray:
+def _refusals(batch: pd.DataFrame, unwanted: Removals) -> np.ndarray:
     reasons = np.full(len(batch), "", object)
     reasons[[_forbids(robots) for robots in batch["robots"]]] = "page_robots"
     if unwanted:
-        reasons[(batch["url"].isin(unwanted) | batch["page"].isin(unwanted)).to_numpy()] = "on_removal_list"
+        reasons[np.array([unwanted.name(*row) for row in zip(batch["url"], batch["page"], strict=True)], bool)] = LISTED
     return reasons
 
 
@@ -178,7 +181,7 @@ class _Wanted:
         digests = [np.zeros(0, np.uint64)]
         for number in range(json.loads(files.part_count.read_text())):
             table = pd.read_parquet(files.addresses(number), columns=["url", "reason"])
-            digests.append(_digests(table.loc[table["reason"] == "", "url"]))
+            digests.append(_digests(table.loc[table["reason"].isin(["", LISTED]), "url"]))
         self.digests = np.sort(np.concatenate(digests))
 
     def __contains__(self, url: str) -> bool:
@@ -200,8 +203,13 @@ def unpack(files: Files, source: Source) -> None:
                 write(pa.table([[picture.url], [digest], [picture.content_type], [picture.robots]], schema=_ARCHIVED))
 
 
-def fetch_all(files: Files, part_count: int, sources: Sequence[Source], options: config.Fetch, progress: bool) -> list[Part]:
-    """Get the pictures that the archives among `sources` do not hold, and write what came of the candidates of each part."""
+def fetch_all(
+    files: Files, part_count: int, sources: Sequence[Source], options: config.Fetch, progress: bool, unwanted: Removals
+) -> list[Part]:
+    """Get the pictures that the archives among `sources` do not hold, and write what came of the candidates of each part.
+
+    Pictures that are on the removal list by their own addresses are asked for too, since their copies are to stay out as well.
+    """
     if files.answer_hashes.is_file() and not options.retry_failed:
         return [Part(number, answers) for number, answers in enumerate(json.loads(files.answer_hashes.read_text()))]
     files.answer_hashes.unlink(missing_ok=True)
@@ -213,13 +221,16 @@ def fetch_all(files: Files, part_count: int, sources: Sequence[Source], options:
         for number in range(part_count):
             # By their hashes, hosts are mixed: one that is slow does not hold up the others.
             table = pd.read_parquet(files.addresses(number), columns=["url", "reason", "key"]).sort_values("key")
-            yield from table.loc[(table["reason"] == "") & ~table["url"].isin(archived.index), "url"]
+            listed = (table["reason"] == LISTED) & np.array([unwanted.name_itself(url) for url in table["url"]], bool)
+            yield from table.loc[((table["reason"] == "") | listed) & ~table["url"].isin(archived.index), "url"]
 
     if next(urls(), None) is not None:
         fetch.download(urls(), files.fetched, options, progress=progress)
     parts = []
     for number in range(part_count):
         table = _with_answers(files, pd.read_parquet(files.addresses(number)), archived)
+        led = (table["reason"] == "") & np.array([unwanted.name(address) for address in table["final_url"]], bool)
+        table.loc[led, "reason"] = LISTED
         paths.write_frame(files.answers(number), table)
         rows = pd.util.hash_pandas_object(table.drop(columns=["file"]), index=False).to_numpy()
         parts.append(Part(number, hashlib.sha256(rows.tobytes()).hexdigest()[:16]))
@@ -229,20 +240,22 @@ def fetch_all(files: Files, part_count: int, sources: Sequence[Source], options:
 
 def _with_answers(files: Files, table: pd.DataFrame, archived: pd.DataFrame) -> pd.DataFrame:
     """Add what came of each candidate's picture: from an archive, from the web, or nothing where it was given up before."""
-    wanted = table["reason"] == ""
+    wanted = table["reason"].isin(["", LISTED])
     inside = wanted & table["url"].isin(archived.index)
-    answers, notes = {}, {"": ""}
+    answers, notes, nothing = {}, {"": ""}, fetch.Fetched("")
     for url, row in archived.loc[table.loc[inside, "url"]].iterrows():
         reason = "archive_x_robots" if _forbids(row["robots"]) else "ok"
         header = {"content_type": row["content_type"], "x_robots": row["robots"]}
         answers[url] = fetch.Fetched(url, reason, sha256=row["sha256"], **header)
         notes[url] = files.note(files.archived_picture(row["sha256"]))
-    if (wanted & ~inside).any():
+    if (wanted & ~inside).any() and (
+        files.fetched / "journal.sqlite"
+    ).is_file():  # what is listed may be all, and not asked for
         for answer in fetch.results(files.fetched, table.loc[wanted & ~inside, "url"]):
             answers[answer.url] = answer
             if answer.reason == "ok":
                 notes[answer.url] = files.note(fetch.image_path(files.fetched, answer))
-    rows = [answers[url] if asked else fetch.Fetched("") for url, asked in zip(table["url"], wanted, strict=True)]
+    rows = [answers.get(url, nothing) if asked else nothing for url, asked in zip(table["url"], wanted, strict=True)]
     columns = pd.DataFrame([asdict(row) for row in rows])[_ANSWER].rename(columns=_RENAMED)
     return table.assign(**columns, file=[notes.get(row.url, "") for row in rows], archived=inside)
 
@@ -255,20 +268,21 @@ def judge_pictures(files: Files, options: config.Web, part: Part) -> None:
         table.loc[lost, "stage"] = stage
         table.loc[lost, "reason"] = table.loc[lost, column]
     head = overhead.load(files.head)
-    rows = table.index[table["stage"] == ""]
+    listed = (table["given_up"] == LISTED) & (table["file"] != "")  # its copies are looked for by its hashes
+    rows = table.index[(table["stage"] == "") | listed]
     for first in range(0, len(rows), _AT_ONCE):
         pictures = {}
         for row in rows[first : first + _AT_ONCE]:
             array, reason = overhead.decode(_bytes(files, table.at[row, "file"]), options)
             if array is None:
-                table.loc[row, ["stage", "reason"]] = ["image", reason]
+                table.loc[row, ["stage", "reason"]] = ["address", LISTED] if listed[row] else ["image", reason]
             else:
                 table.loc[row, ["height", "width"]] = array.shape[:2]
                 pictures[row] = array
         if pictures:
             table.loc[list(pictures), "overhead"] = overhead.score(head, list(pictures.values()))
             hashes = duplicates.hash_table((table.at[row, "key"], b"", array, "") for row, array in pictures.items())
-            for column in ("pixels_sha256", "contrast", "pixels", *_HASHES):
+            for column in ("pixels_sha256", "contrast", "pixels", *_HASHES, *picture_details.COLUMNS):
                 table.loc[list(pictures), column] = hashes[column].to_numpy()
     low = (table["stage"] == "") & (table["overhead"] < head.threshold)
     table.loc[low, ["stage", "reason"]] = ["image", "not overhead"]
@@ -291,10 +305,11 @@ def _survivors(files: Files, parts: Sequence[Part], columns: list[str]) -> Itera
         yield table[table["stage"] == ""].drop(columns="stage").reset_index(drop=True)
 
 
-def near_duplicates(files: Files, parts: Sequence[Part], distance: int) -> dict[str, dict]:
+def near_duplicates(files: Files, parts: Sequence[Part], dropped: set[str], distance: int) -> dict[str, dict]:
     """Return for each pair to drop which one stays and why, by key."""
-    columns = ["key", "sha256", "pixels_sha256", "hash_0", "contrast", "pixels", "clean"]
-    if not any(map(len, tables := list(_survivors(files, parts, columns)))):
+    columns = ["key", "sha256", "pixels_sha256", "hash_0", "contrast", "pixels", "clean", *picture_details.COLUMNS]
+    tables = [table[~table["key"].isin(dropped)] for table in _survivors(files, parts, columns)]
+    if not any(map(len, tables)):
         return {}
     names = {"sha256": "bytes_sha256", "hash_0": "hash", "clean": "text"}
     return _by_key(duplicates.duplicates(pd.concat(tables, ignore_index=True).rename(columns=names), distance))
@@ -356,49 +371,10 @@ def _decoded(files: Files, table: pd.DataFrame, options: config.Web) -> Iterator
         yield [overhead.decode(_bytes(files, note), options)[0] for note in rows["file"]], rows["clean"].tolist()
 
 
-def overlaps(
-    files: Files, parts: Sequence[Part], dropped: set[str], tables: dict[str, str], distance: int
-) -> dict[str, list[dict]]:
-    """Return what each pair has in common with which benchmark, by key."""
-    columns = ["key", "url", "sha256", "pixels_sha256", "contrast", "pixels", "clean", *_HASHES]
-    rows: dict[str, list[dict]] = {}
-    for folder, name in tables.items():
-        theirs = duplicates.load_or_hash(files.benchmark(name), name, duplicates.pictures(Path(folder)))
-        theirs = pd.concat([theirs, _benchmark_texts(Path(folder))], ignore_index=True)
-        for ours in _survivors(files, parts, columns):
-            ours = ours[~ours["key"].isin(dropped)].rename(columns={"sha256": "bytes_sha256", "clean": "text"})
-            if not len(ours):
-                continue
-            addresses = dict(zip(ours["key"], ours["url"], strict=True))
-            shared = duplicates.overlap(ours.assign(hash=ours["hash_0"]), theirs, benchmarks.name(folder), distance)
-            for row in shared.to_dict("records"):
-                rows.setdefault(row["key"], []).append({"key": row["key"], "url": addresses[row["key"]]} | row)
-    return dict(sorted(rows.items()))
-
-
-def benchmark_table(folder: Path) -> str:
-    """Name the table of a benchmark's hashes; a folder that is not there is a DataError."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder: --benchmarks takes folders of pictures, loose or in tar files")
-    return duplicates.table_name(benchmarks.name(folder), benchmarks.fingerprint(folder))
-
-
-def _benchmark_texts(folder: Path) -> pd.DataFrame:
-    """The captions of a benchmark in a known layout, as rows of a hash table without pictures; a folder of bare pictures has none."""
-    rows = []
-    try:
-        splits = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and next(path.glob("*.tar"), None)]
-        splits += ["train"] if next(folder.glob("*.tar"), None) else []
-        for path in [] if splits else sorted(folder.glob("*.json")):
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                splits += sorted({str(row["split"]) for row in json.loads(path.read_bytes())["images"]})
-        for split in splits:
-            rows += [(sample.key, "\n".join(sample.captions)) for sample in benchmarks.samples(folder, split)]
-    except DataError as error:
-        log.warning("%s: its texts are not looked for (%s)", folder, error)
-    table = pd.DataFrame(rows, columns=["key", "text"]).astype(object)
-    empty = {"bytes_sha256": "", "pixels_sha256": "", "contrast": 0.0, "pixels": 0, "hash": np.uint64(0)}
-    return table.assign(**empty, **dict.fromkeys(_HASHES, np.uint64(0)))
+def survivors_with_hashes(files: Files, parts: Sequence[Part], dropped: set[str]) -> Iterator[pd.DataFrame]:
+    """Give the tables of all pairs so far but those dropped, with the hashes of their pictures."""
+    for table in _survivors(files, parts, ["key", "url", "sha256", "pixels_sha256", "contrast", "pixels", "clean", *_HASHES]):
+        yield table[~table["key"].isin(dropped)]
 
 
 def deal(

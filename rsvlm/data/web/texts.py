@@ -41,6 +41,7 @@ REASONS = {
     "personal_email": "an e-mail address",
     "personal_phone": "a telephone number",
     "personal_handle": "a person's name on a network, as in @name",
+    "adult": "nakedness or sex",
     "low_relevance": "relevance below web.min_relevance",
     "language": "a language outside web.languages",
 }
@@ -205,14 +206,38 @@ _INJECTION = (
     r"|\b(?:assistant|system|user)\s*:\s*(?:you|ignore|please)|do not (?:mention|reveal|follow) (?:this|these|your) (?:instruction|prompt)"
     r"|respond only with|new instructions?\s*:"
 )
-_EMAIL = r"(?i)[a-z0-9._%+-]@[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){0,4}\.[a-z]{2,24}\b|\b[a-z0-9._-]{1,64}\s?[\[({]\s?at\s?[\])}]\s?[a-z0-9-]{1,63}\s?(?:[\[({]\s?dot\s?[\])}]|\.)"
-# Decimal points never separate the groups of the first pattern, and not one alone those of the second: coordinates are no numbers.
+_EMAIL = (
+    r"(?i)[a-z0-9._%+-](?:@|%40)[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){0,4}\.[a-z]{2,24}\b"
+    r"|\b[a-z0-9._-]{1,64}\s?[\[({]\s?at\s?[\])}]\s?[a-z0-9-]{1,63}\s?(?:[\[({]\s?dot\s?[\])}]|\.)"
+    r"|\b[a-z0-9._-]{2,64} at [a-z0-9-]{1,63}(?: dot [a-z0-9-]{1,63}){0,3} dot [a-z]{2,24}\b"
+)
+# Numbers of plates and sheets look like those of telephones, and are taken out before. National numbers count at the start, behind a
+# mark, or behind a word that leads to a number. Decimal points never separate the groups of the first pattern: coordinates are no
+# numbers.
+_PLATE = (
+    r"(?i)\b(?:plate|sheet|frame|tile|scene|path|row|orbit|grid|roll|strip|negative|block|parcel|barcode|isbn|blatt|feuille|planche|hoja"
+    r"|foglio)s?\b[ .:#]{0,3}[0-9][0-9 /-]*"
+)
+_LEAD = (
+    r"(?i:^|[:;,|(]\s{0,2}|\b(?:tel|phone|telephone|call|ring|dial|whatsapp|fax|telefon|tél|mobile|cell|contact|number|request|order|"
+    r"orders|from|at|on|us)\b[ .:]{0,3})"
+)
 _PHONE = (
-    r"(?:^|[^0-9A-Za-z.])(?:\+|00)[1-9][0-9]{0,2}[ /-]?\(?[0-9]{1,4}\)?(?:[ /-]?[0-9]{2,4}){2,4}(?:$|[^0-9.])"
-    r"|(?:^|[^0-9.-])(?:\([0-9]{3}\) ?|[0-9]{3}[ -])[0-9]{3}[ -][0-9]{4}(?:$|[^0-9.])|\b[0-9]{3}\.[0-9]{3}\.[0-9]{4}\b"
-    r"|(?i:\b(?:tel|phone|call|whatsapp|fax|mobile|cell|telefon|tél)\b[ .:]{0,3}(?:us |at |no |on ){0,2}\+?[0-9(][0-9() /-]{5,20}[0-9])"
+    r"(?:^|[^0-9A-Za-z.])\+[1-9][0-9]{0,2}[ /-]?\(?[0-9]{1,4}\)?(?:[ /-]?[0-9]{2,4}){2,4}(?:$|[^0-9.])"
+    + r"|(?:^|[^0-9A-Za-z.])00[1-9][0-9]{0,2}[ /-]?\(?[0-9]{1,4}\)?(?:[ /-]?[0-9]{2,4}){2,4}(?:$|[^0-9.])"
+    + rf"|{_LEAD}\(?0(?:[0-9]{{2}}\)?[ /-]?[0-9]{{4}}[ -]?[0-9]{{4}}|[0-9]{{3}}\)?[ /-]?[0-9]{{3}}[ -]?[0-9]{{4}}"
+    + r"|[0-9]{4}\)?[ /-]?[0-9]{3}[ -]?[0-9]{3}|[0-9]{2,4}\)?[ /-][0-9]{6,8}|[1-9](?:[ .][0-9]{2}){4})(?:$|[^0-9.])"
+    + r"|(?:^|[^0-9.-])(?:1[ .-])?(?:\([0-9]{3}\) ?[0-9]{3}[ -][0-9]{4}|[2-9][0-9]{2}-[0-9]{3}-[0-9]{4}"
+    + r"|[2-9][0-9]{2} [2-9][0-9]{2}[ -][0-9]{4})(?:$|[^0-9.])|\b[0-9]{3}\.[0-9]{3}\.[0-9]{4}\b"
+    + r"|(?i:\b(?:tel|phone|call|whatsapp|fax|telefon|tél)\b[ .:]{0,3}(?:us |at |on ){0,2}\+?[0-9(][0-9() /-]{5,20}[0-9])"
+    + r"|(?i:\b(?:mobile|cell)(?: phone| number| no)?(?: ?[.:] ?| )(?:\+|0|\()[0-9() /-]{7,20}[0-9])"
 )
 _HANDLE = r"(?:^|[^A-Za-z0-9_.@/])@[A-Za-z_][A-Za-z_][A-Za-z0-9_.]{2,}"
+
+_ADULT = (
+    r"(?i)\b(?:nudes?|nudity|nudists?|naked|topless|porno?|pornographic|xxx|nsfw|erotica?|sexy|sex|sexual|nackt\w{0,4}|fkk|desnud[ao]s?|nue?s?"
+    r" (?:à|sur|dans)|seins nus|nuas?)\b"
+)
 
 
 def _form_reasons(originals: pa.Array, texts: np.ndarray, options: config.Web) -> dict[str, np.ndarray]:
@@ -237,8 +262,9 @@ def _form_reasons(originals: pa.Array, texts: np.ndarray, options: config.Web) -
         "not_prose": letters < 0.3 * lengths,
         "repetitive": (counts >= 12) & (distinct < 0.5 * counts),
         "personal_email": np.any([_has(column, _EMAIL) for column in either], axis=0),
-        "personal_phone": np.any([_has(column, _PHONE) for column in either[1:]], axis=0),
+        "personal_phone": np.any([_has(pc.replace_substring_regex(c, _PLATE, " "), _PHONE) for c in either[1:]], axis=0),
         "personal_handle": _has(cleaned, _HANDLE),
+        "adult": _has(cleaned, _ADULT),
     }
 
 
@@ -276,6 +302,25 @@ def _detector(codes: tuple[str, ...]):
     languages = [known[code] for code in sorted(set(codes) | set(COMMON))]
     # The accurate mode takes 430 MB and four times as long; what it gains on names of places the lexicon gives, too.
     return lingua.LanguageDetectorBuilder.from_languages(*languages).with_low_accuracy_mode().build()
+
+
+def check_languages(codes: Sequence[str], words: Lexicon | None = None) -> None:
+    """Stop at languages in which no text could be kept.
+
+    Args:
+        codes: ISO 639-1 codes, as of `web.languages`.
+        words: Lexicon of the terms. If None, the package's own.
+
+    Raises:
+        ConfigError: A code is unknown, or the lexicon has no term in its language.
+    """
+    words = words or lexicon()
+    known = sorted({code for code, weight in zip(words.languages, words.weights, strict=True) if code and weight > 0})
+    if lacking := [code for code in codes if code not in known]:
+        raise ConfigError(
+            f"web.languages: the lexicon has no term in {', '.join(lacking)}, so no text could be kept; "
+            f"choose from {', '.join(known)}, or add terms to rsvlm/data/web/lexicon.json"
+        )
 
 
 def detect_languages(texts: Sequence[str], wanted: Sequence[str] = (), words: Lexicon | None = None) -> list[str]:

@@ -53,7 +53,7 @@ def open_model(where: str, device: torch.device) -> Encoder:
     if lost := sorted(report["missing_keys"]) + sorted(report["mismatched_keys"]):
         raise ModelError(f"hf:{where}: the weights lack {len(lost)} of the model's, which would be random: {lost[:5]}")
     if kind == "siglip":
-        _lower(tokenizer)
+        _as_trained(tokenizer)
     name = f"hf:{where}" if revision else f"hf:{folder.name}"
     encoder = HuggingFaceEncoder(name, model.eval().to(device), processor, tokenizer, lambda: embed.fingerprint(folder))
     encoder.revision = revision
@@ -156,15 +156,19 @@ def _run(block: nn.Module, x: Tensor) -> Tensor:
     return output[0] if isinstance(output, tuple) else output  # a tuple before the fifth series
 
 
-def _lower(tokenizer) -> None:
-    """Have the tokenizer of a SigLIP 2 lower its texts, as they were in its training; its folder says nothing of it.
+def _as_trained(tokenizer) -> None:
+    """Have the tokenizer of a SigLIP 2 read texts as in its training: in lower case, and filled up on the right.
 
-    Published ones of a fixed resolution name the plain tokenizer of Gemma, and the kind `siglip`. SigLIP's own tokenizer does it
-    by itself.
+    Published ones of a fixed resolution name the plain tokenizer of Gemma, and the kind `siglip`; their folders do not ask for
+    lower case. SigLIP's own tokenizer does it by itself.
 
     Source: Tschannen et al. 2025 (SigLIP 2, arXiv 2502.14786), section 2.1; as transformers does for the kind `siglip2`.
     """
-    if not type(tokenizer).__name__.startswith("Gemma") or tokenizer.init_kwargs.get("do_lower_case") is False:
+    if not type(tokenizer).__name__.startswith("Gemma"):
+        return
+    if "padding_side" not in tokenizer.init_kwargs:
+        tokenizer.padding_side = "right"  # Gemma's default is the left
+    if tokenizer.init_kwargs.get("do_lower_case") is False:
         return
     backend = tokenizer.backend_tokenizer
     others = [backend.normalizer] if backend.normalizer is not None else []

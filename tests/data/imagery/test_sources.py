@@ -273,3 +273,73 @@ def test_stac_items(tmp_path, server):
         path.write_text(bad)
         with pytest.raises(DataError, match="items.json"):
             chips(path)
+
+
+# Names and files
+
+
+@pytest.mark.parametrize("names", [("ortho.tif", "ortho.tiff"), ("a/ortho.tif", "a-ortho.tif"), ("Ortho.tif", "ortho.gtiff")])
+def test_files_with_one_name_stay_two_sources(tmp_path, names):
+    arrays = [picture(64, 96), picture(64, 64, seed=1)]
+    for number, (name, array) in enumerate(zip(names, arrays)):
+        write(tmp_path / name, array, transform=from_origin(460_000 + 10_000 * number, 4_300_000, 10, 10))
+    sources, table, notes = chips(tmp_path)
+    assert notes == [] and table["key"].is_unique and len(table) == 6 + 4
+    assert len({source.name.casefold() for source in sources}) == 2
+    by_file = {source.file: source for source in sources}
+    assert set(by_file) == set(names)
+    for name, array in zip(names, arrays):
+        part = table[table["source"] == by_file[name].name]
+        assert part["lon"].between(*by_file[name].bbox_lonlat[::2]).all()
+        for row, (got, _) in zip(part.itertuples(), imagery.read(by_file[name], part)):
+            top, left = int(row.top_px), int(row.left_px)
+            assert np.array_equal(got, array[:, top : top + 32, left : left + 32].transpose(1, 2, 0))
+
+
+def test_names_do_not_change_when_a_folder_grows(tmp_path):
+    write(tmp_path / "b.tif", picture(64, 64))
+    (alone,) = chips(tmp_path)[0]
+    write(tmp_path / "a.tif", picture(64, 64))
+    write(tmp_path / "c" / "b.tif", picture(64, 64))
+    assert alone.name in {source.name for source in chips(tmp_path)[0] if source.file == "b.tif"}
+
+
+def test_items_of_one_id_are_two_sources_and_an_item_listed_again_is_one(tmp_path):
+    for number, name in enumerate("ab"):
+        place = from_origin(460_000 + 10_000 * number, 4_300_000, 10, 10)
+        write(tmp_path / f"{name}.tif", picture(64, 64, number), transform=place)
+    tiff = {"type": "image/tiff; application=geotiff", "roles": ["visual"]}
+    items = [stac_item("T29", {"visual": {"href": f"./{name}.tif", **tiff}}) | {"collection": name} for name in "ab"]
+    path = tmp_path / "items.json"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [*items, items[0], items[1], items[0]]}))
+    sources, table, notes = chips(path)
+    assert [source.file for source in sources] == ["a.tif", "b.tif"] and len({source.name for source in sources}) == 2
+    assert len(table) == 8 and table["key"].is_unique
+    assert [(note["reason"], note["count"]) for note in notes] == [("item that is listed again", 3)]
+    for number, source in enumerate(sources):
+        got = next(imagery.read(source, table[table["source"] == source.name]))[0]
+        assert np.array_equal(got, picture(64, 64, number)[:, :32, :32].transpose(1, 2, 0))
+
+
+def test_bands_of_a_stac_item_are_put_together(tmp_path):
+    tiff = {"type": "image/tiff; application=geotiff", "roles": ["data"]}
+    assets = {}
+    for value, (key, name) in enumerate([("B02", "blue"), ("B03", "green"), ("B04", "red"), ("B08", "nir")], 1):
+        write(tmp_path / f"{key}.tif", np.full((64, 64), 10 * value, np.uint8))
+        assets[key] = {"href": f"./{key}.tif", "eo:bands": [{"name": key, "common_name": name}], **tiff}
+    path = tmp_path / "item.json"
+    path.write_text(json.dumps(stac_item("S2", assets)))
+    sources, table, _ = chips(path)
+    assert sources[0].file == "B04.tif + B03.tif + B02.tif"
+    assert pixels(sources, table)[0][0][0, 0].tolist() == [30, 20, 10]
+
+
+def test_places_that_share_a_key_are_two_chips(tmp_path):
+    path = write(tmp_path / "a.tif", picture(200, 200))
+    to_lonlat = pyproj.Transformer.from_crs("EPSG:32629", "EPSG:4326", always_xy=True)
+    first, second = (to_lonlat.transform(460_000 + 10 * c, 4_300_000 - 1000) for c in (50, 150))
+    (tmp_path / "p.csv").write_text(f"lon,lat,key\n{first[0]},{first[1]},school\n{second[0]},{second[1]},school\n")
+    chosen = options(place="list", points=str(tmp_path / "p.csv"))
+    table, notes = imagery.lay_out(imagery.open_imagery(str(path), chosen), chosen)
+    assert len(table) == 2 and table["key"].is_unique
+    assert [(note["count"], note["examples"]) for note in notes] == [(2, ["school"])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rasters import chips, pixels, write
+from rasters import chips, pixels, serve, write
 
 from rsvlm.data.imagery import values
 from rsvlm.errors import ConfigError, DataError
@@ -110,7 +110,8 @@ def test_ground_control_points_say_where_a_raster_lies(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "fill"), [("uint16", 0), ("int16", 0), ("int16", -32768), ("float32", -9999), ("uint16", 65535)]
+    ("kind", "fill"),
+    [("uint16", 0), ("int16", 0), ("int16", -32768), ("float32", -9999), ("float32", np.finfo("f4").min), ("uint16", 65535)],
 )
 def test_fill_that_a_file_does_not_declare_is_no_data_and_told(tmp_path, caplog, kind, fill):
     array = noise(700, 1700, kind)
@@ -127,6 +128,17 @@ def test_fill_that_a_file_does_not_declare_is_no_data_and_told(tmp_path, caplog,
     assert "31 %" in record.message and "--nodata file" in record.message
     assert chips(path, nodata="file")[0][0].nodata is None and set(reasons(path, nodata="file")) == {None}
     assert chips(path, nodata=fill)[0][0].limits == sources[0].limits and len(caplog.records) == 1
+
+
+def test_fill_and_infrared_of_a_raster_on_a_server(tmp_path):
+    array = noise(700, 1700, shape=(4, 128, 128))
+    array[:, :, :40] = 0
+    path = write(tmp_path / "a.tif", array, colours=RGBA, transform=TURNED)
+    with serve(tmp_path) as server:
+        there = chips(f"{server.url}/a.tif", allow_loopback=True)
+        assert there[0][0].nodata == 0 and there[0][0].alpha == 0
+        got = [why for _, why in pixels(*there[:2])]
+    assert got == reasons(path) and {None, "all nodata"} <= set(got)
 
 
 def test_averages_do_not_mix_fill_into_data(tmp_path):

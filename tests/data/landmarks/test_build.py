@@ -1,4 +1,4 @@
-"""Builds from anybody's imagery and map: who may be in a split, and the same bytes however the work was done."""
+"""Builds from anybody's imagery and map: the same bytes however the work was done, and a reason for all that is left out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import time
 from collections import Counter
 
 import numpy as np
-import pandas as pd
 import pytest
 from captioning import Server, openai_answer
 from conftest import DATA
@@ -23,135 +22,12 @@ from rsvlm import config
 from rsvlm.book.figures import atlas, markup, tables
 from rsvlm.data import shards
 from rsvlm.data.captions import audit
-from rsvlm.data.landmarks import build, splits
+from rsvlm.data.landmarks import build
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 from rsvlm.model import images
 
 h3 = pytest.importorskip("h3")
 shapely = pytest.importorskip("shapely")
-
-
-def grid(west=-9.0, south=41.0, columns=40, rows=40, side_deg=0.004, size_px=64):
-    """A chip table of touching squares."""
-    y, x = np.divmod(np.arange(columns * rows), columns)
-    table = pd.DataFrame({"west": west + x * side_deg, "south": south + y * side_deg})
-    table["east"], table["north"] = table["west"] + side_deg, table["south"] + side_deg
-    table["lon"], table["lat"] = (table["west"] + table["east"]) / 2, (table["south"] + table["north"]) / 2
-    table["size_px"], table["gsd_m"] = size_px, side_deg * 111_320 / size_px
-    table["key"] = [f"c{i:05d}" for i in range(len(table))]
-    return table
-
-
-def held(table, split, options):
-    """Outlines of the cells of a split, from the library alone."""
-    cells = {h3.latlng_to_cell(y, x, options.h3_resolution) for x, y in table.loc[split, ["lon", "lat"]].to_numpy()}
-    return shapely.polygons([[(x, y) for y, x in h3.cell_to_boundary(cell)] for cell in cells])
-
-
-# Splits
-
-
-@pytest.mark.parametrize("resolution", [6, 7])
-def test_training_chips_keep_a_chip_away_from_cells_held_back(resolution):
-    options = config.Chips(h3_resolution=resolution, test_share=0.2, val_share=0.2)
-    table = grid()
-    split, reasons = splits.assign(table, options, seed=1)
-    kept = reasons == ""
-    assert {"train", "val", "test"} <= set(split[kept]) and (reasons != "").any()
-    boxes = shapely.box(*table[["west", "south", "east", "north"]].to_numpy().T)
-    side = 0.004
-    for later, earlier in (("test", ("train", "val")), ("val", ("train",))):
-        tree = shapely.STRtree(held(table, split == later, options))
-        for name in earlier:
-            inner = shapely.buffer(boxes, 0.7 * side, join_style="mitre")
-            outer = shapely.buffer(boxes, 1.05 * side, join_style="mitre")
-            chosen = np.flatnonzero(split == name)
-            assert not set(chosen[tree.query(inner[chosen], "intersects")[0]]) & set(np.flatnonzero(kept))
-            # And none is dropped that is far from every such cell.
-            near = set(chosen[tree.query(outer[chosen], "intersects")[0]])
-            if name == "val":
-                assert set(chosen[~kept[chosen]]) <= near
-
-
-def test_a_cell_is_in_the_same_split_in_every_data_set():
-    options = config.Chips(h3_resolution=7, test_share=0.3, val_share=0.1)
-    large, part = grid(), grid(columns=11, rows=9)
-    split, _ = splits.assign(large, options, 5)
-    again, _ = splits.assign(part, options, 5)
-    names = dict(zip(zip(large["lon"].round(6), large["lat"].round(6), strict=True), split, strict=True))
-    assert [names[spot] for spot in zip(part["lon"].round(6), part["lat"].round(6), strict=True)] == list(again)
-    assert (splits.assign(large, options, 6)[0] != split).any()
-
-
-def test_cells_are_drawn_in_the_shares_asked_for():
-    rng = np.random.default_rng(0)
-    table = grid(columns=60, rows=50)
-    table[["lat", "lon"]] = np.stack([rng.uniform(-60, 60, 3000), rng.uniform(-180, 179, 3000)], axis=1)
-    split, _ = splits.assign(table, config.Chips(test_share=0.2, val_share=0.1), 0)
-    shares = {name: float((split == name).mean()) for name in splits.SPLITS}
-    assert shares["test"] == pytest.approx(0.2, abs=0.03) and shares["val"] == pytest.approx(0.1, abs=0.03)
-
-
-def test_chips_on_the_line_of_180_degrees_and_near_a_pole_have_a_split():
-    options = config.Chips(h3_resolution=6, test_share=0.3, val_share=0.1)
-    for table in (grid(west=179.95, columns=20, rows=3), grid(south=89.985, columns=5, rows=3)):
-        split, reasons = splits.assign(table, options, 0)
-        assert set(split) <= set(splits.SPLITS) and len(reasons) == len(table)
-
-
-def test_cells_smaller_than_chips_are_refused():
-    with pytest.raises(ConfigError, match=r"h3_resolution=12 .* give \d or less"):
-        splits.assign(grid(columns=2, rows=2), config.Chips(h3_resolution=12), 0)
-    # Nothing is held back: there is nothing to keep apart.
-    split, reasons = splits.assign(grid(columns=2, rows=2), config.Chips(h3_resolution=12, test_share=0, val_share=0), 0)
-    assert set(split) == {"train"} and not any(reasons)
-
-
-# Footprints that stay out
-
-
-def test_chips_that_touch_footprints_stay_out(tmp_path):
-    table = grid(columns=10, rows=10)
-    (tmp_path / "a.csv").write_text("name,West,South,East,North\nx,-8.999,41.001,-8.998,41.002\n")
-    ring = [[-8.97, 41.03], [-8.965, 41.03], [-8.965, 41.035], [-8.97, 41.035], [-8.97, 41.03]]
-    shape = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
-    (tmp_path / "b.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [shape]}))
-    reasons = splits.excluded(table, [tmp_path / "a.csv", tmp_path / "b.geojson"])
-    assert reasons[0] == "touches a footprint of a.csv"
-    boxes = shapely.box(*table[["west", "south", "east", "north"]].to_numpy().T)
-    corner = shapely.box(-8.999, 41.001, -8.998, 41.002)
-    expected = shapely.intersects(boxes, shapely.polygons(ring)) | shapely.intersects(boxes, corner)
-    assert ((reasons != "") == expected).all() and expected.sum() > 2
-
-
-def test_a_footprint_across_180_degrees_is_one_place(tmp_path):
-    table = grid(west=179.99, south=0, columns=4, rows=1)
-    (tmp_path / "a.csv").write_text("west,south,east,north\n179.9995,-1,-179.9999,1\n")
-    assert [bool(r) for r in splits.excluded(table, [tmp_path / "a.csv"])] == [False, False, True, False]
-    (tmp_path / "b.csv").write_text("west,south,east,north\n-179.9970,-1,-179.9960,1\n")
-    assert [bool(r) for r in splits.excluded(table, [tmp_path / "b.csv"])] == [False, False, False, True]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "says"),
-    [
-        ("a.csv", "x,y\n1,2\n", "columns west, south, east, north"),
-        ("a.csv", "west,south,east,north\n1,2,three,4\n", "cannot be read"),
-        ("a.csv", "west,south,east,north\n400000,5000000,400100,5000100\n", "in degrees"),
-        ("a.geojson", "{", "cannot be read"),
-        ("a.geojson", '{"type":"FeatureCollection","features":[]}', "no footprint"),
-        ("a.geojson", '{"type":"Nonsense"}', "cannot be read"),
-    ],
-)
-def test_what_is_no_footprint_is_refused(tmp_path, name, text, says):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=says):
-        splits.read_footprints(tmp_path / name)
-    with pytest.raises(DataError, match="missing"):
-        splits.read_footprints(tmp_path / "absent.csv")
-
-
-# Whole builds
 
 SIDE, CHIP = 256, 64  # 16 chips
 
@@ -296,6 +172,18 @@ def test_the_manifest_says_what_bands_and_values_mean(raster, features, tmp_path
     assert content["sources"][0] | {"bands": [1, 2, 3], "limits": [], "nodata": None, "guesses": []} == content["sources"][0]
     other = make(raster, features, options(chips__limits="0,510", chips__bands="3,2,1"), tmp_path / "other")
     assert other["sources"][0]["limits"] == [[0, 510]] * 3 and other["sources"][0]["bands"] == [3, 2, 1]
+
+
+def test_a_build_that_keeps_nothing_ends_with_what_took_everything(raster, features, tmp_path):
+    far = json.loads(features.read_text())
+    for feature in far["features"]:
+        feature["geometry"] = {"type": "Point", "coordinates": [20.0, 10.0]}
+    (tmp_path / "far.geojson").write_text(json.dumps(far))
+    for _ in range(2):  # also when it is there already
+        with pytest.raises(DataError, match="no chip .* kept: .*landmarks: no visible landmark.*map has nothing"):
+            make(raster, tmp_path / "far.geojson", options(), tmp_path / "out")
+    with pytest.raises(DataError, match="imagery: all nodata"):
+        make(raster, tmp_path / "far.geojson", options(chips__min_landmarks=0, chips__min_valid_share=1), tmp_path / "more")
 
 
 def test_hostile_names_are_data(raster, features, tmp_path):
@@ -487,12 +375,3 @@ def test_the_beach_is_named_where_it_is(tmp_path):
     captions = " ".join(caption for record in made for caption in record["captions"])
     assert "Praia da Aguda" in captions and "water tower" in captions
     assert all("OpenStreetMap" in record["attribution"] for record in made)
-
-
-def test_chips_that_are_turned_from_north_are_dropped_with_advice():
-    chips = pd.DataFrame({"key": list("abcd"), "lon": 10.0, "lat": 50.0, "up_deg": [0.0, -5.9, 30.0, 354.1]})
-    chips[["west", "south", "east", "north"]] = [9.99, 49.99, 10.01, 50.01]
-    chips = chips.assign(gsd_m=5.0, size_px=256)
-    kept, before = splits.select(chips, config.load("smoke", {"chips.test_share": 0, "chips.val_share": 0}))
-    assert list(kept["key"]) == ["a", "b", "d"]
-    assert [(line["key"], line["stage"]) for line in before] == [("c", "turned")] and "warp" in before[0]["reason"]

@@ -82,6 +82,81 @@ def test_areas_and_lengths_are_right_to_one_percent(lat, side_m):
     assert by_category["motorway"]["length_m"] == pytest.approx(geod.geometry_length(line), rel=0.01)
 
 
+# Outlines
+
+
+def turned(one: dict, degrees: float) -> tuple[dict, np.ndarray]:
+    """A chip whose picture is turned clockwise on the ground: its row, with the box around it, and its outline."""
+    pyproj = pytest.importorskip("pyproj")
+    geod, half = pyproj.Geod(ellps="WGS84"), one["gsd_m"] * one["size_px"] / 2**0.5
+    corners = [geod.fwd(one["lon"], one["lat"], azimuth + degrees, half)[:2] for azimuth in (-45, 45, 135, -135)]
+    ring = np.array(corners)
+    (west, south), (east, north) = ring.min(0), ring.max(0)
+    return one | {"west": west, "south": south, "east": east, "north": north}, ring[None]
+
+
+def at(ring: np.ndarray, x: float, y: float) -> tuple[float, float]:
+    """A point of a turned chip, 0 to 1 from the upper left corner of its picture; also outside."""
+    nw, ne, se, sw = ring[0]
+    return tuple(((1 - y) * ((1 - x) * nw + x * ne) + y * ((1 - x) * sw + x * se)).tolist())
+
+
+def quad(ring: np.ndarray, x0: float, y0: float, x1: float, y1: float):
+    return shapely.Polygon([at(ring, x, y) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))])
+
+
+@pytest.mark.parametrize("degrees", [-5.6, 5.6])
+@pytest.mark.parametrize("lat", [3.0, -52.0, 70.0])
+def test_what_lies_beside_a_turned_picture_is_not_in_it(lat, degrees):
+    one, ring = turned(chip(21.0, lat, 256.0), degrees)
+    frame = shapely.Polygon(ring[0])
+    gap = shapely.box(*frame.bounds).difference(frame)
+    houses = [("building", part.representative_point().buffer(2e-5)) for part in gap.geoms]
+    wood = ("forest", gap.geoms[0].buffer(-1e-5), "Outside Wood")
+    road = ("motorway", shapely.LineString([at(ring, -0.02, -0.5), at(ring, -0.02, 1.5)]))
+    world = features(*houses, wood, road)
+    index, table = landmarks.index(world), pd.DataFrame([one])
+    assert len(landmarks.describe(world, index, table)[0]) == 3  # in the box around it they all are
+    assert landmarks.describe(world, index, table, ring) == [[]]
+
+
+@pytest.mark.parametrize("degrees", [-5.6, 5.6])
+@pytest.mark.parametrize("lat", [3.0, -52.0, 70.0])
+def test_a_turned_picture_of_a_turned_ground_tells_the_same(lat, degrees):
+    """Sectors, counts, shares and lengths are those of the picture, however it lies on the ground."""
+    shapes = [
+        ("lake", (0.05, 0.02, 0.31, 0.3)), ("forest", (0.6, 0.6, 1.4, 1.4)), ("park", (-1, 0.34, 2, 0.66)),
+        *(("building", (x, 0.02, x + 0.03, 0.05)) for x in (0.4, 0.5, 0.64, 0.7)), ("stadium", (0.97, 0.4, 1.05, 0.45)),
+    ]  # fmt: skip
+    said = []
+    for turn in (0.0, degrees):
+        one, ring = turned(chip(21.0, lat, 300.0), turn)
+        lines = [("motorway", shapely.LineString([at(ring, -0.5, 0.32), at(ring, 0.99, 0.34)]))]
+        world = features(*((category, quad(ring, *where)) for category, where in shapes), *lines)
+        marks = landmarks.describe(world, landmarks.index(world), pd.DataFrame([one]), ring)[0]
+        said.append({mark["category"]: mark for mark in marks})
+    assert set(said[0]) == set(said[1]) == {"lake", "forest", "park", "building", "stadium", "motorway"}
+    for category, first in said[0].items():
+        second = said[1][category]
+        for name in ("position", "by_sector", "count", "cut", "visible"):
+            assert first[name] == second[name], (category, name)
+        for name in ("share", "area_m2", "length_m"):
+            assert first[name] == pytest.approx(second[name], rel=0.01) if first[name] else second[name] is None
+    assert said[1]["lake"]["share"] == pytest.approx(0.26 * 0.28, rel=0.01)
+    assert said[1]["forest"]["share"] == pytest.approx(0.16, rel=0.01)
+    assert said[1]["park"]["share"] == pytest.approx(0.32, rel=0.01)
+
+
+def test_outlines_that_are_boxes_change_nothing():
+    one = chip(5, 40, 1000)
+    world = features(
+        ("lake", box(one, 0.1, 0.2, 1.3, 0.4)), ("motorway", shapely.LineString([place(one, -1, 0.9), place(one, 2, 0.7)]))
+    )
+    table, index = pd.DataFrame([one]), landmarks.index(world)
+    ring = np.array([[place(one, x, y) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))]])
+    assert landmarks.describe(world, index, table, ring) == landmarks.describe(world, index, table)
+
+
 def test_what_the_edge_cuts_is_clipped():
     one = chip()
     (found,) = describe(
@@ -120,6 +195,25 @@ def test_large_and_small_outlines_are_clipped_alike():
     (found,) = describe(features(("lake", star)), one)
     assert found[0]["share"] == pytest.approx(star.intersection(frame).area / frame.area, rel=1e-3)
     assert shapely.get_num_coordinates(shapely.from_geojson(json.dumps(found[0]["geometry"]))) <= pieces.MAX_VERTICES
+
+
+@pytest.mark.parametrize(
+    ("category", "tags", "why"),
+    [
+        ("parking", {"amenity": "parking", "parking": "underground"}, landmarks.UNDERGROUND),
+        ("parking", {"amenity": "parking", "parking": "surface"}, None),
+        ("parking", {"amenity": "parking", "parking": "surface", "layer": "-1"}, landmarks.UNDERGROUND),
+        ("building", {"building": "yes", "location": "underground"}, landmarks.UNDERGROUND),
+        ("building", {"building": "yes", "layer": "-1"}, landmarks.UNDERGROUND),
+        ("lake", {"natural": "water", "layer": "-1"}, None),  # drawn so below a bridge
+        ("electrical substation", {"power": "substation", "location": "indoor"}, landmarks.INDOORS),
+    ],
+)
+def test_what_is_below_ground_or_inside_is_hidden(category, tags, why):
+    one = chip(side_m=256, size_px=256)
+    world = features((category, box(one, 0.1, 0.1, 0.6, 0.6), None, tags))
+    (mark,) = describe(world, one)[0]
+    assert mark["hidden_because"] == why and landmarks.seen_from_above(category, tags) == (why is None)
 
 
 def test_the_visibility_rule_says_why():

@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 from conftest import DATA
+from hypothesis import HealthCheck, given, settings, strategies as st
 from mapping import feature, point, polygon, square, write
 
 from rsvlm.data.maps import features as maps
@@ -41,6 +42,39 @@ def test_small_polygons_that_say_nothing_are_buildings(tmp_path):
     assert len(features.table) == 0 and features.counts["no tags"] == 5
     features = maps.read([write(tmp_path / "mixed.geojson", *houses, polygon(3, 3, natural="beach"))])
     assert features.table["category"].tolist() == ["beach"]
+
+
+def test_yes_no_and_provenance_say_nothing_of_footprints(tmp_path):
+    about = {"verified": False, "source": "survey", "last_update": "May 2020", "area_m2": 40.5}
+    houses = [polygon(i * 0.01, 0, side=0.0002, **about) for i in range(5)]
+    assert set(maps.read([write(tmp_path / "houses.geojson", *houses)]).table["category"]) == {"building"}
+    gone = [polygon(i * 0.01, 0, side=0.0002, building="yes", demolished="yes") for i in range(5)]
+    features = maps.read([write(tmp_path / "gone.geojson", *gone)])
+    assert not len(features.table) and features.counts == {"no longer or not yet there": 5}
+    none = [polygon(i * 0.01, 0, side=0.0002, building="no") for i in range(5)]
+    assert not len(maps.read([write(tmp_path / "none.geojson", *none)]).table)
+
+
+def test_a_map_that_gives_nothing_says_why(tmp_path, caplog):
+    empty = write(tmp_path / "empty.geojson", point(0, 0, colour="red"), point(0, 1, colour="red"), point(0, 2))
+    with pytest.raises(
+        DataError, match=r"empty\.geojson is left: 2 tags or columns .*#category=building; 1 shapes that say nothing"
+    ):
+        maps.needed(maps.read([empty]), [empty])
+    with pytest.raises(DataError, match="it holds no feature"):
+        maps.needed(maps.read([write(tmp_path / "none.geojson")]), ["none.geojson"])
+    full = write(tmp_path / "full.geojson", point(0, 0, natural="tree"))
+    elsewhere = maps.read([full], (5, 5, 6, 6))
+    assert maps.needed(elsewhere, [full]) is elsewhere  # whoever has the imagery can say more
+    maps.needed(maps.read([full, empty]), [full, empty])
+    assert "empty.geojson: 0 features were read, and left out: 2 tags or columns" in caplog.text
+
+
+def test_a_thing_keeps_its_own_and_its_english_name_among_many(tmp_path):
+    names = {f"name:{chr(97 + i // 26)}{chr(97 + i % 26)}": f"N{i}" for i in range(200)}
+    where = write(tmp_path / "map.geojson", point(0, 0, natural="peak", **names | {"name:en": "Mount", "name": "Monte"}))
+    table = maps.read([where]).table
+    assert table["name"][0] == "Monte" and table["names"][0]["en"] == "Mount" and len(table["names"][0]) == 39
 
 
 def test_pieces_of_one_feature_are_joined(tmp_path):
@@ -130,6 +164,51 @@ def test_an_empty_map_can_be_saved(tmp_path):
     features = maps.read([write(tmp_path / "map.geojson")])
     maps.save(features, tmp_path)
     assert len(maps.load(tmp_path).table) == 0
+
+
+ODD_KEYS = st.sampled_from(
+    "natural building highway name name:en sources names tags other_tags id fid class demolished layer is_underground version".split()
+)
+ODD_VALUES = st.one_of(
+    st.sampled_from(["water", "yes", "no", "beach", "residential", "track", "nan", '{"primary": "X"}', '"a"=>"b"', "[1", ""]),
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.floats(),
+    st.lists(st.sampled_from([{"dataset": "meta"}, 3, None]), max_size=2),
+    st.dictionaries(
+        st.sampled_from(["primary", "common", "natural"]), st.sampled_from(["water", None, {"en": "A"}, [1]]), max_size=2
+    ),
+)
+ODD_SHAPES = st.one_of(
+    st.none(),
+    st.builds(lambda x, y: {"type": "Point", "coordinates": [x, y]}, st.integers(-400, 400), st.integers(-95, 95)),
+    st.builds(
+        lambda x, y: {"type": "Polygon", "coordinates": square(x / 1000, y / 1000)}, st.integers(0, 9), st.integers(0, 9)
+    ),
+    st.sampled_from(
+        [{"type": "Polygon", "coordinates": []}, {"type": "Nonsense"}, {}, 7, {"type": "Point", "coordinates": ["a"]}]
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.builds(
+            lambda shape, own, tags: {"type": "Feature", "id": own, "geometry": shape, "properties": tags},
+            ODD_SHAPES,
+            st.sampled_from([None, 0, 1, "way/1", "x", [1], {}]),
+            st.one_of(st.none(), st.dictionaries(ODD_KEYS, ODD_VALUES, max_size=5)),
+        ),
+        max_size=12,
+    )
+)
+def test_whatever_goes_in_comes_out_or_has_a_reason(tmp_path, odd):
+    read = maps.read([write(tmp_path / "map.geojson", *odd)])
+    lost = sum(count for reason, count in read.counts.items() if reason not in set(maps.TOLD) - {"pieces merged"})
+    assert len(read.table) + lost == len(odd)
+    assert len(read.geometry) == len(read.table) and shapely.is_valid(read.geometry).all()
 
 
 # Real maps

@@ -8,7 +8,7 @@ import pytest
 from mapping import feature, point, polygon, write
 
 from rsvlm.data.maps import features as maps, files as map_files
-from rsvlm.errors import DataError
+from rsvlm.errors import ConfigError, DataError
 
 shapely = pytest.importorskip("shapely", reason="the extra [data] is not installed")
 
@@ -106,6 +106,75 @@ def test_a_broken_vector_file_is_named(tmp_path):
     (tmp_path / "map.gpkg").write_bytes(b"SQLite format 3\x00" + b"\x00" * 100)
     with pytest.raises(DataError, match="map.gpkg"):
         maps.read([str(tmp_path / "map.gpkg")])
+
+
+def layers(path: Path, **crs_of) -> str:
+    """Write a GeoPackage of one beach a layer, each in its reference system."""
+    pyogrio = pytest.importorskip("pyogrio")
+    for number, (layer, crs) in enumerate(crs_of.items()):
+        data = shapely.to_wkb(np.array([shapely.box(number, 0, number + 0.001, 0.001)], object))
+        columns = [np.array(["beach"], object), np.array([layer], object)]
+        about = {"geometry_type": "Polygon", "layer": layer, "append": number > 0, "crs": crs}
+        pyogrio.raw.write(path, data, columns, ["natural", "name"], **about)
+    return str(path)
+
+
+@pytest.mark.filterwarnings("ignore:'crs' was not provided")
+def test_a_layer_without_reference_system_is_left_out_and_counted(tmp_path, caplog):
+    where = layers(tmp_path / "map.gpkg", good="EPSG:4326", sketch=None, other="EPSG:4326")
+    read = maps.read([where])
+    assert read.table["name"].tolist() == ["good", "other"]
+    assert read.counts["in a layer without a reference system"] == 1 and "sketch" in caplog.text and "#layer" in caplog.text
+    assert maps.read([f"{where}#layer=other"]).table["name"].tolist() == ["other"]
+    assert maps.read([f"{where}#layer=sketch&crs=EPSG:4326"]).table["name"].tolist() == ["sketch"]
+    with pytest.raises(DataError, match="it has good, sketch, other"):
+        maps.read([f"{where}#layer=none"])
+    with pytest.raises(DataError, match="#crs="):
+        maps.read([f"{where}#layer=sketch"])
+    with pytest.raises(ConfigError, match="crs=EPSG"):
+        maps.read([f"{where}#crs=EPSG:nonsense"])
+
+
+def shapefile(folder: Path, names: list[str], encoding: str, declared: str | None) -> str:
+    """Write a shapefile whose texts are in an encoding, and what its .cpg says of it."""
+    pyogrio = pytest.importorskip("pyogrio")
+    data = shapely.to_wkb(np.array([shapely.Point(i, 0) for i in range(len(names))], object))
+    columns = [np.array(names, object), np.array(["tree"] * len(names), object)]
+    pyogrio.raw.write(
+        folder / "map.shp", data, columns, ["name", "natural"], geometry_type="Point", crs="EPSG:4326", encoding=encoding
+    )
+    (folder / "map.cpg").unlink(missing_ok=True)
+    if declared:
+        (folder / "map.cpg").write_text(declared)
+    return str(folder / "map.shp")
+
+
+@pytest.mark.parametrize("encoding, declared", [("UTF-8", None), ("CP1252", None), ("CP1252", "UTF-8"), ("CP1252", "1252")])
+def test_shapefiles_are_read_as_they_were_written(tmp_path, encoding, declared, caplog):
+    names = ["Praça d’Água", "Plain", "Año"]
+    read = maps.read([shapefile(tmp_path, names, encoding, declared)])
+    assert read.table["name"].tolist() == names
+    guessed = declared != "1252"
+    assert ("#encoding=" in caplog.text) == guessed and read.counts["texts of guessed encoding"] == 2 * guessed
+
+
+def test_the_encoding_may_stand_behind_the_path(tmp_path):
+    names = ["Площадь", "Парк"]
+    where = shapefile(tmp_path, names, "CP1251", None)
+    assert maps.read([f"{where}#encoding=cp1251"]).table["name"].tolist() == names
+    with pytest.raises(DataError, match="not encoded as utf-8"):
+        maps.read([f"{where}#encoding=utf-8"])
+    with pytest.raises(ConfigError, match="encoding=cp1252"):
+        maps.read([f"{where}#encoding=nonsense"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_geojson_in_any_encoding(tmp_path, encoding, caplog):
+    path = tmp_path / "map.geojson"
+    content = {"type": "FeatureCollection", "features": [point(1, 2, natural="tree", name="Praça d’Água")]}
+    path.write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
+    assert maps.read([str(path)]).table["name"].tolist() == ["Praça d’Água"]
+    assert ("#encoding=" in caplog.text) == (encoding == "cp1252")
 
 
 # OpenStreetMap
@@ -220,6 +289,25 @@ def test_overture_places_buildings_roads_and_tags(tmp_path):
     assert table["licence"].tolist()[:3] == ["CDLA-Permissive-2.0", "CDLA-Permissive-2.0", "ODbL-1.0"]
 
 
+def test_geoparquet_in_metres_is_read_in_the_region(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyproj = pytest.importorskip("pyproj")
+    import pyarrow
+
+    rows = [row(i, shapely.box(500_000 + 1000 * i, 0, 500_100 + 1000 * i, 100), natural="beach") for i in range(3)]
+    for one in rows:
+        del one["sources"]
+    for crs, given in ((pyproj.CRS("EPSG:32631").to_json_dict(), ""), (None, "#crs=EPSG:32631")):
+        column = {"encoding": "WKB", "crs": crs}
+        geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+        where = tmp_path / "map.parquet"
+        parquet.write_table(pyarrow.Table.from_pylist(rows).replace_schema_metadata({"geo": json.dumps(geo)}), where)
+        read = maps.read([f"{where}{given}"], (3.005, -1, 3.015, 1))
+        assert read.table["id"].tolist() == ["id1"] and read.geometry[0].bounds[0] == pytest.approx(3.00898, abs=1e-4)
+    with pytest.raises(DataError, match="#crs="):
+        maps.read([str(where)])
+
+
 def test_other_geoparquet_and_broken_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     where = overture(tmp_path / "own.parquet", [{"geometry": shapely.Point(1, 1).wkb, "natural": "beach", "name": "A"}], 1)
@@ -254,6 +342,8 @@ def test_a_geonames_dump(tmp_path):
     assert features.table["category"].tolist() == ["beach", "city", "village"]
     assert features.counts["broken line"] == 2 and features.counts["unmapped tags"] == 1
     assert set(features.table["licence"]) == {"CC-BY-4.0"}
+    path.write_bytes(line(6, "Praça", 38.85, -9.45, "T", "BCH").encode("cp1252"))
+    assert maps.read([str(path)]).table["name"].tolist() == ["Praça"]
     path.write_text("just\ntext\n")
     with pytest.raises(DataError, match="GeoNames"):
         maps.read([str(path)])

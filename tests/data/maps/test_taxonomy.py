@@ -61,6 +61,90 @@ def test_the_category_of_tags(tags, category):
     assert taxonomy.category_of(tags) == category
 
 
+@pytest.mark.parametrize(
+    "tags, category",
+    [
+        ({"highway": "pedestrian"}, "pedestrian street"),
+        ({"highway": "pedestrian", "area": "yes"}, "pedestrian area"),
+        ({"place": "square", "highway": "pedestrian"}, "square"),
+        ({"man_made": "tower", "tower:type": "bell_tower"}, "tower"),
+        ({"man_made": "tower", "tower:type": "communication"}, "communications tower"),
+        ({"man_made": "mast"}, "mast"),
+        ({"building": "residential"}, "residential building"),
+        ({"building": "apartments"}, "apartment block"),
+        ({"landuse": "greenfield"}, None),
+        ({"leisure": "track", "sport": "horse_racing"}, "racecourse"),
+        ({"leisure": "track", "sport": "athletics"}, "athletics track"),
+        ({"leisure": "track"}, "sports track"),
+        ({"building": "yes", "sport": "horse_racing"}, "building"),
+        ({"aeroway": "heliport"}, "heliport"),
+        ({"natural": "desert"}, "desert"),
+        ({"natural": "water", "water": "wastewater"}, "basin"),
+        ({"natural": "water", "water": "rapids"}, "body of water"),
+        ({"historic": "archaeological_site"}, "archaeological site"),
+        ({"highway": "trunk"}, "main road"),
+        ({"building": "garage"}, "garage"),
+        ({"building": "stable"}, "stable"),
+        ({"amenity": "kindergarten"}, "kindergarten"),
+        ({"landuse": "grass"}, "grass"),
+        ({"landuse": "recreation_ground"}, "recreation ground"),
+        ({"railway": "station", "station": "subway"}, "metro station"),
+        ({"man_made": "pipeline"}, "pipeline, perhaps buried"),
+        ({"man_made": "pipeline", "location": "overground"}, "pipeline"),
+    ],
+)
+def test_a_category_says_no_more_than_its_tag(tags, category):
+    assert taxonomy.category_of(tags) == category
+
+
+@pytest.mark.parametrize(
+    "kind, code, category",
+    [
+        ("geonames", "S.GHSE", "hotel"),  # a guest house, and no greenhouse
+        ("geonames", "S.TNKD", None),  # a cattle dipping tank, and no storage tank
+        ("geonames", "S.TOWR", "tower"),
+        ("geonames", "P.PPL", "settlement"),
+        ("geonames", "H.STM", "watercourse"),
+        ("overture", "building.residential", "residential building"),
+        ("overture", "segment.pedestrian", "pedestrian street"),
+        ("overture", "infrastructure.bell_tower", "tower"),
+        ("overture", "land_use.greenfield", ""),
+        ("overture", "place.ferry_service", None),  # a company
+    ],
+)
+def test_a_category_says_no_more_than_its_code(kind, code, category):
+    assert taxonomy.category_of_code(kind, code) == category
+
+
+@pytest.mark.parametrize("word", ["demolished", "razed", "removed", "destroyed", "dismantled", "proposed", "planned"])
+def test_what_is_not_there_is_not_told(word):
+    assert not taxonomy.is_there({"building": "yes", word: "yes"}) and taxonomy.is_there({"building": "yes", word: "no"})
+    assert taxonomy.category_of({"building": word}) is None and taxonomy.category_of({"shop": word}) is None
+    assert taxonomy.category_of({f"{word}:building": "yes"}) is None and taxonomy.tells_of_the_past(
+        {f"{word}:building": "yes"}
+    )
+    assert taxonomy.category_of({f"{word}:building": "yes", "landuse": "meadow"}) == "meadow"
+
+
+def test_of_what_is_out_of_use_only_what_stands_is_told():
+    for word in ("abandoned", "disused"):
+        assert taxonomy.category_of({"amenity": "school", word: "yes"}) is None
+        assert taxonomy.category_of({"amenity": "school", "building": "school", word: "yes"}) == "school"
+        assert taxonomy.category_of({"aeroway": "aerodrome", word: "yes"}) is None
+        assert taxonomy.category_of({"building": "yes", word: "yes"}) == "building"
+    assert taxonomy.category_of({"building": "construction"}) == "construction site"
+
+
+def test_a_word_means_what_its_shape_can_be():
+    classes = [taxonomy.category_of({"fclass": "residential"}, dimension) for dimension in (1, 2, None)]
+    assert classes == ["residential street", "residential area", "residential street"]
+    assert (
+        taxonomy.category_of({"class": "track"}, 2) == "sports track"
+        and taxonomy.category_of({"class": "track"}, 1) == "track"
+    )
+    assert taxonomy.category_of({"type": "line"}) is None and taxonomy.category_of({"class": "plant"}) is None
+
+
 # Names
 
 

@@ -1,12 +1,10 @@
-"""Archives and tables become the candidates that are in them; what is broken or hostile is counted and costs little."""
+"""Archives become the candidates that are in them; what is broken or hostile is counted and costs little."""
 
 from __future__ import annotations
 
 import gzip
-import json
 import time
 import zlib
-from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -47,10 +45,15 @@ def page(number: int, body: bytes = PAGE, **options) -> bytes:
     return record(f"http://site.example/{number}", http(body), **options)
 
 
-def read(tmp_path, data: bytes, name: str = "x.warc") -> tuple[list[dict], Counter]:
+def written(tmp_path, data: bytes, name: str = "x.warc"):
     path = tmp_path / name
     path.write_bytes(data)
-    counts: Counter = Counter()
+    return path
+
+
+def read(tmp_path, data: bytes, name: str = "x.warc") -> tuple[list[dict], pages.Counts]:
+    path = written(tmp_path, data, name)
+    counts = pages.Counts()
     rows = [row for batch in archives.read(path, counts) for row in batch.to_pylist()]
     assert counts["candidates"] == len(rows)
     return rows, counts
@@ -71,7 +74,7 @@ def test_a_candidate_knows_its_page(tmp_path):
         "kind": "img",
         "robots": "",
     }
-    assert [row["page"][-1] for row in rows] == ["1", "2"] and counts == {"pages": 2, "candidates": 2}
+    assert [row["page"][-1] for row in rows] == ["1", "2"] and counts == {"records": 2, "pages": 2, "candidates": 2}
     assert int(rows[1]["source"].split(":")[1]) == len(page(1))
 
 
@@ -146,6 +149,28 @@ def test_chunks(tmp_path):
     assert [row["page"][-1] for row in rows] == ["1", "2", "4"] and counts["broken_encoding"] == 1
 
 
+def test_chunks_that_came_whole_are_used_where_the_last_one_is_missing(tmp_path):
+    header, image = "Transfer-Encoding: chunked", b"<img src=/%d alt='number %d'>"
+    chunks = [image % (n, n) for n in range(3)]
+    sent = [f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n" for chunk in chunks]
+    for end, found in ((b"", 3), (b"0", 3), (b"0\r\n\r\n", 3), (b"ff\r\n<img src=/4 alt='number", 3)):
+        rows, counts = read(tmp_path, record("http://h.example/1", http(b"".join(sent) + end, "text/html", header)))
+        assert len(rows) == found and counts["cut_body"] == (not end.startswith(b"0\r")), end
+    picture = record("http://h.example/1", http(b"".join(sent), "image/png", header))
+    assert list(archives.images(written(tmp_path, picture))) == []  # of a picture all is wanted: it can be asked for
+
+
+def test_all_members_of_a_packed_body_are_read_and_one_without_end_as_far_as_it_came(tmp_path):
+    first, second = b"<img src=/1 alt='number one'>", b"<img src=/2 alt='number two'>"
+    body = gzip.compress(first) + gzip.compress(second)
+    rows, counts = read(tmp_path, record("http://h.example/1", http(body, "text/html", "Content-Encoding: gzip")))
+    assert [row["text"] for row in rows] == ["number one", "number two"] and not counts["cut_body"]
+    noise = np.random.default_rng(0).bytes(3000).hex().encode()
+    body = gzip.compress(first + noise)[:-1000]
+    rows, counts = read(tmp_path, record("http://h.example/1", http(body, "text/html", "Content-Encoding: gzip")))
+    assert [row["text"] for row in rows] == ["number one"] and counts["cut_body"] == 1
+
+
 @pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
 def test_a_bomb_is_not_unpacked(tmp_path, coding):
     import tracemalloc
@@ -208,8 +233,8 @@ def test_other_records_and_answers(tmp_path):
     data += record("<http://h.example/7>", PAGE, "resource", "text/html") + page(8)
     rows, counts = read(tmp_path, data)
     assert [row["page"] for row in rows] == ["http://h.example/7", "http://site.example/8"]
-    expected = {"http_status": 2, "not_a_page": 2, "image_records": 1, "bad_url": 1, "pages": 2, "candidates": 2}
-    assert counts == expected
+    expected = {"http_status": 2, "not_a_page": 2, "image_records": 1, "bad_target": 1, "pages": 2, "candidates": 2}
+    assert counts == expected | {"records": 8, "other_record": 2}
 
 
 def test_http_headers_without_end(tmp_path):
@@ -260,6 +285,93 @@ def test_hostile_texts_are_kept_as_data(tmp_path):
     assert rows[0]["text"] == text[: pages.MAX_TEXT]
 
 
+# Archives in odd forms
+
+
+def small_letters(data: bytes) -> bytes:
+    for name in (b"WARC-Type", b"WARC-Target-URI", b"WARC-Record-ID", b"WARC-Date"):
+        data = data.replace(name, name.lower())
+    return data
+
+
+def shouted(data: bytes) -> bytes:
+    head, _, rest = data.partition(b"\r\n\r\n")
+    return head.upper().replace(b"HTTP://SITE.EXAMPLE", b"http://site.example") + b"\r\n\r\n" + rest
+
+
+ODD = {
+    "type": small_letters,
+    "all names": lambda data: small_letters(data).replace(b"Content-Length: ", b"content-length: ", 1),
+    "capitals": shouted,
+    "line feeds": lambda data: data.replace(b"\r\n", b"\n").replace(b"Content-Length: 13", b"Content-Length: 13", 1),
+    "folded": lambda data: data.replace(b"\r\nWARC-Date: ", b"\r\nX-Note: one\r\n  two\r\nWARC-Date: "),
+    "version 0.18": lambda data: data.replace(b"WARC/1.1", b"WARC/0.18"),
+    "version 1.0": lambda data: data.replace(b"WARC/1.1", b"WARC/1.0"),
+}
+
+
+@pytest.mark.parametrize("form", ODD)
+@pytest.mark.parametrize("name", ["x.warc", "x.warc.gz"])
+def test_field_names_know_no_case_and_lines_may_end_in_a_line_feed(tmp_path, form, name):
+    pack = gzip.compress if name.endswith("gz") else bytes
+
+    def odd(number: int) -> bytes:
+        block = http(PAGE)
+        if form == "line feeds":
+            block = block.replace(b"\r\n", b"\n")
+        return pack(ODD[form](record(f"http://site.example/{number}", block)))
+
+    found = [row["page"][-1] for row in read(tmp_path, odd(1) + odd(2) + pack(page(3)) + odd(4), name)[0]]
+    assert found == ["1", "2", "3", "4"]
+    broken = odd(2).replace(b"ength: ", b"ength: x").replace(b"ENGTH: ", b"ENGTH: x")
+    if name == "x.warc":
+        rows, counts = read(tmp_path, odd(1) + broken + odd(3) + odd(4), name)
+        assert [row["page"][-1] for row in rows] == ["1", "3", "4"] and counts["broken_record"] >= 1
+
+
+def test_the_place_of_an_odd_record_is_its_own(tmp_path):
+    data = small_letters(page(1))
+    rows, _ = read(tmp_path, data.replace(b"Content-Length", b"content-length", 1) * 3)
+    assert [int(row["source"].split(":")[1]) for row in rows] == [0, len(data), 2 * len(data)]
+
+
+@pytest.mark.parametrize("name", ["x.warc.wet.gz", "x.warc"])
+def test_archives_of_texts_or_links_alone_are_refused(tmp_path, name):
+    info = record("http://h.example/", b"software: x\r\n", "warcinfo", "application/warc-fields")
+    texts = info + record("http://h.example/1", b"Aerial view of a port", "conversion", "text/plain") * 3
+    links = info + record("http://h.example/1", b'{"Envelope": {}}', "metadata", "application/json") * 3
+    for data, what in ((texts, "WET"), (links, "WAT")):
+        data = gzip.compress(data) if name.endswith("gz") else data
+        with pytest.raises(DataError, match=rf"(?s){what}.*take the \.warc\.gz of the same name"):
+            read(tmp_path, data, name)
+
+
+def test_an_archive_without_a_page_says_what_is_in_it(tmp_path, caplog):
+    data = record("http://h.example/1", b"", "revisit") + record("http://h.example/2", http(PAGE, status=404))
+    rows, counts = read(tmp_path, data)
+    assert rows == [] and counts == {"other_record": 1, "records": 1, "http_status": 1}
+    assert "no page was read" in caplog.text and "1 http_status" in caplog.text
+    part = record("http://h.example/1", http(PAGE), "response", "application/http", "WARC-Segment-Number: 1")
+    assert read(tmp_path, part + page(2))[1]["cut_record"] == 1
+
+
+def test_every_record_is_a_page_an_image_or_has_a_reason(tmp_path):
+    data = page(1) + record("http://h.example/2", http(PNG, "image/png")) + record("http://h.example/3", http(b"x", "a/b"))
+    data += record("http://h.example/4", http(b"\x1f\x8b~", "text/html", "Content-Encoding: gzip"))
+    data += page(5, PAGE + b"<img src=b><img alt=t><img src=ftp://x alt=t>")
+    rows, counts = read(tmp_path, data)
+    reasons = set(archives.RECORD_REASONS) - {"other_record", "broken_record", "cut_body"}
+    assert counts["records"] == 5 == counts["pages"] + counts["image_records"] + sum(counts[name] for name in reasons)
+    listed = [(row["reason"], row["url"]) for row in counts.listed]
+    where = (
+        ("broken_encoding", "http://h.example/4"),
+        ("no_text", "http://site.example/b"),
+        ("no_url", ""),
+        ("bad_url", "ftp://x"),
+    )
+    assert listed == list(where) and all(row["source"].startswith("x.warc:") for row in counts.listed)
+
+
 # Images in archives
 
 
@@ -273,97 +385,14 @@ def test_images_of_an_archive(tmp_path):
     data += record("http://h.example/f.png", PNG, "resource", "image/png")
     path = tmp_path / "x.warc"
     path.write_bytes(data)
-    counts: Counter = Counter()
+    counts = pages.Counts()
     found = {picture.url: picture for picture in archives.images(path, counts=counts, max_bytes=1000)}
     assert [url[-5:] for url in found] == ["b.png", "b.jpg", "f.png"]
     assert found["http://h.example/a%20b.png"].data == PNG and found["http://h.example/a%20b.png"].robots == "noai"
     assert found["http://h.example/b.jpg"].data == jpeg
-    assert counts == {"images": 3, "too_large": 1}
+    assert counts == {"records": 7, "images": 3, "too_large": 1}
     wanted = [picture.url for picture in archives.images(path, wanted={"http://h.example/b.jpg"})]
     assert wanted == ["http://h.example/b.jpg"]
-
-
-# Tables
-
-COLUMNS = [("url", "text"), ("URL", "TEXT"), ("image_url", "caption"), ("URL", "top_caption"), ("Url", "alt_text")]
-ROWS = [
-    ("http://h.example/a.jpg", "a text, with comma"),
-    ("http://h.example/ü b", "second"),
-    ("nowhere", "x"),
-    ("http://h.example/c", " "),
-]
-EXPECTED = [("http://h.example/a.jpg", "a text, with comma"), ("http://h.example/%C3%BC%20b", "second")]
-
-
-def write_table(path, url: str, text: str) -> None:
-    if path.suffix == ".parquet":
-        pq.write_table(pa.table({"uid": [1, 2, 3, 4], url: [r[0] for r in ROWS], text: [r[1] for r in ROWS]}), path)
-        return
-    if ".jsonl" in path.name:
-        data = "\n".join(json.dumps({"uid": 1, url: r[0], text: r[1]}) for r in ROWS)
-    elif path.suffix == ".tsv":
-        data = "\n".join(["\t".join(("uid", url, text)), *("\t".join(("1", *row)) for row in ROWS)])
-    else:
-        data = "\r\n".join([f"uid,{url},{text}", *(f'1,{row[0]},"{row[1]}"' for row in ROWS)])
-    path.write_bytes(gzip.compress(data.encode()) if path.suffix == ".gz" else data.encode())
-
-
-@pytest.mark.parametrize(("url", "text"), COLUMNS)
-@pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.tsv", "t.jsonl", "t.csv.gz", "t.jsonl.gz"])
-def test_tables(tmp_path, name, url, text):
-    write_table(tmp_path / name, url, text)
-    counts: Counter = Counter()
-    rows = [row for batch in archives.read(tmp_path / name, counts) for row in batch.to_pylist()]
-    assert [(row["url"], row["text"]) for row in rows] == EXPECTED
-    assert {row["kind"] for row in rows} == {"table"} and rows[1]["source"] == f"{name}:2"
-    assert counts == {"candidates": 2, "bad_url": 1, "no_text": 1}
-
-
-@pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.tsv", "t.jsonl"])
-def test_wrong_columns_are_listed(tmp_path, name):
-    write_table(tmp_path / name, "address", "words")
-    with pytest.raises(DataError, match=r"(?s)t\.\w+ has no column of text for url .* and text .*'uid'|'address'"):
-        archives.inspect(tmp_path / name)
-    write_table(tmp_path / name, "url", "words")
-    with pytest.raises(DataError, match="for text .*'words'"):
-        next(archives.read(tmp_path / name))
-
-
-def test_a_column_of_another_type_is_none(tmp_path):
-    pq.write_table(pa.table({"url": [1], "text": [["list"]]}), tmp_path / "t.parquet")
-    with pytest.raises(DataError, match="no column of text"):
-        archives.inspect(tmp_path / "t.parquet")
-
-
-def test_other_formats_are_refused(tmp_path):
-    files = {"a.txt": b"url,text\n", "a.json": b'[{"url": 1}]', "a.parquet": b"PAR1 no", "a.png": PNG, "a": b""}
-    for name, data in files.items():
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(DataError, match=name):
-            archives.inspect(tmp_path / name)
-
-
-def test_broken_rows_are_counted(tmp_path):
-    good = '{"url": "http://h.example/a", "text": "%s"}'
-    lines = [good % "one", "{broken", "[1]", good % "\\ud800 half", "", "null", "[" * 100_000, good % ("x" * 5_000_000)]
-    lines += [good % "last"]
-    rows, counts = read(tmp_path, "\n".join(lines).encode(), "t.jsonl")
-    assert [row["text"] for row in rows] == ["one", "\ufffd half", "last"] and counts["broken_row"] == 5
-    table = b"url,text\nhttp://h.example/a,one\nhttp://h.example/b,\xff\xfe bad\nthree,cells,here\nhttp://h.example/c,last\n"
-    rows, counts = read(tmp_path, table, "t.csv")
-    assert [row["text"] for row in rows] == ["one", "\ufffd\ufffd bad", "last"] and counts["broken_row"] == 1
-
-
-def test_a_table_that_breaks_midway_ends_there(tmp_path):
-    path = tmp_path / "t.jsonl.gz"
-    noise = np.random.default_rng(0).integers(97, 123, (30_000, 60), dtype=np.uint8)
-    noise = [line.tobytes() for line in noise]
-    path.write_bytes(gzip.compress(b"".join(b'{"url": "http://h.example/a", "text": "%s"}\n' % line for line in noise))[:-9])
-    counts: Counter = Counter()
-    assert sum(batch.num_rows for batch in archives.read(path, counts)) > 10_000
-    assert counts["broken_row"] == 1
-    rows, counts = read(tmp_path, b'url,text\nhttp://h.example/a,one\nhttp://h.example/b,"' + b"x" * 9_000_000, "t.csv")
-    assert counts["broken_row"] == 1
 
 
 def test_batches_are_bounded(tmp_path, monkeypatch):

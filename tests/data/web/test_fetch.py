@@ -23,7 +23,7 @@ from sites import PICTURE, get, names, options, picture
 
 from rsvlm.data import addresses
 from rsvlm.data.imagery import remote
-from rsvlm.data.web import fetch, politeness
+from rsvlm.data.web import fetch, journal, politeness, reservations
 from rsvlm.errors import ConfigError, DataError, MissingExtraError
 
 pytestmark = pytest.mark.usefixtures("connected")
@@ -44,8 +44,9 @@ def test_an_image_is_fetched_whole(site, tmp_path, kind, extension):
     assert row.sha256 == hashlib.sha256(data).hexdigest() and row.etag == '"one"' and row.robots == "none"
     assert row.final_url == site.url("/a") and row.attempts == 1
     assert fetch.image_path(tmp_path, row).read_bytes() == data
-    policy, image = site.asked
-    assert policy[1] == "/robots.txt" and image[2]["User-Agent"].startswith("rsvlm/")
+    *files, image = site.asked
+    assert [path for _, path, _ in files] == ["/robots.txt", "/.well-known/tdmrep.json", "/ai.txt"]
+    assert image[2]["User-Agent"].startswith("rsvlm/")
     assert "(+https://example.org/bot)" in image[2]["User-Agent"] and image[2]["Host"] == f"127.0.0.1:{site.port}"
 
 
@@ -290,7 +291,7 @@ def test_bad_requests_stop_before_any_work(site, tmp_path, monkeypatch):
     (tmp_path / "c").write_text("a file")
     with pytest.raises(DataError, match="cannot be read or written"):
         fetch.download([site.url("/x")], tmp_path / "c", options())
-    with fetch._alone(tmp_path / "d"), pytest.raises(DataError, match="another run"):
+    with journal.alone(tmp_path / "d"), pytest.raises(DataError, match="another run"):
         fetch.download([site.url("/x")], tmp_path / "d", options())
     monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(MissingExtraError, match=r"rsvlm\[data\]"):
@@ -317,13 +318,13 @@ def test_a_journal_cannot_name_a_file_elsewhere(tmp_path):
 
 
 def test_every_reason_that_is_given_is_explained():
-    source = "\n".join(Path(room.__file__).read_text() for room in (addresses, politeness, remote, fetch))
+    source = "\n".join(Path(room.__file__).read_text() for room in (addresses, politeness, reservations, remote, fetch))
     given = set(re.findall(r'(?:Stop\(|return |reason = |refused = )\(?"([a-z]+(?:_[a-z]+)+)"', source))
     given |= set(re.findall(r'"([a-z_]+)" if .+ else "([a-z_]+)"', source)[0])
     assert len(given) > 20 and given <= set(fetch.REASONS), given - set(fetch.REASONS)
     assert {name for name, reason in fetch.REASONS.items() if reason.temporary} == {
         "dns_failed", "connect_failed", "connect_timeout", "connection_lost", "truncated", "read_timeout", "total_timeout",
-        "robots_unavailable", "too_many_requests", "server_error", "unexpected_error",
+        "robots_unavailable", "too_many_requests", "server_error", "unexpected_error", "host_resting", "crawl_delay_too_long",
     }  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -74,6 +73,94 @@ def test_markup(html, expected):
     assert pairs(html) == expected
 
 
+@pytest.mark.parametrize(
+    ("comment", "found"),
+    [
+        ("<!-- menu -->", 1),
+        ("<!-- menu --!>", 1),
+        ("<!-->", 1),
+        ("<!--->", 1),
+        ("<!----!>", 1),
+        ("<!--!>", 0),
+        ("<!--!> x -->", 1),
+        ("<!-- a -- > b --!>", 1),
+        ("<!-- a --!x", 0),
+        ("<!-- never closed", 0),
+    ],
+)
+def test_a_comment_ends_where_browsers_end_it(comment, found):
+    """HTML standard, 13.2.5.43 to 13.2.5.52."""
+    assert len(pairs(f"{comment}<img src=a.jpg alt=t>")) == found
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ("src=/real.jpg data-lazy=true", "/real.jpg"),
+        ("src=/real.jpg data-original=false", "/real.jpg"),
+        ("src=/real.jpg data-url=/shop/item-5", "/real.jpg"),
+        ("src=/real.jpg data-src='{{ picture }}'", "/real.jpg"),
+        ("src=/real.jpg data-src='${base}/a.jpg'", "/real.jpg"),
+        ("src=/real.jpg data-url=/images/5/shop", "/real.jpg"),
+        ("src=/real.jpg data-src=/large.jpg?w=900", "/large.jpg?w=900"),
+        ("src=/real.jpg data-src=/image/5", "/image/5"),
+        ("src=/wait.gif data-src=/5", "/5"),
+        ("src=/spacer.png data-lazy=true", "/spacer.png"),
+        ("src='{{ picture }}' data-src=/5", "/5"),
+        ("data-src=/5", "/5"),
+        ("src='{{ picture }}'", None),
+        ("src=/real.jpg srcset='{{ a }} 900w, /b.jpg 300w'", "/b.jpg"),
+        ("data-lazy=true", None),
+        ("src=/real.jpg data-lazy=1", "/real.jpg"),
+        ("src=/dir/5", "/dir/5"),
+    ],
+)
+def test_the_address_is_one_of_a_picture(attributes, expected):
+    assert [url for url, _ in pairs(f"<img alt=t {attributes}>")] == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("html", "texts"),
+    [
+        ("<img src=a alt='' title='the title' aria-label=no>", ["the title"]),
+        ("<img src=a aria-label='the label'>", ["the label"]),
+        ("<img src=a alt=alt title=no>", ["alt"]),
+        ("<a href=/x title='the link'><span><img src=a></span></a>", ["the link"]),
+        ("<a href=/x title='the link'></a><img src=a>", []),
+        ("<a href=/x><img src=a></a>", []),
+        ("<amp-img src=a alt='in amp' width=3></amp-img>", ["in amp"]),
+        ("<amp-img src=a alt='in amp'><noscript><img src=a alt='in amp'></noscript></amp-img>", ["in amp"]),
+        ("<div class=wp-caption><img src=a><p class='wp-caption-text x'>The <b>caption</b></p></div>", ["The caption"]),
+        (
+            "<dl><dt><img src=a alt=one></dt><dd class='wp-caption-text'>two</dd></dl><p class=wp-caption-text>no</p>",
+            ["one", "two"],
+        ),
+        ("<p class=wp-caption-text>before</p><img src=a alt=one><p>plain</p>", ["one"]),
+    ],
+)
+def test_texts_beside_a_picture_without_an_alternative_text(html, texts):
+    counts = pages.Counts()
+    rows = pages.page_rows(html, "http://h.example/", counts=counts)
+    assert [row[1] for row in rows] == texts and counts["no_text"] == (not texts)
+
+
+def test_what_gives_no_candidate_is_listed_with_its_place_and_only_so_long(monkeypatch):
+    monkeypatch.setattr(pages, "LISTED", 2)
+    counts = pages.Counts()
+    pages.page_rows("<img src=a>" * 5 + "<img src=ftp://x alt=t>", "http://h.example/", "f:0:id", counts=counts)
+    assert counts == {"no_text": 5, "bad_url": 1} and [row["reason"] for row in counts.listed] == [
+        "no_text",
+        "no_text",
+        "bad_url",
+    ]
+    assert counts.listed[0] == {
+        "url": "http://h.example/a",
+        "page": "http://h.example/",
+        "reason": "no_text",
+        "source": "f:0:id",
+    }
+
+
 def test_the_nearest_heading_and_the_first_title():
     html = "<title> A &amp;\n B </title><svg><title>no</title></svg><img src=a alt=t><h1>One <a href=x>link</a></h1><p><img src=b alt=t>"
     html += "<h2>Two<img src=c alt=t></h2><h3>un<h4>closed<img src=d alt=t>"
@@ -83,7 +170,7 @@ def test_the_nearest_heading_and_the_first_title():
 
 
 def test_kinds_and_reasons_are_counted():
-    counts: Counter = Counter()
+    counts = pages.Counts()
     html = "<img src=a><img alt=x><img src=data:x alt=x><img src=mailto:x alt=x><img src=a alt=b><img src=a alt=b><img srcset=c alt=d>"
     rows = pages.page_rows(html, "http://h.example/", counts=counts)
     assert [row[6] for row in rows] == ["img", "srcset"]
@@ -92,7 +179,7 @@ def test_kinds_and_reasons_are_counted():
 
 
 def test_one_page_gives_only_so_many():
-    counts: Counter = Counter()
+    counts = pages.Counts()
     html = "".join(f"<img src=/{i} alt=t>" for i in range(pages.MAX_PER_PAGE + 7))
     assert len(pages.page_rows(html, "http://h.example/", counts=counts)) == pages.MAX_PER_PAGE
     assert counts == {"too_many_on_page": 7}
@@ -129,6 +216,21 @@ def test_bytes_become_text_whatever_is_told():
     assert "one" in pages.decode(b"one \xff\xfe\x81", "utf-8")
 
 
+@pytest.mark.parametrize("charset", [None, "utf-8", "iso-8859-1", "windows-1252"])
+@pytest.mark.parametrize("text", ["it’s aerial", "Größe", "Vue aérienne de Zürich", "“Aerial view” – 1950’s"])
+def test_windows_1252_and_utf8_are_told_apart_whatever_is_declared(text, charset):
+    pytest.importorskip("resiliparse", reason="the extra [data] is not installed")
+    page = "<p>hello world" + " and so on" * 2000 + f"<img src=a.jpg alt='{text}'>"
+    assert text in pages.decode(page.encode("cp1252"), charset) and text in pages.decode(page.encode(), charset)
+
+
+def test_a_few_broken_bytes_do_not_make_utf8_something_else():
+    pytest.importorskip("resiliparse", reason="the extra [data] is not installed")
+    page = "Luftbild der Stadt Köln über dem Rhein, Größe, für später".encode() + b" \xe9 "
+    assert "Köln über" in pages.decode(page, "utf-8") and "Größe" in pages.decode(page, None)
+    assert pages.decode_cell(page).startswith("Luftbild der Stadt Köln")
+
+
 def test_directives_for_machines_are_read_from_page_and_server():
     headers = [("X-Robots-Tag", "noimageai"), ("x-robots-tag", "otherbot: noindex, none"), ("A", "noai")]
     headers += [("TDM-Reservation", "1")]
@@ -143,7 +245,8 @@ def test_directives_for_machines_are_read_from_page_and_server():
 PIECES = (
     "<img src=\"·<img a='·<!--·<title ·<title>·<figure>·<figure><figcaption><img src=a alt=b>·<img  \t ·<h1>·<·<img a a a a ·"
     "<picture><source srcset='a 1w'>·<img src=a1 alt=b>·<figcaption><script ·<h1><img src=a alt=b>·&#9·<div>·<b id=1><p>·"
-    "<img srcset='a,,, ,·</·<base href='http://[·<meta name=robots content=·\0·a,"
+    "<img srcset='a,,, ,·<!--!>·<!-- --!·<a title=·<a title=x><img src=a>·<p wp-caption-text>·<img src=a><p class=wp-caption-text>·"
+    "<img data-src=a src=a alt=b>·<amp-img ·</·<base href='http://[·<meta name=robots content=·\0·a,"
 )
 
 

@@ -195,3 +195,40 @@ def test_a_labelled_folder_trains_a_head(tmp_path):
     assert overhead.train_folder(tmp_path, 0.9)[0].sources == 2 + 24  # one folder says nothing of sources
     with pytest.raises(DataError, match="no readable picture"):
         overhead.train_folder(tmp_path / "overhead", 0.9)
+
+
+def near_twins(number: int, is_overhead: bool) -> np.ndarray:
+    """Pictures of two kinds that are hard to tell apart: rough everywhere, or rough in all but a part."""
+    picture = noise(seed=number).astype(float)
+    smooth = (
+        np.random.default_rng(number).uniform(0.35, 1.0)
+        if not is_overhead
+        else np.random.default_rng(number).uniform(0.0, 0.65)
+    )
+    rows = max(int(80 * smooth), 1)
+    picture[:rows] = picture[:rows].mean()
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def test_the_promise_does_not_come_from_how_many_pictures_each_folder_holds(tmp_path):
+    for name, numbers in (("overhead", range(90)), ("other", range(90, 180))):
+        for number in numbers:
+            path = tmp_path / "even" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(near_twins(number, name == "overhead")))
+            if name == "overhead" or number < 100:
+                path = tmp_path / "uneven" / name / path.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(png(near_twins(number, name == "overhead")))
+    even, _ = overhead.train_folder(tmp_path / "even", 0.75)
+    uneven, counts = overhead.train_folder(tmp_path / "uneven", 0.75)
+    assert counts["overhead"] == 9 * counts["other"]
+    for head in (even, uneven):
+        assert head.precision_at(0.5) >= 0.75 > head.precision_at(0.05)
+        # at equal shares: precision = recall / (recall + false-positive rate)
+        assert head.false_positive_rate <= head.recall / 3 + 1e-9
+    # By the folders' shares all of the others might have passed.
+    rare, _ = overhead.train_folder(tmp_path / "even", 0.75, share=0.2)
+    assert rare.precision_at(0.2) >= 0.75 and rare.recall < even.recall and "0.2 of the pictures" in rare.about
+    with pytest.raises(DataError, match="--share"):
+        overhead.train_folder(tmp_path / "even", 0.75, share=1.0)

@@ -1,4 +1,4 @@
-"""What the owner of a site writes is what is kept: the rules of robots.txt, and the headers that object."""
+"""A site is asked as its owner wishes: what its files and headers allow, in turn, and not when it wants to rest."""
 
 from __future__ import annotations
 
@@ -13,122 +13,6 @@ from sites import PICTURE, get, names, options
 from rsvlm.data.web import fetch, politeness
 
 pytestmark = pytest.mark.usefixtures("connected")
-
-ROBOTS = [
-    ("", "/a", True),
-    ("User-agent: *\nDisallow: /", "/a", False),
-    ("User-agent: *\nDisallow:", "/a", True),
-    ("User-agent: *\nDisallow: /", "/robots.txt", True),
-    ("Disallow: /\nUser-agent: other\nDisallow: /", "/a", True),
-    ("user-AGENT : RSVLM # us\ndisALLOW:/a#b\n", "/a", False),
-    ("User-agent: rsvlm/1.0 (x)\nDisallow: /a", "/ab", False),
-    ("User-agent: rsvlmbot\nDisallow: /", "/a", True),
-    ("User-agent: rsv\nDisallow: /", "/a", True),
-    ("\xef\xbb\xbfUser-agent: *\r\nDisallow: /a\r\n", "/a", False),
-    ("User-agent: *\rDisallow: /a\r", "/a", False),
-    # a group of our own replaces that of everybody, even an empty one
-    ("User-agent: *\nDisallow: /\nUser-agent: rsvlm\nDisallow: /b", "/a", True),
-    ("User-agent: rsvlm\nDisallow: /b\nUser-agent: *\nDisallow: /", "/b", False),
-    ("User-agent: *\nDisallow: /\n\nUser-agent: rsvlm\n", "/a", True),
-    # groups of one crawler are joined; one group may name many
-    ("User-agent: rsvlm\nDisallow: /a\nUser-agent: x\nDisallow: /c\nUser-agent: rsvlm\nDisallow: /b", "/b", False),
-    ("User-agent: rsvlm\nDisallow: /a\nUser-agent: x\nDisallow: /c\nUser-agent: rsvlm\nDisallow: /b", "/a", False),
-    ("User-agent: rsvlm\nDisallow: /a\nUser-agent: x\nDisallow: /c\nUser-agent: rsvlm\nDisallow: /b", "/c", True),
-    ("User-agent: x\n\nSitemap: /s\nUser-agent: rsvlm\nCrawl-delay: 1\nUser-agent: y\nDisallow: /a", "/a", False),
-    # the longest rule, and allow among equals, in any order
-    ("User-agent: *\nAllow: /p\nDisallow: /", "/page", True),
-    ("User-agent: *\nDisallow: /\nAllow: /p", "/page", True),
-    ("User-agent: *\nAllow: /folder\nDisallow: /folder", "/folder/x", True),
-    ("User-agent: *\nDisallow: /folder\nAllow: /folder", "/folder/x", True),
-    ("User-agent: *\nAllow: /page\nDisallow: /*.htm", "/page.htm", False),
-    ("User-agent: *\nAllow: /$\nDisallow: /", "/", True),
-    ("User-agent: *\nAllow: /$\nDisallow: /", "/page.htm", False),
-    ("User-agent: *\nAllow: /example/page/\nDisallow: /example/page/x.gif", "/example/page/x.gif", False),
-    ("User-agent: *\nAllow: /index.html\nDisallow: /", "/", False),
-    ("User-agent: *\nAllow: /index.html\nDisallow: /", "/index.html?a", True),
-    # * and $
-    ("User-agent: *\nDisallow: *.gif$", "/images/x.gif", False),
-    ("User-agent: *\nDisallow: *.gif$", "/images/x.gif?y", True),
-    ("User-agent: *\nDisallow: /*.php", "/folder/any.php.file.html", False),
-    ("User-agent: *\nDisallow: /*.php", "/windows.PHP", True),
-    ("User-agent: *\nDisallow: /fish*.php", "/fishheads/catfish.php?id=1", False),
-    ("User-agent: *\nDisallow: /fish*.php", "/Fish.php", True),
-    ("User-agent: *\nDisallow: /a*b*a$", "/aba", False),
-    ("User-agent: *\nDisallow: /a*b*a$", "/ab", True),
-    ("User-agent: *\nDisallow: /ab*ba$", "/aba", True),
-    ("User-agent: *\nDisallow: /a$b", "/a$b", False),
-    ("User-agent: *\nDisallow: /a%24", "/a$b", False),
-    ("User-agent: *\nDisallow: /a$", "/a%24", True),
-    ("User-agent: *\nDisallow: /x%2A.html", "/x*.html", False),
-    ("User-agent: *\nDisallow: /x%2A.html", "/xyz.html", True),
-    # one spelling for what is percent-encoded
-    ("User-agent: *\nDisallow: /%62%61%7A", "/baz", False),
-    ("User-agent: *\nDisallow: /baz", "/%62%61%7a", False),
-    ("User-agent: *\nDisallow: /\u30c4", "/%E3%83%84", False),
-    ("User-agent: *\nDisallow: /%e3%83%84", "/%E3%83%84", False),
-    ("User-agent: *\nDisallow: /a%2Fb", "/a/b", True),
-    ("User-agent: *\nDisallow: /a%2fb", "/a%2Fb", False),
-    ("User-agent: *\nDisallow: /a?b=https://x.y", "/a?b=https%3A%2F%2Fx.y", False),
-    ("User-agent: *\nDisallow: /a?b=https%3A%2F%2Fx.y", "/a?b=https://x.y", False),
-    ("User-agent: *\nDisallow: /100%", "/100%25", False),
-    ("User-agent: *\nDisallow: /100%", "/100%20off", True),
-    ("User-agent: *\nDisallow: /a%20b", "/a%20b/c", False),
-    # not the standard, but plainly meant
-    ("User-agent: *\nDisallow: images/", "/images/x", False),
-]
-
-
-@pytest.mark.parametrize(("text", "target", "allowed"), ROBOTS)
-def test_rules_of_robots_txt(text, target, allowed):
-    data = text.encode("latin-1") if "\xef" in text else text.encode()
-    assert politeness.read_robots(data).allows(target) == allowed
-
-
-def test_the_delay_is_that_of_our_group():
-    delays = {
-        "User-agent: *\nDisallow: /a\nCrawl-delay: 5\nUser-agent: rsvlm\nDisallow: /b": 0.0,
-        "User-agent: *\nDisallow: /a\nUser-agent: rsvlm\nCrawl-delay: 2.5": 2.5,
-        "User-agent: rsvlm\nCrawl-delay: 3\nUser-agent: other\nDisallow: /b": 3.0,
-        "User-agent: *\nCrawl-delay: nan\nCrawl-delay: -1\nCrawl-delay: soon": 0.0,
-        "Crawl-delay: 7": 0.0,
-    }
-    assert {text: politeness.read_robots(text.encode()).crawl_delay_s for text in delays} == delays
-
-
-@pytest.mark.parametrize(
-    ("text", "directives"),
-    [
-        ("NoAI, noindex ,", {"noai", "noindex", ""}),
-        ("otherbot: noai, noindex", set()),
-        ("otherbot: noai, RSVLM : noindex, none", {"noindex", "none"}),
-        ("*: noai", {"noai"}),
-        ("unavailable_after: 25 Jun 2010 15:00:00 PST, noai", {"noai"}),
-        ("otherbot: nosnippet, max-image-preview: none, noai", set()),
-        ("rsvlm: unavailable_after: 25 Jun 2010 15:00:00 PST, noai", {"unavailable_after: 25 jun 2010 15:00:00 pst", "noai"}),
-        ("x," * 1000 + "noai", {"x", "noai"}),
-    ],
-)
-def test_directives_of_everybody_and_of_ours(text, directives):
-    assert politeness.directives_of(text) == directives
-
-
-def test_objections_are_the_same_in_headers_of_any_spelling():
-    headers = [("x-ROBOTS-tag", "all, noai"), ("X-Robots-Tag", "otherbot: none"), ("TDM-Reservation", " 1 "), ("A", "noindex")]
-    assert politeness.objections(headers) == {"noai", "tdm-reservation"}
-    assert politeness.objections([("tdm-reservation", "0"), ("X-Robots-Tag", "nofollow")]) == set()
-
-
-def test_hostile_robots_txt_costs_little():
-    started = time.monotonic()
-    many = b"User-agent: rsvlm\n" + b"user-agent:a\nuser-agent:rsvlm\n" * 9000 + b"disallow:/b\n" * 20000
-    assert not politeness.read_robots(many).allows("/b")
-    stars = politeness.read_robots(b"User-agent: *\nDisallow: /" + b"*a" * 200_000 + b"$")
-    assert stars.allows("/" + "a" * 8000 + "b")
-    assert politeness.read_robots(b"User-agent: *\nCrawl-delay: nan\nCrawl-delay: 1e9\nDisallow: \xff\xfe\0").allows("/a")
-    long = b"User-agent: *\n" + b"#" * (politeness.ROBOTS_BYTES - 30) + b"\nDisallow: /only/this/folder\nDisallow: /x"
-    rules = politeness.read_robots(long)
-    assert all(map(rules.allows, ("/only/this/folder", "/only/th", "/x"))), "half a rule is not read"
-    assert time.monotonic() - started < 6
 
 
 # robots.txt
@@ -192,6 +76,12 @@ def test_answers_to_robots_txt(site, tmp_path, route, reason, state):
         ({"X-Robots-Tag": "unavailable_after: 25 Jun 2010 15:00:00 PST, noai"}, "x_robots"),
         ({"X-Robots-Tag": "max-image-preview:none, nofollow, notranslate"}, "ok"),
         ({"X-Robots-Tag": "noaim, all"}, "ok"),
+        ({"X-Robots-Tag": "unavailable_after: Sat, 25 Jun 2033 15:00:00 GMT, noai"}, "x_robots"),
+        ({"X-Robots-Tag": "unavailable_after: 25 Jun 2010 15:00:00 PST"}, "x_robots"),
+        ({"X-Robots-Tag": "unavailable_after: 25 Jun 2910 15:00:00 PST"}, "ok"),
+        ({"X-Robots-Tag": "noindex;nofollow"}, "x_robots"),
+        ({"Content-Usage": "search=y, train-ai=n"}, "content_usage"),
+        ({"Content-Usage": "search=n, train-ai=y"}, "ok"),
         ({"TDM-Reservation": "1"}, "tdm_reserved"),
         ({"TDM-Reservation": "0"}, "ok"),
     ],
@@ -213,16 +103,22 @@ def test_a_distance_is_kept_between_requests_to_one_host(site, tmp_path):
     urls = [site.url(f"/{number}") for number in range(6)]
     assert fetch.download(urls, tmp_path, options(host_delay_s=0.1, per_host=8, concurrency=8)).counts == {"ok": 6}
     times = sorted(at for at, *_ in site.asked)
-    assert len(times) == 7 and times[-1] - times[0] > 0.55 and np.diff(times).min() > 0.02
+    assert len(times) == 9 and times[-1] - times[0] > 0.75 and np.diff(times).min() > 0.02
 
 
-def test_a_crawl_delay_is_kept_up_to_a_limit(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(politeness, "MAX_CRAWL_DELAY_S", 0.2)
-    site.routes["/robots.txt"] = (200, {}, b"User-agent: *\nCrawl-delay: 86400\n")
+def test_a_crawl_delay_is_kept_or_the_address_is_given_up(site, tmp_path):
     site.routes |= {f"/{number}": (200, {}, PICTURE) for number in range(4)}
-    fetch.download([site.url(f"/{number}") for number in range(4)], tmp_path, options(per_host=4))
-    times = [at for at, path, _ in site.asked if path != "/robots.txt"]
-    assert len(times) == 4 and 0.55 < times[-1] - times[0] < 10
+    urls = [site.url(f"/{number}") for number in range(4)]
+    site.routes["/robots.txt"] = (200, {}, b"User-agent: *\nCrawl-delay: 0.2\n")
+    assert fetch.download(urls, tmp_path / "kept", options(per_host=4)).counts == {"ok": 4}
+    times = [at for at, path, _ in site.asked if path[1:].isdigit()]
+    assert 0.55 < times[-1] - times[0] < 10
+
+    site.asked.clear()
+    site.routes["/robots.txt"] = (200, {}, b"User-agent: *\nCrawl-delay: 86400\n")
+    assert fetch.download(urls, tmp_path / "no", options(per_host=4)).counts == {"crawl_delay_too_long": 4}
+    assert site.paths() == []
+    assert [row.robots for row in fetch.results(tmp_path / "no")] == ["allowed"] * 4
 
 
 def test_so_many_at_once_and_no_more(site, tmp_path):
@@ -276,3 +172,81 @@ def test_a_host_that_asks_for_rest_gets_it_from_all(site, tmp_path):
     fetch.download([site.url("/a"), site.url("/b")], tmp_path, options(per_host=1))
     (first, _, _), (second, _, _) = site.asked[-2:]
     assert second - first > 0.8
+
+
+def test_a_host_that_asks_for_an_hour_is_left_alone(site, tmp_path):
+    numbers = range(8)
+    site.routes |= {f"/{number}": (429, {"Retry-After": "4000"}, b"") for number in numbers}
+    urls = [site.url(f"/{number}") for number in numbers]
+    started = time.monotonic()
+    counts = fetch.download(urls, tmp_path, options(per_host=1, retries=2)).counts
+    assert counts == {"too_many_requests": 1, "host_resting": 7} and len(site.paths()) == 1
+    assert time.monotonic() - started < 10, "nobody waits for it"
+    site.routes |= {f"/{number}": (200, {}, PICTURE) for number in numbers}
+    assert fetch.download(urls, tmp_path, options()).counts == counts, "nor asks again in the next run"
+    assert fetch.download(urls, tmp_path, options(retry_failed=True)).counts == {"ok": 8}
+
+
+def test_a_rest_is_one_hosts_and_also_that_of_its_robots_txt(site, tmp_path):
+    site.routes |= {"/a": (503, {"Retry-After": "4000"}, b""), "/b": (200, {}, PICTURE)}
+    urls = [site.url("/a", "h1.example"), site.url("/b", "h1.example"), site.url("/b", "h2.example")]
+    resolve = names(h1_example="127.0.0.1", h2_example="127.0.0.1")
+    reasons = {}
+    for url in urls:
+        reasons[url] = get(url, tmp_path, resolve).reason
+    assert list(reasons.values()) == ["server_error", "ok", "ok"], "each is a run of its own"
+    fetch.download(urls, tmp_path / "one", options(per_host=1), resolve=resolve)
+    assert [row.reason for row in fetch.results(tmp_path / "one", urls)] == ["server_error", "host_resting", "ok"]
+
+
+@pytest.mark.parametrize("answer", ["429", "drops"])
+def test_a_host_that_fails_again_and_again_is_left_alone(site, tmp_path, answer):
+    def drops(handler):
+        handler.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", PICTURE, b".", b".", pause_s=0.4)
+
+    route = drops if answer == "drops" else (429, {"Retry-After": "0"}, b"")
+    site.routes |= {f"/{number}": route for number in range(12)}
+    urls = [site.url(f"/{number}") for number in range(12)]
+    limits = {"per_host": 1, "retries": 2, "total_timeout_s": 0.3, "read_timeout_s": 0.3}
+    counts = fetch.download(urls, tmp_path, options(**limits), backoff_s=0.01).counts
+    assert len(site.paths()) == politeness.MAX_FAILURES and counts["host_resting"] >= 7 and sum(counts.values()) == 12
+    assert all(fetch.REASONS[reason].temporary for reason in counts)
+
+
+def test_failures_between_answers_do_not_end_in_rest(site, tmp_path):
+    site.routes |= {f"/{n}": (200, {}, PICTURE) if n % 3 else (503, {}, b"") for n in range(24)}
+    counts = fetch.download([site.url(f"/{n}") for n in range(24)], tmp_path, options(per_host=1)).counts
+    assert counts == {"ok": 16, "server_error": 8}
+
+
+# Reservations
+
+
+TDMREP = b'[{"location": "/open/*", "tdm-reservation": 0}, {"location": "/", "tdm-reservation": 1}]'
+
+
+@pytest.mark.parametrize(
+    ("file", "route", "reason"),
+    [
+        ("/.well-known/tdmrep.json", (200, {}, TDMREP), "tdmrep_reserved"),
+        ("/.well-known/tdmrep.json", (200, {}, b'[{"location": "/*.png$", "tdm-reservation": 1}]'), "ok"),
+        ("/.well-known/tdmrep.json", (302, {"Location": "/other.json"}, b""), "tdmrep_reserved"),
+        ("/.well-known/tdmrep.json", (302, {"Location": "http://10.0.0.1/tdmrep.json"}, b""), "ok"),
+        ("/.well-known/tdmrep.json", (500, {}, TDMREP), "ok"),
+        ("/.well-known/tdmrep.json", (200, {}, b"[" * 3_000_000), "ok"),
+        ("/ai.txt", (200, {}, b"User-Agent: *\nDisallow: *.jpg\nAllow: /\n"), "ai_txt_disallowed"),
+        ("/ai.txt", (200, {}, b"User-Agent: *\nDisallow: *.png\nAllow: *.jpg\n"), "ok"),
+        ("/ai.txt", (200, {}, b"<html><p>Disallow: /</html>"), "ok"),
+        ("/ai.txt", (404, {}, b"User-Agent: *\nDisallow: /"), "ok"),
+        ("/ai.txt", lambda handler: handler.raw(b"?\r\n\r\n"), "ok"),
+        ("/robots.txt", (200, {}, b"User-agent: *\nContent-Signal: search=yes, ai-train=no\nAllow: /\n"), "content_usage"),
+    ],
+)
+def test_files_in_which_sites_reserve(site, tmp_path, file, route, reason):
+    site.routes |= {file: route, "/x.jpg": (200, {}, PICTURE), "/y.jpg": (200, {}, PICTURE), "/other.json": (200, {}, TDMREP)}
+    row = get(site.url("/x.jpg"), tmp_path)
+    assert row.reason == reason and row.robots == ("disallowed" if reason != "ok" else "none")
+    assert ("/x.jpg" in site.paths()) == (reason == "ok"), "what is reserved is not asked for"
+    assert get(site.url("/y.jpg"), tmp_path).reason == reason
+    asked = [path for _, path, _ in site.asked].count(file)
+    assert asked == (2 if reason == "ok" and (callable(route) or route[0] in (302, 500)) else 1), "an answer is kept for a day"
