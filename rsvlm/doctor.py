@@ -33,7 +33,7 @@ LOOK = 200
 MOST_BYTES = 300_000_000
 """Larger maps, which would have to be read whole, are known by their names alone."""
 
-MODEL_NAMES = ("open_clip:", "hf:")
+MODEL_NAMES = ("open_clip:", "hf:", "timm:")
 WEB = (".warc", ".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 MAPS = (".geojson", ".json", ".geojsonl", ".ndjson", ".gpkg", ".shp", ".fgb", ".kml", ".gml", ".gdb", ".zip", ".pbf", ".osm")
 MAPS += (".parquet", ".geoparquet", ".txt", ".tsv", ".bz2", ".gz")
@@ -122,8 +122,10 @@ def lines(report: Report) -> Iterator[str]:
 
 
 def model(where: str) -> Finding:
-    """A model: of this package, of open_clip or of transformers, whose texts and pictures can be embedded."""
+    """A model: of this package, of open_clip, of transformers or of timm, whose pictures, and as a rule texts, can be embedded."""
     from rsvlm.errors import ModelError
+    from rsvlm.model import embed
+    from rsvlm.model.encoder import ABILITIES
     from rsvlm.model.others import opening
 
     names = [where] if where.startswith(MODEL_NAMES) else [where, f"open_clip:{where}", f"hf:{where}"]
@@ -134,19 +136,20 @@ def model(where: str) -> Finding:
         except ModelError as error:
             problems.append(str(error))
             continue
-        own = getattr(encoder, "model", None)
-        facts = [f"vectors of {encoder.width} numbers; texts and pictures can be embedded"]
-        commands = [f"rsvlm evaluate retrieval --model {name} --root DATA"]
-        guessed = []
-        if own is None:
-            return Finding(f"a model of another package, {encoder.name}", facts, guessed, {}, commands)
-        config = own.config
-        facts = [f"{sum(p.numel() for p in own.parameters()):,} weights, {facts[0]}"]
-        facts.append(f"pictures come to {config.image_size} x {config.image_size} px by '{config.image_resize}'")
-        if own.tokenizer is None:
-            return Finding("a model without a tokenizer: put its tokenizer.json beside the weights", facts)
-        commands += [f'rsvlm search scene IMAGE --text "..." --model {name} --out DIR', f"rsvlm embed --model {name} ..."]
-        return Finding("a MaMMUT, whose patches can be searched", facts, guessed, {}, commands)
+        weights = sum(p.numel() for p in encoder.model.parameters())
+        facts = [f"{weights:,} weights, vectors of {encoder.width} numbers, pictures of {encoder.image_size} px"]
+        facts += [f"can do {ability}: {meaning}" for ability, meaning in ABILITIES.items() if ability in encoder.can]
+        own = isinstance(encoder, embed.MammutEncoder)
+        if own and "captions" in encoder.can:
+            facts.append(f"pictures become square by '{encoder.model.config.image_resize}'")
+            if encoder.model.tokenizer is None:
+                return Finding("a model without a tokenizer: put its tokenizer.json beside the weights", facts)
+        commands = [f"rsvlm search index IMAGERY --model {name} --out DIR"]
+        if "texts" in encoder.can:
+            commands = [f"rsvlm evaluate retrieval --model {name} --root DATA", f"rsvlm embed --model {name} ...", *commands]
+            if "patches" in encoder.can:
+                commands.append(f'rsvlm search scene IMAGE --text "..." --model {name} --out DIR')
+        return Finding("a MaMMUT" if own else f"a model of another package, {encoder.name}", facts, [], {}, commands)
     # The kind that the folder's own files are of has the most to say.
     raise ModelError(problems[0] if len(problems) == 1 else _most_telling(where, problems))
 

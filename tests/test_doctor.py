@@ -44,8 +44,8 @@ def model(tmp_path):
 
 def test_a_model(model, tmp_path):
     report, text = ask(model)
-    assert kinds(report) == ["a MaMMUT, whose patches can be searched"]
-    assert "vectors of 32 numbers" in text and "32 x 32 px by 'squash'" in text and f"--model {model}" in text
+    assert kinds(report) == ["a MaMMUT"] and "can do patches: maps of places, and searches of scenes" in text
+    assert "vectors of 32 numbers, pictures of 32 px" in text and "by 'squash'" in text and f"--model {model}" in text
     (model / "tokenizer.json").unlink()
     report, text = ask(model)
     assert not report.findings and "tokenizer.json is missing" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,7 +41,11 @@ app = typer.Typer(
 )
 
 SearchModel = Annotated[
-    Path | None, typer.Option(help="Model folder; none: the demo's, which knows the Earth from space and no houses.")
+    str | None,
+    typer.Option(
+        help="FOLDER, open_clip:NAME:FILE, hf:FOLDER, …, as a wrong one lists; none: the demo's, which knows the Earth from space and "
+        "no houses."
+    ),
 ]
 
 
@@ -62,7 +67,13 @@ def in_scene(
         typer.Option(help="Folder for polygons.geojson, heat.tif, map.html and search.json.", callback=folder_place),
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", "--texts", help="What to look for. Repeatable.")] = None,
-    model: SearchModel = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="FOLDER, open_clip:NAME:FILE, hf:FOLDER, …, as a wrong one lists; none: the demo's. Given twice or more, each model "
+            "answers in a folder of its own, and compare.html shows the answers side by side."
+        ),
+    ] = None,
     confidence: Annotated[
         float,
         typer.Option(help="Least confidence of a place; from 0.5 on the text is likelier there than all others together."),
@@ -91,7 +102,7 @@ def in_scene(
     the scene shows: search.json names the limits, and with the same --limits the answer is the same in any part of it, but for places
     nearer to its edge than --tile-px.
     """
-    from rsvlm.book.figures import atlas
+    from rsvlm.book.figures import atlas, galleries, markup
     from rsvlm.records import files
     from rsvlm.search import scene as scenes, scene_files
 
@@ -100,20 +111,29 @@ def in_scene(
         raise DataError('a search needs a text and a folder for the results: --text "..." --out DIR')
     chips = load_config("laptop", None, 0, more=meaning_of_pixels(band, limits, nodata)).chips
     opened = scene_files.open_scene(scene, chips.bands, chips.limits, chips.nodata, tile_rows)
-    loaded = load_model(model, device)[0]
+    loaded = [load_model(name, device)[0] for name in model or [None]]
     look = {"window": window, "tile_px": tile_px, "overlap": overlap, "min_px": min_px, "precision": precision}
     options = scenes.SearchOptions(background=background or scenes.BACKGROUND, threshold=confidence, **look)
     lines = []  # printed when all is written
     for one in opened:
-        folder = out if len(opened) == 1 else out / one.source.name
-        result = scenes.search(one, texts, loaded, folder, options)
-        files.write_atomic(folder / "map.html", atlas.scene_map(result).get_root().render())
-        for row in result.facts["texts"]:
-            regions = f"{row['regions']:,} regions" if row["regions"] else f"nothing of confidence {confidence:g}"
-            lines.append(f"{row['text']}: {regions}; highest confidence {row['highest_confidence']:.2f}")
-        if result.facts["unreadable"]:
-            lines.append(f"parts of the scene that cannot be read, left without data: {result.facts['unreadable']}")
-        lines.append(f"{folder}: polygons.geojson, heat.tif, map.html, search.json")
+        place = out if len(opened) == 1 else out / one.source.name
+        answers = {}
+        for number, encoder in enumerate(loaded, 1):
+            folder = place if len(loaded) == 1 else place / f"{number}-{re.sub(r'[^0-9A-Za-z.-]+', '-', encoder.name)[:60]}"
+            result = answers[f"{number}. {encoder.name}"] = scenes.search(one, texts, encoder, folder, options)
+            files.write_atomic(folder / "map.html", atlas.scene_map(result).get_root().render())
+            lines += [f"{encoder.name}:"] * (len(loaded) > 1)
+            for row in result.facts["texts"]:
+                regions = f"{row['regions']:,} regions" if row["regions"] else f"nothing of confidence {confidence:g}"
+                lines.append(f"{row['text']}: {regions}; highest confidence {row['highest_confidence']:.2f}")
+            if result.facts["unreadable"]:
+                lines.append(f"parts of the scene that cannot be read, left without data: {result.facts['unreadable']}")
+            lines.append(f"{folder}: polygons.geojson, heat.tif, map.html, search.json")
+        if len(loaded) > 1:
+            page = files.write_atomic(
+                place / "compare.html", markup.page("Models side by side", galleries.scenes_beside(answers))
+            )
+            lines.append(str(page))
     typer.echo("\n".join(lines))
 
 
@@ -161,22 +181,27 @@ def index(
 @app.command("query")
 def query(
     index: Annotated[Path, typer.Argument(help="Folder of the index.")],
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="What to look for.")],
-    top: Annotated[int, typer.Option(min=1, help="Chips for each text.")] = 10,
-    model: Annotated[Path | None, typer.Option(help="Model folder; none: where the index says it was.")] = None,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="What to look for.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="A picture of what to look for. Repeatable.", exists=True, dir_okay=False)
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Chips for each text and picture.")] = 10,
+    model: Annotated[str | None, typer.Option(help="Model, as for index; none: the one that the index names.")] = None,
     geojson: Annotated[
         Path | None, typer.Option(help="Footprints of the chips, in longitude and latitude.", callback=file_place)
     ] = None,
     html: Annotated[Path | None, typer.Option(help="A page with the chips.", callback=file_place)] = None,
     device: Device = "auto",
 ) -> None:
-    """Find the best chips of an archive for each text."""
+    """Find the best chips of an archive for each text, and for each picture."""
     from rsvlm.book.figures import galleries, markup
+    from rsvlm.model import images as imaging
     from rsvlm.records import files
     from rsvlm.search import index as archive
 
     facts = archive.read_facts(index)
-    matches = archive.query(index, texts, load_model(model or Path(facts["model"]), device)[0], top)
+    pictures = {str(path): imaging.decode(path.read_bytes()) for path in image or []}
+    matches = archive.query(index, texts or [], load_model(model or facts["model"], device)[0], top, pictures)
     places = []
     if geojson:
         places.append(files.write_atomic(geojson, json.dumps(archive.features(matches), ensure_ascii=False)))
@@ -193,14 +218,14 @@ def query(
         typer.echo(str(place))
 
 
-def load_model(folder: Path | None, device: str):
-    """Load a model, and say where it is from; none: the demo's, trained now if it never was."""
-    import rsvlm
+def load_model(name: str | Path | None, device: str):
+    """Open a model by name, and say where it is from; none: the demo's, trained now if it never was."""
+    from rsvlm.model.others.opening import open_encoder
 
-    if folder is None:
+    if not name:
         from rsvlm.data.demo import earth
         from rsvlm.training import train as training
 
         options = load_config("laptop", None, 0, device)
-        folder = training.load_or_train(options, earth.load_or_build(options)) / "model"
-    return rsvlm.load(folder, device), folder
+        name = training.load_or_train(options, earth.load_or_build(options)) / "model"
+    return open_encoder(name, device), name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +21,14 @@ from rsvlm.errors import DataError
 from rsvlm.evaluation import embeddings
 from rsvlm.localization import heat
 from rsvlm.model import embed
+from rsvlm.model.encoder import Encoder
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files, text
 
 
 def index(
     archive: str | Path,
-    model: Mammut,
+    model: Mammut | Encoder,
     out: Path,
     *,
     model_folder: str | Path = "",
@@ -46,9 +47,9 @@ def index(
 
     Args:
         archive: Folder of rasters or of tiles, or whatever `sources.open_imagery` takes; all of it says where on Earth it lies.
-        model: Model in evaluation mode.
+        model: Model in evaluation mode, of any family.
         out: Folder of the index.
-        model_folder: Folder of the model, for those who ask.
+        model_folder: Folder of the model, or its name as for `opening.open_encoder`, for those who ask.
         size_px: Side of a chip, in pixels of the imagery. If None, that of the model's images.
         stride: Step between chips, in sides.
         min_valid_share: Chips with a smaller share of pixels that hold data are left out.
@@ -68,8 +69,8 @@ def index(
         DataError: There is no imagery, or no chip of it can be read.
         MissingExtraError: rasterio or pyproj is not installed.
     """
-    out = Path(out)
-    asked = {"size_px": size_px or model.config.image_size, "stride": stride, "min_valid_share": min_valid_share}
+    out, model = Path(out), embed.encoder_of(model)
+    asked = {"size_px": size_px or model.image_size, "stride": stride, "min_valid_share": min_valid_share}
     asked |= {"cover_edges": cover_edges, "tile_rows": tile_rows}
     asked |= {"bands": list(bands), "limits": list(limits), "nodata": nodata}
     options = _options(**asked)
@@ -80,7 +81,7 @@ def index(
         skipped[note["reason"]] += note["count"]
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.json").unlink(missing_ok=True)
-    vectors = np.lib.format.open_memmap(out / "vectors.npy", "w+", np.float32, (len(table), model.config.text_width))
+    vectors = np.lib.format.open_memmap(out / "vectors.npy", "w+", np.float32, (len(table), model.width))
     embedded: list[int] = []
     with tqdm(total=len(table), desc="index", unit=" chips", disable=not progress) as bar:
         for source in sources:
@@ -91,7 +92,7 @@ def index(
                 skipped.update(reason for _, (_, reason) in batch if reason)
                 good = {row: pixels for row, (pixels, _) in batch if pixels is not None}
                 if good:
-                    unit = embed.unit(embed.images(model, list(good.values())), f"chips of {source.name}")
+                    unit = embed.unit(model.images(list(good.values())), f"chips of {source.name}")
                     vectors[len(embedded) : len(embedded) + len(good)] = unit
                     embedded += good
     if not embedded:
@@ -113,7 +114,7 @@ def index(
     ]  # fmt: skip
     facts = {
         "archive": str(Path(archive).resolve()) if "://" not in str(archive) else str(archive), "chips": len(embedded),
-        "model": str(Path(model_folder).resolve()) if model_folder else "", "fingerprint": _fingerprint(model),
+        "model": _named(model_folder), "fingerprint": model.fingerprint,
         "options": asked, "ground_under_chips": round(share, 4), "sources": of_sources,
         "shown": {source.name: source.meaning for source in sources}, "skipped": dict(skipped),
     }  # fmt: skip
@@ -137,24 +138,32 @@ def read_facts(folder: Path) -> dict:
     return facts
 
 
-def query(folder: Path, texts: Sequence[str], model: Mammut, k: int = 10) -> pd.DataFrame:
-    """Find the k best chips for each text, exactly.
+def query(
+    folder: Path,
+    texts: Sequence[str],
+    model: Mammut | Encoder,
+    k: int = 10,
+    images: Mapping[str, np.ndarray] | None = None,
+) -> pd.DataFrame:
+    """Find the k best chips for each text and each picture, exactly.
 
     Args:
         folder: Folder of the index.
         texts: M texts.
         model: Model that the index was made with.
-        k: Chips for each text.
+        k: Chips for each text and picture.
+        images: Pictures, (H, W, 3) uint8 each, by the names that stand for them. If None, there are none.
 
     Returns:
-        A row for each: `text`, `rank` from 1, `score` (cosine), and the columns of the chip table; among these `file`, relative to the
+        A row for each: `text` (of a picture its name), `rank` from 1, `score` (cosine), and the columns of the chip table; among these `file`, relative to the
         archive, and `outline`, longitudes and latitudes in turn.
 
     Raises:
-        DataError: No text, no finished index, or one of another model.
+        DataError: No text and no picture, no finished index, or one of another model.
+        ModelError: The model reads no texts.
     """
-    facts = read_facts(folder)
-    if facts["fingerprint"] != _fingerprint(model):
+    facts, model, images = read_facts(folder), embed.encoder_of(model), images or {}
+    if facts["fingerprint"] != model.fingerprint:
         raise DataError(
             f"{folder} was made with another model ({facts['model'] or 'unknown'}): ask with that one, or index again"
         )
@@ -162,10 +171,12 @@ def query(folder: Path, texts: Sequence[str], model: Mammut, k: int = 10) -> pd.
     vectors = np.load(Path(folder) / "vectors.npy", mmap_mode="r", allow_pickle=False)[: facts["chips"]]
     if len(vectors) != len(chips) or len(chips) != facts["chips"]:
         raise DataError(f"{folder}: {len(vectors)} vectors, {len(chips)} chips, {facts['chips']} expected: index again")
-    scores, rows = embeddings.search(heat.text_vectors(model, texts), vectors, k)
+    asked = [heat.text_vectors(model, texts)] if len(texts) or not images else []
+    asked += [model.images(list(images.values()))] if images else []
+    scores, rows = embeddings.search(np.concatenate(asked), vectors, k)
     matches = chips.iloc[rows.reshape(-1)].reset_index(drop=True)
     count = rows.shape[1]
-    matches.insert(0, "text", np.repeat(list(texts), count))
+    matches.insert(0, "text", np.repeat([*texts, *images], count))
     matches.insert(1, "rank", np.tile(np.arange(1, count + 1), len(rows)))
     matches.insert(2, "score", scores.reshape(-1))
     return matches
@@ -225,5 +236,6 @@ def _options(**asked):
     return config.Chips(**asked)
 
 
-def _fingerprint(model: Mammut) -> str:
-    return embed.MammutEncoder(model).fingerprint
+def _named(model: str | Path) -> str:
+    """Name a model so that it is found again from anywhere: a folder by its whole path, others as they are named."""
+    return str(Path(model).resolve()) if model and Path(model).is_dir() else str(model)

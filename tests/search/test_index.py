@@ -150,3 +150,21 @@ def test_an_index_without_outlines_and_files_still_answers(indexed):
     assert "file" not in feature["properties"]
     ring = np.array(feature["geometry"]["coordinates"][0])
     assert ring[:, 0].min() == pytest.approx(matches["west"][0]) and ring[:, 1].max() == pytest.approx(matches["north"][0])
+
+
+def test_an_archive_answers_pictures_by_a_tower_without_texts(tmp_path):
+    import timm
+
+    from rsvlm.model.others.timm_towers import TimmEncoder
+
+    torch.manual_seed(0)
+    encoder = TimmEncoder("timm:resnet18", timm.create_model("resnet18", num_classes=0).eval(), lambda: "00")
+    for number in range(3):
+        write(tmp_path / "in" / f"{number}.tif", picture(64, 64, number), transform=from_origin(460_000 + 1000 * number, 4_300_000, 10, 10))
+    archive.index(tmp_path / "in", encoder, tmp_path / "out", size_px=64, model_folder="timm:resnet18:x.pth", progress=False)
+    assert archive.read_facts(tmp_path / "out")["model"] == "timm:resnet18:x.pth"
+    matches = archive.query(tmp_path / "out", [], encoder, k=3, images={"like.png": picture(64, 64, 1).transpose(1, 2, 0)})
+    assert matches["file"][0] == "1.tif" and matches["text"].unique().tolist() == ["like.png"]
+    assert matches["score"][0] == pytest.approx(1, abs=1e-4) and matches["score"][1] < 0.9999
+    with pytest.raises(ModelError, match="reads no texts"):
+        archive.query(tmp_path / "out", TEXTS[:1], encoder)

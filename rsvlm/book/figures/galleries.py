@@ -119,6 +119,29 @@ def chip_matches(rows: Sequence[Mapping[str, object]], pictures: Sequence[np.nda
     return Html(markup.stylesheet("queries.css") + "".join(map(str.__add__, titles, grids)))
 
 
+def scenes_beside(answers: Mapping[str, object]) -> Html:
+    """Lay the answers of several models for one scene side by side: for each text the scene, and a map of confidence of each model.
+
+    Args:
+        answers: `search.scene.SearchResult`s of one scene and the same texts, by what to call them.
+    """
+    first = next(iter(answers.values()))
+    scene = {"image": first.image, "alt": f"The scene {first.facts['scene']}", "caption": first.facts["scene"]}
+    blocks = []
+    for number, text in enumerate(row["text"] for row in first.facts["texts"]):
+        cells = [scene]
+        for name, answer in answers.items():
+            row = answer.facts["texts"][number]
+            share = 100 * row["share_of_area"]
+            told = (
+                f"{row['regions']:,} regions, {share:.1f} % of the ground; highest confidence {row['highest_confidence']:.2f}"
+            )
+            heat = heat_image(np.nan_to_num(answer.heat[number]), side_px=2 * 240)
+            cells.append({"image": heat, "alt": f"{name}: confidence of “{text}”: {told}", "caption": f"{name}: {told}"})
+        blocks.append(f'<p class="rsvlm-query">“{escape(text)}”</p>{gallery(cells, thumbnail_px=240)}')
+    return Html(markup.stylesheet("queries.css") + "".join(blocks))
+
+
 def attention_maps(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> Html:
     """Show a picture and, in one scale of colours, where in it each word looks.
 
