@@ -323,7 +323,7 @@ def web(where: str) -> Finding:
     """A web archive, or a table of addresses and texts."""
     from rsvlm.data.web import archives
 
-    facts, counts = archives.inspect(where), Counter()
+    facts, counts = archives.inspect(where), archives.Counts()
     columns = [f"{use} in the column '{name}'" for use, name in facts["columns"].items() if name]
     batch = next(archives.read(where, counts, batch_rows=LOOK), None)
     if batch is None or not len(batch):

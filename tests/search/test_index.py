@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rasters import SIDE, ZOOM, X, Y, mosaic, picture, write, write_tiles
 from searching import tiny_model
 
 from rsvlm.book.figures import galleries
-from rsvlm.errors import DataError
+from rsvlm.errors import DataError, ModelError
 from rsvlm.localization import heat
 from rsvlm.model import embed
 from rsvlm.search import index as archive
@@ -160,7 +161,11 @@ def test_an_archive_answers_pictures_by_a_tower_without_texts(tmp_path):
     torch.manual_seed(0)
     encoder = TimmEncoder("timm:resnet18", timm.create_model("resnet18", num_classes=0).eval(), lambda: "00")
     for number in range(3):
-        write(tmp_path / "in" / f"{number}.tif", picture(64, 64, number), transform=from_origin(460_000 + 1000 * number, 4_300_000, 10, 10))
+        write(
+            tmp_path / "in" / f"{number}.tif",
+            picture(64, 64, number),
+            transform=from_origin(460_000 + 1000 * number, 4_300_000, 10, 10),
+        )
     archive.index(tmp_path / "in", encoder, tmp_path / "out", size_px=64, model_folder="timm:resnet18:x.pth", progress=False)
     assert archive.read_facts(tmp_path / "out")["model"] == "timm:resnet18:x.pth"
     matches = archive.query(tmp_path / "out", [], encoder, k=3, images={"like.png": picture(64, 64, 1).transpose(1, 2, 0)})
