@@ -175,7 +175,7 @@ interactive.slider(frames, {"decoder layer that sees the picture": list(map(str,
 
 # %%
 def look(pictures):
-    return heat.patches(net, heat.to_batch(net, pictures, 64, 64))
+    return heat.look(net, heat.to_batch(net, pictures, 64, 64))
 
 
 weights = look([pixels[i] for i in shown]).scores.flatten(2).softmax(-1).unflatten(-1, (8, 8)).cpu().numpy()  # (3, n, 8, 8)
@@ -246,7 +246,7 @@ def median(answers, window):
 
 
 def even(found, window):
-    return cosines(heat.project(net, smoothing.smooth_attention(0 * found.scores, found.values, window)))
+    return cosines(heat.project(net, smoothing.smooth_attention(0 * found.scores, found.values, window), found.rest))
 
 
 # %%
@@ -257,7 +257,7 @@ def lookup(grids):
 
 
 found = look(pixels)
-raw = cosines(found.embeddings)
+raw = cosines(heat.smooth(net, found, 1))
 grids = {"raw": raw}
 for w in windows[1:]:
     grids |= {f"smooth, {w}": cosines(heat.smooth(net, found, w)), f"even weights, {w}": even(found, w)}
@@ -419,7 +419,7 @@ for level in levels:
     drawn = np.random.default_rng([seed, level])
     grainy = [np.clip(p + drawn.normal(0, level, p.shape), 0, 255).astype(np.uint8) if level else p for p in pixels]
     other = look(grainy)
-    answers = cosines(other.embeddings)
+    answers = cosines(heat.smooth(net, other, 1))
     noisy[f"raw, noise {level}"] = lookup(answers)
     noisy[f"smooth, 3, noise {level}"] = lookup(cosines(heat.smooth(net, other, 3)))
     noisy[f"box, 3, noise {level}"] = lookup(box(answers, 3))
