@@ -4,6 +4,7 @@ opening       a model by name, whoever made it; the table of families
 TEMPLATE      how a family is added
 open_clip     models in open_clip's format
 clip_vit      their own vision transformers
+clip_resnet   their own ResNets
 long_clip     their text towers of 248 positions
 open_mammut   MaMMUT in open_clip's format
 timm_towers   towers of timm, by themselves or in models of open_clip

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rsvlm.errors import ModelError, need
 from rsvlm.model.encoder import Encoder, Patches
-from rsvlm.model.others import clip_vit, long_clip, open_mammut, reading, timm_towers
+from rsvlm.model.others import clip_resnet, clip_vit, long_clip, open_mammut, reading, timm_towers
 from rsvlm.model.others.towers import scale_of, short, tried
 from rsvlm.model.weights import CLIP_MEAN, CLIP_STD
 from rsvlm.records.files import file_sha256
@@ -64,31 +64,38 @@ def open_model(where: str, device: torch.device) -> Encoder:
 
 
 class OpenClipEncoder(Encoder):
-    """A model of open_clip behind the one face: with its own transformer as a vision tower, or with one of timm's."""
+    """A model of open_clip behind the one face: with a vision tower of its own, or with one of timm's."""
 
     def __init__(self, name: str, model: nn.Module, transform: Callable, tokenizer: Callable, fingerprint: Callable[[], str]):
         visual, settings = model.visual, model.visual.preprocess_cfg
         trunk = getattr(visual, "trunk", None)
-        side = timm_towers.patch_size(trunk) if trunk is not None else getattr(visual, "patch_size", (None,))[0]
-        can = ["texts"]
-        if trunk is None and clip_vit.has_patches(visual):
-            can += ["patches"] + ["last block"] * clip_vit.pools_by_class_token(visual)
-        elif trunk is not None and timm_towers.has_patches(trunk) and "pool" not in dict(visual.head.named_children()):
-            timm_towers.dynamic(trunk)
-            can += ["patches"] + ["last block"] * timm_towers.pools_by_class_token(trunk)
+        towers = (clip_vit, clip_resnet) if trunk is None else (timm_towers,)
+        pools_inside = trunk is None or "pool" not in dict(visual.head.named_children())
+        self.reading = next((tower for tower in towers if pools_inside and tower.has_patches(trunk or visual)), None)
+        side = None
+        if self.reading is timm_towers:
+            side = timm_towers.patch_size(timm_towers.dynamic(trunk))
+        elif self.reading:
+            side = visual.patch_size[0] if self.reading is clip_vit else clip_resnet.PATCH_PX
+        by_class_token = self.reading is not None and self.reading.pools_by_class_token(trunk or visual)
         size = settings["size"]
         super().__init__(
             name,
             model,
-            can=can,
+            can=["texts"] + ["patches"] * (self.reading is not None) + ["last block"] * by_class_token,
             fingerprint=fingerprint,
             image_size=max(size) if isinstance(size, (tuple, list)) else size,
-            patch_size=side if "patches" in can else None,
+            patch_size=side,
             mean=settings["mean"],
             std=settings["std"],
             logit_scale=scale_of(model),
         )
         self.transform, self.tokenizer = transform, tokenizer
+
+    @property
+    def tower(self) -> nn.Module:
+        """The vision tower: of timm, without the head that open_clip puts on it."""
+        return getattr(self.model.visual, "trunk", self.model.visual)
 
     def preprocess(self, arrays: Sequence[np.ndarray]) -> Tensor:
         """Prepare images as `Encoder` says."""
@@ -104,24 +111,16 @@ class OpenClipEncoder(Encoder):
 
     def patches(self, batch: Tensor) -> Patches:
         """Split the pooling as `Encoder` says."""
-        if "patches" not in self.can:
-            return super().patches(batch)
-        visual = self.model.visual
-        return timm_towers.patches(visual.trunk, batch) if hasattr(visual, "trunk") else clip_vit.patches(visual, batch)
+        return self.reading.patches(self.tower, batch) if self.reading else super().patches(batch)
 
     def last_block(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run the tower up to the attention of its last block, as `Encoder` says."""
-        if "last block" not in self.can:
-            return super().last_block(batch)
-        visual = self.model.visual
-        return timm_towers.last_block(visual.trunk, batch) if hasattr(visual, "trunk") else clip_vit.last_block(visual, batch)
+        return self.reading.last_block(self.tower, batch) if "last block" in self.can else super().last_block(batch)
 
     def project(self, pooled: Tensor, rest: Tensor | None) -> Tensor:
         """Send pooled values through the rest of the tower as `Encoder` says."""
-        visual = self.model.visual
-        if hasattr(visual, "trunk"):
-            return visual.head(timm_towers.project(visual.trunk, pooled, rest)).float()
-        return clip_vit.project(visual, pooled, rest)
+        vectors = self.reading.project(self.tower, pooled, rest)
+        return (self.model.visual.head(vectors) if self.reading is timm_towers else vectors).float()
 
 
 def _open_clip_source(open_clip, name: str, weight: str) -> tuple[str, dict, list[Path]]:

@@ -93,9 +93,9 @@ class TimmEncoder(Encoder):
 
 def has_patches(trunk: nn.Module) -> bool:
     """Say whether `patches` knows this tower and its pooling."""
-    if isinstance(trunk, Eva):
-        return trunk.attn_pool is None and trunk.global_pool == "avg"
-    if not isinstance(trunk, VisionTransformer):
+    if isinstance(trunk, Eva) and trunk.attn_pool is None:
+        return trunk.global_pool == "avg"
+    if not isinstance(trunk, (VisionTransformer, Eva)):
         pool = getattr(trunk, "global_pool", None) or getattr(getattr(trunk, "head", None), "global_pool", None)
         by_channel = getattr(trunk, "output_fmt", "NCHW") == "NCHW" and hasattr(trunk, "forward_head")
         return by_channel and getattr(pool, "pool_type", "") == "avg"
@@ -135,7 +135,8 @@ def patches(trunk: nn.Module, batch: Tensor) -> Patches:
         query, key, value, x = last_block(trunk, batch)
         return split_pooling(query[:, :, 0], key, value, grid, x[:, 0])
     x = trunk.forward_features(batch)
-    x = x if getattr(trunk, "pool_include_prefix", False) else x[:, trunk.num_prefix_tokens :]
+    with_prefix = getattr(trunk, "pool_include_prefix", isinstance(trunk, Eva) and trunk.attn_pool is not None)
+    x = x if with_prefix else x[:, trunk.num_prefix_tokens :]
     if (pool := trunk.attn_pool) is None:
         return mean_pooling(x, grid)
     key, value = (in_heads(part, pool.num_heads) for part in pool.kv(x).chunk(2, dim=-1))

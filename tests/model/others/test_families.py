@@ -28,6 +28,7 @@ OPEN_CLIP = {
     "mean": VISION | {"pool_type": "avg"},
     "mean, then the norm": VISION | {"pool_type": "avg", "final_ln_after_pool": True},
     "queries": VISION | {"attentional_pool": True, "attn_pooler_queries": 5, "attn_pooler_heads": 4},
+    "ResNet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32},
     "tower of timm": {
         "timm_model_name": "vit_tiny_patch16_224",
         "timm_pool": "token",
@@ -45,6 +46,7 @@ TIMM = {
     "vit_tiny_patch16_224": {"img_size": 64},
     "vit_small_patch14_reg4_dinov2": {"img_size": 56, "depth": 2},
     "vit_small_patch16_dinov3": {"img_size": 64, "depth": 2},
+    "vit_pe_core_base_patch16_224": {"img_size": 64, "embed_dim": 96, "num_heads": 4, "depth": 2},
     "vit_base_patch16_siglip_224": {"img_size": 64, "embed_dim": 96, "num_heads": 4, "depth": 2},
     "tf_efficientnet_lite0": {},
     "resnet18": {},
@@ -131,7 +133,8 @@ def test_open_clip(open_clip_folder, kind):
     check(encoder, (side, side))
     with torch.inference_mode():
         larger = encoder.patches(torch.randn(1, 3, side + 32, side + 64))
-    assert larger.scores.shape[2:] == ((side + 32) // 16, (side + 64) // 16)
+    patch = encoder.patch_size
+    assert larger.scores.shape[2:] == ((side + 32) // patch, (side + 64) // patch)
     assert encoder.can >= {"texts", "patches"} and encoder.texts(["a river"]).shape == (1, encoder.width)
 
 
@@ -286,3 +289,21 @@ def test_the_family_that_others_are_copied_from(monkeypatch):
     check(encoder, (24, 24))
     with pytest.raises(ModelError, match="as in template:3"):
         opening.open_encoder("template:x", "cpu")
+
+
+def test_a_coca_asks_by_the_first_of_its_queries():
+    from open_clip.coca_model import CoCa
+
+    from rsvlm.model.others.open_clip import OpenClipEncoder
+
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1, "embed_cls": True}
+    torch.manual_seed(0)
+    model = CoCa(
+        embed_dim=32,
+        multimodal_cfg=text | {"attn_pooler_heads": 4, "embed_cls": False},
+        text_cfg=text | {"output_tokens": True},
+        vision_cfg=OPEN_CLIP["queries"] | {"output_tokens": True},
+    ).eval()
+    model.visual.preprocess_cfg = {"size": 64, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    transform = open_clip.image_transform(64, False, mean=(0.5,) * 3, std=(0.5,) * 3)
+    check(OpenClipEncoder("coca", model, transform, open_clip.get_tokenizer("ViT-B-32"), str))
