@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import shlex
 import tarfile
 import warnings
 import zipfile
@@ -37,7 +38,8 @@ MODEL_NAMES = ("open_clip:", "hf:", "timm:")
 WEB = (".warc", ".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 MAPS = (".geojson", ".json", ".geojsonl", ".ndjson", ".gpkg", ".shp", ".fgb", ".kml", ".gml", ".gdb", ".zip", ".pbf", ".osm")
 MAPS += (".parquet", ".geoparquet", ".txt", ".tsv", ".bz2", ".gz")
-RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".mbtiles", ".json", ".geojson")
+RASTERS = (".tif", ".tiff", ".gtiff", ".jp2", ".j2k", ".vrt", ".mbtiles", ".json", ".geojson")
+CONVERTED = (".img", ".ecw", ".sid", ".nc", ".hdf", ".asc", ".hgt", ".bil", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
 @dataclass
@@ -90,12 +92,13 @@ def look(where: str) -> Report:
             try:
                 finding = inspect(where)
             except RsvlmError as error:
-                refusals[kind] = one_line(str(error))[:400]
+                words = one_line(str(error))
+                refusals[kind] = words if len(words) <= 400 else f"{words[:400]}…"
                 continue
             except Exception as error:  # a reader that fails is told of like one that refuses
                 refusals[kind] = f"the reader failed ({type(error).__name__}: {one_line(str(error))})"
                 continue
-        finding.guessed += [line for line in told if line not in finding.guessed]
+        finding.guessed += dict.fromkeys(line for line in told if line not in finding.guessed and _REPEATED not in line)
         finding.left_out = {reason: count for reason, count in finding.left_out.items() if count}
         findings.append(finding)
     inside = [] if any(one.kind.startswith("a ") for one in findings) else _inside(path)
@@ -113,7 +116,10 @@ def lines(report: Report) -> Iterator[str]:
             yield from (f"{label if number == 0 else ' ' * len(label)}  {line}" for number, line in enumerate(words))
     if not report.findings:
         yield "  is         nothing that is read here" + (":" if report.refusals else "")
-        yield from (f"             as {kind}: {words}" for kind, words in report.refusals.items())
+        for words in dict.fromkeys(report.refusals.values()):  # readers of one layout say the same
+            kinds = " or ".join(kind for kind, same in report.refusals.items() if same == words)
+            yield f"             as {kinds}: {words}"
+        yield from (f"             {words}" for words in _instead(Path(report.path)))
     if report.inside:
         yield f"  inside     ask about these, too: {_listed(report.inside)}"
 
@@ -137,18 +143,17 @@ def model(where: str) -> Finding:
             problems.append(str(error))
             continue
         weights = sum(p.numel() for p in encoder.model.parameters())
+        own, can = isinstance(encoder, embed.MammutEncoder), encoder.can
+        wordless = own and "captions" in can and encoder.model.tokenizer is None
+        can = can - {"texts", "captions"} if wordless else can
         facts = [f"{weights:,} weights, vectors of {encoder.width} numbers, pictures of {encoder.image_size} px"]
-        facts += [f"can do {ability}: {meaning}" for ability, meaning in ABILITIES.items() if ability in encoder.can]
-        own = isinstance(encoder, embed.MammutEncoder)
-        if own and "captions" in encoder.can:
-            facts.append(f"pictures become square by '{encoder.model.config.image_resize}'")
-            if encoder.model.tokenizer is None:
-                return Finding("a model without a tokenizer: put its tokenizer.json beside the weights", facts)
+        facts += [f"can do {ability}: {meaning}" for ability, meaning in ABILITIES.items() if ability in can]
+        if wordless:
+            return Finding("a model without a tokenizer: put its tokenizer.json beside the weights", facts)
         commands = [f"rsvlm search index IMAGERY --model {name} --out DIR"]
-        if "texts" in encoder.can:
+        if "texts" in can:
             commands = [f"rsvlm evaluate retrieval --model {name} --root DATA", f"rsvlm embed --model {name} ...", *commands]
-            if "patches" in encoder.can:
-                commands.append(f'rsvlm search scene IMAGE --text "..." --model {name} --out DIR')
+            commands += [f'rsvlm search scene IMAGE --text "..." --model {name} --out DIR'] * ("patches" in can)
         return Finding("a MaMMUT" if own else f"a model of another package, {encoder.name}", facts, [], {}, commands)
     # The kind that the folder's own files are of has the most to say.
     raise ModelError(problems[0] if len(problems) == 1 else _most_telling(where, problems))
@@ -172,7 +177,9 @@ def vectors(where: str) -> Finding:
     ]
     path, words = where.removeprefix("embeddings:"), given.wording(where)
     guessed = [] if words else ["the protocol whose wording the captions have: --protocol, or `wording` in the file, says it"]
-    return Finding("vectors of another system", facts, guessed, {}, [f"rsvlm evaluate retrieval --model embeddings:{path}"])
+    return Finding(
+        "vectors of another system", facts, guessed, {}, [f"rsvlm evaluate retrieval --model embeddings:{shlex.quote(path)}"]
+    )
 
 
 def index(where: str) -> Finding:
@@ -181,7 +188,9 @@ def index(where: str) -> Finding:
 
     facts = archive.read_facts(Path(where))
     said = [f"{facts['chips']:,} chips of {facts['archive']}, by the model {facts['model'] or '(not named)'}"]
-    return Finding("an index of imagery", said, [], facts.get("skipped", {}), [f'rsvlm search query {where} "a text"'])
+    return Finding(
+        "an index of imagery", said, [], facts.get("skipped", {}), [f'rsvlm search query {shlex.quote(where)} "a text"']
+    )
 
 
 def pairs(where: str) -> Finding:
@@ -189,7 +198,7 @@ def pairs(where: str) -> Finding:
     from rsvlm.data import benchmarks, reading
 
     skipped: Counter = Counter()
-    facts, problems = [], []
+    facts, problems, known = [], [], []
     for split in ("train", "val", "test"):
         try:
             some = itertools.islice(benchmarks.samples(where, split, skipped=skipped), LOOK)
@@ -200,17 +209,20 @@ def pairs(where: str) -> Finding:
         if not some:
             problems.insert(0, f"split '{split}': no sample can be used: {dict(skipped) or 'it is empty'}")
         else:
-            captions = sum(len(sample.captions) for sample in some)
+            if (keys := [sample.key for sample in some]) == known:
+                facts.append(
+                    f"{split}: the same pictures, as nothing says which split they are of: no test of what learns from them"
+                )
+                continue
+            known, captions = keys, sum(len(sample.captions) for sample in some)
             facts.append(
                 f"{split}: {_count(len(some))} pictures, {captions:,} captions in these; the first: {_short(some[0].captions[0])}"
             )
     if not facts:
-        raise DataError(
-            min(problems, key=lambda problem: "no split" in problem)
-        )  # which says least, where another split is there
-    commands = [f"rsvlm evaluate retrieval --model MODEL --root {where} --split {facts[-1].partition(':')[0]}"]
+        raise DataError(min(problems, key=lambda problem: "no split" in problem))  # says least, where another split is there
+    commands = [f"rsvlm evaluate retrieval --model MODEL --root {shlex.quote(where)} --split {facts[-1].partition(':')[0]}"]
     if facts[0].startswith("train"):
-        commands.append(f"rsvlm train --data {where} --out RUN")
+        commands.append(f"rsvlm train --data {shlex.quote(where)} --out RUN")
     return Finding(f"pictures with captions, '{benchmarks.name(where)}'", facts, [], dict(skipped), commands)
 
 
@@ -227,7 +239,7 @@ def classes(where: str) -> Finding:
     if not count:
         raise DataError(f"no picture of {where} can be used: {dict(skipped) or 'there is none'}")
     facts = [f"{_count(count)} pictures of {len(names)} classes: {_listed(names)}"]
-    command = f"rsvlm evaluate classify --model MODEL --root {where}"
+    command = f"rsvlm evaluate classify --model MODEL --root {shlex.quote(where)}"
     return Finding(f"pictures with classes, '{benchmarks.name(where)}'", facts, [], dict(skipped), [command])
 
 
@@ -249,7 +261,7 @@ def masks(where: str) -> Finding:
             continue
         told = Counter(name for item in items for name in item.masks)
         facts = [f"classes: {_listed(names)}", f"{len(items)} pictures, spread over all, with masks of {_listed(told)}"]
-        command = f"rsvlm evaluate localize --model MODEL --root {where} --benchmark {benchmark}"
+        command = f"rsvlm evaluate localize --model MODEL --root {shlex.quote(where)} --benchmark {benchmark}"
         return Finding(f"pictures with masks, in the form '{benchmark}'", facts, [], dict(skipped), [command])
     raise DataError("; ".join(problems))
 
@@ -262,30 +274,23 @@ def imagery(where: str) -> Finding:
     options = config.Chips()
     opened = sources.open_imagery(where, options, placed=False)
     placed = [source for source in opened if source.crs]
-    facts, guessed, left_out = [], [], Counter()
+    facts, left_out = [], Counter()
     for source in opened[:10]:
         west, south, east, north = source.bbox_lonlat
-        place = (
-            f"{south:.4f} to {north:.4f} N, {west:.4f} to {east:.4f} E"
-            if source.crs
-            else "does not say where on Earth it lies"
-        )
-        facts.append(
-            f"{source.name}: {source.width:,} x {source.height:,} px ({source.kind}), {place}; licence {source.licence}"
-        )
-        several = len(source.bands) > 1
-        shown = (
-            f"band{'s' * several} {', '.join(map(str, source.bands))} {'are' if several else 'is'} shown"
-            if source.bands
-            else ""
-        )
-        stretch = ", ".join(f"{low:g} to {high:g}" for low, high in source.limits) or "as they are"
-        guessed += [f"{source.name}: {shown}, values {stretch} (--set chips.bands=...)"] if shown else []
-        guessed += list(getattr(source, "guesses", ()))
+        place = f"{south:.4f} to {north:.4f} N, {west:.4f} to {east:.4f} E" if source.crs else "without a place on Earth"
+        size = f"{source.width:,} x {source.height:,} px ({source.kind})"
+        facts.append(f"{source.name}: {size}, {place}; licence {source.licence}")
+        if source.bands:
+            bands = f"{'bands' if len(source.bands) > 1 else 'band'} {', '.join(map(str, source.bands))}"
+            stretch = ", ".join(f"{low:g} to {high:g}" for low, high in source.limits) or "as they are"
+            facts.append(f"{source.name}: {bands} shown, values {stretch} (--set chips.bands=..., --set chips.limits=...)")
     facts += [f"and {len(opened) - 10} more"] if len(opened) > 10 else []
-    commands = [f'rsvlm search scene {where} --text "..." --out DIR', f"rsvlm search index {where} --out DIR"]
+    commands = [
+        f'rsvlm search scene {shlex.quote(where)} --text "..." --out DIR',
+        f"rsvlm search index {shlex.quote(where)} --out DIR",
+    ]
     if placed:
-        commands.append(f"rsvlm landmarks build --imagery {where} --map MAP --out DIR")
+        commands.append(f"rsvlm landmarks build --imagery {shlex.quote(where)} --map MAP --out DIR")
         try:
             table, notes = sources.lay_out(placed, options)
             left_out.update({note["reason"]: note["count"] for note in notes})
@@ -294,7 +299,7 @@ def imagery(where: str) -> Finding:
             facts.append(one_line(str(error)))
             commands.pop()
     kind = "imagery" if opened[0].kind == "raster" else "tiles of imagery"
-    return Finding(f"{kind}, {len(opened)} source{'s' * (len(opened) > 1)}", facts, guessed, dict(left_out), commands)
+    return Finding(f"{kind}, {len(opened)} source{'s' * (len(opened) > 1)}", facts, [], dict(left_out), commands)
 
 
 def vector_map(where: str) -> Finding:
@@ -302,36 +307,34 @@ def vector_map(where: str) -> Finding:
     from rsvlm.data.maps import features
 
     path = Path(where)
-    command = f"rsvlm landmarks build --imagery IMAGE --map {where} --out DIR"
+    command = f"rsvlm landmarks build --imagery IMAGE --map {shlex.quote(where)} --out DIR"
     if path.is_file() and path.stat().st_size > MOST_BYTES:
-        return Finding(
-            "a map, by its name", [f"{path.stat().st_size / 1e6:,.0f} MB, too large to be looked at"], [], {}, [command]
-        )
+        size = f"{path.stat().st_size / 1e6:,.0f} MB, too large to be looked at"
+        return Finding("a map, by its name", [size], [], {}, [command])
     read = features.read([where])
     if not len(read.table):
-        raise DataError(f"no feature of {where} can be used: {dict(read.counts) or 'there is none'}")
+        raise DataError(f"no feature of {where} can be used: {features.reasons(read.counts)}")
     common = [f"{count:,} {name}" for name, count in read.table["category"].value_counts().items()]
     facts = [f"{len(read.table):,} features, {read.table['name'].notna().sum():,} of them with a name: {_listed(common)}"]
     facts += [f"licence {name or 'unknown'}" for name in read.table["licence"].unique()[:3]]
-    done = ("pieces merged", "taken for buildings")
-    guessed = [f"{read.counts[name]:,} {name}" for name in done if read.counts[name]]
-    left_out = {reason: count for reason, count in read.counts.items() if reason not in done}
+    guessed = [f"{read.counts[name]:,} {name}" for name in features.TOLD if read.counts[name]]
+    left_out = {reason: count for reason, count in read.counts.items() if reason not in features.TOLD}
     return Finding("a map", facts, guessed, left_out, [command])
 
 
 def web(where: str) -> Finding:
     """A web archive, or a table of addresses and texts."""
-    from rsvlm.data.web import archives
+    from rsvlm.data.web import archives, html
 
-    facts, counts = archives.inspect(where), archives.Counts()
+    facts, counts = archives.inspect(where), html.Counts()
     columns = [f"{use} in the column '{name}'" for use, name in facts["columns"].items() if name]
     batch = next(archives.read(where, counts, batch_rows=LOOK), None)
     if batch is None or not len(batch):
         raise DataError(f"{where} is a {facts['format']} file without a candidate: {dict(counts) or 'it holds nothing'}")
     row = batch.slice(0, 1).to_pylist()[0]
     said = [f"{_count(len(batch))} candidates; the first: {_short(row['text'])} with {_short(row['url'])}"]
-    told = {name: count for name, count in counts.items() if name not in ("pages", "candidates", "images")}
-    commands = [f"rsvlm web build --input {where} --out DIR"]
+    told = {archives.REASONS[name]: count for name, count in counts.items() if name in archives.REASONS}
+    commands = [f"rsvlm web build --input {shlex.quote(where)} --out DIR"]
     return Finding(f"candidates of the web ({facts['format']})", said, columns, told, commands)
 
 
@@ -340,14 +343,13 @@ def run(where: str) -> Finding:
     folder = Path(where)
     options = json.loads((folder / "run.json").read_text(encoding="utf-8"))["options"]
     steps = [int(path.name.partition("-")[2]) for path in (folder / "checkpoints").glob("step-*")]
-    facts = [
-        f"{options['train']['steps']:,} steps of '{options['model']['preset']}', the last checkpoint after {max(steps, default=0):,}"
-    ]
+    steps = f"the last checkpoint after {max(steps, default=0):,}"
+    facts = [f"{options['train']['steps']:,} steps of '{options['model']['preset']}', {steps}"]
     if (folder / "model").is_dir():
-        return Finding("a training that is finished", facts, [], {}, [f"rsvlm doctor {folder / 'model'}"])
-    return Finding(
-        "a training that is not finished", facts, [], {}, [f"rsvlm train ... --out {where}   (the same command goes on)"]
-    )
+        command = f"rsvlm doctor {shlex.quote(str(folder / 'model'))}"
+        return Finding("a training that is finished", facts, [], {}, [command])
+    command = f"rsvlm train ... --out {shlex.quote(where)}   (the same command goes on)"
+    return Finding("a training that is not finished", facts, [], {}, [command])
 
 
 def packed(where: str) -> Finding:
@@ -361,11 +363,10 @@ def packed(where: str) -> Finding:
             names = [name for name in file.namelist() if not name.endswith("/")]
     kinds = Counter(Path(name).suffix.lower() or "(no ending)" for name in names if not Path(name).name.startswith("._"))
     facts = [f"{_count(len(names), 10 * LOOK)} files: {_listed(f'{count:,} {kind}' for kind, count in kinds.most_common())}"]
-    commands = [f"unpack it, and then: rsvlm doctor {path.with_suffix('')}"]
+    commands = [f"unpack it, and then: rsvlm doctor {shlex.quote(str(path.with_suffix('')))}"]
     if path.suffix == ".tar" and any(kind in kinds for kind in (".txt", ".json")):
-        commands.insert(
-            0, f"if it is a shard of pictures and texts: put it into a folder, and then: rsvlm doctor {path.parent}"
-        )
+        beside = f"rsvlm doctor {shlex.quote(str(path.parent))}"
+        commands.insert(0, f"if it is a shard of pictures and texts: put it into a folder, and then: {beside}")
     return Finding("a packed folder", facts, [], {}, commands)
 
 
@@ -384,6 +385,20 @@ def _inside(path: Path) -> list[str]:
     return [f"{file.name}{'/' * file.is_dir()}" for file in files if file.is_dir() or file.name.lower().endswith(maps)]
 
 
+def _instead(path: Path) -> list[str]:
+    """Say what to ask about in place of what nothing reads."""
+    name = path.name.lower()
+    if path.is_dir():
+        return [] if any(path.iterdir()) else ["the folder is empty"]
+    if name.endswith(_OF_SHAPES) and path.with_suffix(".shp").is_file():
+        return [f"a part of a shapefile: rsvlm doctor {shlex.quote(str(path.with_suffix('.shp')))}"]
+    if name.endswith((".json", ".csv", ".tsv", ".tar", ".png", ".jpg", ".jpeg", ".webp")):
+        parent = shlex.quote(str(path.parent))
+        return [f"captions, masks and pictures of a set are read with the folder that holds them all: rsvlm doctor {parent}"]
+    known = (*MAPS, *WEB, *RASTERS, ".npz")
+    return [] if name.endswith((*known, *CONVERTED)) else [f"read are {' '.join(sorted(set(known)))}"]
+
+
 def _has(path: Path, endings: Iterable[str]) -> bool:
     """Whether a file, or something in a folder, has a name that ends so."""
     endings = tuple(endings)
@@ -391,8 +406,11 @@ def _has(path: Path, endings: Iterable[str]) -> bool:
     return any(file.name.lower().endswith(endings) for file in itertools.islice(files, 100_000))
 
 
+_REPEATED = "features were read, and left out: "  # of a map, whose counts are told
 _NO_CLASSES = ("pictures with", "tiles of")
+_TEXTS = (".tar", ".json", ".csv", ".tsv", ".txt")
 _PACKED = (".tar", ".tar.gz", ".tgz", ".zip")
+_OF_SHAPES = (".dbf", ".shx", ".prj", ".cpg", ".sbn", ".sbx", ".shp.xml", ".qix")
 _PICTURES = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".webp", ".mbtiles")
 
 KINDS: list[tuple[str, Callable[[str, Path], bool], Callable[[str], Finding]]] = [
@@ -400,20 +418,12 @@ KINDS: list[tuple[str, Callable[[str, Path], bool], Callable[[str], Finding]]] =
     ("vectors", lambda where, path: where.startswith("embeddings:") or path.suffix == ".npz", vectors),
     ("an index", lambda where, path: (path / "index.json").is_file(), index),
     ("a training", lambda where, path: (path / "run.json").is_file(), run),
-    (
-        "pictures with captions",
-        lambda where, path: path.is_dir() and _has(path, (".tar", ".json", ".csv", ".tsv", ".txt")),
-        pairs,
-    ),
+    ("pictures with captions", lambda where, path: path.is_dir() and _has(path, _TEXTS), pairs),
     ("pictures with masks", lambda where, path: path.is_dir() and _has(path, _PICTURES), masks),
-    ("imagery", lambda where, path: _has(path, _PICTURES) if path.is_dir() else _has(path, RASTERS), imagery),
+    ("imagery", lambda where, path: _has(path, _PICTURES) if path.is_dir() else _has(path, (*RASTERS, *CONVERTED)), imagery),
     ("pictures with classes", lambda where, path: path.is_dir() and _has(path, (*_PICTURES, ".tar")), classes),
     ("a map", lambda where, path: _has(path, (".parquet", ".geoparquet")) if path.is_dir() else _has(path, MAPS), vector_map),
-    (
-        "candidates of the web",
-        lambda where, path: path.is_file() and any(part in WEB for part in map(str.lower, path.suffixes)),
-        web,
-    ),
+    ("candidates of the web", lambda where, path: path.is_file() and any(end.lower() in WEB for end in path.suffixes), web),
     ("a packed folder", lambda where, path: path.is_file() and path.name.lower().endswith(_PACKED), packed),
 ]
 """Name of each kind, whether an input may be of it, by its name alone, and the function that has its reader look."""

@@ -45,7 +45,7 @@ def model(tmp_path):
 def test_a_model(model, tmp_path):
     report, text = ask(model)
     assert kinds(report) == ["a MaMMUT"] and "can do patches: maps of places, and searches of scenes" in text
-    assert "vectors of 32 numbers, pictures of 32 px" in text and "by 'squash'" in text and f"--model {model}" in text
+    assert "vectors of 32 numbers, pictures of 32 px" in text and f"--model {model}" in text
     (model / "tokenizer.json").unlink()
     report, text = ask(model)
     assert not report.findings and "tokenizer.json is missing" in text
@@ -128,7 +128,7 @@ def test_imagery_and_what_is_guessed_of_it(tmp_path):
         report, text = ask(where)
         assert kinds(report) == ["imagery, 1 source"], text
         assert "280 x 300 px (raster)" in text and "1 chips of 256 px fit in" in text
-        assert any("bands 1, 2, 3 are shown" in line for line in report.findings[0].guessed)
+        assert "bands 1, 2, 3 shown, values as they are" in text and not report.findings[0].guessed  # it says which are which
         assert "search scene" in text and "landmarks build --imagery" in text
     small = rasters.write(tmp_path / "small" / "scene.tif", rasters.picture(64, 64))
     report, text = ask(small)
@@ -140,6 +140,49 @@ def test_imagery_and_what_is_guessed_of_it(tmp_path):
     assert kinds(ask(tiles)[0]) == ["tiles of imagery, 1 source"]
 
 
+def test_what_cannot_be_read_is_said_before_a_build(tmp_path):
+    rasterio = pytest.importorskip("rasterio", reason="the extra [data] is not installed")
+    import rasters
+
+    whole = rasters.write(tmp_path / "whole.tif", rasters.picture(300, 280)).read_bytes()
+    (tmp_path / "cut.tif").write_bytes(whole[:1500])  # as a download that stopped: sizes and place are there, pixels are not
+    report, text = ask(tmp_path / "cut.tif")
+    assert not report.findings and "no pixel can be read" in text and "copy it again" in text
+    with rasterio.open(tmp_path / "dem.img", "w", driver="HFA", width=8, height=8, count=1, dtype="uint8"):
+        pass
+    assert "rio convert" in ask(tmp_path / "dem.img")[1]
+    (tmp_path / "photo.png").write_bytes(png(np.zeros((8, 8, 3), np.uint8)))
+    text = ask(tmp_path / "photo.png")[1]
+    assert "rio convert" in text and f"rsvlm doctor {tmp_path}" in text
+
+
+def test_a_guess_is_told_once_and_paths_can_be_copied(tmp_path):
+    pytest.importorskip("rasterio", reason="the extra [data] is not installed")
+    import rasters
+
+    where = rasters.write(tmp_path / "my scene.tif", rasters.picture(300, 280).astype("float32") / 255)
+    report, text = ask(where)
+    assert text.count("which of its 3 bands are red, green and blue") == 1
+    assert f"rsvlm search scene '{where}' --text" in text and f"--imagery '{where}' --map MAP" in text
+
+
+def test_what_nothing_reads_is_told_what_to_do(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "the folder is empty" in ask(tmp_path / "empty")[1]
+    for name in ("map.shp", "map.dbf", "captions.json", "slides.pdf"):
+        (tmp_path / name).write_text("{}")
+    assert f"a part of a shapefile: rsvlm doctor {tmp_path / 'map.shp'}" in ask(tmp_path / "map.dbf")[1]
+    assert f"read with the folder that holds them all: rsvlm doctor {tmp_path}" in ask(tmp_path / "captions.json")[1]
+    assert "read are " in ask(tmp_path / "slides.pdf")[1] and ".geojson" in ask(tmp_path / "slides.pdf")[1]
+
+
+def test_one_table_for_all_splits_is_no_test(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(np.zeros((8, 8, 3), np.uint8)))
+    (tmp_path / "captions.csv").write_text("image,caption\na.png,a river\n")
+    report, text = ask(tmp_path)
+    assert "train: 1 pictures" in text and "test: the same pictures" in text
+
+
 def test_a_map(tmp_path):
     pytest.importorskip("pyogrio", reason="the extra [data] is not installed")
     features = [mapping.point(8.0 + i / 100, 50, amenity="school", name=f"School {i}") for i in range(3)]
@@ -147,7 +190,9 @@ def test_a_map(tmp_path):
     report, text = ask(where)
     assert kinds(report) == ["a map"], text
     assert "3 features, 3 of them with a name: 3 school" in text and f"--map {where}" in text
-    assert sum(report.findings[0].left_out.values()) == 1
+    assert report.findings[0].left_out == {"unmapped tags": 1} and not report.findings[0].guessed
+    text = ask(mapping.write(tmp_path / "own.geojson", mapping.point(8, 50, nothing="known")))[1]
+    assert "no feature of" in text and "as in #category=" in text
 
 
 def test_candidates_of_the_web(tmp_path):
@@ -158,6 +203,9 @@ def test_candidates_of_the_web(tmp_path):
         )
     report, text = ask(tmp_path / "links.csv")
     assert kinds(report) == ["candidates of the web (csv)"]
+    assert report.findings[0].left_out, text  # the row without an address, in words
+    (tmp_path / "texts.csv").write_text("url,caption\nhttps://example.org/a.jpg,a harbour\nhttps://example.org/b.jpg,\n")
+    assert any("without a text" in reason for reason in ask(tmp_path / "texts.csv")[0].findings[0].left_out)
     assert "url in the column 'URL'" in text and "1 candidates; the first: 'a harbour seen from above'" in text
     page = b"<html><body><img src='a.jpg' alt='a harbour seen from above'></body></html>"
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + page

@@ -111,7 +111,12 @@ def retrieve(
     facts = {"dataset": about["benchmark"], "split": split} | options.scoring()
     for protocol, vectors in parts.items():
         of_images = [classes.get(key) for key in vectors.keys] if per_class else None
-        rows += retrieval.evaluate(*vectors.arrays(), protocol, classes=of_images, **facts)
+        try:
+            rows += retrieval.evaluate(*vectors.arrays(), protocol, classes=of_images, **facts)
+        except DataError as error:  # as a protocol that needs more texts than there are: the others can be measured
+            if options.protocol != "all" or (not rows and protocol == list(parts)[-1]):
+                raise
+            logger.warning("protocol %s is left out: %s", protocol, error)
     return Evaluation(_labelled(rows, labels), about)
 
 

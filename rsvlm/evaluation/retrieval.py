@@ -248,7 +248,7 @@ def _fits(ks: Sequence[int], kind: str, N: int, M: int) -> None:
         if max(ks) > count:
             raise DataError(
                 f"k = {max(ks)} is larger than the gallery of {count} {what} under {kind}: every answer would be right; "
-                f"ask for ks up to {min(N, M)}"
+                f"take more images and captions, or, in Python, ks up to {min(N, M)}"
             )
 
 

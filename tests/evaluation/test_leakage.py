@@ -311,6 +311,20 @@ def test_only_the_reasons_asked_for_count(caplog):
 # Evaluations by name
 
 
+def test_a_protocol_that_cannot_be_measured_takes_no_other_with_it(monkeypatch, caplog):
+    whole = vectors()
+    alike = dataclasses.replace(whole, captions=["a river"] * len(whole.captions))  # one text, of which no ten can be found
+    about = {"benchmark": "toy"}
+    options = by_name.Options(bootstrap_samples=10)
+    monkeypatch.setattr(by_name, "_embedded", lambda *_: ({"plain": whole, "skyscript": alike}, about, None))
+    assert {row["protocol"] for row in by_name.retrieve("m", options=options).rows} == {"plain"}
+    assert "protocol skyscript is left out: k = 10 is larger than the gallery" in caplog.text
+    for parts, asked in (({"skyscript": alike}, "all"), ({"skyscript": alike}, "skyscript")):
+        monkeypatch.setattr(by_name, "_embedded", lambda *_, parts=parts: (parts, about, None))
+        with pytest.raises(DataError, match="take more images and captions"):
+            by_name.retrieve("m", options=dataclasses.replace(options, protocol=asked))
+
+
 def test_an_evaluation_of_a_file_of_embeddings_says_what_it_is_of(tmp_path):
     whole = vectors()
     path = tmp_path / "vectors.npz"

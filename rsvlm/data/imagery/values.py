@@ -120,6 +120,8 @@ def read_meaning(dataset, options: config.Chips, label: str, named: Sequence[of_
     meaning = Meaning(bands, alpha, nodata, (), tuple(guesses), sketch)
     if table:
         return meaning
+    if sample is None and (options.limits or plain or options.stretch == "none"):
+        raise DataError(f"{label}: no pixel can be read where it was looked at: download or copy it again")
     if options.limits or plain or options.stretch == "none":
         limits = _given_limits(options.limits, len(bands), label)
         depth = int(structure["NBITS"]) if plain and structure.get("NBITS", "").isdigit() else 8
