@@ -156,6 +156,24 @@ def test_two_tables_are_not_guessed_between(folder, caplog):
     assert "names its table; not read: test.csv" in caplog.text
 
 
+def test_all_words_for_a_split_mean_it(folder):
+    rows = [{"filename": file, "caption": "x", "split": word} for file, word in zip(NAMES, ("test", "Test", "testing", "val"))]
+    (folder / "mine.json").write_text(json.dumps(rows))
+    assert list(read(folder)) == NAMES[:3]
+
+
+def test_entries_that_are_no_objects_are_told_and_a_class_may_be_empty(folder, caplog):
+    rows = [{"filename": file, "captions": of} for file, of in TEXTS.items()]
+    (folder / "test.json").write_text(json.dumps([*rows, None, "x"]))
+    assert read(folder) == TEXTS and "test.json: 2 entries of its images are no objects" in caplog.text
+    (folder / "test.json").write_text(json.dumps({"no image": [], "images": [*rows, 7]} | {"lake": []}))
+    assert read(folder) == TEXTS and "1 entries of its images" in caplog.text
+    (folder / "images").rename(folder / "lake")
+    rows = [{"filename": file, "split": "test", "raw": of[0], "raw_1": of[1]} for file, of in TEXTS.items()]
+    (folder / "test.json").write_text(json.dumps({"no image": [], "lake": rows}))
+    assert read(folder) == {f"lake/{file}": of for file, of in TEXTS.items()}
+
+
 # CSV and TSV
 
 
@@ -224,6 +242,24 @@ def test_columns_that_are_not_known_are_shown_with_those_that_are(folder):
         (folder / "images" / name).unlink()
     with pytest.raises(DataError, match=r"(?s)no known layout.*test.csv has the columns.*texts \(classname, class, label\)"):
         benchmarks.labelled(folder, split="all")
+
+
+def test_the_header_is_read_like_every_other_row(folder):
+    (folder / "test.csv").write_text('"source, where from";image;caption\n"a; b";000.jpg;a river\n')
+    assert read(folder) == {"000.jpg": ["a river"]}
+    (folder / "test.csv").write_text('\n"source, where from","which\nimage",image,caption\n"a, b",x,000.jpg,a river\n')
+    assert read(folder) == {"000.jpg": ["a river"]}
+
+
+def test_rows_of_empty_cells_are_no_rows(folder):
+    (folder / "test.csv").write_text("image,caption,\n000.jpg,a river,\n,,\n  \n001.jpg,a lake,\n,,\n")
+    assert read(folder) == {"000.jpg": ["a river"], "001.jpg": ["a lake"]}
+
+
+def test_a_second_column_of_captions_is_told(folder, caplog):
+    (folder / "test.csv").write_text("image,text,caption,caption\n000.jpg,x,a river,y\n")
+    assert read(folder) == {"000.jpg": ["a river"]}
+    assert "its column 'caption' is read; not read: text, caption" in caplog.text
 
 
 # Encodings
