@@ -385,13 +385,15 @@ def _decodes(path: Path, encoding: str) -> bool:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a list, without blanks around them and without empty ones.
+    """Read the lines of a list, without blanks around them.
 
     Raises:
-        DataError: It is in an unknown encoding.
+        DataError: It is in an unknown encoding, or has an empty line before another: do the numbers of the lines count it?
     """
-    lines = path.read_text(encoding=_encoding(path)).splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    lines = [line.strip() for line in path.read_text(encoding=_encoding(path)).rstrip().splitlines()]
+    if "" in lines:
+        raise DataError(f"{path}, line {lines.index('') + 1}, is empty: remove the line, or write the name that lacks")
+    return lines
 
 
 def _pairs(path: Path, delimiter: str, width: int, columns: Sequence[int | None], split: str | None) -> Pairs:

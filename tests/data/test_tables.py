@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import tarfile
 from collections import Counter
 
 import pandas as pd
@@ -332,6 +333,32 @@ def test_a_line_of_a_text_is_a_caption_where_the_folder_says_retrieval(tmp_path,
     assert read(tmp_path) == {"0": ["one .", "two , three"], "1": ["one .", "two , three"]}
     (tmp_path / "test" / "nshards.txt").write_text("1")
     assert read(tmp_path / "test", "train")["0"] == ["one .", "two , three"]
+
+
+def test_what_a_shard_holds_twice_or_half_is_counted(tmp_path):
+    picture, other = (png(toy_sample(index)[0]) for index in range(2))
+    members = [
+        ("a.png", picture),
+        ("a.txt", b"a field"),
+        ("a.png", other),
+        ("b.png", picture),
+        ("b.png", picture),
+        ("b.TXT", b"x"),
+    ]
+    members += [("c.png", picture), ("c.json", json.dumps({"captions": ["\ud800", "", "a lake"]}).encode())]
+    members += [("d.jpg", picture), ("d.json", b'{"caption": null}'), ("d.txt", b"a lake"), ("caf\udce9.png", picture)]
+    members += [("caf\udce9.txt", b"a river")]
+    (tmp_path / "test").mkdir()
+    with tarfile.open(tmp_path / "test" / "0.tar", "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    skipped = Counter()
+    samples = {sample.key: sample for sample in benchmarks.samples(tmp_path, "test", skipped=skipped)}
+    captions = {"b": ["x"], "c": ["a lake"], "d": ["a lake"], r"caf\xe9": ["a river"]}
+    assert {key: sample.captions for key, sample in samples.items()} == captions
+    assert skipped == {"two different members of one name": 1} and samples["c"].record["empty_captions"] == 2
 
 
 def test_a_text_of_a_shard_in_another_encoding_is_counted(tmp_path):
