@@ -20,7 +20,6 @@ import hashlib
 import itertools
 import json
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -31,9 +30,6 @@ from rsvlm.errors import DataError
 from rsvlm.records import text
 
 logger = logging.getLogger(__name__)
-
-MAX_CAPTION = 100_000
-"""Longest caption, in characters; a longer one is left out like an empty one."""
 
 Labelled = tuple[list[str], Iterator[tuple[str, bytes, int]]]
 
@@ -71,8 +67,8 @@ def samples(
     if usual and text.likeness(text.sketch(t for _, texts in rows for t in texts if isinstance(t, str)), usual) < text.ALIKE:
         told = where, path.name, request.title
         logger.warning("%s has other captions in %s than %s has: its figures are not those of it", *told)
-    if empty := sum(not _usable(caption) for _, texts in rows for caption in texts):
-        too_long = f"longer than {MAX_CAPTION:,} characters"
+    if empty := sum(not reading.usable(caption) for _, texts in rows for caption in texts):
+        too_long = f"longer than {reading.MAX_CAPTION:,} characters"
         logger.warning("%s %d of %d captions are empty, no text or %s, and left out", where, empty, count, too_long)
     return _stream(request, rows, layouts.locate(request, path, [file for file, _ in rows]))
 
@@ -133,7 +129,7 @@ def fingerprint(folder: Path | str) -> str:
         digest.update(json.dumps(shards.manifest(folder)["splits"], sort_keys=True).encode())
     else:
         for path in (path for path in reading.visible(folder, "**/*") if path.is_file()):
-            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\n".encode())
+            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 
@@ -152,16 +148,9 @@ def _request(folder: Path | str, name: str | None, task: str, split, partial: bo
 # Images with captions
 
 
-def _usable(text: object) -> bool:
-    """Whether a caption can be read: it says something, is no flood, and is made of characters."""
-    if not isinstance(text, str) or len(text) > MAX_CAPTION or not text.strip():
-        return False
-    return text.isascii() or not re.search("[\ud800-\udfff]", text)
-
-
 def _stream(request: Request, rows: list[tuple[str, list]], place: Callable[[str], Path]) -> Iterator[shards.Sample]:
     for position, (file, texts) in enumerate(rows):
-        captions = [text for text in texts if _usable(text)]
+        captions = [text for text in texts if reading.usable(text)]
         try:
             if not captions:
                 raise reading.BrokenSample("no caption", str(place(file)))
@@ -205,11 +194,7 @@ def _scenes(request: Request) -> Labelled:
 
 def _labelled_shards(request: Request) -> Labelled:
     folder, by_sea = request.folder, request.title == "blue-marble"
-    splits = (
-        [request.split]
-        if request.split
-        else sorted({path.parent.name for path in reading.visible(folder, "*/*.tar")}) or ["train"]
-    )
+    splits = [request.split] if request.split else reading.splits(folder)
     own = folder / "classnames.txt"
     if by_sea:
         words = catalogue.class_names(request.title)
@@ -218,17 +203,17 @@ def _labelled_shards(request: Request) -> Labelled:
     else:
         files = reading.visible(folder, "*.tar", "*/*.tar")
         records = (record for path in files for record in shards.records(path) if isinstance(record, dict))
-        words = sorted({str(record["class"]) for record in records if record.get("class")})
+        words = sorted({catalogue.words_of(str(record["class"])) for record in records if record.get("class")})
     if not words:
         advice = "give --benchmark blue-marble, other shards, or a classnames.txt with the names of the numbers in .cls"
         raise DataError(f"{folder}: no record of its shards has a 'class': {advice}")
-    labels = {catalogue.key_of(word): label for label, word in enumerate(words)}
+    label_named = _by_name(words)
 
     def label_of(record: dict) -> int | None:
         if not by_sea:
             number = record.get("cls", -1)
             known = number if 0 <= number < len(words) else None
-            return labels.get(catalogue.key_of(str(record["class"]))) if record.get("class") else known
+            return label_named(str(record["class"])) if record.get("class") else known
         sea = (record.get("measurements") or {}).get("sea_share")
         return None if not isinstance(sea, int | float) else 0 if sea >= 2 / 3 else 1 if sea > 0 else 2
 
@@ -246,17 +231,27 @@ def _labelled_shards(request: Request) -> Labelled:
 def _labelled_table(request: Request, path: Path, rows: list[tuple[str, str]]) -> Labelled:
     own = request.folder / "classnames.txt"
     if "class_list" in request.entry and not own.is_file():
-        labels, words = catalogue.class_list(request.entry["class_list"])
+        known, words = catalogue.class_list(request.entry["class_list"])
+        labels = {label: known.get(catalogue.key_of(label)) for _, label in rows}
     else:
         seen_words = sorted({catalogue.words_of(label) for _, label in rows})
         words = tables.read_lines(own) if own.is_file() else seen_words
-        labels = {catalogue.key_of(word): label for label, word in enumerate(words)}
-    if all(label.isdigit() for _, label in rows):
-        labels = {str(label): label for label in range(len(words))}
-    if unknown := sorted({label for _, label in rows if catalogue.key_of(label) not in labels}):
+        label_named = _by_name(words)
+        labels = {label: label_named(label) for _, label in rows}
+    if (own.is_file() or "class_list" in request.entry) and all(label.isdigit() for label in labels):
+        labels = {label: int(label) if int(label) < len(words) else None for label in labels}  # numbers of the classes
+    if unknown := sorted(label for label, number in labels.items() if number is None):
         first = f"the first is {unknown[0]!r}"
         raise DataError(f"{path} has {len(unknown)} labels that are no class of {request.title}, {first}: mend the table")
-    return list(words), _read_table(request, path, [(file, labels[catalogue.key_of(label)]) for file, label in rows])
+    return list(words), _read_table(request, path, [(file, labels[label]) for file, label in rows])
+
+
+def _by_name(words: list[str]) -> Callable[[str], int | None]:
+    """Return a function from a class's name, as somebody writes it, to its place; None where it is none, or could be several."""
+    exact = {catalogue.words_of(word): label for label, word in enumerate(words)}
+    times = Counter(map(catalogue.key_of, words))
+    loose = {key: label for label, word in enumerate(words) if times[key := catalogue.key_of(word)] == 1}
+    return lambda name: exact.get(catalogue.words_of(name), loose.get(catalogue.key_of(name)))
 
 
 def _class_folders(request: Request) -> Labelled:
@@ -296,7 +291,7 @@ def _class_folders(request: Request) -> Labelled:
     request.compare(f"{base}, split '{split}',", counts, {"classes": len(words)})
 
     items = (
-        ((place / file).relative_to(base).as_posix(), place / file, label)
+        (reading.printable((place / file).relative_to(base).as_posix()), place / file, label)
         for place, label, files in layouts.walk(request, base, labels, wanted)
         if label is not None
         for file in files

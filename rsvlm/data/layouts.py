@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsvlm.data import catalogue
-from rsvlm.data.reading import BrokenSample, visible
+from rsvlm.data.reading import BrokenSample, is_hidden, visible
 from rsvlm.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -184,13 +184,14 @@ def own_classes(base: Path) -> tuple[dict[str, int], list[str]]:
 
     def below(folder: Path) -> list[str]:
         folders = (child for child in folder.iterdir() if child.is_dir() and not child.is_symlink())
-        return sorted(child.name for child in folders if not child.name.startswith((".", "__")))
+        return sorted(child.name for child in folders if not is_hidden(child.name))
 
     children = below(base)
     while len(children) == 1 and below(base / children[0]):
         base, children = base / children[0], below(base / children[0])
-    if children and set(children) <= set(itertools.chain(*SPLIT_NAMES.values())):
-        children = sorted({child for split in children for child in below(base / split)})
+    splits = [child for child in children if child.casefold() in itertools.chain(*SPLIT_NAMES.values())]
+    if in_splits := {child for split in splits for child in below(base / split)}:
+        children = sorted(in_splits)  # whatever lies beside the splits has no images, or is no class
     labels = {catalogue.key_of(child): label for label, child in enumerate(children)}
     return labels, list(map(catalogue.words_of, children))
 
@@ -202,7 +203,7 @@ def walk(
     files, children, left_out = [], [], tuple(request.entry.get("left_out", ()))
     with os.scandir(base) as entries:
         for child in entries:
-            if child.name.startswith((".", "__")):
+            if is_hidden(child.name):
                 continue
             if child.is_dir():
                 if child.is_symlink():  # one that leads elsewhere inside would show the same images again, or never end
@@ -234,12 +235,13 @@ def split_of(request: Request) -> tuple[Path, set[str] | None]:
     folder, split = request.folder, request.split
     if split is None:
         return folder, None
-    aliases = SPLIT_NAMES.get(split, (split,))
+    aliases = SPLIT_NAMES.get(split, (split.casefold(),))
     around = _around(folder)
-    if place := next((place / alias for place in around for alias in aliases if (place / alias).is_dir()), None):
+    folders = (child for place in around for child in visible(place, "*") if child.is_dir())
+    if place := next((child for child in folders if child.name.casefold() in aliases), None):
         _check_inside(place, folder)
         return place, None
-    lists = [path for place in around for path in sorted(place.glob("*.txt")) if words_of_name(path) & set(aliases)]
+    lists = [path for place in around for path in visible(place, "*.txt") if words_of_name(path) & set(aliases)]
     if len(lists) != 1:
         several = f"several file lists fit: {', '.join(path.name for path in lists)}"
         official = ", ".join(request.entry.get("splits", {})) or "none"

@@ -9,6 +9,7 @@ import functools
 import itertools
 import json
 import logging
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,11 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1
 IMAGE_TYPES = ("png", "jpg", "jpeg", "webp")
+
+MAX_CAPTION = 100_000
+"""Longest caption, in characters; a longer one is left out like an empty one."""
+
+_HIDDEN = ("__MACOSX", "@eaDir")  # folders that macOS and Synology put beside the files, with something of each
 _BROKEN = (tarfile.TarError, OSError, EOFError, ValueError)
 
 
@@ -74,9 +80,26 @@ def manifest(folder: Path, *, verify: bool = False) -> dict:
 
 
 def visible(folder: Path, *patterns: str) -> list[Path]:
-    """Return what matches any of the patterns below a folder, sorted; hidden names (`._x` of macOS, `__MACOSX`) are passed over."""
+    """Return what matches any of the patterns below a folder, sorted; hidden names (see `is_hidden`) are passed over."""
     paths = {path for pattern in patterns for path in folder.glob(pattern)}
-    return sorted(path for path in paths if not any(p.startswith((".", "__")) for p in path.relative_to(folder).parts))
+    return sorted(path for path in paths if not any(map(is_hidden, path.relative_to(folder).parts)))
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether a file or folder is none of the data, by its name: `._x` and `__MACOSX` of macOS, `.cache`, `@eaDir`."""
+    return name.startswith(".") or name in _HIDDEN
+
+
+def printable(name: str) -> str:
+    """Return a file's name as text that can be written anywhere: bytes of it that are not UTF-8 become escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def usable(caption: object) -> bool:
+    """Say whether a caption can be read: it says something, is no flood, and is made of characters."""
+    if not isinstance(caption, str) or len(caption) > MAX_CAPTION or not caption.strip():
+        return False
+    return caption.isascii() or not re.search("[\ud800-\udfff]", caption)
 
 
 def holds_pictures_alone(path: Path, most: int = 200) -> bool:
@@ -100,6 +123,11 @@ def count(folder: Path, split: str) -> int:
     return sum(samples for _, samples in _shards_of(Path(folder), split))
 
 
+def splits(folder: Path) -> list[str]:
+    """Return the names of the splits of a data folder; empty if it has no shards."""
+    return sorted(_shards_by_split(Path(folder)))
+
+
 def stream(
     folder: Path,
     split: str,
@@ -119,6 +147,8 @@ def stream(
     A folder without a manifest works too: `{split}/*.tar`, or `*.tar` as the split `train`, with pictures as `.png`, `.jpg`,
     `.jpeg` or `.webp` and captions as `.txt` (one caption) or `.json` (`captions`, `caption` or `text`). Where a `dataset_type.txt` with
     the word `retrieval` lies in the folder, as in sets for CLIP_benchmark, every line of a `.txt` is a caption.
+
+    Captions that are empty, no text or too long are left out; `empty_captions` in the record is then their number.
 
     Args:
         folder: A data folder.
@@ -206,6 +236,7 @@ def skip(skipped: Counter, problem: BrokenSample) -> None:
 def read_shard(path: Path, samples: int) -> list[tuple[str, dict[str, bytes]] | BrokenSample]:
     """Return exactly `samples` entries: key and members, or what is wrong with the sample."""
     groups: list[tuple[str, dict[str, bytes]] | BrokenSample] = []
+    twice: set[int] = set()
     ending = "shard is cut short"
     try:
         for key, extension, unpack in _members(path):
@@ -213,11 +244,15 @@ def read_shard(path: Path, samples: int) -> list[tuple[str, dict[str, bytes]] | 
                 if len(groups) == samples:
                     break
                 groups.append((key, {}))
-            groups[-1][1][extension] = unpack().read()  # one cut short raises, with its sample already in place
+            data = unpack().read()  # one cut short raises, with its sample already in place
+            if groups[-1][1].setdefault(extension, data) != data:
+                twice.add(len(groups) - 1)
     except FileNotFoundError:
         ending = "shard is missing"
     except _BROKEN as error:
         ending = "shard is cut short" if "unexpected end" in str(error) else "shard is broken"
+    for index in twice:
+        groups[index] = BrokenSample("two different members of one name", f"{path}: {groups[index][0]}")
     groups += [BrokenSample(ending, str(path))] * (samples - len(groups))
     return groups
 
@@ -269,13 +304,15 @@ def _decode(
     if text is None:
         number = members.get("cls", b"").strip()
         return Sample(key, image, [], record | ({"cls": int(number)} if number.isdigit() else {}), position)
-    texts = next((record[name] for name in ("captions", "caption", "text") if name in record), None)
+    texts = next((record[name] for name in ("captions", "caption", "text") if record.get(name)), None)
     if texts is None and "txt" in members:
         texts = text(key, members["txt"])
     texts = [texts] if isinstance(texts, str) else texts if isinstance(texts, list) else []
-    captions = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    captions = [text.strip() for text in texts if usable(text)]
     if not captions:
         raise BrokenSample("no caption", key)
+    if len(captions) < len(texts):
+        record |= {"empty_captions": len(texts) - len(captions)}
     return Sample(key, image, captions, record, position)
 
 
@@ -283,32 +320,41 @@ def _members(path: Path | str) -> Iterator[tuple[str, str, Callable[[], IO[bytes
     """Yield the key and extension of each file in a tar file, and a function that opens it."""
     with tarfile.open(path, "r:") as archive:
         for member in archive:
-            folder, _, base = member.name.rpartition("/")
+            folder, _, base = printable(member.name).rpartition("/")
             if member.isreg() and not base.startswith("."):  # macOS puts ._a.jpg beside a.jpg
                 stem, _, extension = base.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
                 yield key, extension.lower(), functools.partial(archive.extractfile, member)
 
 
-def _shards_of(folder: Path, split: str) -> list[tuple[Path, int]]:
+def _shards_by_split(folder: Path) -> dict[str, list[tuple[Path, int | None]]]:
+    """Return the shards of each split, with their number of samples where a manifest tells it."""
     content = read_manifest(folder)
     if content is not None:
         entries = {name: entry["shards"] for name, entry in content["splits"].items()}
-        splits = {name: [(folder / s["file"], s["samples"]) for s in shards] for name, shards in entries.items()}
-    else:
-        paths = [(path.parent.name, path) for path in visible(folder, "*/*.tar")]
-        if "train" not in dict(paths):
-            paths += [("train", path) for path in visible(folder, "*.tar")]
-        splits = {}
-        for name, path in paths:
-            splits.setdefault(name, []).append((path, None))
-    if not splits:
+        return {name: [(folder / s["file"], s["samples"]) for s in shards] for name, shards in entries.items()}
+    by_split: dict[str, list] = {}
+    for path in visible(folder, "*/*.tar"):
+        by_split.setdefault(path.parent.name, []).append((path, None))
+    loose = visible(folder, "*.tar")
+    if loose and "train" in by_split:
+        log.warning(
+            "%s: %d shards beside the folder train are not read: move them into the folder of a split", folder, len(loose)
+        )
+    elif loose:
+        by_split["train"] = [(path, None) for path in loose]
+    return by_split
+
+
+def _shards_of(folder: Path, split: str) -> list[tuple[Path, int]]:
+    by_split = _shards_by_split(folder)
+    if not by_split:
         raise DataError(f"{folder} holds neither a manifest.json nor tar files: give the folder of a finished data set")
-    if split not in splits:
-        raise DataError(f"{folder} has no split '{split}': it has {', '.join(sorted(splits))}")
+    if split not in by_split:
+        raise DataError(f"{folder} has no split '{split}': it has {', '.join(sorted(by_split))}")
     return [
         (path, _count_samples(path, path.stat().st_size, path.stat().st_mtime_ns) if samples is None else samples)
-        for path, samples in splits[split]
+        for path, samples in by_split[split]
     ]
 
 

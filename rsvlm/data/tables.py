@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import codecs
 import csv
+import io
+import itertools
 import json
 import logging
 import re
@@ -153,19 +155,28 @@ def image_rows(path: Path, content: Any) -> list[tuple[dict, str | None]] | None
     NWPU's `{class: [...]}`; and a list with file and caption in each entry.
     """
     if isinstance(content, list):
-        good = [row for row in content if isinstance(row, dict) and image_name(row) and texts_of(row) is not None]
-        return [(row, None) for row in content if isinstance(row, dict)] if good else None
+        good = any(isinstance(row, dict) and image_name(row) and texts_of(row) is not None for row in content)
+        return [(row, None) for row in _objects(path, content)] if good else None
     if not isinstance(content, dict):
         return None
     if isinstance(content.get("images"), list):
-        rows = [row for row in content["images"] if isinstance(row, dict)]
-        if others := len(content["images"]) - len(rows):
-            logger.warning("%s: %d entries of 'images' are no objects and left out", path, others)
+        rows = _objects(path, content["images"])
         return [(row, None) for row in _with_annotations(path, rows, content.get("annotations"))]
-    lists = [rows for rows in content.values() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
-    if content and len(lists) == len(content) and all("filename" in rows[0] for rows in lists):
-        return [(row, scene) for scene, rows in content.items() for row in rows if isinstance(row, dict)]
+    first = [rows[:1] for rows in content.values() if isinstance(rows, list)]  # of each class; one may have no image
+    if (
+        any(first)
+        and len(first) == len(content)
+        and all(isinstance(row, dict) and "filename" in row for row in sum(first, []))
+    ):
+        return [(row, scene) for scene, rows in content.items() for row in _objects(path, rows)]
     return None
+
+
+def _objects(path: Path, entries: list) -> list[dict]:
+    rows = [row for row in entries if isinstance(row, dict)]
+    if others := len(entries) - len(rows):
+        logger.warning("%s: %d entries of its images are no objects and left out", path, others)
+    return rows
 
 
 def _with_annotations(path: Path, rows: list[dict], annotations: object) -> list[dict]:
@@ -199,8 +210,7 @@ def _json_tables(request: Request) -> tuple[list[Table], list[str]]:
         of_name, says_split = named_splits(path), any(row.get("split") is not None for row, _ in rows)
         splits = Counter(str(row.get("split")) for row, _ in rows)
         if split is not None and says_split:
-            names = [split] if split in splits else [name for name in splits if is_split(name, split)]
-            rows = [(row, scene) for row, scene in rows if str(row.get("split")) in names]
+            rows = [(row, scene) for row, scene in rows if is_split(str(row.get("split")), split)]
         elif split is not None and of_name and split not in of_name:
             rows, splits = [], Counter({f"{name} (by its name)": len(rows) for name in of_name})
         if not rows:
@@ -297,6 +307,9 @@ def _text_tables(request: Request, columns: Iterable[str]) -> tuple[list[tuple[P
             there = ", ".join(name or "(no name)" for name in header[:12])
             lacking.append(f"{path} has the columns {there}: name {needed}")
             continue
+        if unread := [c for i, c in enumerate(header) if c in columns and i != value]:
+            told = path, header[value], ", ".join(unread)
+            logger.warning("%s: its column '%s' is read; not read: %s (rename the one that shall be read to caption)", *told)
         of_split, of_name = header.index("split") if "split" in header else None, named_splits(path)
         if split is None or of_split is not None or not of_name or split in of_name:
             pairs = _pairs(path, delimiter, len(header), (image, value, None if split is None else of_split), split)
@@ -307,9 +320,18 @@ def _text_tables(request: Request, columns: Iterable[str]) -> tuple[list[tuple[P
 def _header(path: Path) -> tuple[str, list[str]]:
     """Return what divides the cells of a table, and the names of its columns, in small letters."""
     with path.open(encoding=_marked_encoding(path) or "utf-8-sig", errors="replace", newline="") as file:
-        head = file.readline(10_000).strip("\r\n")
-    delimiter = max(",;\t|", key=head.count)
-    return delimiter, [column.strip(" '\"").casefold() for column in head.split(delimiter)]
+        head = file.read(10_000)
+    headers = {}
+    for delimiter in ",;\t|":
+        row = next(filter(None, csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)), [])
+        headers[delimiter] = [column.strip(" '\"").casefold() for column in row]
+    names = {
+        *IMAGE_COLUMNS,
+        *CAPTION_COLUMNS,
+        *LABEL_COLUMNS,
+    }  # a name may hold the sign that divides the cells of another table
+    delimiter = max(headers, key=lambda sign: (len(names & {*headers[sign]}), len(headers[sign])))
+    return delimiter, headers[delimiter]
 
 
 def _marked_encoding(path: Path) -> str | None:
@@ -363,21 +385,21 @@ def _decodes(path: Path, encoding: str) -> bool:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a list, without blanks around them and without empty ones.
+    """Read the lines of a list, without blanks around them.
 
     Raises:
-        DataError: It is in an unknown encoding.
+        DataError: It is in an unknown encoding, or has an empty line before another: do the numbers of the lines count it?
     """
-    lines = path.read_text(encoding=_encoding(path)).splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    lines = [line.strip() for line in path.read_text(encoding=_encoding(path)).rstrip().splitlines()]
+    if "" in lines:
+        raise DataError(f"{path}, line {lines.index('') + 1}, is empty: remove the line, or write the name that lacks")
+    return lines
 
 
 def _pairs(path: Path, delimiter: str, width: int, columns: Sequence[int | None], split: str | None) -> Pairs:
     """Yield file and text of every row of the split; `columns` are those of files, of texts and of splits (perhaps None)."""
     shift = None
-    for line, row in _read_rows(path, delimiter):
-        if line == 1:
-            continue
+    for line, row in itertools.islice(_read_rows(path, delimiter), 1, None):  # after the header
         if shift is None:  # R and others leave the column of row numbers without a name
             image = columns[0]
             shift = int(len(row) == width + 1 and _is_image(row[image + 1]) and not _is_image(row[image]))
@@ -394,7 +416,7 @@ def _pairs(path: Path, delimiter: str, width: int, columns: Sequence[int | None]
 
 
 def _read_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row that is not empty, with the number of its first line."""
+    """Yield each row that has a cell that is not blank, with the number of its first line."""
     with path.open(encoding=_encoding(path), newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         line = 1
@@ -412,7 +434,7 @@ def _read_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
                 raise DataError(f"{path}, line {line}, cannot be read ({problem}): {advice}") from None
             if row is None:
                 return
-            if row:
+            if any(map(str.strip, row)):  # Excel writes a row of empty cells as delimiters alone
                 yield line, row
             line = reader.line_num + 1
 

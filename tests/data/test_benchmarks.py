@@ -292,6 +292,60 @@ def test_shards_of_clip_benchmark_have_numbers_for_classes_and_no_captions(tmp_p
     assert skipped == {"no class": 2}
 
 
+def test_all_splits_of_shards_are_every_image_and_unread_shards_are_told(tmp_path, caplog):
+    picture = png(toy_sample(0)[0])
+    for name in ("a.tar", "test/0.tar"):
+        write_tar(tmp_path / name, {f"{name[0]}.png": picture, f"{name[0]}.json": json.dumps({"class": name[0]}).encode()})
+    assert sorted(word for _, _, word in benchmarks.labelled(tmp_path)[1]) == [0, 1]  # those beside the folders are of train
+    (tmp_path / "test").rename(tmp_path / "train")
+    assert len(list(benchmarks.labelled(tmp_path)[1])) == 1 and "1 shards beside the folder train are not read" in caplog.text
+
+
+def test_classes_that_differ_in_a_sign_alone_are_two(tmp_path):
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(png(toy_sample(number)[0]))
+    (tmp_path / "all.csv").write_text("image,label\n0.png,-1\n1.png,1\n2.png,Sea_Ice\n3.png,sea ice\n")
+    words, items = benchmarks.labelled(tmp_path)
+    assert [words[label] for _, _, label in items] == ["-1", "1", "sea ice", "sea ice"] and len(words) == 3
+    (tmp_path / "all.csv").write_text("image,label\n0.png,0\n1.png,10\n2.png,2\n3.png,1\n")
+    with pytest.raises(DataError, match="labels that are no class"):
+        (tmp_path / "classnames.txt").write_text("sea\nland\n")
+        benchmarks.labelled(tmp_path)
+    (tmp_path / "classnames.txt").write_text("sea\n\nland\n")
+    with pytest.raises(DataError, match="classnames.txt, line 2, is empty"):
+        benchmarks.labelled(tmp_path)
+    (tmp_path / "classnames.txt").unlink()
+    words, items = benchmarks.labelled(tmp_path)
+    assert [words[label] for _, _, label in items] == ["0", "10", "2", "1"]
+
+
+def test_folders_of_splits_may_have_capitals_and_something_beside_them(tmp_path):
+    for name in ("Train/lake/1.png", "Test/lake/2.png", "Test/__river/3.png", "Test/lake/@eaDir/2.png", "docs/read.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(png(toy_sample(0)[0]))
+    words, items = benchmarks.labelled(tmp_path)
+    assert words == ["river", "lake"] and sorted(label for _, _, label in items) == [0, 1, 1]
+    assert [key for key, _, _ in benchmarks.labelled(tmp_path, split="test")[1]] == ["__river/3.png", "lake/2.png"]
+
+
+def test_hidden_lists_are_nobody_s(tmp_path):
+    for name in ("lake/1.png", "river/2.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(png(toy_sample(0)[0]))
+    (tmp_path / "test.txt").write_text("lake/1.png\n")
+    (tmp_path / "._test.txt").write_bytes(b"\0\5\x16\7")
+    assert [key for key, _, _ in benchmarks.labelled(tmp_path, split="test")[1]] == ["lake/1.png"]
+
+
+def test_names_that_are_not_utf_8_have_keys_all_the_same(tmp_path):
+    for place in ("lake", "river"):
+        (tmp_path / place).mkdir()
+        with open(os.fsencode(tmp_path / place) + b"/caf\xe9.png", "wb") as file:
+            file.write(png(toy_sample(0)[0]))
+    assert [key for key, _, _ in benchmarks.labelled(tmp_path)[1]] == [r"lake/caf\xe9.png", r"river/caf\xe9.png"]
+    assert benchmarks.fingerprint(tmp_path)
+
+
 # Its quirks
 
 

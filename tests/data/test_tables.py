@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import tarfile
 from collections import Counter
 
 import pandas as pd
@@ -156,6 +157,24 @@ def test_two_tables_are_not_guessed_between(folder, caplog):
     assert "names its table; not read: test.csv" in caplog.text
 
 
+def test_all_words_for_a_split_mean_it(folder):
+    rows = [{"filename": file, "caption": "x", "split": word} for file, word in zip(NAMES, ("test", "Test", "testing", "val"))]
+    (folder / "mine.json").write_text(json.dumps(rows))
+    assert list(read(folder)) == NAMES[:3]
+
+
+def test_entries_that_are_no_objects_are_told_and_a_class_may_be_empty(folder, caplog):
+    rows = [{"filename": file, "captions": of} for file, of in TEXTS.items()]
+    (folder / "test.json").write_text(json.dumps([*rows, None, "x"]))
+    assert read(folder) == TEXTS and "test.json: 2 entries of its images are no objects" in caplog.text
+    (folder / "test.json").write_text(json.dumps({"no image": [], "images": [*rows, 7]} | {"lake": []}))
+    assert read(folder) == TEXTS and "1 entries of its images" in caplog.text
+    (folder / "images").rename(folder / "lake")
+    rows = [{"filename": file, "split": "test", "raw": of[0], "raw_1": of[1]} for file, of in TEXTS.items()]
+    (folder / "test.json").write_text(json.dumps({"no image": [], "lake": rows}))
+    assert read(folder) == {f"lake/{file}": of for file, of in TEXTS.items()}
+
+
 # CSV and TSV
 
 
@@ -224,6 +243,24 @@ def test_columns_that_are_not_known_are_shown_with_those_that_are(folder):
         (folder / "images" / name).unlink()
     with pytest.raises(DataError, match=r"(?s)no known layout.*test.csv has the columns.*texts \(classname, class, label\)"):
         benchmarks.labelled(folder, split="all")
+
+
+def test_the_header_is_read_like_every_other_row(folder):
+    (folder / "test.csv").write_text('"source, where from";image;caption\n"a; b";000.jpg;a river\n')
+    assert read(folder) == {"000.jpg": ["a river"]}
+    (folder / "test.csv").write_text('\n"source, where from","which\nimage",image,caption\n"a, b",x,000.jpg,a river\n')
+    assert read(folder) == {"000.jpg": ["a river"]}
+
+
+def test_rows_of_empty_cells_are_no_rows(folder):
+    (folder / "test.csv").write_text("image,caption,\n000.jpg,a river,\n,,\n  \n001.jpg,a lake,\n,,\n")
+    assert read(folder) == {"000.jpg": ["a river"], "001.jpg": ["a lake"]}
+
+
+def test_a_second_column_of_captions_is_told(folder, caplog):
+    (folder / "test.csv").write_text("image,text,caption,caption\n000.jpg,x,a river,y\n")
+    assert read(folder) == {"000.jpg": ["a river"]}
+    assert "its column 'caption' is read; not read: text, caption" in caplog.text
 
 
 # Encodings
@@ -296,6 +333,32 @@ def test_a_line_of_a_text_is_a_caption_where_the_folder_says_retrieval(tmp_path,
     assert read(tmp_path) == {"0": ["one .", "two , three"], "1": ["one .", "two , three"]}
     (tmp_path / "test" / "nshards.txt").write_text("1")
     assert read(tmp_path / "test", "train")["0"] == ["one .", "two , three"]
+
+
+def test_what_a_shard_holds_twice_or_half_is_counted(tmp_path):
+    picture, other = (png(toy_sample(index)[0]) for index in range(2))
+    members = [
+        ("a.png", picture),
+        ("a.txt", b"a field"),
+        ("a.png", other),
+        ("b.png", picture),
+        ("b.png", picture),
+        ("b.TXT", b"x"),
+    ]
+    members += [("c.png", picture), ("c.json", json.dumps({"captions": ["\ud800", "", "a lake"]}).encode())]
+    members += [("d.jpg", picture), ("d.json", b'{"caption": null}'), ("d.txt", b"a lake"), ("caf\udce9.png", picture)]
+    members += [("caf\udce9.txt", b"a river")]
+    (tmp_path / "test").mkdir()
+    with tarfile.open(tmp_path / "test" / "0.tar", "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    skipped = Counter()
+    samples = {sample.key: sample for sample in benchmarks.samples(tmp_path, "test", skipped=skipped)}
+    captions = {"b": ["x"], "c": ["a lake"], "d": ["a lake"], r"caf\xe9": ["a river"]}
+    assert {key: sample.captions for key, sample in samples.items()} == captions
+    assert skipped == {"two different members of one name": 1} and samples["c"].record["empty_captions"] == 2
 
 
 def test_a_text_of_a_shard_in_another_encoding_is_counted(tmp_path):
