@@ -390,7 +390,7 @@ def test_images_of_an_archive(tmp_path):
     assert [url[-5:] for url in found] == ["b.png", "b.jpg", "f.png"]
     assert found["http://h.example/a%20b.png"].data == PNG and found["http://h.example/a%20b.png"].robots == "noai"
     assert found["http://h.example/b.jpg"].data == jpeg
-    assert counts == {"records": 7, "images": 3, "too_large": 1}
+    assert counts == {"archived_images": 3, "archived_too_large": 1}
     wanted = [picture.url for picture in archives.images(path, wanted={"http://h.example/b.jpg"})]
     assert wanted == ["http://h.example/b.jpg"]
 
