@@ -18,7 +18,7 @@ pytest.importorskip("protego", reason="protego is not installed")
 
 # robots.txt
 
-AGENTS = ("rsvlm", "RSVLM", "rsvlm/1.0", "rsv", "rsvlm-images", "*", "Googlebot", "GPTBot", "other bot")
+AGENTS = ("rsvlm", "RSVLM", "*", "rsvlm/1.0", "rsv", "rsvlm-images", "*", "Googlebot", "GPTBot", "other bot")
 OURS = {"rsvlm", "rsvlm/1.0", "*"}
 FIELDS = {
     "user-agent": ("User-agent", "user-agent", "USER-AGENT", "User agent", "Useragent", "User-Agent ", "User_agent"),
@@ -74,6 +74,13 @@ def allowed(groups, target: str) -> bool:
     return verdict
 
 
+def near(data, groups) -> list[str]:
+    """Addresses that rules are about, and some beside them."""
+    paths = [path.removesuffix("$") for _, rules in groups for _, path in rules if path] or ["/"]
+    some = [data.draw(st.sampled_from(paths)) + data.draw(st.sampled_from(["", "", "b", "?x=1", ".jpg"])) for _ in range(6)]
+    return [path.replace("*", data.draw(st.sampled_from(["", "b", "/a"]))).replace("é", "%C3%A9") for path in some]
+
+
 def spelled(data, groups) -> bytes:
     """Write groups as people do."""
     lines = []
@@ -97,7 +104,7 @@ def spelled(data, groups) -> bytes:
 def test_robots_txt_means_what_was_written(data, groups, targets):
     body = spelled(data, groups)
     read = reservations.read_robots(body)
-    for target in targets:
+    for target in [*targets, *near(data, groups)]:
         assert read.allows(target) == allowed(groups, target), (body, target)
 
 
@@ -111,7 +118,7 @@ def test_a_rule_more_never_allows_more(data, groups, more, targets):
     rule = data.draw(st.sampled_from(FIELDS["disallow"][:-1])) + data.draw(st.sampled_from([": ", ":"])) + more
     lines.insert(data.draw(st.sampled_from(at)) + 1, rule.encode() + b"\n")
     before, after = reservations.read_robots(body), reservations.read_robots(b"".join(lines))
-    for target in targets:
+    for target in [*targets, *near(data, groups)]:
         assert before.allows(target) or not after.allows(target), (body, rule, target)
 
 
@@ -264,7 +271,7 @@ def test_all_spellings_of_an_address_are_one_and_are_removed_alike(data, scheme,
         *(text.strip().partition(":")[2] for text in texts),
         *(text.strip()[len(scheme) + 3 :] for text in texts),
     ):
-        if "@" in line.partition("?")[0] and "//" not in line.replace("\\", "/"):
+        if "@" in line.partition("?")[0] and "://" not in line.replace("\\", "/"):
             continue  # without a scheme, an address of e-mail
         unwanted = removals.read([line])
         found = [unwanted.name(html.absolute_url(text) or text) for text in (plain, *texts)]

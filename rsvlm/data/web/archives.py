@@ -312,12 +312,12 @@ def _spelled_anew(file: BinaryIO, start: int, packed: bool, odd: bool) -> tuple[
             after += 1
     if len(data) < end:
         raise OSError("the record is cut")
-    names = {name: name.title().replace(b"Warc", b"WARC").replace(b"-Id", b"-ID").replace(b"Uri", b"URI") for name in fields}
     block = data[header.end() : end]
     if block.startswith(b"HTTP/") and (empty := re.search(rb"\n\r?\n", block)):
         block = re.sub(rb"\r?\n", b"\r\n", block[: empty.end()]) + block[empty.end() :]
         fields[b"content-length"] = str(len(block)).encode()
     fields[b"content-type"] = fields.get(b"content-type", b"application/http").lower()
+    names = {name: name.title().replace(b"Warc", b"WARC").replace(b"-Id", b"-ID").replace(b"Uri", b"URI") for name in fields}
     lines = [header[1], *(names[name] + b": " + value for name, value in fields.items())]
     return b"\r\n".join(lines) + b"\r\n\r\n" + block + b"\r\n\r\n", after
 

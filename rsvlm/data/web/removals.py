@@ -115,7 +115,7 @@ def read(lines: Iterable[str]) -> Removals:
         text = line.strip("<>\"' ")
         bare = re.sub(r"^[/\\]{2}", "", text)
         host = re.split(r"[/?#\\:]", bare)[0] if not bare.startswith("[") else bare.partition("]")[0] + "]"
-        if "://" not in text.replace("\\", "/"):
+        if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:[/\\]{2}", text):  # an address in a query is none of the line's
             text = f"http://{bare}" if _NAME.fullmatch(host) else ""
         if not (normal := normal_form(re.split(r"\s+#", text)[0])):
             wrong.append(line)

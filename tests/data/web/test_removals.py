@@ -52,6 +52,7 @@ def test_an_address_is_named_in_every_spelling_of_its_own(spelling):
         ("//example.org:443/x", "https://example.org/x", True),
         ("example.org/x", "http://example.org:443/x", True),
         (r"\\example.org\x", "https://example.org/x", True),
+        ("example.org/x?u=http://other.example/", "https://example.org/x?u=http://other.example/", True),
         ("http://example.org", "http://EXAMPLE.org./x", True),
         ("http://example.org/a", "http://example.org/ab", False),
         ("http://example.org/a", "http://www.example.org/a", False),
