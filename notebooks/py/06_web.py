@@ -79,7 +79,8 @@ report = web_pairs.look(data, per_reason=8, kept=18, seed=seed)
 # %% tags=["hide-input"]
 manifest = report["manifest"]
 sizes = {split: entry["samples"] for split, entry in manifest["splits"].items()}
-first, last = manifest["funnel"][0], sum(sizes.values())
+first = next(row for row in manifest["funnel"] if row["stage"] == "text")
+last = sum(sizes.values())
 Markdown(
     f"{manifest['crawl']['pages']} pages held {first['in']} pictures with a text; {last} pairs are left "
     f"({', '.join(f'{n} {split}' for split, n in sizes.items())}), {100 * last / first['in']:.0f} %."

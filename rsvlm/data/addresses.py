@@ -418,6 +418,22 @@ def stop_of(status: int, headers: httpx2.Headers) -> Stop:
     return Stop("client_error" if status >= 400 else "status_unexpected", status=status)
 
 
+class Rests:
+    """Until when each host wants to be left alone, as its answers to this process said."""
+
+    def __init__(self) -> None:
+        self.until: dict[str, float] = {}  # time.monotonic()
+
+    def note(self, host: str, stop: Stop) -> None:
+        """Keep for how long a host wants to be left alone, where it said so."""
+        if stop.wait_s:
+            self.until[host] = max(self.until.get(host, 0.0), time.monotonic() + stop.wait_s)
+
+    def left_s(self, host: str) -> float:
+        """Return the seconds that a host still wants to be left alone, or 0."""
+        return max(0.0, self.until.get(host, 0.0) - time.monotonic())
+
+
 def retry_after_s(value: str | None) -> float | None:
     """Read the header Retry-After, which holds seconds or a date.
 

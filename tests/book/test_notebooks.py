@@ -42,6 +42,17 @@ def write_notebook(path: Path, *sources: str, parameters: str | None = PARAMETER
     return path
 
 
+def test_the_page_of_the_web_finds_the_stage_of_texts_by_its_name():
+    """A stage may stand before it: what could not be read."""
+    page = (Path(__file__).parents[2] / "notebooks" / "py" / "06_web.py").read_text()
+    cell = next(part for part in page.split("# %%") if "pictures with a text" in part)
+    rows = [{"stage": "read", "in": 9, "kept": 4}, {"stage": "text", "in": 4, "kept": 2}]
+    manifest = {"splits": {"train": {"samples": 1}}, "funnel": rows, "crawl": {"pages": 3}}
+    names = {"report": {"manifest": manifest}, "Markdown": str}
+    exec(compile(cell.partition("\n")[2], "06_web.py", "exec"), names)
+    assert names["first"] == rows[1]
+
+
 def test_patterns_find_notebooks_once(home, monkeypatch):
     for name in ("01_a", "02_b", "03_[c]"):
         write_notebook(home / "notebooks" / f"{name}.ipynb")

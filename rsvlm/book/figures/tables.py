@@ -151,7 +151,7 @@ def _audit_example(example: Mapping[str, object]) -> str:
 
 
 def web_report(pairs: Mapping[str, object]) -> Html:
-    """Say on one page what a data set from the web holds, and what was rejected for which reason.
+    """Say on one page what a data set from the web was made from, what it holds, and what was rejected for which reason.
 
     Args:
         pairs: Pairs kept and rejected, as from `pairs.look`.
@@ -159,13 +159,18 @@ def web_report(pairs: Mapping[str, object]) -> Html:
     Returns:
         A self-contained block without scripts.
     """
+    from rsvlm.data.web import archives
+
     rows = pairs["manifest"]["funnel"]
+    crawl = pairs["manifest"].get("crawl", {})
+    read = [[name, n, archives.REASONS.get(name.removeprefix("archived_"), "")] for name, n in crawl.items()]
+    counts = f"<div class='rsvlm-web'>{markup.table(['read', '', ''], read)}</div>" if read else ""
     alt = "A stream of candidates that grows thinner at each stage."
     sankey = charts.picture(amounts.funnel_sankey(rows), alt) if rows else ""
     head = ["split", "stage", "in", "kept", "rejected"]
     table = markup.table(head, [[row[name] for name in head] for row in rows])
     kept = galleries.web_pairs(pairs["kept"]) if pairs["kept"] else "<p>None.</p>"
-    html = f"{sankey}{markup.stylesheet('web.css')}<div class='rsvlm-web'>{table}</div><h2>Kept</h2>{kept}"
+    html = f"{sankey}{markup.stylesheet('web.css')}<div class='rsvlm-web'>{table}</div>{counts}<h2>Kept</h2>{kept}"
     return Html(f"{html}<h2>Rejected</h2>{galleries.web_rejected(pairs['rejected'])}")
 
 

@@ -30,6 +30,9 @@ _PROBLEMS = {
     "address_refused": "is no plainly written address of a public host; what lies on this machine or in a private network is not "
     "asked (allow_loopback also allows this machine)",
 }
+_RESTS = addresses.Rests()
+"""Rest that hosts want, whichever of their files it was said of."""
+
 _PROBLEMS |= {"credentials_in_url": _PROBLEMS["scheme_refused"], "bad_url": _PROBLEMS["address_refused"]}
 
 
@@ -113,17 +116,26 @@ class WebFile(io.RawIOBase):
 
     def _request(self, start: int, stop: int) -> bytes:
         """Ask for the bytes from `start` to before `stop`, with further attempts after failures that may pass."""
+        if (rest_s := _RESTS.left_s(self._host())) > addresses.MAX_RETRY_AFTER_S:
+            self._fail(f"is not asked for: its host wants to be left alone for {rest_s:.0f} s more; try again later")
+        if rest_s:
+            time.sleep(rest_s)
         for attempt in range(4):
             try:
                 return self._part(start, stop)
             except Stop as error:
                 problem = error
+            _RESTS.note(self._host(), problem)
             if not addresses.REASONS[problem.reason].temporary or problem.wait_s > addresses.MAX_RETRY_AFTER_S:
                 break
             if attempt < 3:
                 time.sleep(max(problem.wait_s, 0.5 * 2**attempt))
         why = f"status {problem.status}" if problem.status else addresses.REASONS[problem.reason].meaning
         self._fail(_PROBLEMS.get(problem.reason, f"cannot be read ({why}): check the address, or try again later"))
+
+    def _host(self) -> str:
+        """Name the host that is asked, or that answered last where the address led elsewhere."""
+        return (urlsplit(self._url).hostname or "").rstrip(".")
 
     def _part(self, start: int, stop: int) -> bytes:
         """Ask once."""

@@ -149,7 +149,8 @@ def images(
     Args:
         path: A WARC file.
         wanted: Addresses, as `read` gives them; others are passed over unread. If None, all are read.
-        counts: Receives `images`, and reasons as in `REASONS`.
+        counts: Receives `archived_images`, and how many could not be used, as `archived_` and a reason of `RECORD_REASONS`. What is
+            wrong with records, `read` has counted.
         max_bytes: Larger images are passed over, in bytes.
 
     Yields:
@@ -162,15 +163,20 @@ def images(
     path, counts = Path(path), Counts() if counts is None else counts
     if (kind := inspect(path)["format"]) != "warc":
         raise DataError(f"{path} is a {kind} file: only WARC files hold images")
-    for record, source in _records(path, counts):
+    lost = Counts()
+    for record, source in _records(path, Counts()):
         url, content_type = absolute_url(_target(record)), _content_type(record)
         if url is None or (wanted is not None and url not in wanted) or not _is_answered(record):
             continue
-        if content_type.startswith("text/") or (body := _body(record, source, max_bytes, counts, whole=True)) is None:
+        if content_type.startswith("text/") or (body := _body(record, source, max_bytes, lost, whole=True)) is None:
             continue
         if content_type.startswith("image/") or _IMAGE_MAGIC.match(body):
-            counts["images"] += 1
+            counts["archived_images"] += 1
             yield Picture(url, body, content_type, html.served_robots(record.http_headers or ()), source)
+    counts.update({f"archived_{reason}": n for reason, n in lost.items()})
+    if lost:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in lost.items())
+        log.warning("%s: some pictures that it holds cannot be used (%s): they are asked of their websites", path, reasons)
 
 
 # Archives
@@ -306,12 +312,12 @@ def _spelled_anew(file: BinaryIO, start: int, packed: bool, odd: bool) -> tuple[
             after += 1
     if len(data) < end:
         raise OSError("the record is cut")
-    names = {name: name.title().replace(b"Warc", b"WARC").replace(b"-Id", b"-ID").replace(b"Uri", b"URI") for name in fields}
     block = data[header.end() : end]
     if block.startswith(b"HTTP/") and (empty := re.search(rb"\n\r?\n", block)):
         block = re.sub(rb"\r?\n", b"\r\n", block[: empty.end()]) + block[empty.end() :]
         fields[b"content-length"] = str(len(block)).encode()
     fields[b"content-type"] = fields.get(b"content-type", b"application/http").lower()
+    names = {name: name.title().replace(b"Warc", b"WARC").replace(b"-Id", b"-ID").replace(b"Uri", b"URI") for name in fields}
     lines = [header[1], *(names[name] + b": " + value for name, value in fields.items())]
     return b"\r\n".join(lines) + b"\r\n\r\n" + block + b"\r\n\r\n", after
 

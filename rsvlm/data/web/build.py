@@ -141,7 +141,8 @@ def build(
     tasks = {split: steps.deal(files, parts, {*dropped, *shared}, plan, split, options, model) for split in SPLITS}
     _make_room(files, plan)
     header = {"name": NAME, "build": key} | {k: decisive[k] for k in ("seed", "options", "sources", "head", "benchmarks")}
-    header["crawl"] = dict(sorted(sum(map(collections.Counter, counts.values()), collections.Counter()).items()))
+    counted = [*counts.values(), *(steps.counts(files.archived(source)) for source in with_images)]
+    header["crawl"] = dict(sorted(sum(map(collections.Counter, counted), collections.Counter()).items()))
     note = "no host is in the split {}: the data set has few hosts; choose another seed or share"
     header["notes"] = [note.format(split) for split in SPLITS if not tasks[split] and any(tasks.values())]
     if unwanted and (n := removals.unseen(parts, files)):

@@ -90,7 +90,7 @@ _PLAIN_URL = re.compile(r"(https?://[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?)?/
 _NO_HOST = re.compile(r"[\s<>\"{}|\\^`]")
 # The look at the first letter saves three quarters of the time.
 _TAG = re.compile(
-    r"<(?:(!--)|(/?)((?=[bfhimnstxBFHIMNSTX]|[pP][iI\s]|[aA][mM\s]|[dD][dD])(?:[aA](?=\s[^<>]{0,500}\btitle)"
+    r"<(?:(!--)|[!?]|(/?)((?=[bfhimnstxBFHIMNSTX]|[pP][iI\s]|[aA][mM\s]|[dD][dD])(?:[aA](?=\s[^<>]{0,500}\btitle)"
     r"|(?:[pP]|[dD][dD])(?=\s[^<>]{0,200}\bwp-caption-text)|(?i:img|source|picture|figure|figcaption|h[1-6]|base|meta|title|script|style"
     r"|textarea|iframe|xmp|noembed|noframes|amp-img|amp-anim)))(?=[\s/>]))"
 )
@@ -309,6 +309,9 @@ def _scan(html: str) -> _Scan:
             if not end:
                 break  # as browsers do: the rest is a comment
             position = end.end()
+            continue
+        if not name:  # `<!DOCTYPE>`, `<?xml ?>`, `<![CDATA[`: up to the next sign that ends a tag, whatever else is in it
+            position = _after_tag(html, position)
             continue
         closing = bool(match[2])
         if name[0] == "h":

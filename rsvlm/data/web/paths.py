@@ -72,7 +72,7 @@ class Files:
     # Working files of one source, part or shard, as in `files.texts(source)`.
     # of a source: all texts with an address, as read; deleted once judged
     candidates = _named("candidates/{0.number:05d}.parquet")
-    unread = _named("candidates/{0.number:05d}-unread.parquet")  # of a source: what gave no candidate, and why
+    unread = _named("unread/{0.number:05d}.parquet")  # of a source: what gave no candidate, and why
     texts = _named("texts/{0.number:05d}.parquet")  # of a source: the same, judged
     addresses = _named("addresses/{:05d}.parquet")  # of a part's number: candidates, at most one of each address not given up
     archived = _named("archive/{0.number:05d}.parquet")  # of a source: what an archive answered itself

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from html import unescape
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +11,7 @@ import pyarrow.compute as pc
 from rsvlm.data.web import texts
 from rsvlm.data.web.lexicon import strings
 
-_SUSPICIOUS = r"(?i)[@0-9]|[\[({]\s?at\s?[\])}]|&"
+_SUSPICIOUS = r"(?i)[@\x{FF20}\x{FE6B}0-9]|[\[({]\s?at\s?[\])}]|\bdot\b|&"
 
 
 def blanked(table: pa.Table, counts: Counter) -> pa.Table:
@@ -46,7 +45,7 @@ def _holds(column: pa.ChunkedArray) -> np.ndarray:
     hits = np.zeros(len(values) + 1, bool)
     if len(rows):
         raw = values.take(pa.array(rows))
-        unescaped = strings([unescape(text) if texts._safe_reference(text) else text for text in raw.to_pylist()])
+        unescaped = strings([texts.as_shown(text) for text in raw.to_pylist()])
         hits[rows] = np.any(
             [texts._has(form, pattern) for form, pattern in _tests(raw, unescaped, strings(texts.clean(raw.to_pylist())))],
             axis=0,

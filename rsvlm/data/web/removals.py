@@ -69,7 +69,7 @@ class Removals:
     def _by_address(self, address: str) -> str | None:
         if _netloc(address)[0] not in self._hosts_of_addresses:
             return None
-        return self.addresses.get((normal_form(address) or "").partition("://")[2])
+        return self.addresses.get(_without_scheme(normal_form(address) or ""))
 
     def _by_host(self, address: str) -> str | None:
         if not self.hosts:
@@ -85,6 +85,11 @@ class Removals:
     @functools.cached_property
     def _hosts_of_addresses(self) -> set[str]:
         return {_netloc(f"http://{address}")[0] for address in self.addresses}
+
+
+def _without_scheme(normal: str) -> str:
+    """Leave out of a normal form what http and https have of their own: the scheme, and the other one's port."""
+    return re.sub(r"^([^/]*):(?:80|443)(?=/)", r"\1", normal.partition("://")[2])
 
 
 def _netloc(address: str) -> tuple[str, str]:
@@ -108,14 +113,14 @@ def read(lines: Iterable[str]) -> Removals:
         if not line or line.startswith("#"):
             continue
         text = line.strip("<>\"' ")
-        bare = text.removeprefix("//")
+        bare = re.sub(r"^[/\\]{2}", "", text)
         host = re.split(r"[/?#\\:]", bare)[0] if not bare.startswith("[") else bare.partition("]")[0] + "]"
-        if "://" not in text.replace("\\", "/"):
+        if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:[/\\]{2}", text):  # an address in a query is none of the line's
             text = f"http://{bare}" if _NAME.fullmatch(host) else ""
         if not (normal := normal_form(re.split(r"\s+#", text)[0])):
             wrong.append(line)
             continue
-        address = normal.partition("://")[2]
+        address = _without_scheme(normal)
         if address.endswith("/") and address.count("/") == 1:
             removals.hosts.setdefault(address[:-1], line)
         else:

@@ -93,7 +93,7 @@ def judge_texts(files: Files, options: config.Web, columns: Mapping[str, str], s
 
 
 def counts(path: Path) -> dict[str, int]:
-    """Return what the reader of an input counted, from the file of its candidates or of its texts."""
+    """Return what the reader of an input counted, from the file of its candidates, its texts or its archived pictures."""
     return json.loads((pq.read_metadata(path).metadata or {}).get(b"counts", b"{}"))
 
 
@@ -193,8 +193,9 @@ class _Wanted:
 def unpack(files: Files, source: Source) -> None:
     """Put the pictures of one archive that candidates ask for beside the fetched ones; the first answer of an address counts."""
     seen: set[str] = set()
-    with paths.parquet(files.archived(source), _ARCHIVED) as write:
-        for picture in archives.images(source.path, wanted=_Wanted(files)):
+    counter = archives.Counts()
+    with paths.parquet(files.archived(source), _ARCHIVED, counter) as write:
+        for picture in archives.images(source.path, wanted=_Wanted(files), counts=counter):
             if picture.url not in seen:
                 seen.add(picture.url)
                 digest = hashlib.sha256(picture.data).hexdigest()

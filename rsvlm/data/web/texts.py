@@ -210,6 +210,7 @@ _EMAIL = (
     r"(?i)[a-z0-9._%+-](?:@|%40)[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){0,4}\.[a-z]{2,24}\b"
     r"|\b[a-z0-9._-]{1,64}\s?[\[({]\s?at\s?[\])}]\s?[a-z0-9-]{1,63}\s?(?:[\[({]\s?dot\s?[\])}]|\.)"
     r"|\b[a-z0-9._-]{2,64} at [a-z0-9-]{1,63}(?: dot [a-z0-9-]{1,63}){0,3} dot [a-z]{2,24}\b"
+    r"|\b[a-z0-9-]{1,40}[._+][a-z0-9._+-]{1,40}\s{0,3}@\s{0,3}[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){0,4}\.[a-z]{2,24}\b"
 )
 # Numbers of plates and sheets look like those of telephones, and are taken out before. National numbers count at the start, behind a
 # mark, or behind a word that leads to a number. Decimal points never separate the groups of the first pattern: coordinates are no
@@ -251,7 +252,7 @@ def _form_reasons(originals: pa.Array, texts: np.ndarray, options: config.Web) -
     text = np.repeat(np.arange(len(counts), dtype=np.uint64), counts)
     pairs = np.unique(np.stack([text, hashes]), axis=1)[0].astype(np.int64)
     distinct = np.bincount(pairs, minlength=len(counts))
-    unescaped = strings([unescape(item[:MAX_CHARACTERS]) if _safe_reference(item) else item for item in originals.to_pylist()])
+    unescaped = strings([as_shown(item[:MAX_CHARACTERS]) for item in originals.to_pylist()])
     either = [originals, unescaped, cleaned]
     return {
         "markup": np.any([_has(column, _MARKUP) for column in either], axis=0),
@@ -271,8 +272,14 @@ def _form_reasons(originals: pa.Array, texts: np.ndarray, options: config.Web) -
 _FILE = r"(?i)\.(?:jpe?g|png|gif|webp|tiff?|bmp|jp2)\b|^[^ ]*[_-][^ ]*$|\b(?:IMG|DSC|DJI)_?[0-9]"
 
 
-def _safe_reference(text: str) -> bool:
-    return "&" in text and not re.search(r"&#\d{30}", text)
+_SHOWN = dict.fromkeys(_INVISIBLE) | {0xFF20: "@", 0xFE6B: "@"}
+
+
+def as_shown(text: str) -> str:
+    """Return a text as a reader sees it: references resolved, nothing invisible, every form of @ the same."""
+    if "&" in text and not re.search(r"&#\d{30}", text):
+        text = unescape(text)
+    return text if text.isascii() else text.translate(_SHOWN)
 
 
 def _has(column: pa.Array, pattern: str) -> np.ndarray:

@@ -13,6 +13,13 @@ from rsvlm.data.imagery import remote, sources as imagery
 from rsvlm.errors import ConfigError, DataError
 
 
+@pytest.fixture(autouse=True)
+def no_rests():
+    remote._RESTS.until.clear()
+    yield
+    remote._RESTS.until.clear()
+
+
 @pytest.fixture
 def server(tmp_path):
     with serve(tmp_path) as running:
@@ -142,6 +149,37 @@ def test_what_may_pass_is_asked_again_by_its_kind(monkeypatch, first, waits, pro
         else:
             assert remote.WebFile(url, True).read() == b"byte"
     assert slept == waits
+
+
+@pytest.mark.parametrize("wanted_s", [7, 3600])
+def test_rest_that_a_host_wants_holds_for_all_its_files(monkeypatch, wanted_s):
+    slept, answers = [], [b"HTTP/1.1 429 Slower\r\nRetry-After: %d\r\nContent-Length: 0\r\n\r\n" % wanted_s, WHOLE]
+    monkeypatch.setattr(remote.time, "sleep", slept.append)
+
+    def listen():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answers.pop(0))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=listen, daemon=True).start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        if wanted_s < 60:
+            remote.WebFile(f"{address}/a.tif", True)  # waits, and has its answer
+            answers.append(WHOLE)
+            remote.WebFile(f"{address}/b.tif", True)  # time stands still here, so the rest is not over
+            assert slept[0] == 7.0 and 6.0 < slept[1] < 7.0 and len(slept) == 2
+        else:
+            with pytest.raises(DataError, match="status 429"):
+                remote.WebFile(f"{address}/a.tif", True)
+            with pytest.raises(DataError, match="left alone for 3[56].. s more"):
+                remote.WebFile(f"{address}/b.tif", True)
+            assert answers == [WHOLE] and not slept, "the second file was not asked for"
 
 
 def test_a_server_without_tls_or_none_at_all_is_named(monkeypatch):

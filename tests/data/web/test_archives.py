@@ -372,6 +372,12 @@ def test_every_record_is_a_page_an_image_or_has_a_reason(tmp_path):
     assert listed == list(where) and all(row["source"].startswith("x.warc:") for row in counts.listed)
 
 
+def test_a_record_with_line_feeds_may_say_nothing_of_its_type(tmp_path):
+    head = b"WARC/1.1\nWARC-Type: response\nWARC-Target-URI: http://h.example/\nContent-Length: 4\n\n"
+    rows, counts = read(tmp_path, head + b"junk" + b"\n\n" + page(1))
+    assert len(rows) == 1 and counts["pages"] == 1
+
+
 # Images in archives
 
 
@@ -390,7 +396,7 @@ def test_images_of_an_archive(tmp_path):
     assert [url[-5:] for url in found] == ["b.png", "b.jpg", "f.png"]
     assert found["http://h.example/a%20b.png"].data == PNG and found["http://h.example/a%20b.png"].robots == "noai"
     assert found["http://h.example/b.jpg"].data == jpeg
-    assert counts == {"records": 7, "images": 3, "too_large": 1}
+    assert counts == {"archived_images": 3, "archived_too_large": 1}
     wanted = [picture.url for picture in archives.images(path, wanted={"http://h.example/b.jpg"})]
     assert wanted == ["http://h.example/b.jpg"]
 

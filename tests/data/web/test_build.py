@@ -353,6 +353,17 @@ def test_pictures_that_an_archive_holds_are_not_fetched(demo, tmp_path, monkeypa
     assert [line["reason"] for line in rejected(tmp_path / "out")] == ["archive_x_robots"]
 
 
+def test_an_archived_picture_that_is_broken_is_told_and_asked_for(demo, site, tmp_path, caplog):
+    page = f'<img src="{site.address}/1.jpg" alt="{GOOD.format("Oslo")}">'
+    answers = [("https://maps.example/", "Content-Type: text/html", page.encode())]
+    answers += [(f"{site.address}/1.jpg", "Content-Type: image/jpeg\r\nContent-Encoding: gzip", b"\x1f\x8b\x08 broken")]
+    content = build([warc(tmp_path / "a.warc", answers)], tmp_path / "out", demo[0] / "all.npz")
+    assert content["crawl"]["archived_broken_encoding"] == 1 and site.paths() == ["/1.jpg"]
+    assert "a.warc: some pictures that it holds cannot be used (1 broken_encoding)" in caplog.text
+    page = tables.web_report(web_pairs.look(tmp_path / "out"))
+    assert "archived_broken_encoding" in page and "does not unpack as its headers say" in page
+
+
 def test_pages_that_want_to_be_left_alone_are(demo, site, tmp_path):
     page = f'<meta name="robots" content="noai"><img src="{site.address}/1.jpg" alt="{GOOD.format("Oslo")}">'
     source = warc(tmp_path / "a.warc", [("https://quiet.example/", "Content-Type: text/html", page.encode())])
@@ -475,7 +486,8 @@ def test_no_picture_and_no_text_leave_an_empty_data_set_not_an_error(demo, tmp_p
     content = build([source], tmp_path / "out", demo[0] / "all.npz")
     assert not records(tmp_path / "out") and content["crawl"]["bad_url"] == 2
     found = web_pairs.look(tmp_path / "out")
-    assert found["kept"] == [] and tables.web_report(found)
+    page = tables.web_report(found)
+    assert found["kept"] == [] and "bad_url" in page and "is no http or https address" in page, "what was read, and why not"
 
 
 def test_requests_that_cannot_be_met_stop_before_any_work(demo, built, tmp_path):

@@ -86,6 +86,10 @@ def test_markup(html, expected):
         ("<!-- a -- > b --!>", 1),
         ("<!-- a --!x", 0),
         ("<!-- never closed", 0),
+        ("<![CDATA[", 0),  # up to the end of the tag behind it, as `<!DOCTYPE` and `<?xml`
+        ("<?php echo '", 0),
+        ("<![if !IE]>", 1),
+        ("<!", 0),
     ],
 )
 def test_a_comment_ends_where_browsers_end_it(comment, found):

@@ -16,11 +16,25 @@ PERSONAL = (
     "Jane Roe, jane.roe@mail.example",
     "jane.roe [at] mail [dot] example",
     "jane.roe&#64;mail.example",
+    "jane.roe at mail dot example",
+    "jane.roe\u200b@mail.example",
+    "jane.roe@\xadmail-of-jane.example <br>",
+    "jane.roe\uff20mail.example",
+    "jane.roe @ mail.example",
     "Call 555-123-4567",
     "Tel. +49 30 1234567",
     "by @jane_roe",
 )
-HARMLESS = ("", "Harbours of the north", "Landsat 8, 2019-05-04", "48.8566, 2.3522", "Sentinel-2 at 10 m & more", "Our garden")
+HARMLESS = (
+    "",
+    "Harbours of the north",
+    "Landsat 8, 2019-05-04",
+    "48.8566, 2.3522",
+    "Sentinel-2 at 10 m & more",
+    "Our garden",
+    "Connect the dot",
+    "Paris @ night.",
+)
 
 
 def judged(rows: list[dict]) -> pa.Table:

@@ -173,6 +173,8 @@ def test_batches_and_chunks_change_nothing():
         ("Aerial photos of your house 555.123.4567", "personal_phone"),
         ("Aerial view of the farm, jane.roe%40mail.example", "personal_email"),
         ("Aerial view of the farm, write to jane at mail dot example", "personal_email"),
+        ("Aerial view of the farm, jane.roe\uff20mail.example", "personal_email"),
+        ("Aerial view of the farm, jane.roe @ mail.example", "personal_email"),
         ("Aerial photos of your house on request 1-800-555-0199", "personal_phone"),
         ("Aerial photos, prints from 020 7946 0958", "personal_phone"),
         ("Aerial photos of your house: 030 1234567", "personal_phone"),
