@@ -392,10 +392,13 @@ def _rows(m: Measured, draws: Mapping[str, np.ndarray], chances: Mapping[str, fl
     labels = ("miou", "miou_best", *(f"iou[{name}]" for name in (*m.classes, "background")))
     counts |= dict.fromkeys(labels, int(m.scored.sum())) | {"presence_auc": int(m.told.any(1).sum())}
     counts |= {f"presence_auc[{name}]": int(m.told[:, c].sum()) for c, name in enumerate(m.classes)}
+    # Of so many images a metric is a share; a difference, which has no chance, is none.
+    images_of = {f"{metric}{suffix}": m.pairs.loc[of, "image"].nunique() for suffix, of in _groups(m) for metric in of_pairs}
     result = []
     for metric, values in draws.items():
         if np.isfinite(values[0]):
-            row = common | {"direction": "t2i", "metric": metric, **statistics.interval(100 * values)}
+            units = images_of.get(metric, counts.get(metric, len(m.keys))) if chances else None
+            row = common | {"direction": "t2i", "metric": metric, **statistics.interval(100 * values, units)}
             chance = 100 * float(chances[metric]) if metric in chances else None
             result.append(row | {"chance": chance, "n": counts.get(metric, len(m.keys))})
     return result

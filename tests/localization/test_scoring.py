@@ -225,6 +225,18 @@ def test_without_a_background_each_pixel_gets_a_class_and_a_map_of_it_needs_no_t
     assert value(rows, "miou") == 100 and value(rows, "iou[background]") == 100
 
 
+def test_an_interval_at_0_or_100_percent_is_as_wide_as_its_images_are_few():
+    methods = {"right": sees, "wrong": lambda image: 1 - sees(image)}
+    rows = scoring.evaluate(world(12), methods, CLASSES, against="right", bootstrap_samples=50)
+    shown = 100 * (1 - 0.025 ** (1 / 12))
+    assert value(rows, "pointing[ship]", protocol="right") == 100 and value(rows, "pointing[ship]", protocol="wrong") == 0
+    assert value(rows, "pointing[ship]", "ci_low", "right") == pytest.approx(100 - shown)
+    assert value(rows, "pointing[ship]", "ci_high", "wrong") == pytest.approx(shown)
+    for row in rows:
+        if "-" not in row["protocol"] and row["value"] in (0, 100):
+            assert row["ci_low"] < row["ci_high"], row
+
+
 def test_intervals_cover_and_differences_are_paired():
     methods = {"good": lambda image: sees(image, 0.1), "worse": lambda image: sees(image, 0.25)}
     methods |= {"same": methods["good"]} | baselines.methods(CLASSES)

@@ -594,3 +594,14 @@ def test_a_checkpoint_of_laion_is_read_by_the_name_of_its_architecture(tmp_path)
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(ModelError, match="lacks .*visual.conv1"):
         opening.open_encoder(f"open_clip:mammut_ViT-S-32:{tmp_path / 'other.pt'}", "cpu")
+
+
+def test_a_folder_of_open_clips_mammut_reads_by_clips_vocabulary_where_it_has_none(tmp_path):
+    open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+    config = CONFIG | {"text_cfg": CONFIG["text_cfg"] | {"vocab_size": 49408, "context_length": 77}}
+    state = random_weights(config)
+    folder, reference = write(tmp_path, config, state), Reference(state, config)
+    with torch.inference_mode():
+        wanted = reference.encode_text(open_clip.get_tokenizer("ViT-B-32")(["a river"]))
+        for where in (str(folder), f"open_clip:{folder}"):
+            np.testing.assert_allclose(opening.open_encoder(where, "cpu").texts(["a river"]), wanted, atol=1e-4)

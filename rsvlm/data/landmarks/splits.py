@@ -219,5 +219,5 @@ def thin(chips: pd.DataFrame, options: config.Chips) -> list[str]:
         return []
     return [
         f"no chip is in the split {' or '.join(absent)}: the area has few H3 cells of resolution {options.h3_resolution}; "
-        "raise chips.h3_resolution, or choose another seed or other shares"
+        "raise chips.h3_resolution, or choose another --seed, or chips.val_share and chips.test_share"
     ]

@@ -143,8 +143,9 @@ def build(
     header = {"name": NAME, "build": key} | {k: decisive[k] for k in ("seed", "options", "sources", "head", "benchmarks")}
     counted = [*counts.values(), *(steps.counts(files.archived(source)) for source in with_images)]
     header["crawl"] = dict(sorted(sum(map(collections.Counter, counted), collections.Counter()).items()))
-    note = "no host is in the split {}: the data set has few hosts; choose another seed or share"
-    header["notes"] = [note.format(split) for split in SPLITS if not tasks[split] and any(tasks.values())]
+    absent = " or ".join(split for split in SPLITS if not tasks[split]) if any(tasks.values()) else ""
+    note = "no host is in the split {}: the data set has few hosts; choose another --seed, or web.val_share and web.test_share"
+    header["notes"] = [note.format(absent)] if absent else []
     if unwanted and (n := removals.unseen(parts, files)):
         header["notes"] += [
             f"{n} pictures of the removal list were not seen (their host or page is listed, or they could not be had), "

@@ -38,6 +38,8 @@ def open_model(where: str, device: torch.device) -> Encoder:
         name, _, weight = where.partition(":")
         if name.startswith("mammut_") and weight and not Path(name).is_dir():
             return open_mammut.open_checkpoint(name, weight, device)
+        if not weight and open_mammut.is_folder(Path(name)):
+            return open_mammut.open_folder(Path(name), device)
         named = f"open_clip:{name}" + f":{Path(weight).name}" * bool(weight)
     source, options, files = _open_clip_source(open_clip, name, weight)
     try:

@@ -27,6 +27,9 @@ from rsvlm.model.preprocessing import FILTERS, RESIZES
 from rsvlm.model.weights import CLIP_MEAN, CLIP_STD, OPEN_CLIP_CONFIGS, OPEN_CLIP_WEIGHTS
 from rsvlm.records.files import file_sha256
 
+CLIP_WORDS = 49_408
+"""Entries of CLIP's vocabulary."""
+
 
 def open_checkpoint(name: str, file: str, device: torch.device) -> Encoder:
     """Open one of LAION's checkpoints by the name of its architecture, `mammut_ViT-S-32` or the like.
@@ -49,11 +52,29 @@ def open_checkpoint(name: str, file: str, device: torch.device) -> Encoder:
     return tried(encoder)
 
 
+def is_folder(folder: Path) -> bool:
+    """Say whether a folder in open_clip's format holds a MaMMUT, whose decoder crosses to the image."""
+    found = read_config(folder) if folder.is_dir() else None
+    return found is not None and ("multimodal_cfg" in found[0] or "cross_attn_ratio" in found[0].get("text_cfg", {}))
+
+
+def open_folder(folder: Path, device: torch.device) -> Encoder:
+    """Open a folder as `weights.load` does; without a tokenizer.json, texts are read by open_clip's own, CLIP's.
+
+    Raises:
+        ModelError: As `weights.load`; or there is no tokenizer, and the vocabulary is not CLIP's.
+    """
+    model = weights.load(folder, device)
+    if model.tokenizer is not None or model.config.vocab_size != CLIP_WORDS:
+        return embed.MammutEncoder(model, folder)
+    return tried(_Encoder(model, folder))
+
+
 class _Encoder(embed.MammutEncoder):
     """An openMaMMUT that reads by open_clip's own tokenizer, for its checkpoint has none."""
 
-    def __init__(self, model: Mammut):
-        super().__init__(model)
+    def __init__(self, model: Mammut, folder: Path | None = None):
+        super().__init__(model, folder)
         open_clip = need("open_clip", "models")
         self.can = self.can - {"captions"}
         self.tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=model.config.context_length)

@@ -9,6 +9,7 @@ from rsvlm.errors import ModelError
 from rsvlm.model import embed, weights
 from rsvlm.model.device import resolve_device
 from rsvlm.model.encoder import Encoder
+from rsvlm.model.others import open_mammut
 
 FAMILIES = {"open_clip": "open_clip", "hf": "hugging_face", "timm": "timm_towers"}
 """What stands before the colon, and the file of this folder whose `open_model` reads what stands behind it."""
@@ -50,4 +51,6 @@ def open_encoder(where: str | Path, device: str = "auto") -> Encoder:
         raise ModelError(f"{where} holds vectors and no model to embed anything with: expected {FORMS}")
     if not Path(where).is_dir():
         raise ModelError(f"there is no model folder {where}: expected {FORMS}")
+    if open_mammut.is_folder(Path(where)):
+        return open_mammut.open_folder(Path(where), target)
     return embed.MammutEncoder(weights.load(where, target), Path(where))
