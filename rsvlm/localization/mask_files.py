@@ -21,6 +21,7 @@ from rsvlm.data.imagery import sources as imagery
 from rsvlm.data.landmarks import describe
 from rsvlm.data.maps import features, files as map_files
 from rsvlm.data.maps.taxonomy import taxonomy
+from rsvlm.data.reading import visible
 from rsvlm.errors import DataError, need
 from rsvlm.localization import pixels, shapes
 from rsvlm.localization.mask_reading import (
@@ -61,16 +62,14 @@ class Folders:
             wanted = "masks/CLASS/KEY.png, or masks/KEY.png and classes.json"
             raise DataError(f"{root} has no folders images/ and masks/: expected {wanted}")
         files: dict[str, Path] = {}
-        for path in sorted(path for path in pictures.iterdir() if path.suffix.lower() in PICTURES):
-            if path.name.startswith("."):  # what other systems write beside files
-                continue
+        for path in (path for path in visible(pictures, "*") if path.suffix.lower() in PICTURES):
             if path.stem in files:
                 raise DataError(f"{pictures} has two pictures '{path.stem}': which of them the mask is of cannot be told")
             files[path.stem] = path
         if not files:
             raise DataError(f"{pictures} holds no picture ({', '.join(PICTURES)})")
         table = next((path for folder in (root, masks) if (path := folder / "classes.json").is_file()), None)
-        folders = [path.name for path in sorted(masks.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+        folders = [path.name for path in visible(masks, "*") if path.is_dir()]
         if table is None and not folders:
             raise DataError(
                 f"{masks} has no folder of a class, and {root} no classes.json that names the numbers of index pictures"
@@ -193,8 +192,8 @@ class Polygons:
     def __init__(self, root: Path, label: str, size_px: int):
         self.root, self.label, self.size_px = root, label, size_px
         self.maps = []  # folders of imagery, each with its map
-        for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
-            paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _MAPS)
+        for folder in (root, *(path for path in visible(root, "*") if path.is_dir())):
+            paths = [path for path in visible(folder, "*") if path.suffix.lower() in _MAPS]
             if paths:
                 self.maps.append((folder, min(paths, key=lambda path: path.stem != "labels")))
         if not self.maps:

@@ -163,3 +163,13 @@ def test_pictures_beyond_the_map_are_told(tmp_path):
     pixels = np.random.default_rng(0).integers(1, 256, (3, 32, 96), dtype=np.uint8)
     items, skipped = imagery(tmp_path, pixels, [[(2, 2), (9, 2), (9, 9), (2, 2)]])
     assert len(items) == 3 and skipped == {"picture beyond all shapes of the map: taken as empty": 2}
+
+
+def test_maps_that_other_systems_write_beside_files_are_passed_over(tmp_path):
+    square = [[[0, 0], [1, 0], [1, 1], [0, 0]]]
+    feature = {"type": "Feature", "properties": {"class": "pier"}, "geometry": {"type": "Polygon", "coordinates": square}}
+    (tmp_path / "town.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    (tmp_path / "._town.geojson").write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "labels.geojson").write_bytes(b"\x00\x05\x16\x07")
+    assert true_masks.classes(tmp_path, "polygons") == ["pier"]
