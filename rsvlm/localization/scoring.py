@@ -252,6 +252,7 @@ def _page(maps: np.ndarray, truth: true_masks.Truth, rules: Rules) -> dict:
         of_class, of_boxes = _cut(maps[:C], truth.unknown), _cut(maps[:C], truth.unboxed)
         of_all = _cut(maps, truth.unknown.any(0))
         ends, boxes_ends, all_ends = agreement.ends(of_class), agreement.ends(of_boxes), agreement.ends(of_all)
+    unboxed = truth.unboxed if truth.unboxed is not None else [None] * C
     known, boxes_known, all_known = np.nan_to_num(ends), np.nan_to_num(boxes_ends), np.nan_to_num(all_ends)
 
     # Of each class that is there, then of boxes, labels and the whole image.
@@ -263,7 +264,8 @@ def _page(maps: np.ndarray, truth: true_masks.Truth, rules: Rules) -> dict:
         pairs.append((c, agreement.pointing(heat, mask, rules.tolerance_px), agreement.energy(heat, mask), area))
         curves.append(agreement.iou_curve(heat, mask, tuple(known[:, c])))
     best = [
-        agreement.best_boxes(of_boxes[c], truth.boxes[c], *boxes_known[:, c], rules.threshold, rules.min_px) for c in range(C)
+        agreement.best_boxes(of_boxes[c], truth.boxes[c], *boxes_known[:, c], rules.threshold, rules.min_px, unboxed[c])
+        for c in range(C)
     ]
     return {
         "pairs": pairs,

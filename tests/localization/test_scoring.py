@@ -99,6 +99,22 @@ def test_an_exact_map_is_worth_100_wherever_something_is_known(C, everywhere, se
     assert not [row for row in rows if row["value"] != 100] or full
 
 
+def test_a_part_around_what_is_unknown_is_no_wrong_box():
+    """The box of a thin arc holds more that is unknown than is known, so there is no true box, and none that could be wrong."""
+    ship = np.zeros((20, 30), bool)
+    ship[2, 2:12] = ship[2:12, 2] = True
+    unknown = np.zeros((20, 30), bool)
+    unknown[3:12, 3:12] = True
+    other = np.zeros((20, 30), bool)
+    other[15:18, 20:25] = True
+    item = true_masks.Item("a", png(np.zeros((20, 30, 3), np.uint8)), {"ship": ship | other}, {}, {"ship": unknown})
+    heat = np.where(ship, 2, other)[None].astype(np.float32)
+    (row,) = [
+        row for row in scoring.evaluate([item], lambda image: heat, ["ship"], bootstrap_samples=0) if row["metric"] == "ap50"
+    ]
+    assert row["value"] == 100
+
+
 def test_a_picture_half_unknown_is_worth_its_other_half():
     items = world(8)
     halves, left = [], np.zeros((32, 40), bool)
