@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rsvlm.data.imagery import sources as imagery
 from rsvlm.data.landmarks import describe
@@ -127,7 +127,7 @@ class Folders:
     def _of_classes(
         self, key: str, size: tuple[int, int], skipped: Counter
     ) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
-        masks = {folder: self._mask(f"{folder}/{key}", size, skipped) for folder in [*self.names, *self.unknown]}
+        masks = {folder: self._mask(f"{folder}/{key}", size, skipped, colours=True) for folder in [*self.names, *self.unknown]}
         of_classes = [(folder, masks[folder]) for folder in self.names if masks[folder] is not None]
         if not of_classes:
             raise DataError("mask missing in the folders of all classes")
@@ -144,8 +144,11 @@ class Folders:
                 skipped[f"mask in {folder}/ with 1 and 255: both taken as inside"] += 1
         return [(self.names[folder], _not_black(mask)) for folder, mask in of_classes], unknown
 
-    def _mask(self, name: str, size: tuple[int, int], skipped: Counter) -> np.ndarray | None:
-        """Numbers of a mask picture, (H, W) or (H, W, channels); None where there is no such file. DataError tells why not."""
+    def _mask(self, name: str, size: tuple[int, int], skipped: Counter, colours: bool = False) -> np.ndarray | None:
+        """Numbers of a mask picture, (H, W) or (H, W, channels); None where there is no such file. DataError tells why not.
+
+        With `colours`, a palette is read by them where black is among them: its number need not be 0.
+        """
         paths = [self.root / "masks" / f"{name}{kind}" for kind in (".png", ".tif", ".tiff")]
         if (path := next((path for path in paths if path.is_file()), None)) is None:
             return None
@@ -153,10 +156,16 @@ class Folders:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(path.read_bytes()), formats=("PNG", "TIFF")) as image:
+                data = path.read_bytes()
+                with Image.open(io.BytesIO(images.one_plane(data)), formats=("PNG", "TIFF")) as image:
                     if image.width * image.height > images.MAX_PIXELS:
                         raise DataError("too large")
-                    index = np.asarray(image)
+                    upright = ImageOps.exif_transpose(image)  # as its picture becomes
+                    index = np.asarray(upright)
+                    if colours and image.mode == "P":
+                        index = _shown(upright, index)
+                    elif not colours and image.mode in ("L", "1"):
+                        index = _as_stored(image, index, data)
         except Exception as error:  # as in images.decode: parsers raise many kinds of errors
             logger.warning("%s: %s", path, error)
             raise DataError("mask broken") from None
@@ -179,6 +188,22 @@ def _numbers(path: Path) -> dict[int, str]:
         return {int(number): words(name) for number, name in table.items()}
     except (ValueError, TypeError, AttributeError):
         raise DataError(f"{path}: expected a list of names, {{number: name}} or {{name: number}}") from None
+
+
+def _as_stored(image: Image.Image, index: np.ndarray, data: bytes) -> np.ndarray:
+    """The numbers of a grey picture: Pillow turns negatives round and spreads 2 and 4 bits over the range of 8."""
+    depth, index = 8, index.astype(np.uint8) * (255 if image.mode == "1" else 1)
+    if image.format == "TIFF":
+        depth, index = image.tag_v2.get(258, (1,))[0], index if image.tag_v2.get(images.PHOTOMETRIC) != 0 else 255 - index
+    elif data[12:16] == b"IHDR":
+        depth = data[24]
+    return index // (255 // (2 ** min(depth, 8) - 1))
+
+
+def _shown(image: Image.Image, index: np.ndarray) -> np.ndarray:
+    """The colours of a picture with a palette; its numbers where none of the colours that it may use is black."""
+    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    return palette[index] if (palette[: max(index.max(), 1) + 1] == 0).all(1).any() and index.max() < len(palette) else index
 
 
 def _not_black(index: np.ndarray) -> np.ndarray:
