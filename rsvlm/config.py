@@ -24,8 +24,10 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _split_lists(cls, values: dict) -> dict:
+    def _split_lists(cls, values: object) -> object:
         """Read `a,b` as a tuple where one is wanted, as the command line gives it."""
+        if not isinstance(values, dict):  # which pydantic tells
+            return values
         wanted = {name for name, field in cls.model_fields.items() if str(field.annotation).startswith("tuple")}
         return {k: _items(v) if k in wanted and isinstance(v, str) else v for k, v in values.items()}
 

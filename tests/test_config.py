@@ -32,6 +32,7 @@ def test_overrides_as_text_and_as_mapping_agree():
         ("smoke", "train.steps=0", r"'train\.steps' = '0'.*greater"),
         ("smoke", "train.steps=many", r"train\.steps.*integer"),
         ("smoke", "train.contrastive_loss=hinge", "softmax"),
+        ("smoke", "train.stages=[8, 16]", r"train\.stages.*dictionary"),
     ],
 )
 def test_mistakes_are_named(profile, overrides, says):

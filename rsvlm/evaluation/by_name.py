@@ -103,10 +103,8 @@ def retrieve(
         DataError: An unknown protocol, or a benchmark or file that is missing, broken, of another form or of other words.
         ModelError: As `opening.open_encoder`.
     """
-    classes: dict[str, str] = {}
+    classes: dict[str, str] | None = {} if per_class else None
     parts, about, labels = _embedded(model, root, benchmark, split, options, out, classes)
-    if per_class and not classes:
-        raise DataError(f"{about['benchmark']} does not say of what class its images are: leave --per-class out")
     rows = []
     facts = {"dataset": about["benchmark"], "split": split} | options.scoring()
     for protocol, vectors in parts.items():
@@ -186,7 +184,7 @@ def overlap(
     parts, labels = {}, None
     about = {"benchmark": title(benchmark, root), "data_hash": _data_hash(root)}
     if model:
-        parts, about, labels = _embedded(model, root, benchmark, split, options, None, {})
+        parts, about, labels = _embedded(model, root, benchmark, split, options, None)
     name = about["benchmark"]
     limits = {"distance": distance, "min_jaccard": min_jaccard}
     splits = {"split": split, "train_split": train_split, "partial": options.partial}
@@ -256,9 +254,12 @@ def _embedded(
     split: str,
     options: Options,
     out: Path | None,
-    classes: dict[str, str],
+    classes: dict[str, str] | None = None,
 ) -> tuple[dict[str, embeddings.Embeddings], dict, dict[str, str] | None]:
-    """Embeddings for each protocol (of a file: one for all that were asked for), what they are of, and labels for `_labelled`."""
+    """Embeddings for each protocol (of a file: one for all that were asked for), what they are of, and labels for `_labelled`.
+
+    Classes of images are noted in `classes`; where there are none, that is told before the work begins.
+    """
     names = list(retrieval.PROTOCOLS) if options.protocol == "all" else [options.protocol]
     if unknown := [name for name in names if name not in retrieval.PROTOCOLS]:
         raise DataError(f"unknown protocol '{unknown[0]}': choose one of {', '.join(retrieval.PROTOCOLS)}, or all")
@@ -268,12 +269,19 @@ def _embedded(
         path = Path(str(model).removeprefix(FILE))
         digest = files.file_sha256(path)
         dataset = title(benchmark, root, "retrieval") if benchmark or root else path.stem
+        if classes is not None:
+            raise _no_classes(dataset)
         if benchmark:
             _compare(path, vectors, dataset, split, options.partial)
         about = {"model": path.stem, "fingerprint": digest, "benchmark": dataset, "data_hash": digest[:16], "skipped": {}}
         return {options.protocol: vectors}, about | _population(vectors), labels
     skipped: Counter = Counter()
-    samples = _noted(benchmarks.samples(root, split, name=benchmark, partial=options.partial, skipped=skipped), classes)
+    samples = benchmarks.samples(root, split, name=benchmark, partial=options.partial, skipped=skipped)
+    if classes is not None:
+        looked_at = benchmarks.samples(root, split, name=benchmark, partial=options.partial)
+        if not any("class" in sample.record for sample in looked_at):
+            raise _no_classes(title(benchmark, root, "retrieval"))
+        samples = _noted(samples, classes)
     encoder = opening.open_encoder(model, options.device)
     wordings = {name: functools.partial(retrieval.caption_text, name) for name in names}
     with tempfile.TemporaryDirectory() as scratch:
@@ -352,6 +360,10 @@ def _noted(samples: Iterable[shards.Sample], classes: dict[str, str]) -> Iterato
         if "class" in sample.record:
             classes[sample.key] = str(sample.record["class"])
         yield sample
+
+
+def _no_classes(name: str) -> DataError:
+    return DataError(f"{name} does not say of what class its images are: leave --per-class out")
 
 
 def _about(encoder: Encoder, root: Path | str, name: str, skipped: Counter) -> dict:

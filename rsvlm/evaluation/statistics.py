@@ -69,6 +69,22 @@ def interval(values: np.ndarray, units: int | None = None) -> dict[str, float | 
     return {"value": float(values[0]), "ci_low": low, "ci_high": high}
 
 
+def gap(ours: np.ndarray, theirs: np.ndarray, units: int | None) -> dict[str, float | None]:
+    """Return the difference of two metrics over the same resamples, as `interval`, whose arguments are these.
+
+    Of two that are right everywhere, or nowhere, it is 0, give or take the share that so many images may have missed.
+    """
+    result = interval(ours - theirs)
+    if (
+        result["ci_low"] is not None
+        and units
+        and np.isclose([ours[0], theirs[0]], [[0], [100]], rtol=0, atol=1e-9).all(1).any()
+    ):
+        most = most_missed(units)
+        result |= {"ci_low": min(result["ci_low"], -most), "ci_high": max(result["ci_high"], most)}
+    return result
+
+
 def most_missed(units: int) -> float:
     """Return the largest share, in percent, of what none of so many independent units showed: Clopper's and Pearson's upper end."""
     return 100 * (1 - 0.025 ** (1 / units))
@@ -195,16 +211,9 @@ def summary(measure: Callable[..., np.ndarray], arrays: Sequence[np.ndarray], *r
 
 
 def difference(one: Mapping, other: Mapping) -> dict:
-    """Return the difference of two summaries over the same resamples: `value ci_low ci_high seeds`, the last one for each seed.
-
-    Of two systems that are right everywhere, or nowhere, it is 0, give or take the share that so many images may have missed.
-    """
+    """Return the difference of two summaries, as `gap`, and `seeds`, one for each seed."""
     seeds = [a - b for a, b in zip(one["seeds"], other["seeds"], strict=True)]
-    gap = interval(one["values"] - other["values"])
-    if gap["ci_low"] is not None and one["value"] == other["value"] and one["value"] in (0, 100):
-        most = most_missed(one["units"])
-        gap |= {"ci_low": min(gap["ci_low"], -most), "ci_high": max(gap["ci_high"], most)}
-    return gap | {"seeds": seeds}
+    return gap(one["values"], other["values"], one["units"]) | {"seeds": seeds}
 
 
 def in_words(gap: Mapping) -> str:

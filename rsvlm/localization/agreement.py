@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rsvlm.errors import DataError
-from rsvlm.localization import pixels, shapes, smoothing
+from rsvlm.localization import pixels, shapes, smoothing, true_masks
 
 BINS = 100
 """Thresholds that are tried: k / BINS of a map's range."""
@@ -96,7 +96,13 @@ def cells(maps: np.ndarray, truth: np.ndarray, low: float, high: float) -> np.nd
 
 
 def best_boxes(
-    heat: np.ndarray, truth: np.ndarray, low: float, high: float, threshold: float = 0.5, min_px: int = 1
+    heat: np.ndarray,
+    truth: np.ndarray,
+    low: float,
+    high: float,
+    threshold: float = 0.5,
+    min_px: int = 1,
+    unknown: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw boxes around the parts of a map from a threshold on, and say which are right: those with an IoU of 0.5 with a true box.
 
@@ -107,6 +113,8 @@ def best_boxes(
         high: End of the map's range.
         threshold: Where in this range the threshold is, 0 to 1.
         min_px: Parts of fewer pixels become no box.
+        unknown: (H, W) bool, where nothing is known. What is mostly there is neither right nor wrong, as true boxes there are none.
+            If None, all is known.
 
     Returns:
         (n, 2) float64 of the `MOST_BOXES` best, best first: highest value inside, and whether it is right.
@@ -121,4 +129,6 @@ def best_boxes(
     run, most = flat[starts], np.maximum.reduceat(heat.ravel(), starts)
     np.maximum.at(peaks, run[run > 0] - 1, most[run > 0])
     order = np.argsort(-peaks, kind="stable")[:MOST_BOXES]
-    return np.column_stack([peaks[order], pixels.match_boxes(parts[order], truth, 0.5)])
+    right = pixels.match_boxes(parts[order], truth, 0.5)
+    counts = slice(None) if unknown is None else right | true_masks.mostly_known(parts[order], unknown)
+    return np.column_stack([peaks[order], right])[counts]

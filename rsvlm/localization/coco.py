@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from rsvlm.data.reading import visible
 from rsvlm.errors import DataError
 from rsvlm.localization import pixels
 from rsvlm.localization.mask_reading import (
     EVERY,
+    MAX_BYTES,
     Choose,
     Parts,
     box_of,
@@ -33,6 +35,9 @@ from rsvlm.localization.mask_reading import (
 )
 
 logger = logging.getLogger(__name__)
+
+LISTS = ("images", "annotations", "categories")
+"""What a table has to hold."""
 
 
 class Coco:
@@ -174,14 +179,21 @@ class Coco:
 def _find_table(root: Path) -> tuple[Path, dict]:
     """The first JSON file of the form, in the folder or in its annotations/, `instances.json` before others."""
     for folder in (root, root / "annotations"):
-        for path in sorted(folder.glob("*.json"), key=lambda path: (path.name != "instances.json", path.name)):
-            if path.name.startswith("."):  # what other systems write beside files
-                continue
+        paths = sorted(visible(folder, "*.json"), key=lambda path: (path.name != "instances.json", path.name))
+        for number, path in enumerate(paths, 1):
             table = read_json(path)
-            lists = ("images", "annotations", "categories")
-            if isinstance(table, dict) and all(isinstance(table.get(name), list) for name in lists):
+            if isinstance(table, dict) and all(isinstance(table.get(name), list) for name in LISTS):
+                if others := [other.name for other in paths[number:] if _may_be_table(other)]:
+                    advice = "name the one that shall be read instances.json, or move the others elsewhere"
+                    logger.warning("%s is read, and not %s beside it: %s", path, ", ".join(others), advice)
                 return path, table
     raise DataError(f"{root} has no JSON file with lists of images, annotations and categories: expected a COCO data set")
+
+
+def _may_be_table(path: Path) -> bool:
+    """Tell by its words whether a file is another such table, without reading the numbers, which takes long."""
+    data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
+    return not data or all(b'"%s"' % name.encode() in data for name in LISTS)
 
 
 def _slashes(name: str) -> str:

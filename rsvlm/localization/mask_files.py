@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rsvlm.data.imagery import sources as imagery
 from rsvlm.data.landmarks import describe
 from rsvlm.data.maps import features, files as map_files
 from rsvlm.data.maps.taxonomy import taxonomy
+from rsvlm.data.reading import visible
 from rsvlm.errors import DataError, need
 from rsvlm.localization import pixels, shapes
 from rsvlm.localization.mask_reading import (
@@ -61,16 +62,14 @@ class Folders:
             wanted = "masks/CLASS/KEY.png, or masks/KEY.png and classes.json"
             raise DataError(f"{root} has no folders images/ and masks/: expected {wanted}")
         files: dict[str, Path] = {}
-        for path in sorted(path for path in pictures.iterdir() if path.suffix.lower() in PICTURES):
-            if path.name.startswith("."):  # what other systems write beside files
-                continue
+        for path in (path for path in visible(pictures, "*") if path.suffix.lower() in PICTURES):
             if path.stem in files:
                 raise DataError(f"{pictures} has two pictures '{path.stem}': which of them the mask is of cannot be told")
             files[path.stem] = path
         if not files:
             raise DataError(f"{pictures} holds no picture ({', '.join(PICTURES)})")
         table = next((path for folder in (root, masks) if (path := folder / "classes.json").is_file()), None)
-        folders = [path.name for path in sorted(masks.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+        folders = [path.name for path in visible(masks, "*") if path.is_dir()]
         if table is None and not folders:
             raise DataError(
                 f"{masks} has no folder of a class, and {root} no classes.json that names the numbers of index pictures"
@@ -128,7 +127,7 @@ class Folders:
     def _of_classes(
         self, key: str, size: tuple[int, int], skipped: Counter
     ) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
-        masks = {folder: self._mask(f"{folder}/{key}", size, skipped) for folder in [*self.names, *self.unknown]}
+        masks = {folder: self._mask(f"{folder}/{key}", size, skipped, colours=True) for folder in [*self.names, *self.unknown]}
         of_classes = [(folder, masks[folder]) for folder in self.names if masks[folder] is not None]
         if not of_classes:
             raise DataError("mask missing in the folders of all classes")
@@ -145,8 +144,11 @@ class Folders:
                 skipped[f"mask in {folder}/ with 1 and 255: both taken as inside"] += 1
         return [(self.names[folder], _not_black(mask)) for folder, mask in of_classes], unknown
 
-    def _mask(self, name: str, size: tuple[int, int], skipped: Counter) -> np.ndarray | None:
-        """Numbers of a mask picture, (H, W) or (H, W, channels); None where there is no such file. DataError tells why not."""
+    def _mask(self, name: str, size: tuple[int, int], skipped: Counter, colours: bool = False) -> np.ndarray | None:
+        """Numbers of a mask picture, (H, W) or (H, W, channels); None where there is no such file. DataError tells why not.
+
+        With `colours`, a palette is read by them where black is among them: its number need not be 0.
+        """
         paths = [self.root / "masks" / f"{name}{kind}" for kind in (".png", ".tif", ".tiff")]
         if (path := next((path for path in paths if path.is_file()), None)) is None:
             return None
@@ -154,10 +156,16 @@ class Folders:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(path.read_bytes()), formats=("PNG", "TIFF")) as image:
+                data = path.read_bytes()
+                with Image.open(io.BytesIO(images.one_plane(data)), formats=("PNG", "TIFF")) as image:
                     if image.width * image.height > images.MAX_PIXELS:
                         raise DataError("too large")
-                    index = np.asarray(image)
+                    upright = ImageOps.exif_transpose(image)  # as its picture becomes
+                    index = np.asarray(upright)
+                    if colours and image.mode == "P":
+                        index = _shown(upright, index)
+                    elif not colours and image.mode in ("L", "1"):
+                        index = _as_stored(image, index, data)
         except Exception as error:  # as in images.decode: parsers raise many kinds of errors
             logger.warning("%s: %s", path, error)
             raise DataError("mask broken") from None
@@ -182,6 +190,22 @@ def _numbers(path: Path) -> dict[int, str]:
         raise DataError(f"{path}: expected a list of names, {{number: name}} or {{name: number}}") from None
 
 
+def _as_stored(image: Image.Image, index: np.ndarray, data: bytes) -> np.ndarray:
+    """The numbers of a grey picture: Pillow turns negatives round and spreads 2 and 4 bits over the range of 8."""
+    depth, index = 8, index.astype(np.uint8) * (255 if image.mode == "1" else 1)
+    if image.format == "TIFF":
+        depth, index = image.tag_v2.get(258, (1,))[0], index if image.tag_v2.get(images.PHOTOMETRIC) != 0 else 255 - index
+    elif data[12:16] == b"IHDR":
+        depth = data[24]
+    return index // (255 // (2 ** min(depth, 8) - 1))
+
+
+def _shown(image: Image.Image, index: np.ndarray) -> np.ndarray:
+    """The colours of a picture with a palette; its numbers where none of the colours that it may use is black."""
+    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    return palette[index] if (palette[: max(index.max(), 1) + 1] == 0).all(1).any() and index.max() < len(palette) else index
+
+
 def _not_black(index: np.ndarray) -> np.ndarray:
     """What is inside: in colours, whatever is not black; transparency does not count."""
     return index > 0 if index.ndim == 2 else (index[..., : 1 if index.shape[2] == 2 else 3] > 0).any(2)
@@ -193,8 +217,8 @@ class Polygons:
     def __init__(self, root: Path, label: str, size_px: int):
         self.root, self.label, self.size_px = root, label, size_px
         self.maps = []  # folders of imagery, each with its map
-        for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
-            paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _MAPS)
+        for folder in (root, *(path for path in visible(root, "*") if path.is_dir())):
+            paths = [path for path in visible(folder, "*") if path.suffix.lower() in _MAPS]
             if paths:
                 self.maps.append((folder, min(paths, key=lambda path: path.stem != "labels")))
         if not self.maps:

@@ -140,14 +140,15 @@ def run(
 
     Raises:
         ConfigError: The batch cannot be shared by the processes.
-        DataError: Fewer than two classes, a class without a sentence, or pictures that do not fit the model.
+        DataError: Fewer than two classes, a class without a sentence, pictures that do not fit the model, or another process writes
+            into `out`.
         ModelError: `out` holds a run with other options or data.
         RsvlmError: The loss of a round became NaN or infinite; see its `not_finite.json`.
     """
     options, start, out = options or Options(), Path(start), Path(out)
     if len(classes) < 2 or not all(len(texts) for texts in classes.values()):
         raise DataError(f"classes {list(classes)}: give two or more, each with a sentence or several")
-    with processes.joined(resolve_device(device)) as target:
+    with processes.joined(resolve_device(device)) as target, processes.sole_writer(out):
         # the same rounds as before, if there were any
         train.check(options.of_training())
         side = weights.load(start).config.image_size
@@ -211,10 +212,11 @@ def begin(
         The folder of the model, `out/model`.
 
     Raises:
+        DataError: Another process writes into `out`.
         ModelError: `out` holds a run with other options or data, or the sizes do not fit together.
     """
     options, out = options or Options(), Path(out)
-    with processes.joined(resolve_device(device)) as target:
+    with processes.joined(resolve_device(device)) as target, processes.sole_writer(out):
         train.check(options.of_training())
         pictures = _opened(pictures, "train", int(MammutConfig(**sizes).image_size))
         pictures = Pictures(pictures.images, Readings(pictures.captions))

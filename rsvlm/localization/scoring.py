@@ -152,9 +152,9 @@ def evaluate(
         # Differences over the same resamples; of two methods that others are compared with, once.
         for other, name in itertools.product(against, of_part):
             if name != other and not (name in against and against.index(name) < against.index(other)):
-                gain = _gain(draws[name], draws[other])
-                gain = {metric: values for metric, values in gain.items() if "[" not in metric}
-                result += _rows(of_part[name], gain, {}, common | {"protocol": f"{name} - {other}"})
+                ours = {metric: values for metric, values in draws[name].items() if "[" not in metric}
+                result += _rows(of_part[name], ours, {}, common | {"protocol": f"{name} - {other}"}, draws[other])
+    statistics.warn_of_few(result, bootstrap_samples)
     return result
 
 
@@ -205,7 +205,7 @@ def rows(
         return _rows(measured, draws, _chances(measured), common)
     if measured.keys != minus.keys or measured.classes != minus.classes:
         raise DataError("the two methods were not measured on the same images and classes: measure them together")
-    return _rows(measured, _gain(draws, _draws(minus, bootstrap_samples, seed)), {}, common)
+    return _rows(measured, draws, {}, common, _draws(minus, bootstrap_samples, seed))
 
 
 # Parts
@@ -252,6 +252,7 @@ def _page(maps: np.ndarray, truth: true_masks.Truth, rules: Rules) -> dict:
         of_class, of_boxes = _cut(maps[:C], truth.unknown), _cut(maps[:C], truth.unboxed)
         of_all = _cut(maps, truth.unknown.any(0))
         ends, boxes_ends, all_ends = agreement.ends(of_class), agreement.ends(of_boxes), agreement.ends(of_all)
+    unboxed = truth.unboxed if truth.unboxed is not None else [None] * C
     known, boxes_known, all_known = np.nan_to_num(ends), np.nan_to_num(boxes_ends), np.nan_to_num(all_ends)
 
     # Of each class that is there, then of boxes, labels and the whole image.
@@ -263,7 +264,8 @@ def _page(maps: np.ndarray, truth: true_masks.Truth, rules: Rules) -> dict:
         pairs.append((c, agreement.pointing(heat, mask, rules.tolerance_px), agreement.energy(heat, mask), area))
         curves.append(agreement.iou_curve(heat, mask, tuple(known[:, c])))
     best = [
-        agreement.best_boxes(of_boxes[c], truth.boxes[c], *boxes_known[:, c], rules.threshold, rules.min_px) for c in range(C)
+        agreement.best_boxes(of_boxes[c], truth.boxes[c], *boxes_known[:, c], rules.threshold, rules.min_px, unboxed[c])
+        for c in range(C)
     ]
     return {
         "pairs": pairs,
@@ -315,10 +317,6 @@ def _draws(measured: Measured, samples: int, seed: int) -> dict[str, np.ndarray]
     resamples = statistics.bootstrap(len(measured.keys), samples, seed, RESAMPLES_AT_ONCE)
     parts = [_metrics(measured, times.astype(float)) for times in resamples]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _gain(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {metric: values - theirs[metric] for metric, values in ours.items() if metric in theirs}
 
 
 def _groups(m: Measured) -> list[tuple[str, np.ndarray]]:
@@ -386,19 +384,50 @@ def _chances(m: Measured) -> dict[str, float]:
     return areas | {"presence_auc": 0.5} | {f"presence_auc[{name}]": 0.5 for name in m.classes}
 
 
-def _rows(m: Measured, draws: Mapping[str, np.ndarray], chances: Mapping[str, float], common: dict) -> list[dict]:
+def _units(m: Measured) -> dict[str, int]:
+    """Number of images that each metric is a share of, for intervals at 0 and 100 %: those with the class, as far as they are scored."""
+    units = {}
+    for suffix, of in _groups(m):
+        images_of_pairs = m.pairs["image"][of].nunique()
+        units |= {
+            f"{metric}{suffix}": images_of_pairs for metric in ("pointing", "energy", f"iou@{m.rules.threshold:g}", "iou_best")
+        }
+    with_class, with_boxes, told = m.present[m.scored].sum(0), (m.true_boxes > 0).sum(0), m.told.sum(0)
+    rarer = np.minimum((m.present & m.told).sum(0), told - (m.present & m.told).sum(0))
+    for metric, mean, counts in (
+        ("iou", "miou", with_class),
+        ("ap50", "ap50", with_boxes),
+        ("presence_auc", "presence_auc", rarer),
+    ):
+        units |= {f"{metric}[{name}]": int(count) for name, count in zip(m.classes, counts, strict=True)}
+        # A mean over classes varies as if it were over so many images, since those of a rare class count more.
+        seen = counts[counts > 0]
+        units[mean] = min(round(len(seen) ** 2 / (1 / seen).sum()), len(m.keys)) if len(seen) else 0
+    return units | {"miou_best": units["miou"], "iou[background]": int(m.scored.sum())}
+
+
+def _rows(
+    m: Measured,
+    draws: Mapping[str, np.ndarray],
+    chances: Mapping[str, float],
+    common: dict,
+    minus: Mapping[str, np.ndarray] | None = None,
+) -> list[dict]:
     of_pairs = ("pointing", "energy", f"iou@{m.rules.threshold:g}", "iou_best")
     counts = {f"{metric}{suffix}": int(of.sum()) for suffix, of in _groups(m) for metric in of_pairs}
     labels = ("miou", "miou_best", *(f"iou[{name}]" for name in (*m.classes, "background")))
     counts |= dict.fromkeys(labels, int(m.scored.sum())) | {"presence_auc": int(m.told.any(1).sum())}
     counts |= {f"presence_auc[{name}]": int(m.told[:, c].sum()) for c, name in enumerate(m.classes)}
-    # Of so many images a metric is a share; a difference, which has no chance, is none.
-    images_of = {f"{metric}{suffix}": m.pairs.loc[of, "image"].nunique() for suffix, of in _groups(m) for metric in of_pairs}
-    result = []
+    result, units = [], _units(m)
     for metric, values in draws.items():
-        if np.isfinite(values[0]):
-            units = images_of.get(metric, counts.get(metric, len(m.keys))) if chances else None
-            row = common | {"direction": "t2i", "metric": metric, **statistics.interval(100 * values, units)}
+        if minus is None:
+            numbers = statistics.interval(100 * values, units.get(metric))
+        elif metric in minus:
+            numbers = statistics.gap(100 * values, 100 * minus[metric], units.get(metric))
+        else:
+            continue
+        if np.isfinite(numbers["value"]):
+            row = common | {"direction": "t2i", "metric": metric, **numbers}
             chance = 100 * float(chances[metric]) if metric in chances else None
             result.append(row | {"chance": chance, "n": counts.get(metric, len(m.keys))})
     return result

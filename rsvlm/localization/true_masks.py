@@ -174,7 +174,7 @@ def truth(item: Item, classes: Sequence[str], size: tuple[int, int]) -> Truth:
             of_things = np.concatenate([of_things, alone])
         else:
             of_things = shapes.boxes(shapes.components(masks[c])).astype(np.float64)
-        boxes.append(of_things[_mostly_known(of_things, unboxed[c])])
+        boxes.append(of_things[mostly_known(of_things, unboxed[c])])
     known = not unknown.any()
     nowhere = None if known else unknown
     return Truth(masks, nowhere, None if known else unboxed, boxes, told, known or not unknown.any(0).all())
@@ -198,8 +198,8 @@ def inside_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return area
 
 
-def _mostly_known(boxes: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """(m,) bool: not more than half of the box is unknown."""
+def mostly_known(boxes: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """Say of (m, 4) boxes whether not more than half of each is unknown: (m,) bool; `unknown` is (H, W) bool."""
     if not unknown.any():
         return np.ones(len(boxes), bool)
     return np.array([unknown[inside_boxes(box[None], unknown.shape)].mean() <= 0.5 for box in boxes], bool)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import logging
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -28,6 +29,7 @@ MAX_PIXELS = 64_000_000
 
 OPAQUE_SHARE = 0.75  # of the pixels that are seen at all, those that transparency shows whole; our choice
 PHOTOMETRIC = 262  # the tag of TIFF that says whether 0 is black or, in a negative, white
+SAMPLES, PLANES = 277, 284  # the number of bands, and whether pixel by pixel (1) or band by band (2)
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -53,11 +55,18 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         width, height = image.size
         if width * height > max_pixels:
             raise DataError(f"image of {width} x {height} pixels is larger than the limit of {max_pixels} pixels")
+        if image.format == "JPEG2000" and not _is_whole(data):
+            raise DataError("image cannot be decoded (it is cut short)")
         image.load()
         # Where a picture has room for transparency alone, a fourth band is nothing else.
         doubtful = image.format in ("TIFF", "JPEG2000")
         negative = image.format == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(PHOTOMETRIC) == 0
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(image), doubtful, negative))
+        lost = image.format == "TIFF" and image.mode == "LA" and image.tag_v2.get(PLANES) == 2
+        image = ImageOps.exif_transpose(image)
+        if lost:
+            _tell("the transparency of a grey TIFF whose bands lie one behind the other cannot be read: all of it is shown")
+            image = image.convert("L")
+        return np.asarray(_to_rgb(image, doubtful, negative))
 
 
 def is_transparency(alpha: np.ndarray, colours: np.ndarray) -> bool:
@@ -92,12 +101,32 @@ def _opened(data: bytes, problem: str) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow's own limit of size, and of odd metadata
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(one_plane(data)), formats=FORMATS) as image:
                 yield image
         except DataError:
             raise
         except Exception as error:  # parsers of hostile bytes raise OSError, SyntaxError, struct.error, KeyError, …
             raise DataError(f"{problem} ({type(error).__name__}: {error})") from error
+
+
+def one_plane(data: bytes) -> bytes:
+    """Call the band of a TIFF that has one alone pixel by pixel; many say band by band, which is the same, and Pillow misreads it."""
+    order = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}.get(data[:4])
+    if order is None:
+        return data
+    # where the table of tags is, its count, and a tag: number, type, count and value
+    at, count, tag = ("Q", "Q", "HHQ4x4x") if b"+" in data[:4] else ("I", "H", "HHI4x")
+    with contextlib.suppress(struct.error):
+        (start,) = struct.unpack_from(order + at, data, 8 if at == "Q" else 4)
+        (number,) = struct.unpack_from(order + count, data, start)
+        start, size = start + struct.calcsize(order + count), struct.calcsize(order + tag)
+        places = {}
+        for place in range(start, min(start + number * size, len(data) - size + 1), size):
+            places[struct.unpack_from(order + "H", data, place)[0]] = place + struct.calcsize(order + tag.partition("4x")[0])
+        values = {name: struct.unpack_from(order + "H", data, place)[0] for name, place in places.items()}
+        if values.get(SAMPLES, 1) == 1 and values.get(PLANES) == 2:
+            return data[: places[PLANES]] + struct.pack(order + "H", 1) + data[places[PLANES] + 2 :]
+    return data
 
 
 def encode_png(array: np.ndarray, *, compress_level: int = 6) -> bytes:
@@ -209,6 +238,23 @@ def _to_rgb(image: Image.Image, doubtful: bool, negative: bool) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether a JPEG 2000 file has all of its codestream; the decoder shows what is missing as black, and says nothing."""
+    place = 0
+    if data[:4] != b"\xff\x4f\xff\x51":  # boxes around the codestream, each with its length and type
+        while data[place + 4 : place + 8] != b"jp2c":
+            size = int.from_bytes(data[place : place + 4], "big")
+            size = int.from_bytes(data[place + 8 : place + 16], "big") if size == 1 else size
+            if size < 8 or place + size >= len(data):
+                return False
+            place += size
+        size = int.from_bytes(data[place : place + 4], "big")
+        size = int.from_bytes(data[place + 8 : place + 16], "big") if size == 1 else size
+        if size:
+            return place + size <= len(data)
+    return data.rstrip(b"\0").endswith(b"\xff\xd9")  # its mark of the end
 
 
 @functools.cache

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,13 +17,15 @@ from rsvlm.errors import DataError
 from rsvlm.model import embed
 from rsvlm.model.mammut import Mammut
 
+logger = logging.getLogger(__name__)
+
 
 def read(model: Mammut, data: Mapping[str, Path], most: int = 1000) -> tuple[Tensor, list[str]] | None:
     """Read the images, as the model takes them, and the first captions of the data sets' `val` splits.
 
     Args:
         model: Model that gives the size and the device of the images.
-        data: Folder of each data set; those without a `val` split are left out.
+        data: Folder of each data set; those without a `val` split, or whose split cannot be read, are left out, and it is told why.
         most: Number of pairs at most, in equal shares of the data sets.
 
     Returns:
@@ -31,9 +33,11 @@ def read(model: Mammut, data: Mapping[str, Path], most: int = 1000) -> tuple[Ten
     """
     samples: list = []
     for folder in data.values():
-        with contextlib.suppress(DataError):  # a data set without a val split trains all the same
+        try:  # a data set without a val split trains all the same
             readable = reading.decoded(benchmarks.samples(folder, "val"), Counter())
             samples += itertools.islice(readable, most // len(data))
+        except DataError as error:
+            logger.warning("%s is not in the validation curve: %s", folder, error)
     if not samples:
         return None
     return embed.to_batch(model, [array for _, array in samples]), [sample.captions[0] for sample, _ in samples]

@@ -213,3 +213,13 @@ def test_masks_are_those_of_pycocotools(tmp_path_factory, data):
 def crosses(ring):
     shapely = pytest.importorskip("shapely")
     return not shapely.LinearRing(np.array(ring).reshape(-1, 2)).is_simple
+
+
+def test_of_several_tables_the_one_that_is_read_is_told(tmp_path, caplog):
+    root = write(tmp_path, [of([SQUARE])], table="annotations/a.json")
+    write(root, [], table="annotations/b.json")
+    (root / "annotations" / "captions.json").write_text('{"images": [], "annotations": []}')
+    items, _ = read(root)
+    assert items[0].masks["ship"].sum() == 100
+    (told,) = [line.getMessage() for line in caplog.records]
+    assert "a.json is read, and not b.json beside it" in told and "instances.json" in told

@@ -163,3 +163,64 @@ def test_pictures_beyond_the_map_are_told(tmp_path):
     pixels = np.random.default_rng(0).integers(1, 256, (3, 32, 96), dtype=np.uint8)
     items, skipped = imagery(tmp_path, pixels, [[(2, 2), (9, 2), (9, 9), (2, 2)]])
     assert len(items) == 3 and skipped == {"picture beyond all shapes of the map: taken as empty": 2}
+
+
+def test_maps_that_other_systems_write_beside_files_are_passed_over(tmp_path):
+    square = [[[0, 0], [1, 0], [1, 1], [0, 0]]]
+    feature = {"type": "Feature", "properties": {"class": "pier"}, "geometry": {"type": "Polygon", "coordinates": square}}
+    (tmp_path / "town.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    (tmp_path / "._town.geojson").write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "labels.geojson").write_bytes(b"\x00\x05\x16\x07")
+    assert true_masks.classes(tmp_path, "polygons") == ["pier"]
+
+
+@pytest.mark.parametrize(
+    ("palette", "number"),
+    [([255, 255, 255, 0, 0, 0], 0), ([0, 0, 0, 255, 255, 255], 1), ([0, 0, 0, 128, 0, 0], 1), ([68, 1, 84, 253, 231, 36], 1)],
+)
+def test_the_black_of_a_palette_is_outside_whatever_its_number(tmp_path, palette, number):
+    """Without a black, 0 is outside; for class numbers colours say nothing."""
+    (tmp_path / "road").mkdir()
+    mask = np.full((20, 30), 1 - number, np.uint8)
+    mask[3:5] = number
+    root = write(tmp_path, {"road/b.png": mask})
+    image = Image.fromarray(mask)
+    image.putpalette(palette)
+    image.save(root / "masks" / "road" / "a.png")
+    (item, _), _ = read(root)
+    np.testing.assert_array_equal(item.masks["road"], mask == number)
+    (root / "masks" / "road" / "a.png").rename(root / "masks" / "a.png")
+    (root / "classes.json").write_text(json.dumps(["background", "road"]))
+    (item,), _ = read(root)
+    np.testing.assert_array_equal(item.masks["road"], mask == 1)
+
+
+@pytest.mark.parametrize("driver", ["PNG", "GTiff"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_numbers_are_those_that_are_stored(tmp_path, driver, bits, photometric):
+    """However many bits they have, and whatever their shade."""
+    rasterio = pytest.importorskip("rasterio", reason="the extra [data] is not installed")
+    mask = index(v1=(3, 6), v0=(8, 9))
+    mask[12:14] = 2**bits - 1
+    root = write(tmp_path, {"b.png": mask})
+    options = {"nbits": bits} | ({"photometric": photometric} if driver == "GTiff" else {})
+    name = "a.tif" if driver == "GTiff" else "a.png"
+    with rasterio.open(root / "masks" / name, "w", driver, 30, 20, 1, dtype="uint8", **options) as dataset:
+        dataset.write(mask[None])
+    (root / "classes.json").write_text(
+        json.dumps({"0": "background", "1": "road", "255": "house"} | {str(2**bits - 1): "road"})
+    )
+    item = read(root)[0][0]
+    np.testing.assert_array_equal(item.masks["road"], (mask == 1) | (mask == 2**bits - 1))
+
+
+def test_a_mask_is_turned_upright_as_its_picture_is(tmp_path):
+    mask, exif = index(v1=(0, 5)), Image.Exif()
+    mask[:5, 7:] = 0
+    root, exif[274] = write(tmp_path, {"b.png": mask}, ["background", "road"]), 6
+    for folder in ("images", "masks"):
+        stored = np.rot90(mask) if folder == "masks" else np.zeros((30, 20, 3), np.uint8)
+        Image.fromarray(np.ascontiguousarray(stored)).save(root / folder / "a.png", exif=exif)
+    np.testing.assert_array_equal(read(root)[0][0].masks["road"], mask == 1)

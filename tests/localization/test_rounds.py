@@ -19,6 +19,7 @@ from rsvlm.errors import DataError, ModelError, RsvlmError
 from rsvlm.localization import heat, pictures, rounds, teacher
 from rsvlm.localization.pictures import Pictures
 from rsvlm.model import weights
+from rsvlm.records import files
 from rsvlm.training import batches, checkpoints, train
 from rsvlm.training.batches import Place
 
@@ -335,3 +336,12 @@ def test_sentences_of_covers_name_the_colours_by_which_masks_tell_them():
     right = [name in masks for name, masks in zip(said, seen, strict=True)]
     assert np.mean(right) > 0.95 and len(spoken) == sum(map(len, ground_cover.COVERS.values()))
     assert {name for name, masks in zip(said, seen, strict=True) if name in masks} == {"desert", "ice", "other land"}
+
+
+def test_two_do_not_write_into_one_folder(start, tmp_path):
+    with files.sole_writer(tmp_path / "busy"):
+        with pytest.raises(DataError, match="is being written by process"):
+            rounds.run(start, halves(8, 0), halves(8, 1), CLASSES, tmp_path / "busy", FEW)
+        with pytest.raises(DataError, match="is being written by process"):
+            rounds.begin(SIZES, halves(8, 0), tmp_path / "busy", FEW, vocabulary=300)
+    assert not (tmp_path / "busy").exists()

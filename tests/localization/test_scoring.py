@@ -99,6 +99,22 @@ def test_an_exact_map_is_worth_100_wherever_something_is_known(C, everywhere, se
     assert not [row for row in rows if row["value"] != 100] or full
 
 
+def test_a_part_around_what_is_unknown_is_no_wrong_box():
+    """The box of a thin arc holds more that is unknown than is known, so there is no true box, and none that could be wrong."""
+    ship = np.zeros((20, 30), bool)
+    ship[2, 2:12] = ship[2:12, 2] = True
+    unknown = np.zeros((20, 30), bool)
+    unknown[3:12, 3:12] = True
+    other = np.zeros((20, 30), bool)
+    other[15:18, 20:25] = True
+    item = true_masks.Item("a", png(np.zeros((20, 30, 3), np.uint8)), {"ship": ship | other}, {}, {"ship": unknown})
+    heat = np.where(ship, 2, other)[None].astype(np.float32)
+    (row,) = [
+        row for row in scoring.evaluate([item], lambda image: heat, ["ship"], bootstrap_samples=0) if row["metric"] == "ap50"
+    ]
+    assert row["value"] == 100
+
+
 def test_a_picture_half_unknown_is_worth_its_other_half():
     items = world(8)
     halves, left = [], np.zeros((32, 40), bool)
@@ -333,3 +349,32 @@ def test_two_methods_on_other_images_are_not_compared():
     found = [scoring.measure(world(n), {"a": sees}, CLASSES)["a"] for n in (2, 3)]
     with pytest.raises(DataError, match="same images"):
         scoring.rows(*found)
+
+
+def test_an_interval_at_0_or_100_percent_has_the_width_that_its_images_allow():
+    right, wrong = lambda image: sees(image)[:2], lambda image: -sees(image)[:2]
+    methods = {"right": right, "same": right, "wrong": wrong}
+    rows = scoring.evaluate(world(), methods, ("ship", "dock"), against="right", bootstrap_samples=50)
+    ends = {
+        (row["protocol"], row["metric"]): (row["ci_low"], row["ci_high"])
+        for row in rows
+        if row["value"] in (0, 100) or row["protocol"] == "same - right"
+    }
+    of_12, of_24 = (100 * (1 - 0.025 ** (1 / n)) for n in (12, 24))
+    for metric in ("pointing", "iou@0.5", "ap50", "iou"):
+        assert ends["right", f"{metric}[dock]"] == pytest.approx((100 - of_12, 100)), metric
+    assert ends["right", "presence_auc[dock]"] == pytest.approx((100 - of_12, 100))
+    assert ends["right", "pointing"] == pytest.approx((100 - of_24, 100))
+    assert ends["wrong", "pointing[dock]"] == pytest.approx((0, of_12))
+    assert ends["right", "iou[background]"] == pytest.approx((100 - of_24, 100))
+    of_32 = 100 * (1 - 0.025 ** (1 / 24))  # 4 / (1 / 24 + 1 / 12) are 32, and no more than there are images
+    assert ends["right", "ap50"] == pytest.approx((100 - of_32, 100))
+    assert ends["same - right", "pointing"] == pytest.approx((-of_24, of_24))
+    assert all(low < high for low, high in ends.values())
+
+
+def test_few_resamples_are_told(caplog):
+    noisy = lambda image: sees(image, 0.25)[:2]  # noqa: E731
+    with caplog.at_level("WARNING"):
+        scoring.evaluate(world(), noisy, ("ship", "dock"), bootstrap_samples=1)
+    assert "1 resamples are few" in caplog.text and "--bootstrap-samples" in caplog.text

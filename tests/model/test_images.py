@@ -184,10 +184,38 @@ def test_transparency_is_known_by_its_values():
     assert images.is_transparency(nothing, nothing) and not images.is_transparency(nothing, colours)
 
 
+@pytest.mark.parametrize("planes", [1, 2])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_a_negative_tiff_becomes_a_positive(bits):
+def test_a_negative_tiff_becomes_a_positive(bits, planes):
     values = np.full((4, 4), 60 * (257 if bits == 16 else 1), f"uint{bits}")
     data = bytearray(encode(Image.fromarray(values), "TIFF"))
     entry = data.index((262).to_bytes(2, "little") + (3).to_bytes(2, "little"))  # the tag, as a short
     data[entry + 8] = 0
+    entry = data.index((284).to_bytes(2, "little") + (3).to_bytes(2, "little"))  # how bands are stored, of which there is one
+    data[entry + 8] = planes
     assert (images.decode(bytes(data)) == 195).all()
+
+
+@pytest.mark.parametrize("boxes", [True, False])
+def test_a_jpeg_2000_file_that_is_cut_short_is_refused(pixels, boxes):
+    data = encode(Image.fromarray(pixels), "JPEG2000", no_jp2=not boxes)
+    np.testing.assert_array_equal(images.decode(data), pixels)
+    np.testing.assert_array_equal(images.decode(data + b"\0\0"), pixels)
+    for end in range(1, len(data)):
+        with pytest.raises(DataError, match="cannot be decoded"):
+            images.decode(data[:end])
+
+
+@pytest.mark.parametrize("kind", ["nbits", "uint16", "bigtiff", "big"])
+def test_a_single_band_may_be_called_band_by_band(kind):
+    """As GDAL writes it, and programs that copy what they read of another file."""
+    rasterio = pytest.importorskip("rasterio", reason="the extra [data] is not installed")
+    options = {"nbits": {"nbits": 4}, "bigtiff": {"bigtiff": "yes"}, "big": {"endianness": "big"}}.get(kind, {})
+    dtype = "uint16" if kind == "uint16" else "uint8"
+    values = np.full((1, 9, 11), {"nbits": 4, "uint16": 68 * 257}.get(kind, 68), dtype)
+    with rasterio.MemoryFile() as file:
+        sizes = {"height": 9, "width": 11, "count": 1, "dtype": dtype}
+        with file.open(driver="GTiff", interleave="band", **sizes, **options) as dataset:
+            dataset.write(values)
+        data = file.read()
+    np.testing.assert_array_equal(images.decode(data), 68)

@@ -1,0 +1,14 @@
+"""What is wrong with a request is told before the work begins."""
+
+import pytest
+
+from rsvlm.errors import DataError
+from rsvlm.evaluation import by_name
+
+
+def test_where_no_image_tells_its_class_that_is_told_before_a_model_is_opened(toy_shards, monkeypatch):
+    opened = []
+    monkeypatch.setattr(by_name.opening, "open_encoder", lambda *arguments: opened.append(arguments))
+    with pytest.raises(DataError, match="does not say of what class"):
+        by_name.retrieve("remoteclip:ViT-B-32", toy_shards, per_class=True)
+    assert not opened
