@@ -334,11 +334,17 @@ def north_up(transform, width: int, height: int) -> tuple[tuple[float, float, fl
         return (t.c, t.a, t.f, -t.e), width, height, False
     column, row = np.array([[0, width, 0, width], [0, 0, height, height]])
     x, y = t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f
-    straight = t.b == 0 and t.d == 0
-    pixel_width, pixel_height = (abs(t.a), abs(t.e)) if straight else (abs(t.determinant) ** 0.5,) * 2
+    pixel_width, pixel_height = (abs(t.determinant) ** 0.5,) * 2
+    if is_straight(t):  # one of each pair is 0
+        pixel_width, pixel_height = abs(t.a) + abs(t.b), abs(t.d) + abs(t.e)
     spans = np.array([np.ptp(x) / pixel_width, np.ptp(y) / pixel_height])
     columns, rows = np.ceil(spans - 1e-6).astype(int).tolist()
     return (float(x.min()), pixel_width, float(y.max()), pixel_height), columns, rows, True
+
+
+def is_straight(transform) -> bool:
+    """Whether rows and columns of a raster run along those of a north-up grid, in whichever direction: its pixels can be copied."""
+    return transform.b == transform.d == 0 or transform.a == transform.e == 0
 
 
 def to_lonlat(source: Source) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from rsvlm.data.imagery import band_files, bands as of_bands, remote, tile_mosaics, values
+from rsvlm.data.imagery import band_files, bands as of_bands, chip_layout, remote, tile_mosaics, values
 from rsvlm.data.imagery.chip_layout import Source
 from rsvlm.data.imagery.remote import shown
 from rsvlm.errors import DataError, need
@@ -318,13 +318,14 @@ def open_dataset(
         if source and source.warped:
             x0, pixel_width, y0, pixel_height = source.transform
             declared = any(MaskFlags.nodata in flags for flags in dataset.mask_flag_enums)
-            straight = transform.b == 0 and transform.d == 0
-            smooth = not straight and not values.has_colours(dataset, source.bands)
+            smooth = not chip_layout.is_straight(transform) and not values.has_colours(dataset, source.bands)
             grid = {"crs": crs, "transform": Affine(pixel_width, 0, x0, 0, -pixel_height, y0)}
             grid |= {"width": source.width, "height": source.height}
             resampling = Resampling.bilinear if smooth else Resampling.nearest
             add_alpha = not declared and not source.alpha
-            dataset = stack.enter_context(WarpedVRT(dataset, **grid, resampling=resampling, add_alpha=add_alpha))
+            # Pixels stay as large as they are: of a turned picture that is not square GDAL takes them for larger ones, and blurs.
+            scale = {"XSCALE": 1, "YSCALE": 1}
+            dataset = stack.enter_context(WarpedVRT(dataset, **grid, resampling=resampling, add_alpha=add_alpha, **scale))
         yield dataset, file
 
 
