@@ -16,10 +16,10 @@ from rsvlm import config
 from rsvlm.data.imagery import ground, sources as imagery
 from rsvlm.errors import DataError
 
-rasterio = pytest.importorskip("rasterio")
 pytest.importorskip("pyproj")
-import rasterio.warp  # noqa: E402
+rasterio = pytest.importorskip("rasterio")
 from affine import Affine  # noqa: E402
+from rasterio import warp  # noqa: E402
 from rasterio.control import GroundControlPoint  # noqa: E402
 from rasterio.enums import ColorInterp, Resampling  # noqa: E402
 
@@ -240,12 +240,7 @@ def test_chips_show_what_lies_there_however_it_is_stored(raster, size, least, ed
         table, _ = imagery.lay_out([source], options)
         got = list(imagery.read(source, table))
         assert len(got) == len(table)
-        covered = np.zeros((raster.height, raster.width), bool)
         for chip, (pixels, reason) in zip(table.itertuples(), got, strict=True):
-            covered[
-                int(chip.top_px) : int(np.ceil(chip.top_px + chip.height_px)),
-                int(chip.left_px) : int(np.ceil(chip.left_px + chip.width_px)),
-            ] = True
             assert (pixels is None) == (reason is not None)
             if not short:
                 expected = cut(written.colours, written.valid, chip, least)
@@ -255,6 +250,7 @@ def test_chips_show_what_lies_there_however_it_is_stored(raster, size, least, ed
                     assert reason is None, reason
                     assert np.abs(pixels.astype(int) - expected).max() <= (raster.kind != "uint8")
         # All ground, or all that whole steps reach.
+        covered = touched(source, table)
         if edges:
             assert covered.all()
         elif stride == 1:
@@ -262,15 +258,27 @@ def test_chips_show_what_lies_there_however_it_is_stored(raster, size, least, ed
         outlines_hold(source, table)
 
 
+def touched(source, table) -> np.ndarray:
+    """(H, W), pixels of a raster that lie under a chip or are touched by one."""
+    under = np.zeros((source.height, source.width), bool)
+    for chip in table.itertuples():
+        bottom, right = (int(np.ceil(edge - 1e-3)) for edge in (chip.top_px + chip.height_px, chip.left_px + chip.width_px))
+        under[int(chip.top_px) : bottom, int(chip.left_px) : right] = True
+    return under
+
+
 def outlines_hold(source, table) -> None:
-    """Corners of chips, by GDAL, are those of their outlines, and lie in their boxes."""
+    """Corners of chips that lie around no pole, by GDAL, are those of their outlines, and lie in their boxes."""
+    table = table[table["east"] - table["west"] < 180]
+    if table.empty:
+        return
     left, top, wide, high = (table[name].to_numpy() for name in ("left_px", "top_px", "width_px", "height_px"))
     x0, pixel_width, y0, pixel_height = source.transform
     rings = ground.outlines([source], table)
     k = rings.shape[1] // 4
     for corner, (across, down) in enumerate([(0, 0), (1, 0), (1, 1), (0, 1)]):
         x, y = x0 + pixel_width * (left + across * wide), y0 - pixel_height * (top + down * high)
-        lon, lat = map(np.array, rasterio.warp.transform(rasterio.crs.CRS.from_wkt(source.crs), "EPSG:4326", x, y))
+        lon, lat = map(np.array, warp.transform(rasterio.crs.CRS.from_wkt(source.crs), "EPSG:4326", x, y))
         away = (rings[:, corner * k, 0] - lon + 180) % 360 - 180
         assert np.abs(away).max() < 1e-7
         assert np.abs(rings[:, corner * k, 1] - lat).max() < 1e-7
