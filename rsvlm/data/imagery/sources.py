@@ -118,7 +118,8 @@ def _open_url(url: str, options: config.Chips, text: str = "", named: Sequence[b
 
 def _open_folder(path: Path, options: config.Chips) -> list[Source]:
     sources, notes = tile_mosaics.open_folder(path, options)
-    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in DRIVERS and not file.name.startswith(".")]
+    named = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in DRIVERS and not file.name.startswith("."))
+    files = [file for file in named if not file.is_dir()]
     files, scenes, masks = band_files.gather(files, path, windows.open_file)
     notes += masks
 

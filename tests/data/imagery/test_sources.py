@@ -153,6 +153,12 @@ def test_long_turned_raster_is_as_sharp_as_it_was(tmp_path):
     assert len(contrasts) > 5 and min(contrasts) > 40
 
 
+def test_folder_that_is_called_as_a_raster_is_none(tmp_path):
+    write(tmp_path / "scene.tif" / "a.tif", picture(32, 32))
+    (source,) = imagery.open_imagery(str(tmp_path), options())
+    assert source.file == "scene.tif/a.tif" and source.notes == ()
+
+
 def test_coarser_chips_come_from_overviews(tmp_path):
     array = np.zeros((3, 512, 512), np.uint8)
     array[:, 1::2, :] = 200  # nearest-neighbour overviews keep the even rows only
