@@ -193,15 +193,14 @@ def place(
 
 def _shrunk(source: Source, options: config.Chips) -> float:
     """Return the factor, at most 1, by which chips are made smaller to fit into a raster that is less high or wide than they."""
-    rows = np.linspace(0, source.height, 9)
-    width, height, _ = _sides(source, options, np.full(9, source.width / 2), rows)
+    columns, rows = np.meshgrid(np.linspace(0, source.width, 9), np.linspace(0, source.height, 9))
+    width, height, _ = _sides(source, options, columns.ravel(), rows.ravel())
     with np.errstate(invalid="ignore"):
         factor = np.nanmin([1.0, *(source.width / width), *(source.height / height)])
     if factor < 1:
-        side = factor * options.size_px
         log.warning(
-            "%s is %d x %d pixels, less than a chip: its chips are %.0f pixels a side, enlarged to %d",
-            source.name, source.width, source.height, side, options.size_px,
+            "%s is %d x %d pixels, less than a chip: its chips take %.0f x %.0f of them and are shown with %d a side",
+            source.name, source.width, source.height, factor * np.nanmax(width), factor * np.nanmax(height), options.size_px,
         )  # fmt: skip
     return float(factor)
 
