@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from rsvlm.data.imagery.remote import shown
 from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.records import text as texts
 
@@ -339,6 +340,28 @@ def north_up(transform, width: int, height: int) -> tuple[tuple[float, float, fl
     spans = np.array([np.ptp(x) / pixel_width, np.ptp(y) / pixel_height])
     columns, rows = np.ceil(spans - 1e-6).astype(int).tolist()
     return (float(x.min()), pixel_width, float(y.max()), pixel_height), columns, rows, True
+
+
+def placed(dataset) -> tuple:
+    """Return coordinate system and affine transform of a raster, from its ground control points where it has no others.
+
+    Raises:
+        DataError: The points do not fit an affine transform, to half a pixel on average.
+    """
+    points, crs = dataset.gcps
+    if not points or not dataset.transform.is_identity:
+        return dataset.crs, dataset.transform
+    from rasterio.transform import from_gcps
+
+    transform = from_gcps(points)
+    across = np.hypot(transform.a, transform.d)
+    away = [np.hypot(*np.subtract(transform * (point.col, point.row), (point.x, point.y))) / across for point in points]
+    if len(points) < 3 or not np.mean(away) <= 0.5:
+        raise DataError(
+            f"{shown(dataset.name)} has {len(points)} ground control points that no straight grid fits: warp it first, as with "
+            "gdalwarp -tps IN OUT.tif"
+        )
+    return crs, transform
 
 
 def is_straight(transform) -> bool:

@@ -273,7 +273,7 @@ def _open_raster(
     with opening as (dataset, file), windows.environment():
         if dataset.tags(ns="OVERVIEWS"):
             raise DataError(f"{label} names another file as its overviews, which is not followed: copy it with rio convert")
-        crs, transform = windows.placed(dataset)
+        crs, transform = chip_layout.placed(dataset)
         in_pixels = not placed and (crs is None or transform.is_identity)
         if crs is None and not in_pixels:
             rough = " It has coefficients for a warp alone: gdalwarp -rpc IN OUT.tif" if dataset.rpcs else ""
