@@ -27,6 +27,7 @@ MAX_PIXELS = 64_000_000
 """Default limit of `decode`, in pixels: 192 MB of RGB."""
 
 OPAQUE_SHARE = 0.75  # of the pixels that are seen at all, those that transparency shows whole; our choice
+PLANES = 284  # the tag of TIFF that says whether bands lie pixel by pixel, or one after the other
 PHOTOMETRIC = 262  # the tag of TIFF that says whether 0 is black or, in a negative, white
 
 
@@ -53,6 +54,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         width, height = image.size
         if width * height > max_pixels:
             raise DataError(f"image of {width} x {height} pixels is larger than the limit of {max_pixels} pixels")
+        if image.format == "TIFF" and image.mode == "LA" and image.tag_v2.get(PLANES) == 2:
+            # What would be read as transparency is not what the file holds.
+            raise DataError(
+                "image has grey and transparency in planes of their own: convert it, as with gdal_translate to PNG"
+            )
         image.load()
         # Where a picture has room for transparency alone, a fourth band is nothing else.
         doubtful = image.format in ("TIFF", "JPEG2000")
