@@ -27,7 +27,7 @@ MAX_PIXELS = 64_000_000
 """Default limit of `decode`, in pixels: 192 MB of RGB."""
 
 OPAQUE_SHARE = 0.75  # of the pixels that are seen at all, those that transparency shows whole; our choice
-PLANES = 284  # the tag of TIFF that says whether bands lie pixel by pixel, or one after the other
+BITS, PACKING, PLANES = 258, 259, 284  # tags of TIFF: bits of a value, compression, and whether bands lie one after the other
 PHOTOMETRIC = 262  # the tag of TIFF that says whether 0 is black or, in a negative, white
 
 
@@ -54,10 +54,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         width, height = image.size
         if width * height > max_pixels:
             raise DataError(f"image of {width} x {height} pixels is larger than the limit of {max_pixels} pixels")
-        if image.format == "TIFF" and image.mode == "LA" and image.tag_v2.get(PLANES) == 2:
-            # What would be read as transparency is not what the file holds.
+        if image.format == "TIFF" and _is_misread(image):
             raise DataError(
-                "image has grey and transparency in planes of their own: convert it, as with gdal_translate to PNG"
+                "image is a TIFF that is stored in planes, of a kind that is misread: convert it, as with gdal_translate IN OUT.png"
             )
         image.load()
         # Where a picture has room for transparency alone, a fourth band is nothing else.
@@ -81,6 +80,15 @@ def is_transparency(alpha: np.ndarray, colours: np.ndarray) -> bool:
         return not alpha.size or not colours.size or colours.min() == colours.max()
     whole = [1, 255, 32767, 65535] + ([np.iinfo(alpha.dtype).max] if np.issubdtype(alpha.dtype, np.integer) else [])
     return bool(np.isin(seen.max(), whole) and (seen == seen.max()).mean() >= OPAQUE_SHARE)
+
+
+def _is_misread(image: Image.Image) -> bool:
+    """Whether Pillow takes a TIFF for another one: in planes it reads no transparency of grey, nor, unpacked, negatives and few bits."""
+    tags = image.tag_v2
+    if tags.get(PLANES) != 2:
+        return False
+    plain = tags.get(PHOTOMETRIC) != 0 and tags.get(BITS, (1,)) == (8,)
+    return image.mode == "LA" or (image.mode in ("1", "L") and tags.get(PACKING, 1) == 1 and not plain)
 
 
 def read_size(data: bytes) -> tuple[int, int]:

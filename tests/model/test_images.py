@@ -191,3 +191,28 @@ def test_a_negative_tiff_becomes_a_positive(bits):
     entry = data.index((262).to_bytes(2, "little") + (3).to_bytes(2, "little"))  # the tag, as a short
     data[entry + 8] = 0
     assert (images.decode(bytes(data)) == 195).all()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [{"count": 1, "photometric": "MINISWHITE"}, {"count": 1, "nbits": 4}, {"count": 2, "compress": "lzw", "alpha": "YES"}],
+)
+def test_tiff_in_planes_that_would_be_misread_is_refused(tmp_path, kind):
+    rasterio = pytest.importorskip("rasterio")
+    values = np.random.default_rng(0).integers(0, 16, (kind["count"], 16, 16), dtype=np.uint8)
+    profile = {
+        "driver": "GTiff",
+        "height": 16,
+        "width": 16,
+        "dtype": "uint8",
+        "tiled": True,
+        "blockxsize": 16,
+        "blockysize": 16,
+    }
+    for interleave in ("pixel", "band"):
+        path = tmp_path / f"{interleave}.tif"
+        with rasterio.open(path, "w", interleave=interleave, **profile, **kind) as file:
+            file.write(values)
+    assert images.decode((tmp_path / "pixel.tif").read_bytes()).shape == (16, 16, 3)
+    with pytest.raises(DataError, match="stored in planes"):
+        images.decode((tmp_path / "band.tif").read_bytes())
