@@ -290,6 +290,10 @@ def reader(scene: Scene, broken: set) -> Iterator[Callable]:
             lead = [max(0, -int(first // zoom)) for first in (scene.top, scene.left)]
             corner = tuple(first + int(many * zoom) for first, many in zip((scene.top, scene.left), lead))
             inside = tuple(max(0, edge - lead[axis % 2]) for axis, edge in enumerate(box))
+            if inside[0] == inside[2] or inside[1] == inside[3]:
+                return np.zeros((box[2] - box[0], box[3] - box[1], 3), np.uint8), np.zeros(
+                    (box[2] - box[0], box[3] - box[1]), bool
+                )
             picture = windows.read_view(source, inside, zoom, corner)
             if picture.broken and not broken:
                 log.warning("a part of the scene cannot be read; such parts are left without data and counted")

@@ -19,6 +19,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
+from rsvlm.data.imagery import chip_layout
 from rsvlm.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -134,10 +135,16 @@ def _note(reason: str, root: Path, files: Sequence[Path]) -> list[tuple[str, int
 def _look(file: Path, open_file: Callable) -> _Look | None:
     try:
         with open_file(file) as dataset:
-            place = (dataset.crs.to_wkt() if dataset.crs else "", *np.round(dataset.bounds, 3).tolist())
-            return _Look(dataset.count, place)
+            crs, transform = chip_layout.placed(dataset)
+            corners = np.round(_corners(transform, dataset.width, dataset.height), 3)
+            return _Look(dataset.count, (crs.to_wkt() if crs else "", *corners.ravel().tolist()))
     except DataError:
         return None
+
+
+def _corners(transform, width: int, height: int) -> np.ndarray:
+    """Places (4, 2) of the corners of a raster, in the order in which it is stored."""
+    return np.array([transform @ place for place in ((0, 0), (width, 0), (width, height), (0, height))])
 
 
 def _scene(text: str, members: Sequence[Path], matches: dict, looks: dict[Path, _Look]) -> Scene | None:
@@ -198,9 +205,15 @@ def stacked(files: Sequence[str], open_file: Callable) -> Iterator:
     facts = []
     for file in files:
         with open_file(file) as dataset:
-            facts.append((dataset.crs, dataset.bounds, dataset.transform, dataset.shape, dataset.dtypes[0], dataset.nodata))
-    crs, bounds, transform, (height, width), _, _ = min(facts, key=lambda fact: fact[2].a)
-    off = [file for file, fact in zip(files, facts) if fact[0] != crs or not np.allclose(fact[1], bounds, atol=transform.a)]
+            masks = {flag.name for flag in dataset.mask_flag_enums[0]}
+            place = *chip_layout.placed(dataset), dataset.shape
+            facts.append((*place, dataset.dtypes[0], dataset.nodata, masks))
+    crs, transform, (height, width), *_ = min(facts, key=lambda fact: abs(fact[1].determinant))
+    corners, pixel = _corners(transform, width, height), abs(transform.determinant) ** 0.5
+    off = [
+        file for file, (of_file, grid, (rows, columns), *_) in zip(files, facts)
+        if of_file != crs or not np.allclose(_corners(grid, columns, rows), corners, rtol=0, atol=pixel)
+    ]  # fmt: skip
     if off:
         raise DataError(
             f"{Path(off[0]).name} shows other ground than {Path(files[0]).name}: bands of one scene lie on each other"
@@ -209,14 +222,24 @@ def stacked(files: Sequence[str], open_file: Callable) -> Iterator:
     colours = ("Red", "Green", "Blue") if len(files) == 3 else ("Gray",)
     xml = [f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}"><SRS>{escape(crs.to_wkt() if crs else "")}</SRS>']
     xml.append(f"<GeoTransform>{numbers}</GeoTransform>")
-    for band, (file, fact, colour) in enumerate(zip(files, facts, colours), 1):
-        rows, columns = fact[3]
-        nodata = "" if fact[5] is None else f"<NoDataValue>{fact[5]!r}</NoDataValue>"
+    part = (
+        '<SimpleSource><SourceFilename relativeToVRT="0">{}</SourceFilename><SourceBand>{}</SourceBand>'
+        '<SrcRect xOff="0" yOff="0" xSize="{}" ySize="{}"/>'
+        f'<DstRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/></SimpleSource>'
+    )
+    masked = []
+    for band, (file, colour, (_, _, (rows, columns), kind, nodata, masks)) in enumerate(zip(files, colours, facts), 1):
+        value = "" if nodata is None else f"<NoDataValue>{nodata!r}</NoDataValue>"
         xml.append(
-            f'<VRTRasterBand dataType="{typename_fwd[dtype_rev[fact[4]]]}" band="{band}">{nodata}<ColorInterp>{colour}</ColorInterp>'
-            f'<SimpleSource><SourceFilename relativeToVRT="0">{escape(str(file))}</SourceFilename><SourceBand>1</SourceBand>'
-            f'<SrcRect xOff="0" yOff="0" xSize="{columns}" ySize="{rows}"/>'
-            f'<DstRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/></SimpleSource></VRTRasterBand>'
+            f'<VRTRasterBand dataType="{typename_fwd[dtype_rev[kind]]}" band="{band}">{value}<ColorInterp>{colour}</ColorInterp>'
+            f"{part.format(escape(str(file)), 1, columns, rows)}</VRTRasterBand>"
+        )
+        masked += [part.format(escape(str(file)), "mask,1", columns, rows)] if "all_valid" not in masks else []
+    # Masks of their own, where one has such: what all bands hold counts.
+    if any("per_dataset" in fact[-1] for fact in facts):
+        xml.append(
+            '<MaskBand><VRTRasterBand dataType="Byte" subClass="VRTDerivedRasterBand"><PixelFunctionType>mul</PixelFunctionType>'
+            f"<SourceTransferType>Float32</SourceTransferType>{''.join(masked * (2 if len(masked) == 1 else 1))}</VRTRasterBand></MaskBand>"
         )
     with ExitStack() as stack:
         memory = stack.enter_context(MemoryFile("".join([*xml, "</VRTDataset>"]).encode(), ext=".vrt"))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from rsvlm.data.imagery.remote import shown
 from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.records import text as texts
 
@@ -193,15 +194,14 @@ def place(
 
 def _shrunk(source: Source, options: config.Chips) -> float:
     """Return the factor, at most 1, by which chips are made smaller to fit into a raster that is less high or wide than they."""
-    rows = np.linspace(0, source.height, 9)
-    width, height, _ = _sides(source, options, np.full(9, source.width / 2), rows)
+    columns, rows = np.meshgrid(np.linspace(0, source.width, 9), np.linspace(0, source.height, 9))
+    width, height, _ = _sides(source, options, columns.ravel(), rows.ravel())
     with np.errstate(invalid="ignore"):
         factor = np.nanmin([1.0, *(source.width / width), *(source.height / height)])
     if factor < 1:
-        side = factor * options.size_px
         log.warning(
-            "%s is %d x %d pixels, less than a chip: its chips are %.0f pixels a side, enlarged to %d",
-            source.name, source.width, source.height, side, options.size_px,
+            "%s is %d x %d pixels, less than a chip: its chips take %.0f x %.0f of them and are shown with %d a side",
+            source.name, source.width, source.height, factor * np.nanmax(width), factor * np.nanmax(height), options.size_px,
         )  # fmt: skip
     return float(factor)
 
@@ -334,11 +334,39 @@ def north_up(transform, width: int, height: int) -> tuple[tuple[float, float, fl
         return (t.c, t.a, t.f, -t.e), width, height, False
     column, row = np.array([[0, width, 0, width], [0, 0, height, height]])
     x, y = t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f
-    straight = t.b == 0 and t.d == 0
-    pixel_width, pixel_height = (abs(t.a), abs(t.e)) if straight else (abs(t.determinant) ** 0.5,) * 2
+    pixel_width, pixel_height = (abs(t.determinant) ** 0.5,) * 2
+    if is_straight(t):  # one of each pair is 0
+        pixel_width, pixel_height = abs(t.a) + abs(t.b), abs(t.d) + abs(t.e)
     spans = np.array([np.ptp(x) / pixel_width, np.ptp(y) / pixel_height])
     columns, rows = np.ceil(spans - 1e-6).astype(int).tolist()
     return (float(x.min()), pixel_width, float(y.max()), pixel_height), columns, rows, True
+
+
+def placed(dataset) -> tuple:
+    """Return coordinate system and affine transform of a raster, from its ground control points where it has no others.
+
+    Raises:
+        DataError: The points do not fit an affine transform, to half a pixel on average.
+    """
+    points, crs = dataset.gcps
+    if not points or not dataset.transform.is_identity:
+        return dataset.crs, dataset.transform
+    from rasterio.transform import from_gcps
+
+    transform = from_gcps(points)
+    across = np.hypot(transform.a, transform.d)
+    away = [np.hypot(*np.subtract(transform * (point.col, point.row), (point.x, point.y))) / across for point in points]
+    if len(points) < 3 or not np.mean(away) <= 0.5:
+        raise DataError(
+            f"{shown(dataset.name)} has {len(points)} ground control points that no straight grid fits: warp it first, as with "
+            "gdalwarp -tps IN OUT.tif"
+        )
+    return crs, transform
+
+
+def is_straight(transform) -> bool:
+    """Whether rows and columns of a raster run along those of a north-up grid, in whichever direction: its pixels can be copied."""
+    return transform.b == transform.d == 0 or transform.a == transform.e == 0
 
 
 def to_lonlat(source: Source) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:

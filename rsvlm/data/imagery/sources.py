@@ -118,7 +118,8 @@ def _open_url(url: str, options: config.Chips, text: str = "", named: Sequence[b
 
 def _open_folder(path: Path, options: config.Chips) -> list[Source]:
     sources, notes = tile_mosaics.open_folder(path, options)
-    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in DRIVERS and not file.name.startswith(".")]
+    named = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in DRIVERS and not file.name.startswith("."))
+    files = [file for file in named if not file.is_dir()]
     files, scenes, masks = band_files.gather(files, path, windows.open_file)
     notes += masks
 
@@ -272,7 +273,7 @@ def _open_raster(
     with opening as (dataset, file), windows.environment():
         if dataset.tags(ns="OVERVIEWS"):
             raise DataError(f"{label} names another file as its overviews, which is not followed: copy it with rio convert")
-        crs, transform = windows.placed(dataset)
+        crs, transform = chip_layout.placed(dataset)
         in_pixels = not placed and (crs is None or transform.is_identity)
         if crs is None and not in_pixels:
             rough = " It has coefficients for a warp alone: gdalwarp -rpc IN OUT.tif" if dataset.rpcs else ""

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from rsvlm.data.imagery import band_files, bands as of_bands, remote, tile_mosaics, values
+from rsvlm.data.imagery import band_files, bands as of_bands, chip_layout, remote, tile_mosaics, values
 from rsvlm.data.imagery.chip_layout import Source
 from rsvlm.data.imagery.remote import shown
 from rsvlm.errors import DataError, need
@@ -310,7 +310,7 @@ def open_dataset(
             why = f"{shown(path)} cannot be read as a {driver} raster: it is broken, cut short or of another format"
             raise DataError((file and file.problem) or why) from error
         if source:
-            crs, transform = placed(dataset)
+            crs, transform = chip_layout.placed(dataset)
             tagged = of_bands.alpha_band(dataset) and not source.alpha
             if source.nodata is not None or (source.warped and (tagged or dataset.gcps[0])):
                 document = _corrected(dataset, source.nodata, crs, transform)
@@ -318,36 +318,15 @@ def open_dataset(
         if source and source.warped:
             x0, pixel_width, y0, pixel_height = source.transform
             declared = any(MaskFlags.nodata in flags for flags in dataset.mask_flag_enums)
-            straight = transform.b == 0 and transform.d == 0
-            smooth = not straight and not values.has_colours(dataset, source.bands)
+            smooth = not chip_layout.is_straight(transform) and not values.has_colours(dataset, source.bands)
             grid = {"crs": crs, "transform": Affine(pixel_width, 0, x0, 0, -pixel_height, y0)}
             grid |= {"width": source.width, "height": source.height}
             resampling = Resampling.bilinear if smooth else Resampling.nearest
             add_alpha = not declared and not source.alpha
-            dataset = stack.enter_context(WarpedVRT(dataset, **grid, resampling=resampling, add_alpha=add_alpha))
+            # Pixels stay as large as they are: of a turned picture that is not square GDAL takes them for larger ones, and blurs.
+            scale = {"XSCALE": 1, "YSCALE": 1}
+            dataset = stack.enter_context(WarpedVRT(dataset, **grid, resampling=resampling, add_alpha=add_alpha, **scale))
         yield dataset, file
-
-
-def placed(dataset) -> tuple:
-    """Return coordinate system and affine transform of a raster, from its ground control points where it has no others.
-
-    Raises:
-        DataError: The points do not fit an affine transform, to half a pixel on average.
-    """
-    points, crs = dataset.gcps
-    if not points or not dataset.transform.is_identity:
-        return dataset.crs, dataset.transform
-    from rasterio.transform import from_gcps
-
-    transform = from_gcps(points)
-    across = np.hypot(transform.a, transform.d)
-    away = [np.hypot(*np.subtract(transform * (point.col, point.row), (point.x, point.y))) / across for point in points]
-    if len(points) < 3 or not np.mean(away) <= 0.5:
-        raise DataError(
-            f"{shown(dataset.name)} has {len(points)} ground control points that no straight grid fits: warp it first, as with "
-            "gdalwarp -tps IN OUT.tif"
-        )
-    return crs, transform
 
 
 def _corrected(dataset, nodata: float | None, crs, transform) -> str:

@@ -112,3 +112,23 @@ def test_a_band_that_changed_its_place_is_refused_when_it_is_read(tmp_path):
     deliver(tmp_path, {"x_B03.tif": 3}, transform=from_origin(0, 4_300_000, 10, 10))
     with pytest.raises(DataError, match="other ground"):
         pixels(sources, table)
+
+
+def test_masks_and_points_of_bands_are_kept_and_the_finest_grid_of_turned_ones(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    values, holds = picture(64, 64), np.ones((64, 64), bool)
+    holds[:, :40] = False
+    for number, band in zip((4, 3, 2), values):
+        coarse = 2 if number == 4 else 1
+        stored = band[::coarse, ::-coarse] if coarse == 1 else band[::2, ::2][:, ::-1]
+        grid = from_origin(460_000, 4_300_000, 10, 10) * rasterio.Affine(-coarse, 0, 64, 0, coarse, 0)
+        path = write(tmp_path / "in" / f"S2_B0{number}.tif", stored, crs=None, transform=rasterio.Affine.identity())
+        corners = [(0, 0), (stored.shape[0], 0), (0, stored.shape[1]), stored.shape]
+        with rasterio.open(path, "r+") as file:
+            points = [rasterio.control.GroundControlPoint(row, column, *(grid * (column, row)), 0) for row, column in corners]
+            file.gcps = points, rasterio.CRS.from_epsg(32629)
+            file.write_mask(holds[::coarse, ::coarse][:, ::-1])
+    sources, table, _ = chips(tmp_path, size_px=64, min_valid_share=0)
+    assert (sources[0].width, sources[0].height) == (64, 64)
+    ((got, _),) = pixels(sources, table)
+    assert not got[:, :40].any() and np.array_equal(got[:, 40:, 1:], values[1:, :, 40:].transpose(1, 2, 0))

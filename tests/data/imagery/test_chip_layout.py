@@ -176,3 +176,12 @@ def test_no_points_and_no_room_stop_before_any_work(tmp_path):
         chips(path)
     with pytest.raises(DataError, match="point not in the imagery"):
         chips(path, place="landmark", points=[(0.0, 0.0), (float("nan"), 1.0)])
+
+
+def test_no_chip_of_a_low_raster_is_lost_where_the_scale_changes_along_it(tmp_path, caplog):
+    # Polar stereographic: a chip of so many metres takes more pixels the further it is from the pole.
+    path = write(tmp_path / "a.tif", picture(24, 138), crs="EPSG:3031", transform=from_origin(2_000_000, 302_400, 114, 114))
+    sources, table, _ = chips(path, size_px=31, size_m=77.5 * 114, cover_edges=True)
+    assert (table["left_px"] + table["width_px"]).max() > 137 and len(table) == 6
+    assert "its chips take 24 x 24 of them" in caplog.text
+    assert len(pixels(sources, table)) == 6

@@ -132,6 +132,33 @@ def test_rotated_raster_is_turned_north_up(tmp_path):
     assert {why for _, why in pixels(sources, table)} == {None, "all nodata", "too little data"}
 
 
+def test_raster_turned_by_a_quarter_shows_the_same_pixels(tmp_path):
+    array = picture(40, 90)
+    upright = chips(write(tmp_path / "a.tif", array))
+    assert not upright[0][0].warped
+    sideways = Affine(0, 10, 460_000, -10, 0, 4_300_000)
+    turned = chips(write(tmp_path / "b.tif", array.transpose(0, 2, 1), transform=sideways))
+    assert (turned[0][0].width, turned[0][0].height) == (90, 40)
+    assert upright[1]["left_px"].equals(turned[1]["left_px"])
+    for (one, _), (two, _) in zip(pixels(*upright[:2]), pixels(*turned[:2]), strict=True):
+        assert np.array_equal(one, two)
+
+
+def test_long_turned_raster_is_as_sharp_as_it_was(tmp_path):
+    array = np.full((3, 60, 240), 50, np.uint8)
+    array[:, :, ::2] = 250
+    turn = Affine.translation(460_000, 4_300_000) * Affine.rotation(80) * Affine.scale(10, -10)
+    sources, table, _ = chips(write(tmp_path / "a.tif", array, transform=turn), size_px=16)
+    contrasts = [got.std() for got, _ in pixels(sources, table) if got is not None]
+    assert len(contrasts) > 5 and min(contrasts) > 40
+
+
+def test_folder_that_is_called_as_a_raster_is_none(tmp_path):
+    write(tmp_path / "scene.tif" / "a.tif", picture(32, 32))
+    (source,) = imagery.open_imagery(str(tmp_path), options())
+    assert source.file == "scene.tif/a.tif" and source.notes == ()
+
+
 def test_coarser_chips_come_from_overviews(tmp_path):
     array = np.zeros((3, 512, 512), np.uint8)
     array[:, 1::2, :] = 200  # nearest-neighbour overviews keep the even rows only
