@@ -119,6 +119,27 @@ def chip_matches(rows: Sequence[Mapping[str, object]], pictures: Sequence[np.nda
     return Html(markup.stylesheet("queries.css") + "".join(map(str.__add__, titles, grids)))
 
 
+def chips_beside(answers: Mapping[str, tuple[Sequence[Mapping[str, object]], Sequence[np.ndarray | None]]]) -> Html:
+    """Lay the chips with which several models answer the same queries side by side: a row for each query, a column for each model.
+
+    Args:
+        answers: By what to call the model, rows and pictures as for `chip_matches`.
+    """
+    blocks = []
+    for text in dict.fromkeys(row["text"] for rows, _ in answers.values() for row in rows):
+        columns = ""
+        for name, (rows, pictures) in answers.items():
+            cells = []
+            for row, image in zip(rows, pictures, strict=True):
+                if row["text"] == text:
+                    place = f"{row['lat']:.2f}°, {row['lon']:.2f}°: {row['score']:.2f}"
+                    shown = np.zeros((8, 8, 3), np.uint8) if image is None else image
+                    cells.append({"image": shown, "alt": f"{name}: {row['key']}", "badge": row["rank"], "caption": place})
+            columns += f"<div><p>{escape(str(name))}</p>{gallery(cells, thumbnail_px=90)}</div>"
+        blocks.append(f'<p class="rsvlm-query">“{escape(str(text))}”</p><div class="rsvlm-columns">{columns}</div>')
+    return Html(markup.stylesheet("queries.css") + "".join(blocks))
+
+
 def scenes_beside(answers: Mapping[str, object]) -> Html:
     """Lay the answers of several models for one scene side by side: for each text the scene, and a map of confidence of each model.
 

@@ -24,7 +24,7 @@ def port_names(names):
             result.append(f"_blocks.{block}.{parts[match[2]]}.{match[3]}")
         else:
             part, end = name.split(".")
-            result.append(f"{ {new: old for old, new in efficientnet_lite.ENDS.items()}[part]}.{end}")
+            result.append(f"{ {new: old for old, new in efficientnet_lite.ENDS.items()}[part] }.{end}")
     return result
 
 
