@@ -92,7 +92,7 @@ Markdown("; ".join(told) + "." + alone)
 # %% [markdown]
 # ## The scene
 #
-# Without imagery of yours, it is that of [](15_scene): the Mediterranean, 600 by 300 pixels, 7.4 km to a pixel.
+# Without imagery of yours, it is that of [](15_scene): the Mediterranean, 600 by 300 pixels.
 
 # %%
 work = Path(tempfile.mkdtemp())
@@ -271,8 +271,8 @@ Markdown(
 #
 # ```bash
 # rsvlm search harbour.tif --text "a harbour with ships" --model open_clip:ViT-B-32:RemoteCLIP-ViT-B-32.pt --out found
-# rsvlm run notebooks/17_which_model.ipynb -p imagery harbour.tif -p queries "ships; a house" \
-#     -p models "['open_clip:ViT-B-32:RemoteCLIP-ViT-B-32.pt', 'timm:tf_efficientnet_lite0']"
+# rsvlm run notebooks/17_which_model.ipynb -p imagery=harbour.tif -p queries="ships; a house" \
+#     -p models="['open_clip:ViT-B-32:RemoteCLIP-ViT-B-32.pt', 'timm:tf_efficientnet_lite0']"
 # ```
 
 # %% tags=["hide-input"]
@@ -296,8 +296,8 @@ Markdown(
 # %% [markdown]
 # ### Three edits to try
 #
-# - `-p models "['hf:FOLDER', 'open_clip:ViT-B-32:FILE']"`: models of yours, on the same ground.
-# - `-p queries "..."`: sentences as long as the training captions, in place of single words.
+# - `-p models="['hf:FOLDER', 'open_clip:ViT-B-32:FILE']"`: models of yours, on the same ground.
+# - `-p queries="..."`: sentences as long as the training captions, in place of single words.
 # - Twenty examples in place of five, or their mean: what does a picture model gain?
 
 # %% tags=["hide-input"]
