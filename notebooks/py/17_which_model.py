@@ -139,7 +139,7 @@ Markdown("; ".join(lines) + "." if lines else "")
 
 # %%
 first = next(iter(encoders.values()))
-step = 1.0 if few else 0.5
+step = 2.0 if few else 0.5
 for number, one in enumerate(encoders.values()):
     archive.index(scene, one, work / f"index-{number}", size_px=first.image_size, stride=step, progress=False)
 found, examples = {}, {}
@@ -189,10 +189,10 @@ def labelled(split, limit):
 
 
 # %%
-test_pictures, truth = labelled("test", 60 if few else 400)
+test_pictures, truth = labelled("test", 36 if few else 400)
 train_pictures, known = labelled("train", 40 if few else 200)
 covers = [c for c in ground_cover.COVERS if min(truth[c].sum(), (~truth[c]).sum()) >= 3 and known[c].any()]
-shown = {cover: np.flatnonzero(known[cover])[:5] for cover in covers}
+shown = {cover: np.flatnonzero(known[cover])[: 2 if few else 5] for cover in covers}
 needed = sorted({int(i) for rows in shown.values() for i in rows})
 
 
