@@ -19,13 +19,14 @@ from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, canvas
 from rsvlm.errors import DataError
 
 
-def gallery(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160) -> Html:
+def gallery(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160, whole: bool = False) -> Html:
     """Lay images out in a grid that fits a phone as well as a desk.
 
     Args:
         items: One mapping per image: `image` (a PIL image, or `[H W 3]` uint8), `alt` (what it shows), and, where wanted,
             `caption` (text below) and `badge` (a few letters in the corner: a rank, a score).
         thumbnail_px: Longest side of a thumbnail, in pixels.
+        whole: Show images in their own shape, in place of the square in their middle.
 
     Returns:
         A self-contained grid; captions are text, never markup.
@@ -46,8 +47,9 @@ def gallery(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160) -> H
             f'<figure><div><img class="dark-light" loading="lazy" alt="{escape(str(item["alt"]))}" '
             f'src="{markup.data_uri("webp", markup.webp(image, quality=72))}">{badge}</div>{caption}</figure>'
         )
-    style = markup.stylesheet("gallery.css").replace("160px", f"{thumbnail_px}px")
-    return Html(f'{style}<div class="rsvlm-gallery">{"".join(cells)}</div>')
+    kind = "rsvlm-gallery rsvlm-whole" if whole else "rsvlm-gallery"
+    grid = f'<div class="{kind}" style="--rsvlm-side: {thumbnail_px}px">{"".join(cells)}</div>'
+    return Html(markup.stylesheet("gallery.css") + grid)
 
 
 def text_to_image(queries: Sequence[Mapping[str, object]]) -> Html:
@@ -119,6 +121,27 @@ def chip_matches(rows: Sequence[Mapping[str, object]], pictures: Sequence[np.nda
     return Html(markup.stylesheet("queries.css") + "".join(map(str.__add__, titles, grids)))
 
 
+def chips_beside(answers: Mapping[str, tuple[Sequence[Mapping[str, object]], Sequence[np.ndarray | None]]]) -> Html:
+    """Lay the chips with which several models answer the same queries side by side: a row for each query, a column for each model.
+
+    Args:
+        answers: By what to call the model, rows and pictures as for `chip_matches`.
+    """
+    blocks = []
+    for text in dict.fromkeys(row["text"] for rows, _ in answers.values() for row in rows):
+        columns = ""
+        for name, (rows, pictures) in answers.items():
+            cells = []
+            for row, image in zip(rows, pictures, strict=True):
+                if row["text"] == text:
+                    place = f"{row['lat']:.2f}°, {row['lon']:.2f}°: {row['score']:.2f}"
+                    shown = np.zeros((8, 8, 3), np.uint8) if image is None else image
+                    cells.append({"image": shown, "alt": f"{name}: {row['key']}", "badge": row["rank"], "caption": place})
+            columns += f"<div><p>{escape(str(name))}</p>{gallery(cells, thumbnail_px=90)}</div>"
+        blocks.append(f'<p class="rsvlm-query">“{escape(str(text))}”</p><div class="rsvlm-columns">{columns}</div>')
+    return Html(markup.stylesheet("queries.css") + "".join(blocks))
+
+
 def scenes_beside(answers: Mapping[str, object]) -> Html:
     """Lay the answers of several models for one scene side by side: for each text the scene, and a map of confidence of each model.
 
@@ -138,7 +161,7 @@ def scenes_beside(answers: Mapping[str, object]) -> Html:
             )
             heat = heat_image(np.nan_to_num(answer.heat[number]), side_px=2 * 240)
             cells.append({"image": heat, "alt": f"{name}: confidence of “{text}”: {told}", "caption": f"{name}: {told}"})
-        blocks.append(f'<p class="rsvlm-query">“{escape(text)}”</p>{gallery(cells, thumbnail_px=240)}')
+        blocks.append(f'<p class="rsvlm-query">“{escape(text)}”</p>{gallery(cells, thumbnail_px=240, whole=True)}')
     return Html(markup.stylesheet("queries.css") + "".join(blocks))
 
 

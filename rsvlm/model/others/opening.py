@@ -35,8 +35,9 @@ def open_encoder(where: str | Path, device: str = "auto") -> Encoder:
             `open_clip:hf-hub:ORG/NAME[@REVISION]`: such a folder of a hub, fetched unless it is in the cache.
             `hf:FOLDER` or `hf:ORG/NAME[@REVISION]`: a CLIP, SigLIP or SigLIP 2 saved by transformers, with its tokenizer and image
             processor; the second is fetched unless it is in the cache.
-            `timm:NAME:FILE` or `timm:NAME[.TAG]`: a vision tower of timm, with weights of a file or, fetched unless they are in
-            the cache, those that timm names. It reads no texts: queries are pictures.
+            `timm:NAME:FILE` or `timm:NAME[.TAG]`: a vision tower of timm, with weights of a file; of an installed package (for
+            `tf_efficientnet_lite0`, the demo's); or, fetched unless they are in the cache, those that timm names. It reads no
+            texts: queries are pictures.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:

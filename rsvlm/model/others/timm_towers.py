@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from rsvlm.errors import ModelError
 from rsvlm.model.encoder import Encoder, Patches, at_places, in_heads, joined, mean_pooling, split_pooling
-from rsvlm.model.others import reading
+from rsvlm.model.others import efficientnet_lite, reading
 from rsvlm.model.others.towers import tried
 from rsvlm.records.files import file_sha256
 
@@ -32,12 +32,16 @@ CLASSIFIERS = ("head.", "classifier.", "fc.", "head_dist.")
 
 
 def open_model(where: str, device: torch.device) -> Encoder:
-    """Open a tower of timm by its name, and weights of a file or those that timm names. Raises as `opening.open_encoder`."""
+    """Open a tower of timm by its name, and weights of a file, of an installed package, or those that timm names.
+
+    Raises as `opening.open_encoder`.
+    """
     name, _, file = where.partition(":")
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), 5)
         raise ModelError(f"timm knows no model '{name}'" + f": did you mean {', '.join(near)}?" * bool(near))
     revision = ""
+    file = file or str(efficientnet_lite.packaged(name) or "")
     if not file:
         settings = timm.get_pretrained_cfg(name)
         if settings is None or not settings.hf_hub_id:
@@ -46,6 +50,8 @@ def open_model(where: str, device: torch.device) -> Encoder:
         file = str(folder / "model.safetensors")
     trunk = timm.create_model(name, num_classes=0)
     state = reading.read_state(file)
+    if efficientnet_lite.is_port(state):
+        state = efficientnet_lite.renamed(state, trunk.state_dict(), file)
     reading.fill(trunk, state, file, CLASSIFIERS)
     label = f"timm:{name}" + f":{Path(file).name}" * (not revision)
     encoder = TimmEncoder(label, trunk.eval().to(device), lambda: file_sha256(Path(file)))

@@ -24,3 +24,25 @@ def test_a_mask_tells_right_from_too_much_and_too_little():
 
 def test_one_value_everywhere_is_a_picture_too():
     assert np.ptp(galleries.heat_image(np.ones((2, 2)), 1, 1).reshape(-1, 3), axis=0).tolist() == [0, 0, 0]
+
+
+def test_chips_of_several_models_stand_beside_each_other_query_by_query():
+    picture = np.zeros((4, 4, 3), np.uint8)
+    rows = [
+        {"text": text, "rank": 1, "score": 0.5, "key": "k", "lat": 1.0, "lon": 2.0}
+        for text in ("a <b>harbour</b>", "a runway")
+    ]
+    shown = str(galleries.chips_beside({"one": (rows, [picture, None]), "<two>": (rows[:1], [picture])}))
+    assert shown.count('class="rsvlm-query"') == 2 and shown.count("<img") == 3 and "1.00°, 2.00°: 0.50" in shown
+    assert "a &lt;b&gt;harbour" in shown and "&lt;two&gt;" in shown and "<two>" not in shown
+
+
+def test_each_grid_keeps_its_own_size_and_shape():
+    item = {"image": np.zeros((4, 8, 3), np.uint8), "alt": "a scene"}
+    small, large = (
+        str(galleries.gallery([item], **how)) for how in ({"thumbnail_px": 90}, {"thumbnail_px": 240, "whole": True})
+    )
+    rules = [part[: part.index("</style>")] for part in (small, large)]
+    assert rules[0] == rules[1], "sizes in a style sheet would hold for all grids of a page"
+    assert "--rsvlm-side: 90px" in small and "--rsvlm-side: 240px" in large
+    assert 'class="rsvlm-gallery rsvlm-whole"' in large and 'class="rsvlm-gallery"' in small
