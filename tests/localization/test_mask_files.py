@@ -163,3 +163,17 @@ def test_pictures_beyond_the_map_are_told(tmp_path):
     pixels = np.random.default_rng(0).integers(1, 256, (3, 32, 96), dtype=np.uint8)
     items, skipped = imagery(tmp_path, pixels, [[(2, 2), (9, 2), (9, 9), (2, 2)]])
     assert len(items) == 3 and skipped == {"picture beyond all shapes of the map: taken as empty": 2}
+
+
+def test_the_outline_of_a_picture_is_told_and_not_only_the_box_around_it(tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 256, (3, 32, 32), dtype=np.uint8)
+    (item,), _ = imagery(tmp_path, pixels, [[(2, 2), (9, 2), (9, 9), (2, 2)]])
+    from pyproj import Transformer
+
+    to_grid = Transformer.from_crs("EPSG:4326", "EPSG:32629", always_xy=True)
+    corners = [to_grid.transform(*place) for place in item.record["outline_lonlat"]]
+    east, north = 460_000 + 320, 4_300_000 - 320
+    assert np.allclose(corners, [(460_000, 4_300_000), (east, 4_300_000), (east, north), (460_000, north)], atol=0.01)
+    west, south, east, north = item.record["footprint_lonlat"]
+    lons, lats = zip(*item.record["outline_lonlat"])
+    assert np.allclose([west, south, east, north], [min(lons), min(lats), max(lons), max(lats)], atol=1e-7)
