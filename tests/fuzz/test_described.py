@@ -114,6 +114,10 @@ CHIPS = st.builds(
 DRAWN = st.lists(things(), min_size=1, max_size=9)
 
 
+def is_plain(shape) -> bool:
+    return shape.is_empty or shapely.get_dimensions(shape) < 2 or shapely.dwithin(shape.buffer(-1e-3), shape.centroid, 0)
+
+
 def told(record: dict) -> list[tuple]:
     """Return what is told of each landmark, but for sizes: what ranks equal may come in any order."""
     said = ("category", "name", "position", "by_sector", "count", "visible", "hidden_because", "cut")
@@ -124,6 +128,8 @@ def told(record: dict) -> list[tuple]:
 
 @fuzz(drawn=DRAWN, chip=CHIPS, degrees=st.integers(-170, 170))
 def test_a_turned_picture_of_a_turned_ground_tells_the_same(drawn, chip, degrees):
+    # The middle of what bends around it is a point of it, and which one is not told.
+    drawn = [thing for thing in drawn if is_plain(thing[2].intersection(chip.within))]
     straight = Chip(chip.lat, chip.lon, 0.0)
     turned = Chip(chip.lat, chip.lon, float(degrees))
     first, second = (told(described(ground(drawn, one), one)) for one in (straight, turned))
@@ -160,7 +166,7 @@ def test_a_crop_names_nothing_that_is_outside_it(drawn, chip, at, seed):
         assert any(mark["category"] == category and mark["name"] in (name, None) for category, name in inside), mark
         assert any(mark["category"] == one["category"] and mark["name"] == one["name"] for one in whole["landmarks"])
         for key in ("lon", "lat"):
-            assert crop.ring[:, key == "lat"].min() - 1e-6 <= mark[key] <= crop.ring[:, key == "lat"].max() + 1e-6
+            assert crop.ring[:, int(key == "lat")].min() - 1e-6 <= mark[key] <= crop.ring[:, int(key == "lat")].max() + 1e-6
         area = sum(shape.intersection(crop.within).area for category, _, shape in drawn if category == mark["category"])
         assert (mark["share"] or 0.0) <= area / 0.25 + 0.01
     text = " ".join(grammar.write_map(part, random.Random(seed)).values())

@@ -245,12 +245,10 @@ def _reached_by_strips(shape: np.ndarray, kind: np.ndarray, frame: _Frame) -> np
     """Return `(P, 9)`, bool, the sectors with a tenth of an area that is long and thin, as a river or a railway yard."""
     reaches = np.zeros((len(shape), 9), bool)
     areas = np.flatnonzero(kind == AREA)
-    west, south, east, north = shapely.bounds(shape[areas]).reshape(-1, 4).T
-    span = np.hypot(east - west, north - south)
     side = np.minimum(np.hypot(*frame.right[areas].T), np.hypot(*frame.up[areas].T))
-    thickness = 2 * shapely.area(shape[areas]) / np.maximum(shapely.length(shape[areas]), 1e-9)
-    # Longer than a sector, and at least three times as long as it is wide.
-    strips = areas[(span > side / 3) & (thickness < span / 4)]
+    area, outline = shapely.area(shape[areas]), shapely.length(shape[areas])
+    # As a rectangle longer than a sector, and at least three times as long as it is wide.
+    strips = areas[(outline * 3 / 8 > side / 3) & (4 * area < 3 / 16 * outline**2)]
     if len(strips):
         ticks = np.arange(4) / 3 - 0.5
         corners = np.stack(np.meshgrid(ticks, ticks), axis=-1)
