@@ -149,12 +149,14 @@ def as_table(folder: Path, rows: list[dict], form: str) -> Path:
         about["crs"] = UTM
     if form.startswith("shp"):
         _, encoding, told = form.split()
-        about |= {"geometry_type": shapely.get_type_id(flat[0]) == 0 and "Point" or "Unknown", "encoding": encoding}
+        about["encoding"] = encoding
         about["geometry_type"] = {0: "MultiPoint", 1: "MultiLineString", 2: "MultiPolygon"}[shapely.get_dimensions(flat[0])]
         many = {0: shapely.multipoints, 1: shapely.multilinestrings, 2: shapely.multipolygons}[shapely.get_dimensions(flat[0])]
         flat = np.array([None if shape is None else many(shapely.get_parts(shape)) for shape in flat], object)
     path = folder / f"map.{form.split()[0]}"
-    pyogrio.raw.write(path, shapely.to_wkb(flat), cells, **about)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # shapefiles have short names of columns
+        pyogrio.raw.write(path, shapely.to_wkb(flat), cells, **about)
     if form.startswith("shp") and told == "untold":
         path.with_suffix(".cpg").unlink(missing_ok=True)
         data = bytearray(path.with_suffix(".dbf").read_bytes())
