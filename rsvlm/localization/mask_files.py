@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from rsvlm.data.imagery import sources as imagery
+from rsvlm.data.imagery import ground, sources as imagery
 from rsvlm.data.landmarks import describe
 from rsvlm.data.maps import features, files as map_files
 from rsvlm.data.maps.taxonomy import taxonomy
@@ -249,17 +249,21 @@ class Polygons:
             if not rows:
                 continue
             chips, draw, extent = chips.iloc[rows], self._drawing(source, raws), _extent(raws)
-            for row, (picture, reason) in zip(chips.to_dict("records"), imagery.read(source, chips), strict=True):
+            outlines = ground.outlines([source], chips)
+            beyond = _beyond(outlines, extent)
+            read = zip(chips.to_dict("records"), imagery.read(source, chips), outlines, beyond, strict=True)
+            for row, (picture, reason), outline, nothing_near in read:
                 if picture is None:
                     skipped[f"picture: {reason}"] += 1
                     continue
                 masks, boxes = joined(draw(row))
-                where = {"footprint_lonlat": [row[side] for side in ("west", "south", "east", "north")], "boxes": boxes}
+                where = {"footprint_lonlat": [row[side] for side in ("west", "south", "east", "north")]}
+                where |= {"outline_lonlat": outline.tolist(), "boxes": boxes}
                 # Pixels without data are black, and hardly any others are.
                 black = shapes.components(~picture.any(2), MIN_BLACK_PX) > 0
                 if black.any():
                     skipped["picture with pixels without data: not scored there"] += 1
-                if not masks and _beyond(row, extent):
+                if not masks and nothing_near:
                     skipped["picture beyond all shapes of the map: taken as empty"] += 1
                 unknown = {EVERY: black} if black.any() else {}
                 yield prefix + row["key"], images.encode_png(picture, compress_level=1), masks, where, unknown
@@ -307,10 +311,10 @@ def _extent(raws: list[map_files.Raw]) -> tuple[float, float, float, float]:
     return (*bounds[:, :2].min(0), *bounds[:, 2:].max(0)) if len(bounds) else (-180, -90, 180, 90)
 
 
-def _beyond(chip: dict, extent: tuple[float, float, float, float]) -> bool:
-    """Tell whether a chip lies outside the box around all shapes, where perhaps nobody drew any."""
-    west, south, east, north = extent
-    return chip["east"] < west or chip["west"] > east or chip["north"] < south or chip["south"] > north
+def _beyond(outlines: np.ndarray, extent: tuple[float, float, float, float]) -> np.ndarray:
+    """Tell which chips `(N, 4k, 2)` lie outside the box around all shapes, where perhaps nobody drew any."""
+    shapely = need("shapely", "data")
+    return ~shapely.intersects(shapely.polygons(outlines), shapely.box(*extent))
 
 
 def _shapes(path: Path, skipped: Counter) -> Iterator[map_files.Raw]:

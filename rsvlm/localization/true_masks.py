@@ -40,7 +40,8 @@ class Item:
         image: Encoded bytes, for `images.decode`.
         masks: Class → (H, W) bool of the picture's size; a class that is nowhere in it is left out.
         record: `boxes`, where the data tell single things: class → (n, 4) float left, top, right, bottom in pixels; and what else
-            is known: `file`, `footprint_lonlat`; and `boxes_alone`, likewise, of things of which no mask is known.
+            is known: `file`, `footprint_lonlat` (the box around it), `outline_lonlat` (as of `imagery.ground.outlines`); and
+            `boxes_alone`, likewise, of things of which no mask is known.
         unknown: Class → (H, W) bool, where nobody knows whether the class is there; `mask_reading.EVERY` stands for all classes.
     """
 

@@ -81,6 +81,14 @@ test("hidden landmarks have a broken line, and those without a place are only li
   assert.deepEqual(listed.map((line) => [line.textContent, line.className]), [[`${HOSTILE}, lake`, undefined], ["b, lake", "off"], ["c, lake", "off"]]);
 });
 
+test("a chip that is turned has its outline, and not the box around it", () => {
+  const map = new FakeMap(400);
+  const ring = [[1, 0.1], [0.9, 1], [0, 0.9], [0.1, 0]];
+  drawChips(map, [{ ...chip("a"), o: ring }, chip("b")], ["#0", "#1", "#2", "#3"]);
+  assert.deepEqual(map.of("polygon").map((layer) => layer.made[0]), [ring]);
+  assert.equal(map.of("rectangle").length, 1);
+});
+
 const region = { t: [HOSTILE], p: [[[[1, 2], [3, 2], [3, 4]]]] };
 const scene = {
   scene: HOSTILE, image: "data:,", h: 10, w: 20, threshold: 0.5, colour: "#0", scale: "none", note: "here",

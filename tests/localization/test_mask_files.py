@@ -224,3 +224,17 @@ def test_a_mask_is_turned_upright_as_its_picture_is(tmp_path):
         stored = np.rot90(mask) if folder == "masks" else np.zeros((30, 20, 3), np.uint8)
         Image.fromarray(np.ascontiguousarray(stored)).save(root / folder / "a.png", exif=exif)
     np.testing.assert_array_equal(read(root)[0][0].masks["road"], mask == 1)
+
+
+def test_the_outline_of_a_picture_is_told_and_not_only_the_box_around_it(tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 256, (3, 32, 32), dtype=np.uint8)
+    (item,), _ = imagery(tmp_path, pixels, [[(2, 2), (9, 2), (9, 9), (2, 2)]])
+    from pyproj import Transformer
+
+    to_grid = Transformer.from_crs("EPSG:4326", "EPSG:32629", always_xy=True)
+    corners = [to_grid.transform(*place) for place in item.record["outline_lonlat"]]
+    east, north = 460_000 + 320, 4_300_000 - 320
+    assert np.allclose(corners, [(460_000, 4_300_000), (east, 4_300_000), (east, north), (460_000, north)], atol=0.01)
+    west, south, east, north = item.record["footprint_lonlat"]
+    lons, lats = zip(*item.record["outline_lonlat"])
+    assert np.allclose([west, south, east, north], [min(lons), min(lats), max(lons), max(lats)], atol=1e-7)

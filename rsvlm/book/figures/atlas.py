@@ -121,7 +121,7 @@ def chips_map(items: Sequence[Mapping[str, object]], thumbnail_px: int = 256) ->
 
     Args:
         items: `{record, image}` per chip: the JSON of a sample (`key bbox_lonlat captions landmarks`, and where there are any
-            `split caption_kinds attribution gsd_m`) and its picture, (H, W, 3) uint8. Some dozens make a page of a few megabytes.
+            `split caption_kinds attribution gsd_m outline_lonlat`) and its picture, (H, W, 3) uint8. Some dozens make a page of a few megabytes.
         thumbnail_px: Longest side of a picture, in pixels.
 
     Returns:
@@ -146,15 +146,40 @@ def chips_map(items: Sequence[Mapping[str, object]], thumbnail_px: int = 256) ->
     return page
 
 
+def _as_it_lies(image: Image.Image, record: Mapping) -> tuple[Image.Image, list | None]:
+    """Lay the picture of a chip that is turned, or slants, into the box around it; return also its outline, of latitude and longitude.
+
+    A chip that is its box, or tells no outline, keeps its picture and has None.
+    """
+    ring = np.array(record.get("outline_lonlat") or [], float)
+    if not len(ring):
+        return image, None
+    west, south, east, north = record["bbox_lonlat"]
+    nw, ne, se, sw = (ring[:: len(ring) // 4] - [west, north]) / [east - west, south - north]
+    if np.abs(np.stack([nw, ne, se, sw]) - [[0, 0], [1, 0], [1, 1], [0, 1]]).max() * max(image.size) < 0.5:
+        return image, None
+    right, down = (ne - nw + se - sw) / 2, (sw - nw + se - ne) / 2
+    size = np.array(image.size, float)
+    to_picture = np.linalg.inv(np.stack([right, down], axis=1))
+    corner = (nw + ne + se + sw) / 4 - (right + down) / 2
+    rows = np.column_stack([to_picture / size * size[:, None], -(to_picture @ corner) * size])
+    lying = image.convert("RGBA").transform(
+        image.size, Image.Transform.AFFINE, tuple(rows.ravel()), Image.Resampling.BILINEAR, fillcolor=(0, 0, 0, 0)
+    )
+    return lying, ring[:, ::-1].round(7).tolist()
+
+
 def _chip(item: Mapping[str, object], thumbnail_px: int) -> dict:
     """What `chips_map.js` draws and says of one chip."""
     record, image = dict(item["record"]), Image.fromarray(np.asarray(item["image"]))
     image.thumbnail((thumbnail_px, thumbnail_px), Image.Resampling.LANCZOS)
     kinds = [*record.get("caption_kinds", []), *("caption" for _ in record["captions"])]
+    image, outline = _as_it_lies(image, record)
     scale = f", {record['gsd_m']:.2f} m per pixel" if "gsd_m" in record else ""
     return {
         "k": str(record["key"]),
         "b": record["bbox_lonlat"],
+        "o": outline,
         "h": f"{record.get('split', '')}{scale}".strip(", "),
         "i": markup.data_uri("webp", markup.webp(image, quality=75)),
         "c": [[str(kind), str(text)] for kind, text in zip(kinds, record["captions"], strict=False)],

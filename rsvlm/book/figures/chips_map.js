@@ -72,7 +72,8 @@ function drawChips(map, chips, colours) {
 
   chips.forEach((chip, at) => {
     L.imageOverlay(chip.i, boundsOf(chip), { alt: `Chip ${chip.k}`, interactive: true }).on("click", () => show(at)).addTo(map);
-    L.rectangle(boundsOf(chip), { color: colours[3], weight: 1, fill: false, interactive: false }).addTo(map);
+    const frame = { color: colours[3], weight: 1, fill: false, interactive: false };
+    (chip.o ? L.polygon(chip.o, frame) : L.rectangle(boundsOf(chip), frame)).addTo(map);
     for (const landmark of chip.l) if (landmark.g) outline(landmark, colours, map);
   });
   fit(chips[0]); // the panel has no width before the map has a place

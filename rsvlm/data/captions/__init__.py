@@ -6,5 +6,6 @@ In: records of chips with landmarks. Out: captions, each kept, repaired or rejec
     prompts       what a captioner is told; templates/ has the texts
     clients       the offline grammar, Gemini, servers that speak OpenAI's protocol
     grammar       captions without a model; sentences is what it knows of English
-    audit         what a caption may not say; audit_rules has the single rules, audit_extents that on shares
+    audit         what a caption may not say; audit_rules has the single rules, audit_extents that on shares,
+                  audit_outlines where things lie
 """

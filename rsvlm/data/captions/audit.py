@@ -120,7 +120,7 @@ def check(
         captions: Texts by kind.
         record: The sample's record; `landmarks` with name, names, category, position, lon, lat, count, share and visible are
             read,
-            `relations`, and `bbox_lonlat` to place the outline of what reaches over several sectors.
+            `relations`, and `outline_lonlat` or `bbox_lonlat` to place the outline of what reaches over several sectors.
         language: ISO 639-1 code of the language wanted. Names, counts and directions are judged in English only.
         max_words: Longer captions are rejected.
         detect: From a text to the code of its language or none, as `language_detector()`; without it scripts and the commonest

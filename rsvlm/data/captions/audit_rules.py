@@ -17,10 +17,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from rsvlm.data.captions import grammar
-from rsvlm.data.landmarks.directions import COMPASS, SECTORS, opposite, sectors
+from rsvlm.data.captions import audit_outlines, grammar
+from rsvlm.data.landmarks.directions import COMPASS, SECTORS, opposite
 
 WORST = ("instruction", "markup")
 """Of `grammar.UNSAYABLE`, what condemns a whole caption, whatever its other sentences say."""
@@ -44,7 +42,7 @@ class Scene:
     counts: Mapping[str, tuple[int, int]]  # by folded category word: visible things at least, and all with the hidden ones
     pieces: frozenset[str]  # category words of what is not counted, as roads
     marks: tuple[Mapping, ...]  # all landmarks
-    bbox: tuple[float, ...]  # west, south, east, north; empty where it is not known
+    corners: tuple[tuple[float, float], ...]  # of the picture in degrees, clockwise from the upper left; empty: not known
     relations: Mapping[tuple[int, int], str]  # direction from one landmark to another, by their numbers
 
     @staticmethod
@@ -87,7 +85,7 @@ class Scene:
             counts,
             frozenset(pieces),
             marks,
-            tuple(record.get("bbox_lonlat") or ()),
+            audit_outlines.corners_of(record),
             relations,
         )
 
@@ -444,35 +442,11 @@ def _misplaced(scene: Scene, number: int, where: str) -> bool:
     by_sector = mark.get("by_sector")
     if not by_sector and not mark.get("geometry") and (mark.get("length_m") or mark.get("length_km")):
         return False  # a line whose course is not on the record
-    return not near and not (by_sector and by_sector[SECTORS.index(where)]) and where not in _touched(mark, scene.bbox)
-
-
-def _touched(mark: Mapping, bbox: tuple[float, ...]) -> set[str]:
-    """Sectors that a landmark's outline runs through."""
-    if not bbox or not isinstance(mark.get("geometry"), Mapping):
-        return set()
-    west, south, east, north = bbox
-    touched = set()
-    for line in _lines(mark["geometry"]):
-        unit = (np.array([point[:2] for point in line], float).T - [[west], [north]]) / [[east - west], [south - north]]
-        start, end = unit[:, : max(len(line) - 1, 1)], unit[:, min(len(line) - 1, 1) :]
-        places = (start + (end - start) * np.arange(9)[:, None, None] / 8).swapaxes(0, 1).reshape(2, -1)
-        touched.update(SECTORS[number] for number in sectors(*places[:, ((places >= 0) & (places <= 1)).all(axis=0)]))
-    return touched
-
-
-def _lines(shape) -> Iterator[list]:
-    """Yield the runs of points of a GeoJSON geometry, or of its coordinates, however deep."""
-    if isinstance(shape, Mapping):
-        for part in shape.get("geometries") or [shape.get("coordinates")]:
-            yield from _lines(part)
-    elif shape and isinstance(shape[0], (int, float)):
-        yield [shape]
-    elif shape and isinstance(shape[0][0], (int, float)):
-        yield shape
-    else:
-        for part in shape or ():
-            yield from _lines(part)
+    return (
+        not near
+        and not (by_sector and by_sector[SECTORS.index(where)])
+        and where not in audit_outlines.touched(mark, scene.corners)
+    )
 
 
 def _contradicts(scene: Scene, first: int, second: int | None, where: str) -> bool:

@@ -256,8 +256,9 @@ def _landmark(
     first, rows = members[0], pieces.feature[members]
     row, kind = int(rows[0]), pieces.kind[first]
     # How large the whole is, and how large its largest member.
-    area, length = float(pieces.area_m2[members].sum()), float(pieces.length_m[members].sum())
-    share = min(1.0, float(pieces.share[members].sum()))
+    once = _drawn_once(pieces.shape[members]) if kind == AREA else 1.0
+    area, length = once * float(pieces.area_m2[members].sum()), float(pieces.length_m[members].sum())
+    share = min(1.0, once * float(pieces.share[members].sum()))
     size = float((pieces.extent_m[first] if kind else index.size_m[row]) / gsd_m)
     # What is drawn twice is seen if either drawing says so.
     reason = int(hidden[members].min())
@@ -295,6 +296,15 @@ def _landmark(
         "cut": bool(pieces.cut[members].any()),
         **{name: _joined(columns[name], rows) for name in ("source", "licence", "attribution")},
     }
+
+
+def _drawn_once(areas: np.ndarray) -> float:
+    """Return the area that shapes cover together over the sum of their areas: less than 1 where some lie over others."""
+    first, second = shapely.STRtree(areas).query(areas, predicate="intersects")
+    if not (first != second).any():
+        return 1.0
+    together = shapely.area(shapely.union_all(areas)) / max(float(shapely.area(areas).sum()), 1e-30)
+    return float(together) if together < 0.999 else 1.0  # neighbours are measured at latitudes of their own
 
 
 def _joined(values: np.ndarray, rows: np.ndarray) -> str:

@@ -48,7 +48,9 @@ class Pieces:
     middle: np.ndarray  # `(P, 2)`, a point of it, in metres as `shape`
     lonlat: np.ndarray  # `(P, 2)`, the same in degrees, beyond 180 where the chip is
     sector: np.ndarray  # position in `directions.SECTORS` of its middle
-    reaches: np.ndarray  # `(P, 9)`, bool, the sector of its middle, those half under an area, those with a tenth of a line
+    reaches: (
+        np.ndarray
+    )  # `(P, 9)`, bool, the sector of its middle, those half under it, those with a tenth of a line or of a strip
 
 
 def cut_out(tree, geometry: np.ndarray, bounds: np.ndarray, kind: np.ndarray, rings: np.ndarray) -> Pieces | None:
@@ -186,7 +188,7 @@ def _measured(pairs: pd.DataFrame, frames: np.ndarray) -> Pieces:
         middle=middle,
         lonlat=lonlat.round(7),
         sector=sector,
-        reaches=_reaches(shape, kind, frame, sector, share),
+        reaches=_reaches(shape, kind, frame, sector, share) | _reached_by_strips(shape, kind, frame),
     )
 
 
@@ -236,6 +238,25 @@ def _reaches(shape: np.ndarray, kind: np.ndarray, frame: _Frame, sector: np.ndar
         shapely.prepare(shape[areas])
         covered = shapely.contains_xy(shape[areas][:, None], at[..., 0], at[..., 1])
         reaches[areas] |= (covered[..., None] & (_sectors(grid)[:, None] == np.arange(9))).sum(axis=1) >= 2
+    return reaches
+
+
+def _reached_by_strips(shape: np.ndarray, kind: np.ndarray, frame: _Frame) -> np.ndarray:
+    """Return `(P, 9)`, bool, the sectors with a tenth of an area that is long and thin, as a river or a railway yard."""
+    reaches = np.zeros((len(shape), 9), bool)
+    areas = np.flatnonzero(kind == AREA)
+    side = np.minimum(np.hypot(*frame.right[areas].T), np.hypot(*frame.up[areas].T))
+    area, outline = shapely.area(shape[areas]), shapely.length(shape[areas])
+    # As a rectangle longer than a sector, and at least three times as long as it is wide.
+    strips = areas[(outline * 3 / 8 > side / 3) & (4 * area < 3 / 16 * outline**2)]
+    if len(strips):
+        ticks = np.arange(4) / 3 - 0.5
+        corners = np.stack(np.meshgrid(ticks, ticks), axis=-1)
+        cells = np.stack([corners[:-1, :-1], corners[:-1, 1:], corners[1:, 1:], corners[1:, :-1]], axis=2).reshape(9, 4, 2)
+        rings = frame.places(cells.reshape(-1, 2), strips).reshape(-1, 9, 4, 2)
+        inside = shapely.area(shapely.intersection(shape[strips][:, None], shapely.polygons(rings)))
+        enough = inside > 0.1 * shapely.area(shape[strips])[:, None]
+        reaches[strips[:, None], _sectors(cells.mean(axis=1))[None]] = enough
     return reaches
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from rsvlm.data.imagery import ground
+from rsvlm.data.maps import files as map_files
 from rsvlm.errors import ConfigError, DataError, need
 
 shapely = need("shapely", "data")
@@ -25,6 +28,8 @@ SPLITS = ("train", "val", "test")
 MOST_TURNED_DEG = 6.0
 """Chips whose upper edge is turned further from true north are dropped: their captions would name wrong directions."""
 TURNED = f"up is more than {MOST_TURNED_DEG:g} degrees from true north: warp the imagery, for instance to its UTM zone"
+log = logging.getLogger(__name__)
+
 _EDGES = ["west", "south", "east", "north"]
 _GUARD_STEPS = 13  # points along each side of the square in which a chip looks for cells held back: a quarter chip apart
 
@@ -127,7 +132,8 @@ def excluded(chips: pd.DataFrame, paths: Sequence[str | Path], outlines: np.ndar
 
     Args:
         chips: Chip table.
-        paths: GeoJSON files of polygons or boxes, or CSV files with columns `west south east north`; degrees.
+        paths: GeoJSON files of polygons or boxes, in degrees unless their member `crs` says otherwise, or CSV files with columns
+            `west south east north` in degrees.
         outlines: As in `assign`.
 
     Returns:
@@ -153,17 +159,29 @@ def read_footprints(path: str | Path) -> np.ndarray:
     wants = "a GeoJSON file, or a CSV file with the columns west, south, east, north"
     try:
         if path.suffix.lower() == ".csv":
-            table = pd.read_csv(path)
+            table = pd.read_csv(io.StringIO(map_files.text_of(path, None)))
             table.columns = [str(name).strip().lower() for name in table.columns]
             west, south, east, north = (pd.to_numeric(table[edge]).to_numpy(float) for edge in _EDGES)
             footprints = shapely.box(west, south, np.where(east < west, east + 360, east), north)
+            if not np.isfinite([west, south, east, north]).all():
+                raise ValueError("a cell without a number")
         else:
-            footprints = shapely.get_parts(shapely.from_geojson(path.read_bytes()))
+            if not path.is_file():
+                raise FileNotFoundError
+            counts: Counter = Counter()
+            footprints = np.array([raw.geometry for raw in map_files.read_geojson(path, counts, {})], object)
+            if counts:
+                raise ValueError(", ".join(f"{number} {reason}" for reason, number in counts.items()))
     except FileNotFoundError:
         raise DataError(f"{path} is missing: --exclude takes {wants}") from None
-    except (OSError, ValueError, KeyError, TypeError, shapely.errors.ShapelyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, DataError, shapely.errors.ShapelyError) as error:
         raise DataError(f"{path} cannot be read as footprints ({error}): give {wants}") from None
-    footprints = footprints[~(shapely.is_empty(footprints) | shapely.is_missing(footprints))]
+    nowhere = shapely.is_empty(footprints) | shapely.is_missing(footprints)
+    if nowhere.any():
+        log.warning(
+            "%s: %d of %d footprints have no geometry: nothing is kept out for them", path, nowhere.sum(), len(nowhere)
+        )
+    footprints = footprints[~nowhere]
     if not len(footprints):
         raise DataError(f"{path} holds no footprint: give {wants}")
     low_x, low_y, high_x, high_y = shapely.total_bounds(footprints)

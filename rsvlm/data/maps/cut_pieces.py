@@ -115,7 +115,7 @@ def _were_one(one: object, other: object) -> bool:
         return True
     if dimension == 1:
         # End to end, and not crossing.
-        ends = [shapely.get_point(part, [0, -1]) for shape in (one, other) for part in shapely.get_parts(shape)[:1]]
+        ends = [shapely.get_point(shapely.get_parts(shape)[:, None], [0, -1]).ravel() for shape in (one, other)]
         near = shapely.distance(ends[0][:, None], ends[1][None, :]) <= TOUCHING_DEG
         return bool(near.any()) or bool(shapely.equals_exact(one, other, TOUCHING_DEG))
     smaller = min(one.area, other.area)
@@ -137,7 +137,7 @@ def _border(first: object, second: object, axis: int) -> bool:
 def _stretches(shape: object, axis: int, at: float) -> np.ndarray:
     """Return the ends `(n, 2)`, along the other axis, of the edges of an area that lie on a line across this one."""
     ends = []
-    for ring in shapely.get_rings(shape):
+    for ring in shapely.get_rings(shapely.get_parts(shape)):
         points = shapely.get_coordinates(ring)
         on = np.abs(points[:, axis] - at) <= TOUCHING_DEG
         edges = np.flatnonzero(on[:-1] & on[1:])

@@ -64,7 +64,7 @@ def file_reader(path: Path, box: Sequence[float] | None, given: dict[str, str]) 
             raise ConfigError(f"the folder {path} holds no .parquet files: name a file, or a folder of GeoParquet")
         return lambda counts: (raw for file in files for raw in _read_parquet(file, box, counts, given)), origin
     if name.endswith(_GEOJSON):
-        return lambda counts: _read_geojson(path, counts, given), origin
+        return lambda counts: read_geojson(path, counts, given), origin
     if name.endswith(_OSM_FILES):
         need("osmium", "data")
         return lambda counts: _read_osm(path, counts), OSM
@@ -132,7 +132,17 @@ def _to_lonlat(geometry: np.ndarray, crs: object, where: object) -> np.ndarray:
     return shapely.transform(geometry, lambda xy: np.column_stack(transformer.transform(xy[:, 0], xy[:, 1])))
 
 
-def _read_geojson(path: Path, counts: Counter, given: dict) -> Iterator[Raw]:
+def read_geojson(path: Path, counts: Counter, given: dict) -> Iterator[Raw]:
+    """Yield the features of a GeoJSON file of any name, in degrees.
+
+    Args:
+        path: The file.
+        counts: What is left out, by reason.
+        given: As in `file_reader`.
+
+    Raises:
+        DataError: The file cannot be read, or its reference system cannot be used.
+    """
     import shapely
 
     features, notes = _geojson_features(path, counts, given.get("encoding"))
@@ -171,7 +181,7 @@ def _of_overture(path: Path, shape: object, row: dict) -> Raw:
 def _geojson_features(path: Path, counts: Counter, encoding: str | None) -> tuple[list[dict], dict]:
     """Return the features of a GeoJSON file, or of one with a feature on each line, and the members beside them."""
     try:
-        text = _text_of(path, encoding)
+        text = text_of(path, encoding)
         in_lines = path.name.lower().endswith(_LINES) or text.startswith("\x1e")
         content = _lines(text, counts) if in_lines else _whole(text, counts)
     except (OSError, ValueError, RecursionError) as error:
@@ -189,8 +199,12 @@ def _geojson_features(path: Path, counts: Counter, encoding: str | None) -> tupl
     return features, {key: value for key, value in content.items() if key != "features"}
 
 
-def _text_of(path: Path, encoding: str | None) -> str:
-    """Read a file of text; where nobody says how it is encoded and it is not UTF-8, that is guessed and told."""
+def text_of(path: Path, encoding: str | None) -> str:
+    """Read a file of text; where nobody says how it is encoded and it is not UTF-8, that is guessed and told.
+
+    Raises:
+        DataError: Its bytes are not of the encoding given.
+    """
     data = path.read_bytes()
     if encoding is None and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -15,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from rsvlm.book.figures import atlas, interactive, markup
 from rsvlm.errors import RsvlmError
@@ -108,6 +111,29 @@ def chips() -> object:
     marks = [{"name": HOSTILE, "category": "lake", "geometry": {"type": "Point", "coordinates": [0, 0]}}]
     record = {"key": HOSTILE, "bbox_lonlat": [0, 0, 1, 1], "captions": [HOSTILE], "landmarks": marks}
     return atlas.chips_map([{"record": record, "image": IMAGE}])
+
+
+@pytest.mark.parametrize("degrees", [-30.0, 5.6])
+def test_the_picture_of_a_turned_chip_is_laid_as_it_lies(degrees):
+    """Its upper left pixels come to lie at its upper left corner on the ground, and the rest of its box is clear."""
+    turn = np.radians(degrees)
+    unit = np.array([(-0.5, 0.5), (0.5, 0.5), (0.5, -0.5), (-0.5, -0.5)])
+    ring = unit @ [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]] + [10.0, 50.0]
+    (west, south), (east, north) = ring.min(0), ring.max(0)
+    picture = np.zeros((200, 200, 3), np.uint8)
+    picture[:100, :100] = 255  # the upper left quarter
+    record = {"key": "a", "bbox_lonlat": [west, south, east, north], "outline_lonlat": ring.tolist(), "captions": []}
+    seen = []
+    uri = atlas._chip({"record": record, "image": picture}, 200)
+    assert np.allclose(uri["o"], ring[:, ::-1])
+    lying = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri["i"].split(",")[1]))).convert("RGBA"))
+    for place in ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75), (-0.03, 0.5)):
+        x, y = place
+        lon, lat = (1 - y) * ((1 - x) * ring[0] + x * ring[1]) + y * ((1 - x) * ring[3] + x * ring[2])
+        column, row = (lon - west) / (east - west) * 200, (north - lat) / (north - south) * 200
+        seen.append(lying[int(row), int(column)] if 0 <= column < 200 and 0 <= row < 200 else [0, 0, 0, 0])
+    assert [int(pixel[0] > 128) for pixel in seen[:4]] == [1, 0, 0, 0]
+    assert [int(pixel[3]) for pixel in seen] == [255, 255, 255, 255, 0]
 
 
 @pytest.mark.parametrize(

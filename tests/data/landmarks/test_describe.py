@@ -147,6 +147,36 @@ def test_a_turned_picture_of_a_turned_ground_tells_the_same(lat, degrees):
     assert said[1]["park"]["share"] == pytest.approx(0.32, rel=0.01)
 
 
+@pytest.mark.parametrize("degrees", [0.0, 5.6])
+def test_a_narrow_area_reaches_all_that_it_runs_through(degrees):
+    """A river that is drawn as an area is where it flows, and a house only where it stands."""
+    one, ring = turned(chip(21.0, 47.0, 1000.0), degrees)
+    bank = [(-0.2, 0.15), (0.4, 0.2), (0.55, 0.55), (0.8, 0.85), (1.2, 0.85)]
+    river = shapely.Polygon([at(ring, x, y) for x, y in [*bank, *((x, y + 0.03) for x, y in bank[::-1])]])
+    house = quad(ring, 0.3, 0.3, 0.36, 0.345)
+    world = features(("river", river), ("building", house))
+    marks = landmarks.describe(world, landmarks.index(world), pd.DataFrame([one]), ring)[0]
+    seen = {
+        mark["category"]: {where for where, there in zip(directions.SECTORS, mark["by_sector"]) if there} for mark in marks
+    }
+    assert marks[0]["share"] < 0.05 and seen == {
+        "river": {"northwest", "north", "centre", "southeast"},
+        "building": {"northwest"},
+    }
+
+
+def test_drawings_over_each_other_count_once_as_ground():
+    one = chip(21.0, 47.0, 300.0)
+    world = features(
+        *(("forest", box(one, *where)) for where in ((0.1, 0.1, 0.6, 0.6), (0.1, 0.1, 0.6, 0.6), (0.4, 0.4, 0.9, 0.9))),
+        *(("building", box(one, x, 0.92, x + 0.05, 0.97)) for x in (0.1, 0.15, 0.2)),
+    )
+    marks = {mark["category"]: mark for mark in describe(world, one)[0]}
+    assert marks["forest"]["share"] == pytest.approx(0.25 + 0.25 - 0.04, rel=0.01)
+    assert marks["forest"]["area_m2"] == pytest.approx(0.46 * 300**2, rel=0.01)
+    assert marks["building"]["share"] == pytest.approx(3 * 0.0025, rel=0.01) and marks["building"]["count"] == 3
+
+
 def test_outlines_that_are_boxes_change_nothing():
     one = chip(5, 40, 1000)
     world = features(

@@ -107,6 +107,22 @@ def test_chips_that_touch_footprints_stay_out(tmp_path):
     assert ((reasons != "") == expected).all() and expected.sum() > 2
 
 
+def test_footprints_may_lie_in_a_system_of_their_own_and_be_written_in_any_encoding(tmp_path, caplog):
+    pyproj = pytest.importorskip("pyproj")
+    ring = [[-8.97, 41.03], [-8.965, 41.03], [-8.965, 41.035], [-8.97, 41.03]]
+    utm = pyproj.Transformer.from_crs("OGC:CRS84", "EPSG:32629", always_xy=True)
+    shape = {"type": "Polygon", "coordinates": [[utm.transform(*point) for point in ring]]}
+    rows = [{"type": "Feature", "properties": {}, "geometry": geometry} for geometry in (shape, None)]
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32629"}}
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": rows}))
+    (found,) = splits.read_footprints(tmp_path / "a.geojson")
+    assert found.equals_exact(shapely.Polygon(ring), 1e-7)
+    assert "1 of 2 footprints have no geometry" in caplog.text
+    for encoding in ("cp1252", "utf-16", "utf-8-sig"):
+        (tmp_path / "b.csv").write_text("west,south,east,north,place\n1,2,3,4,Ovar à beira\n", encoding=encoding)
+        assert splits.read_footprints(tmp_path / "b.csv")[0].bounds == (1, 2, 3, 4)
+
+
 def test_a_footprint_across_180_degrees_is_one_place(tmp_path):
     table = grid(west=179.99, south=0, columns=4, rows=1)
     (tmp_path / "a.csv").write_text("west,south,east,north\n179.9995,-1,-179.9999,1\n")
@@ -121,6 +137,8 @@ def test_a_footprint_across_180_degrees_is_one_place(tmp_path):
         ("a.csv", "x,y\n1,2\n", "columns west, south, east, north"),
         ("a.csv", "west,south,east,north\n1,2,three,4\n", "cannot be read"),
         ("a.csv", "west,south,east,north\n400000,5000000,400100,5000100\n", "in degrees"),
+        ("a.csv", "west,south,east,north\n1,2,3,4\n1,2,,4\n", "without a number"),
+        ("a.geojson", '{"type":"Polygon","coordinates":[[[0,0],[1,0]]]}', "broken geometry"),
         ("a.geojson", "{", "cannot be read"),
         ("a.geojson", '{"type":"FeatureCollection","features":[]}', "no footprint"),
         ("a.geojson", '{"type":"Nonsense"}', "cannot be read"),

@@ -64,6 +64,20 @@ def test_what_a_tile_cut_is_whole_again(tmp_path, identity):
     assert read.geometry[0].area == pytest.approx(lake.area) and read.geometry[1].geom_type == "LineString"
 
 
+def test_pieces_in_several_parts_are_joined_by_numbers_too(tmp_path):
+    """A tile may hold two arms of a lake, and two stretches of a road."""
+    lake = shapely.Polygon([(0, 0), (0.006, 0), (0.006, 0.006), (0.004, 0.006), (0.003, 0.002), (0.002, 0.006), (0, 0.006)])
+    road = shapely.LineString([(0.021, 0.001), (0.024, 0.0045), (0.027, 0.001)])
+    cut = []
+    for number, thing, tags in ((1, lake, {"natural": "water"}), (2, road, {"highway": "track"})):
+        for piece in (thing.intersection(shapely.box(-1, -1, 1, 0.003)), thing.intersection(shapely.box(-1, 0.003, 1, 1))):
+            cut.append(feature(shapely.geometry.mapping(piece), number, **tags))
+    assert {one["geometry"]["type"] for one in cut} >= {"MultiPolygon", "MultiLineString"}
+    read = maps.read([write(tmp_path / "map.geojson", *cut)])
+    assert read.table["category"].tolist() == ["lake", "track"] and read.counts["pieces merged"] == 2
+    assert shapely.hausdorff_distance(read.geometry, [lake, road]).max() < 1e-9
+
+
 def test_the_same_thing_twice_is_one(tmp_path):
     first = write(tmp_path / "map.geojson", *(one | {"id": number} for number, one in enumerate(houses(), 1)))
     (tmp_path / "again").mkdir()

@@ -4,7 +4,6 @@ import pickle
 
 import pytest
 from conftest import DATA
-from hypothesis import HealthCheck, given, settings, strategies as st
 from mapping import feature, point, polygon, square, write
 
 from rsvlm.data.maps import features as maps
@@ -164,51 +163,6 @@ def test_an_empty_map_can_be_saved(tmp_path):
     features = maps.read([write(tmp_path / "map.geojson")])
     maps.save(features, tmp_path)
     assert len(maps.load(tmp_path).table) == 0
-
-
-ODD_KEYS = st.sampled_from(
-    "natural building highway name name:en sources names tags other_tags id fid class demolished layer is_underground version".split()
-)
-ODD_VALUES = st.one_of(
-    st.sampled_from(["water", "yes", "no", "beach", "residential", "track", "nan", '{"primary": "X"}', '"a"=>"b"', "[1", ""]),
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 3),
-    st.floats(),
-    st.lists(st.sampled_from([{"dataset": "meta"}, 3, None]), max_size=2),
-    st.dictionaries(
-        st.sampled_from(["primary", "common", "natural"]), st.sampled_from(["water", None, {"en": "A"}, [1]]), max_size=2
-    ),
-)
-ODD_SHAPES = st.one_of(
-    st.none(),
-    st.builds(lambda x, y: {"type": "Point", "coordinates": [x, y]}, st.integers(-400, 400), st.integers(-95, 95)),
-    st.builds(
-        lambda x, y: {"type": "Polygon", "coordinates": square(x / 1000, y / 1000)}, st.integers(0, 9), st.integers(0, 9)
-    ),
-    st.sampled_from(
-        [{"type": "Polygon", "coordinates": []}, {"type": "Nonsense"}, {}, 7, {"type": "Point", "coordinates": ["a"]}]
-    ),
-)
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.lists(
-        st.builds(
-            lambda shape, own, tags: {"type": "Feature", "id": own, "geometry": shape, "properties": tags},
-            ODD_SHAPES,
-            st.sampled_from([None, 0, 1, "way/1", "x", [1], {}]),
-            st.one_of(st.none(), st.dictionaries(ODD_KEYS, ODD_VALUES, max_size=5)),
-        ),
-        max_size=12,
-    )
-)
-def test_whatever_goes_in_comes_out_or_has_a_reason(tmp_path, odd):
-    read = maps.read([write(tmp_path / "map.geojson", *odd)])
-    lost = sum(count for reason, count in read.counts.items() if reason not in set(maps.TOLD) - {"pieces merged"})
-    assert len(read.table) + lost == len(odd)
-    assert len(read.geometry) == len(read.table) and shapely.is_valid(read.geometry).all()
 
 
 # Real maps
