@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rsvlm.data import benchmarks, duplicates, shards
+from rsvlm.data import benchmarks, duplicates, reading, shards, tables
 from rsvlm.data.web import archives, fetch, overhead, paths, texts
 from rsvlm.data.web.paths import Files, Part, Source
 from rsvlm.data.web.politeness import OBJECTIONS
@@ -387,9 +387,8 @@ def _benchmark_texts(folder: Path) -> pd.DataFrame:
     """The captions of a benchmark in a known layout, as rows of a hash table without pictures; a folder of bare pictures has none."""
     rows = []
     try:
-        splits = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and next(path.glob("*.tar"), None)]
-        splits += ["train"] if next(folder.glob("*.tar"), None) else []
-        for path in [] if splits else sorted(folder.glob("*.json")):
+        splits = reading.splits(folder) if tables.has_shards(folder) else []
+        for path in [] if splits else reading.visible(folder, "*.json"):
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 splits += sorted({str(row["split"]) for row in json.loads(path.read_bytes())["images"]})
         for split in splits:
