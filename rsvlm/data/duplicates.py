@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from rsvlm.data import near_hashes, picture_details
+from rsvlm.data import near_hashes, picture_details, reading
 from rsvlm.errors import ConfigError, DataError
 from rsvlm.model import images
 from rsvlm.records import files, stages
@@ -32,7 +32,7 @@ from rsvlm.records.text import batched
 
 log = logging.getLogger(__name__)
 
-ROOMS = ("data/duplicates", "data/near_hashes", "data/picture_details", "model/images")
+ROOMS = ("data/duplicates", "data/near_hashes", "data/picture_details", "data/reading", "model/images")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
 
 SIDE = 32  # pixels that the hash sees, as in the usual pHash
@@ -163,7 +163,7 @@ def pictures(folder: Path) -> Iterator[tuple[str, bytes, np.ndarray, str]]:
         DataError: A tar file is broken, or at the end: there was no picture at all.
     """
     broken = total = 0
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in (path for path in reading.visible(folder, "**/*") if path.is_file()):
         for name, data in _members(path, path.relative_to(folder).as_posix()):
             total += 1
             try:
@@ -183,7 +183,8 @@ def _members(path: Path, where: str) -> Iterator[tuple[str, bytes]]:
         try:
             with tarfile.open(path, "r:") as archive:
                 for member in archive:
-                    if member.isreg() and Path(member.name).suffix.lower() in _PICTURES:
+                    name = Path(member.name)
+                    if member.isreg() and name.suffix.lower() in _PICTURES and not reading.is_hidden(name.name):
                         yield f"{where}/{member.name}", archive.extractfile(member).read()
         except (tarfile.TarError, OSError, EOFError) as error:
             raise DataError(f"{path} is broken ({error}): fetch the benchmark again") from None

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import DATA
+from conftest import DATA, png, toy_sample, write_tar
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
@@ -381,3 +381,13 @@ def test_real_pictures_are_found_again_and_distinct_ones_kept_apart():
         assert recall > 0.95, (name, recall)
     apart = np.bitwise_count(before[:, None] ^ before[None])[np.triu_indices(len(before), 1)]
     assert (apart <= duplicates.DISTANCE).mean() < 2e-3
+
+
+def test_hidden_pictures_are_not_looked_for(tmp_path, caplog):
+    picture = png(toy_sample(0)[0])
+    write_tar(tmp_path / "a.tar", {"._1.png": b"\0\5\x16\7", "1.png": picture})
+    (tmp_path / "2.png").write_bytes(picture)
+    for name in ("._2.png", "._a.tar", "__MACOSX/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    assert [name for name, *_ in duplicates.pictures(tmp_path)] == ["2.png", "a.tar/1.png"] and not caplog.text

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rsvlm.data import reading
 from rsvlm.data.captions import audit_extents, audit_rules, grammar
 from rsvlm.errors import ConfigError, DataError, need
 from rsvlm.records import files
@@ -290,7 +291,7 @@ def read(folder: Path | str) -> Iterator[dict]:
     Raises:
         DataError: There is no shard, or one is broken; the file is named.
     """
-    paths = sorted(Path(folder).glob("**/*.tar"))
+    paths = reading.visible(Path(folder), "**/*.tar")
     if not paths:
         raise DataError(f"{folder} holds no shard (*.tar): give the folder of a finished build")
     for path in paths:

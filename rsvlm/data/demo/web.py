@@ -33,7 +33,7 @@ from rsvlm.model import images
 from rsvlm.records import files, stages
 from rsvlm.records.text import batched
 
-ROOMS = ("data/demo/web*", "data/web/overhead", "model/images")
+ROOMS = ("data/demo/web*", "data/reading", "data/web/overhead", "model/images")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
 
 PORT = 8917

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from rsvlm.data import reading
 from rsvlm.errors import DataError
 from rsvlm.model import images
 from rsvlm.records import files
@@ -286,7 +287,7 @@ def train_folder(folder: Path, precision: float, share: float = 0.5) -> tuple[He
     rows, labels, sources, counts = [], [], [], {"broken": 0}
     for label, name in enumerate(CLASSES):
         top, parts = Path(folder) / name, []
-        for path in sorted(path for path in top.rglob("*") if path.is_file()):
+        for path in (path for path in reading.visible(top, "**/*") if path.is_file()):
             try:
                 rows.append(thumbnails([images.decode(path.read_bytes())])[0])
                 parts.append(path.relative_to(top).parts)

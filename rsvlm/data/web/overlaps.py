@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsvlm.data import benchmarks, duplicates, picture_details
+from rsvlm.data import benchmarks, duplicates, picture_details, reading, tables as listings
 from rsvlm.data.web.paths import Files
 from rsvlm.errors import DataError
 
@@ -57,9 +57,8 @@ def _benchmark_texts(folder: Path) -> pd.DataFrame:
     """The captions of a benchmark in a known layout, as rows of a hash table without pictures; a folder of bare pictures has none."""
     rows = []
     try:
-        splits = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and next(path.glob("*.tar"), None)]
-        splits += ["train"] if next(folder.glob("*.tar"), None) else []
-        for path in [] if splits else sorted(folder.glob("*.json")):
+        splits = reading.splits(folder) if listings.has_shards(folder) else []
+        for path in [] if splits else reading.visible(folder, "*.json"):
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 splits += sorted({str(row["split"]) for row in json.loads(path.read_bytes())["images"]})
         for split in splits:

@@ -188,6 +188,7 @@ def test_a_labelled_folder_trains_a_head(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(png(array))
     (tmp_path / "other" / "notes.txt").write_text("no picture")
+    (tmp_path / "other" / "._1.png").write_bytes(b"what macOS puts beside a picture")
     head, counts = overhead.train_folder(tmp_path, 0.9)
     assert counts == {"overhead": 24, "other": 24, "broken": 1}
     assert overhead.score(head, [noise(seed=99)])[0] >= head.threshold and head.sources == 4
