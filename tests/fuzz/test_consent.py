@@ -271,7 +271,7 @@ def test_all_spellings_of_an_address_are_one_and_are_removed_alike(data, scheme,
         *(text.strip().partition(":")[2] for text in texts),
         *(text.strip()[len(scheme) + 3 :] for text in texts),
     ):
-        if "@" in line.partition("?")[0] and "://" not in line.replace("\\", "/"):
+        if "@" in line.partition("?")[0] and not re.match(r"\s*[A-Za-z]+:[/\\]", line):
             continue  # without a scheme, an address of e-mail
         unwanted = removals.read([line])
         found = [unwanted.name(html.absolute_url(text) or text) for text in (plain, *texts)]

@@ -114,7 +114,10 @@ def read(lines: Iterable[str]) -> Removals:
             continue
         text = line.strip("<>\"' ")
         bare = re.sub(r"^[/\\]{2}", "", text)
-        host = re.split(r"[/?#\\:]", bare)[0] if not bare.startswith("[") else bare.partition("]")[0] + "]"
+        netloc = re.split(r"[/?#\\]", bare)[0]
+        # a user's name ahead of a host; without more behind it, it is an address of e-mail
+        netloc = netloc.rpartition("@")[2] if bare != text or netloc != bare else netloc
+        host = netloc.partition(":")[0] if not netloc.startswith("[") else netloc.partition("]")[0] + "]"
         if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:[/\\]{2}", text):  # an address in a query is none of the line's
             text = f"http://{bare}" if _NAME.fullmatch(host) else ""
         if not (normal := normal_form(re.split(r"\s+#", text)[0])):

@@ -114,3 +114,10 @@ def test_a_long_crawl_is_looked_through_quickly():
     started = time.monotonic()
     assert sum(wanted.name(f"https://img.s{n}.example/pictures/{n}.jpg?width=100") for n in range(100_000)) == 0
     assert time.monotonic() - started < 6
+
+
+def test_a_users_name_ahead_of_a_host_is_none_of_the_address():
+    lines = ["//me@maps.example/a?u=http://h.example/", "me@maps.example/b"]
+    assert list(removals.read(lines).addresses) == ["maps.example/a?u=http://h.example/", "maps.example/b"]
+    with pytest.raises(DataError, match="neither an address nor a host"):
+        removals.read(["jane@mail.example"])
