@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -118,8 +119,8 @@ def read(lines: Iterable[str]) -> Removals:
         # a user's name ahead of a host; without more behind it, it is an address of e-mail
         netloc = netloc.rpartition("@")[2] if bare != text or netloc != bare else netloc
         host = netloc.partition(":")[0] if not netloc.startswith("[") else netloc.partition("]")[0] + "]"
-        if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:[/\\]{2}", text):  # an address in a query is none of the line's
-            text = f"http://{bare}" if _NAME.fullmatch(host) else ""
+        if not re.match(r"[A-Za-z][A-Za-z0-9+-]*:[/\\]{2}", text):  # an address in a query is none of the line's
+            text = f"http://{bare}" if _NAME.fullmatch(unquote(host)) else ""
         if not (normal := normal_form(re.split(r"\s+#", text)[0])):
             wrong.append(line)
             continue
