@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -38,13 +39,18 @@ def fuzz(**drawn: SearchStrategy) -> Callable:
         @functools.wraps(check)
         def test():
             end, seed = time.monotonic() + Share.seconds, SEED
-            while seed == SEED or time.monotonic() < end:
-                try:
+            logger = logging.getLogger("rsvlm")
+            level = logger.level
+            logger.setLevel(logging.ERROR)  # odd files are warned of, thousands of times
+            try:
+                while seed == SEED or time.monotonic() < end:
                     hypothesis.seed(seed)(ROUND(hypothesis.given(**drawn)(check)))()
-                except BaseException as error:
-                    error.add_note(f"again: FUZZ_SEED={seed} python -m pytest tests/fuzz -k {check.__name__}")
-                    raise
-                seed += 1
+                    seed += 1
+            except BaseException as error:
+                error.add_note(f"again: FUZZ_SEED={seed} python -m pytest tests/fuzz -k {check.__name__}")
+                raise
+            finally:
+                logger.setLevel(level)
 
         del test.__wrapped__  # pytest would take the check's arguments for fixtures
         test.is_fuzz = True

@@ -6,7 +6,6 @@ import csv
 import gzip
 import io
 import json
-import logging
 import tempfile
 import zlib
 from collections import Counter
@@ -25,7 +24,6 @@ from rsvlm.data.web import archives, html, personal, texts
 for package in ("fastwarc", "resiliparse", "lingua"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
-logging.getLogger("rsvlm").setLevel(logging.ERROR)
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(60))
 
 # Archives
