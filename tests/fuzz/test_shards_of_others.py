@@ -177,7 +177,7 @@ def test_folders_of_classes_give_each_picture_once(names, form, draw):
             (folder / name).mkdir(parents=True)
             (folder / name / "1.jpg").write_bytes(SHADOW)
         if form == "lists":
-            how = draw.draw(st.sampled_from(["{}/{}", "images\\{}\\{}", "/srv/images/{}/{}"]))
+            how = draw.draw(st.sampled_from(["{}/{}", "images\\{}\\{}", "set/images/{}/{}"]))
             after = draw.draw(st.sampled_from(["", " 3", ", 3"]))
             for split in splits:
                 lines = [how.format(*key.split("/")) + after for key in right[split]]
