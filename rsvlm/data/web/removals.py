@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -116,7 +117,7 @@ def read(lines: Iterable[str]) -> Removals:
         bare = re.sub(r"^[/\\]{2}", "", text)
         host = re.split(r"[/?#\\:]", bare)[0] if not bare.startswith("[") else bare.partition("]")[0] + "]"
         if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:[/\\]{2}", text):  # an address in a query is none of the line's
-            text = f"http://{bare}" if _NAME.fullmatch(host) else ""
+            text = f"http://{bare}" if _NAME.fullmatch(unquote(host)) else ""
         if not (normal := normal_form(re.split(r"\s+#", text)[0])):
             wrong.append(line)
             continue
