@@ -22,6 +22,7 @@ SPELLINGS = (
     "http:\\\\xn--bcher-kva.example\\a\\port%3E.jpg?x=1",
     "xn--bcher-kva.example",
     "b\xfccher.example",
+    "//b%C3%BCcher.example/a/port%3E.jpg?x=1",
     "https://xn--bcher-kva.example/",
     "XN--BCHER-KVA.EXAMPLE.",
 )
