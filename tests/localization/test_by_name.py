@@ -1,6 +1,7 @@
 """What was left out of scores is said, and a request that nothing answers is an error."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,14 +11,13 @@ from typer.testing import CliRunner
 
 from rsvlm.errors import DataError
 from rsvlm.localization import by_name, commands
-from rsvlm.model import embed, weights
 
 
 @pytest.fixture
 def blind(monkeypatch):
     """No model is opened: each class has the same flat map."""
-    monkeypatch.setattr(weights, "load", lambda *arguments: None)
-    monkeypatch.setattr(embed, "fingerprint", lambda model: "none")
+    model = SimpleNamespace(name="none", fingerprint="none", revision="")
+    monkeypatch.setattr(by_name, "open_encoder", lambda *arguments: model)
     maps = lambda net, sentences, *rest: {"smooth": lambda image: np.ones((len(sentences), *image.shape[:2]))}  # noqa: E731
     monkeypatch.setattr(by_name, "_methods", maps)
     return by_name.Options(benchmark="masks", baselines=False, bootstrap_samples=0)
