@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 def test_a_check_runs_until_its_time_is_spent_and_with_new_seeds(monkeypatch):
     monkeypatch.setattr(fuzzing.Share, "seconds", 0.5)
+    monkeypatch.setattr(fuzzing, "MINUTES", 1)
     drawn = set()
     fuzzing.fuzz(number=st.integers(0, 10**9))(lambda number: drawn.add(number))()
     assert len(drawn) > 30, "more than one round of 20"
@@ -16,6 +17,7 @@ def test_a_check_runs_until_its_time_is_spent_and_with_new_seeds(monkeypatch):
 
 def test_a_failure_names_its_seed(monkeypatch):
     monkeypatch.setattr(fuzzing.Share, "seconds", 0.0)
+    monkeypatch.setattr(fuzzing, "MINUTES", 1)
     monkeypatch.setattr(fuzzing, "SEED", 7)
 
     def check(number):
