@@ -27,7 +27,7 @@ book: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
-# The suite tries the same for a minute. A failure says which seed brings it back.
+# The suite tries three rounds of each. A failure says which seed brings it back.
 fuzz: $(READY)
 	FUZZ_MINUTES=$(MINUTES) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz --timeout 0 -q
 
