@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import hypothesis
 from hypothesis import HealthCheck
+from hypothesis.internal.conjecture import providers
 from hypothesis.strategies import SearchStrategy
 
 MINUTES = float(os.environ.get("FUZZ_MINUTES") or 0)
@@ -22,6 +23,9 @@ SEED = int(os.environ.get("FUZZ_SEED") or 0)
 ROUND = hypothesis.settings(
     max_examples=20, deadline=None, database=None, derandomize=False, suppress_health_check=list(HealthCheck), print_blob=False
 )
+# Hypothesis also draws numbers and words from the source of whatever modules are loaded by then, so that a seed would draw other files in
+# every process of a run.
+providers._get_local_constants = providers.Constants
 
 
 class Share:
