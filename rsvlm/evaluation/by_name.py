@@ -20,7 +20,7 @@ import pandas as pd
 
 from rsvlm.data import benchmarks, catalogue, duplicates, shards
 from rsvlm.errors import DataError
-from rsvlm.evaluation import classification, embeddings, given, leakage, retrieval
+from rsvlm.evaluation import captioning, classification, embeddings, given, leakage, retrieval
 from rsvlm.model.embed import Encoder
 from rsvlm.model.others import opening
 from rsvlm.records import files, results, stages, text
@@ -154,6 +154,49 @@ def classify(
     rows = classification.evaluate(*known, classes, names, **facts, **draws)
     tables = {name: classification.confusion(*known, of_classes) for name, of_classes in classes.items()}
     return Evaluation(rows, about, {name: pd.DataFrame(table, names, names) for name, table in tables.items()})
+
+
+def captions(
+    model: str,
+    root: Path | str | None,
+    benchmark: str | None = None,
+    options: Options = Options(),
+    *,
+    split: str = "test",
+    train_split: str = "train",
+    beams: int = 1,
+    out: Path | None = None,
+) -> Evaluation:
+    """Score the captions that a model writes, beside captions that took no model; arguments are as for `retrieve`, but for three.
+
+    `train_split` is where the captions without a model come from; where the benchmark has none, nothing stands beside, and a warning
+    says so. `beams` is as for `captioning.write`. `out` gets the captions as JSON lines.
+
+    Raises:
+        DataError: As `retrieve`.
+        ModelError: As `opening.open_encoder`; or the model writes no captions.
+        MissingExtraError: A package that scores is not installed.
+    """
+    if str(model).startswith(FILE):
+        raise DataError(f"{model} holds vectors, which write no captions: give --model a model")
+    _check(model, root, benchmark, "retrieval", options.device)
+    skipped: Counter = Counter()
+    samples = benchmarks.samples(root, split, name=benchmark, partial=options.partial, skipped=skipped)
+    encoder = opening.open_encoder(model, options.device)
+    written, pictures = captioning.write(encoder, samples, batch_size=options.batch_size, beams=beams, skipped=skipped)
+    try:
+        train = captioning.read(benchmarks.samples(root, train_split, name=benchmark, partial=options.partial))
+        others = captioning.without_model(train, pictures, options.seed)
+    except DataError as error:
+        logger.warning("no captions without a model stand beside these, for %s; --train-split names another split", error)
+        others = {}
+    about = _about(encoder, root, title(benchmark, root, "retrieval"), skipped)
+    facts = {"dataset": about["benchmark"], "split": split, "protocol": f"{beams} beams" if beams > 1 else "greedy"}
+    draws = {"bootstrap_samples": options.bootstrap_samples, "seed": options.seed}
+    rows = captioning.evaluate(written, pictures, others, **facts, **draws)
+    if out:
+        captioning.write_list(out, written, pictures, others)
+    return Evaluation(rows, about | {"words": "plain", "references": sum(map(len, pictures.references))})
 
 
 def overlap(

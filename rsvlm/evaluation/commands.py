@@ -134,6 +134,43 @@ def classify(
     show(evaluation, places)
 
 
+@app.command("captions")
+def captions(
+    model: Annotated[str, typer.Option(help="A model that writes captions: FOLDER, as `rsvlm train` wrote it.")],
+    root: Root = None,
+    benchmark: Benchmark = None,
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    train_split: Annotated[
+        str,
+        typer.Option(help="Split whose captions stand beside: the most frequent, random ones, those of the nearest colours."),
+    ] = "train",
+    beams: Annotated[int, typer.Option(min=1, help="Unfinished captions followed at once; 1: greedy.")] = 1,
+    list_out: Annotated[
+        Path | None, typer.Option("--list", help="The captions, with the references, as .jsonl.", callback=file_place)
+    ] = None,
+    json_out: JsonOut = None,
+    bootstrap_samples: Resamples = 1000,
+    batch_size: BatchSize = 64,
+    seed: Seed = 0,
+    device: Device = "auto",
+    partial: Partial = False,
+) -> None:
+    """Captions that a model writes: BLEU, ROUGE-L and CIDEr, times 100, beside captions that took no model.
+
+    Scored by sacrebleu (BLEU) and COCO's own code (pycocoevalcap: ROUGE-L, CIDEr-D), on words in lower case without punctuation, where
+    COCO has a tokenizer in Java. Captions of an image that read the same count once, empty ones not at all.
+    """
+    from rsvlm.evaluation import by_name
+
+    started = time.time()
+    draws = {"bootstrap_samples": bootstrap_samples, "seed": seed}
+    options = by_name.Options(batch_size=batch_size, device=device, partial=partial, **draws)
+    splits = {"split": split, "train_split": train_split}
+    evaluation = by_name.captions(model, root, benchmark, options, **splits, beams=beams, out=list_out)
+    places = keep(evaluation, json_out, seed, device, started)
+    show(evaluation, places + [str(list_out)] * bool(list_out))
+
+
 @app.command("leakage")
 def leakage(
     train: Annotated[
@@ -217,11 +254,12 @@ def keep(
 
 def show(evaluation, places: list[str]) -> None:
     """Print the rows, those of single classes left out, and where they and all else were written."""
+    width = max((len(row["protocol"]) for row in evaluation.rows), default=0)
     for row in evaluation.rows:
         if "[" not in row["metric"]:
             interval = "" if row["ci_low"] is None else f"  [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
             chance = "" if row["chance"] is None else f"  chance {row['chance']:.2f}"
-            what = f"{row['split']:<8} {row['protocol']:<11} {row['direction']:<5} {row['metric']:<20}"
+            what = f"{row['split']:<8} {row['protocol']:<{max(width, 11)}} {row['direction']:<5} {row['metric']:<20}"
             typer.echo(f"{what} {row['value']:8.2f}{interval}{chance}  n {row['n']}")
     if skipped := evaluation.about.get("skipped"):
         typer.echo(f"left out: {', '.join(f'{reason} ({n:,})' for reason, n in skipped.items())}")
