@@ -158,7 +158,8 @@ def captions(
     """Captions that a model writes: BLEU, ROUGE-L and CIDEr, times 100, beside captions that took no model.
 
     Scored by sacrebleu (BLEU) and COCO's own code (pycocoevalcap: ROUGE-L, CIDEr-D), on words in lower case without punctuation, where
-    COCO has a tokenizer in Java. Captions of an image that read the same count once, empty ones not at all.
+    COCO has a tokenizer in Java. Captions of an image that read the same count once, empty ones not at all. Chance is a random training
+    caption.
     """
     from rsvlm.evaluation import by_name
 
