@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsvlm.data.demo import ground
 from rsvlm.errors import ConfigError, DataError, need
 
 rasterio = need("rasterio", "data")
@@ -190,9 +189,10 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
         One row per label: `label`; `first`, `second` and `both`, the chips in which the first, the second and both saw it; `agreed`, the
         share of chips on which they agree; and `kappa`, Cohen's, NaN where neither saw any.
     """
+    looks = [[set(group.split(";")) for group in table[look]] for look in ("first", "second")]
     rows = []
     for label in LABELS:
-        one, other = (table[look].str.split(";").map(lambda group: label in group).to_numpy(bool) for look in ("first", "second"))
+        one, other = (np.array([label in group for group in look], bool) for look in looks)
         agreed, p, q = (one == other).mean(), one.mean(), other.mean()
         chance = p * q + (1 - p) * (1 - q)
         kappa = (agreed - chance) / (1 - chance) if chance < 1 else np.nan
