@@ -137,3 +137,13 @@ def test_a_chip_twice_and_a_table_of_another_form_are_refused(tmp_path, looks):
     pd.concat([table, table]).to_csv(path, index=False)
     with pytest.raises(DataError, match="more than once"):
         itaipu.labels(path)
+
+
+def test_the_labels_of_the_package_are_two_looks_at_cells_of_every_split():
+    table = itaipu.labels()
+    assert table["split"].value_counts().to_dict() == {"test": 375, "train": 317, "val": 78}
+    held = table[list(itaipu.LABELS)].to_numpy()
+    assert (held == itaipu.YES).any(axis=1).all() and (held[:, :7] == itaipu.YES).sum(axis=0).min() >= 60
+    assert not (table[["city", "village"]] == itaipu.YES).all(axis=1).any()
+    agreement = itaipu.agreement(pd.read_csv(itaipu.FILE, dtype=str, keep_default_na=False))
+    assert (agreement["kappa"] > 0.7).all()  # of more than chance, by far
