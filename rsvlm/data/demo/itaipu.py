@@ -69,8 +69,8 @@ def cells(picture: np.ndarray) -> pd.DataFrame:
     rows, cols = picture.shape[0] // SIDE_PX, picture.shape[1] // SIDE_PX
     seen = (picture[: rows * SIDE_PX, : cols * SIDE_PX] > 0).all(axis=2)
     whole = seen.reshape(rows, SIDE_PX, cols, SIDE_PX).all(axis=(1, 3))
-    places = np.argwhere(whole).tolist()
-    return pd.DataFrame([{"chip": name(*place), "row": place[0], "col": place[1], "split": split(*place)} for place in places])
+    there = np.argwhere(whole).tolist()
+    return pd.DataFrame([{"chip": name(*at), "row": at[0], "col": at[1], "split": split(*at)} for at in there])
 
 
 def pictures(folder: Path, chips: Sequence[str]) -> np.ndarray:
@@ -89,7 +89,7 @@ def pictures(folder: Path, chips: Sequence[str]) -> np.ndarray:
     mosaic = _mosaic(folder)
     result = np.empty((len(chips), SIDE_PX, SIDE_PX, 3), np.uint8)
     for number, chip in enumerate(chips):
-        top, left = (SIDE_PX * part for part in _place(chip))
+        top, left = (SIDE_PX * part for part in place(chip))
         if top + SIDE_PX > mosaic.shape[0] or left + SIDE_PX > mosaic.shape[1]:
             raise ConfigError(f"{chip} lies outside of the mosaic")
         result[number] = mosaic[top : top + SIDE_PX, left : left + SIDE_PX]
@@ -119,7 +119,7 @@ def labels(path: Path = FILE) -> pd.DataFrame:
         raise DataError(f"{path} has {table.loc[table['chip'].duplicated(), 'chip'].iloc[0]} more than once")
     rows = []
     for entry in table.to_dict("records"):
-        row, col = _place(entry["chip"])
+        row, col = place(entry["chip"])
         if (entry["row"], entry["col"], entry["split"]) != (str(row), str(col), split(row, col)):
             raise DataError(f"{path}: {entry['chip']} is in row {row}, column {col}, of the split {split(row, col)}")
         sure, unsure = (_read_labels(entry[column], entry["chip"], path) for column in ("labels", "unsure"))
@@ -173,7 +173,7 @@ def join(first: Path, second: Path) -> pd.DataFrame:
     for chip in both:
         one, other = (look[chip] for look in looks)
         sets = (one, other, one & other, one ^ other)
-        row, col = _place(chip)
+        row, col = place(chip)
         texts = [";".join(label for label in LABELS if label in group) for group in sets]
         rows.append(dict(zip(_COLUMNS, (chip, row, col, split(row, col), *texts), strict=True)))
     return pd.DataFrame(rows, columns=_COLUMNS)
@@ -201,7 +201,8 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _place(chip: str) -> tuple[int, int]:
+def place(chip: str) -> tuple[int, int]:
+    """Return row and column of a cell; a ConfigError if the name is that of none."""
     if not (match := _NAME.fullmatch(chip)):
         raise ConfigError(f"'{chip}' is no name of a chip: they are called as {name(3, 17)}")
     return int(match[1]), int(match[2])

