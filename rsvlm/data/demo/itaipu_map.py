@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,16 @@ NONE, WATER, FOREST, FARMLAND, BARE = range(5)
 LEAST_PX = 25
 """Smallest patch of one cover that is on the map, in pixels."""
 
-NAMES = {(1075, 1950): "Itaipu Reservoir", (1250, 100): "Yguazú Reservoir"}
-"""Names of waters, by row and column of a pixel inside."""
+WATERS = (
+    ("Itaipu Reservoir", "reservoir", (0, 1050, 1500, 2819)),
+    ("Yguazú Reservoir", "reservoir", (1000, 0, 1450, 400)),
+    ("Paraná River", "river", (1500, 1480, 2206, 1696)),
+    ("Iguazu River", "river", (2050, 1697, 2206, 2819)),
+)
+"""Names and kinds of the waters that the picture shows, and boxes of pixels, top, left, bottom and right, in which these lie."""
+
+NAMED_PX = 100
+"""Smallest water that is taken for a part of one of those, in pixels: an arm that the picture's edge or a road cuts off."""
 
 ISLAND_PX = 36
 """Smallest land amid water that is an island, in pixels: the smallest that a caption tells of."""
@@ -102,14 +110,12 @@ def write_map(scene: Path, out: Path) -> list[str]:
     """
     with rasterio.open(scene / "values.tif") as file:
         covers = cover(np.moveaxis(file.read(), 0, 2))
-    files.write_atomic(out / "cover.geojson", _collection(_patches(covers)))
-    files.write_atomic(out / "bare.geojson", _collection(({}, shape) for shape in _shapes(covers == BARE)))
-    files.write_atomic(out / "towns.txt", "".join(_towns()))
-    return [
-        f"{out / 'cover.geojson'}{_MEASURED}",
-        f"{out / 'bare.geojson'}{_MEASURED}&category=bare ground",
-        str(out / "towns.txt"),
-    ]
+    files.write_atomic(out / "cover.geojson", _collection(list(_patches(covers))))
+    files.write_atomic(out / "bare.geojson", _collection([({}, shape) for shape in _shapes(covers == BARE)]))
+    paths = [f"{out / 'cover.geojson'}{_MEASURED}", f"{out / 'bare.geojson'}{_MEASURED}&category=bare ground"]
+    if towns := list(_towns()):
+        paths.append(str(files.write_atomic(out / "towns.txt", "".join(towns))))
+    return paths
 
 
 def captioned(split: str, stride: float = 1.0, seed: int = 0, recompute: bool = False) -> Path:
@@ -164,14 +170,22 @@ def _around(values: np.ndarray) -> np.ndarray:
 def _patches(covers: np.ndarray) -> Iterator[tuple[dict[str, str], object]]:
     """Give the patches of water, forest and farmland, and the islands, with their tags; polygons in pixels."""
     for shape in _shapes(covers == WATER):
-        names = [name for (row, col), name in NAMES.items() if shape.contains(shapely.Point(col + 0.5, row + 0.5))]
-        yield {"natural": "water", **({"water": "reservoir", "name": names[0]} if names else {"water": "yes"})}, shape
+        yield _water(shape), shape
         for ring in shape.interiors:
             if (island := shapely.Polygon(ring)).area >= ISLAND_PX:
                 yield {"place": "island"}, island
     for mask, tags in ((covers == FOREST, {"natural": "wood"}), (covers >= FARMLAND, {"landuse": "farmland"})):
         for shape in _shapes(mask):
             yield tags, shape
+
+
+def _water(shape: object) -> dict[str, str]:
+    """Return the tags of a water."""
+    at = shape.representative_point()
+    for name, kind, (top, left, bottom, right) in WATERS:
+        if shape.area >= NAMED_PX and top <= at.y < bottom and left <= at.x < right:
+            return {"natural": "water", "water": kind, "name": name}
+    return {"natural": "water", "water": "yes"}
 
 
 def _shapes(mask: np.ndarray) -> Iterator[object]:
@@ -181,7 +195,7 @@ def _shapes(mask: np.ndarray) -> Iterator[object]:
         yield shapely.geometry.shape(drawing)
 
 
-def _collection(patches: Iterable[tuple[dict[str, str], object]]) -> str:
+def _collection(patches: Sequence[tuple[dict[str, str], object]]) -> str:
     """Write polygons in pixels as GeoJSON in degrees, their outlines true to a pixel."""
     tags, shapes = zip(*patches)
     shapes = _in_degrees(shapely.simplify(np.array(shapes, object), 0.75))
