@@ -32,8 +32,8 @@ ROOMS = ("data/demo/ground", "data/demo/packages", "data/demo/itaipu", "data/dem
 NONE, WATER, FOREST, FARMLAND, BARE = range(5)
 """Covers that are told apart; bare ground is farmland too."""
 
-LEAST_PX = 25
-"""Smallest patch of one cover that is on the map, in pixels."""
+LEAST_PX, LEAST_FARMLAND_PX = 25, 150
+"""Smallest patch of one cover, and of farmland, that is on the map, in pixels; smaller ones are as often the shore of an island."""
 
 WATERS = (
     ("Itaipu Reservoir", "reservoir", (0, 1050, 1500, 2819)),
@@ -56,7 +56,7 @@ def cover(values: np.ndarray) -> np.ndarray:
     """Tell the covers of the ground apart.
 
     Water is darker in red than in blue by far, forest is dark, farmland is smooth, and bare ground is redder than green. Single pixels
-    give way to most of the nine around them.
+    give way to most of the nine around them; smooth strips narrower than five pixels are shores and verges, and no farmland.
 
     Args:
         values: `(H, W, 3)`, uint16, the sensor's red, green and blue; 0 where no data are.
@@ -73,7 +73,7 @@ def cover(values: np.ndarray) -> np.ndarray:
     forest = _around(~wet & seen & (green < 7000) & (red < 6300)) > 0.5
     light = values.mean(axis=2, dtype=np.float64)
     spread = np.sqrt(np.maximum(_around(light**2) - _around(light) ** 2, 0))
-    farmland = _around(~water & ~forest & seen & (spread < 200)) > 0.5
+    farmland = _opened(_around(~water & ~forest & seen & (spread < 200)) > 0.5)
     bare = _around(farmland & (red > green)) > 0.5
     return np.select([~seen, water, forest, bare & farmland, farmland], [NONE, WATER, FOREST, BARE, FARMLAND], NONE).astype(
         np.uint8
@@ -167,6 +167,15 @@ def _around(values: np.ndarray) -> np.ndarray:
     return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9
 
 
+def _opened(mask: np.ndarray) -> np.ndarray:
+    """Return what of a mask squares of 5 x 5 pixels inside it cover."""
+    for _ in range(2):
+        mask = _around(mask) > 0.99
+    for _ in range(2):
+        mask = _around(mask) > 0.01
+    return mask
+
+
 def _patches(covers: np.ndarray) -> Iterator[tuple[dict[str, str], object]]:
     """Give the patches of water, forest and farmland, and the islands, with their tags; polygons in pixels."""
     for shape in _shapes(covers == WATER):
@@ -174,9 +183,8 @@ def _patches(covers: np.ndarray) -> Iterator[tuple[dict[str, str], object]]:
         for ring in shape.interiors:
             if (island := shapely.Polygon(ring)).area >= ISLAND_PX:
                 yield {"place": "island"}, island
-    for mask, tags in ((covers == FOREST, {"natural": "wood"}), (covers >= FARMLAND, {"landuse": "farmland"})):
-        for shape in _shapes(mask):
-            yield tags, shape
+    yield from (({"natural": "wood"}, shape) for shape in _shapes(covers == FOREST))
+    yield from (({"landuse": "farmland"}, shape) for shape in _shapes(covers >= FARMLAND, LEAST_FARMLAND_PX))
 
 
 def _water(shape: object) -> dict[str, str]:
@@ -188,9 +196,9 @@ def _water(shape: object) -> dict[str, str]:
     return {"natural": "water", "water": "yes"}
 
 
-def _shapes(mask: np.ndarray) -> Iterator[object]:
-    """Give the patches of a mask, the smallest left out and the smallest holes filled."""
-    mask = rasters.sieve(mask.astype(np.uint8), LEAST_PX)
+def _shapes(mask: np.ndarray, least: int = LEAST_PX) -> Iterator[object]:
+    """Give the patches of a mask, those smaller than so many pixels left out and holes smaller than that filled."""
+    mask = rasters.sieve(mask.astype(np.uint8), least)
     for drawing, _ in rasters.shapes(mask, mask.astype(bool)):
         yield shapely.geometry.shape(drawing)
 
