@@ -26,7 +26,18 @@ rasters = need("rasterio.features", "data")
 warp = need("rasterio.warp", "data")
 shapely = need("shapely", "data")
 
-ROOMS = ("data/demo/ground", "data/demo/packages", "data/demo/itaipu", "data/demo/itaipu_map", *build.ROOMS)
+ROOMS = (
+    "data/demo/itaipu",
+    "data/demo/itaipu_map",
+    "data/demo/ground",
+    "data/demo/packages",
+    "data/landmarks",
+    "data/imagery",
+    "data/maps",
+    "data/captions",
+    "data/*",
+    "model/images",
+)
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
 
 NONE, WATER, FOREST, FARMLAND, BARE = range(5)
