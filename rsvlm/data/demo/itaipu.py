@@ -37,7 +37,7 @@ FIRST_TEST_ROW = 22
 
 FILE = Path(__file__).with_name("itaipu_labels.csv")
 
-_BLOCK = 4  # cells a side of the blocks that validate
+_BLOCK = 4  # cells a side of a block
 _NAME = re.compile(r"r(\d\d)c(\d\d)")
 _COLUMNS = ("chip", "row", "col", "split", "first", "second", "labels", "unsure")
 
@@ -55,6 +55,12 @@ def split(row: int, col: int) -> str:
     if row >= FIRST_TEST_ROW:
         return "test"
     return "val" if (2 * (row // _BLOCK) + col // _BLOCK) % 5 == 0 else "train"
+
+
+def block(chip: str) -> str:
+    """Return the name of the block of 4 x 4 cells in which a cell lies: what to resample, for neighbours are alike."""
+    row, col = place(chip)
+    return name(row // _BLOCK, col // _BLOCK)
 
 
 def cells(picture: np.ndarray) -> pd.DataFrame:

@@ -44,6 +44,12 @@ def test_the_south_tests_and_a_fifth_of_the_north_validates_in_blocks():
     assert set(held_out.ravel()) == {0, 1} and (held_out.sum(axis=0) == 1).all() and (held_out.sum(axis=1) == 2).all()
 
 
+def test_blocks_are_of_one_split():
+    every = [(row, col) for row in range(20) for col in range(44)]
+    of_block = pd.DataFrame([(itaipu.block(itaipu.name(*at)), itaipu.split(*at)) for at in every]).groupby(0)[1]
+    assert (of_block.nunique() == 1).all() and (of_block.size() == 16).all()
+
+
 def test_cells_are_those_without_a_hole(mosaic):
     folder, pixels = mosaic
     table = itaipu.cells(pixels)
