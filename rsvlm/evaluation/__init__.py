@@ -6,6 +6,7 @@ In: vectors of pictures and texts, or a model and a benchmark. Out: rows of metr
     counting       how many pairs score higher; score_kernels has its inner loops
     classification zero-shot classes
     captioning     what it writes about a picture, against what people wrote
+    labels         several labels to a picture
     statistics     every interval
     embeddings     a split embedded once, on disk
     given          vectors that others computed, in a file

@@ -1,6 +1,7 @@
-"""The embedded Earth and a small web, so that everything runs without a network.
+"""The embedded Earth, a small web, and real ground out of packages.
 
-In: packages that carry data. Out: shards, a site to crawl, true masks. Only notebooks, the book, tests and commands read this.
+In: packages that carry data; those of the real ground are downloaded when it is first asked for, everything else runs without a
+network. Out: shards, a site to crawl, true masks, scenes with labels. Only notebooks, the book, tests and commands read this.
 
     earth         the Blue Marble, described from the world map, in shards
     earth_layout  where its chips lie
@@ -12,4 +13,8 @@ In: packages that carry data. Out: shards, a site to crawl, true masks. Only not
     web           the small web: its sites, served and captured
     web_pictures  its pictures, drawn or cut
     pairs         pairs made of both
+    packages      files inside packages of the registry
+    ground        scenes: Itaipu at 30 m, Yellowstone at 10 cm
+    itaipu        chips of Itaipu with labels, made by looking at them
+    itaipu_map    a map of Itaipu, and chips captioned from it
 """

@@ -1,0 +1,46 @@
+"""Several labels to a picture: precision by hand, and unknowns left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rsvlm.errors import DataError
+from rsvlm.evaluation import labels
+
+ONCE = np.ones((1, 4), int)
+
+
+def test_average_precision_is_that_by_hand():
+    scores = np.array([[0.9, 1], [0.8, 2], [0.7, 3], [0.6, 4]])
+    truth = np.array([[1, 0], [0, 0], [1, 1], [0, 1]])
+    found = labels.average_precisions(scores, truth, ONCE)
+    # First, and third of three: (1 + 2 / 3) / 2.
+    assert found[:, 0] == pytest.approx([100 * 5 / 6, 100])
+    assert labels.mean_average_precision(found) == pytest.approx([100 * 11 / 12])
+    assert labels.chance(truth).tolist() == [50, 50]
+
+
+def test_an_unknown_counts_neither_way():
+    scores = np.array([[0.9], [0.8], [0.7], [0.6]])
+    for unknown in (labels.YES, labels.NO):
+        truth = np.array([[1], [unknown], [1], [0]])
+        with_it = labels.average_precisions(scores, truth, ONCE)
+        truth[1] = labels.UNKNOWN
+        assert labels.average_precisions(scores, truth, ONCE)[0, 0] == 100 >= with_it[0, 0]
+    assert labels.chance(truth)[0] == pytest.approx(200 / 3)
+
+
+def test_a_label_that_a_resample_lacks_is_left_out_of_its_mean():
+    scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    truth = np.array([[0, 1], [1, 0], [1, 0], [0, 0]])
+    times = np.array([[1, 1, 1, 1], [0, 2, 1, 1]])
+    found = labels.average_precisions(scores, truth, times)
+    assert np.isnan(found[1, 1]) and labels.mean_average_precision(found)[1] == found[0, 1] == 100
+
+
+def test_what_is_no_score_or_label_is_refused():
+    with pytest.raises(DataError, match="1 scores are NaN"):
+        labels.average_precisions(np.array([[np.nan]]), np.array([[1]]), ONCE[:, :1])
+    with pytest.raises(DataError, match="1, 0 or -1, and not 2"):
+        labels.average_precisions(np.array([[0.0]]), np.array([[2]]), ONCE[:, :1])
