@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from rsvlm.data.web import archives, html as pages
+from rsvlm.data.web import archives, html as pages, warc
 from rsvlm.errors import DataError
 
 pytest.importorskip("fastwarc", reason="the extra [data] is not installed")
@@ -210,9 +210,7 @@ def test_reading_goes_on_behind_what_is_broken(tmp_path, middle, name):
     first, *rest = (pack(page(number)) for number in (1, 3, 4))
     rows, counts = read(tmp_path, first + broken + b"".join(rest), name)
     found = [row["page"][-1] for row in rows]
-    # A cut record in a plain archive takes the beginning of its neighbour with it: its length says so.
-    assert found[0] == "1" and found[-1] == "4" and "2" not in found[: 0 if middle == "cut" else 9]
-    assert counts["broken_record"] >= 1
+    assert found == ["1", "3", "4"] and counts["broken_record"] + counts["cut_record"] == 1
 
 
 def test_records_that_end_early_are_counted(tmp_path):
@@ -263,7 +261,7 @@ def test_any_damage_gives_counts_and_no_error(tmp_path_factory, data):
 
 
 def test_many_broken_places_do_not_take_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_BROKEN", 200)
+    monkeypatch.setattr(warc, "MAX_BROKEN", 200)
     fake = gzip.compress(b"WARC/1.1\r\n")[:-4]
     start = time.process_time()
     rows, counts = read(tmp_path, gzip.compress(page(1)) + fake * 20_000, "x.warc.gz")
