@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 RECORD_REASONS = {
     "bad_target": "the record's own address is no http or https address",
     "broken_encoding": "the body does not unpack as its headers say",
-    "broken_record": "a record's header or compression is broken; reading went on at the next record, where there is one",
+    "broken_record": "a record's header, compression or end is broken; reading went on at the next record, where there is one",
     "cut_body": "not left out: a body without its end, of which what came whole was read",
     "cut_record": "the archive ends or another record begins inside the record, or it says that it was cut",
     "http_status": "the server's answer was not 200",

@@ -85,8 +85,8 @@ def records(path: Path, counts: Counts) -> Iterator[tuple[WarcRecord, str]]:
                 counts["broken_record"] += 1
                 stream.go_to_mark(len(stream.data))
                 continue
-            if fields.get(b"warc-type", b"").lower() not in (b"response", b"resource"):
-                counts["other_record"] += 1
+            if (kind := fields.get(b"warc-type", b"").lower()) not in (b"response", b"resource"):
+                counts["other_record" if kind and inner is None else "broken_record"] += 1
             elif inner is not None or {b"warc-truncated", b"warc-segment-number"} & fields.keys():
                 counts["records"] += 1
                 counts.reject("cut_record", place, _text(fields, b"warc-target-uri").strip("<> "))
@@ -199,10 +199,11 @@ class _Window:
         """
         end, last, n = self.position + size, self.position, 0
         while self.position < end and self.fill(1 << 18):
-            for match in _MARK.finditer(self.data, 0, min(len(self.data), end - self.position + _MARK_BYTES)):
-                if last < (place := self.position + match.start()) < end:
+            stop = min(len(self.data), end - self.position + _MARK_BYTES)
+            for place in [self.position + match.start() for match in _MARK.finditer(self.data, 0, stop)]:
+                if last < place < end:
                     if any(place == start for start, _ in self.members):
-                        self.drop(match.start())
+                        self.drop(place - self.position)
                         return n + 1
                     last, n = place, n + 1
             self.drop(min(end - self.position, max(1, len(self.data) - _MARK_BYTES)))
@@ -268,6 +269,7 @@ class _Window:
         """Unpack the next part of the file; nothing at its end and where it is broken."""
         while not self.is_broken:
             if self.unpacker is None:
+                self.packed = self.packed.lstrip(b"\0\r\n")
                 while len(self.packed) < 2 and (part := self.file.read(1 << 16)):
                     self.packed = (self.packed + part).lstrip(b"\0\r\n")
                 if not self.packed:
