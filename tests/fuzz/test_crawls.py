@@ -106,8 +106,12 @@ def nested(data) -> bytes:
     )
 
 
-def archive(data, kinds: list[str]) -> tuple[list[bytes], Counter, list[str], dict[str, bytes]]:
-    """Records; what is to be counted of them; texts of pages in order; pictures."""
+def archive(data, kinds: list[str], without_digest: bool = True) -> tuple[list[bytes], Counter, list[str], dict[str, bytes]]:
+    """Records; what is to be counted of them; texts of pages in order; pictures.
+
+    One that holds others has a digest, or may be without.
+    """
+    digests = st.sampled_from(["sha1", "md5", "sha256"] + [""] * without_digest * 3)
     records, counts, alts, pictures = [], Counter(), [], {}
     for number, kind in enumerate(kinds):
         url = f"http://maps.example/{number}"
@@ -134,7 +138,7 @@ def archive(data, kinds: list[str]) -> tuple[list[bytes], Counter, list[str], di
             counts["other_record"] += 1
         elif kind == "archive":
             block = b"HTTP/1.1 200 OK\r\nContent-Type: application/warc\r\n\r\n" + nested(data)
-            records.append(record(data, url, block, digest=data.draw(st.sampled_from(["sha1", "md5", "sha256"]))))
+            records.append(record(data, url, block, digest=data.draw(digests)))
             counts += Counter(records=1, not_a_page=1)
         elif kind == "about":
             alts.append(f"port {number} é")
@@ -142,7 +146,7 @@ def archive(data, kinds: list[str]) -> tuple[list[bytes], Counter, list[str], di
             block = (
                 f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<img src=/{number}.png alt='{alts[-1]}'>".encode() + page
             )
-            records.append(record(data, url, block, digest="sha1"))
+            records.append(record(data, url, block, digest=data.draw(digests)))
             counts += Counter(records=1, pages=1, candidates=1)
         else:
             what = ("application/pdf", b"%PDF", 200) if kind == "pdf" else ("text/html", b"<p>no</p>", 404)
@@ -183,7 +187,7 @@ def test_every_record_of_an_archive_is_read_or_counted(data, kinds):
 @fuzz(data=st.data(), kinds=KINDS, where=st.floats(0, 1), junk=st.sampled_from([b"", b"junk\r\n", b"\r\n\r\n\r\n", b"WARC/9"]))
 def test_what_stands_around_a_broken_place_is_read_and_the_broken_counted(data, kinds, where, junk):
     """One record among whole ones is cut anywhere; the others come out as they are, and it has a reason."""
-    records, counts, alts, pictures = archive(data, ["page", *kinds, "page"])
+    records, counts, alts, pictures = archive(data, ["page", *kinds, "page"], without_digest=False)
     broken = record(
         data, "http://maps.example/broken", answer(data, "text/html", b"<img src=/b.png alt=broken>" + bytes(range(256)) * 2)
     )
