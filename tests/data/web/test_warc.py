@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import random
 import tracemalloc
 
 import pytest
@@ -88,3 +89,15 @@ def test_no_more_than_a_record_is_held(tmp_path, monkeypatch, form):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert rows == 2 and peak < 4_000_000
+
+
+def test_a_long_member_that_is_damaged_is_one_broken_record(tmp_path):
+    noise = bytes(random.Random(0).choices(range(33, 60), k=600_000))
+    parts = [gzip.compress(page(number, PAGE + noise)) for number in (1, 2, 3)]
+    parts[1] = parts[1][:300_000] + bytes(1000) + parts[1][301_000:]
+    rows, counts = read(tmp_path, b"".join(parts))
+    assert [row["page"][-1] for row in rows] == ["1", "3"] and (counts["broken_record"], counts["records"]) == (1, 2)
+    whole = bytearray(gzip.compress(b"".join(page(number, PAGE + noise) for number in (1, 2, 3))))
+    whole[-8:-4] = b"\0\1\2\3"  # what all was checked by, which its last record alone waits for
+    rows, counts = read(tmp_path, bytes(whole))
+    assert [row["page"][-1] for row in rows] == ["1", "2"] and counts["broken_record"] == 1
