@@ -70,6 +70,7 @@ GROUPS = st.lists(
 
 def one_spelling(path: str) -> str:
     """RFC 9309, 2.2.2: octets outside ASCII are encoded, codes of what needs none are resolved."""
+    path = re.sub("%(?![0-9A-Fa-f]{2})", "%25", path)  # a percent that begins no code
     path = re.sub("[^\x21-\x7e]", lambda sign: "".join(f"%{byte:02X}" for byte in sign[0].encode()), path)
 
     def one(code: re.Match) -> str:
@@ -136,6 +137,33 @@ def test_robots_txt_means_what_was_written(data, groups, targets):
     read = reservations.read_robots(body)
     for target in [*targets, *near(data, groups)]:
         assert read.allows(target) == allowed(groups, target), (groups, body, target)
+
+
+SPELLINGS = (
+    *(("a", "%61", "A"), ("~", "%7E", "%7e"), ("$", "%24"), ("/", "%2F", "%2f"), ("é", "%C3%A9", "%c3%a9"), ("%", "%25")),
+    *(("?",), ("-", "%2D"), ("*", "%2A", "b", "")),
+)
+"""Of each the first, and what it may be written as, also where that is something else."""
+
+
+@fuzz(
+    data=st.data(),
+    parts=st.lists(st.sampled_from(SPELLINGS), min_size=1, max_size=6),
+    end=st.sampled_from(["", "", "$"]),
+    ends=st.booleans(),
+)
+def test_a_rule_holds_for_its_path_in_every_spelling(data, parts, end, ends):
+    def spelled_path(more: str) -> str:
+        return "/" + "".join(data.draw(st.sampled_from(part)) for part in parts) + more
+
+    rule = spelled_path(end)
+    for field, groups in (("disallow", []), ("allow", [("disallow", "/")])):
+        groups = [(["rsvlm"], [*groups, (field, rule)])]
+        body = "User-agent: rsvlm\n" + "".join(f"{name}: {path}\n" for name, path in groups[0][1])
+        read = reservations.read_robots(body.encode())
+        for _ in range(4):
+            target = spelled_path("x" if ends else "").replace("*", "b").replace("é", "%C3%A9")
+            assert read.allows(target) == allowed(groups, target), (body, target)
 
 
 @fuzz(data=st.data(), groups=GROUPS, more=PATHS, targets=st.lists(TARGETS, min_size=3, max_size=8))
