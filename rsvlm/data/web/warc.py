@@ -157,7 +157,7 @@ class _Window:
         self.is_packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         self.packed, self.unpacker, self.members = b"", None, deque([(0, 0)])
-        self.is_broken, self.broken_place = False, 0
+        self.is_broken, self.broken_place, self.is_ended = False, 0, False
 
     @property
     def place(self) -> int:
@@ -233,7 +233,12 @@ class _Window:
         else:
             is_long, after = self.fill(end + 4096) >= end, bytes(self.data[end : end + 4096])
         after = after.lstrip(_BLANKS)[:6]
-        return is_long and not self.is_damaged and (re.match(rb"WARC/\d", after) is not None or b"WARC/".startswith(after))
+        is_next = is_long and (re.match(rb"WARC/\d", after) is not None or b"WARC/".startswith(after))
+        if self.is_packed and not is_next:
+            self.fill(
+                end + (1 << 20)
+            )  # a member without its end unpacks to anything, until what is behind it is no longer understood
+        return is_next and not self.is_damaged
 
     def mark_within(self, start: int, end: int) -> int | None:
         """Find where the next record begins between two places behind the window's start."""
@@ -286,24 +291,35 @@ class _Window:
             except zlib.error:
                 self.is_broken, self.broken_place = True, self.members[-1][1]
                 break
+            if not data and not part:
+                # The file ends in a member: its last one, or one that was cut before others.
+                if not self.is_ended and self._next_member(self.members[-1][1] + 1) is not None:
+                    self.is_broken, self.broken_place = True, self.members[-1][1]
+                self.is_ended = True
+                break
             self.packed = self.unpacker.unconsumed_tail
             if self.unpacker.eof:
                 self.packed, self.unpacker = self.unpacker.unused_data, None
-            if part or not data:
+            if part:
                 return part
         return b""
 
     def _go_to_member(self) -> None:
         """Go to the next member behind a broken place that unpacks to a record, or to the end of the file."""
-        self.packed, self.unpacker, self.is_broken = b"", None, False
-        self.file.seek(self.broken_place + 1)
+        self.packed, self.unpacker, self.is_broken, self.is_ended = b"", None, False, False
+        place = self._next_member(self.broken_place + 1)
+        self.file.seek(*((0, io.SEEK_END) if place is None else (place,)))
+
+    def _next_member(self, start: int) -> int | None:
+        """Find the next member that unpacks to a record, at or behind a place."""
+        self.file.seek(start)
         tail = b""
         while data := self.file.read(1 << 16):
             data = tail + data
             for match in re.finditer(rb"\x1f\x8b\x08", data):
                 with contextlib.suppress(zlib.error):
                     if zlib.decompressobj(31).decompress(data[match.start() : match.start() + 4096], 5) == b"WARC/":
-                        self.file.seek(self.file.tell() - len(data) + match.start())
-                        return
+                        return self.file.tell() - len(data) + match.start()
             # Long enough to unpack a member's beginning; what stands wholly in it was looked at and is looked at again.
             tail = data[-1024:]
+        return None

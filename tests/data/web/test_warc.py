@@ -101,3 +101,14 @@ def test_a_long_member_that_is_damaged_is_one_broken_record(tmp_path):
     whole[-8:-4] = b"\0\1\2\3"  # what all was checked by, which its last record alone waits for
     rows, counts = read(tmp_path, bytes(whole))
     assert [row["page"][-1] for row in rows] == ["1", "2"] and counts["broken_record"] == 1
+
+
+def test_members_behind_one_that_is_cut_are_read_also_where_it_unpacks_to_the_end(tmp_path):
+    cut = gzip.compress(long(2), 0)[:300]  # bytes as they are, so that what follows is taken for more of them
+    for behind in (1, 3):
+        rows, counts = read(tmp_path, gzip.compress(page(1)) + cut + gzip.compress(page(3)) * behind)
+        assert [row["page"][-1] for row in rows] == ["1"] + ["3"] * behind and counts["broken_record"] == 1 == counts[
+            "records"
+        ] - behind
+    rows, counts = read(tmp_path, gzip.compress(page(1)) + gzip.compress(page(2))[:-6])
+    assert len(rows) == 2 and not counts["broken_record"]
