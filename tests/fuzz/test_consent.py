@@ -37,7 +37,27 @@ NOISE = (
 )
 PATHS = st.lists(
     st.sampled_from(
-        ["/", "a", "b", "ab", "/a/", "*", "?", "x=1", ".jpg", "é", "%C3%A9", "%c3%a9", "%61", "%2F", "~", "%7E", "A"]
+        [
+            "/",
+            "a",
+            "b",
+            "ab",
+            "/a/",
+            "*",
+            "?",
+            "x=1",
+            ".jpg",
+            "é",
+            "%C3%A9",
+            "%c3%a9",
+            "%61",
+            "%2F",
+            "~",
+            "%7E",
+            "A",
+            "$",
+            "%24",
+        ]
     ),
     max_size=5,
 ).map(lambda parts: "/" + "".join(parts))
@@ -50,6 +70,7 @@ GROUPS = st.lists(
 
 def one_spelling(path: str) -> str:
     """RFC 9309, 2.2.2: octets outside ASCII are encoded, codes of what needs none are resolved."""
+    path = re.sub("%(?![0-9A-Fa-f]{2})", "%25", path)  # a percent that begins no code
     path = re.sub("[^\x21-\x7e]", lambda sign: "".join(f"%{byte:02X}" for byte in sign[0].encode()), path)
 
     def one(code: re.Match) -> str:
@@ -57,7 +78,8 @@ def one_spelling(path: str) -> str:
         return sign if re.fullmatch(r"[A-Za-z0-9~._-]", sign) else code[0].upper()
 
     path, mark, query = re.sub("%[0-9A-Fa-f]{2}", one, path).partition("?")
-    return path + mark + query.replace("%2F", "/")  # a slash needs no code there, RFC 3986, 3.4
+    query = query.replace("%2F", "/").replace("%3F", "?")  # which need no code there, RFC 3986, 3.4
+    return (path + mark + query).replace("$", "%24")
 
 
 def allowed(groups, target: str) -> bool:
@@ -66,18 +88,27 @@ def allowed(groups, target: str) -> bool:
     rules = [rule for agents, some in named or [group for group in groups if "*" in group[0]] for rule in some]
     best, verdict = -1, True
     for kind, path in rules:
-        path = one_spelling(path)
+        end = "$" * path.endswith("$")
+        path = one_spelling(path.removesuffix("$")) + end
         pattern = "".join(".*" if sign == "*" else re.escape(sign) for sign in path.removesuffix("$"))
-        if path and re.match(pattern + ("$" if path.endswith("$") else ""), one_spelling(target)):
+        if path and re.match(pattern + end, one_spelling(target)):
             if len(path) > best or (len(path) == best and kind == "allow"):
                 best, verdict = len(path), kind == "allow"
     return verdict
+
+
+_CODED = {"a": "%61", "~": "%7E", "$": "%24", "/": "%2F", "A": "%41", "%C3%A9": "%c3%a9"}
+RESPELLED = [*_CODED.items(), *((code, sign) for sign, code in _CODED.items()), ("%2F", "%2f")]
 
 
 def near(data, groups) -> list[str]:
     """Addresses that rules are about, and some beside them."""
     paths = [path.removesuffix("$") for _, rules in groups for _, path in rules if path] or ["/"]
     some = [data.draw(st.sampled_from(paths)) + data.draw(st.sampled_from(["", "", "b", "?x=1", ".jpg"])) for _ in range(6)]
+    # Some of them in another spelling, of the same or of something near it.
+    for place, path in enumerate(some):
+        old, new = data.draw(st.sampled_from(RESPELLED))
+        some[place] = path[0] + path[1:].replace(old, new) if data.draw(st.booleans()) else path
     return [path.replace("*", data.draw(st.sampled_from(["", "b", "/a"]))).replace("é", "%C3%A9") for path in some]
 
 
@@ -105,7 +136,34 @@ def test_robots_txt_means_what_was_written(data, groups, targets):
     body = spelled(data, groups)
     read = reservations.read_robots(body)
     for target in [*targets, *near(data, groups)]:
-        assert read.allows(target) == allowed(groups, target), (body, target)
+        assert read.allows(target) == allowed(groups, target), (groups, body, target)
+
+
+SPELLINGS = (
+    *(("a", "%61", "A"), ("~", "%7E", "%7e"), ("$", "%24"), ("/", "%2F", "%2f"), ("é", "%C3%A9", "%c3%a9"), ("%", "%25")),
+    *(("?",), ("-", "%2D"), ("*", "%2A", "b", "")),
+)
+"""Of each the first, and what it may be written as, also where that is something else."""
+
+
+@fuzz(
+    data=st.data(),
+    parts=st.lists(st.sampled_from(SPELLINGS), min_size=1, max_size=6),
+    end=st.sampled_from(["", "", "$"]),
+    ends=st.booleans(),
+)
+def test_a_rule_holds_for_its_path_in_every_spelling(data, parts, end, ends):
+    def spelled_path(more: str) -> str:
+        return "/" + "".join(data.draw(st.sampled_from(part)) for part in parts) + more
+
+    rule = spelled_path(end)
+    for field, groups in (("disallow", []), ("allow", [("disallow", "/")])):
+        groups = [(["rsvlm"], [*groups, (field, rule)])]
+        body = "User-agent: rsvlm\n" + "".join(f"{name}: {path}\n" for name, path in groups[0][1])
+        read = reservations.read_robots(body.encode())
+        for _ in range(4):
+            target = spelled_path("x" if ends else "").replace("*", "b").replace("é", "%C3%A9")
+            assert read.allows(target) == allowed(groups, target), (body, target)
 
 
 @fuzz(data=st.data(), groups=GROUPS, more=PATHS, targets=st.lists(TARGETS, min_size=3, max_size=8))

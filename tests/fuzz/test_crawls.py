@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import gzip
+import hashlib
 import io
 import json
+import re
 import tempfile
 import zlib
 from collections import Counter
@@ -63,13 +66,21 @@ def answer(data, kind: str, body: bytes, status: int = 200) -> bytes:
     return (end.join(lines) + end + end).encode() + body
 
 
-def record(data, url: str, block: bytes, kind: str = "response", content: str = "application/http; msgtype=response") -> bytes:
+def record(
+    data, url: str, block: bytes, kind: str = "response", content: str = "application/http; msgtype=response", digest: str = ""
+) -> bytes:
     """A record of an archive, its header spelled as the format allows."""
     url = data.draw(st.sampled_from([url, url, f"<{url}>"]))
     names = data.draw(st.sampled_from([str, str, str.lower, str.upper]))
     fields = [("WARC-Type", kind), ("WARC-Target-URI", url), ("WARC-Record-ID", f"<urn:uuid:{zlib.crc32(block):08x}>")]
     fields += [("WARC-Date", "2026-01-01T00:00:00Z"), ("Content-Type", content), ("Content-Length", str(len(block)))]
     fields += data.draw(st.sampled_from([[], [("WARC-IP-Address", "93.184.216.34")], [("X-Note", "a\r\n  folded line")]]))
+    if digest:
+        value = hashlib.new(digest, block).digest()
+        told = data.draw(
+            st.sampled_from([value.hex(), base64.b32encode(value).decode(), base64.b32encode(value).decode().lower()])
+        )
+        fields.append(("WARC-Block-Digest", f"{digest}:{told}"))
     gap = data.draw(st.sampled_from([": ", ": ", ":", ":\t"]))
     end = data.draw(st.sampled_from(["\r\n", "\r\n", "\r\n", "\n"]))
     lines = [
@@ -79,11 +90,28 @@ def record(data, url: str, block: bytes, kind: str = "response", content: str = 
     return (end.join(lines) + end + end).replace("\r\n  ", end + "  ").encode() + block + 2 * end.encode()
 
 
-KINDS = st.lists(st.sampled_from(["page", "page", "image", "resource", "missing", "request", "pdf"]), min_size=1, max_size=6)
+KINDS = st.lists(
+    st.sampled_from(["page", "page", "image", "resource", "missing", "request", "pdf", "archive", "about"]),
+    min_size=1,
+    max_size=6,
+)
 
 
-def archive(data, kinds: list[str]) -> tuple[list[bytes], Counter, list[str], dict[str, bytes]]:
-    """Records; what is to be counted of them; texts of pages in order; pictures."""
+def nested(data) -> bytes:
+    """Records that are the content of another, as where an archive or a text about archives was crawled."""
+    page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<img src=/n.png alt=nested>"
+    return b"".join(
+        record(data, "http://maps.example/nested", data.draw(st.sampled_from([page, b"x"])))
+        for _ in range(data.draw(st.integers(1, 3)))
+    )
+
+
+def archive(data, kinds: list[str], without_digest: bool = True) -> tuple[list[bytes], Counter, list[str], dict[str, bytes]]:
+    """Records; what is to be counted of them; texts of pages in order; pictures.
+
+    One that holds others has a digest, or may be without.
+    """
+    digests = st.sampled_from(["sha1", "md5", "sha256"] + [""] * without_digest * 3)
     records, counts, alts, pictures = [], Counter(), [], {}
     for number, kind in enumerate(kinds):
         url = f"http://maps.example/{number}"
@@ -108,6 +136,18 @@ def archive(data, kinds: list[str]) -> tuple[list[bytes], Counter, list[str], di
             block = b"GET / HTTP/1.1\r\nHost: maps.example\r\n\r\n"
             records.append(record(data, url, block, "request", "application/http; msgtype=request"))
             counts["other_record"] += 1
+        elif kind == "archive":
+            block = b"HTTP/1.1 200 OK\r\nContent-Type: application/warc\r\n\r\n" + nested(data)
+            records.append(record(data, url, block, digest=data.draw(digests)))
+            counts += Counter(records=1, not_a_page=1)
+        elif kind == "about":
+            alts.append(f"port {number} é")
+            page = b"<plaintext>" + nested(data).replace(b"<", b"&lt;")
+            block = (
+                f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<img src=/{number}.png alt='{alts[-1]}'>".encode() + page
+            )
+            records.append(record(data, url, block, digest=data.draw(digests)))
+            counts += Counter(records=1, pages=1, candidates=1)
         else:
             what = ("application/pdf", b"%PDF", 200) if kind == "pdf" else ("text/html", b"<p>no</p>", 404)
             records.append(record(data, url, answer(data, *what)))
@@ -116,9 +156,16 @@ def archive(data, kinds: list[str]) -> tuple[list[bytes], Counter, list[str], di
 
 
 def packed(data, records: list[bytes]) -> bytes:
-    if data.draw(st.booleans()):
-        return b"".join(records)
-    return b"".join(map(gzip.compress, records))
+    """Plain, a member for each record, one for all, or one for some."""
+    form = data.draw(st.sampled_from(["plain", "each", "all", "some"]))
+    if form == "some":
+        half = data.draw(st.integers(0, len(records)))
+        return gzip.compress(b"".join(records[:half])) + b"".join(map(gzip.compress, records[half:]))
+    return b"".join(records) if form == "plain" else packed_as(form, records)
+
+
+def packed_as(form: str, records: list[bytes]) -> bytes:
+    return b"".join(map(gzip.compress, records)) if form == "each" else gzip.compress(b"".join(records))
 
 
 def rows_of(path: Path) -> tuple[list[dict], Counter]:
@@ -138,36 +185,37 @@ def test_every_record_of_an_archive_is_read_or_counted(data, kinds):
 
 
 @fuzz(data=st.data(), kinds=KINDS, where=st.floats(0, 1), junk=st.sampled_from([b"", b"junk\r\n", b"\r\n\r\n\r\n", b"WARC/9"]))
-def test_what_stands_before_and_behind_a_broken_place_is_read(data, kinds, where, junk):
-    """One record among whole ones is cut anywhere; the others come out as they are."""
-    records, _, alts, _ = archive(data, ["page", *kinds, "page"])
+def test_what_stands_around_a_broken_place_is_read_and_the_broken_counted(data, kinds, where, junk):
+    """One record among whole ones is cut anywhere; the others come out as they are, and it has a reason."""
+    records, counts, alts, pictures = archive(data, ["page", *kinds, "page"], without_digest=False)
     broken = record(
         data, "http://maps.example/broken", answer(data, "text/html", b"<img src=/b.png alt=broken>" + bytes(range(256)) * 2)
     )
     cut = broken[: max(1, int(where * len(broken)))]
     at = data.draw(st.integers(1, len(records) - 1))
-    is_packed = data.draw(st.booleans())
-    pack = gzip.compress if is_packed else bytes
-    if is_packed and data.draw(st.booleans()):
-        cut = pack(broken)[: max(1, int(where * len(pack(broken))))]
-    else:
-        cut = pack(cut)
+    form, lead = data.draw(st.sampled_from(["plain", "each", "all"])), data.draw(st.sampled_from([b"", b"", b"junk\r\n"]))
+    behind, end = cut + junk + b"".join(records[at:]), len(broken.rstrip(b"\r\n"))
+    if re.search(rb"WARC/1", behind[5:end]) and re.match(rb"\s*WARC/", behind[end:]):
+        return  # by chance it ends where another record begins, so nothing tells that it is no text about archives
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "x.warc.gz" if is_packed else "x.warc")
-        path.write_bytes(b"".join([*map(pack, records[:at]), cut, junk, *map(pack, records[at:])]))
+        path = Path(folder, "x.warc" if form == "plain" else "x.warc.gz")
+        if form == "each":
+            member = gzip.compress(broken)
+            member = member[: max(1, int(where * len(member)))] if data.draw(st.booleans()) else gzip.compress(cut)
+            path.write_bytes(packed_as(form, records[:at]) + lead + member + junk + packed_as(form, records[at:]))
+        else:
+            plain = b"".join([*records[:at], lead, behind])
+            path.write_bytes(plain if form == "plain" else gzip.compress(plain))
         rows, told = rows_of(path)
-        found = [row["text"] for row in rows if row["text"] != "broken"]
-        before = [alt for alt in alts if f"/{alt.split()[1]}.png" and int(alt.split()[1]) < at]
-        assert found[: len(before)] == before, (where, junk, at, path.read_bytes()[:5000])
-        if found != alts:  # a record that is cut without a trace takes those with it that its length covers
-            lost = [alt for alt in alts if alt not in found]
-            reasons = sum(told[name] for name in archives.RECORD_REASONS if name != "other_record")
-            assert reasons or not is_packed, (
-                told,
-                lost,
-                path.read_bytes()[:5000],
-            )  # unpacked, a length may cover the next record
-            assert alts[-1] in found or len(lost) <= 2, (where, junk, at, told, path.read_bytes()[:5000])
+        case = (where, junk, at, form, told, path.read_bytes()[:5000])
+        assert [row["text"] for row in rows if row["text"] != "broken"] == alts, case
+        assert {picture.url: picture.data for picture in archives.images(path)} == pictures, case
+        told.subtract(counts)
+        assert min(told.values()) >= 0, case
+        is_read = told["pages"] == 1
+        reasons = told["broken_record"] + sum(told[name] for name in ("cut_record", "broken_encoding", "not_a_page"))
+        assert 1 <= is_read + reasons <= 1 + bool(lead) + bool(junk.strip()), case
+        assert told["records"] == is_read + reasons - told["broken_record"], case
 
 
 # Tables of links

@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 import warnings
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,34 @@ NAMES = ("scene", "Scene", "SCENE", "the scene", "the-scene", "the_scene", "szen
          "B02", "S2A_B02", "S2A_B03", "S2A_B04", "S2A_B8A", "S2A_SCL", "S2A_TCI", "LC08_SR_B4", "LC08_SR_B3", "LC08_SR_B2", "LC08_QA_PIXEL",
          "red", "green", "blue", "nir", "B4", "b04", "_", "über/..", "3", "12-7-4")  # fmt: skip
 FOLDERS = ("", "a", "A", "a/b", "a-b", "R10m", "R20m", "b.tif")
+
+
+@dataclass(frozen=True)
+class Named:
+    """What of a source decides its name."""
+
+    name: str
+    path: str
+    bands_at: tuple[str, ...] = ()
+    file: str = ""
+
+
+@fuzz(
+    files=st.lists(st.tuples(st.sampled_from(FOLDERS), st.sampled_from(NAMES)), min_size=1, max_size=8, unique=True),
+    data=st.data(),
+)
+def test_sources_that_share_a_name_are_told_apart_by_their_files_alone(files, data):
+    named = [Named(stem, f"/imagery/{folder}/{stem}.tif".replace("//", "/")) for folder, stem in files]
+    apart = imagery._told_apart(named, Path("/imagery"))
+    assert [Path("/imagery", source.file) for source in apart] == [Path(source.path) for source in named]
+    shared = Counter(source.name.casefold() for source in named)
+    assert all(now.name == was.name for now, was in zip(apart, named, strict=True) if shared[was.name.casefold()] == 1)
+    again = imagery._told_apart(data.draw(st.permutations(named)), Path("/imagery"))
+    assert {source.file: source.name for source in again} == {source.file: source.name for source in apart}
+    # One that is called already what another would be called.
+    taken = data.draw(st.sampled_from([str, str.upper]))(data.draw(st.sampled_from(apart)).name)
+    for some in (named + [Named(taken, "/imagery/z/z.tif")], [Named(taken, "/imagery/z/z.tif"), *named]):
+        assert len({source.name.casefold() for source in imagery._told_apart(some, Path("/imagery"))}) == len(some)
 
 
 @fuzz(

@@ -209,11 +209,11 @@ HOLDERS = (
 )
 
 
-@fuzz(
-    data=st.data(), name=st.sampled_from(LAZY), real=ADDRESSES.filter(lambda text: ".jpg" in text or ".png" in text), alt=TEXTS
-)
+@fuzz(data=st.data(), name=st.sampled_from(LAZY), real=ADDRESSES | st.sampled_from(["/render?n=7", "/p/7", "x/y"]), alt=TEXTS)
 def test_an_address_kept_back_is_found_behind_what_holds_its_place(data, name, real, alt):
-    holder = data.draw(st.sampled_from(HOLDERS))
+    """Whatever it is behind a placeholder; where it is a picture's, also behind another picture."""
+    is_picture = any(ending in real for ending in (".jpg", ".png", ".webp"))
+    holder = data.draw(st.sampled_from(HOLDERS) | st.sampled_from(["small.jpg", "/p/7-small"] if is_picture else HOLDERS))
     page = image(data, holder, alt, (attribute(data, name, real),))
     rows = html.page_rows(page, PAGE)
     assert [(row[0], row[1]) for row in rows] == [(html.absolute_url(urljoin(PAGE, real)), alt)], page
@@ -234,7 +234,12 @@ LETTERS = {
 }
 
 
-@fuzz(data=st.data(), name=st.sampled_from(sorted(LETTERS)), alt=TEXTS.filter(str.isascii), many=st.integers(1, 4))
+@fuzz(
+    data=st.data(),
+    name=st.sampled_from([*sorted(LETTERS), "utf-8", "utf-16", "utf-16"]),
+    alt=TEXTS.filter(str.isascii),
+    many=st.integers(1, 4),
+)
 def test_a_page_is_read_in_the_encoding_that_it_tells(data, name, alt, many):
     text = LETTERS[name]
     spelled = data.draw(st.sampled_from([name, name.upper(), f" {name} "]))
@@ -245,8 +250,16 @@ def test_a_page_is_read_in_the_encoding_that_it_tells(data, name, alt, many):
     )
     meta = meta if name != "utf-16" else ""
     charset = None if (meta or name in ("utf-8", "utf-16")) and data.draw(st.booleans()) else spelled.strip()
+    other = data.draw(st.sampled_from(["windows-1252", "iso-8859-2", "koi8-r", "latin1", "no-such"]))
+    if name in ("utf-8", "utf-16"):  # which its bytes say, whoever says otherwise
+        charset = data.draw(st.sampled_from([charset, other]))
+    if charset and name != "utf-16" and data.draw(st.booleans()):  # a server goes before a page
+        meta = f"<meta charset='{other}'>"
     page = f"<html><head>{meta}<title>{text}</title></head>" + "".join(
         f"<img src='/{n}.jpg' alt='{text} {escape(alt)}'>" for n in range(many)
     )
-    rows = html.page_rows(html.decode(page.encode(name), charset), PAGE)
+    body = page.encode(name)
+    if name == "utf-16" and data.draw(st.booleans()):
+        body = b"\xfe\xff" + page.encode("utf-16-be")
+    rows = html.page_rows(html.decode(body, charset), PAGE)
     assert Counter((row[1], row[3]) for row in rows) == {(f"{text} {alt}", text): many}, (name, charset, meta)

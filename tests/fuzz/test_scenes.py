@@ -123,6 +123,7 @@ def test_a_part_of_a_scene_shows_what_the_whole_shows(height, width, part, place
             (scene,) = scene_files.open_scene(path, nodata="file", limits=(0, 255))
             scene = scene_blocks.align(scene, model, int(32 * zoom))
             row, column = scene_files.origin(scene)
+            assert (row - scene.top, column - scene.left) == (place_row(corner[1]), place_column(corner[0]))
             assert zoom == 0.5 or (row % (8 * zoom), column % (8 * zoom)) == (0, 0)
             view = max(1, round(scene.height / zoom)), max(1, round(scene.width / zoom))
             with scene_files.reader(scene, set()) as read:

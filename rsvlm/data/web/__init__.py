@@ -3,6 +3,7 @@
 In: web archives or tables of links. Out: audited shards, and a reason for every address that is not in them.
 
     archives      archives to candidates
+    warc          an archive to records
     tables        tables of links to candidates
     html          a page to candidates
     texts         is the text about a picture from above? lexicon has the words

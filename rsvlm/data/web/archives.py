@@ -1,6 +1,6 @@
 """Web archives and tables of links into candidates: the address of an image and a text that somebody wrote beside it.
 
-WARC files are read as streams, record by record; what is broken is counted and passed over. Pages go through `rsvlm.data.web.html`,
+Archives go through `rsvlm.data.web.warc`, record by record; what is broken is counted and passed over. Pages go through `rsvlm.data.web.html`,
 tables through `rsvlm.data.web.tables`, and give the same rows. Every text is kept as data: nothing here follows a link, runs a
 script or opens a connection.
 """
@@ -16,11 +16,11 @@ import zlib
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from rsvlm.data.web import html, lexicon, tables
+from rsvlm.data.web import html, lexicon, tables, warc
 from rsvlm.data.web.html import Counts, absolute_url
 from rsvlm.errors import DataError, need
 
@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 RECORD_REASONS = {
     "bad_target": "the record's own address is no http or https address",
     "broken_encoding": "the body does not unpack as its headers say",
-    "broken_record": "a record's header or compression is broken; reading went on at the next record, where there is one",
+    "broken_record": "a record's header, compression or end is broken; reading went on at the next record, where there is one",
     "cut_body": "not left out: a body without its end, of which what came whole was read",
-    "cut_record": "the archive ends inside the record, or says that it was cut",
+    "cut_record": "the archive ends or another record begins inside the record, or it says that it was cut",
     "http_status": "the server's answer was not 200",
     "not_a_page": "a response that is neither a page nor an image",
     "other_record": "a record that is no answer of a server: a request, metadata, a text, or a page that the crawl had already",
@@ -55,9 +55,7 @@ SCHEMA = pa.schema([pa.field(name, pa.string()) for name in html.COLUMNS])
 MAX_PAGE_BYTES = 5_000_000
 MAX_IMAGE_BYTES = 20_000_000
 BATCH_BYTES = 32_000_000
-MAX_BROKEN = 10_000
-"""Limits of one page and image (bytes unpacked) and batch (bytes), and of the broken places after which an archive is given
-up."""
+"""Limits of one page and image (bytes unpacked) and batch (bytes)."""
 
 _IMAGE_MAGIC = re.compile(rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|BM|II\*\0|MM\0\*|\0\0\0\x0cjP  ", re.DOTALL)
 
@@ -164,7 +162,7 @@ def images(
     if (kind := inspect(path)["format"]) != "warc":
         raise DataError(f"{path} is a {kind} file: only WARC files hold images")
     lost = Counts()
-    for record, source in _records(path, Counts()):
+    for record, source in warc.records(path, Counts()):
         url, content_type = absolute_url(_target(record)), _content_type(record)
         if url is None or (wanted is not None and url not in wanted) or not _is_answered(record):
             continue
@@ -194,154 +192,16 @@ def _head(path: Path, size: int = 512) -> bytes:
     return raw[:size]
 
 
-def _records(path: Path, counts: Counts) -> Iterator[tuple[WarcRecord, str]]:
-    """Give every response and resource of an archive with its place, going on behind what is broken."""
-    warc = need("fastwarc.warc", "data")
-    size, start, seen, broken, odd = path.stat().st_size, 0, False, 0, False
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-        while start is not None and start < size:
-            last, skip, stream = start, 1, file
-            try:
-                if spelled := _spelled_anew(file, start, packed, odd):
-                    stream, skip = io.BytesIO(spelled[0]), spelled[1] - start
-                elif odd:
-                    raise OSError("the header is not understood")
-                file.seek(start)
-                # Not limited to the wanted types: a broken record must be told by its own place.
-                for record in warc.ArchiveIterator(stream, parse_http=False, auto_decode="none"):
-                    last, seen = start if spelled else record.stream_pos, True
-                    length = record.headers.get("Content-Length", "")
-                    if odd := not spelled and _is_odd(record, length):
-                        break
-                    if not (length.isascii() and length.isdigit() and len(length) < 16):
-                        raise OSError("no length")
-                    skip = skip if spelled else 1 if packed else int(length)
-                    place = f"{path.name}:{last}:{(record.record_id or '').strip('<>')}"
-                    if _field(record, "WARC-Type") not in ("response", "resource"):
-                        counts["other_record"] += 1
-                        continue
-                    counts["records"] += 1
-                    if record.headers.get("WARC-Truncated") or record.headers.get("WARC-Segment-Number"):
-                        counts["cut_record"] += 1
-                        continue
-                    if "http" in record.headers.get("Content-Type", "http").lower():
-                        record.parse_http(quirks_mode=True)
-                    yield record, place
-                if not (spelled or odd):
-                    break
-                start = last if odd else start + skip
-            except (OSError, ValueError, zlib.error) as error:
-                log.debug("%s: broken record after byte %d: %s", path, last, error)
-                counts["broken_record"] += 1
-                broken += 1
-                if broken > MAX_BROKEN:
-                    log.warning("%s is broken in more than %d places: the rest is not read", path, MAX_BROKEN)
-                    break
-                start, odd = _next_record(file, last + skip, packed), False
-    if not seen and size:
-        raise DataError(f"{path} holds no WARC record: it is broken from its start, or no archive")
-
-
 def _field(record: WarcRecord, name: str) -> str:
     return (record.headers.get(name) or "").strip().lower()
 
 
 def _first_records(path: Path, count: int = 20) -> list[WarcRecord]:
-    warc, records = need("fastwarc.warc", "data"), []
+    reader, records = need("fastwarc.warc", "data"), []
     with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
-        for record in itertools.islice(warc.ArchiveIterator(file, parse_http=False, auto_decode="none"), count):
+        for record in itertools.islice(reader.ArchiveIterator(file, parse_http=False, auto_decode="none"), count):
             records.append(record)
     return records
-
-
-def _is_odd(record: WarcRecord, length: str) -> bool:
-    """Tell whether the reader did not understand a header that says all that it must."""
-    is_http = _field(record, "Content-Type").startswith("application/http")
-    if any("\n" in value for value in record.headers.values()) or (is_http and not record.is_http):
-        return True
-    return length.isascii() and length.isdigit() and record.content_length != int(length)
-
-
-_HEADER = re.compile(rb"\s*(WARC/\d+\.\d+)[ \t]*(\r?\n)((?:[^\r\n]+\r?\n)*)\r?\n")
-
-
-def _spelled_anew(file: BinaryIO, start: int, packed: bool, odd: bool) -> tuple[bytes, int] | None:
-    """Write one record anew whose header the reader does not understand: names in small letters, lines that end in a line feed.
-
-    Field names of WARC know no case (ISO 28500, section 4).
-
-    Args:
-        file: The archive.
-        start: Place of the record.
-        packed: Whether each record is a gzip member.
-        odd: Whether it is known that the record must be written anew; else this is told by its line ends.
-
-    Returns:
-        The record as the reader wants it, and where the next one starts; None where it understands this one.
-
-    Raises:
-        OSError: The record is cut, or larger than any that is used.
-    """
-    file.seek(start)
-    data = file.read(1 << 16)
-    if packed:
-        member = zlib.decompressobj(31)
-        with contextlib.suppress(zlib.error):
-            data = member.decompress(data, 1 << 16)
-    header = _HEADER.match(data)
-    if not header or not (odd or header[2] == b"\n"):
-        return None
-    unfolded = re.sub(rb"\r?\n[ \t]+", b" ", header[3])
-    lines = [line.split(b":", 1) for line in unfolded.splitlines() if b":" in line]
-    fields = {name.strip().lower(): value.strip() for name, value in lines}
-    length = fields.get(b"content-length", b"")
-    if not length.isdigit() or int(length) > MAX_IMAGE_BYTES + MAX_PAGE_BYTES:
-        raise OSError("no length, or too long")
-    end = header.end() + int(length)
-    if packed:
-        file.seek(start)
-        member, data = zlib.decompressobj(31), b""
-        while not member.eof and len(data) <= end + 100 and (part := file.read(1 << 16)):
-            data += member.decompress(part)
-        after = file.tell() - len(member.unused_data)
-    else:
-        file.seek(start)
-        data, after = file.read(end), start + end
-        while (sign := file.read(1)) and sign in b"\r\n":
-            after += 1
-    if len(data) < end:
-        raise OSError("the record is cut")
-    block = data[header.end() : end]
-    if block.startswith(b"HTTP/") and (empty := re.search(rb"\n\r?\n", block)):
-        block = re.sub(rb"\r?\n", b"\r\n", block[: empty.end()]) + block[empty.end() :]
-        fields[b"content-length"] = str(len(block)).encode()
-    fields[b"content-type"] = fields.get(b"content-type", b"application/http").lower()
-    names = {name: name.title().replace(b"Warc", b"WARC").replace(b"-Id", b"-ID").replace(b"Uri", b"URI") for name in fields}
-    lines = [header[1], *(names[name] + b": " + value for name, value in fields.items())]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + block + b"\r\n\r\n", after
-
-
-def _next_record(file: BinaryIO, start: int, packed: bool, block: int = 1 << 16) -> int | None:
-    """Find where the next record starts, at or after a byte; in packed archives, the next member that unpacks to a record."""
-    mark = re.compile(rb"\x1f\x8b\x08" if packed else rb"(?<=\n)WARC/\d\.")
-    file.seek(start)
-    tail, position = b"", start
-    while data := file.read(block):
-        data, position = tail + data, position - len(tail)
-        for match in mark.finditer(data):
-            if not packed:
-                return position + match.start()
-            try:
-                member = data[match.start() : match.start() + 4096]
-                if zlib.decompressobj(31).decompress(member, 5) == b"WARC/":
-                    return position + match.start()
-            except zlib.error:
-                continue
-        position += len(data)
-        # Long enough to unpack a member's beginning; what stands wholly in it was looked at and is looked at again.
-        tail = data[-1024:]
-    return None
 
 
 def _target(record: WarcRecord) -> str:
@@ -453,7 +313,7 @@ def _join_chunks(data: bytes) -> tuple[bytes, bool]:
 
 
 def _archive_rows(path: Path, counts: Counts) -> Iterator[tuple]:
-    for record, source in _records(path, counts):
+    for record, source in warc.records(path, counts):
         content_type, target = _content_type(record).split(";")[0].strip().lower(), _target(record)
         if not _is_answered(record):
             counts["http_status"] += 1

@@ -48,6 +48,10 @@ of its own and there is none for the page, `url` is the page's."""
 UNSAFE_FROM = 0.5
 """Value of `punsafe` from which a row is left out: LAION's classifier then takes the picture to be unsafe rather than safe. Our choice."""
 
+_ONE_A_LINE = (
+    'write one object a line, as {"url": ..., "text": ...}, which pandas does with to_json(FILE, orient="records", lines=True)'
+)
+
 MAX_LINE = 4_000_000
 """Longest line that is read, in characters; a longer one is a broken row."""
 
@@ -77,7 +81,8 @@ def columns(path: Path, form: str, names: Mapping[str, str] | None = None) -> di
     try:
         every, texts = _names(path, form)
     except (OSError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as {form} ({str(error)[:200]}): is it what its name says?") from error
+        hint = _ONE_A_LINE if form == "jsonl" else "is it what its name says?"
+        raise DataError(f"{path} cannot be read as {form} ({str(error)[:200]}): {hint}") from error
     lower = {name.strip().lower(): name for name in reversed(texts)}
     found = {key: lower[name] for key, group in COLUMNS.items() for name in reversed(group) if name in lower}
     found |= {name: column for column in every for name in ("nsfw", "punsafe") if column.strip().lower() == name}
@@ -105,6 +110,10 @@ def _names(path: Path, form: str) -> tuple[list[str], list[str]]:
         with _open(path) as file:
             first = next((line for line in iter(lambda: file.readline(MAX_LINE), b"") if line.strip()), b"")
         record = json.loads(first.decode("utf-8-sig", "replace"))
+        if isinstance(record, dict) and record and all(isinstance(value, list | dict) for value in record.values()):
+            raise DataError(
+                f"{path} is one JSON object that holds a table by its columns ({', '.join(record)[:200]}): {_ONE_A_LINE}"
+            )
         names = list(record) if isinstance(record, dict) else []
     else:
         with _lines(path) as lines:

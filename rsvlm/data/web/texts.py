@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 REASONS = {
     "empty": "no text",
     "no_term": "no word of the lexicon: nothing says that the image was taken from above",
+    "other_script": "mostly letters in which the lexicon has no word, as Chinese, Japanese, Thai or Arabic: nothing was looked for in them",
     "markup": "a script or other code is written into the text",
     "injection": "the text gives orders to a language model",
     "garbled": "characters were lost in a wrong encoding",
     "file_name": "the text is the name of a file or a camera's number",
-    "too_few_words": "fewer words than web.min_words after cleaning",
+    "too_few_words": "fewer words than web.min_words after cleaning; two letters count as one where no blanks stand between words, as in Chinese",
     "not_prose": "mostly digits and signs",
     "repetitive": "the same words again and again, as for search engines",
     "personal_email": "an e-mail address",
@@ -81,6 +82,7 @@ def text_stage(
     raw = pc.utf8_slice_codeunits(raw, 0, MAX_CHARACTERS)
     reasons = np.full(len(raw), "no_term", object)
     reasons[~_has(raw, r"[\pL\pN\pP\pS]")] = "empty"
+    reasons[_in_other_script(raw, words)] = "other_script"
     # References, marks and invisible characters may hide a word: such texts are cleaned before they are tested.
     tested = np.flatnonzero(_has(pc.utf8_lower(raw), words.gate) | _has(raw, _HIDING))
     cleaned = clean(raw.take(pa.array(tested)).to_pylist(), words)
@@ -246,6 +248,10 @@ def _form_reasons(originals: pa.Array, texts: np.ndarray, options: config.Web) -
     cleaned = strings(texts.tolist())
     hashes, starts = word_hashes(cleaned)
     counts = np.diff(starts)
+    unspaced, runs = (
+        pc.count_substring_regex(cleaned, f"[{_UNSPACED}]{sign}").to_numpy(zero_copy_only=False) for sign in ("", "+")
+    )
+    enough = np.maximum(counts, counts - runs + (unspaced + 1) // 2) >= options.min_words
     lengths = np.maximum(pc.utf8_length(cleaned).to_numpy(zero_copy_only=False), 1)
     letters = pc.count_substring_regex(cleaned, r"\pL").to_numpy(zero_copy_only=False)
     lost = pc.count_substring_regex(originals, "\ufffd").to_numpy(zero_copy_only=False)
@@ -258,8 +264,8 @@ def _form_reasons(originals: pa.Array, texts: np.ndarray, options: config.Web) -
         "markup": np.any([_has(column, _MARKUP) for column in either], axis=0),
         "injection": np.any([_has(column, _INJECTION) for column in either], axis=0),
         "garbled": (lost > 2) & (lost > 0.05 * lengths),
-        "file_name": (counts < options.min_words) & (_has(originals, _FILE) | (counts == 0)),
-        "too_few_words": counts < options.min_words,
+        "file_name": ~enough & (_has(originals, _FILE) | (counts == 0)),
+        "too_few_words": ~enough,
         "not_prose": letters < 0.3 * lengths,
         "repetitive": (counts >= 12) & (distinct < 0.5 * counts),
         "personal_email": np.any([_has(column, _EMAIL) for column in either], axis=0),
@@ -270,6 +276,22 @@ def _form_reasons(originals: pa.Array, texts: np.ndarray, options: config.Web) -
 
 
 _FILE = r"(?i)\.(?:jpe?g|png|gif|webp|tiff?|bmp|jp2)\b|^[^ ]*[_-][^ ]*$|\b(?:IMG|DSC|DJI)_?[0-9]"
+
+
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"  # scripts without blanks between words
+_OTHER = r"[^\p{Latin}\p{Cyrillic}\PL]"
+_OURS = r"[\p{Latin}\p{Cyrillic}]"
+
+
+def _in_other_script(column: pa.Array, words: Lexicon) -> np.ndarray:
+    """Tell which texts are mostly in letters that no word of the lexicon is written in."""
+    result = _has(column, _OTHER)
+    if result.any() and not _has(strings([words.gate]), _OTHER)[0]:
+        foreign = column.filter(pa.array(result))
+        other, ours = (pc.count_substring_regex(foreign, script).to_numpy(zero_copy_only=False) for script in (_OTHER, _OURS))
+        result[result] = other > ours
+        return result
+    return np.zeros(len(column), bool)
 
 
 _SHOWN = dict.fromkeys(_INVISIBLE) | {0xFF20: "@", 0xFE6B: "@"}

@@ -282,3 +282,18 @@ def test_rows_that_a_broken_parquet_file_does_not_give_are_counted(tmp_path):
     counts = pages.Counts()
     found = sum(batch.num_rows for batch in archives.read(path, counts))
     assert found + counts["unread_rows"] + counts["no_text"] + counts["bad_url"] == 40_000 and counts["unread_rows"]
+
+
+@pytest.mark.parametrize(
+    "how", [{"orient": "list"}, {"orient": "columns"}, {"orient": "split"}, {"orient": "columns", "indent": 1}]
+)
+@pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
+def test_a_table_written_by_its_columns_says_what_to_do(tmp_path, how, name):
+    table = pd.DataFrame({"url": urls(3), "text": ["a", "b", "c"]})
+    written = json.dumps(table.to_dict("list")) if how["orient"] == "list" else table.to_json(**how)
+    path = tmp_path / name
+    path.write_text(written)
+    with pytest.raises(DataError, match=r"(?s)t\.json.*write one object a line.*lines=True"):
+        archives.inspect(path)
+    table.to_json(path, orient="records", lines=True)
+    assert archives.inspect(path)["columns"]["url"] == "url"
