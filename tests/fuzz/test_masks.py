@@ -71,10 +71,11 @@ def thing(rng, H, W):
     flat = [ring.ravel().tolist() for ring in rings]
     mask = mask_api.decode(mask_api.merge(mask_api.frPyObjects(flat, H, W))) > 0
     sure = nowhere.copy()
+    beyond = 2 * max(H, W)  # drawn on a wider sheet: what leaves the picture, pycocotools draws along its edge
     for ring in flat:  # each by itself: where two touch, neither tells of the seam
-        sure |= ndimage.binary_erosion(
-            mask_api.decode(mask_api.frPyObjects([ring], H, W)[0]) > 0, np.ones((3, 3)), border_value=1
-        )
+        wide = mask_api.frPyObjects([(np.array(ring) + beyond).tolist()], H + 2 * beyond, W + 2 * beyond)[0]
+        inside = ndimage.binary_erosion(mask_api.decode(wide) > 0, np.ones((3, 3)))
+        sure |= inside[beyond : beyond + H, beyond : beyond + W]
     for ring in rings:  # a tip narrower than a pixel is drawn by one and not by the other
         edge = np.concatenate([np.linspace(a, b, 200) for a, b in zip(ring, np.roll(ring, -1, 0), strict=True)])
         column, row = np.floor(edge).astype(int).T

@@ -101,9 +101,9 @@ class _Sizes:
 def test_a_part_of_a_scene_shows_what_the_whole_shows(height, width, part, place, zoom, kind, gone, seed, tiled):
     rng, model = np.random.default_rng(seed), _Sizes()
     x0, y0 = 460_000 + 10 * place[0], 4_300_000 + 10 * place[1]
-    top, bottom = sorted(int(v * height) for v in part[:2])
-    left, right = sorted(int(v * width) for v in part[2:])
-    bottom, right = max(bottom, top + 1), max(right, left + 1)
+    top, bottom = sorted(int(v * (height - 1)) for v in part[:2])
+    left, right = sorted(int(v * (width - 1)) for v in part[2:])
+    bottom, right = bottom + 1, right + 1
     values = rng.integers(1, 250, (3, height, width)).astype(kind)
     if gone:
         values[:, : rng.integers(height), : rng.integers(width)] = 0
