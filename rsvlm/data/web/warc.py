@@ -85,9 +85,10 @@ def records(path: Path, counts: Counts) -> Iterator[tuple[WarcRecord, str]]:
                 counts["broken_record"] += 1
                 stream.go_to_mark(len(stream.data))
                 continue
+            is_cut = inner is not None or len(stream.data) < end <= MAX_BLOCK
             if (kind := fields.get(b"warc-type", b"").lower()) not in (b"response", b"resource"):
-                counts["other_record" if kind and inner is None else "broken_record"] += 1
-            elif inner is not None or {b"warc-truncated", b"warc-segment-number"} & fields.keys():
+                counts["broken_record" if is_cut or not kind else "other_record"] += 1
+            elif is_cut or {b"warc-truncated", b"warc-segment-number"} & fields.keys():
                 counts["records"] += 1
                 counts.reject("cut_record", place, _text(fields, b"warc-target-uri").strip("<> "))
             elif record := _record(header[1], fields, bytes(stream.data[start : min(end, start + MAX_BLOCK)]), length):
