@@ -91,9 +91,10 @@ def export_open_clip(model: Mammut, folder: Path) -> Path:
     Raises:
         ModelError: The model has a part that open_clip's MaMMUT has not; all of them are listed.
     """
-    from rsvlm.model.others import open_mammut
+    from rsvlm.model.others import open_mammut_keys, open_mammut_words
 
-    options, preprocess, state = open_mammut.in_their_words(model)
+    options, preprocess = open_mammut_words.options_of(model.config)
+    state = open_mammut_keys.state_of(model)
     folder.mkdir(parents=True, exist_ok=True)
     with files.replacing(folder / "open_clip_model.safetensors") as temporary:
         save_file({key: value.contiguous() for key, value in state.items()}, temporary)
