@@ -91,9 +91,12 @@ class HuggingFaceEncoder(TowerEncoder):
         length = self.model.config.text_config.max_position_embeddings
         padding, asked = self.kind.PADDING, self.kind.ASKED
         tokens = self.tokenizer(list(texts), padding=padding, truncation=True, max_length=length, return_tensors="pt")
-        return _features_of(
-            self.model.get_text_features(**{key: tokens[key].to(self.device) for key in asked if key in tokens})
-        )
+        return self.text_features(**{key: tokens[key].to(self.device) for key in asked if key in tokens})
+
+    def text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Embed (M, T) tokens as (M, E), of any norm; what the mask leaves out is not read."""
+        mask = {} if attention_mask is None else {"attention_mask": attention_mask}
+        return _features_of(self.model.get_text_features(input_ids=input_ids, **mask))
 
 
 def _features_of(output) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -280,6 +281,12 @@ def test_a_tower_of_timm_with_weights_of_a_file(tmp_path):
     }.items():
         with pytest.raises(ModelError, match=says):
             opening.open_encoder(where, "cpu")
+
+
+def test_a_file_of_a_family_is_short():
+    lines = {path.name: path.read_text().count("\n") for path in Path(opening.__file__).parent.glob("*.py")}
+    assert {"TEMPLATE.py", "open_clip.py", "hugging_face.py", "timm_towers.py"} < lines.keys()
+    assert {name: count for name, count in lines.items() if count > 150} == {}
 
 
 def test_several_positions_that_all_windows_hold_are_as_one():
