@@ -274,6 +274,7 @@ def _tower(tower: page_texts.Texts, gallery: embeddings.Embeddings, out: Path) -
         graph = onnx.load(exact)
         # Else it asks for a step that adds nothing here.
         graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+        del graph.graph.value_info[:]  # shapes of weights, which it turns around without telling them
         # Unsigned: two signed bytes overflow in the products of some processors, and not of others.
         quantization.quantize_dynamic(graph, small, weight_type=quantization.QuantType.QUInt8)
         measured, answers = {}, {}
