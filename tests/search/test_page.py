@@ -13,7 +13,6 @@ import conftest
 import numpy as np
 import pytest
 import torch
-import transformers
 from conftest import ROOT
 from searching import CHIPS, HOSTILE, facts
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -104,39 +103,14 @@ def test_a_model_whose_texts_no_browser_runs_is_named_with_what_answers_instead(
 # A CLIP of transformers
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    """A folder as transformers saves it: CLIP's own vocabulary, and a small model with random weights."""
-    open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
-    folder = tmp_path_factory.mktemp("clip")
-    known = open_clip.tokenizer.SimpleTokenizer()
-    named = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    vocabulary = {named.get(token, token): number for token, number in known.encoder.items()}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, known.bpe_ranks)), encoding="utf-8")
-    words = transformers.CLIPTokenizerFast.from_pretrained(folder, model_max_length=77)
-    words.save_pretrained(folder)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = sizes | {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
-    torch.manual_seed(0)
-    config = transformers.CLIPConfig(
-        text_config=text, vision_config=sizes | {"image_size": 32, "patch_size": 8}, projection_dim=16
-    )
-    transformers.CLIPModel(config).save_pretrained(folder)
-    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    transformers.CLIPImageProcessor(**size).save_pretrained(folder)
-    return folder
-
-
-def test_the_page_answers_as_a_clip_does_and_shows_no_heat(clip, home, tmp_path, monkeypatch):
-    monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
-    told = search_page.build(f"hf:{clip}", home / "data", tmp_path / "made", device="cpu")
-    assert told["grid"] is None and not (tmp_path / "made" / "patches.bin").exists()
+def test_the_page_answers_as_a_clip_does_and_has_no_heat(clip, clip_made):
+    told = json.loads((clip_made / "gallery.json").read_text())
+    assert told["grid"] is None and not (clip_made / "patches.bin").exists()
     assert (told["context"], told["bos"], told["eos"], told["width"]) == (77, 49406, 49407, 16)
     encoder, queries = opening.open_encoder(f"hf:{clip}", "cpu"), ["Blue in the SOUTH", "a white picture", "🏝️", "green " * 300]
-    gallery = np.fromfile(tmp_path / "made" / "vectors.bin", "<f4").reshape(CHIPS, -1)
+    gallery = np.fromfile(clip_made / "vectors.bin", "<f4").reshape(CHIPS, -1)
     scores, _ = embeddings.search(encoder.texts(queries), gallery, 8)
-    found, _ = search_page.search(tmp_path / "made", queries)
+    found, _ = search_page.search(clip_made, queries)
     np.testing.assert_allclose(found, scores, rtol=0, atol=0.02 if told["tower"]["taken"] == "int8" else 1e-5)
 
 
