@@ -107,7 +107,7 @@ Markdown(
 #
 # The teacher is the average of the last weights. It sees pictures at twice their size and in four flips; of the patches that it gives to a
 # class the surer part is labelled, the rest are left out. The pupil sees the picture as it is, and goes on learning from captions too.
-The parameter `teacher` names another model for the first round, such as a CLIP (`open_clip:…`, `hf:…`); what is trained stays the same.
+# The parameter `teacher` names another model for the first round, such as a CLIP (`open_clip:…`, `hf:…`); what is trained stays the same.
 # Whether a round is kept depends on how well flips agree and on the mean recall of validation captions: no mask decides.
 #
 # How long a round is, the weights of its losses, and the share that is labelled were chosen by masks of validation and training chips.

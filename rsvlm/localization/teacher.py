@@ -55,7 +55,7 @@ def odds_by_part(
     grid = grid or model.image_size // model.patch_size
     shrink = max(round(model.image_size * scale / (grid * model.patch_size)), 1)
     side = grid * shrink * model.patch_size
-    for part in np.array_split(images, max(len(images) * (side / model.image_size) ** 2 // 64, 1)):
+    for part in np.array_split(images, max(int(len(images) * (side / model.image_size) ** 2) // 64, 1)):
         batch, odds = heat.to_batch(model, list(part), side, side), []
         for flip in FLIPS[:flips]:
             scores = heat.heat(model, batch.flip(flip) if flip else batch, texts, window=window)
