@@ -147,7 +147,8 @@ def _scene(encoder: Encoder, n_side: int, repeats: int) -> dict:
                 shares.append((tower + rest) / (seconds[-1] - of_texts))
     return {
         "stage": "scene", "side": n_side, "repeats": repeats, "tower_share": statistics.median(shares), "min": min(shares),
-        "max": max(shares), "rest_share": statistics.median(rests), "text_share": statistics.median(texts), "cpu_s": statistics.median(seconds),
+        "max": max(shares), "rest_share": statistics.median(rests), "text_share": statistics.median(texts),
+        "cpu_s": statistics.median(seconds),
     }  # fmt: skip
 
 
