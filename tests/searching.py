@@ -8,6 +8,7 @@ from pathlib import Path
 import conftest
 import pytest
 import torch
+import transformers
 
 from rsvlm.book.figures import atlas
 from rsvlm.model import mammut, tokenizer
@@ -57,6 +58,40 @@ def home(tmp_path_factory):
             folder / "model", data, folder / "made", examples=queries, world_map=atlas.blue_marble(360), device="cpu"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """A folder as transformers saves it: CLIP's own vocabulary, and a small model with random weights."""
+    open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+    folder = tmp_path_factory.mktemp("clip")
+    known = open_clip.tokenizer.SimpleTokenizer()
+    named = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {named.get(token, token): number for token, number in known.encoder.items()}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, known.bpe_ranks)), encoding="utf-8")
+    words = transformers.CLIPTokenizerFast.from_pretrained(folder, model_max_length=77)
+    words.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = sizes | {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(
+        text_config=text, vision_config=sizes | {"image_size": 32, "patch_size": 8}, projection_dim=16
+    )
+    transformers.CLIPModel(config).save_pretrained(folder)
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    transformers.CLIPImageProcessor(**size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_made(clip, home, tmp_path_factory):
+    """The page's files of that CLIP and the gallery of `home`."""
+    folder = tmp_path_factory.mktemp("clip-made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RSVLM_HOME", str(folder))
+        search_page.build(f"hf:{clip}", home / "data", folder / "made", examples=["a white picture"], device="cpu")
+    return folder / "made"
 
 
 def facts(home: Path) -> dict:

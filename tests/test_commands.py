@@ -426,6 +426,10 @@ def test_search_in_a_scene_and_in_an_archive(trained, capsys, monkeypatch, tmp_p
     assert code == 0 and "6 chips, on 100 % of the ground" in text, text
     shown = ["--top", "2", "--html", tmp_path / "q.html", "--geojson", tmp_path / "q.geojson"]
     code, text = call(capsys, monkeypatch, "search", "query", tmp_path / "index", "red in the north", *shown)
+    assert call(capsys, monkeypatch, "search", "query", tmp_path / "index", "--text", "red in the north", *shown) == (
+        code,
+        text,
+    )
     assert code == 0 and text.startswith("red in the north\n    1  ") and "  scene.tif\n" in text, text
     assert len(json.loads((tmp_path / "q.geojson").read_text())["features"]) == 2
     assert "data:image/webp" in (tmp_path / "q.html").read_text()

@@ -1,7 +1,7 @@
 // Search by text in the browser: tokenizer, text tower, exact ranking, and where in a chip the query is.
 // No other host is asked; every address is relative to this file. Text from files is only ever set as text.
 
-// Tokenizer: byte-level BPE, as rsvlm.tokenizer trains it
+// Tokenizer: byte-level BPE, as rsvlm.model.tokenizer trains it, or CLIP's
 
 // The bytes as letters, as tokenizer.json writes them: those that print stand for themselves, the others follow from 256 on.
 function byteLetters() {
@@ -14,11 +14,23 @@ function byteLetters() {
 const WORDS =
   /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
 
+// CLIP's words: in lower case, letter by letter as the tokenizers library does it, and each cut once more by the rule above.
+const CLIP_WORDS =
+  /<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\p{White_Space}\p{L}\p{N}]+/gu;
+
+function clipWords(text) {
+  const letters = Array.from(text.normalize("NFC").replace(/\p{White_Space}+/gu, " "), (letter) => letter.toLowerCase());
+  return letters.join("").match(CLIP_WORDS)?.flatMap((part) => part.match(WORDS)) ?? [];
+}
+
 // From the parsed tokenizer.json: a function from text to {ids, cut}, at most `context` ids with `bos` and `eos`.
 export function makeTokenizer(json, { context, bos, eos }) {
   const vocabulary = json.model.vocab;
   const size = Object.keys(vocabulary).length;
+  const end = json.model.end_of_word_suffix ?? ""; // CLIP's words end in it
   const ofByte = byteLetters().map((letter) => vocabulary[letter]);
+  const ofLast = byteLetters().map((letter) => vocabulary[letter + end]);
+  const wordsOf = end ? clipWords : (text) => (text.startsWith(" ") ? text : " " + text).match(WORDS) ?? [];
   const merges = new Map(); // left · size + right → [rank, id]
   json.model.merges.forEach((merge, rank) => {
     const [left, right] = typeof merge === "string" ? merge.split(" ") : merge;
@@ -28,7 +40,8 @@ export function makeTokenizer(json, { context, bos, eos }) {
   const known = new Map();
 
   function pieces(word) {
-    let ids = Array.from(bytes.encode(word), (b) => ofByte[b]);
+    const given = bytes.encode(word);
+    let ids = Array.from(given, (b, i) => (i + 1 < given.length ? ofByte : ofLast)[b]);
     for (;;) {
       let best = null;
       let pair = -1;
@@ -50,7 +63,7 @@ export function makeTokenizer(json, { context, bos, eos }) {
   return (text) => {
     const ids = [bos];
     let cut = false;
-    for (const [word] of (text.startsWith(" ") ? text : " " + text).matchAll(WORDS)) {
+    for (const word of wordsOf(text)) {
       if (!known.has(word)) known.set(word, pieces(word));
       ids.push(...known.get(word).slice(0, context));
       cut = ids.length > context - 1;
@@ -276,8 +289,27 @@ async function start(root) {
     for (const button of part("answers").querySelectorAll("button")) button.setAttribute("aria-pressed", Number(button.dataset.row) === row);
     if (engine.map) drawMap();
     const { vector, scores, hits } = answer;
-    const heat = await engine.heat(vector, row);
+    const heat = facts.grid && (await engine.heat(vector, row));
     if (now !== asked || chosen !== row) return;
+    if (heat) drawHeat(heat);
+    const where = place(chips[row].lon, chips[row].lat);
+    const photo = part("photo");
+    photo.src = picture(row);
+    photo.alt = `Chip${where ? ` at ${where}` : ` ${chips[row].key}`}`;
+    part("title").textContent = `Answer ${hits.indexOf(row) + 1}${where ? `: ${where}` : ""}`;
+    part("sum").textContent = scores[row].toFixed(3);
+    const [first, ...others] = chips[row].captions;
+    part("caption").textContent = first ?? "";
+    part("captions").replaceChildren(...others.map((caption) => element("li", { textContent: caption })));
+    part("captions").parentElement.hidden = !others.length;
+    part("chip").hidden = false;
+    if (show) {
+      part("chip").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+      say(`${part("title").textContent}. ${heat ? part("heat").getAttribute("aria-label") : ""}`);
+    }
+  }
+
+  function drawHeat(heat) {
     const [h, w] = facts.grid;
     const low = Math.min(...heat);
     const high = Math.max(...heat);
@@ -293,25 +325,13 @@ async function start(root) {
     const third = (at, all, names) => names[Math.min(Math.floor((3 * at) / all), 2)];
     const corner = `${third(y, h, ["top", "middle", "bottom"])} ${third(x, w, ["left", "centre", "right"])}`;
     canvas.setAttribute("aria-label", `Heat map over the chip: the query is strongest at the ${corner}.`);
-    const where = place(chips[row].lon, chips[row].lat);
-    const photo = part("photo");
-    photo.src = picture(row);
-    photo.alt = `Chip${where ? ` at ${where}` : ` ${chips[row].key}`}`;
-    part("title").textContent = `Answer ${hits.indexOf(row) + 1}${where ? `: ${where}` : ""}`;
     part("low").textContent = low.toFixed(2);
     part("high").textContent = high.toFixed(2);
-    part("sum").textContent = scores[row].toFixed(3);
-    const [first, ...others] = chips[row].captions;
-    part("caption").textContent = first ?? "";
-    part("captions").replaceChildren(...others.map((caption) => element("li", { textContent: caption })));
-    part("captions").parentElement.hidden = !others.length;
-    part("chip").hidden = false;
-    if (show) {
-      part("chip").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
-      say(`${part("title").textContent}. ${canvas.getAttribute("aria-label")}`);
-    }
   }
 
+  // Where patches add up to nothing, as in a CLIP, there is no heat map, nor what explains it.
+  for (const name of facts.grid ? [] : ["sum", "low", "opacity"]) part(name).parentElement.hidden = true;
+  part("heat").hidden = !facts.grid;
   part("opacity").addEventListener("input", (event) => (part("heat").style.opacity = event.target.value / 100));
 
   async function ask(query) {

@@ -29,6 +29,7 @@ device = "auto"
 recompute = False
 run_name = ""
 overrides = ""
+teacher = ""
 
 # %% tags=["hide-input"]
 import dataclasses
@@ -106,6 +107,7 @@ Markdown(
 #
 # The teacher is the average of the last weights. It sees pictures at twice their size and in four flips; of the patches that it gives to a
 # class the surer part is labelled, the rest are left out. The pupil sees the picture as it is, and goes on learning from captions too.
+# The parameter `teacher` names another model for the first round, such as a CLIP (`open_clip:…`, `hf:…`); what is trained stays the same.
 # Whether a round is kept depends on how well flips agree and on the mean recall of validation captions: no mask decides.
 #
 # How long a round is, the weights of its losses, and the share that is labelled were chosen by masks of validation and training chips.
@@ -120,14 +122,14 @@ validation, testing = (pictures.read(chips, split, 64, seed=seed) for split in (
 
 # %% tags=["hide-input"]
 rule = {"start": embed.fingerprint(begun), "data": benchmarks.fingerprint(chips), "few": few}
-rule |= {"source": stages.source_hash(*rounds.ROOMS)}
+rule |= {"source": stages.source_hash(*rounds.ROOMS), "teacher": teacher}
 
 
 def go(chosen, labels=b"", classes=ground_cover.COVERS):
     def work(out):
         if labels:  # the teacher's, which are the same for all
             files.write_atomic(out / "round-1" / "labels.npz", labels)
-        rounds.run(begun, unlabelled, validation, classes, out, chosen, device=target)
+        rounds.run(begun, unlabelled, validation, classes, out, chosen, teacher=teacher or None, device=target)
 
     return stages.stage("rounds", rule | {"classes": classes, "options": dataclasses.asdict(chosen)}, work, recompute)
 

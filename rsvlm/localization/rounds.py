@@ -8,11 +8,11 @@
                 metrics.json     agreement, labels, validation retrieval, and what `measure` returned; ends the round
     out/rounds.json              written last: the metrics of all rounds and the one to keep
 
-The teacher sees each picture enlarged and in four flips; the pupil learns from patches, and from regions pooled by its own
-attention, to tell the classes' texts apart there, while captions go on teaching it as before. When to stop is decided from
-agreement between flips and from retrieval on validation captions: no mask is read. Every draw is a function of the seed, the round
-and the step, so a run that was killed and started again ends, on CPU, in the same bytes. Several processes that `torchrun` started
-share the batches of a round.
+The teacher sees each picture enlarged and in four flips; the pupil, a MaMMUT of this package, learns from patches, and from regions
+pooled by its own attention, to tell the classes' texts apart there, while captions go on teaching it as before. The teacher of the
+first round may be a model of any family. When to stop is decided from agreement between flips and from retrieval on validation
+captions: no mask is read. Every draw is a function of the seed, the round and the step, so a run that was killed and started again
+ends, on CPU, in the same bytes. Several processes that `torchrun` started share the batches of a round.
 
 Source: our choice; the paper names the loop and states no loss. Most certain patches, class by class: Zou et al. 2018 (CBST, arXiv
 1810.07911); averaged teacher: Tarvainen and Valpola 2017 (arXiv 1703.01780).
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import shutil
@@ -41,12 +40,13 @@ from rsvlm import config
 from rsvlm.data import benchmarks
 from rsvlm.errors import DataError, ModelError
 from rsvlm.evaluation import retrieval
-from rsvlm.localization import heat, teacher
+from rsvlm.localization import heat, teacher as teachers
 from rsvlm.localization.pictures import Pictures, Readings, load_or_read, read
 from rsvlm.model import embed, images, losses, tokenizer, weights
 from rsvlm.model.device import resolve_device
 from rsvlm.model.encoder import Patches
 from rsvlm.model.mammut import Mammut, MammutConfig
+from rsvlm.model.others.opening import open_encoder
 from rsvlm.records import stages
 from rsvlm.training import checkpoints, processes, train
 from rsvlm.training.batches import Batch, Place, dropout_seed
@@ -119,18 +119,21 @@ def run(
     out: Path,
     options: Options | None = None,
     *,
+    teacher: str | Path | None = None,
     measure: Callable[[Mammut], Mapping[str, float]] | None = None,
     device: str = "cpu",
 ) -> dict:
     """Run rounds, or go on with those in `out`.
 
     Args:
-        start: Folder of a model with its tokenizer: the teacher of the first round, and round 0 of the metrics.
+        start: Folder of a MaMMUT with its tokenizer: what is trained, and round 0 of the metrics.
         pictures: Pictures to learn from; or a folder of shards or a benchmark, whose train split `pictures.load_or_read` reads.
         validation: Pictures for the stop rule, by flips and captions; or a folder: up to 1,000 of its val split.
         classes: Sentences of each of at least two classes; the class is where any of its sentences is.
         out: The run's folder.
         options: See `Options`.
+        teacher: Model that labels the first round, of any family, as for `opening.open_encoder`; from the second round on the pupil of
+            the one before does. If None, `start`.
         measure: Called with the model of each round, in every process; what it returns is kept beside that round's metrics, and
             never decides.
         device: Where to train.
@@ -142,7 +145,7 @@ def run(
         ConfigError: The batch cannot be shared by the processes.
         DataError: Fewer than two classes, a class without a sentence, pictures that do not fit the model, or another process writes
             into `out`.
-        ModelError: `out` holds a run with other options or data.
+        ModelError: `out` holds a run with other options or data; `start` is no MaMMUT; or the teacher is refused by `teacher.check`.
         RsvlmError: The loss of a round became NaN or infinite; see its `not_finite.json`.
     """
     options, start, out = options or Options(), Path(start), Path(out)
@@ -151,7 +154,9 @@ def run(
     with processes.joined(resolve_device(device)) as target, processes.sole_writer(out):
         # the same rounds as before, if there were any
         train.check(options.of_training())
-        side = weights.load(start).config.image_size
+        sizes = _of_start(start)
+        side, grid = sizes.image_size, sizes.image_size // sizes.patch_size
+        other = teachers.check(open_encoder(teacher, str(target))) if teacher is not None else None
         pictures, validation = _opened(pictures, "train", side), _opened(validation, "val", side, most=1000)
         for name, given in (("pictures", pictures), ("validation", validation)):
             if given.images.ndim != 4 or given.images.shape[1:] != (side, side, 3) or len(given.images) != len(given.captions):
@@ -159,6 +164,7 @@ def run(
                     f"{name}: {given.images.shape} and captions of {len(given.captions)}: expected (N, {side}, {side}, 3) and N"
                 )
         identity = _identity(start, {"pictures": pictures, "validation": validation}, classes, options)
+        identity |= {} if other is None else {"teacher": other.fingerprint}
         _begin_or_resume(out / "run.json", json.dumps(identity, indent=1))
         if (out / "rounds.json").is_file():
             return json.loads((out / "rounds.json").read_text())
@@ -170,7 +176,11 @@ def run(
             if not (place / "metrics.json").is_file():
                 facts: dict = {"round": number}
                 if number:
-                    labels = _labels(weights.load(folder, target), pictures, classes, options, place / "labels.npz")
+                    told_by = other if other and number == 1 else weights.load(folder, target)
+                    how = {"window": options.teacher_window or options.window, "scale": options.teacher_scale, "grid": grid}
+                    how |= {"sure_share": options.sure_share}
+                    labels = teachers.load_or_label(place / "labels.npz", told_by, pictures.images, classes, **how)
+                    other = told_by = None  # it needs no memory any more
                     facts |= {f"labelled[{name}]": float((labels == c).mean()) for c, name in enumerate(classes)}
                     folder = _train(folder, pictures, labels, classes, options, number, place, target)
                 pupil = weights.load(folder, target)
@@ -292,7 +302,7 @@ def _members(labels: Tensor, classes: int) -> Tensor:
 
 def judge(model: Mammut, validation: Pictures, classes: Mapping[str, Sequence[str]], options: Options) -> dict[str, float]:
     """Measure what needs no mask: `agreement` of each patch's class with that of the flips (0…1), and `val_mR` (`recall`)."""
-    odds = teacher.odds_by_part(model, validation.images, classes, window=options.window, flips=len(teacher.FLIPS))
+    odds = teachers.odds_by_part(model, validation.images, classes, window=options.window, flips=len(teachers.FLIPS))
     winners = np.concatenate([part.argmax(axis=2) for part in odds], axis=1)
     shares = np.bincount(winners[0].ravel(), minlength=len(classes)) / winners[0].size
     agreement = float((winners[1:] == winners[0]).mean())
@@ -322,21 +332,6 @@ def _stop(table: list[dict], options: Options) -> str | None:
         return f"{number}: mean recall of validation captions is {now['val_mR']:.1f}, {first['val_mR']:.1f} at the start"
     emptied = [name for name in now if name.startswith("told[") and now[name] < first[name] / 4]
     return f"{number}: a class all but vanished, {emptied[0]}" if emptied else None
-
-
-def _labels(model: Mammut, pictures: Pictures, classes: Mapping, options: Options, path: Path) -> np.ndarray:
-    """Return the teacher's labels, (N, h, w) int8, written to a file unless they were before."""
-    if not path.is_file():
-        winners, sures = [], []
-        how = {"window": options.teacher_window or options.window, "scale": options.teacher_scale, "flips": len(teacher.FLIPS)}
-        for odds in teacher.odds_by_part(model, pictures.images, classes, **how):
-            odds = odds.mean(axis=0)  # (n, C, h, w)
-            winners.append(odds.argmax(axis=1).astype(np.int8))
-            sures.append(odds.max(axis=1))
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, labels=teacher.choose(np.concatenate(winners), np.concatenate(sures), options.sure_share))
-        processes.write(path, buffer.getvalue())
-    return np.load(path)["labels"]
 
 
 def _train(
@@ -463,6 +458,16 @@ def objective(options: Options, with_labels: bool) -> train.Objective:
     caption = {"caption": 1.0} if options.caption_weight else {}
     regions = {"patch": options.patch_weight, "region": options.region_weight} if with_labels else {}
     return train.Objective(forward, contrast, {"contrastive": options.contrastive_weight} | caption | regions)
+
+
+def _of_start(start: Path) -> MammutConfig:
+    """Return the options of the model that is trained."""
+    if not start.is_dir():
+        raise ModelError(
+            f"there is no folder {start}: rounds train a MaMMUT of this package. A model of another family can label for it: "
+            "give that as teacher, and a folder of `rsvlm train` or `rounds.begin` as start"
+        )
+    return weights.load(start).config
 
 
 def _opened(source: Pictures | Path, split: str, side: int, most: int | None = None) -> Pictures:

@@ -69,11 +69,7 @@ def export_onnx(model: Mammut, folder: Path | str, towers: Sequence[str] = ("ima
     model.eval()
     for name in towers:
         encode, argument, example, dynamic = parts[name]
-        names = {"input_names": [argument], "output_names": [f"{name}_embeddings"]}
-        tower = _Tower(encode, model).eval()
-        program = torch.onnx.export(tower, (example,), dynamic_shapes=(dynamic,), dynamo=True, verbose=False, **names)
-        with files.replacing(folder / f"{name}.onnx") as temporary:
-            program.save(temporary, external_data=False)
+        export_tower(encode, model, folder / f"{name}.onnx", (argument, f"{name}_embeddings"), example, dynamic)
     model.train(training)
 
     # what a caller needs to feed them
@@ -85,15 +81,39 @@ def export_onnx(model: Mammut, folder: Path | str, towers: Sequence[str] = ("ima
     return folder
 
 
+def export_tower(
+    encode: Callable[[Tensor], Tensor], model: nn.Module, path: Path, names: tuple[str, str], example: Tensor, dynamic: dict
+) -> Path:
+    """Write one tower as a file of ONNX; return the file, which gets its name only when it is whole.
+
+    Args:
+        encode: From a batch to embeddings.
+        model: The module whose weights it uses, in evaluation mode.
+        path: The file.
+        names: Of what goes in and of what comes out.
+        example: A batch.
+        dynamic: Its axes that may have another length, as for `torch.export`.
+    """
+    for package in ("onnx", "onnxscript"):
+        need(package, "export")
+    named = {"input_names": [names[0]], "output_names": [names[1]]}
+    tower = _Tower(encode, model).eval()
+    program = torch.onnx.export(tower, (example,), dynamic_shapes=(dynamic,), dynamo=True, verbose=False, **named)
+    with files.replacing(path) as temporary:
+        program.save(temporary, external_data=False)
+    return path
+
+
 def export_open_clip(model: Mammut, folder: Path) -> Path:
     """Write a MaMMUT as open_clip's main branch reads it, and as `weights.load` does: options, weights, and the tokenizer beside them.
 
     Raises:
         ModelError: The model has a part that open_clip's MaMMUT has not; all of them are listed.
     """
-    from rsvlm.model.others import open_mammut
+    from rsvlm.model.others import open_mammut_keys, open_mammut_words
 
-    options, preprocess, state = open_mammut.in_their_words(model)
+    options, preprocess = open_mammut_words.options_of(model.config)
+    state = open_mammut_keys.state_of(model)
     folder.mkdir(parents=True, exist_ok=True)
     with files.replacing(folder / "open_clip_model.safetensors") as temporary:
         save_file({key: value.contiguous() for key, value in state.items()}, temporary)
@@ -107,7 +127,7 @@ def export_open_clip(model: Mammut, folder: Path) -> Path:
 class _Tower(nn.Module):
     """One method of a model as a module of its own, for the exporter."""
 
-    def __init__(self, encode: Callable[[Tensor], Tensor], model: Mammut):
+    def __init__(self, encode: Callable[[Tensor], Tensor], model: nn.Module):
         super().__init__()
         self.model, self.encode = model, encode
 

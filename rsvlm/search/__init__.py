@@ -7,5 +7,6 @@ In: a scene of any size or an archive, a model, texts. Out: polygons, heat, the 
     scene_files   scenes in, maps out
     index         texts in an archive
     page          model and gallery as files that a browser searches
+    page_texts    the half of a model that reads queries there
     commands      `rsvlm search`
 """

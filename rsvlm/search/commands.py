@@ -181,7 +181,8 @@ def index(
 @app.command("query")
 def query(
     index: Annotated[Path, typer.Argument(help="Folder of the index.")],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="What to look for.")] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, as with --text.")] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", "--texts", help="What to look for. Repeatable.")] = None,
     image: Annotated[
         list[Path] | None, typer.Option(help="A picture of what to look for. Repeatable.", exists=True, dir_okay=False)
     ] = None,
@@ -201,15 +202,16 @@ def query(
 
     facts = archive.read_facts(index)
     pictures = {str(path): imaging.decode(path.read_bytes()) for path in image or []}
-    matches = archive.query(index, texts or [], load_model(model or facts["model"], device)[0], top, pictures)
+    texts = [*(more or []), *(text or [])]
+    matches = archive.query(index, texts, load_model(model or facts["model"], device)[0], top, pictures)
     places = []
     if geojson:
         places.append(files.write_atomic(geojson, json.dumps(archive.features(matches), ensure_ascii=False)))
     if html:
         body = galleries.chip_matches(matches.to_dict("records"), archive.pictures(index, matches))
         places.append(files.write_atomic(html, markup.page("Chips found", body)))
-    for text, part in matches.groupby("text", sort=False):
-        typer.echo(text)
+    for asked, part in matches.groupby("text", sort=False):
+        typer.echo(asked)
         for row in part.itertuples():
             typer.echo(
                 f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}  {getattr(row, 'file', '')}".rstrip()

@@ -24,14 +24,16 @@ import numpy as np
 import torch
 
 from rsvlm.data import benchmarks, reading
-from rsvlm.errors import DataError, ModelError, RsvlmError, need
+from rsvlm.errors import DataError, RsvlmError, need
 from rsvlm.evaluation import embeddings, retrieval
 from rsvlm.localization import heat
-from rsvlm.model import embed, exporting, images, tokenizer, weights
-from rsvlm.model.mammut import Mammut
+from rsvlm.model import embed, images, tokenizer
+from rsvlm.model.encoder import Encoder
+from rsvlm.model.others.opening import open_encoder
 from rsvlm.records import files, stages
+from rsvlm.search import page_texts
 
-ROOMS = ("search/page", "localization", "evaluation", "model", "data/*")
+ROOMS = ("search/page", "search/page_texts", "localization", "evaluation", "model", "data/*")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
 
 RUNTIME = "onnxruntime-web@1.30.0"
@@ -48,7 +50,7 @@ LEAST_SAME_ANSWERS = 99.0  # percent of the queries whose first eight are the sa
 
 
 def build(
-    model: Path,
+    model: Path | str,
     data: Path,
     out: Path,
     *,
@@ -61,11 +63,12 @@ def build(
 
     The files are `text.onnx`, `tokenizer.json` as it lies beside the model, `vectors.bin` (N, E) float32 in little-endian order,
     `patches.bin` (N, h, w, E) int8, `pictures.bin` (WebP files one after the other), `chips.json` (a record per chip), `map.webp`
-    where chips have places, and, last, `gallery.json`. A vector of `patches.bin`, times the chip's scale in `chips.json`, is what that patch adds to the chip's vector: its product
-    with a query, averaged over the patches, is the chip's score.
+    where chips have places, and, last, `gallery.json`. A vector of `patches.bin`, times the chip's scale in `chips.json`, is what that
+    patch adds to the chip's vector: its product with a query, averaged over the patches, is the chip's score. Where patches add up to
+    nothing, as in a CLIP, there is no such file, and `grid` is None.
 
     Args:
-        model: Folder of a model with one of our tokenizers.
+        model: Folder of a model of this package with one of our tokenizers, or `hf:FOLDER` of a CLIP of transformers.
         data: Folder of a data set, as for `benchmarks.samples`; records may hold `lon` and `lat` in degrees.
         out: Folder of the files.
         split: Split that is searched.
@@ -77,25 +80,29 @@ def build(
         Content of `gallery.json`: sizes, `tower` (the measurements of each precision, and the one taken) and `examples`.
 
     Raises:
-        ModelError: The tokenizer is of another kind, which the page's script does not know.
+        ModelError: The model or its tokenizer is of another kind, which a browser cannot run here: see `page_texts.open_texts`.
         MissingExtraError: The packages that write ONNX are not installed.
     """
-    loaded = weights.load(model, "cpu")
-    check_tokenizer(loaded)
-    gallery = embeddings.read(embeddings.load_or_embed(model, data, split, device=device))
+    encoder = open_encoder(model, "cpu")
+    texts = page_texts.open_texts(encoder)
+    ours = isinstance(encoder, embed.MammutEncoder)
+    gallery = embeddings.read(embeddings.load_or_embed(model if ours else encoder, data, split, device=device))
     skipped: Counter = Counter()
     samples, arrays = zip(*reading.decoded(benchmarks.samples(data, split, skipped=skipped), skipped))
     out.mkdir(parents=True, exist_ok=True)
-    loaded.tokenizer.save_pretrained(out)
-    tower = _tower(loaded, gallery, out)
+    texts.tokens.save_pretrained(out)
+    tower = _tower(texts, gallery, out)
 
     def put(name: str, content: bytes | object) -> None:
         text = content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         files.write_atomic(out / name, text)
 
     put("vectors.bin", gallery.image_embeddings.astype("<f4").tobytes())
-    parts, scales = contributions(loaded, arrays)
-    put("patches.bin", parts.tobytes())
+    grid, scales = None, np.zeros(len(arrays), np.float32)
+    if adds_up(encoder, arrays[0]):
+        parts, scales = contributions(encoder, arrays)
+        grid = list(parts.shape[1:3])
+        put("patches.bin", parts.tobytes())
     pictures = [images.thumbnail_webp(array, PICTURE_PX, quality=85) for array in arrays]
     put("pictures.bin", b"".join(pictures))
     chips, end = [], 0
@@ -108,26 +115,12 @@ def build(
     if placed:
         put("map.webp", world_map)
     facts = {
-        "images": len(chips), "width": int(parts.shape[3]), "grid": list(parts.shape[1:3]), "shown": min(SHOWN, len(chips)),
-        "tower": tower, "map": placed, "examples": list(examples), "context": loaded.config.context_length,
-        "bos": loaded.config.bos_token_id, "eos": loaded.config.eos_token_id,
+        "images": len(chips), "width": gallery.image_embeddings.shape[1], "grid": grid, "shown": min(SHOWN, len(chips)),
+        "tower": tower, "map": placed, "examples": list(examples), "context": texts.context,
+        "bos": texts.tokens.bos_token_id, "eos": texts.tokens.eos_token_id,
     }  # fmt: skip
     put("gallery.json", facts)
     return facts
-
-
-def check_tokenizer(model: Mammut) -> None:
-    """Raise ModelError unless the model's tokenizer is byte-level BPE as `tokenizer.train` makes it: the script reads no other."""
-    if model.tokenizer is None:
-        raise ModelError("the model has no tokenizer: put its tokenizer.json beside the weights")
-    rules = json.loads(model.tokenizer.backend_tokenizer.to_str())
-    bpe, split = rules["model"], rules["pre_tokenizer"] or {}
-    other = ("dropout", "unk_token", "ignore_merges", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
-    plain = bpe["type"] == "BPE" and not any(bpe.get(name) for name in other) and rules["normalizer"] is None
-    if not (plain and split.get("type") == "ByteLevel" and split["add_prefix_space"] and split.get("use_regex", True)):
-        raise ModelError(
-            "the search page reads byte-level BPE alone: give a model with a tokenizer of `model.tokenizer.train`"
-        )
 
 
 def precision(measured: Mapping[str, Mapping[str, float]]) -> str:
@@ -141,20 +134,28 @@ def precision(measured: Mapping[str, Mapping[str, float]]) -> str:
     return "int8" if keeps else "float32"
 
 
-def contributions(model: Mammut, arrays: Sequence[np.ndarray], batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+def adds_up(model: Encoder, array: np.ndarray) -> bool:
+    """Say whether what the patches of an image contribute adds up to its vector: a linear head, and nothing pooled besides them."""
+    if not model.linear or "patches" not in model.can:
+        return False
+    with torch.inference_mode():
+        return model.patches(model.preprocess([array])).common is None
+
+
+def contributions(model: Encoder, arrays: Sequence[np.ndarray], batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
     """Return what each patch adds to its image's vector: (N, h, w, E) int8, and the (N,) float32 scale of each image.
 
     As `heat.heat(method="attention")`: the mean over the patches is the image's vector, if the model's output head is linear.
 
     Args:
-        model: The model.
+        model: The model, one for which `adds_up` is true.
         arrays: N decoded images.
         batch_size: Images per forward pass.
     """
     parts, scales = [], []
     with torch.inference_mode():
         for start in range(0, len(arrays), batch_size):
-            patches = heat.look(model, embed.to_batch(model, arrays[start : start + batch_size]))
+            patches = heat.look(model, model.preprocess(arrays[start : start + batch_size]))
             h, w = patches.scores.shape[2:]
             share = patches.scores.flatten(2).softmax(-1).unflatten(-1, (h, w))  # (B, n, h, w)
             joined = heat.project(
@@ -262,22 +263,23 @@ def node() -> str:
     return str(next(path for path in (folder / "bin" / "node", folder / "node.exe") if path.is_file()))
 
 
-def _tower(model: Mammut, gallery: embeddings.Embeddings, out: Path) -> dict:
+def _tower(tower: page_texts.Texts, gallery: embeddings.Embeddings, out: Path) -> dict:
     """Write `text.onnx`: int8 where that keeps what the gallery's own captions find, else float32. Say what was measured."""
     onnx, quantization = need("onnx", "book"), need("onnxruntime.quantization", "book")
     firsts = np.unique(gallery.image_of_caption, return_index=True)[1]  # the fullest caption of each image, as in the chapters
     texts, image_vectors = [gallery.captions[i] for i in firsts], gallery.image_embeddings
     with tempfile.TemporaryDirectory() as folder:
-        exact = exporting.export_onnx(model, folder, towers=("text",)) / "text.onnx"
+        exact = tower.export(Path(folder) / "text.onnx")
         small = exact.with_name("int8.onnx")
         graph = onnx.load(exact)
         # Else it asks for a step that adds nothing here.
         graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+        del graph.graph.value_info[:]  # shapes of weights, which it turns around without telling them
         # Unsigned: two signed bytes overflow in the products of some processors, and not of others.
         quantization.quantize_dynamic(graph, small, weight_type=quantization.QuantType.QUInt8)
         measured, answers = {}, {}
         for name, path in (("float32", exact), ("int8", small)):
-            vectors = _embed(path, model.tokenizer, texts)
+            vectors = _embed(path, tower.tokens, texts)
             _, ranks = retrieval.ranks(image_vectors, vectors, np.arange(len(texts)))
             _, answers[name] = embeddings.search(vectors, image_vectors, SHOWN)
             recalls = {f"R@{k}": 100 * float(np.mean(ranks <= k)) for k in (1, 5, 10)}

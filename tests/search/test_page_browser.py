@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import re
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,32 +39,42 @@ def page_of(source: str, static: str) -> str:
     return f'<!doctype html><html lang="en"><head>{head}<link rel="icon" href="data:,"><style>{style}</style></head><body><main><h1>Search</h1>{body}</main></body></html>'
 
 
-@pytest.fixture(scope="module")
-def site(home, tmp_path_factory):
+def site_of(made: Path, folder: Path) -> Path:
     """A site under a sub-path, as on a project's page: `site/sub/path/book/search.html`."""
     try:
         ran = search_page.runtime()
     except RsvlmError as error:
         pytest.skip(f"the runtime of the page is not here: {error}")
-    folder = tmp_path_factory.mktemp("site")
     base = folder / "sub" / "path"
-    search_page.place(home / "made", ran, base / "_static" / "search")
+    search_page.place(made, ran, base / "_static" / "search")
     for name in ("search.js", "search.css"):
         shutil.copy(ROOT / "book" / "_static" / name, base / "_static")
     (base / "book").mkdir()
-    html = page_of((ROOT / "book" / "search.md").read_text(encoding="utf-8"), live_search.examples_html(home / "made"))
+    html = page_of((ROOT / "book" / "search.md").read_text(encoding="utf-8"), live_search.examples_html(made))
     (base / "book" / "search.html").write_text(html, encoding="utf-8")
     return folder
 
 
-@pytest.fixture(scope="module")
-def address(site):
+@contextlib.contextmanager
+def served(site: Path):
+    """Serve a site; yield the address of its page."""
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
     handler.log_message = lambda *arguments: None
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/sub/path/book/search.html"
         server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def site(home, tmp_path_factory):
+    return site_of(home / "made", tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    with served(site) as where:
+        yield where
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +127,17 @@ def test_five_typed_queries_give_the_answers_of_python(tab, address, home):
         assert found == of_the_model.tolist()
     assert "cut to 24 tokens" in tab.inner_text("[data-part=status]")  # the last has 10,000 characters
     assert len(set(map(tuple, found))) > 1
+
+
+def test_a_clip_answers_and_shows_no_heat(tab, clip_made, tmp_path):
+    with served(site_of(clip_made, tmp_path)) as where:
+        opened(tab, where)
+        queries = ["Blue in the SOUTH", "a white picture", "🏝️ & “sea”", "green " * 300]
+        _, wanted = search_page.search(clip_made, queries)
+        assert [answers(tab, query) for query in queries] == wanted.tolist()
+        tab.wait_for_selector("#rsvlm-search[data-state=answered]")
+        assert tab.is_visible("[data-part=photo]") and "cut to 77 tokens" in tab.inner_text("[data-part=status]")
+        assert [tab.is_visible(f"[data-part={part}]") for part in ("heat", "sum", "low", "opacity")] == [False] * 4
 
 
 def test_text_is_shown_as_text(tab, address):

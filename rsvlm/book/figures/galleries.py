@@ -149,7 +149,8 @@ def scenes_beside(answers: Mapping[str, object]) -> Html:
         answers: `search.scene.SearchResult`s of one scene and the same texts, by what to call them.
     """
     first = next(iter(answers.values()))
-    scene = {"image": first.image, "alt": f"The scene {first.facts['scene']}", "caption": first.facts["scene"]}
+    told = f"{first.facts['scene']}. Colours go from confidence 0 (dark) to 1 (yellow); grey: no data"
+    scene = {"image": first.image, "alt": f"The scene {first.facts['scene']}", "caption": told}
     blocks = []
     for number, text in enumerate(row["text"] for row in first.facts["texts"]):
         cells = [scene]
@@ -159,7 +160,7 @@ def scenes_beside(answers: Mapping[str, object]) -> Html:
             told = (
                 f"{row['regions']:,} regions, {share:.1f} % of the ground; highest confidence {row['highest_confidence']:.2f}"
             )
-            heat = heat_image(np.nan_to_num(answer.heat[number]), side_px=2 * 240)
+            heat = heat_image(answer.heat[number], side_px=2 * 240)
             cells.append({"image": heat, "alt": f"{name}: confidence of “{text}”: {told}", "caption": f"{name}: {told}"})
         blocks.append(f'<p class="rsvlm-query">“{escape(text)}”</p>{gallery(cells, thumbnail_px=240, whole=True)}')
     return Html(markup.stylesheet("queries.css") + "".join(blocks))

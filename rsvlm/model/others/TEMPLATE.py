@@ -1,8 +1,9 @@
-"""How a family of models is added: copy this file, fill it, and name it in `opening.FAMILIES`.
+"""How a family of models is added: copy this file, fill it, and name it in `opening.FAMILIES`. A file has at most 150 lines.
 
 What stands here is a whole family, whose model is the mean colour of nine parts of a picture; `template:3` opens it. A real one
 reads weights by `reading.read_state` and `reading.fill`, which run no code and list every key that does not fit, and a folder of
-a hub by `reading.from_hub`. `towers.tried` embeds a black picture and a text before it is handed out.
+a hub by `reading.from_hub`. `towers.tried` embeds a black picture and a text before it is handed out. A family whose towers pool in
+several ways leaves each way to a file of its own, as `towers.TowerEncoder` does.
 
 Four things are asked of a family, with B images, M texts, E dimensions, n heads of width d and a grid of h × w patches:
 

@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from rsvlm.model.encoder import Patches, in_heads, joined, split_pooling
 
-PATCH_PX = 32
-"""Side of what one place of the last map stands for."""
-
 
 def has_patches(visual: nn.Module) -> bool:
     """Say whether `patches` knows this tower."""
     from open_clip.modified_resnet import ModifiedResNet
 
     return type(visual) is ModifiedResNet
+
+
+def patch_size(visual: nn.Module) -> int:
+    """Side of what one place of the last map stands for, in pixels."""
+    return 32
 
 
 def pools_by_class_token(visual: nn.Module) -> bool:

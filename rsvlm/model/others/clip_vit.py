@@ -10,7 +10,8 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from rsvlm.model.encoder import Patches, at_places, attend, joined, mean_pooling, split_pooling
+from rsvlm.model.encoder import Patches, attend, joined, mean_pooling, split_pooling
+from rsvlm.model.others.towers import after_attention
 
 
 def has_patches(visual: nn.Module) -> bool:
@@ -23,6 +24,11 @@ def has_patches(visual: nn.Module) -> bool:
     batch_first = getattr(visual.transformer, "batch_first", True)
     one = getattr(visual, "attn_pool_contrastive", None) is None and visual.pool_type in ("tok", "avg")
     return usual and batch_first and one and not (visual.attn_pool is not None and visual.pool_type == "avg")
+
+
+def patch_size(visual: nn.Module) -> int:
+    """Side of a patch, in pixels."""
+    return visual.patch_size[0]
 
 
 def pools_by_class_token(visual: nn.Module) -> bool:
@@ -62,10 +68,7 @@ def project(visual: nn.Module, pooled: Tensor, rest: Tensor | None) -> Tensor:
         x = visual.ln_post(x) if visual.final_ln_after_pool else x
     else:
         last = visual.transformer.resblocks[-1]
-        x = last.ls_1(last.attn.out_proj(x))
-        if rest is not None:
-            x = at_places(rest, x) + x
-            x = x + last.ls_2(last.mlp(last.ln_2(x)))
+        x = after_attention(last.ls_1(last.attn.out_proj(x)), rest, lambda y: last.ls_2(last.mlp(last.ln_2(y))))
         x = visual.ln_post(x)
     return (x @ visual.proj).float()
 

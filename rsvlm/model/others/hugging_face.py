@@ -1,13 +1,11 @@
 """CLIP, SigLIP and SigLIP 2 of transformers: `hf:FOLDER` and `hf:ORG/NAME`. No code of a model folder is run.
 
-A CLIP pools by its class token in the last block, a SigLIP by a learned query behind it.
-
 Source: Wolf et al., transformers (Apache-2.0); Radford et al. (arXiv 2103.00020); Zhai et al. (arXiv 2303.15343).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +15,10 @@ from torch import Tensor, nn
 
 from rsvlm.errors import ModelError, RsvlmError, need
 from rsvlm.model import embed
-from rsvlm.model.encoder import Encoder, Patches, at_places, attend, in_heads, joined, mean_pooling, split_pooling
+from rsvlm.model.encoder import Encoder
+from rsvlm.model.others import hugging_clip, hugging_siglip
 from rsvlm.model.others.reading import from_hub
-from rsvlm.model.others.towers import features_of, scale_of, short, tried
+from rsvlm.model.others.towers import TowerEncoder, kind_of, scale_of, short, tried
 
 
 def open_model(where: str, device: torch.device) -> Encoder:
@@ -60,23 +59,23 @@ def open_model(where: str, device: torch.device) -> Encoder:
     return tried(encoder)
 
 
-class HuggingFaceEncoder(Encoder):
+class HuggingFaceEncoder(TowerEncoder):
     """A CLIP or SigLIP of transformers behind the one face."""
 
-    def __init__(self, name: str, model: nn.Module, processor, tokenizer, fingerprint):
-        vision, clip = model.config.vision_config, model.config.model_type == "clip"
+    def __init__(self, name: str, model: nn.Module, processor, tokenizer, fingerprint: Callable[[], str]):
+        vision, (kind, can, side) = model.config.vision_config, kind_of(model, (hugging_clip, hugging_siglip))
         super().__init__(
             name,
             model,
-            can=("texts", "patches", "last block") if clip else ("texts", "patches"),
+            can=["texts", *can],
             fingerprint=fingerprint,
             image_size=vision.image_size,
-            patch_size=vision.patch_size,
+            patch_size=side,
             mean=processor.image_mean,
             std=processor.image_std,
             logit_scale=scale_of(model),
         )
-        self.processor, self.tokenizer, self.clip = processor, tokenizer, clip
+        self.kind, self.processor, self.tokenizer = kind, processor, tokenizer
 
     def preprocess(self, arrays: Sequence[np.ndarray]) -> Tensor:
         """Prepare images as `Encoder` says."""
@@ -85,75 +84,24 @@ class HuggingFaceEncoder(Encoder):
 
     def encode_images(self, batch: Tensor) -> Tensor:
         """Embed as `Encoder` says."""
-        return features_of(self.model.get_image_features(pixel_values=batch))
+        return _features_of(self.model.get_image_features(pixel_values=batch))
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Embed as `Encoder` says.
-
-        SigLIP was trained on texts padded to the full length, with the pads attended to; CLIP's text never sees what follows its end.
-        """
+        """Embed as `Encoder` says, the texts padded as in training."""
         length = self.model.config.text_config.max_position_embeddings
-        padding, asked = ("longest", ("input_ids", "attention_mask")) if self.clip else ("max_length", ("input_ids",))
+        padding, asked = self.kind.PADDING, self.kind.ASKED
         tokens = self.tokenizer(list(texts), padding=padding, truncation=True, max_length=length, return_tensors="pt")
-        return features_of(
-            self.model.get_text_features(**{key: tokens[key].to(self.device) for key in asked if key in tokens})
-        )
+        return self.text_features(**{key: tokens[key].to(self.device) for key in asked if key in tokens})
 
-    def patches(self, batch: Tensor) -> Patches:
-        """Split the pooling as `Encoder` says."""
-        tower, side = vision_of(self.model), self.patch_size
-        grid = batch.shape[2] // side, batch.shape[3] // side
-        if self.clip:
-            query, key, value, x = self.last_block(batch)
-            return split_pooling(query[:, :, 0], key, value, grid, x[:, 0])
-        x = tower.embeddings(batch, interpolate_pos_encoding=True)
-        for block in tower.encoder.layers:
-            x = _run(block, x)
-        x = tower.post_layernorm(x)
-        if not hasattr(tower, "head"):
-            return mean_pooling(x, grid)
-        query, key, value = attend(tower.head.attention, tower.head.probe, x)
-        return split_pooling(query[:, :, 0], key, value, grid)
-
-    def last_block(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Run a CLIP up to the attention of its last block, as `Encoder` says."""
-        if not self.clip:
-            return super().last_block(batch)
-        tower = vision_of(self.model)
-        x = tower.pre_layrnorm(tower.embeddings(batch, interpolate_pos_encoding=True))
-        *blocks, last = tower.encoder.layers
-        for block in blocks:
-            x = _run(block, x)
-        attention, context = last.self_attn, last.layer_norm1(x)
-        projections = attention.q_proj, attention.k_proj, attention.v_proj
-        return *(in_heads(projection(context), attention.num_heads) for projection in projections), x
-
-    def project(self, pooled: Tensor, rest: Tensor | None) -> Tensor:
-        """Send pooled values through the rest of the tower as `Encoder` says."""
-        tower = vision_of(self.model)
-        x = joined(pooled).to(self.dtype)
-        if self.clip:
-            last = tower.encoder.layers[-1]
-            x = last.self_attn.out_proj(x)
-            if rest is not None:
-                x = at_places(rest, x) + x
-                x = x + last.mlp(last.layer_norm2(x))
-            return self.model.visual_projection(tower.post_layernorm(x)).float()
-        if hasattr(tower, "head"):
-            x = tower.head.attention.out_proj(x)
-            x = x + tower.head.mlp(tower.head.layernorm(x))
-        return x.float()
+    def text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Embed (M, T) tokens as (M, E), of any norm; what the mask leaves out is not read."""
+        mask = {} if attention_mask is None else {"attention_mask": attention_mask}
+        return _features_of(self.model.get_text_features(input_ids=input_ids, **mask))
 
 
-def vision_of(model: nn.Module) -> nn.Module:
-    """The vision tower: its parts stood one level deeper before the fifth series of transformers."""
-    tower = model.vision_model
-    return getattr(tower, "vision_model", tower)
-
-
-def _run(block: nn.Module, x: Tensor) -> Tensor:
-    output = block(x, attention_mask=None)
-    return output[0] if isinstance(output, tuple) else output  # a tuple before the fifth series
+def _features_of(output) -> Tensor:
+    """Take the embedding out of what transformers returns: a tensor before its fifth series, in the fifth one of several."""
+    return output if isinstance(output, Tensor) else output.pooler_output
 
 
 def _as_trained(tokenizer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from rsvlm.book.figures import galleries
@@ -46,3 +48,16 @@ def test_each_grid_keeps_its_own_size_and_shape():
     assert rules[0] == rules[1], "sizes in a style sheet would hold for all grids of a page"
     assert "--rsvlm-side: 90px" in small and "--rsvlm-side: 240px" in large
     assert 'class="rsvlm-gallery rsvlm-whole"' in large and 'class="rsvlm-gallery"' in small
+
+
+def test_a_scene_of_several_models_shows_no_data_as_no_data(monkeypatch):
+    shown = []
+    monkeypatch.setattr(galleries, "gallery", lambda items, **how: shown.extend(items) or "")
+    facts = {"scene": "s", "texts": [{"text": "a road", "regions": 1, "share_of_area": 0.5, "highest_confidence": 0.9}]}
+    answer = SimpleNamespace(
+        image=np.zeros((2, 2, 3), np.uint8), facts=facts, heat=np.array([[[0.0, 0.9], [np.nan, np.nan]]], np.float32)
+    )
+    galleries.scenes_beside({"one": answer, "two": answer})
+    scene, *maps = shown
+    assert "grey: no data" in scene["caption"] and len(maps) == 2 and "50.0 % of the ground" in maps[0]["caption"]
+    assert maps[0]["image"][-1, -1].tolist() == [150] * 3 != maps[0]["image"][0, 0].tolist()

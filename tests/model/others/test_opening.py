@@ -18,7 +18,7 @@ from rsvlm.data import reading, shards
 from rsvlm.errors import DataError, MissingExtraError, ModelError
 from rsvlm.evaluation import embeddings, given as given_file
 from rsvlm.model import embed, encoder as encoder_room, mammut, tokenizer
-from rsvlm.model.others import open_clip as open_clip_models, opening, towers
+from rsvlm.model.others import hugging_face, open_clip_names, opening
 
 TEXTS = ["a river", "red in the north, white elsewhere", "an airport with two runways"]
 PICTURES = [toy_sample(i)[0] for i in range(3)]  # 32×32: what the tiny models take, so nothing is resized
@@ -188,7 +188,7 @@ def test_a_tag_is_taken_from_the_cache_with_its_normalisation_and_activation(cli
     torch.save(model.state_dict(), tmp_path / "toy.pt")
     facts = {"url": "https://example.org/toy.pt", "mean": [0.5] * 3, "std": [0.5] * 3, "quick_gelu": True}
     monkeypatch.setitem(known._PRETRAINED, "Toy-B-8", {"mine": facts})
-    monkeypatch.setattr(open_clip_models, "_cached", lambda facts: tmp_path / facts["url"].rpartition("/")[2])
+    monkeypatch.setattr(open_clip_names, "_cached", lambda facts: tmp_path / facts["url"].rpartition("/")[2])
     encoder = opening.open_encoder("open_clip:Toy-B-8:mine", "cpu")
     import open_clip
 
@@ -333,7 +333,7 @@ def siglip(tmp_path_factory):
 
 def texts_of(model, tokens):
     with torch.inference_mode():
-        return F.normalize(towers.features_of(model.get_text_features(input_ids=torch.tensor(tokens))), dim=-1).numpy()
+        return F.normalize(hugging_face._features_of(model.get_text_features(input_ids=torch.tensor(tokens))), dim=-1).numpy()
 
 
 def test_a_siglip_2_reads_lower_case_as_it_was_trained(siglip, tmp_path):
