@@ -234,11 +234,21 @@ def classes(where: str) -> Finding:
     names, items = benchmarks.labelled(where, skipped=skipped)
     if len(names) < 2:
         raise DataError(f"{where} holds pictures in one folder alone, which tells no classes apart")
-    some = (reading.Sample(key, data, [], {}, n) for n, (key, data, _) in enumerate(itertools.islice(items, LOOK)))
-    count = len(list(reading.decoded(some, skipped)))
+    labels: list[int] = []
+
+    def some() -> Iterator[reading.Sample]:
+        for n, (key, data, label) in enumerate(itertools.islice(items, LOOK)):
+            labels.append(label)
+            yield reading.Sample(key, data, [], {}, n)
+
+    count = len(list(reading.decoded(some(), skipped)))
     if not count:
         raise DataError(f"no picture of {where} can be used: {dict(skipped) or 'there is none'}")
-    facts = [f"{_count(count)} pictures of {len(names)} classes: {_listed(names)}"]
+    # Whether a class has no picture is known where all were looked at.
+    absent = [name for n, name in enumerate(names) if n not in labels] if len(labels) < LOOK else []
+    there = [name for name in names if name not in absent]
+    facts = [f"{_count(count)} pictures of {len(there)} classes: {_listed(there)}"]
+    facts += [f"classes without a picture: {len(absent)}: {_listed(absent)}"] if absent else []
     command = f"rsvlm evaluate classify --model MODEL --root {shlex.quote(where)}"
     return Finding(f"pictures with classes, '{benchmarks.name(where)}'", facts, [], dict(skipped), [command])
 

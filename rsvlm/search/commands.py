@@ -160,7 +160,10 @@ def index(
     batch_size: BatchSize = 256,
     device: Device = "auto",
 ) -> None:
-    """Embed the chips of an archive of imagery, for `query`."""
+    """Embed the chips of an archive of imagery, for `query`.
+
+    Ground that several files show has chips of each of them, and counts once for each file where the share of the ground is told.
+    """
     from rsvlm.search import index as archive
 
     loaded, origin = load_model(model, device)

@@ -63,7 +63,7 @@ def index(
 
     Returns:
         Content of `index.json`: among it `chips`, in `skipped` how many were left out, by reason, in `ground_under_chips` the share of
-        the archive's pixels that lies under chips, and in `sources` the same, and the file, of each source.
+        the archive's pixels that lies under chips (ground that several files show counts once for each of them), and in `sources` the same, and the file, of each source.
 
     Raises:
         DataError: There is no imagery, or no chip of it can be read.
