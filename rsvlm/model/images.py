@@ -67,7 +67,10 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, where: str = "") -> np.
         lost = image.format == "TIFF" and image.mode == "LA" and image.tag_v2.get(PLANES) == 2
         image = ImageOps.exif_transpose(image)
         if lost:
-            _tell("the transparency of a grey TIFF whose bands lie one behind the other cannot be read: all of it is shown", where)
+            _tell(
+                "the transparency of a grey TIFF whose bands lie one behind the other cannot be read: all of it is shown",
+                where,
+            )
             image = image.convert("L")
         return np.asarray(_to_rgb(image, doubtful, negative, where))
 

@@ -50,9 +50,10 @@ SearchModel = Annotated[
 
 
 TileRows = Annotated[
-    Literal["auto", "xyz", "tms"],
+    Literal["auto", "xyz", "tms", "zyx"],
     typer.Option(
-        help="Rows of tiles count from the north (xyz) or the south (tms); auto: as files beside them say, else guessed."
+        help="Rows of tiles count from the north (xyz) or the south (tms), or the folders are rows (zyx: z/y/x); auto: as files "
+        "beside them say, else guessed."
     ),
 ]
 

@@ -54,7 +54,7 @@ def index(
         stride: Step between chips, in sides.
         min_valid_share: Chips with a smaller share of pixels that hold data are left out.
         cover_edges: Add last chips flush with the edges of rasters, and enlarge those of rasters smaller than a chip.
-        tile_rows: Which way rows of tiles count: `xyz`, `tms` or `auto`, as `config.Chips.tile_rows`.
+        tile_rows: Which way rows of tiles count: `xyz`, `tms`, `zyx` or `auto`, as `config.Chips.tile_rows`.
         bands: Bands shown as red, green and blue, or one, as `config.Chips.bands`.
         limits: Values that become black and white, a pair, or one for each band. If empty, they are found for files together.
         nodata: Value that holds no data, as for `scene_files.open_scene`.

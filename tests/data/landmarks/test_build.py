@@ -180,7 +180,9 @@ def test_a_build_that_keeps_nothing_ends_with_what_took_everything(raster, featu
         feature["geometry"] = {"type": "Point", "coordinates": [20.0, 10.0]}
     (tmp_path / "far.geojson").write_text(json.dumps(far))
     for _ in range(2):  # also when it is there already
-        with pytest.raises(DataError, match=r"no chip .* kept: \d+ chips \(landmarks\): no visible landmark; the map has nothing") as error:
+        with pytest.raises(
+            DataError, match=r"no chip .* kept: \d+ chips \(landmarks\): no visible landmark; the map has nothing"
+        ) as error:
             make(raster, tmp_path / "far.geojson", options(), tmp_path / "out")
         assert "h3_resolution" not in str(error.value)  # no split has any chip
     with pytest.raises(DataError, match=r"\(imagery\): all nodata"):
