@@ -101,7 +101,7 @@ def in_scene(
 
     Without --limits, values of more than 8 bits are stretched by what is in the scene, so that the answer for a place depends on what else
     the scene shows: search.json names the limits, and with the same --limits the answer is the same in any part of it, but for places
-    nearer to its edge than --tile-px.
+    nearer to its edge than --tile-px and half a window.
     """
     from rsvlm.book.figures import atlas, galleries, markup
     from rsvlm.records import files
