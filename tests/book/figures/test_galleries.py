@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from rsvlm.book.figures import galleries
@@ -46,3 +48,14 @@ def test_each_grid_keeps_its_own_size_and_shape():
     assert rules[0] == rules[1], "sizes in a style sheet would hold for all grids of a page"
     assert "--rsvlm-side: 90px" in small and "--rsvlm-side: 240px" in large
     assert 'class="rsvlm-gallery rsvlm-whole"' in large and 'class="rsvlm-gallery"' in small
+
+
+def test_one_region_is_not_told_as_regions():
+    rows = [
+        {"text": name, "regions": n, "share_of_area": 0.1, "highest_confidence": 0.7} for name, n in (("lake", 1), ("sea", 2))
+    ]
+    answer = SimpleNamespace(
+        image=np.zeros((8, 8, 3), np.uint8), facts={"scene": "a.tif", "texts": rows}, heat=np.zeros((2, 8, 8), np.float32)
+    )
+    body = galleries.scenes_beside({"one": answer})._repr_html_()
+    assert "1 region, 10.0 %" in body and "2 regions, 10.0 %" in body and "1 regions" not in body
