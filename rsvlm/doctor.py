@@ -234,18 +234,13 @@ def classes(where: str) -> Finding:
     names, items = benchmarks.labelled(where, skipped=skipped)
     if len(names) < 2:
         raise DataError(f"{where} holds pictures in one folder alone, which tells no classes apart")
-    labels: list[int] = []
-
-    def some() -> Iterator[reading.Sample]:
-        for n, (key, data, label) in enumerate(itertools.islice(items, LOOK)):
-            labels.append(label)
-            yield reading.Sample(key, data, [], {}, n)
-
-    count = len(list(reading.decoded(some(), skipped)))
+    looked = list(itertools.islice(items, LOOK))
+    some = (reading.Sample(key, data, [], {"class": names[label]}, n) for n, (key, data, label) in enumerate(looked))
+    found = Counter(sample.record["class"] for sample, _ in reading.decoded(some, skipped))
+    count = found.total()
     if not count:
         raise DataError(f"no picture of {where} can be used: {dict(skipped) or 'there is none'}")
-    # Whether a class has no picture is known where all were looked at.
-    absent = [name for n, name in enumerate(names) if n not in labels] if len(labels) < LOOK else []
+    absent = [name for name in names if not found[name]] if len(looked) < LOOK else []  # known where all were looked at
     there = [name for name in names if name not in absent]
     facts = [f"{_count(count)} pictures of {len(there)} classes: {_listed(there)}"]
     facts += [f"classes without a picture: {len(absent)}: {_listed(absent)}"] if absent else []
