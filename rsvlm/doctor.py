@@ -234,18 +234,16 @@ def classes(where: str) -> Finding:
     names, items = benchmarks.labelled(where, skipped=skipped)
     if len(names) < 2:
         raise DataError(f"{where} holds pictures in one folder alone, which tells no classes apart")
-    looked = list(itertools.islice(items, LOOK))
-    some = (reading.Sample(key, data, [], {"class": names[label]}, n) for n, (key, data, label) in enumerate(looked))
+    some = (reading.Sample(key, data, [], {"class": names[n]}, 0) for key, data, n in itertools.islice(items, LOOK))
     found = Counter(sample.record["class"] for sample, _ in reading.decoded(some, skipped))
-    count = found.total()
-    if not count:
+    if not found:
         raise DataError(f"no picture of {where} can be used: {dict(skipped) or 'there is none'}")
-    absent = [name for name in names if not found[name]] if len(looked) < LOOK else []  # known where all were looked at
+    absent = [name for name in names if not found[name]] if found.total() + skipped.total() < LOOK else []
     there = [name for name in names if name not in absent]
-    facts = [f"{_count(count)} pictures of {len(there)} classes: {_listed(there)}"]
+    facts = [f"{_count(found.total())} pictures of {len(there)} classes: {_listed(there)}"]
     facts += [f"classes without a picture: {len(absent)}: {_listed(absent)}"] if absent else []
-    command = f"rsvlm evaluate classify --model MODEL --root {shlex.quote(where)}"
-    return Finding(f"pictures with classes, '{benchmarks.name(where)}'", facts, [], dict(skipped), [command])
+    commands = [f"rsvlm evaluate classify --model MODEL --root {shlex.quote(where)}"]
+    return Finding(f"pictures with classes, '{benchmarks.name(where)}'", facts, [], dict(skipped), commands)
 
 
 def masks(where: str) -> Finding:
