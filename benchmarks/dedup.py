@@ -26,7 +26,7 @@ def measure(
 ) -> list[dict]:
     """Look for near ones among n hashes in a process of its own; with a folder of pictures, also measure what the hashes find.
 
-    Four of five hashes are random, and so are the details that go with them; the others are one of those with up to `distance` bits
+    Four of five hashes are random, and so are the small pictures that go with them; the others are one of those with up to `distance` bits
     flipped, or, for a tenth of them, the same hash, as a blank picture's.
 
     Args:
@@ -81,7 +81,7 @@ def quality(folder: Path, count: int) -> list[dict]:
 
     Returns:
         A row for each change: `within_D` the share of copies within D bits, in percent, and `dropped` that of copies within
-        `duplicates.DISTANCE` whose details agree; for `other pictures` the numbers of pairs; `n` copies or pairs, `least` the nearest, `pictures`.
+        `duplicates.DISTANCE` that are alike in every part; for `other pictures` the numbers of pairs; `n` copies or pairs, `least` the nearest, `pictures`.
 
     Raises:
         DataError: There are fewer than two pictures with contrast.
@@ -106,21 +106,25 @@ def quality(folder: Path, count: int) -> list[dict]:
             break
     if len(before) < 2:
         raise DataError(f"{folder} holds fewer than two readable pictures with contrast: name another folder")
-    hashes, details = (of(np.concatenate(before)) for of in (duplicates.perceptual_hashes, picture_details.rises))
+    hashes, small = duplicates.perceptual_hashes(np.concatenate(before)), _small(before)
     rows = []
     for name, lumas in after.items():
         bits = np.bitwise_count(hashes ^ duplicates.perceptual_hashes(np.concatenate(lumas)))
-        agree = picture_details.alike(details, picture_details.rises(np.concatenate(lumas)))
+        agree = picture_details.alike(small, _small(lumas))
         dropped = round(100 * float(((bits <= duplicates.DISTANCE) & agree).mean()), 2)
         within = {f"within_{d}": round(100 * float((bits <= d).mean()), 2) for d in DISTANCES}
         rows.append({"change": name} | within | {"dropped": dropped} | _about(bits))
     ours, theirs = np.triu_indices(len(hashes), 1)
     bits = np.bitwise_count(hashes[ours] ^ hashes[theirs])
     near = bits <= duplicates.DISTANCE
-    dropped = int(picture_details.alike(details[ours[near]], details[theirs[near]]).sum())
+    dropped = int(picture_details.alike(small[ours[near]], small[theirs[near]]).sum())
     within = {f"within_{d}": int((bits <= d).sum()) for d in DISTANCES}
     rows.append({"change": "other pictures"} | within | {"dropped": dropped} | _about(bits))
     return [row | {"pictures": len(hashes)} for row in rows]
+
+
+def _small(lumas: list[np.ndarray]) -> np.ndarray:
+    return picture_details.unpacked(picture_details.small(np.concatenate(lumas)))
 
 
 def _about(bits: np.ndarray) -> dict:
@@ -150,15 +154,15 @@ def _measure_here(n: int, distance: int, share: float) -> dict:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, n, dtype=np.uint64)
     copies = np.arange(round(n * (1 - share)), n)
-    details = rng.integers(0, 2**64, (n, len(picture_details.COLUMNS)), dtype=np.uint64)
+    small = rng.integers(0, 256, (n, picture_details.SIDE, picture_details.SIDE), dtype=np.uint8)
     copied = rng.integers(0, copies[0], len(copies))
-    hashes[copies], details[copies] = hashes[copied], details[copied]
+    hashes[copies], small[copies] = hashes[copied], small[copied]
     for _ in range(distance):
         hashes[copies] ^= np.uint64(1) << rng.integers(0, 64, len(copies), dtype=np.uint64)
-    hashes[copies[::10]], details[copies[::10]] = 0, 0
-    duplicates.find_stays(hashes[:1000], details[:1000], distance)  # compiled, or read from the cache
+    hashes[copies[::10]], small[copies[::10]] = 0, 0
+    duplicates.find_stays(hashes[:1000], small[:1000], distance)  # compiled, or read from the cache
     start = time.perf_counter()
-    found = duplicates.find_stays(hashes, details, distance)
+    found = duplicates.find_stays(hashes, small, distance)
     seconds = time.perf_counter() - start
     row = {"hashes": n, "distance": distance, "seconds": round(seconds, 4), "hashes_per_s": round(n / seconds)}
     return row | {

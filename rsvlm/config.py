@@ -77,9 +77,10 @@ class Chips(Section):
         description="Value that holds no data; file: as the file declares it; auto: the same, else a value that fills parts of it.",
     )
     min_valid_share: float = Field(0.9, ge=0, le=1, description="Chips with a smaller share of pixels with data are dropped.")
-    tile_rows: Literal["auto", "xyz", "tms"] = Field(
+    tile_rows: Literal["auto", "xyz", "tms", "zyx"] = Field(
         "auto",
-        description="Rows of tiles count from the north (xyz) or the south (tms); auto: as files beside them say, else guessed.",
+        description="Rows of tiles count from the north (xyz) or the south (tms), or the folders are rows, from the north (zyx: "
+        "z/y/x, as ArcGIS numbers them); auto: as files beside them say, else guessed.",
     )
     cover_edges: bool = Field(
         False,

@@ -234,13 +234,16 @@ def classes(where: str) -> Finding:
     names, items = benchmarks.labelled(where, skipped=skipped)
     if len(names) < 2:
         raise DataError(f"{where} holds pictures in one folder alone, which tells no classes apart")
-    some = (reading.Sample(key, data, [], {}, n) for n, (key, data, _) in enumerate(itertools.islice(items, LOOK)))
-    count = len(list(reading.decoded(some, skipped)))
-    if not count:
+    some = (reading.Sample(key, data, [], {"class": names[n]}, 0) for key, data, n in itertools.islice(items, LOOK))
+    found = Counter(sample.record["class"] for sample, _ in reading.decoded(some, skipped))
+    if not found:
         raise DataError(f"no picture of {where} can be used: {dict(skipped) or 'there is none'}")
-    facts = [f"{_count(count)} pictures of {len(names)} classes: {_listed(names)}"]
-    command = f"rsvlm evaluate classify --model MODEL --root {shlex.quote(where)}"
-    return Finding(f"pictures with classes, '{benchmarks.name(where)}'", facts, [], dict(skipped), [command])
+    absent = [name for name in names if not found[name]] if found.total() + skipped.total() < LOOK else []
+    there = [name for name in names if name not in absent]
+    facts = [f"{_count(found.total())} pictures of {len(there)} classes: {_listed(there)}"]
+    facts += [f"classes without a picture: {len(absent)}: {_listed(absent)}"] if absent else []
+    commands = [f"rsvlm evaluate classify --model MODEL --root {shlex.quote(where)}"]
+    return Finding(f"pictures with classes, '{benchmarks.name(where)}'", facts, [], dict(skipped), commands)
 
 
 def masks(where: str) -> Finding:

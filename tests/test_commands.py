@@ -305,7 +305,9 @@ def test_landmarks_build_audit_show(capsys, monkeypatch, tmp_path):
     settings = [part for pair in ("size_px=64", "test_share=0", "val_share=0") for part in ("--set", f"chips.{pair}")]
     base = ["landmarks", "build", "--imagery", raster, "--map", features, "--workers", "1", *settings]
     code, text = call(capsys, monkeypatch, *base, "--captioner", "grammar", "--out", tmp_path / "data")
-    assert code == 0 and "train" in text and re.search(r"chips: 16 = \d+ kept \+ \d+ rejected\n  \d+ imagery: ", text), text
+    assert (
+        code == 0 and "train" in text and re.search(r"chips: 16 = \d+ kept \+ \d+ rejected\n  \d+ chips \(imagery\): ", text)
+    ), text
     names = {path.name for path in (tmp_path / "data").iterdir()}
     assert {"manifest.json", "funnel.json", "rejected.jsonl", "train"} <= names
     sheet, page = tmp_path / "sheet.csv", tmp_path / "audit.html"

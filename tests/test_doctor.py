@@ -102,6 +102,10 @@ def test_pictures_with_classes_and_with_masks(tmp_path):
         path.write_bytes(png(toy_sample(i)[0]))
     report, text = ask(tmp_path / "scenes")
     assert kinds(report) == ["pictures with classes, 'scenes'"] and "6 pictures of 2 classes: " in text and "classify" in text
+    assert "without a picture" not in text
+    (tmp_path / "scenes" / "Desert").mkdir()
+    _, text = ask(tmp_path / "scenes")
+    assert "6 pictures of 2 classes: " in text and "classes without a picture: 1: desert" in text.lower(), text
 
     root = tmp_path / "masks"
     images, annotations = [], []

@@ -160,8 +160,8 @@ Markdown(
 # %% [markdown]
 # ### Three edits to try
 #
-# - `-p overrides "landmarks.size_px=96"`: larger chips hold more landmarks. What happens to equal captions?
-# - `-p overrides "landmarks.test_share=0.3"`: more of the globe held back. How fast does the training split shrink?
+# - `-p overrides="landmarks.size_px=96"`: larger chips hold more landmarks. What happens to equal captions?
+# - `-p overrides="landmarks.test_share=0.3"`: more of the globe held back. How fast does the training split shrink?
 # - In the last cell above, sort the landmarks of a chip by area instead of prominence: would you tell the same story?
 
 # %% tags=["hide-input"]

@@ -115,9 +115,9 @@ Markdown(
 # %% [markdown]
 # ### Three edits to try
 #
-# - `-p overrides "train.caption_weight=0"`: is describing any help for matching?
-# - `-p overrides "train.contrastive_loss=sigmoid"`: the loss of SigLIP instead of that of CLIP.
-# - `-p overrides "train.first_caption_share=1"`: train on the fullest caption alone.
+# - `-p overrides="train.caption_weight=0"`: is describing any help for matching?
+# - `-p overrides="train.contrastive_loss=sigmoid"`: the loss of SigLIP instead of that of CLIP.
+# - `-p overrides="train.first_caption_share=1"`: train on the fullest caption alone.
 
 # %% tags=["hide-input"]
 origin = provenance(

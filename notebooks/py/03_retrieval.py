@@ -240,7 +240,7 @@ Markdown(
 # ### Three edits to try
 #
 # - Replace the sentences of our own by yours; which words does the model know?
-# - `-p seed 1`: another split of the globe, another model. Is the difference within the interval?
+# - `-p seed=1`: another split of the globe, another model. Is the difference within the interval?
 # - In the second cell, use `protocol="plain"`: all captions of a chip, also the short ones, become queries.
 
 # %% tags=["hide-input"]

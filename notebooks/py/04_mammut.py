@@ -372,8 +372,8 @@ Markdown(
 # ### Three edits to try
 #
 # - Put a sentence of your own into `caption`: for which of its words does the picture help?
-# - `-p overrides "train.caption_weight=0"`: what does a model write that was trained to match alone?
-# - `-p overrides "train.steps=3000"`: how many steps does it take until captions no longer run in circles?
+# - `-p overrides="train.caption_weight=0"`: what does a model write that was trained to match alone?
+# - `-p overrides="train.steps=3000"`: how many steps does it take until captions no longer run in circles?
 
 # %% tags=["hide-input"]
 origin = provenance(

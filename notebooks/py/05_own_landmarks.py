@@ -418,8 +418,8 @@ Markdown(
 # %% [markdown]
 # ### Three edits to try
 #
-# - `-p overrides "chips.size_m=128000"`: the same pixels over half the ground. Which lakes come into sight?
-# - `-p overrides "chips.place=landmark"`: one chip around each landmark instead of a grid. What happens to the splits?
+# - `-p overrides="chips.size_m=128000"`: the same pixels over half the ground. Which lakes come into sight?
+# - `-p overrides="chips.place=landmark"`: one chip around each landmark instead of a grid. What happens to the splits?
 # - Write a spoiler of your own, say one that changes the size of a lake. Does any rule find it?
 
 # %% tags=["hide-input"]

@@ -286,9 +286,9 @@ Markdown(
 # %% [markdown]
 # ### Three edits to try
 #
-# - `-p overrides "web.min_relevance=0.9"`: a stricter text stage. What does the image stage still have to do?
-# - `-p overrides "web.overhead_precision=0.99"`: how much recall does a cleaner set cost?
-# - `-p overrides "web.languages=en,de,fr,es"`: which texts come in, and what happens to the lengths?
+# - `-p overrides="web.min_relevance=0.9"`: a stricter text stage. What does the image stage still have to do?
+# - `-p overrides="web.overhead_precision=0.99"`: how much recall does a cleaner set cost?
+# - `-p overrides="web.languages=en,de,fr,es"`: which texts come in, and what happens to the lengths?
 
 # %% tags=["hide-input"]
 tables.provenance(origin)

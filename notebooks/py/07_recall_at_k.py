@@ -19,7 +19,7 @@
 # **One model on one test split gets a different score under each of the five protocols that papers use without naming them; ties, captions
 # per image and the size of the gallery move it further, so only numbers that share all of these can be compared.**
 #
-# Cost: seconds, once the model of chapter 2 is trained. With RSICD on disk (`-p data FOLDER`), its captions are counted as well.
+# Cost: seconds, once the model of chapter 2 is trained. With RSICD on disk (`-p data=FOLDER`), its captions are counted as well.
 
 # %% tags=["parameters", "after:02_training"]
 profile = "laptop"
@@ -345,7 +345,7 @@ Markdown(
 # ### Three edits to try
 #
 # - Change a score of the example so that image D loses first place. Which ranks of captions change with it?
-# - `-p overrides "landmarks.captions_per_chip=2"`: fewer captions, another model. Which protocol moves most?
+# - `-p overrides="landmarks.captions_per_chip=2"`: fewer captions, another model. Which protocol moves most?
 # - Give the constant model a little noise: `same[0] + 1e-6 * rng.standard_normal(same[0].shape)`. What is left of the difference?
 
 # %% tags=["hide-input"]

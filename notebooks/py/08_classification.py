@@ -19,7 +19,7 @@
 # **A model that was trained on captions alone sorts pictures into classes that are nothing but words; how well depends on the words as much
 # as on the pictures.**
 #
-# Cost: seconds, once the model of chapter 2 is trained. With RSICD on disk and a model worth it (`-p data FOLDER -p model FOLDER`), its
+# Cost: seconds, once the model of chapter 2 is trained. With RSICD on disk and a model worth it (`-p data=FOLDER -p model=FOLDER`), its
 # scene classes are tried as well.
 
 # %% tags=["parameters", "after:02_training"]
@@ -324,7 +324,7 @@ Markdown(
 #
 # - Write a prompt of your own into `prompts`, say “land that is {class}”. Can you beat the training captions' words?
 # - Change the classes: chips with many islands, with lakes, with a coast in the west. Which can the model tell?
-# - `-p model open_clip:ViT-B-32:FILE -p data FOLDER`: a published model on RSICD's scenes, with its own scale.
+# - `-p model=open_clip:ViT-B-32:FILE -p data=FOLDER`: a published model on RSICD's scenes, with its own scale.
 
 # %% tags=["hide-input"]
 tables.provenance(origin)

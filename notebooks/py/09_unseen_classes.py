@@ -291,9 +291,9 @@ Markdown(
 # %% [markdown]
 # ### Three edits to try
 #
-# - `-p held_out lake,island -p seen sea -p seeds 0,1,2,3`: how far apart are models that differ in nothing but their seed?
-# - `-p held_out "tan land"`: a colour instead of a thing.
-# - `-p data FOLDER -p held_out stadium,airport`: your own shards; a category is looked for by its name, in records and in captions.
+# - `-p held_out=lake,island -p seen=sea -p seeds=0,1,2,3`: how far apart are models that differ in nothing but their seed?
+# - `-p held_out="tan land"`: a colour instead of a thing.
+# - `-p data=FOLDER -p held_out=stadium,airport`: your own shards; a category is looked for by its name, in records and in captions.
 
 # %% tags=["hide-input"]
 tables.provenance(origin)

@@ -19,7 +19,7 @@
 # **Copies of test images are found in a training set however they were turned, mirrored or saved anew, though not when they were cropped;
 # what a share of leaked test pairs does to a score is measured with the overlap, without it, and without as many others.**
 #
-# Cost: about two minutes on two CPU cores the first time, once the model of chapter 2 is trained. With RSICD on disk (`-p data FOLDER`) its own
+# Cost: about two minutes on two CPU cores the first time, once the model of chapter 2 is trained. With RSICD on disk (`-p data=FOLDER`) its own
 # splits are compared as well, which takes half a minute more.
 
 # %% tags=["parameters", "after:02_training"]

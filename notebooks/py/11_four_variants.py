@@ -20,7 +20,7 @@
 # number of pairs each, three seeds, and one table.**
 #
 # Cost: about seven minutes on two CPU cores in profile `laptop` for all twelve runs, half a minute in `smoke`. A run that is there is not
-# trained again, so variants and seeds can be started one by one: `-p variants base -p seeds 1`.
+# trained again, so variants and seeds can be started one by one: `-p variants=base -p seeds=1`.
 
 # %% tags=["parameters", "after:01_landmarks", "after:06_web"]
 profile = "laptop"
@@ -69,7 +69,7 @@ settings |= {"train.batch_size": 64, "train.warmup_steps": 10} if profile == "la
 # %% [markdown]
 # ## Three data sets
 #
-# What is on disk can be named, each as shards or a benchmark: `-p data "base=FOLDER web=FOLDER landmarks=FOLDER"`. What is not named is
+# What is on disk can be named, each as shards or a benchmark: `-p data="base=FOLDER web=FOLDER landmarks=FOLDER"`. What is not named is
 # made from what the package brings along:
 #
 # - **base**, for general pairs: the demo web's pictures that are *not* from above, photographs, charts, icons. The demo draws alt-texts
@@ -225,9 +225,9 @@ Markdown(
 # %% [markdown]
 # ### Three edits to try
 #
-# - `-p overrides "train.caption_weight=0.5"`: does describing help those that have captions to learn from?
-# - `-p data "landmarks=FOLDER"`: your landmarks beside the demo's general pairs.
-# - `-p variants landmarks,both -p seeds 0,1,2,3,4`: more seeds where two variants are close.
+# - `-p overrides="train.caption_weight=0.5"`: does describing help those that have captions to learn from?
+# - `-p data="landmarks=FOLDER"`: your landmarks beside the demo's general pairs.
+# - `-p variants=landmarks,both -p seeds=0,1,2,3,4`: more seeds where two variants are close.
 
 # %% tags=["hide-input"]
 tables.provenance(origin)

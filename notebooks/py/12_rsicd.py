@@ -287,9 +287,9 @@ Markdown(
 # %% [markdown]
 # ### Three edits to try
 #
-# - `-p profile rsicd -p overrides "model.preset=nano train.sizes_px="`: a transformer in the same time.
-# - `-p profile rsicd -p overrides "train.smallest_crop=1 train.light=0"`: is it worth varying the pictures further than by turns?
-# - `-p profile rsicd -p overrides "train.caption_weight=0"`: the contrastive loss alone, in less time.
+# - `-p profile=rsicd -p overrides="model.preset=nano train.sizes_px="`: a transformer in the same time.
+# - `-p profile=rsicd -p overrides="train.smallest_crop=1 train.light=0"`: is it worth varying the pictures further than by turns?
+# - `-p profile=rsicd -p overrides="train.caption_weight=0"`: the contrastive loss alone, in less time.
 
 # %% tags=["hide-input"]
 tables.provenance(about or provenance(options, known["data"], device, started, "rsvlm run notebooks/12_rsicd.ipynb"))

@@ -196,7 +196,7 @@ Markdown(
 # %% [markdown]
 # ### Three edits to try
 #
-# - `-p scene PATH`: a GeoTIFF or a folder of tiles of yours; with `tile_px=256` the model sees it four times coarser.
+# - `-p scene=PATH`: a GeoTIFF or a folder of tiles of yours; with `tile_px=256` the model sees it four times coarser.
 # - `window=1` in the search: raw patches in place of smoothed ones.
 # - `background=["land", "clouds"]`: confidence is a contrast, so what it is held against matters.
 

@@ -5,7 +5,7 @@ frequencies, which survive other sizes, compression and brightness. A quarter tu
 turns their signs, so the hashes of all eight come from one transform. Near hashes are found by bands of bits, never by all pairs.
 
 A frame, a title or a black margin that different pictures share decides their lowest frequencies, so within a data set near hashes
-are looked at again: in every part of the picture brightness has to rise at the same places (`picture_details`).
+are looked at again: the pictures have to be alike in every part (`picture_details`).
 
 Pictures without contrast (open sea, clouds) have noise for a hash: they count as near only when their pixels are equal.
 """
@@ -110,8 +110,8 @@ def hash_table(samples: Iterable[tuple[str, bytes, np.ndarray, str]], batch: int
 
     Returns:
         One row per picture with the columns `COLUMNS`; `hash` uint64, `contrast` the standard deviation of its 32 x 32 luma,
-        `pixels` its width times height; `hash_0` … `hash_7`, the hashes of its turns; and `detail_0` … `detail_7`, uint64, as from
-        `picture_details.rises`.
+        `pixels` its width times height; `hash_0` … `hash_7`, the hashes of its turns; and `small`, a kilobyte, as from
+        `picture_details`.
     """
     parts = [_hash_batch(part) for part in batched(samples, batch)]
     return pd.concat(parts, ignore_index=True) if parts else _hash_batch([])
@@ -132,7 +132,7 @@ def _hash_batch(part: list) -> pd.DataFrame:
         "text": np.array(texts, object),
     }
     columns |= {f"hash_{number}": hashes[:, number] for number in range(TURNS)}
-    return pd.DataFrame(columns | dict(zip(picture_details.COLUMNS, picture_details.rises(luma).T, strict=True)))
+    return pd.DataFrame(columns | {picture_details.COLUMN: np.array([*picture_details.small(luma)], object)})
 
 
 def load_or_hash(path: Path, fingerprint: str, samples: Iterable[tuple[str, bytes, np.ndarray, str]]) -> pd.DataFrame:
@@ -167,7 +167,7 @@ def pictures(folder: Path) -> Iterator[tuple[str, bytes, np.ndarray, str]]:
         for name, data in _members(path, path.relative_to(folder).as_posix()):
             total += 1
             try:
-                yield name, data, images.decode(data), ""
+                yield name, data, images.decode(data, where=name), ""
             except DataError:
                 broken += 1
     if not total:
@@ -190,12 +190,12 @@ def _members(path: Path, where: str) -> Iterator[tuple[str, bytes]]:
             raise DataError(f"{path} is broken ({error}): fetch the benchmark again") from None
 
 
-def find_stays(hashes: np.ndarray, details: np.ndarray, distance: int = DISTANCE) -> np.ndarray:
+def find_stays(hashes: np.ndarray, small: np.ndarray, distance: int = DISTANCE) -> np.ndarray:
     """Let a picture go when it is near one before it that stays: no chains, along which unlike pictures would be one.
 
     Args:
         hashes: `(N,)`, uint64, what should stay first.
-        details: `(N, 8)`, uint64, as from `picture_details.rises`: they have to be alike.
+        small: `(N, 32, 32)`, uint8, as from `picture_details.unpacked`: they have to be alike.
         distance: Bits that near hashes may differ in, 0 to 16.
 
     Returns:
@@ -208,9 +208,8 @@ def find_stays(hashes: np.ndarray, details: np.ndarray, distance: int = DISTANCE
     probes = _probes(distance)
     flips = [(distance + 4 - band) // 4 - 1 for band in range(4)]
     counts = np.searchsorted(np.bitwise_count(probes), flips, "right")
-    agreement = picture_details.windows(), picture_details.LEAST, picture_details.ALIKE
-    details = np.ascontiguousarray(details, np.uint64)
-    return near_hashes.find_stays(hashes, details, places, probes, counts, distance, *agreement)
+    agreement = picture_details.NOISE, picture_details.ALIKE, picture_details.UNLIKE, picture_details.ZOOM
+    return near_hashes.find_stays(hashes, np.ascontiguousarray(small), places, probes, counts, distance, *agreement)
 
 
 def _band(hashes: np.ndarray, band: int) -> np.ndarray:
@@ -252,7 +251,8 @@ def duplicates(table: pd.DataFrame, distance: int = DISTANCE) -> pd.DataFrame:
     one = np.flatnonzero((same == np.arange(len(table))) & (table["contrast"] >= FLAT).to_numpy())
     stays = np.arange(len(table))
     hashes = table["hash"].to_numpy(np.uint64)
-    stays[one] = one[find_stays(hashes[one], table.loc[one, picture_details.COLUMNS].to_numpy(np.uint64), distance)]
+    small = picture_details.unpacked(table[picture_details.COLUMN].to_numpy()[one])
+    stays[one] = one[find_stays(hashes[one], small, distance)]
 
     # What goes, for what, and why.
     stays = stays[same]

@@ -399,6 +399,6 @@ def decoded(samples: Iterable[Sample], skipped: Counter) -> Iterator[tuple[Sampl
     """Pair each sample with its decoded image; a broken image is skipped and counted."""
     for sample in samples:
         try:
-            yield sample, images.decode(sample.image)
+            yield sample, images.decode(sample.image, where=sample.key)
         except DataError as error:
             skip(skipped, BrokenSample("broken image", f"{sample.key}: {error}"))

@@ -175,7 +175,7 @@ class Coverage:
         """
         for item in items:
             self.pictures += 1
-            size = images.decode(item.image).shape[:2]
+            size = images.decode(item.image, where=item.key).shape[:2]
             self.pixels += size[0] * size[1]
             for name, mask in item.masks.items():
                 self._seen |= {name} if mask.any() else set()

@@ -83,7 +83,7 @@ def read_picture(path: Path, skipped: Counter) -> tuple[bytes, tuple[int, int]] 
             skipped["picture too large"] += 1
             return None
         data = path.read_bytes()
-        return data, images.decode(data).shape[:2]
+        return data, images.decode(data, where=str(path)).shape[:2]
     except OSError:
         if not skipped["picture missing"]:
             logger.warning("%s is missing, or cannot be read; others like it are counted", path)

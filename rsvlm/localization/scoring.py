@@ -222,7 +222,7 @@ def _pages(
     pages: dict[str, list[dict]] = {name: [] for name in methods}
     keys = []
     for item in tqdm(items, desc="compare with masks", unit=" images", disable=not progress):
-        image = images.decode(item.image)
+        image = images.decode(item.image, where=item.key)
         truth = true_masks.truth(item, classes, image.shape[:2])
         for method, maps_of in methods.items():
             maps = _checked_maps(maps_of(image), method, item.key, len(classes), image.shape[:2])

@@ -7,7 +7,6 @@ size before any pixel is unpacked, and turns whatever it finds into upright 8-bi
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import logging
 import struct
@@ -32,7 +31,10 @@ PHOTOMETRIC = 262  # the tag of TIFF that says whether 0 is black or, in a negat
 SAMPLES, PLANES = 277, 284  # the number of bands, and whether pixel by pixel (1) or band by band (2)
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+_told: set[str] = set()  # warnings that were given
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, where: str = "") -> np.ndarray:
     """Decode image bytes of any accepted format into upright RGB.
 
     Grey, palette, CMYK and 16-bit images are converted; transparent pixels are laid over white; the EXIF turn is applied; of
@@ -42,6 +44,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Args:
         data: Bytes of an encoded image in one of `FORMATS`.
         max_pixels: Largest width times height that is unpacked.
+        where: Name of the image in warnings, each of which is given once, with the first image that it is true of.
 
     Returns:
         Array `(H, W, 3)`, uint8, 0 to 255.
@@ -64,9 +67,12 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         lost = image.format == "TIFF" and image.mode == "LA" and image.tag_v2.get(PLANES) == 2
         image = ImageOps.exif_transpose(image)
         if lost:
-            _tell("the transparency of a grey TIFF whose bands lie one behind the other cannot be read: all of it is shown")
+            _tell(
+                "the transparency of a grey TIFF whose bands lie one behind the other cannot be read: all of it is shown",
+                where,
+            )
             image = image.convert("L")
-        return np.asarray(_to_rgb(image, doubtful, negative))
+        return np.asarray(_to_rgb(image, doubtful, negative, where))
 
 
 def is_transparency(alpha: np.ndarray, colours: np.ndarray) -> bool:
@@ -217,7 +223,7 @@ def normalise(batch: np.ndarray, mean: Sequence[float], std: Sequence[float]) ->
     return normal
 
 
-def _to_rgb(image: Image.Image, doubtful: bool, negative: bool) -> Image.Image:
+def _to_rgb(image: Image.Image, doubtful: bool, negative: bool, where: str) -> Image.Image:
     if image.mode == "F":
         raise DataError("image has floating-point pixels; scale them to 8 bits before use")
     if image.mode.startswith("I"):
@@ -231,7 +237,8 @@ def _to_rgb(image: Image.Image, doubtful: bool, negative: bool) -> Image.Image:
         *colours, alpha = (np.asarray(band) for band in image.split())
         if not is_transparency(alpha, np.stack(colours)):
             _tell(
-                "the last band of a TIFF calls itself transparency and has other values, as infrared has: such bands are left out"
+                "the last band of a TIFF calls itself transparency and has other values, as infrared has: such bands are left out",
+                where,
             )
             image = image.convert(image.mode[:-1])
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -257,10 +264,11 @@ def _is_whole(data: bytes) -> bool:
     return data.rstrip(b"\0").endswith(b"\xff\xd9")  # its mark of the end
 
 
-@functools.cache
-def _tell(message: str) -> None:
-    """Log a warning that may concern thousands of pictures, once."""
-    log.warning("%s", message)
+def _tell(message: str, where: str) -> None:
+    """Log a warning that may concern thousands of pictures once, with the name of the first."""
+    if message not in _told:
+        _told.add(message)
+        log.warning("%s%s", f"{where}, and perhaps others: " if where else "", message)
 
 
 def _check_pixels(array: np.ndarray) -> None:

@@ -50,9 +50,10 @@ SearchModel = Annotated[
 
 
 TileRows = Annotated[
-    Literal["auto", "xyz", "tms"],
+    Literal["auto", "xyz", "tms", "zyx"],
     typer.Option(
-        help="Rows of tiles count from the north (xyz) or the south (tms); auto: as files beside them say, else guessed."
+        help="Rows of tiles count from the north (xyz) or the south (tms), or the folders are rows (zyx: z/y/x); auto: as files "
+        "beside them say, else guessed."
     ),
 ]
 
@@ -100,7 +101,7 @@ def in_scene(
 
     Without --limits, values of more than 8 bits are stretched by what is in the scene, so that the answer for a place depends on what else
     the scene shows: search.json names the limits, and with the same --limits the answer is the same in any part of it, but for places
-    nearer to its edge than --tile-px.
+    nearer to its edge than --tile-px and half a window.
     """
     from rsvlm.book.figures import atlas, galleries, markup
     from rsvlm.records import files
@@ -160,7 +161,10 @@ def index(
     batch_size: BatchSize = 256,
     device: Device = "auto",
 ) -> None:
-    """Embed the chips of an archive of imagery, for `query`."""
+    """Embed the chips of an archive of imagery, for `query`.
+
+    Ground that several files show has chips of each of them, and counts once for each file where the share of the ground is told.
+    """
     from rsvlm.search import index as archive
 
     loaded, origin = load_model(model, device)

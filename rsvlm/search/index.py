@@ -54,7 +54,7 @@ def index(
         stride: Step between chips, in sides.
         min_valid_share: Chips with a smaller share of pixels that hold data are left out.
         cover_edges: Add last chips flush with the edges of rasters, and enlarge those of rasters smaller than a chip.
-        tile_rows: Which way rows of tiles count: `xyz`, `tms` or `auto`, as `config.Chips.tile_rows`.
+        tile_rows: Which way rows of tiles count: `xyz`, `tms`, `zyx` or `auto`, as `config.Chips.tile_rows`.
         bands: Bands shown as red, green and blue, or one, as `config.Chips.bands`.
         limits: Values that become black and white, a pair, or one for each band. If empty, they are found for files together.
         nodata: Value that holds no data, as for `scene_files.open_scene`.
@@ -63,7 +63,7 @@ def index(
 
     Returns:
         Content of `index.json`: among it `chips`, in `skipped` how many were left out, by reason, in `ground_under_chips` the share of
-        the archive's pixels that lies under chips, and in `sources` the same, and the file, of each source.
+        the archive's pixels that lies under chips (ground that several files show counts once for each of them), and in `sources` the same, and the file, of each source.
 
     Raises:
         DataError: There is no imagery, or no chip of it can be read.

@@ -60,7 +60,7 @@ def open_scene(
         bands: Bands shown as red, green and blue, or one. If empty, they are found out.
         limits: Values that become black and white, a pair, or one for each band. If empty, they are found out.
         nodata: Value that holds no data; `file`: as the file declares it; `auto`: the same, else a value that fills parts of it.
-        tile_rows: Which way rows of tiles count: `xyz`, `tms` or `auto`, as `config.Chips.tile_rows`.
+        tile_rows: Which way rows of tiles count: `xyz`, `tms`, `zyx` or `auto`, as `config.Chips.tile_rows`.
 
     Returns:
         One scene for each raster and each zoom level; one for the bands of a scene in files of their own.

@@ -269,7 +269,7 @@ def _draw_views(rng: np.random.Generator, count: int, options: Train) -> list[tu
 def _view(side_px: int, held_px: int, held: dict, key: str, sample: shards.Sample, turn: int, box, light) -> np.ndarray | None:
     if (array := held.get(key)) is None:
         try:
-            array = images.decode(sample.image)
+            array = images.decode(sample.image, where=sample.key)
         except DataError as error:
             logger.debug("image of %s: %s", sample.key, error)  # the trainer counts these and says so once
             return None

@@ -58,65 +58,98 @@ def noisy_hashes(rng, count):
     return hashes
 
 
-def noisy_details(rng, count):
-    """Rises of random pictures, of which many are another one's but for some; plain ones among them."""
-    rises = rng.random((count, 2, 16, 16)) < rng.choice([0, 0.05, 0.4], (count, 1, 1, 1))
-    rises[:, :, -1], rises[:, :, :, -1] = False, False
+def noisy_pictures(rng, count):
+    """Small pictures, of which many are another one's with noise, lighter or with other content in one part; plain ones among them."""
+    coarse = rng.integers(0, 256, (count, 5, 5), dtype=np.uint8)
+    coarse[rng.random(count) < 0.2] = 128
+    small = np.stack([np.asarray(Image.fromarray(one).resize((32, 32), Image.Resampling.BICUBIC)) for one in coarse])
     for i in range(1, count):
         if rng.random() < 0.7:
-            rises[i] = rises[rng.integers(0, i)] ^ (rng.random((2, 16, 16)) < rng.choice([0, 0.1]))
-    return rises
+            changed = small[rng.integers(0, i)] * rng.uniform(0.7, 1.3) + rng.normal(0, rng.choice([0.1, 3, 30]), (32, 32))
+            top, left = rng.integers(0, 20, 2)
+            if rng.random() < 0.5:
+                changed[top : top + 12, left : left + 12] = rng.permutation(changed[top : top + 12, left : left + 12])
+            small[i] = np.clip(changed, 0, 255)
+    return small
+
+
+def cells(small, zoom):
+    """Means of 2 x 2 pixels of a picture that is shown larger by a factor, by a matrix that reads between pixels, and on beyond edges."""
+    at = 15.5 + (np.arange(32) - 15.5) / zoom
+    before = np.clip(np.floor(at).astype(int), 0, 30)
+    between = np.zeros((32, 32))
+    between[np.arange(32), before] = 1 - (at - before)
+    between[np.arange(32), before + 1] = at - before
+    return (between @ small @ between.T).reshape(16, 2, 16, 2).mean((1, 3))
 
 
 def agree(one, other):
-    """Details agree in all windows, by the definition: one of both in (2, 16, 16) bool."""
-    for top in picture_details.WINDOW_STARTS:
-        for left in picture_details.WINDOW_STARTS:
-            a, b = (rises[:, top : top + 8, left : left + 8] for rises in (one, other))
-            either = (a | b).sum()
-            if either >= picture_details.LEAST and (a & b).sum() < picture_details.ALIKE * either:
-                return False
-    return True
+    """Small pictures are alike in all windows, by the definition, with NumPy's correlations."""
+    noise = picture_details.NOISE**2
+
+    def lowest(a, b):
+        worst = 1.0
+        for top in range(13):
+            for left in range(13):
+                parts = np.stack([form[top : top + 4, left : left + 4].ravel() for form in (a, b)])
+                low, high = parts.min(0), parts.max(0)
+                cut = ((high >= 250) & (low >= 200) & (low < 250)) | ((low <= 5) & (high > 5) & (high <= 55))
+                if cut.sum() > 8:
+                    continue
+                (aa, ab), (_, bb) = np.cov(parts[:, ~cut], bias=True)
+                if max(aa, bb) > noise:
+                    worst = min(worst, (ab + noise) / np.sqrt((aa + noise) * (bb + noise)))
+        return worst
+
+    half = np.sqrt(picture_details.ZOOM)
+    forms = {zoom: (cells(one, zoom), cells(other, 1 / zoom)) for zoom in (1.0, half, 1 / half)}
+    if lowest(*forms[1.0]) < picture_details.UNLIKE:
+        return False
+    return max(lowest(*pair) for pair in forms.values()) >= picture_details.ALIKE
 
 
-def packed(rises):
-    return np.packbits(rises.reshape(len(rises), -1), axis=1).view(">u8").astype(np.uint64)
-
-
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1), distance=st.integers(0, 12))
 def test_what_stays_is_what_is_near_nothing_before_it_that_stays(seed, distance):
     rng = np.random.default_rng(seed)
-    hashes, rises = noisy_hashes(rng, 60), noisy_details(rng, 60)
+    hashes, small = noisy_hashes(rng, 60), noisy_pictures(rng, 60)
     stays, expected = [], []
     for i in range(60):
-        near = [(int(hashes[i] ^ hashes[j]).bit_count(), j) for j in stays if agree(rises[i], rises[j])]
+        near = [
+            (int(hashes[i] ^ hashes[j]).bit_count(), j)
+            for j in stays
+            if int(hashes[i] ^ hashes[j]).bit_count() <= distance and agree(small[i], small[j])
+        ]
         bits, j = min(near, default=(65, i))
         expected.append(j if bits <= distance else i)
         stays += [i] if expected[-1] == i else []
-    assert duplicates.find_stays(hashes, packed(rises), distance).tolist() == expected
+    assert duplicates.find_stays(hashes, small, distance).tolist() == expected
 
 
-def test_details_are_rises_of_brightness_between_cells():
-    luma = duplicates.thumbnails([picture(1), np.zeros((40, 40, 3), np.uint8)])
-    cells = luma.reshape(2, 16, 2, 16, 2).mean((2, 4))
-    wanted = np.zeros((2, 2, 16, 16), bool)
-    for y in range(15):
-        for x in range(15):
-            wanted[:, 0, y, x] = cells[:, y, x + 1] - cells[:, y, x] > picture_details.RISE
-            wanted[:, 1, y, x] = cells[:, y + 1, x] - cells[:, y, x] > picture_details.RISE
-    details = picture_details.rises(luma)
-    np.testing.assert_array_equal(details, packed(wanted))
-    assert wanted[0].sum() > 100 and not details[1].any() and picture_details.rises(luma[:0]).shape == (0, 8)
-    assert picture_details.alike(details[[0, 0, 1]], details[[0, 1, 1]]).tolist() == [True, False, True]
+def test_pictures_are_alike_where_every_window_agrees():
+    rng = np.random.default_rng(4)
+    small = noisy_pictures(rng, 32)
+    first, second = np.triu_indices(32, 1)
+    expected = [agree(small[i], small[j]) for i, j in zip(first, second, strict=True)]
+    assert picture_details.alike(small[first], small[second]).tolist() == expected
+    assert picture_details.alike(small[second], small[first]).tolist() == expected and 10 < sum(expected) < len(expected) - 10
+
+
+def test_a_copy_with_cut_edges_is_alike_and_another_part_is_not():
+    array = picture(5, 200)
+    there = [array, array[3:-3, 3:-3], array[20:, 20:], np.flipud(array)]
+    small = picture_details.unpacked(picture_details.small(duplicates.thumbnails(there)))
+    assert small.shape == (4, 32, 32) and small.dtype == np.uint8
+    assert picture_details.alike(small[[0, 0, 0, 0]], small).tolist() == [True, True, False, False]
+    assert picture_details.unpacked(picture_details.small(np.zeros((0, 32, 32), np.float32))).shape == (0, 32, 32)
 
 
 def test_there_are_no_chains():
     first = np.uint64(0)
     second, third = first ^ np.uint64(0b11111), first ^ np.uint64(0b1111111111)
-    details = np.zeros((3, 8), np.uint64)
-    assert duplicates.find_stays(np.array([first, second, third]), details, 6).tolist() == [0, 0, 2]
-    assert duplicates.find_stays(np.array([second, first, third]), details, 6).tolist() == [0, 0, 0]
+    small = np.zeros((3, 32, 32), np.uint8)
+    assert duplicates.find_stays(np.array([first, second, third]), small, 6).tolist() == [0, 0, 2]
+    assert duplicates.find_stays(np.array([second, first, third]), small, 6).tolist() == [0, 0, 0]
 
 
 @settings(deadline=None, max_examples=25)
@@ -137,7 +170,7 @@ def test_nearest_is_that_of_all_pairs(seed, distance):
 
 def test_a_distance_out_of_range_is_refused():
     with pytest.raises(ConfigError, match="0 to 16"):
-        duplicates.find_stays(np.zeros(3, np.uint64), np.zeros((3, 8), np.uint64), 17)
+        duplicates.find_stays(np.zeros(3, np.uint64), np.zeros((3, 32, 32), np.uint8), 17)
 
 
 def test_no_pictures_are_no_duplicates():
@@ -146,11 +179,11 @@ def test_no_pictures_are_no_duplicates():
     assert list(empty.columns[: len(duplicates.COLUMNS)]) == duplicates.COLUMNS
 
 
-def test_a_million_equal_hashes_take_no_time():
-    hashes = np.zeros(1_000_000, np.uint64)
+def test_many_equal_hashes_take_no_time():
+    hashes = np.zeros(200_000, np.uint64)
     hashes[0] = 1 << 40
-    details = np.zeros((len(hashes), 8), np.uint64)
-    assert duplicates.find_stays(hashes, details, 6).max() == 0 and duplicates.find_stays(hashes, details, 0).max() == 1
+    small = np.zeros((len(hashes), 32, 32), np.uint8)
+    assert duplicates.find_stays(hashes, small, 6).max() == 0 and duplicates.find_stays(hashes, small, 0).max() == 1
 
 
 # Duplicates within a data set
@@ -237,13 +270,13 @@ def test_different_pictures_in_one_frame_stay_and_copies_of_them_go(frame, kind)
     near = np.bitwise_count(rows["hash"].to_numpy()[:, None] ^ rows["hash"].to_numpy()) <= duplicates.DISTANCE
     assert (near.sum(axis=1) > 1).sum() > 12, "the frame should make many of them near to the hash"
     gone = set(duplicates.duplicates(rows)["key"])
-    assert len(gone) <= 1
+    assert not gone
     copies = [jpeg(array, 60) for array in framed]
     copies = [images.resize(array, array.shape[0] // 2, array.shape[1] // 2) for array in copies]
     copies = table(*((f"z{n:02d}", array) for n, array in enumerate(copies)))
     found = duplicates.duplicates(pd.concat([rows, copies], ignore_index=True))
-    assert set(found["key"]) == {f"z{n:02d}" for n in range(60)} | gone
-    assert sum(key[1:] == kept[1:] for key, kept in zip(found["key"], found["kept"], strict=True)) >= 59
+    assert set(found["key"]) == {f"z{n:02d}" for n in range(60)}
+    assert sum(key[1:] == kept[1:] for key, kept in zip(found["key"], found["kept"], strict=True)) == 60
 
 
 # Against a benchmark
@@ -375,8 +408,8 @@ def test_real_pictures_are_found_again_and_distinct_ones_kept_apart():
     before = duplicates.perceptual_hashes(duplicates.thumbnails(detailed))
     for name, change in changes.items():
         after = duplicates.perceptual_hashes(duplicates.thumbnails(map(change, detailed)))
-        details = picture_details.rises(duplicates.thumbnails(map(change, detailed)))
-        alike = picture_details.alike(picture_details.rises(duplicates.thumbnails(detailed)), details)
+        small = [duplicates.thumbnails(part) for part in (detailed, map(change, detailed))]
+        alike = picture_details.alike(*(picture_details.unpacked(picture_details.small(luma)) for luma in small))
         recall = ((np.bitwise_count(before ^ after) <= duplicates.DISTANCE) & alike).mean()
         assert recall > 0.95, (name, recall)
     apart = np.bitwise_count(before[:, None] ^ before[None])[np.triu_indices(len(before), 1)]

@@ -281,8 +281,7 @@ def test_copies_are_duplicates_and_other_places_in_the_same_frame_are_not(seed, 
     pairs = {frozenset((key, kept)) for key, kept in zip(found["key"], found["kept"], strict=True)}
     wrong = [sorted(pair) for pair in pairs if len({key[1:] for key in pair}) > 1]
     missed = [n for n in range(4) if frozenset((f"a{n}", f"b{n}")) not in pairs]
-    # Of faint pictures in one frame a few are still one to the hash: see the lab log. Without the second look 3 to 9 of 12 were, for seeds 0 to 11.
-    assert len(wrong) <= (2 if kind == "sheet" else 0) and not missed, (kind, wrong, missed)
+    assert not wrong and not missed, (kind, wrong, missed)
     rng.shuffle(rows)
     again = duplicates.duplicates(duplicates.hash_table(rows))
     columns = ["key", "kept", "reason", "distance"]

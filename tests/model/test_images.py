@@ -158,15 +158,15 @@ def test_resize_keeps_means_and_thumbnail_keeps_proportions():
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_infrared_that_a_tiff_calls_transparency_hides_nothing(mode, caplog):
-    images._tell.cache_clear()
+    images._told.clear()
     rng = np.random.default_rng(0)
     pixels = rng.integers(20, 90, (16, 16, len(mode)), dtype=np.uint8)
     pixels[:8, :, -1] = 0  # water
     colours = np.broadcast_to(pixels[..., :-1], (16, 16, 3))
     image = Image.fromarray(pixels, mode)
-    for _ in range(2):
-        assert np.array_equal(images.decode(encode(image, "TIFF")), colours)
-    assert len(caplog.records) == 1 and "infrared" in caplog.text
+    for name in ("first.tif", "second.tif"):
+        assert np.array_equal(images.decode(encode(image, "TIFF"), where=name), colours)
+    assert len(caplog.records) == 1 and "infrared" in caplog.text and "first.tif, and perhaps others: " in caplog.text
     assert not np.array_equal(images.decode(encode(image, "PNG")), colours)  # where a fourth band is nothing else
     pixels[..., -1] = np.where(np.arange(16) < 8, 0, 255)[:, None]
     result = images.decode(encode(Image.fromarray(pixels, mode), "TIFF"))

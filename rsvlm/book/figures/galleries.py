@@ -157,9 +157,8 @@ def scenes_beside(answers: Mapping[str, object]) -> Html:
         for name, answer in answers.items():
             row = answer.facts["texts"][number]
             share = 100 * row["share_of_area"]
-            told = (
-                f"{row['regions']:,} regions, {share:.1f} % of the ground; highest confidence {row['highest_confidence']:.2f}"
-            )
+            regions = "1 region" if row["regions"] == 1 else f"{row['regions']:,} regions"
+            told = f"{regions}, {share:.1f} % of the ground; highest confidence {row['highest_confidence']:.2f}"
             heat = heat_image(answer.heat[number], side_px=2 * 240)
             cells.append({"image": heat, "alt": f"{name}: confidence of “{text}”: {told}", "caption": f"{name}: {told}"})
         blocks.append(f'<p class="rsvlm-query">“{escape(text)}”</p>{gallery(cells, thumbnail_px=240, whole=True)}')

@@ -68,6 +68,7 @@ class Source:
         tile_px: Side of a tile.
         patterns: Names of tiles: what stands before the numbers, whether they are folders, what stands after.
         south_first: What stands before the numbers of tiles whose rows are numbered from the south.
+        rows_first: What stands before the numbers of tiles whose folders are rows, not columns.
         better_zooms: Zoom levels whose tiles replace tiles of this one.
         alpha: Band that says what is transparent, from 1; 0: none.
         nodata: Value that holds no data, where the file does not declare it itself.
@@ -98,6 +99,7 @@ class Source:
     tile_px: int = 0
     patterns: tuple[tuple[str, bool, str], ...] = ()
     south_first: tuple[str, ...] = ()
+    rows_first: tuple[str, ...] = ()
     better_zooms: tuple[int, ...] = ()
     alpha: int = 0
     nodata: float | None = None

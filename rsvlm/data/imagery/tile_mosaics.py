@@ -1,9 +1,9 @@
-"""Mosaics of Web Mercator tiles: folders named `z/x/y.ext` or `x-y-z.ext`, and MBTiles.
+"""Mosaics of Web Mercator tiles: folders named `z/x/y.ext`, `z/y/x.ext` or `x-y-z.ext`, and MBTiles.
 
 All tiles of a zoom level are one source: a pixel grid that spans the world, most of it empty. `present` says which tiles are
 there, `holes` which seem to be missing, `tile_getter` gives the bytes of one; `windows` puts their pixels together. Where
 several zoom levels show a place, the one that suits the wanted resolution best is taken. Rows count from the north here; which
-files count them from the south is decided in `tile_rows`. Whatever the files say about themselves is checked or cleaned first:
+files count them from the south, or have rows for folders, is decided in `tile_rows`. Whatever the files say about themselves is checked or cleaned first:
 names and numbers of tiles, and the metadata of MBTiles.
 """
 
@@ -63,7 +63,7 @@ def open_folder(path: Path, options: config.Chips) -> tuple[list[Source], list[t
         DataError: There are files named like tiles, but none can be used.
     """
     files, statements, notes = _usable(path)
-    south, sets = [], defaultdict(dict)
+    south, rows_first, sets = [], [], defaultdict(dict)
     for file in files:
         sets[file.before][file.zoom, file.x, file.y] = file.name
     for before, names in sets.items():
@@ -72,11 +72,16 @@ def open_folder(path: Path, options: config.Chips) -> tuple[list[Source], list[t
         def get(*number: int, names: dict = names) -> bytes | None:
             return (path / names[number]).read_bytes()
 
-        if tile_rows.count_from_south(options.tile_rows, statements[before], numbered, get, f"tiles in {path / before}"):
+        nested = all("/" in name[len(before) :] for name in names.values())
+        if nested and tile_rows.folders_are_rows(
+            options.tile_rows, statements[before], numbered, get, f"tiles in {path / before}"
+        ):
+            rows_first.append(before)
+        elif tile_rows.count_from_south(options.tile_rows, statements[before], numbered, get, f"tiles in {path / before}"):
             south.append(before)
-    levels, twice = _levels(path, files, south)
+    levels, twice = _levels(path, files, south, rows_first)
     notes += [(TWICE, len(twice), twice[0])] if twice else []
-    return _sources(path, "tiles", levels, options, tuple(south)), notes
+    return _sources(path, "tiles", levels, options, tuple(south), tuple(rows_first)), notes
 
 
 def open_mbtiles(path: Path, options: config.Chips) -> list[Source]:
@@ -151,21 +156,25 @@ def _usable(root: Path) -> tuple[list[_File], dict[str, tile_rows.Statement], li
     return files, {before: said for before, said in statements.items() if not said.other_grid}, notes
 
 
-def _levels(root: Path, files: Sequence[_File], south: Collection[str]) -> tuple[dict[int, _Level], list[str]]:
+def _levels(
+    root: Path, files: Sequence[_File], south: Collection[str], rows_first: Collection[str]
+) -> tuple[dict[int, _Level], list[str]]:
     """Return the tiles of each zoom level, rows counted from the north, and names of files whose number is there already.
 
     Args:
         root: Their folder.
         files: Files named like tiles.
         south: What stands before the numbers of those whose rows count from the south.
+        rows_first: What stands before the numbers of those whose folders are rows.
     """
     places, patterns, digests = defaultdict(dict), defaultdict(dict), defaultdict(hashlib.sha256)
     twice = []
     for file in files:
-        row = (1 << file.zoom) - 1 - file.y if file.before in south else file.y
-        if (file.x, row) in places[file.zoom]:
+        column, row = (file.y, file.x) if file.before in rows_first else (file.x, file.y)
+        row = (1 << file.zoom) - 1 - row if file.before in south else row
+        if (column, row) in places[file.zoom]:
             twice.append(file.name)
-        places[file.zoom][file.x, row] = None
+        places[file.zoom][column, row] = None
         patterns[file.zoom][file.before, file.nested, file.after] = None
         digests[file.zoom].update(f"{file.name}\0{(root / file.name).stat().st_size}\n".encode())
     levels = {}
@@ -217,14 +226,21 @@ def _getter_of(path: Path) -> Callable[[int, int, int], bytes | None]:
     return get
 
 
-def _sources(path: Path, kind: str, levels: dict[int, _Level], options: config.Chips, south: tuple[str, ...]) -> list[Source]:
+def _sources(
+    path: Path,
+    kind: str,
+    levels: dict[int, _Level],
+    options: config.Chips,
+    south: tuple[str, ...],
+    rows_first: tuple[str, ...] = (),
+) -> list[Source]:
     sources = {}
     for zoom, level in levels.items():
         source = Source(
             name=f"{name_of(path.stem)}-z{zoom}", path=str(path), kind=kind, licence="unknown", attribution="",
             fingerprint=hashlib.sha256(level.digest.encode()).hexdigest(), crs="EPSG:3857", transform=(0.0, 0.0, 0.0, 0.0),
             width=0, height=0, min_valid_share=options.min_valid_share, zoom=zoom, patterns=level.patterns,
-            south_first=south,
+            south_first=south, rows_first=rows_first,
         )  # fmt: skip
         if tile_px := _tile_side(source, level.first):
             side = tile_px << zoom
@@ -284,7 +300,7 @@ def present(source: Source) -> np.ndarray:
     """Return columns and rows `(N, 2)` of the tiles that a source shows."""
     path = Path(source.path)
     if source.kind == "tiles":
-        levels, _ = _levels(path, _usable(path)[0], source.south_first)
+        levels, _ = _levels(path, _usable(path)[0], source.south_first, source.rows_first)
     else:
         levels = _levels_of_mbtiles(path, _list_mbtiles(path)[0], bool(source.south_first))
     return _uncovered(source.zoom, source.better_zooms, levels)
@@ -301,7 +317,8 @@ def _names(source: Source, x: int, y: int) -> Iterator[str]:
     """Yield the names that a tile of a folder may have."""
     for before, nested, after in source.patterns:
         row = (1 << source.zoom) - 1 - y if before in source.south_first else y
-        yield f"{before}{f'{source.zoom}/{x}/{row}' if nested else f'{x}-{row}-{source.zoom}'}{after}"
+        folders = f"{source.zoom}/{row}/{x}" if before in source.rows_first else f"{source.zoom}/{x}/{row}"
+        yield f"{before}{folders if nested else f'{x}-{row}-{source.zoom}'}{after}"
 
 
 def file_of(source: Source, x: int, y: int) -> str:

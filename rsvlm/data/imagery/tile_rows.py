@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 FILES = ("tilemapresource.xml", "tilejson.json", "tiles.json", "metadata.json")
 """Files beside tiles that may say how their rows count, the surest first."""
 
-NORTH, SOUTH = "xyz", "tms"
+NORTH, SOUTH, ROWS_FIRST = "xyz", "tms", "zyx"
 _MOST_BYTES = 1_000_000
 _LOOKED_AT = 200_000  # tiles among which neighbours are looked for
 _PAIRS = 24  # neighbours that are compared
@@ -39,7 +39,7 @@ class Statement:
     """What is said of tiles.
 
     Attributes:
-        rows: `xyz`, `tms`, or empty where it is not said.
+        rows: `xyz`, `tms`, `zyx` (the folders are rows, from the north), or empty where it is not said.
         bounds: West, south, east, north in degrees. If None, they are not said.
         other_grid: What grid they are of, where that is not Web Mercator; else empty.
         file: Name of the file that says it.
@@ -93,9 +93,11 @@ def of_json(data: bytes | Mapping, name: str) -> Statement:
     templates = content.get("tiles") if isinstance(content.get("tiles"), list) else []
     if any("{-y}" in str(template) for template in templates):
         scheme = SOUTH
+    if any("{z}/{y}/{x}" in str(template) for template in templates):
+        scheme = ROWS_FIRST
     stated = content.get("bounds")
     bounds = _bounds(stated.split(",") if isinstance(stated, str) else stated) if stated else None
-    return Statement(scheme if scheme in (NORTH, SOUTH) else "", bounds, file=name)
+    return Statement(scheme if scheme in (NORTH, SOUTH, ROWS_FIRST) else "", bounds, file=name)
 
 
 def _bounds(values) -> tuple[float, float, float, float] | None:
@@ -112,6 +114,39 @@ def _bounds(values) -> tuple[float, float, float, float] | None:
     return (x0, y0, x1, y1) if x0 <= x1 and y0 <= y1 else None
 
 
+def folders_are_rows(
+    asked: str,
+    statement: Statement,
+    levels: Mapping[int, np.ndarray],
+    get: Callable[[int, int, int], bytes | None],
+    label: str,
+) -> bool:
+    """Decide whether the folders of tiles are rows (`z/y/x`, as ArcGIS numbers them), where `z/x/y` is usual; as `count_from_south`."""
+    if asked != "auto" or statement.rows:
+        return (statement.rows if asked == "auto" else asked) == ROWS_FIRST
+    if statement.bounds:
+        swapped = {zoom: xy[:, ::-1] for zoom, xy in levels.items()}
+        if _orders_within(levels, statement.bounds) or NORTH not in _orders_within(swapped, statement.bounds):
+            return False
+    elif not _continue_sideways(levels, get):
+        return False
+    log.warning(
+        "%s: %s as z/y/x, rows for folders, which is taken: chips.tile_rows (--tile-rows of `rsvlm search`) decides",
+        label, f"the bounds of {statement.file} fit" if statement.bounds else "their pictures continue each other",
+    )  # fmt: skip
+    return True
+
+
+def _continue_sideways(levels: Mapping[int, np.ndarray], get: Callable[[int, int, int], bytes | None]) -> bool:
+    """Whether pictures of tiles of one folder continue each other from left to right, and not from above to below."""
+    below = aside = 0.0
+    for zoom, xy in levels.items():
+        for first, second in _neighbours(zoom, xy, get):
+            below += min(float(np.abs(a[-1] - b[0]).mean()) for a, b in ((first, second), (second, first)))
+            aside += float(np.abs(first[:, -1] - second[:, 0]).mean())
+    return below > 5 and aside < _SURE * below
+
+
 def count_from_south(
     asked: str,
     statement: Statement,
@@ -123,7 +158,7 @@ def count_from_south(
     """Decide whether rows of tiles count from the south.
 
     Args:
-        asked: What somebody asked for: `xyz`, `tms` or `auto`.
+        asked: What somebody asked for: `xyz`, `tms`, `zyx` or `auto`.
         statement: What is said of the tiles.
         levels: Columns and rows `(N, 2)` of the tiles of each zoom level, as they are numbered.
         get: Function from zoom level, column and row, as they are numbered, to the bytes of a tile. If None, no picture is looked at.
@@ -185,6 +220,12 @@ def _place(levels: Mapping[int, np.ndarray], order: str) -> str:
 
 def _by_bounds(levels: Mapping[int, np.ndarray], bounds: tuple[float, float, float, float]) -> str:
     """Return the one order that puts the tiles where the bounds are; empty where both do, or neither."""
+    fits = _orders_within(levels, bounds)
+    return fits[0] if len(fits) == 1 else ""
+
+
+def _orders_within(levels: Mapping[int, np.ndarray], bounds: tuple[float, float, float, float]) -> list[str]:
+    """Return the orders, of none, one or both, that put the tiles where the bounds are."""
     zoom = max(levels)
     x0, y0, x1, y1 = bounds
     # Older writers put latitude first.
@@ -196,24 +237,32 @@ def _by_bounds(levels: Mapping[int, np.ndarray], bounds: tuple[float, float, flo
             room = 1e-6 * (n - s)
             fits += [order] * (w <= east and e >= west and s + room < max(north, south + 2 * room) and n - room > south)
         if fits:
-            return fits[0] if len(fits) == 1 else ""
-    return ""
+            return fits
+    return []
+
+
+def _neighbours(
+    zoom: int, xy: np.ndarray, get: Callable[[int, int, int], bytes | None]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Give pictures of some pairs of tiles of one column, one row number after the other, of one shape: `(H, W, 3)` float32."""
+    there = set(map(tuple, xy[:_LOOKED_AT].tolist()))
+    pairs = [(x, y) for x, y in sorted(there) if (x, y + 1) in there]
+    for x, y in pairs[:: max(1, len(pairs) // _PAIRS)][:_PAIRS]:
+        try:
+            first, second = (images.decode(get(zoom, x, row) or b"").astype(np.float32) for row in (y, y + 1))
+        except DataError:
+            continue
+        if first.shape == second.shape:
+            yield first, second
 
 
 def _by_seams(levels: Mapping[int, np.ndarray], get: Callable[[int, int, int], bytes | None]) -> str:
     """Return the order in which pictures of tiles above each other continue; empty where that does not show."""
     seams = {NORTH: 0.0, SOUTH: 0.0}
     for zoom in sorted(levels, reverse=True):
-        there = set(map(tuple, levels[zoom][:_LOOKED_AT].tolist()))
-        pairs = [(x, y) for x, y in sorted(there) if (x, y + 1) in there]
-        for x, y in pairs[:: max(1, len(pairs) // _PAIRS)][:_PAIRS]:
-            try:
-                first, second = (images.decode(get(zoom, x, row) or b"").astype(np.float32) for row in (y, y + 1))
-            except DataError:
-                continue
-            if first.shape == second.shape:
-                seams[NORTH] += float(np.abs(first[-1] - second[0]).mean())
-                seams[SOUTH] += float(np.abs(second[-1] - first[0]).mean())
+        for first, second in _neighbours(zoom, levels[zoom], get):
+            seams[NORTH] += float(np.abs(first[-1] - second[0]).mean())
+            seams[SOUTH] += float(np.abs(second[-1] - first[0]).mean())
         if max(seams.values()) > 5:
             break
     best, other = sorted(seams, key=seams.get)

@@ -171,9 +171,10 @@ def check_not_empty(manifest: dict, where: str) -> dict:
     if not any(entry["samples"] for entry in manifest["splits"].values()):
         taken = Counter()
         for row in manifest["funnel"]:
-            taken.update({f"{row['stage']}: {reason}": n for reason, n in row["reasons"].items()})
-        reasons = "; ".join(f"{n} {reason}" for reason, n in taken.most_common(5)) or "there were none"
-        told = f"; {'; '.join(manifest['notes'])}" if manifest.get("notes") else ""
+            taken.update({f"({row['stage']}): {reason}": n for reason, n in row["reasons"].items()})
+        reasons = "; ".join(f"{n:,} chips {reason}" for reason, n in taken.most_common(5)) or "there were none"
+        notes = [note for note in manifest.get("notes") or () if not note.startswith(splits.THIN)]  # no split has any
+        told = f"; {'; '.join(notes)}" if notes else ""
         hint = "" if manifest["map"]["features"] else "; the map has nothing where the imagery lies"
         if hint and any(source["kind"] != "raster" for source in manifest["sources"]):
             hint += " (chips.tile_rows decides which way rows of tiles count)"
@@ -189,7 +190,7 @@ def funnel_lines(manifest: dict) -> list[str]:
     taken: Counter = Counter()
     for row in manifest["funnel"]:
         taken.update({(row["stage"], reason): n for reason, n in row["reasons"].items()})
-    return lines + [f"  {n:,} {stage}: {reason}" for (stage, reason), n in taken.most_common()]
+    return lines + [f"  {n:,} chips ({stage}): {reason}" for (stage, reason), n in taken.most_common()]
 
 
 def _edges_line(share: float | None, options: config.Chips) -> list[str]:
@@ -262,7 +263,9 @@ def _describe(work: Work, chips: pd.DataFrame, sources: Sequence[imagery.Source]
     for chip, marks, outline in zip(chips.to_dict("records"), marks_of_chips, outlines, strict=True):
         visible = sum(mark["visible"] for mark in marks)
         if visible < least:
-            rejected.append({"key": chip["key"], "stage": "landmarks", "reason": why})
+            hidden = Counter(mark["hidden_because"] for mark in marks if not mark["visible"]).most_common(1)
+            reason = f"{why}: what there is is hidden ({hidden[0][0]})" if hidden and not visible else why
+            rejected.append({"key": chip["key"], "stage": "landmarks", "reason": reason})
             continue
         source = named[chip["source"]]
         yield {

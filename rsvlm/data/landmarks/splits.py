@@ -229,6 +229,10 @@ def select(
     return chips.reset_index(drop=True), before
 
 
+THIN = "no chip is in the split"
+"""How a line of `thin` begins."""
+
+
 def thin(chips: pd.DataFrame, options: config.Chips) -> list[str]:
     """Say which splits were asked for and hold no chip."""
     shares = {"train": 1.0, "val": options.val_share, "test": options.test_share}
@@ -236,6 +240,6 @@ def thin(chips: pd.DataFrame, options: config.Chips) -> list[str]:
     if not absent:
         return []
     return [
-        f"no chip is in the split {' or '.join(absent)}: the area has few H3 cells of resolution {options.h3_resolution}; "
+        f"{THIN} {' or '.join(absent)}: the area has few H3 cells of resolution {options.h3_resolution}; "
         "raise chips.h3_resolution, or choose another --seed, or chips.val_share and chips.test_share"
     ]

@@ -372,7 +372,9 @@ def _read_osm(path: Path, counts: Counter) -> Iterator[Raw]:
             except (osmium.InvalidLocationError, RuntimeError, shapely.errors.ShapelyError):
                 counts["nodes missing from the extract"] += 1
     except (RuntimeError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as OpenStreetMap data ({str(error)[:200]}): is it complete?") from None
+        told, unsorted = str(error)[:200], "out of order" in str(error)
+        advice = f"sort it, as with `osmium sort {path.name} -o sorted.osm.pbf`" if unsorted else "is it complete?"
+        raise DataError(f"{path} cannot be read as OpenStreetMap data ({told}): {advice}") from None
 
 
 def _read_parquet(path: Path, box, counts: Counter, given: dict) -> Iterator[Raw]:

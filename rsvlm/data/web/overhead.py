@@ -289,7 +289,7 @@ def train_folder(folder: Path, precision: float, share: float = 0.5) -> tuple[He
         top, parts = Path(folder) / name, []
         for path in (path for path in reading.visible(top, "**/*") if path.is_file()):
             try:
-                rows.append(thumbnails([images.decode(path.read_bytes())])[0])
+                rows.append(thumbnails([images.decode(path.read_bytes(), where=str(path))])[0])
                 parts.append(path.relative_to(top).parts)
             except DataError:
                 counts["broken"] += 1

@@ -67,4 +67,4 @@ def _benchmark_texts(folder: Path) -> pd.DataFrame:
         log.warning("%s: its texts are not looked for (%s)", folder, error)
     table = pd.DataFrame(rows, columns=["key", "text"]).astype(object)
     empty = {"bytes_sha256": "", "pixels_sha256": "", "contrast": 0.0, "pixels": 0, "hash": np.uint64(0)}
-    return table.assign(**empty, **dict.fromkeys([*HASHES, *picture_details.COLUMNS], np.uint64(0)))
+    return table.assign(**empty, **dict.fromkeys(HASHES, np.uint64(0)), **{picture_details.COLUMN: b""})

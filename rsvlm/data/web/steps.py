@@ -54,7 +54,7 @@ _ARCHIVED = pa.schema([(name, pa.string()) for name in ("url", "sha256", "conten
 _ANSWER = ["status", "final_url", "sha256", "content_type", "reason", "robots", "x_robots"]
 _RENAMED = {"reason": "fetch_reason", "robots": "site_robots", "x_robots": "header_robots"}
 _NOT_JUDGED = {"stage": "", "reason": "", "width": 0, "height": 0, "overhead": np.nan, "pixels_sha256": "", "contrast": np.nan}
-_NOT_JUDGED |= {"pixels": 0, **dict.fromkeys([*_HASHES, *picture_details.COLUMNS], np.uint64(0))}
+_NOT_JUDGED |= {"pixels": 0, **dict.fromkeys(_HASHES, np.uint64(0)), picture_details.COLUMN: b""}
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def judge_pictures(files: Files, options: config.Web, part: Part) -> None:
         if pictures:
             table.loc[list(pictures), "overhead"] = overhead.score(head, list(pictures.values()))
             hashes = duplicates.hash_table((table.at[row, "key"], b"", array, "") for row, array in pictures.items())
-            for column in ("pixels_sha256", "contrast", "pixels", *_HASHES, *picture_details.COLUMNS):
+            for column in ("pixels_sha256", "contrast", "pixels", *_HASHES, picture_details.COLUMN):
                 table.loc[list(pictures), column] = hashes[column].to_numpy()
     low = (table["stage"] == "") & (table["overhead"] < head.threshold)
     table.loc[low, ["stage", "reason"]] = ["image", "not overhead"]
@@ -308,7 +308,7 @@ def _survivors(files: Files, parts: Sequence[Part], columns: list[str]) -> Itera
 
 def near_duplicates(files: Files, parts: Sequence[Part], dropped: set[str], distance: int) -> dict[str, dict]:
     """Return for each pair to drop which one stays and why, by key."""
-    columns = ["key", "sha256", "pixels_sha256", "hash_0", "contrast", "pixels", "clean", *picture_details.COLUMNS]
+    columns = ["key", "sha256", "pixels_sha256", "hash_0", "contrast", "pixels", "clean", picture_details.COLUMN]
     tables = [table[~table["key"].isin(dropped)] for table in _survivors(files, parts, columns)]
     if not any(map(len, tables)):
         return {}

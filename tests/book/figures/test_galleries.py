@@ -61,3 +61,14 @@ def test_a_scene_of_several_models_shows_no_data_as_no_data(monkeypatch):
     scene, *maps = shown
     assert "grey: no data" in scene["caption"] and len(maps) == 2 and "50.0 % of the ground" in maps[0]["caption"]
     assert maps[0]["image"][-1, -1].tolist() == [150] * 3 != maps[0]["image"][0, 0].tolist()
+
+
+def test_one_region_is_not_told_as_regions():
+    rows = [
+        {"text": name, "regions": n, "share_of_area": 0.1, "highest_confidence": 0.7} for name, n in (("lake", 1), ("sea", 2))
+    ]
+    answer = SimpleNamespace(
+        image=np.zeros((8, 8, 3), np.uint8), facts={"scene": "a.tif", "texts": rows}, heat=np.zeros((2, 8, 8), np.float32)
+    )
+    body = galleries.scenes_beside({"one": answer})._repr_html_()
+    assert "1 region, 10.0 %" in body and "2 regions, 10.0 %" in body and "1 regions" not in body

@@ -140,6 +140,28 @@ def test_a_tile_that_is_there_twice_is_counted(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("said", "values", "told"),
+    [
+        ({"tiles": ["https://tiles.example/{z}/{y}/{x}"]}, {}, ""),
+        ({"bounds": BOUNDS}, {}, "the bounds of tilejson.json fit"),
+        ({}, {}, "their pictures continue each other as z/y/x"),
+        ({}, {"tile_rows": "zyx"}, ""),
+    ],
+)
+def test_folders_of_rows_are_told_from_folders_of_columns(tmp_path, said, values, told, caplog):
+    whole, tiles = smooth()
+    write_tiles(tmp_path / "tiles", tiles, "{z}/{y}/{x}.png")
+    if said:
+        (tmp_path / "tiles" / "tilejson.json").write_text(json.dumps(said))
+    with caplog.at_level(logging.WARNING):
+        check(tmp_path / "tiles", whole, **values)
+    assert (told in caplog.text and "chips.tile_rows (--tile-rows" in caplog.text) if told else not caplog.text
+    caplog.clear()
+    with pytest.raises(AssertionError):  # which the option decides
+        check(tmp_path / "tiles", whole, tile_rows="xyz")
+
+
 @pytest.mark.parametrize(("srs", "profile"), [("EPSG:4326", "geodetic"), ("", "raster"), ("EPSG:3763", "")])
 def test_tiles_of_other_grids_are_left_out_and_counted(tmp_path, srs, profile):
     _, tiles = mosaic()

@@ -180,10 +180,22 @@ def test_a_build_that_keeps_nothing_ends_with_what_took_everything(raster, featu
         feature["geometry"] = {"type": "Point", "coordinates": [20.0, 10.0]}
     (tmp_path / "far.geojson").write_text(json.dumps(far))
     for _ in range(2):  # also when it is there already
-        with pytest.raises(DataError, match="no chip .* kept: .*landmarks: no visible landmark.*map has nothing"):
+        with pytest.raises(
+            DataError, match=r"no chip .* kept: \d+ chips \(landmarks\): no visible landmark; the map has nothing"
+        ) as error:
             make(raster, tmp_path / "far.geojson", options(), tmp_path / "out")
-    with pytest.raises(DataError, match="imagery: all nodata"):
+        assert "h3_resolution" not in str(error.value)  # no split has any chip
+    with pytest.raises(DataError, match=r"\(imagery\): all nodata"):
         make(raster, tmp_path / "far.geojson", options(chips__min_landmarks=0, chips__min_valid_share=1), tmp_path / "more")
+
+
+def test_what_hides_all_that_the_map_has_is_told(raster, features, tmp_path):
+    below = json.loads(features.read_text())
+    for feature in below["features"]:
+        feature["properties"] = {"amenity": "parking", "parking": "underground"}
+    (tmp_path / "below.geojson").write_text(json.dumps(below))
+    with pytest.raises(DataError, match=r"no visible landmark: what there is is hidden \(underground\)"):
+        make(raster, tmp_path / "below.geojson", options(), tmp_path / "out")
 
 
 def test_hostile_names_are_data(raster, features, tmp_path):

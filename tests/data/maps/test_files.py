@@ -218,6 +218,17 @@ def test_openstreetmap_extracts(tmp_path, suffix):
     assert set(features.table["licence"]) == {"ODbL-1.0"}
 
 
+def test_an_unsorted_extract_names_the_tool_that_sorts_it(tmp_path):
+    osmium = pytest.importorskip("osmium")
+    lines = ["n1 v1 x0 y0", "n2 v1 x1 y1", "w6 v1 Thighway=primary Nn1,n2", "w5 v1 Thighway=primary Nn2,n1"]
+    (tmp_path / "map.opl").write_text("\n".join(lines) + "\n")
+    with osmium.SimpleWriter(str(tmp_path / "map.osm.pbf")) as writer:
+        for thing in osmium.FileProcessor(str(tmp_path / "map.opl")):
+            writer.add(thing)
+    with pytest.raises(DataError, match=r"osmium sort map.osm.pbf -o sorted.osm.pbf"):
+        maps.read([str(tmp_path / "map.osm.pbf")])
+
+
 def test_a_broken_extract_is_named(tmp_path):
     pytest.importorskip("osmium")
     (tmp_path / "map.osm.pbf").write_bytes(b"garbage" * 20)
