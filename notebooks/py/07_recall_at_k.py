@@ -303,7 +303,7 @@ facts = {
     "images that share a caption with another": sum(any(pooled[text] > 1 for text in own) for own in texts),
 }
 pd.Series(facts, name="RSICD val").to_frame().style if texts else Markdown(
-    "RSICD is not on disk: `-p data FOLDER` names the folder that holds `dataset_rsicd.json` and `RSICD_images/`."
+    "RSICD is not on disk: `-p data=FOLDER` names the folder that holds `dataset_rsicd.json` and `RSICD_images/`."
 )
 
 # %% tags=["hide-input"]

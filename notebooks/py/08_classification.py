@@ -287,7 +287,7 @@ if folder and model:
 # %% tags=["hide-input"]
 told = {row["protocol"]: row for row in scene_rows if row["metric"] == "top1"}
 lines = [f"`{n}` {r['value']:.1f} % ({r['ci_low']:.1f} to {r['ci_high']:.1f})" for n, r in told.items()]
-missing = "RSICD is not on disk (`-p data FOLDER`)" if not folder else "No model was given (`-p model FOLDER`)"
+missing = "RSICD is not on disk (`-p data=FOLDER`)" if not folder else "No model was given (`-p model=FOLDER`)"
 Markdown(
     f"Top-1 on the scenes of {told['plain']['n']} validation images, of {len(names)} classes: {'; '.join(lines)}. Guessing gives "
     f"{told['plain']['chance']:.1f} %."

@@ -398,7 +398,7 @@ if rsicd and profile != "smoke":
     rsicd_rows = json.loads((stage("overlap-rsicd", known, search_rsicd, recompute) / "rows.json").read_text())
 wide = pd.DataFrame(rsicd_rows, columns=ROW).pivot(index="metric", columns="protocol", values="value")
 wide.style.format(precision=2, na_rep="") if rsicd_rows else Markdown(
-    "Not measured here: this takes RSICD on disk (`-p data FOLDER`) and the profile `laptop`."
+    "Not measured here: this takes RSICD on disk (`-p data=FOLDER`) and the profile `laptop`."
 )
 
 # %% tags=["hide-input"]

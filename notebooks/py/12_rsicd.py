@@ -110,7 +110,7 @@ losses = [line["loss"] for line in lines if "loss" in line]
 Markdown(
     f"The loss went from {losses[0]:.2f} to {losses[-1]:.2f} in {lines[-1]['step']:,} steps."
     if losses
-    else "RSICD is not on disk: `-p data FOLDER` names the folder that holds `dataset_rsicd.json` and `RSICD_images/`."
+    else "RSICD is not on disk: `-p data=FOLDER` names the folder that holds `dataset_rsicd.json` and `RSICD_images/`."
 )
 
 # %% [markdown]

@@ -473,7 +473,7 @@ for item in real_items:
         answer = heat.maps(reader, picture, [f"a photo of a {name}"])[0]
         shown_map = galleries.heat_image(answer, answer.min(), answer.max())
         tiles.append({"image": shown_map, "alt": f"{said}, map", "caption": f"{said}, map"})
-absent = "VHR-10 is not on disk: `-p data FOLDER` names the folder that holds `instances.json`."
+absent = "VHR-10 is not on disk: `-p data=FOLDER` names the folder that holds `instances.json`."
 galleries.gallery(tiles, 200) if tiles else Markdown(absent)
 
 # %% tags=["hide-input"]
