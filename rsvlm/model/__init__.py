@@ -3,6 +3,7 @@
 In: arrays of pixels and texts, or a folder of weights. Out: vectors of norm 1, captions, losses. Nothing here reads a data set.
 
     mammut       the model, top to bottom
+    presets      its sizes by name
     convolutions a small convolutional tower for it
     flops        how much work it is
     losses       what is minimised
