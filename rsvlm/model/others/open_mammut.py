@@ -310,7 +310,7 @@ def in_their_words(model: Mammut) -> tuple[dict, dict, dict[str, Tensor]]:
     """
     config = model.config
     wrong = {
-        "a convolutional tower": bool(config.vision_stages),
+        "a convolutional tower": bool(config.vision_stages or config.vision_tower),
         "attention pooling of the image": config.image_pooling != "mean",
         "no class token": not config.vision_class_token,
         "no norm before the first block": not config.vision_pre_norm,
