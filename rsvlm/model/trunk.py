@@ -124,5 +124,5 @@ def normalisation(name: str | None) -> tuple[list[float], list[float]]:
 def flops(name: str, stride: int, width: int, side_px: int) -> int:
     """Count the operations of the matrix products and convolutions of a tower on one square picture."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        TimmTower(name, stride, width).eval()(torch.zeros(1, 3, side_px, side_px))
+        TimmTower(name, stride, width).eval().requires_grad_(False)(torch.zeros(1, 3, side_px, side_px))
     return counter.get_total_flops()

@@ -12,12 +12,10 @@ import torch
 
 from rsvlm.data import benchmarks
 from rsvlm.errors import ModelError
-from rsvlm.model import mammut, tokenizer as tokenizers, trunk, weights
+from rsvlm.model import mammut, tokenizer as tokenizers, weights
 from rsvlm.model.mammut import Mammut
-from rsvlm.model.others import efficientnet_lite, reading, timm_towers
 from rsvlm.records import files
-from rsvlm.records.provenance import version
-from rsvlm.training import processes
+from rsvlm.training import processes, tower
 
 if TYPE_CHECKING:
     from rsvlm.config import Config, Train
@@ -49,7 +47,7 @@ def identity(config: Config, data: Mapping[str, Path]) -> dict:
         "start": started,
     }
     if config.train.vision_start:
-        identity["vision"] = vision_origin(config.train.vision_start)
+        identity["vision"] = tower.origin(config.train.vision_start)
     return identity
 
 
@@ -69,87 +67,44 @@ def check(config: Config) -> None:
     if (options.vision_start or options.vision_frozen) and not options.start:
         with torch.device("meta"):
             model = Mammut(mammut.MammutConfig(**mammut.PRESETS[config.model.preset]))
-        freeze(begin_vision(model, options.vision_start), options.vision_frozen)
+        tower.freeze(tower.begin(model, options.vision_start), options.vision_frozen)
 
 
-def vision_weights(start: str) -> tuple[str, Path, str]:
-    """Find what `train.vision_start` names.
-
-    Returns:
-        Name of the tower in timm, or nothing; file of weights; and the revision of the hub that it comes from, or nothing.
-
-    Raises:
-        ModelError: There is no such model or file.
-    """
-    if start.startswith("timm:"):
-        name, path, revision = timm_towers.find_weights(start.removeprefix("timm:"))
-    else:
-        name, path, revision = "", Path(start), ""
-    path = path / "model.safetensors" if path.is_dir() else path
-    if not path.is_file():
-        raise ModelError(
-            f"train.vision_start={start}: there is no file {path}; give timm:NAME, timm:NAME:FILE, a file or a folder"
+def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
+    """Make the model to train: `train.start`, or an untrained one with a tokenizer trained on all captions of the data."""
+    if config.train.start:
+        model = weights.load(Path(config.train.start), "cpu")
+        if model.tokenizer is None:
+            start = f"train.start={config.train.start}"
+            raise ModelError(f"{start} holds no tokenizer.json: put the tokenizer of its vocabulary there")
+        if model.config.image_resize != "squash":
+            logger.warning(
+                "%s was trained on pictures resized by '%s': here they are squeezed to a square, in training and by the new model",
+                config.train.start,
+                model.config.image_resize,
+            )
+            model.config.image_resize = "squash"
+        model.config.image_interpolation = "bicubic"  # that of `images.resize`
+        return model
+    check(config)
+    samples = itertools.chain.from_iterable(benchmarks.samples(folder, "train") for folder in named(data).values())
+    captions = (caption for sample in samples for caption in sample.captions)
+    tokenizer = tokenizers.train(captions, config.model.vocabulary_size, config.model.context_length)
+    softmax = config.train.contrastive_loss == "softmax"
+    torch.manual_seed(config.seed)
+    model = Mammut(
+        mammut.MammutConfig(
+            **mammut.PRESETS[config.model.preset],
+            vocab_size=len(tokenizer),
+            context_length=config.model.context_length,
+            text_dropout=config.model.text_dropout,
+            # with as many negatives as SigLIP's loss has, a bias of 0 would start every pair as a likely match
+            initial_scale=1 / 0.07 if softmax else 10.0,
+            initial_bias=0.0 if softmax else -10.0,
         )
-    return name, path, revision
-
-
-def vision_origin(start: str) -> dict[str, str]:
-    """Say where the weights of a vision tower come from: file, sha256, and package and version, or revision, where there is one."""
-    name, path, revision = vision_weights(start)
-    origin = {"file": path.name, "sha256": files.file_sha256(path)}
-    if path == efficientnet_lite.packaged(name):
-        module = efficientnet_lite.PACKAGES[name][0]
-        origin |= {"package": module.replace("_", "-"), "version": version(module)}
-    return origin | ({"revision": revision} if revision else {})
-
-
-def begin_vision(model: Mammut, start: str) -> Mammut:
-    """Give a model the weights that `train.vision_start` names for its tower, in place; return it.
-
-    Where a network of timm is named, pictures are normalised as that network's are.
-
-    Raises:
-        ModelError: There are no such weights, or they do not fit; the keys are listed.
-    """
-    if not start:
-        return model
-    name, path, _ = vision_weights(start)
-    weights.put_vision(model, reading.read_state(path), path)
-    if name:
-        model.config.image_mean, model.config.image_std = trunk.normalisation(name)
-    return model
-
-
-def tower_prefix(model: Mammut) -> str:
-    """Return how the names of the vision tower's parameters begin; of a network of timm, without what is built on it."""
-    return "vision.trunk." if model.config.vision_tower else "vision."
-
-
-def freeze(model: Mammut, stages: int | str) -> Mammut:
-    """Keep stages of the vision tower as they are, in place: so many from its first layers on, or `all`; return the model.
-
-    A stage of a network of timm ends where its map is halved; of other towers each block is one, with what stands ahead of the
-    first.
-
-    Raises:
-        ModelError: The tower has not so many.
-    """
-    tower = model.get_submodule(tower_prefix(model)[:-1])
-    if stages == "all":
-        tower.requires_grad_(False)
-        return model
-    network = model.config.vision_tower
-    ends = trunk.stage_ends(network) if network else [f"blocks.{i}" for i in range(len(tower.blocks))]
-    if stages > len(ends):
-        raise ModelError(f"train.vision_frozen={stages}: this vision tower has {len(ends)} stages; give fewer, or all")
-    has_begun = False
-    for name, module in tower.named_modules() if stages else ():  # in the order in which they work
-        if has_begun and not name.startswith(f"{ends[stages - 1]}."):
-            break
-        has_begun = has_begun or name == ends[stages - 1]
-        for parameter in module.parameters(recurse=False):
-            parameter.requires_grad_(False)
-    return model
+    )
+    model.tokenizer = tokenizer
+    return tower.begin(model, config.train.vision_start)
 
 
 def prepare(model: Mammut, options: Train) -> Mammut:
@@ -158,7 +113,7 @@ def prepare(model: Mammut, options: Train) -> Mammut:
     Raises:
         ModelError: `train.vision_frozen` is more than the tower's stages.
     """
-    freeze(model, options.vision_frozen)
+    tower.freeze(model, options.vision_frozen)
     model.gradient_checkpointing = options.activation_checkpointing
     if options.fsdp:  # the decoder is one unit with the rest, for it runs twice; scalars cannot be sharded
         scalars = {p for p in model.parameters() if p.ndim == 0}

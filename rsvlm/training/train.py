@@ -36,7 +36,7 @@ from rsvlm.model import losses
 from rsvlm.model.device import resolve_device
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import stages
-from rsvlm.training import batches, checkpoints, processes, starting, validation
+from rsvlm.training import batches, checkpoints, processes, starting, tower, validation
 from rsvlm.training.batches import Batch, Place
 from rsvlm.training.metrics import Metrics, memory_gb, stop_if_not_finite
 
@@ -254,10 +254,10 @@ def make_optimizer(model: Mammut, options: Train) -> torch.optim.AdamW:
     matrices = [(name, p) for name, p in named if p.ndim >= 2 and "pos" not in name]
     others = [(name, p) for name, p in named if p.ndim == 1 or (p.ndim >= 2 and "pos" in name)]
     scalars = [(name, p) for name, p in named if p.ndim == 0]  # apart, for FSDP does not shard them
-    tower, groups = starting.tower_prefix(model), []
+    prefix, groups = tower.prefix(model), []
     for members, decay in ((matrices, options.weight_decay), (others, 0.0), (scalars, 0.0)):
         for factor in dict.fromkeys((1.0, options.vision_rate)):
-            own = [p for name, p in members if (options.vision_rate if name.startswith(tower) else 1.0) == factor]
+            own = [p for name, p in members if (options.vision_rate if name.startswith(prefix) else 1.0) == factor]
             if own:
                 groups.append({"params": own, "weight_decay": decay, "factor": factor})
     fused = model.device.type in ("cpu", "cuda")
