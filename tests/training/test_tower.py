@@ -102,7 +102,7 @@ def test_a_run_tells_where_its_tower_comes_from(preset, package, file, toy_shard
 
 
 def test_another_start_is_refused(preset, file, toy_shards, tmp_path):
-    copy = tmp_path / "copy.safetensors"
+    copy = tmp_path / file.name
     copy.write_bytes(file.read_bytes())
     train.train(options(train__steps=1, train__vision_start=str(copy)), toy_shards, tmp_path / "run")
     for changed, words in (({"vision_start": str(file)}, r"\(train\.vision_start\)"), ({"vision_start": ""}, "another start")):
