@@ -42,8 +42,6 @@ class TimmTower(nn.Module):
             nn.init.zeros_(lateral.weight)
             nn.init.zeros_(lateral.bias)
         self.norm = nn.LayerNorm(width)
-        for norm in self._batch_norms():
-            norm.requires_grad_(False)
         self.train(self.training)
 
     @property
@@ -52,10 +50,10 @@ class TimmTower(nn.Module):
         return (self,)
 
     def train(self, mode: bool = True) -> TimmTower:
-        """Switch to training, or to evaluation, where the batch norms always are."""
+        """Switch to training, or to evaluation, where the batch norms always are; they are frozen here, for weights may be new ones."""
         super().train(mode)
         for norm in self._batch_norms():
-            norm.eval()
+            norm.eval().requires_grad_(False)
         return self
 
     def checkpoint(self, enable: bool) -> None:
