@@ -196,6 +196,15 @@ class Train(Section):
         "empty: an even mixture of all data sets.",
     )
     start: str = Field("", description="Folder of a model to go on from, with its tokenizer; empty: random weights.")
+    vision_start: str = Field(
+        "",
+        description="Weights of the vision tower to begin with: timm:NAME (of an installed package, or where timm says), timm:NAME:FILE, "
+        "a file, or a folder with model.safetensors; empty: random.",
+    )
+    vision_rate: float = Field(1.0, gt=0, description="The vision tower learns at this many times the learning rate.")
+    vision_frozen: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
+        0, description="Stages of the vision tower, from the first layers on, that do not learn; or all."
+    )
     batch_size: int = Field(128, ge=2, description="Image-caption pairs per optimizer step, of all processes together.")
     micro_batch_size: int | None = Field(
         None, ge=1, description="Pairs in memory at once, per process; the gradient stays that of the whole batch; none: all."

@@ -3,7 +3,9 @@
 In: arrays of pixels and texts, or a folder of weights. Out: vectors of norm 1, captions, losses. Nothing here reads a data set.
 
     mammut       the model, top to bottom
+    presets      its sizes by name
     convolutions a small convolutional tower for it
+    trunk        a pretrained convolutional one of timm for it
     flops        how much work it is
     losses       what is minimised
     tokenizer    text to numbers

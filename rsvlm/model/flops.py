@@ -2,7 +2,7 @@
 
 A map of n tokens from width a to b takes 2nab (a 3 × 3 convolution nine times that), attention from n to m tokens of width D takes
 4nmD: a block on n tokens with an MLP of width M is 2n(4D² + 2DM) + 4n²D. The caption pass predicts T - 1 tokens from T - 1. Norms,
-softmax, GELU are left out.
+softmax, GELU are left out. What networks of timm take is counted while one is run, without memory for its weights.
 
 Letters: T text tokens, P patches, Dv vision width, D text width.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+from rsvlm.model import trunk
 from rsvlm.model.mammut import MammutConfig
 
 
@@ -25,7 +26,9 @@ def count(config: MammutConfig, text_tokens: int) -> dict[str, int]:
     P = patches + (config.vision_class_token and config.class_token_read)  # that the decoder sees
 
     # the vision tower
-    if stages := config.vision_stages:  # where the width doubles, cells are quartered: w² times their number stays
+    if config.vision_tower:
+        vision = trunk.flops(config.vision_tower, config.patch_size, Dv, config.image_size)
+    elif stages := config.vision_stages:  # where the width doubles, cells are quartered: w² times their number stays
         width, cells = Dv // 2 ** (len(stages) - 1), (config.image_size // 4) ** 2
         vision = cells * (108 * width + (9 + 36 * sum(stages) - 8 * (len(stages) - 1)) * width**2)
     else:

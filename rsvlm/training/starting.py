@@ -15,7 +15,7 @@ from rsvlm.errors import ModelError
 from rsvlm.model import mammut, tokenizer as tokenizers, weights
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files
-from rsvlm.training import processes
+from rsvlm.training import processes, tower
 
 if TYPE_CHECKING:
     from rsvlm.config import Config, Train
@@ -33,7 +33,7 @@ def identity(config: Config, data: Mapping[str, Path]) -> dict:
     """Return what decides a run: its options, the content of its data, and the weights it starts from.
 
     Raises:
-        ModelError: `train.start` holds no weights.
+        ModelError: `train.start` or `train.vision_start` holds no weights.
     """
     options = config.model_dump(mode="json", include={"seed", "model", "train"})
     del options["train"]["workers"]  # they decide nothing
@@ -41,17 +41,33 @@ def identity(config: Config, data: Mapping[str, Path]) -> dict:
     if config.train.start and not start:
         raise ModelError(f"train.start={config.train.start} holds no safetensors: give the folder of a model")
     started = [files.file_sha256(path) for path in start]
-    return {"options": options, "data": {name: benchmarks.fingerprint(path) for name, path in data.items()}, "start": started}
+    identity = {
+        "options": options,
+        "data": {name: benchmarks.fingerprint(path) for name, path in data.items()},
+        "start": started,
+    }
+    if config.train.vision_start:
+        identity["vision"] = tower.origin(config.train.vision_start)
+    return identity
 
 
 def check(config: Config) -> None:
-    """Check that there is such a model, before anything is read.
+    """Check that there is such a model, and that its tower takes the weights it is to begin with, before anything is read.
 
     Raises:
-        ModelError: There is none.
+        ModelError: There is none, or it does not; keys that do not fit are listed.
     """
     if not config.train.start and config.model.preset not in mammut.PRESETS:
         raise ModelError(f"unknown preset '{config.model.preset}': choose one of {', '.join(mammut.PRESETS)}")
+    options = config.train
+    if options.start and options.vision_start:
+        raise ModelError(
+            "train.start and train.vision_start exclude each other: a model to go on from has its tower's weights"
+        )
+    if (options.vision_start or options.vision_frozen) and not options.start:
+        with torch.device("meta"):
+            model = Mammut(mammut.MammutConfig(**mammut.PRESETS[config.model.preset]))
+        tower.freeze(tower.begin(model, options.vision_start), options.vision_frozen)
 
 
 def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
@@ -88,11 +104,16 @@ def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
         )
     )
     model.tokenizer = tokenizer
-    return model
+    return tower.begin(model, config.train.vision_start)
 
 
 def prepare(model: Mammut, options: Train) -> Mammut:
-    """Switch on activation checkpointing, FSDP and compilation, in place; names and values of the weights stay."""
+    """Switch on activation checkpointing, frozen stages, FSDP and compilation, in place; names and values of the weights stay.
+
+    Raises:
+        ModelError: `train.vision_frozen` is more than the tower's stages.
+    """
+    tower.freeze(model, options.vision_frozen)
     model.gradient_checkpointing = options.activation_checkpointing
     if options.fsdp:  # the decoder is one unit with the rest, for it runs twice; scalars cannot be sharded
         scalars = {p for p in model.parameters() if p.ndim == 0}

@@ -36,7 +36,7 @@ from rsvlm.model import losses
 from rsvlm.model.device import resolve_device
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import stages
-from rsvlm.training import batches, checkpoints, processes, starting, validation
+from rsvlm.training import batches, checkpoints, processes, starting, tower, validation
 from rsvlm.training.batches import Batch, Place
 from rsvlm.training.metrics import Metrics, memory_gb, stop_if_not_finite
 
@@ -187,7 +187,7 @@ def loop(
         step += 1
         rate = learning_rate(step, options)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         parts = backward(model, batch, objective, options, scaler)
         stop_if_not_finite(parts["loss"], step, batch.keys, out)
         scaler.unscale_(optimizer)
@@ -249,12 +249,17 @@ def load_or_train(config: Config, data: Path | Mapping[str, Path], recompute: bo
 
 
 def make_optimizer(model: Mammut, options: Train) -> torch.optim.AdamW:
-    """AdamW in three groups: matrices decay; biases, norms and positions, and the two scalars, do not."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim >= 2 and "pos" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim == 1 or (p.ndim >= 2 and "pos" in name)]
-    scalars = [p for p in model.parameters() if p.ndim == 0]  # apart, for FSDP does not shard them
-    decays = ((matrices, options.weight_decay), (others, 0.0), (scalars, 0.0))
-    groups = [{"params": parameters, "weight_decay": decay} for parameters, decay in decays]
+    """AdamW in groups: matrices decay; biases, norms and positions, and the two scalars, do not. `factor` is of the rate."""
+    named = list(model.named_parameters())
+    matrices = [(name, p) for name, p in named if p.ndim >= 2 and "pos" not in name]
+    others = [(name, p) for name, p in named if p.ndim == 1 or (p.ndim >= 2 and "pos" in name)]
+    scalars = [(name, p) for name, p in named if p.ndim == 0]  # apart, for FSDP does not shard them
+    prefix, groups = tower.prefix(model), []
+    for members, decay in ((matrices, options.weight_decay), (others, 0.0), (scalars, 0.0)):
+        for factor in dict.fromkeys((1.0, options.vision_rate)):
+            own = [p for name, p in members if (options.vision_rate if name.startswith(prefix) else 1.0) == factor]
+            if own:
+                groups.append({"params": own, "weight_decay": decay, "factor": factor})
     fused = model.device.type in ("cpu", "cuda")
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=fused)
 
@@ -361,8 +366,9 @@ def backward(
         gradients += [per_item[name] * items[i][name] * averaging for name in names]
         for name in names:
             means[name] += output.means[name].detach() * items[i][name] / totals[name]
-        torch.autograd.backward(roots, [g.to(root.dtype) for g, root in zip(gradients, roots, strict=True)])
-        outputs[i] = output = roots = None  # its graph is used up: make room for the next
+        learning = [(root, g.to(root.dtype)) for root, g in zip(roots, gradients, strict=True) if root.requires_grad]
+        torch.autograd.backward(*map(list, zip(*learning)))  # of a frozen tower the image embeddings may have no graph
+        outputs[i] = output = roots = learning = None  # its graph is used up: make room for the next
 
     # the gradient of all processes
     for parameter in model.parameters():

@@ -10,7 +10,7 @@ from conftest import toy_sample
 
 import rsvlm
 from rsvlm.errors import ModelError
-from rsvlm.model import exporting, mammut, tokenizer
+from rsvlm.model import exporting, mammut, presets, tokenizer
 
 SMALL = {"image_size": 32, "patch_size": 8, "vision_width": 64, "vision_layers": 2, "vision_heads": 2, "text_width": 32}
 SMALL |= {"text_layers": 4, "text_heads": 2, "context_length": 16}
@@ -40,7 +40,7 @@ def same(one: mammut.Mammut, other: mammut.Mammut) -> None:
 @pytest.mark.parametrize("mlp", ["caption", "both"])
 @pytest.mark.parametrize("read", [False, True])
 def test_a_folder_of_open_clip_comes_back_as_it_was(tmp_path, pads, mlp, read):
-    options = mammut._OPENMAMMUT | {"pads_are_text": pads, "cross_layer_mlp": mlp, "class_token_read": read}
+    options = presets._OPENMAMMUT | {"pads_are_text": pads, "cross_layer_mlp": mlp, "class_token_read": read}
     model = made(**options, image_projection=True)
     folder = exporting.export(model, "open_clip", tmp_path / "out")
     again = rsvlm.load(folder, "cpu")

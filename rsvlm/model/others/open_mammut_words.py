@@ -13,7 +13,7 @@ def options_of(config: MammutConfig) -> tuple[dict, dict]:
         ModelError: It has a part that open_clip's MaMMUT has not; all of them are listed.
     """
     wrong = {
-        "a convolutional tower": bool(config.vision_stages),
+        "a convolutional tower": bool(config.vision_stages or config.vision_tower),
         "attention pooling of the image": config.image_pooling != "mean",
         "no class token": not config.vision_class_token,
         "no norm before the first block": not config.vision_pre_norm,

@@ -28,27 +28,38 @@ def open_model(where: str, device: torch.device) -> Encoder:
 
     Raises as `opening.open_encoder`.
     """
-    name, _, file = where.partition(":")
-    if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), 5)
-        raise ModelError(f"timm knows no model '{name}'" + f": did you mean {', '.join(near)}?" * bool(near))
-    revision = ""
-    file = file or str(efficientnet_lite.packaged(name) or "")
-    if not file:
-        settings = timm.get_pretrained_cfg(name)
-        if settings is None or not settings.hf_hub_id:
-            raise ModelError(f"timm names no weights of {name} on the hub: give a file, timm:{name}:FILE")
-        folder, revision = reading.from_hub(settings.hf_hub_id.removeprefix("hf-hub:"), ["*.json", "model.safetensors"])
-        file = str(folder / "model.safetensors")
+    name, file, revision = find_weights(where)
     trunk = timm.create_model(name, num_classes=0)
     state = reading.read_state(file)
     if efficientnet_lite.is_port(state):
         state = efficientnet_lite.renamed(state, trunk.state_dict(), file)
     reading.fill(trunk, state, file, CLASSIFIERS)
-    label = f"timm:{name}" + f":{Path(file).name}" * (not revision)
-    encoder = TimmEncoder(label, trunk.eval().to(device), lambda: file_sha256(Path(file)))
+    label = f"timm:{name}" + f":{file.name}" * (not revision)
+    encoder = TimmEncoder(label, trunk.eval().to(device), lambda: file_sha256(file))
     encoder.revision = revision
     return tried(encoder)
+
+
+def find_weights(where: str) -> tuple[str, Path, str]:
+    """Find the weights of `NAME` or `NAME:FILE`: in that file, in an installed package, or where timm says.
+
+    Returns:
+        Name in timm, file of weights, and the revision of the hub where they come from one, else nothing.
+
+    Raises:
+        ModelError: timm knows no such model, or there are no weights of it; of the hub, as `reading.from_hub`.
+    """
+    name, _, file = where.partition(":")
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), 5)
+        raise ModelError(f"timm knows no model '{name}'" + f": did you mean {', '.join(near)}?" * bool(near))
+    if file or (file := efficientnet_lite.packaged(name)):
+        return name, Path(file), ""
+    settings = timm.get_pretrained_cfg(name)
+    if settings is None or not settings.hf_hub_id:
+        raise ModelError(f"timm names no weights of {name} on the hub: give a file, timm:{name}:FILE")
+    folder, revision = reading.from_hub(settings.hf_hub_id.removeprefix("hf-hub:"), ["*.json", "model.safetensors"])
+    return name, folder / "model.safetensors", revision
 
 
 class TimmEncoder(TowerEncoder):

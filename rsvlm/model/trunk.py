@@ -1,0 +1,126 @@
+"""A convolutional network of timm as MaMMUT's vision tower, so that a training can start from what is known about photographs.
+
+Its batch norms are frozen whole, statistics and weights: in training as in use they are fixed factors and offsets, so no picture
+shows in the features of another, and micro-batches, averages of weights and several processes need no care for them.
+
+The patches are cells of one of the network's maps. Where the network goes on to coarser maps, these are enlarged and added, each
+through a linear map of its channels (Lin et al., Feature Pyramid Networks, arXiv 1612.03144, section 3, without the further
+convolutions). All but the coarsest begin with factors of 0, so what a training starts from is the network's own last map.
+
+Letters: B batch, H W pixels, h w grid of cells, P = h · w, Dv vision width.
+"""
+
+from __future__ import annotations
+
+import functools
+from difflib import get_close_matches
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+from rsvlm.errors import ModelError
+
+
+class TimmTower(nn.Module):
+    """A network of timm by its `name`, with patches of `stride` pixels and tokens of `width` channels; its weights are random."""
+
+    def __init__(self, name: str, stride: int, width: int):
+        super().__init__()
+        maps = layout(name)
+        if stride not in maps:
+            raise ModelError(
+                f"vision_tower='{name}' has maps of {', '.join(map(str, maps))} pixels: patch_size={stride} is none"
+            )
+        self.trunk = timm.create_model(name, num_classes=0)
+        self.indices = [index for index, side in enumerate(maps) if side >= stride]
+        self.laterals = nn.ModuleList(nn.Conv2d(channels, width, 1) for side, channels in maps.items() if side >= stride)
+        for lateral in self.laterals[:-1]:
+            nn.init.zeros_(lateral.weight)
+            nn.init.zeros_(lateral.bias)
+        self.norm = nn.LayerNorm(width)
+        self.train(self.training)
+
+    @property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """What is compiled, or sharded, by itself: the tower is one block."""
+        return (self,)
+
+    def train(self, mode: bool = True) -> TimmTower:
+        """Switch to training, or to evaluation, where the batch norms always are; they are frozen here, for weights may be new ones."""
+        super().train(mode)
+        for norm in self._batch_norms():
+            norm.eval().requires_grad_(False)
+        return self
+
+    def checkpoint(self, enable: bool) -> None:
+        """Keep only the input of each stage in training, and run it again backward, as far as timm can."""
+        if getattr(self.trunk, "grad_checkpointing", False) != enable:
+            self.trunk.set_grad_checkpointing(enable)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 3, H, W), with sides that are multiples of the stride, to (B, P, Dv) tokens in reading order."""
+        if torch.is_autocast_enabled("cpu"):  # convolutions of single channels are twice as slow in bf16 there
+            with torch.autocast("cpu", enabled=False):
+                return self._tokens(images.float())
+        return self._tokens(images)
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        last, maps = self.trunk.forward_intermediates(images, indices=self.indices)
+        x = self.laterals[-1](last)  # (B, Dv, h, w) of the coarsest grid
+        for finer, lateral in zip(maps[-2::-1], self.laterals[-2::-1] if len(maps) > 1 else ()):
+            x = lateral(finer) + F.interpolate(x, finer.shape[2:], mode="bilinear")
+        return self.norm(x.flatten(2).transpose(1, 2))
+
+    def _batch_norms(self) -> list[nn.Module]:
+        return [module for module in self.trunk.modules() if isinstance(module, _BatchNorm)]
+
+
+@functools.cache
+def layout(name: str) -> dict[int, int]:
+    """Return the maps of a network of timm, from fine to coarse: side of a cell in pixels, and number of channels.
+
+    Raises:
+        ModelError: timm has no such network, or it gives no maps from which patches could be made.
+    """
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), 5)
+        raise ModelError(f"timm knows no model '{name}'" + f": did you mean {', '.join(near)}?" * bool(near))
+    side = 256
+    try:
+        with torch.device("meta"), torch.no_grad():
+            trunk = timm.create_model(name, num_classes=0).eval()
+            last, maps = trunk.forward_intermediates(torch.zeros(1, 3, side, side))
+        maps[-1] = last
+        sides = [side // x.shape[2] for x in maps]
+        fits = all(x.shape[2] == x.shape[3] == side // cell for x, cell in zip(maps, sides)) and sorted(set(sides)) == sides
+    except Exception:  # of timm, of whatever a network is that gives no maps
+        fits = False
+    if not fits or any(module._non_persistent_buffers_set for module in trunk.modules()):
+        raise ModelError(
+            f"vision_tower='{name}' is no convolutional network whose maps are halved from stage to stage: take another of timm, "
+            "such as tf_efficientnet_lite0 or resnet50, or, for a transformer, the options of a preset such as b16"
+        )
+    return {cell: x.shape[1] for cell, x in zip(sides, maps)}
+
+
+def stage_ends(name: str) -> list[str]:
+    """Return, from the stem up, the name of the module that ends each stage of a network of timm."""
+    with torch.device("meta"):
+        return [info["module"] for info in timm.create_model(name, num_classes=0).feature_info]
+
+
+def normalisation(name: str | None) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of the channels that a network of timm expects; if None, those of our own towers."""
+    settings = timm.get_pretrained_cfg(name) if name and timm.is_model(name) else None
+    return ([0.5] * 3, [0.25] * 3) if settings is None else (list(settings.mean), list(settings.std))
+
+
+def flops(name: str, stride: int, width: int, side_px: int) -> int:
+    """Count the operations of the matrix products and convolutions of a tower on one square picture."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        TimmTower(name, stride, width).eval().requires_grad_(False)(torch.zeros(1, 3, side_px, side_px))
+    return counter.get_total_flops()
