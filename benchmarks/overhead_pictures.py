@@ -2,7 +2,7 @@
 
 What may not be shared is read where it lies (`RSVLM_DATA`, else ../shared/data, and a folder of scenes) and copied nowhere else.
 Nothing here is both learnt from and measured: data sets are split by their own splits, photographs by the WordNet id of what they
-show, scikit-image's files by name, the Earth by its halves.
+show, files of packages by name, the Earth by its halves.
 """
 
 from __future__ import annotations
@@ -18,17 +18,12 @@ from PIL import Image
 
 from rsvlm.data import reading
 from rsvlm.data.demo import web_pictures
-from rsvlm.errors import DataError
+from rsvlm.errors import DataError, MissingExtraError
 from rsvlm.model import images
 from rsvlm.records import files
 
-RSICD, EARTH, DRAWN, CROPS = (
-    2400,
-    600,
-    900,
-    12,
-)  # pictures of the data set, of the Earth, drawn, and cut from each file of scikit-image
-CUTS = 3  # pictures cut from a photograph, besides the whole
+RSICD, EARTH, DRAWN = 2400, 1500, 300  # pictures of the data set, cut from the Earth, and drawn
+CROPS = 4  # pictures cut from each file of a package
 SHOWN = 300  # photographs to learn from; the others are held out
 LARGEST = 256  # pixels of a cut-out's longer side
 MORE = [
@@ -36,7 +31,8 @@ MORE = [
 ]
 MORE += [("matplotlib", "mpl-data", "sample_data", name) for name in ("Minduka_Present_Blue_Pack.png", "logo2.png")]
 MORE += [("sklearn", "datasets", "images", name) for name in ("china.jpg", "flower.jpg")]
-"""Further files of packages to learn from, where they are installed, besides those of the small web."""
+HELD_MORE = MORE[2::3]  # every third by name, likewise
+"""Further files of packages, where they are installed, besides those of the small web: to learn from, and held out."""
 
 
 def shared() -> Path:
@@ -91,19 +87,14 @@ def _others(seed: int) -> Iterator[tuple[str, str, bytes]]:
     rng = np.random.default_rng([seed, 2])
     for path in photographs()[0]:
         yield "other/photographs", path.name.partition("_")[0], path.read_bytes()
-        picture = images.decode(path.read_bytes())
-        for _ in range(CUTS):
-            cut = _cut(picture, rng, min(64, *picture.shape[:2]), min(picture.shape[:2]))[1]
-            yield "other/photographs", path.name.partition("_")[0], images.encode_png(cut)
     for style, names in web_pictures.SHOWN_FILES.items():
         for name in names:
             for _ in range(CROPS):
                 yield "other/packages", name, images.encode_png(web_pictures.other(style, False, rng, name))
-    for place in MORE:
-        try:
-            picture = images.decode(files.package_file(*place).read_bytes())
-        except (DataError, ImportError, OSError):
+    for place in (place for place in MORE if place not in HELD_MORE):
+        if not (path := _packaged(place)):
             continue
+        picture = images.decode(path.read_bytes())
         for _ in range(CROPS // 2):
             cut = _cut(picture, rng, min(64, *picture.shape[:2]), min(picture.shape[:2]))[1]
             yield "other/packages", place[-1], images.encode_png(cut)
@@ -135,7 +126,7 @@ def not_learnt_from() -> dict[str, tuple[bool, list[Path]]]:
     places = [
         ("matplotlib", "mpl-data", "sample_data", n) if n == "grace_hopper.jpg" else ("skimage", "data", n) for n in names
     ]
-    sets["scikit-image"] = False, [files.package_file(*place) for place in places]
+    sets["packages"] = False, [path for path in map(_packaged, [*places, *HELD_MORE]) if path]
     return sets
 
 
@@ -144,6 +135,13 @@ def photographs() -> tuple[list[Path], list[Path]]:
     paths = _pictures(_there(shared() / "photographs"))
     order = sorted(paths, key=lambda path: (_draw(path.name.partition("_")[0]), path.name))
     return sorted(order[:SHOWN]), sorted(order[SHOWN:])
+
+
+def _packaged(place: tuple[str, ...]) -> Path | None:
+    try:
+        return files.package_file(*place)
+    except (MissingExtraError, DataError):
+        return None
 
 
 def _cut(picture: np.ndarray, rng: np.random.Generator, least: int, most: int) -> tuple[tuple[int, int], np.ndarray]:

@@ -20,15 +20,16 @@ from rsvlm.data.web.overhead import CLASSES, Head
 from rsvlm.errors import DataError
 from rsvlm.model import images
 
-VIEWS, FOLDS = 3, 5  # of each labelled picture, itself the first; and of the sources
-RIDGE = 0.01  # of the fit, on standardised features
+VIEWS, MOST, FOLDS = 3, 12, 5  # of each labelled picture, itself the first; of one of the smaller class; and folds of sources
+RIDGE = 0.005  # of the fit, on standardised features
 
 
 def train_folder(folder: Path, precision: float = 0.95, share: float = 0.2) -> tuple[Head, dict[str, int]]:
     """Train a head from `folder/overhead` and `folder/other`, pictures at any depth.
 
     Pictures of one source (a camera, a website, a region) belong into one folder, as in `other/my-phone/` or `other/phones/mine/`; where
-    all pictures of a class lie in one folder, each of them counts as a source. Each is learnt from as it is and `varied` twice.
+    all pictures of a class lie in one folder, each of them counts as a source. Each is learnt from as it is and `varied` twice, or
+    more often where its class has fewer pictures; the threshold is chosen on the pictures as they are.
 
     Args:
         folder: Folder of the two.
@@ -45,38 +46,42 @@ def train_folder(folder: Path, precision: float = 0.95, share: float = 0.2) -> t
     """
     if not 0 < share < 1:
         raise DataError(f"a share of {share} overhead pictures: give one between 0 and 1 (--share)")
-    parts: list[tuple[int, tuple[str, ...]]] = []  # class and path of each picture that can be read
+    paths = {name: [p for p in reading.visible(Path(folder) / name, "**/*") if p.is_file()] for name in CLASSES}
+    most = max(map(len, paths.values()))
+    parts: list[tuple[int, tuple[str, ...], bool]] = []  # of each view its class, path, and whether it is the picture as it is
     counts = {"broken": 0}
 
     def views() -> Iterator[np.ndarray]:
         for label, name in enumerate(CLASSES):
-            top, before = Path(folder) / name, len(parts)
-            for path in (path for path in reading.visible(top, "**/*") if path.is_file()):
+            counts[name] = 0
+            times = min(max(VIEWS * most // max(len(paths[name]), 1), VIEWS), MOST)
+            for path in paths[name]:
                 try:
                     picture = images.decode(data := path.read_bytes())
                 except DataError:
                     counts["broken"] += 1
                     continue
-                parts.append((label, path.relative_to(top).parts))
+                counts[name] += 1
+                parts.extend((label, path.relative_to(Path(folder) / name).parts, view == 0) for view in range(times))
                 rng = np.random.default_rng(list(hashlib.sha256(data).digest()[:8]))  # the same picture, the same views
                 yield picture
-                yield from (varied(picture, rng) for _ in range(VIEWS - 1))
-            if len(parts) == before:
-                raise DataError(f"{top} holds no readable picture: put labelled pictures into overhead/ and other/")
-            counts[name] = len(parts) - before
+                yield from (varied(picture, rng) for _ in range(times - 1))
+            if not counts[name]:
+                raise DataError(
+                    f"{Path(folder) / name} holds no readable picture: put labelled pictures into overhead/ and other/"
+                )
 
     measured = overhead.features(views())
     sources, trained_on = [], {}
     for label, name in enumerate(CLASSES):
-        several = len({path[:-1] for known, path in parts if known == label}) > 1
-        for path in (path for known, path in parts if known == label):
-            sources += ["/".join((name, *(path[:-1] if several else path)))] * VIEWS
+        several = len({path[:-1] for known, path, _ in parts if known == label}) > 1
+        for _, path, as_it_is in (part for part in parts if part[0] == label):
+            sources.append("/".join((name, *(path[:-1] if several else path))))
             kind = "/".join((name, *path[:-1][:1]))
-            trained_on[kind] = trained_on.get(kind, 0) + 1
-    labels = np.repeat([label == 1 for label, _ in parts], VIEWS)
-    return fit(
-        measured, labels, np.array(sources), precision, share, trained_on, f"labelled folder {Path(folder).name}"
-    ), counts
+            trained_on[kind] = trained_on.get(kind, 0) + as_it_is
+    labels, counted = np.array([label == 1 for label, *_ in parts]), np.array([as_it_is for *_, as_it_is in parts])
+    about = f"labelled folder {Path(folder).name}"
+    return fit(measured, labels, np.array(sources), precision, share, counted, trained_on, about), counts
 
 
 def varied(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -109,6 +114,7 @@ def fit(
     sources: np.ndarray,
     precision: float = 0.95,
     share: float = 0.2,
+    counted: np.ndarray | None = None,
     trained_on: dict[str, int] | None = None,
     about: str = "",
 ) -> Head:
@@ -120,6 +126,7 @@ def fit(
         sources: `(N,)`, names or numbers; pictures with the same one are alike for reasons of their own: of one camera, site or place.
         precision: Precision that the threshold reaches; it is the lowest that does.
         share: Share of overhead pictures among those that will be judged; both classes weigh by it, however many pictures they have.
+        counted: `(N,)` bool, what the threshold is chosen on; the others are only learnt from. If None, all.
         trained_on: Number of pictures of each kind, for the record. If None, those of the classes.
         about: Description of the pictures, for the record.
 
@@ -136,16 +143,17 @@ def fit(
         out = folds == fold
         weights, bias = _logistic(measured[~out], labels[~out], weight[~out])
         logits[out] = measured[out] @ weights + bias
-    scores = overhead.probability(logits)
+    counted = np.ones(len(labels), bool) if counted is None else counted
+    scores, known = overhead.probability(logits[counted]), labels[counted]
     order = np.argsort(-scores, kind="stable")
-    scores, known = scores[order], labels[order]
+    scores, known = scores[order], known[order]
     last = np.append(np.diff(scores) != 0, True)  # equal scores pass or fail together
     true, false = np.cumsum(known)[last] / known.sum(), np.cumsum(~known)[last] / (~known).sum()
     levels = scores[last]
     threshold, chosen = overhead.lowest(levels, false, true, precision, share)
     auc = float(np.trapezoid(np.append(0, true), np.append(0, false)))
     # of the curve, as many points as a reader could tell apart, and the chosen one
-    marks = np.stack([np.round(50 * np.log10(false + 1e-4)), np.round(200 * true), np.arange(len(true)) == chosen], axis=1)
+    marks = np.stack([np.round(25 * np.log10(false + 1e-4)), np.round(100 * true), np.arange(len(true)) == chosen], axis=1)
     shown = np.append((np.diff(marks, axis=0) != 0).any(axis=1), True)
     weights, bias = _logistic(measured, labels, weight)
     weights = np.array([float(f"{value:.5g}") for value in weights])
@@ -158,7 +166,7 @@ def fit(
         recall=float(true[chosen]),
         auc=auc,
         sources=len(np.unique(sources)),
-        curve=np.stack([levels, false, true], axis=1)[shown].round(6),
+        curve=np.stack([levels, false, true], axis=1)[shown],
         trained_on=trained_on or {name: int((labels == bool(n)).sum()) for n, name in enumerate(CLASSES)},
         about=about,
     )
@@ -185,7 +193,7 @@ def _logistic(measured: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> t
     x = torch.from_numpy(((measured - mean) / scale).astype(np.float32))
     y, importance = torch.from_numpy(labels.astype(np.float32)), torch.from_numpy((weight / weight.sum()).astype(np.float32))
     line = torch.zeros(x.shape[1] + 1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([line], max_iter=300, tolerance_grad=1e-6, history_size=20, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([line], max_iter=100, tolerance_grad=1e-6, history_size=20, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()

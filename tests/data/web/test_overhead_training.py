@@ -72,6 +72,16 @@ def test_threshold_is_the_lowest_that_keeps_the_precision_on_sources_not_seen():
     assert recalls[0] > recalls[1] > 0 and recalls[0] > recalls[2] > 0
 
 
+def test_what_is_not_counted_is_learnt_from_and_sets_no_threshold():
+    rng = np.random.default_rng(3)
+    found, labels = two_clouds(rng, 400, 0.8)
+    counted = np.arange(400) < 300
+    head = training.fit(found, labels, np.arange(400), 0.8, 0.5, counted)
+    scores = left_out(found, labels, np.arange(400), 0.5)
+    assert head.recall == pytest.approx((scores[counted & labels] >= head.threshold).mean())
+    assert head.sources == 400 and head.auc != training.fit(found, labels, np.arange(400), 0.8, 0.5).auc
+
+
 def test_a_source_that_is_alike_in_itself_does_not_flatter():
     rng = np.random.default_rng(1)
     found, _ = two_clouds(rng, 300, 0.0, 60)
@@ -151,6 +161,7 @@ def near_twins(number: int, is_overhead: bool) -> np.ndarray:
 
 def test_the_promise_does_not_come_from_how_many_pictures_each_folder_holds(tmp_path, simple, monkeypatch):
     monkeypatch.setattr(training, "VIEWS", 1)
+    monkeypatch.setattr(training, "MOST", 1)
     for name, numbers in (("overhead", range(90)), ("other", range(90, 180))):
         for number in numbers:
             for folder in ("even", "uneven")[: 1 + (name == "overhead" or number < 100)]:
