@@ -154,8 +154,8 @@ class Head:
             DataError: No threshold reaches it.
         """
         levels, false, true = self.curve.T
-        threshold, chosen = lowest(levels, false, true, precision, share)
-        return replace(self, threshold=threshold, precision=precision, share=share, recall=float(true[chosen]))
+        chosen = lowest(false, true, precision, share)
+        return replace(self, threshold=float(levels[chosen]), precision=precision, share=share, recall=float(true[chosen]))
 
     def scores(self, measured: np.ndarray) -> np.ndarray:
         """Score `(N, F)` features: `(N,)` float64, the probability of overhead where `share` of all pictures were when it was trained."""
@@ -186,12 +186,11 @@ def precision_of(true: np.ndarray | float, false: np.ndarray | float, share: flo
     return share * true / np.maximum(share * true + (1 - share) * false, 1e-12)
 
 
-def lowest(levels: np.ndarray, false: np.ndarray, true: np.ndarray, precision: float, share: float) -> tuple[float, int]:
-    """Return the lowest threshold that reaches a precision, halfway to the next score, which would break it, and its place.
+def lowest(false: np.ndarray, true: np.ndarray, precision: float, share: float) -> int:
+    """Return the place of the lowest score that reaches a precision as a threshold.
 
     Args:
-        levels: `(L,)`, scores from the highest on.
-        false: `(L,)`, share of the other pictures that reach each.
+        false: `(L,)`, share of the other pictures that reach each score, from the highest on.
         true: `(L,)`, share of the overhead pictures that do.
         precision: Precision to be reached.
         share: Share of overhead pictures.
@@ -205,8 +204,7 @@ def lowest(levels: np.ndarray, false: np.ndarray, true: np.ndarray, precision: f
     if not (reached >= precision).any():
         best = f"the best is {reached.max():.3f}; label more pictures, or ask for less (--precision)"
         raise DataError(f"no threshold reaches a precision of {precision} at a share of {share}: {best}")
-    chosen = int(np.flatnonzero(reached >= precision)[-1])
-    return float(levels[chosen : chosen + 2].mean()), chosen
+    return int(np.flatnonzero(reached >= precision)[-1])
 
 
 def told(head: Head) -> str:

@@ -150,7 +150,7 @@ def fit(
     last = np.append(np.diff(scores) != 0, True)  # equal scores pass or fail together
     true, false = np.cumsum(known)[last] / known.sum(), np.cumsum(~known)[last] / (~known).sum()
     levels = scores[last]
-    threshold, chosen = overhead.lowest(levels, false, true, precision, share)
+    chosen = overhead.lowest(false, true, precision, share)
     auc = float(np.trapezoid(np.append(0, true), np.append(0, false)))
     # of the curve, as many points as a reader could tell apart, and the chosen one
     marks = np.stack([np.round(25 * np.log10(false + 1e-4)), np.round(100 * true), np.arange(len(true)) == chosen], axis=1)
@@ -160,7 +160,7 @@ def fit(
     return Head(
         weights=weights,
         bias=round(bias, 5),
-        threshold=threshold,
+        threshold=float(levels[chosen : chosen + 2].mean()),  # halfway to the next score, which would break the promise
         precision=precision,
         share=share,
         recall=float(true[chosen]),

@@ -88,10 +88,10 @@ def toy(**more):
 def test_a_threshold_is_for_a_precision_at_a_share():
     head = toy()
     even, rare = head.at(0.95, 0.5), head.at(0.95, 0.2)
-    assert even.recall == 0.8 and even.threshold == pytest.approx(0.5)  # 0.8 / (0.8 + 0.01), and 1 / 1.1 at the next
+    assert even.recall == 0.8 and even.threshold == 0.6  # 0.8 / (0.8 + 0.01), and 1 / 1.1 at the next
     assert rare.recall == 0.8 and rare.precision_at(0.2) == pytest.approx(0.2 * 0.8 / (0.2 * 0.8 + 0.8 * 0.01))
     rarest = head.at(0.95, 0.01)
-    assert rarest.recall == 0.5 and rarest.threshold == pytest.approx(0.7) and rarest.false_positive_rate == 0
+    assert rarest.recall == 0.5 and rarest.threshold == 0.8 and rarest.false_positive_rate == 0
     assert head.at(0.9, 0.5).recall == 1.0 and (even.precision, even.share) == (0.95, 0.5)
     assert rare.precision_at(0.5) > rare.precision_at(0.2) > rare.precision_at(0.05)
     with pytest.raises(DataError, match="--share"):
