@@ -74,7 +74,7 @@ def squeezed(picture: np.ndarray) -> np.ndarray:
 
 
 def features(pictures: Iterable[np.ndarray]) -> np.ndarray:
-    """Measure `(H, W, 3)` uint8 pictures by the tower, few at a time: `(N, 1280)` float32.
+    """Measure `(H, W, 3)` uint8 pictures by the tower, few at a time: `(N, 1280)` float32, `rooted`.
 
     Raises:
         MissingExtraError: The package with the tower's weights is not installed.
@@ -86,8 +86,17 @@ def features(pictures: Iterable[np.ndarray]) -> np.ndarray:
     with torch.inference_mode():
         for part in batched(map(squeezed, pictures), AT_ONCE):
             batch = images.normalise(np.stack(part), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-            rows.append(model(torch.from_numpy(batch)).numpy())
+            rows.append(rooted(model(torch.from_numpy(batch)).numpy()))
     return np.concatenate(rows)
+
+
+def rooted(pooled: np.ndarray) -> np.ndarray:
+    """Take square roots of `(N, F)` pooled activations, none below 0, and scale each row to a mean square of 1: strong ones drown none.
+
+    Source: Arandjelovic and Zisserman, Three things everyone should know to improve object retrieval, 2012.
+    """
+    root = np.sqrt(np.maximum(pooled, 0))
+    return root * (root.shape[1] ** 0.5 / np.maximum(np.linalg.norm(root, axis=1, keepdims=True), 1e-6))
 
 
 def tower_file() -> Path:

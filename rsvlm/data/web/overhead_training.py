@@ -21,7 +21,7 @@ from rsvlm.errors import DataError
 from rsvlm.model import images
 
 VIEWS, MOST, FOLDS = 3, 12, 5  # of each labelled picture, itself the first; of one of the smaller class; and folds of sources
-RIDGE = 0.005  # of the fit, on standardised features
+RIDGE = 0.01  # of the fit, on standardised features
 
 
 def train_folder(folder: Path, precision: float = 0.95, share: float = 0.2) -> tuple[Head, dict[str, int]]:

@@ -176,7 +176,7 @@ def test_features_are_those_of_the_tower_whatever_is_measured_beside_a_picture()
     together = overhead.features(iter(pictures))
     alone = np.concatenate([overhead.features([picture]) for picture in pictures])
     assert together.shape == (11, overhead.WIDTH) and together.dtype == np.float32
-    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-3)
     assert overhead.features([]).shape == (0, overhead.WIDTH)
     # The same through the one face of all models.
     timm_towers = pytest.importorskip("rsvlm.model.others.timm_towers")
@@ -185,7 +185,8 @@ def test_features_are_those_of_the_tower_whatever_is_measured_beside_a_picture()
     encoder = timm_towers.open_model(overhead.TOWER, torch.device("cpu"))
     with torch.inference_mode():
         expected = encoder.encode_images(encoder.normalised(np.stack([overhead.squeezed(p) for p in pictures[:3]]))).numpy()
-    np.testing.assert_allclose(together[:3], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(together[:3], overhead.rooted(expected), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose((together**2).mean(axis=1), 1, rtol=1e-5)
 
 
 def jpeg(array, quality):
