@@ -141,7 +141,11 @@ def _labelled(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if not parts:
         raise DataError(f"{folder} holds no labelled pictures: `python -m benchmarks overhead-pictures` writes them")
     labels = np.array([name == "overhead" for name, _ in parts])
-    return colours(_decoded(path for _, path in parts)), labels, np.array([str(path.parent) for _, path in parts])
+    return (
+        colours(_decoded(path for _, path in parts)),
+        labels,
+        np.array(["/".join(path.relative_to(folder).parts[:-1]) for _, path in parts]),
+    )
 
 
 def _decoded(paths: Iterable[Path]) -> Iterator[np.ndarray]:

@@ -198,7 +198,7 @@ def test_sets_that_are_absent_are_left_out_and_colours_are_the_baseline(tmp_path
             Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
     rows = bench.measure(labelled=str(tmp_path / "labelled"), n_changed=2, n_speed=0)
     assert {row["set"] for row in rows if row["metric"] == "recall"} == {"vhr10", "all"}
-    assert {row["set"] for row in rows if row["metric"] == "false positives"} == {"scikit-image", "all"}
+    assert {row["set"] for row in rows if row["metric"] == "false positives"} == {"packages", "all"}
     (colours,) = [row for row in rows if (row["method"], row["set"], row["metric"]) == ("colours", "vhr10", "recall")]
     assert colours["value"] == 1.0 and colours["n"] == 6
     changed = [row for row in rows if row["metric"] == "other side, other"]

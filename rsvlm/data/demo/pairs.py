@@ -19,7 +19,7 @@ from rsvlm.records import files, stages
 if TYPE_CHECKING:
     from rsvlm.config import Config
 
-ROOMS = ("data/demo/pairs", "data/demo/web*", "data/web", "data/*", "model/images")
+ROOMS = ("data/demo/pairs", "data/demo/web*", "data/web", "data/*", "model/images", "model/others/efficientnet_lite")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
 
 CATEGORIES = {

@@ -82,7 +82,7 @@ def toy(**more):
     curve = np.array([[0.9, 0.0, 0.2], [0.8, 0.0, 0.5], [0.6, 0.01, 0.8], [0.4, 0.1, 1.0], [0.1, 1.0, 1.0]])
     values = {"threshold": 0.5, "precision": 0.95, "share": 0.2, "recall": 0.8, "auc": 0.9, "sources": 7}
     values |= {"trained_on": {"overhead/mine": 30, "other/cats": 1200}, "about": "toy"}
-    return overhead.Head(np.array([1.0, -2.0]), 0.5, curve=curve, **(values | more))
+    return overhead.Head(np.array([1.0, -2.0]), 0.5, **(values | {"curve": curve} | more))
 
 
 def test_a_threshold_is_for_a_precision_at_a_share():
