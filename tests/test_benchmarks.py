@@ -190,7 +190,8 @@ def test_sets_that_are_absent_are_left_out_and_colours_are_the_baseline(tmp_path
         ("data/vhr10/images", 0),
         ("labelled/overhead/a", 0),
         ("labelled/overhead/b", 0),
-        ("labelled/other", 128),
+        ("labelled/other/c", 128),
+        ("labelled/other/d", 128),
     ):
         (tmp_path / folder).mkdir(parents=True)
         for number in range(6):
