@@ -72,6 +72,35 @@ def web(
     _report("web", json_out, n_pages=pages, n_texts=texts, n_pictures=pictures, repeats=repeats, workers=workers)
 
 
+@app.command("overhead")
+def overhead(
+    head: Annotated[
+        str, typer.Option(help="File of a head, from `rsvlm web train-filter`; none: the one that comes along.")
+    ] = "",
+    precision: Annotated[float, typer.Option(min=0.01, max=1, help="Precision that the threshold promises.")] = 0.95,
+    share: Annotated[float, typer.Option(min=0.001, max=0.999, help="Share of overhead pictures that it is for.")] = 0.2,
+    labelled: Annotated[str, typer.Option(help="Labelled pictures to train the colour baseline on; none: no baseline.")] = "",
+    changed: Annotated[int, typer.Option(min=0, help="Pictures of each set also scored changed; 0: none.")] = 50,
+    speed: Annotated[int, typer.Option(min=0, help="Pictures timed; 0: none.")] = 256,
+    json_out: JsonOut = None,
+) -> None:
+    """What the overhead filter takes of real pictures it never learnt from (RSVLM_DATA, else ../shared/data), and its speed."""
+    options = {"head": head, "precision": precision, "share": share, "labelled": labelled}
+    _report("overhead", json_out, **options, n_changed=changed, n_speed=speed)
+
+
+@app.command("overhead-pictures")
+def overhead_pictures(
+    folder: Annotated[Path, typer.Argument(help="Folder for overhead/ and other/, which `rsvlm web train-filter` takes.")],
+    scenes: Annotated[Path, typer.Option(help="Folder of large pictures of the ground, to be cut up.")],
+) -> None:
+    """Write the pictures that the shipped overhead filter was trained on (RSVLM_DATA, else ../shared/data)."""
+    from benchmarks import overhead_pictures as pictures
+
+    counts = pictures.to_learn_from(folder, scenes)
+    typer.echo(f"{folder}: {', '.join(f'{n:,} {kind}' for kind, n in counts.items())}")
+
+
 @app.command("dedup")
 def dedup(
     hashes: Annotated[int, typer.Option(min=1000, help="Perceptual hashes.")] = 1_000_000,

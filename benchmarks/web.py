@@ -86,7 +86,7 @@ def _build(count: int, repeats: int) -> dict:
     """Build the demo's web in one fresh process, which works alone, while this one serves it."""
     runs = []
     with tempfile.TemporaryDirectory() as name:
-        overhead.save(demo_web.default_head(), Path(name) / "head.npz")
+        overhead.save(overhead.shipped(), Path(name) / "head.json")
         for size, times in ((count, repeats), (4 * count, 1)):
             folder = Path(name) / str(size)
             demo_web.make(folder, 0, size)
@@ -142,7 +142,7 @@ def _alone(part: str, path: Path) -> dict:
     elif part == "build":
         options = config.load("laptop", {"fetch.allow_loopback": True, "fetch.host_delay_s": 0.0})
         with tempfile.TemporaryDirectory() as name:
-            out, head = Path(name) / "pairs", path.parent / "head.npz"
+            out, head = Path(name) / "pairs", path.parent / "head.json"
             manifest = web.build([path / "crawl.warc.gz"], options, out, head=head, workers=1, progress=False)
         items = manifest["crawl"]["candidates"]
         kept = sum(entry["samples"] for entry in manifest["splits"].values())

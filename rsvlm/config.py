@@ -156,7 +156,12 @@ class Web(Section):
     min_side_px: int = Field(64, ge=1, description="Images with a shorter side are rejected, in pixels.")
     max_aspect: float = Field(4.0, ge=1, description="Images longer than this many times their shorter side are rejected.")
     max_side_px: int = Field(1024, ge=32, description="Larger images are scaled down to this side, in pixels.")
-    overhead_precision: float = Field(0.95, gt=0, le=1, description="Precision on labels that sets the overhead threshold.")
+    overhead_precision: float = Field(
+        0.95, gt=0, le=1, description="Precision that the overhead filter promises, on pictures like its labelled ones."
+    )
+    overhead_share: float = Field(
+        0.2, gt=0, lt=1, description="Share of overhead pictures among those judged, for which the precision is promised."
+    )
     hash_distance: int = Field(
         6, ge=0, le=16, description="Images whose hashes differ in so few bits, and agree in every part, are one."
     )

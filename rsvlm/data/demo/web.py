@@ -27,13 +27,12 @@ import numpy as np
 import pandas as pd
 
 from rsvlm.data.demo import web_pictures
-from rsvlm.data.web import overhead
 from rsvlm.errors import DataError
 from rsvlm.model import images
-from rsvlm.records import files, stages
+from rsvlm.records import files
 from rsvlm.records.text import batched
 
-ROOMS = ("data/demo/web*", "data/reading", "data/web/overhead", "model/images")
+ROOMS = ("data/demo/web*", "model/images")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
 
 PORT = 8917
@@ -139,21 +138,6 @@ def make(folder: Path, seed: int = 0, pictures: int = 720) -> pd.DataFrame:
     with files.replacing(folder / "labels.parquet") as path:
         labels.to_parquet(path, index=False)
     return labels
-
-
-def default_head(precision: float = 0.95) -> overhead.Head:
-    """Return the overhead head trained on the demo's own pictures, trained now unless it was before.
-
-    Raises:
-        MissingExtraError: The packages with the pictures are not installed.
-    """
-
-    def train(folder: Path) -> None:
-        head = overhead.fit(**web_pictures.labelled(), precision=precision, about="the demo's training hosts")
-        overhead.save(head, folder / "head.npz")
-
-    parts = {"precision": precision, "source": stages.source_hash(*ROOMS)}
-    return overhead.load(stages.stage("overhead-head", parts, train) / "head.npz")
 
 
 # Sites

@@ -11,8 +11,6 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from rsvlm.data.web import overhead
-from rsvlm.model import images
 from rsvlm.records import files
 
 OVERHEAD_STYLES = ("natural", "relief", "etopo", "grey", "tinted", "annotated", "wide", "framed")
@@ -101,39 +99,17 @@ def encode(array: np.ndarray, kind: str, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def labelled(seed: int = 1, pictures: int = 2000) -> dict[str, np.ndarray]:
-    """Draw pictures as the training hosts show them, and for one in ten of them two of kinds that no host shows, to learn from.
+def drawn(style: str, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Make a picture that needs no photograph, `(H, W, 3)`, uint8: of `OTHER_STYLES`, or of two kinds that no host shows.
 
-    Returns:
-        As `overhead.fit` takes them: `measured`, `labels`; `sources`: the photograph that a picture is cut from, a strip of the Earth, or
-        for what is drawn its number; and `weights`, which give each style the share that it has on the hosts, 0 where it has none.
+    Args:
+        style: A drawn one of `OTHER_STYLES`, `clutter`, or `cut-out`.
+        number: Which of the cut-outs.
+        rng: Source of every choice.
     """
-    rng = np.random.default_rng([seed, 0x0E4D])
-    total = pictures + pictures // 10 * 2
-    labels, weights = np.arange(total) % 2 == 0, np.ones(total)
-    labels[pictures:], weights[pictures:] = False, 0.0
-    rows, sources = [], []
-    for number, is_overhead in enumerate(labels):
-        if number >= pictures:
-            source = f"more {number}"
-            array = _clutter(rng) if number % 2 else _cut_out((number - pictures) // 2)
-        elif is_overhead:
-            strip = int(rng.integers(_STRIPS))
-            source = f"strip {strip}"
-            between = (strip / (2 * _STRIPS), (strip + 1) / (2 * _STRIPS))  # of the western half
-            array = from_above(str(rng.choice(OVERHEAD_STYLES)), rng, between)
-        else:
-            # Photographs are what is hard, so there are more of them to learn from.
-            style = str(rng.choice((*OTHER_STYLES, *["photograph"] * 3)))
-            weights[number] = (len(OTHER_STYLES) + 3) / len(OTHER_STYLES) / (4 if style == "photograph" else 1)
-            file = str(rng.choice(SHOWN_FILES[style])) if style in SHOWN_FILES else None
-            source = file or f"drawn {number}"
-            array = other(style, False, rng, file)
-        data = encode(_vary(array, rng), "JPEG", int(rng.integers(55, 95)))
-        rows.append(overhead.thumbnails([images.decode(data)])[0])
-        sources.append(source)
-    features = overhead.features(np.stack(rows))
-    return {"measured": features, "labels": labels, "sources": np.array(sources), "weights": weights}
+    if style == "clutter":
+        return _vary(_clutter(rng), rng)
+    return _cut_out(number) if style == "cut-out" else _vary(other(style, bool(number % 2), rng), rng)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ In: web archives or tables of links. Out: audited shards, and a reason for every
     reservations  what the owner of a site reserves
     removals      what was asked to be taken out
     personal      what says something of people, left out
-    overhead      is the picture taken from above?
+    overhead      is the picture taken from above? overhead_training trains the head that says so
     overlaps      what it has in common with benchmarks
     paths         where each file of a build is
     steps         the steps of a build, each from files to files

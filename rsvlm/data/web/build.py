@@ -18,12 +18,10 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
@@ -38,7 +36,7 @@ from rsvlm.records.files import file_sha256, write_atomic
 if TYPE_CHECKING:
     from rsvlm import config
 
-ROOMS = ("data/web", "data/*", "model/images")
+ROOMS = ("data/web", "data/*", "model/images", "model/others/efficientnet_lite")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
 
 NAME = "rs-web"
@@ -50,7 +48,7 @@ def build(
     options: config.Config,
     out: Path | str,
     *,
-    head: overhead.Head | Path | str | Callable[[], overhead.Head] | None = None,
+    head: overhead.Head | Path | str | None = None,
     benchmark_folders: Sequence[str | Path] = (),
     removed: Iterable[str] = (),
     columns: Mapping[str, str] | None = None,
@@ -69,8 +67,7 @@ def build(
         inputs: WARC files, or tables of address and text, see `archives.inspect`. Pictures that a WARC file holds are not fetched.
         options: `web`, `fetch` (with `retry_failed` also a finished build asks again for what may have passed) and `seed`.
         out: Folder to fill; made when missing. With an engine that uses other machines, a folder that they all see.
-        head: Overhead classifier: loaded, the file of one from `rsvlm web train-filter`, or a function that makes one, which is
-            called when the request is known to be sound.
+        head: Overhead classifier: loaded, as `overhead.shipped()`, or the file of one from `rsvlm web train-filter`.
         benchmark_folders: Benchmarks whose pictures, however turned, and texts must not be in the data set.
         removed: Lines of a removal list, see `removals.read`: pictures, pages and hosts that stay out, and copies of such pictures.
         columns: Names of the columns `url`, `text` and `page` of tables. If None, they are looked for, see `tables.COLUMNS`.
@@ -88,7 +85,7 @@ def build(
     Raises:
         ConfigError: Options that contradict each other, or there is no head.
         DataError: An input is missing or of another form, the folder holds something else, or the disk is full.
-        MissingExtraError: A package of the extra `data` is missing.
+        MissingExtraError: A package of the extra `data` is missing, or the one with the weights of the overhead filter.
     """
     # A request that cannot be met stops here, before anything is written.
     files = Files(Path(out), Path(cache) if cache else None)
@@ -98,11 +95,18 @@ def build(
     formats = [archives.inspect(path, columns)["format"] for path in paths]
     tables = {folder: overlaps.benchmark_table(Path(folder)) for folder in map(str, benchmark_folders)}
     unwanted = removals.read(removed)
-    head = head() if callable(head) else head if isinstance(head, overhead.Head) else overhead.load(Path(head))
+    head = head if isinstance(head, overhead.Head) else overhead.load(Path(head))
 
     # What decides the bytes names the build; one that is finished is not done again.
     sources = _sources(files, paths, formats, engine, workers)
-    decisive = _decisive(options, sources, _head_hash(head), sorted(tables.values()), unwanted.entries, model)
+    decisive = _decisive(
+        options,
+        sources,
+        hashlib.sha256(overhead.text(head).encode()).hexdigest()[:12],
+        sorted(tables.values()),
+        unwanted.entries,
+        model,
+    )
     decisive |= {"columns": columns} if columns else {}
     key = stages.key(**decisive)
     if (manifest := _opened(files, key, options.fetch.retry_failed)) is not None:
@@ -176,7 +180,7 @@ def _decisive(
     options: config.Config, sources: list[Source], head: str, benchmarks: list[str], removed: list[str], model: Model | None
 ) -> dict:
     """All that decides the bytes of a data set, but for what websites answer."""
-    packages = ("Pillow", "numpy", "pyarrow", "fastwarc", "resiliparse", "lingua-language-detector")
+    packages = ("Pillow", "numpy", "torch", "timm", "pyarrow", "fastwarc", "resiliparse", "lingua-language-detector")
     return {
         "sources": [{"name": source.name, "format": source.format, "sha256": source.sha256} for source in sources],
         "options": options.web.model_dump(mode="json"),
@@ -192,22 +196,15 @@ def _decisive(
     }
 
 
-def _head_hash(head: overhead.Head) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(asdict(head).items()):
-        array = np.asarray(value)
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:12]
-
-
 def _check(files: Files, paths: Sequence[Path], options: config.Web, head: object, engine: str) -> None:
     texts.check_languages(options.languages)
     if options.test_share + options.val_share >= 1:
         raise ConfigError("web.test_share and web.val_share add up to 1 or more: leave hosts for training")
     if head is None:
-        raise ConfigError("there is no overhead head: give one from `rsvlm web train-filter`, or demo.web.default_head()")
+        raise ConfigError("there is no overhead head: give one from `rsvlm web train-filter`, or overhead.shipped()")
     if engine not in engines.ENGINES:
         raise ConfigError(f"there is no engine '{engine}': choose {' or '.join(engines.ENGINES)}")
+    overhead.tower_file()
     if not paths:
         raise DataError("there is no input: name WARC, parquet, CSV or JSON-lines files")
     if files.out.exists() and not files.out.is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +25,9 @@ def build(
         Path, typer.Option(help="Folder for the shards; an unfinished build in it is continued.", callback=folder_place)
     ],
     more: Annotated[list[Path] | None, typer.Argument(help="Further inputs, as a shell makes of --input crawl/*.gz")] = None,
-    head: Annotated[Path | None, typer.Option(help="Overhead classifier, from `web train-filter`; none: the demo's.")] = None,
+    head: Annotated[
+        Path | None, typer.Option(help="Overhead classifier, from `web train-filter`; none: the one that comes along.")
+    ] = None,
     benchmarks: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of a benchmark: pairs whose picture or text is in it are left out. Repeatable."),
@@ -61,18 +62,18 @@ def build(
     device: Device = "auto",
 ) -> None:
     """Build shards of overhead pictures and their texts from web archives or tables of links."""
-    from rsvlm.data.demo import web as demo_web
-    from rsvlm.data.web import build as web
+    from rsvlm.data.web import build as web, overhead
     from rsvlm.records import files
 
     fetching = {"contact": contact, "allow_loopback": allow_loopback or None, "retry_failed": retry_failed or None}
     fetching = {f"fetch.{name}": value for name, value in fetching.items() if value is not None}
     config = load_config(profile, overrides, seed, device, fetching)
+    shipped = None if head else overhead.shipped(config.web.overhead_precision, config.web.overhead_share)
     manifest = web.build(
         [*inputs, *(more or [])],
         config,
         out,
-        head=head or functools.partial(demo_web.default_head, config.web.overhead_precision),
+        head=head or shipped,
         benchmark_folders=benchmarks or [],
         removed=files.read_lines(remove, "address") if remove else (),
         columns={k: v for k, v in (("url", url_column), ("text", text_column), ("page", page_column)) if v},
@@ -88,6 +89,9 @@ def build(
         typer.echo(f"  {row['stage']:<10} {row['in']:>9,} in  {row['kept']:>9,} kept  {listed(row['reasons'])}")
     for note in manifest.get("notes", []):
         typer.echo(f"note: {note}")
+    if shipped:
+        typer.echo(f"overhead filter: the one that comes along, {overhead.told(shipped)}")
+        typer.echo("  pictures of another kind: label some hundred of them and run `rsvlm web train-filter`")
     if not sum(counts.values()):
         raise DataError(f"{out} holds no pair: {why_empty(manifest)}")
     if remove:
@@ -104,21 +108,18 @@ def train_filter(
         typer.Option(
             min=0.001, max=0.999, help="Share of pictures from above among those to be judged, that the precision is for."
         ),
-    ] = 0.5,
+    ] = 0.2,
 ) -> None:
-    """Train the classifier that tells pictures from above from others."""
-    from rsvlm.data.web import overhead
+    """Train the classifier that tells pictures from above from others; say what it and the one that comes along are good for."""
+    from rsvlm.data.web import overhead, overhead_training
 
-    head, counts = overhead.train_folder(folder, precision, share)
+    head, counts = overhead_training.train_folder(folder, precision, share)
     overhead.save(head, out)
     typer.echo(", ".join(f"{n} {name}" for name, n in counts.items()))
-    typer.echo(
-        f"{out}: {head.sources} sources, each left out in turn: AUC {head.auc:.3f}; from a score of {head.threshold:.3f} on, "
-        f"recall {head.recall:.3f} at a false-positive rate of {head.false_positive_rate:.3f}"
-    )
-    typer.echo(f"precision at least {precision:.2f} where {share:.1%} of the pictures are from above (--share {share:g})")
+    typer.echo(f"{out}: {overhead.told(head)}")
     others = ", ".join(f"{head.precision_at(other):.2f} at {other:.0%}" for other in (0.5, 0.2, 0.05) if other != share)
     typer.echo(f"with the same threshold the precision is {others}")
+    typer.echo(f"the one that comes along: {overhead.told(overhead.shipped(precision, share))}")
 
 
 @app.command("show")

@@ -62,7 +62,7 @@ class Files:
     work = property(lambda self: self.out / ".work")
     hashes = property(lambda self: self.work / "inputs.json")  # of the inputs
     key = property(lambda self: self.work / "build")  # of the build
-    head = property(lambda self: self.work / "head.npz")  # the overhead classifier
+    head = property(lambda self: self.work / "head.json")  # the overhead classifier
     part_count = property(lambda self: self.work / "addresses" / "count.json")  # written when all `addresses` are there
     fetched = property(lambda self: self.cache or self.work / "fetch")  # folder of `fetch`: its journal, and pictures
     cache_note = property(lambda self: self.work / "cache")  # where the folder of several builds is, if there is one

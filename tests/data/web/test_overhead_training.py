@@ -1,0 +1,182 @@
+"""A head trained from labelled pictures: the threshold keeps its promise on sources not seen, at the share that was stated."""
+
+import numpy as np
+import pytest
+
+from rsvlm.data.web import overhead, overhead_training as training
+from rsvlm.errors import DataError
+from rsvlm.model import images
+
+
+def png(array):
+    return images.encode_png(np.asarray(array, np.uint8))
+
+
+def noise(height=80, width=90, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def two_clouds(rng, count, distance, width=20):
+    labels = np.arange(count) % 2 == 0
+    return (rng.normal(size=(count, width)) + labels[:, None] * distance).astype(np.float32), labels
+
+
+def left_out(found, labels, sources, share):
+    """The twin of the threshold's scores: fit by hand without each fold, and score it."""
+    weight = np.where(labels, share / labels.mean(), (1 - share) / (1 - labels.mean()))
+    scores, folds = np.empty(len(labels)), training._folds(labels, sources)
+    for fold in range(5):
+        out = folds == fold
+        weights, bias = training._logistic(found[~out], labels[~out], weight[~out])
+        scores[out] = 1 / (1 + np.exp(-(found[out] @ weights + bias)))
+    return scores
+
+
+def test_the_fit_is_the_minimum_of_its_loss():
+    found, labels = two_clouds(np.random.default_rng(0), 300, 0.4, 6)
+    weight = np.where(labels, 0.3, 1.0)
+    weights, bias = training._logistic(found, labels, weight)
+    mean, scale = found.mean(axis=0, dtype=float), found.std(axis=0, dtype=float) + 1e-2
+    standard, slopes = (found - mean) / scale, weights * scale
+    wrong = (1 / (1 + np.exp(-(found @ weights + bias))) - labels) * weight / weight.sum()
+    np.testing.assert_allclose(standard.T @ wrong + training.RIDGE * slopes, 0, atol=2e-5)
+    assert wrong.sum() == pytest.approx(0, abs=2e-5)
+
+
+def test_folds_keep_sources_whole_and_leave_both_classes_in():
+    labels = np.arange(120) < 40
+    sources = np.arange(120) // 4
+    folds = training._folds(labels, sources)
+    assert all(len(set(folds[sources == source])) == 1 for source in range(30))
+    assert all(set(labels[folds != fold]) == {True, False} for fold in range(5)) and set(folds) == set(range(5))
+    assert set(training._folds(labels, np.where(labels, sources, sources % 2))[~labels]) == {0, 1}
+
+
+def test_threshold_is_the_lowest_that_keeps_the_precision_on_sources_not_seen():
+    rng = np.random.default_rng(0)
+    found, labels = two_clouds(rng, 600, 0.55)
+    sources, recalls = rng.integers(0, 40, 600), []
+    for precision, share in ((0.7, 0.5), (0.9, 0.5), (0.7, 0.2)):
+        head = training.fit(found, labels, sources, precision, share)
+        scores = left_out(found, labels, sources, share)
+        weight = np.where(labels, share / labels.sum(), (1 - share) / (~labels).sum())
+        passed = scores >= head.threshold
+        assert np.average(labels[passed], weights=weight[passed]) >= precision
+        lower = np.sort(scores[~passed])[::-1]
+        assert all(np.average(labels[scores >= level], weights=weight[scores >= level]) < precision for level in lower)
+        assert head.recall == pytest.approx(labels[passed].mean() * passed.sum() / labels.sum()) and head.sources == 40
+        assert head.auc == pytest.approx((scores[labels][:, None] > scores[~labels]).mean(), abs=1e-4)
+        assert head.false_positive_rate == pytest.approx((passed & ~labels).sum() / (~labels).sum(), abs=1e-6)
+        again = head.at(precision, share)
+        assert again.recall == head.recall and again.threshold == scores[passed].min().round(6) >= head.threshold
+        recalls.append(head.recall)
+    assert recalls[0] > recalls[1] > 0 and recalls[0] > recalls[2] > 0
+
+
+def test_what_is_not_counted_is_learnt_from_and_sets_no_threshold():
+    rng = np.random.default_rng(3)
+    found, labels = two_clouds(rng, 400, 0.8)
+    counted = np.arange(400) < 300
+    head = training.fit(found, labels, np.arange(400), 0.8, 0.5, counted)
+    scores = left_out(found, labels, np.arange(400), 0.5)
+    assert head.recall == pytest.approx((scores[counted & labels] >= head.threshold).mean())
+    assert head.sources == 400 and head.auc != training.fit(found, labels, np.arange(400), 0.8, 0.5).auc
+
+
+def test_a_source_that_is_alike_in_itself_does_not_flatter():
+    rng = np.random.default_rng(1)
+    found, _ = two_clouds(rng, 300, 0.0, 60)
+    sources = np.arange(300) % 20
+    found += rng.normal(0, 2, (20, 60)).astype(np.float32)[sources]  # each source has features of its own
+    labels = np.isin(sources, rng.permutation(20)[:10])
+    assert training.fit(found, labels, np.arange(300), 0.5, 0.5).auc > 0.9
+    assert training.fit(found, labels, sources, 0.4, 0.5).auc < 0.75
+
+
+def test_pictures_of_one_source_and_hopeless_labels_are_refused():
+    found, labels = two_clouds(np.random.default_rng(0), 40, 1.0)
+    with pytest.raises(DataError, match="0 sources of pictures of the class 'other'"):
+        training.fit(found, np.ones(40, bool), np.arange(40))
+    with pytest.raises(DataError, match="1 sources"):
+        training.fit(found, labels, np.where(labels, -1, np.arange(40)))
+    with pytest.raises(DataError, match="no threshold"):
+        training.fit(np.zeros_like(found), labels, np.arange(40), 0.999)
+
+
+def test_views_show_the_same_thing_as_other_collections_would():
+    picture = noise(120, 200)
+    views = [training.varied(picture, np.random.default_rng(n)) for n in range(60)]
+    assert all(view.dtype == np.uint8 and view.ndim == 3 and min(view.shape[:2]) >= 16 for view in views)
+    assert len({view.shape for view in views}) > 30  # sizes and proportions
+    assert any((view[..., 0] == view[..., 1]).all() for view in views)  # grey
+    assert any((view[0].max() < 30) and view.max() > 100 for view in views)  # a black border
+    again = training.varied(picture, np.random.default_rng(7))
+    assert (again == views[7]).all()
+    assert training.varied(noise(1, 1), np.random.default_rng(0)).ndim == 3
+
+
+@pytest.fixture
+def simple(monkeypatch):
+    """Features that need no tower: mean and spread of blocks."""
+
+    def features(pictures):
+        rows = [np.r_[p[: len(p) // 2].std(), p[len(p) // 2 :].std(), p.mean(axis=(0, 1))] / 64 for p in pictures]
+        return np.array(rows, np.float32)
+
+    monkeypatch.setattr(overhead, "features", features)
+
+
+def test_a_labelled_folder_trains_a_head(tmp_path, simple):
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        smooth = np.full((80, 80, 3), rng.integers(40, 200, 3), np.uint8)
+        smooth[20:60, 20:60] = rng.integers(0, 256, 3)
+        for name, array in (("overhead", noise(seed=number)), ("other", smooth)):
+            path = tmp_path / name / f"part{number % 2}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(array))
+    (tmp_path / "other" / "notes.txt").write_text("no picture")
+    (tmp_path / "other" / "._1.png").write_bytes(b"what macOS puts beside a picture")
+    head, counts = training.train_folder(tmp_path, 0.6, 0.5)
+    assert counts == {"overhead": 24, "other": 24, "broken": 1} and head.sources == 4
+    assert head.trained_on == {"other/part0": 12, "other/part1": 12, "overhead/part0": 12, "overhead/part1": 12}
+    assert overhead.score(head, [noise(seed=99)])[0] >= head.threshold
+    (tmp_path / "other" / "part1").rename(tmp_path / "other" / "part0" / "deeper")
+    head, _ = training.train_folder(tmp_path, 0.6, 0.5)
+    assert head.sources == 4 and head.trained_on["other/part0"] == 24  # a source each, of one kind
+    for path in (tmp_path / "other" / "part0" / "deeper").iterdir():
+        path.rename(tmp_path / "other" / "part0" / path.name)
+    assert training.train_folder(tmp_path, 0.6, 0.5)[0].sources == 2 + 24  # one folder says nothing of sources
+    with pytest.raises(DataError, match="no readable picture"):
+        training.train_folder(tmp_path / "overhead", 0.8)
+
+
+def near_twins(number: int, is_overhead: bool) -> np.ndarray:
+    """Pictures of two kinds that are hard to tell apart: rough everywhere, or rough in all but a part."""
+    picture = noise(seed=number).astype(float)
+    smooth = np.random.default_rng(number).uniform(*((0.0, 0.65) if is_overhead else (0.35, 1.0)))
+    rows = max(int(80 * smooth), 1)
+    picture[:rows] = picture[:rows].mean()
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def test_the_promise_does_not_come_from_how_many_pictures_each_folder_holds(tmp_path, simple, monkeypatch):
+    monkeypatch.setattr(training, "VIEWS", 1)
+    monkeypatch.setattr(training, "MOST", 1)
+    for name, numbers in (("overhead", range(90)), ("other", range(90, 180))):
+        for number in numbers:
+            for folder in ("even", "uneven")[: 1 + (name == "overhead" or number < 100)]:
+                path = tmp_path / folder / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(png(near_twins(number, name == "overhead")))
+    even, _ = training.train_folder(tmp_path / "even", 0.75, share=0.5)
+    uneven, counts = training.train_folder(tmp_path / "uneven", 0.75, share=0.5)
+    assert counts["overhead"] == 9 * counts["other"]
+    for head in (even, uneven):
+        assert head.precision_at(0.5) >= 0.75 > head.precision_at(0.05)
+        # at equal shares: precision = recall / (recall + false-positive rate)
+        assert head.false_positive_rate <= head.recall / 3 + 1e-9
+    rare, _ = training.train_folder(tmp_path / "even", 0.75, share=0.2)
+    assert rare.precision_at(0.2) >= 0.75 and rare.recall < even.recall and rare.share == 0.2
+    with pytest.raises(DataError, match="--share"):
+        training.train_folder(tmp_path / "even", 0.75, share=1.0)
