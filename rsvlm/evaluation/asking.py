@@ -151,6 +151,7 @@ def read(
     split: str = "test",
     measures: Sequence[str] = MEASURES,
     most: int | None = None,
+    train_split: str | None = None,
 ) -> by_name.Evaluation:
     """Measure whether a model reads sentences: directions, words of a kind, negation, as `reading` says.
 
@@ -165,6 +166,8 @@ def read(
         split: Split of the benchmark.
         measures: Some of `MEASURES`.
         most: Number of pictures, the first of the split. If None, all.
+        train_split: Split from whose first captions ridge regressions on colours learn, whose directions stand beside the model's:
+            where colours lie is much of what captions tell. If None, none are learnt.
 
     Raises:
         DataError: An unknown measure; a benchmark that is missing or broken; nothing could be measured.
@@ -181,11 +184,12 @@ def read(
     encoder = opening.open_encoder(model, options.device)
     pictures = itertools.islice(decoded(samples, skipped), most)
     left_out: Counter = Counter()
-    records, captions, vectors, sentences, turned = [], [], [], {}, []
-    for sample, own, telling in _turned(encoder, pictures, options.batch_size, "directions" in measures, left_out):
+    records, captions, vectors, sentences, turned, colours = [], [], [], {}, [], []
+    for sample, arrays, own, telling in _turned(encoder, pictures, options.batch_size, "directions" in measures, left_out):
         if telling is not None:
             sentences[len(records)] = telling
             turned.append(own)
+            colours += [np.stack([baselines.colours(array) for array in arrays])] if train_split else []
         records.append(sample.record)
         captions.append(list(sample.captions))
         vectors.append(own[0])
@@ -205,8 +209,12 @@ def read(
                 of_turned = None if blocks is None else blocks[list(sentences)]
                 if not turned:
                     raise DataError(f"no picture is left: {embeddings.reasons(left_out)}")
-                stacked = np.stack(turned)
-                rows += reading.directions(stacked, list(sentences.values()), encoder.texts, blocks=of_turned, **facts)
+                told, how, draws = list(sentences.values()), facts | {"blocks": of_turned}, {}
+                rows += reading.directions(np.stack(turned), told, encoder.texts, resampled=draws, **how)
+                if train_split:
+                    _check_apart(root, split, train_split)
+                    learnt = benchmarks.samples(root, train_split, name=benchmark, partial=options.partial)
+                    rows += _directions_of_colours(np.stack(colours), told, learnt, rows, draws, how)
             elif measure == "words":
                 owners = np.repeat(np.arange(len(images)), list(map(len, captions)))
                 texts = [text for of in captions for text in of]
@@ -222,22 +230,37 @@ def read(
     return by_name.Evaluation(rows, about | {"not_measured": missing})
 
 
+def _directions_of_colours(
+    colours: np.ndarray, sentences: list[list[str]], learnt: Iterable[Sample], rows: list[dict], draws: dict, how: dict
+) -> list[dict]:
+    """Rows of `baselines.beside`, of ridge regressions on (N, 8, 54) colours of turned pictures."""
+    known, captions, _ = _coloured(learnt)
+    told = []
+    for name, whitening in RIDGES.items():
+        ridge = baselines.colour_ridge(known, [texts[:1] for texts in captions], whitening=whitening, seed=how["seed"])
+        theirs: dict = {}
+        turned = ridge.images(colours.reshape(-1, colours.shape[2])).reshape(*colours.shape[:2], -1)
+        of_colours = reading.directions(turned, sentences, ridge.texts, resampled=theirs, **how)
+        units = statistics.count_blocks(how["blocks"], len(colours))
+        told += baselines.beside(rows, draws, name, of_colours, theirs, units)
+    return told
+
+
 def _turned(
     encoder: embed.Encoder, pictures: Iterable[tuple[Sample, np.ndarray]], batch_size: int, turn: bool, left_out: Counter
-) -> Iterator[tuple[Sample, np.ndarray, list[str] | None]]:
-    """Embed each picture, and its other turns where its captions tell them apart: sample, (1 or 8, E) vectors, eight sentences."""
+) -> Iterator[tuple[Sample, list[np.ndarray], np.ndarray, list[str] | None]]:
+    """Embed each picture, and its other turns where its captions tell them apart: sample, 1 or 8 pictures, vectors, sentences."""
     for batch in batched(pictures, max(1, batch_size // augment.ELEMENTS)):
         told = [reading.telling(sample.captions, left_out) if turn else None for sample, _ in batch]
         turns = [range(augment.ELEMENTS if sentences else 1) for sentences in told]
         arrays = [
-            np.ascontiguousarray(augment.turn_image(image, number))
+            [np.ascontiguousarray(augment.turn_image(image, number)) for number in numbers]
             for (_, image), numbers in zip(batch, turns, strict=True)
-            for number in numbers
         ]
-        vectors = embed.unit(encoder.images(arrays), f"images from {batch[0][0].key} on")
-        ends = np.cumsum([len(numbers) for numbers in turns])
-        for (sample, _), own, sentences in zip(batch, np.split(vectors, ends[:-1]), told, strict=True):
-            yield sample, own, sentences
+        vectors = embed.unit(encoder.images([array for of in arrays for array in of]), f"images from {batch[0][0].key} on")
+        parts = np.split(vectors, np.cumsum([len(of) for of in arrays])[:-1])
+        for (sample, _), of, own, sentences in zip(batch, arrays, parts, told, strict=True):
+            yield sample, of, own, sentences
 
 
 def _blocks(records: Sequence[Mapping]) -> np.ndarray | None:

@@ -38,7 +38,9 @@ ModelName = Annotated[
 
 Baselines = Annotated[
     bool,
-    typer.Option("--baselines", help="Also what colours alone reach, learnt from the training split, and the difference."),
+    typer.Option(
+        "--baselines", help="Also what colours alone reach (of reading: in directions), learnt from the training split."
+    ),
 ]
 TrainSplit = Annotated[str, typer.Option(help="Split that baselines learn from.")]
 
@@ -170,13 +172,17 @@ def reading(
     seed: Seed = 0,
     device: Device = "auto",
     partial: Partial = False,
+    baselines: Baselines = False,
+    train_split: TrainSplit = "train",
 ) -> None:
     """Does a model read sentences? Directions, words of a kind, and negation, with intervals and chance."""
     from rsvlm.evaluation import asking, by_name
 
     started = time.time()
     options = by_name.Options(protocol, ties, bootstrap_samples, batch_size, seed, device, partial)
-    evaluation = asking.read(model, root, benchmark, options, split=split, measures=measure or asking.MEASURES, most=most)
+    how = {"split": split, "measures": measure or asking.MEASURES, "most": most}
+    how |= {"train_split": train_split} if baselines else {}
+    evaluation = asking.read(model, root, benchmark, options, **how)
     report(evaluation, json_out, seed, device, started)
 
 

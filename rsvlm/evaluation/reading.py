@@ -104,6 +104,7 @@ def directions(
     bootstrap_samples: int = 1000,
     seed: int = 0,
     blocks: Sequence | None = None,
+    resampled: dict | None = None,
 ) -> list[dict]:
     """Ask which turn of a picture its own sentence means, and which of its turned sentences a picture has.
 
@@ -120,6 +121,7 @@ def directions(
         bootstrap_samples: Number of resamples of the pictures.
         seed: Seed of the resamples.
         blocks: N blocks, as for `statistics.bootstrap`.
+        resampled: Dictionary that the values over resamples are added to, (R,) under each row's (protocol, direction, metric).
 
     Returns:
         Rows as of `retrieval.evaluate`: `t2i` of a sentence among eight turns, `i2t` of a picture among eight sentences.
@@ -144,6 +146,8 @@ def directions(
             values = 100 * (times @ hits) / times.sum(axis=1)
             row = statistics.interval(values, statistics.count_blocks(blocks, N))
             rows.append(_row(dataset, split, "directions", direction, metric, row, chance, N))
+            if resampled is not None:
+                resampled["directions", direction, metric] = values
     statistics.warn_of_few(rows, bootstrap_samples)
     return rows
 

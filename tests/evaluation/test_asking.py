@@ -57,6 +57,27 @@ def test_reading_measures_all_three_and_counts_what_it_leaves_out(guess, chips):
     assert {row["n"] for row in asking.read(guess, chips, None, FEW, most=11, measures=["negation"]).rows} == {11}
 
 
+def test_colours_know_directions_where_captions_tell_where_colours_are(guess, tmp_path):
+    colours = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
+    for split, count in (("train", 60), ("test", 20)):
+        members = {}
+        for index in range(count):
+            rng = np.random.default_rng([len(split), index])
+            names = rng.permutation(list(colours)).tolist()
+            array = np.array([colours[name] for name in names], np.uint8).reshape(2, 2, 3).repeat(8, 0).repeat(8, 1)
+            places = ("northwest", "northeast", "southwest", "southeast")
+            text = ", ".join(f"{name} in the {place}" for name, place in zip(names, places, strict=True))
+            record = {"key": f"{split}{index}", "captions": [text]}
+            members |= {f"{split}{index}.png": png(array), f"{split}{index}.json": json.dumps(record).encode()}
+        write_tar(tmp_path / "set" / split / "000000.tar", members)
+    rows = asking.read(guess, tmp_path / "set", None, FEW, measures=["directions"], train_split="train").rows
+    best = {row["protocol"]: row for row in rows if row["metric"] == "directions" and row["direction"] == "t2i"}
+    assert best["directions: colour"]["value"] > 80 and best["directions"]["value"] < 50
+    assert best["directions: model - colour"]["ci_high"] < 0
+    alone = asking.read(guess, tmp_path / "set", None, FEW, measures=["directions"], train_split="nowhere")
+    assert {row["protocol"] for row in alone.rows} == {"directions"} and "nowhere" in alone.about["not_measured"]["directions"]
+
+
 def test_what_cannot_be_measured_is_said_and_nothing_at_all_is_an_error(guess, toy_shards):
     evaluation = asking.read(guess, toy_shards, None, FEW, most=12)
     assert set(evaluation.about["not_measured"]) == {"directions", "negation"} and "blocks" not in evaluation.about
