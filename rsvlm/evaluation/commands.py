@@ -282,6 +282,9 @@ def show(evaluation, places: list[str]) -> None:
         typer.echo(reason)
     if left_out := evaluation.about.get("left_out_of_directions"):
         typer.echo(f"left out of directions: {', '.join(f'{reason} ({n:,})' for reason, n in left_out.items())}")
+    if blocks := evaluation.about.get("blocks"):
+        few = "; so few make them rough" if blocks < 20 else ""
+        typer.echo(f"intervals are over {blocks} blocks of pictures whose ground hangs together{few}")
     for measure, reason in evaluation.about.get("not_measured", {}).items():
         typer.echo(f"{measure} not measured: {reason}")
     for place in places:

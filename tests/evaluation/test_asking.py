@@ -94,6 +94,7 @@ def test_the_command_writes_rows_and_says_what_was_left_out(guess, chips, tmp_pa
     command = ["reading", "--model", guess, "--data", chips, "--bootstrap-samples", 20, "--json", tmp_path / "r.json"]
     done = CliRunner().invoke(commands.app, [str(part) for part in [*command, "--device", "cpu", "--measure", "directions"]])
     assert done.exit_code == 0, done.output
+    assert "intervals are over 2 blocks" in done.output and "so few make them rough" in done.output
     assert f"left out of directions: {asking.reading.NOT_TOLD} (1)" in done.output and "chance 12.50" in done.output
     rows = json.loads((tmp_path / "r.json").read_text())
     assert {row["protocol"] for row in rows} == {"directions"} and len(rows) == 16
