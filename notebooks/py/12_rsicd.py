@@ -45,7 +45,7 @@ import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import charts, tables
 from rsvlm.data import benchmarks
-from rsvlm.evaluation import by_name, embeddings, retrieval
+from rsvlm.evaluation import baselines, by_name, embeddings, retrieval
 from rsvlm.model import embed, images
 from rsvlm.model.device import resolve_device
 from rsvlm.records import results, stages
@@ -150,22 +150,12 @@ if is_whole and run:
 # are only numbered are one class more), holds all captions of a class for equally good for all its images, and orders them at random
 # (mean of 20 draws).
 
-
-# %% tags=["hide-input"]
-def draw(kinds, images_of, rng):
-    """One order of the oracle's: vectors that say the class, and hardly anything else."""
-    apart = [np.hstack([np.eye(kinds.max() + 1)[k], 0.01 * rng.normal(size=(len(k), 8))]) for k in (kinds, kinds[images_of])]
-    pair = [(one / np.linalg.norm(one, axis=1, keepdims=True)).astype(np.float32) for one in apart]
-    return retrieval.evaluate(*pair, images_of, dataset="RSICD", split="val", bootstrap_samples=0)
-
-
 # %% tags=["hide-input"]
 if folder and profile == "laptop":
     begun, several = time.time(), list(benchmarks.samples(folder, "val"))
-    _, kinds = np.unique([sample.record.get("class", "") for sample in several], return_inverse=True)
+    kinds = [sample.record.get("class", "") for sample in several]
     images_of = np.repeat(np.arange(len(several)), [len(sample.captions) for sample in several])
-    draws = [draw(kinds, images_of, np.random.default_rng([seed, number])) for number in range(20)]
-    rows = [same[0] | {"value": float(np.mean([row["value"] for row in same]))} for same in zip(*draws, strict=True)]
+    rows = baselines.scene_class(kinds, images_of, seed=seed, dataset="RSICD", split="val")
     facts = benchmarks.fingerprint(folder), "cpu", begun, "rsvlm run notebooks/12_rsicd.ipynb"
     results.save_result("rsicd", "scene-class", options, rows, provenance(options, *facts))
 

@@ -12,6 +12,9 @@ In: vectors of pictures and texts, or a model and a benchmark. Out: rows of metr
     given          vectors that others computed, in a file
     leakage        was the test in the training data?
     unseen         what is known of categories that were left out
-    by_name        all of it by the names of a model and a benchmark
+    baselines      what colours, the commonest class and the kind of place reach without a model
+    reading        does a model read sentences? directions, words of a kind, negation, single words; words changes sentences for it
+    by_name        the others by the names of a model and a benchmark
+    asking         baselines and reading by the same names
     commands       `rsvlm evaluate`, `rsvlm embed`
 """

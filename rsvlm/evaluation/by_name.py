@@ -68,12 +68,16 @@ class Evaluation:
             retrieval also population: number of images and captions, and a sketch of these (`text.sketch`).
         confusion: Of a classification, for each prompt set the images of each true class (row) by answer (column).
         pairs: Of a search for overlaps, the pairs.
+        draws: Values over resamples, (R,) for each row's (protocol, direction, metric), for `statistics.gap`.
+        parts: Of retrieval, the embeddings of each protocol.
     """
 
     rows: list[dict]
     about: dict
     confusion: dict[str, pd.DataFrame] = field(default_factory=dict)
     pairs: pd.DataFrame | None = None
+    draws: dict[tuple[str, str, str], np.ndarray] = field(default_factory=dict)
+    parts: dict[str, embeddings.Embeddings] = field(default_factory=dict)
 
 
 def retrieve(
@@ -105,8 +109,8 @@ def retrieve(
     """
     classes: dict[str, str] | None = {} if per_class else None
     parts, about, labels = _embedded(model, root, benchmark, split, options, out, classes)
-    rows = []
-    facts = {"dataset": about["benchmark"], "split": split} | options.scoring()
+    rows, draws = [], {}
+    facts = {"dataset": about["benchmark"], "split": split, "resampled": draws} | options.scoring()
     for protocol, vectors in parts.items():
         of_images = [classes.get(key) for key in vectors.keys] if per_class else None
         try:
@@ -115,7 +119,7 @@ def retrieve(
             if options.protocol != "all" or (not rows and protocol == list(parts)[-1]):
                 raise
             logger.warning("protocol %s is left out: %s", protocol, error)
-    return Evaluation(_labelled(rows, labels), about)
+    return Evaluation(_labelled(rows, labels), about, draws=draws, parts=parts if labels is None else {})
 
 
 def classify(
@@ -139,7 +143,7 @@ def classify(
     if str(model).startswith(FILE):
         raise DataError(f"{model} cannot read the names of classes: give --model a model, or score the file with retrieval")
     templates = dict(map(_templates, prompts))
-    _check(model, root, benchmark, "classification", options.device)
+    check(model, root, benchmark, "classification", options.device)
     skipped: Counter = Counter()
     names, items = benchmarks.labelled(root, benchmark, split, partial=options.partial, skipped=skipped)
     encoder = opening.open_encoder(model, options.device)
@@ -147,13 +151,15 @@ def classify(
     with tempfile.TemporaryDirectory() as scratch:
         sizes = {"batch_size": options.batch_size, "skipped": skipped}
         vectors = embeddings.read_labelled(embeddings.labelled(encoder, items, Path(scratch), class_names=names, **sizes))
-    about = _about(encoder, root, title(benchmark, root, "classification"), skipped)
+    about = about_model(encoder, root, title(benchmark, root, "classification"), skipped)
     known = vectors.image_embeddings, vectors.labels
     facts = {"dataset": about["benchmark"], "split": split or leakage.EVERYTHING, "logit_scale": vectors.logit_scale}
-    draws = {"bootstrap_samples": options.bootstrap_samples, "seed": options.seed}
-    rows = classification.evaluate(*known, classes, names, **facts, **draws)
+    draws: dict = {}
+    facts |= {"bootstrap_samples": options.bootstrap_samples, "seed": options.seed, "resampled": draws}
+    rows = classification.evaluate(*known, classes, names, **facts)
     tables = {name: classification.confusion(*known, of_classes) for name, of_classes in classes.items()}
-    return Evaluation(rows, about, {name: pd.DataFrame(table, names, names) for name, table in tables.items()})
+    confused = {name: pd.DataFrame(table, names, names) for name, table in tables.items()}
+    return Evaluation(rows, about, confused, draws=draws)
 
 
 def captions(
@@ -223,7 +229,7 @@ def overlap(
         raise DataError("no training set is given: --train takes a folder of shards or of a benchmark, or a file of captions")
     named = benchmark and next((e["name"] for e in catalogue.rows() if e["name"].casefold() == benchmark.casefold()), None)
     benchmark = named or (benchmark and title(benchmark, root))
-    _check(model, root, benchmark, None, options.device)
+    check(model, root, benchmark, None, options.device)
     parts, labels = {}, None
     about = {"benchmark": title(benchmark, root), "data_hash": _data_hash(root)}
     if model:
@@ -306,7 +312,7 @@ def _embedded(
     names = list(retrieval.PROTOCOLS) if options.protocol == "all" else [options.protocol]
     if unknown := [name for name in names if name not in retrieval.PROTOCOLS]:
         raise DataError(f"unknown protocol '{unknown[0]}': choose one of {', '.join(retrieval.PROTOCOLS)}, or all")
-    _check(model, root, benchmark, "retrieval", options.device)
+    check(model, root, benchmark, "retrieval", options.device)
     if str(model).startswith(FILE):
         vectors, labels = given.read_embeddings(model), _labels(model, options.protocol)
         path = Path(str(model).removeprefix(FILE))
@@ -331,7 +337,7 @@ def _embedded(
         out = out or Path(scratch)
         embeddings.write(encoder, samples, out, batch_size=options.batch_size, skipped=skipped, texts=wordings)
         parts = {name: embeddings.read(out, name) for name in names}
-    about = _about(encoder, root, title(benchmark, root, "retrieval"), skipped)
+    about = about_model(encoder, root, title(benchmark, root, "retrieval"), skipped)
     return parts, about | _population(next(iter(parts.values()))), None
 
 
@@ -362,7 +368,7 @@ def _labelled(rows: list[dict], labels: Mapping[str, str] | None) -> list[dict]:
     return [row | {"protocol": labels[name] + blank + rest} for row, name, blank, rest in parts if name in labels]
 
 
-def _check(model: str | None, root: Path | str | None, benchmark: str | None, task: str | None, device: str) -> None:
+def check(model: str | None, root: Path | str | None, benchmark: str | None, task: str | None, device: str) -> None:
     """Say what is misspelt before what is missing, and both before any work."""
     name, entry = catalogue.find(benchmark, task) if benchmark else ("the benchmark", {})
     if model and str(model).startswith(FILE):
@@ -409,7 +415,8 @@ def _no_classes(name: str) -> DataError:
     return DataError(f"{name} does not say of what class its images are: leave --per-class out")
 
 
-def _about(encoder: Encoder, root: Path | str, name: str, skipped: Counter) -> dict:
+def about_model(encoder: Encoder, root: Path | str, name: str, skipped: Counter) -> dict:
+    """Say what an evaluation is of: model, its fingerprint, benchmark, data and what was left out."""
     about = {"model": encoder.name, "fingerprint": encoder.fingerprint, "benchmark": name}
     about |= {"revision": encoder.revision} if encoder.revision else {}
     return about | {"data_hash": _data_hash(root), "skipped": dict(skipped)}

@@ -58,6 +58,8 @@ def evaluate(
     logit_scale: float | None = None,
     bootstrap_samples: int = 1000,
     seed: int = 0,
+    blocks: Sequence | None = None,
+    resampled: dict | None = None,
 ) -> list[dict]:
     """Classification metrics as rows `{dataset, split, protocol, direction, metric, value, ci_low, ci_high, chance, n}`.
 
@@ -78,6 +80,8 @@ def evaluate(
         logit_scale: The model's own factor of cosines. If None, there is no `ece`.
         bootstrap_samples: Number of resamples of the images.
         seed: Seed of the resamples, which are the same for every prompt set.
+        blocks: N blocks, equal for images that are not independent: they are resampled whole, as by `statistics.bootstrap`.
+        resampled: Dictionary that the values over resamples are added to, (R,) under each row's (protocol, direction, metric).
 
     Raises:
         DataError: Shapes that do not fit, a label out of range, a vector that is zero, NaN or infinite, or a k that is not
@@ -94,8 +98,11 @@ def evaluate(
         if len(classes) != C:
             raise DataError(f"prompt set {name}: {len(classes)} class embeddings for {C} class names: expected one of each")
         label, rank, _, confidence = _judged(images, labels, classes, logit_scale)
-        table = _metrics(label, rank, confidence, class_names, ks, bootstrap_samples, seed)
-        rows += [{"dataset": dataset, "split": split, "protocol": name, "direction": "i2t", **row} for row in table]
+        draws = {"count": bootstrap_samples, "seed": seed, "blocks": blocks}
+        table = _metrics(label, rank, confidence, class_names, ks, draws)
+        rows += [{"dataset": dataset, "split": split, "protocol": name, "direction": "i2t", **row} for row, _ in table]
+        if resampled is not None:
+            resampled |= {(name, "i2t", row["metric"]): values for row, values in table}
     if absent := C - len(np.unique(labels)):
         missing = f"{absent} of {C} classes have no image"
         logger.warning("%s, %s: %s; balanced accuracy is over the others", dataset, split, missing)
@@ -170,22 +177,22 @@ def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _metrics(
-    label: np.ndarray, rank: np.ndarray, confidence: np.ndarray | None, names: Sequence[str], ks: Sequence[int], *draws: int
-) -> list[dict]:
-    """Value, interval, chance and n of every metric of one prompt set; `draws` are number and seed of the resamples."""
+    label: np.ndarray, rank: np.ndarray, confidence: np.ndarray | None, names: Sequence[str], ks: Sequence[int], draws: dict
+) -> list[tuple[dict, np.ndarray]]:
+    """Every metric of one prompt set: value, interval, chance and n, and values over resamples; `draws` as of `statistics.bootstrap`."""
     N, C = len(label), len(names)
     hits = rank[:, None] <= np.asarray(ks)  # (N, K)
     place = None if confidence is None else _bin(confidence, BINS)
 
     def measured(times: np.ndarray) -> np.ndarray:
-        """All metrics where image i was drawn times[i] times, of N: (K + 1 + 1 + C,) in percent."""
-        seen = np.bincount(label, times, C)
+        """All metrics where image i was drawn times[i] times: (K + 1 + 1 + C,) in percent."""
+        seen, total = np.bincount(label, times, C), times.sum()
         with np.errstate(invalid="ignore"):
             own = np.bincount(label, times * (rank == 1), C) / seen
-        error = np.nan if place is None else np.abs(np.bincount(place, times * ((rank == 1) - confidence), BINS)).sum() / N
-        return 100 * np.concatenate([times @ hits / N, [own[seen > 0].mean(), error], own])
+        error = np.nan if place is None else np.abs(np.bincount(place, times * ((rank == 1) - confidence), BINS)).sum() / total
+        return 100 * np.concatenate([times @ hits / total, [own[seen > 0].mean(), error], own])
 
-    values = np.array([measured(times[0].astype(float)) for times in statistics.bootstrap(N, *draws)])
+    values = np.array([measured(times[0].astype(float)) for times in statistics.bootstrap(N, **draws)])
     metrics = [f"top{k}" for k in ks] + ["balanced_accuracy", "ece"] + [f"top1[{name}]" for name in names]
     chances = [100 * k / C for k in ks] + [100 / C, None] + [100 / C] * C
     of_class = np.bincount(label, minlength=C)
@@ -194,8 +201,10 @@ def _metrics(
     seen = of_class[of_class > 0]
     balanced = max(1, round(len(seen) ** 2 / (1 / seen).sum()))
     units = [N] * len(ks) + [balanced, None] + of_class.tolist()
+    most = statistics.count_blocks(draws["blocks"], N)
+    units = [count if count is None else min(count, most) for count in units]
     return [
-        {"metric": name, **statistics.interval(of_metric, of_units), "chance": chance, "n": n}
+        ({"metric": name, **statistics.interval(of_metric, of_units), "chance": chance, "n": n}, of_metric)
         for name, of_metric, of_units, chance, n in zip(metrics, values.T, units, chances, counts, strict=True)
         if not np.isnan(of_metric[0])  # no scale, no error; no image, no accuracy
     ]

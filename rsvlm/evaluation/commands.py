@@ -36,6 +36,14 @@ ModelName = Annotated[
     ),
 ]
 
+Baselines = Annotated[
+    bool,
+    typer.Option(
+        "--baselines", help="Also what colours alone reach (of reading: in directions), learnt from the training split."
+    ),
+]
+TrainSplit = Annotated[str, typer.Option(help="Split that baselines learn from.")]
+
 
 @writes_alone("out")
 def embed(
@@ -91,13 +99,17 @@ def retrieval(
     seed: Seed = 0,
     device: Device = "auto",
     partial: Partial = False,
+    baselines: Baselines = False,
+    train_split: TrainSplit = "train",
 ) -> None:
     """Image→text and text→image recall with intervals and chance, under every protocol."""
-    from rsvlm.evaluation import by_name
+    from rsvlm.evaluation import asking, by_name
 
     started = time.time()
     options = by_name.Options(protocol, ties, bootstrap_samples, batch_size, seed, device, partial)
     evaluation = by_name.retrieve(model, root, benchmark, options, split=split, per_class=per_class, out=embeddings)
+    if baselines:
+        evaluation = asking.retrieval_baselines(evaluation, root, benchmark, options, split=split, train_split=train_split)
     report(evaluation, json_out, seed, device, started)
 
 
@@ -119,15 +131,19 @@ def classify(
     seed: Seed = 0,
     device: Device = "auto",
     partial: Partial = False,
+    baselines: Baselines = False,
+    train_split: TrainSplit = "train",
 ) -> None:
     """Zero-shot accuracy with intervals and chance; of each class into the JSON."""
-    from rsvlm.evaluation import by_name
+    from rsvlm.evaluation import asking, by_name
     from rsvlm.records import files
 
     started = time.time()
     draws = {"bootstrap_samples": bootstrap_samples, "seed": seed}
     options = by_name.Options(batch_size=batch_size, device=device, partial=partial, **draws)
     evaluation = by_name.classify(model, root, benchmark, options, split=split, prompts=prompts or ["paper"])
+    if baselines:
+        evaluation = asking.class_baselines(evaluation, root, benchmark, options, split=split, train_split=train_split)
     places = keep(evaluation, json_out, seed, device, started)
     if confusion:
         places.append(str(files.write_atomic(confusion, by_name.confusion_csv(evaluation.confusion))))
@@ -170,6 +186,42 @@ def captions(
     evaluation = by_name.captions(model, root, benchmark, options, **splits, beams=beams, out=list_out)
     places = keep(evaluation, json_out, seed, device, started)
     show(evaluation, places + [str(list_out)] * bool(list_out))
+
+
+@app.command("reading")
+def reading(
+    model: Annotated[str, typer.Option(help="FOLDER, open_clip:NAME:FILE, hf:FOLDER, …, as a wrong one lists.")],
+    root: Root = None,
+    benchmark: Benchmark = None,
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="directions (which of eight turns of a picture does its sentence mean?), words (recall with colours, directions, "
+            "counts or order changed), negation ('no river' against 'a river'). Repeatable; none: all three."
+        ),
+    ] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
+    protocol: Annotated[str, typer.Option(help="Of words: plain, remoteclip, rs5m or one-to-one.")] = "one-to-one",
+    ties: Ties = "pessimistic",
+    json_out: JsonOut = None,
+    bootstrap_samples: Resamples = 1000,
+    batch_size: BatchSize = 256,
+    seed: Seed = 0,
+    device: Device = "auto",
+    partial: Partial = False,
+    baselines: Baselines = False,
+    train_split: TrainSplit = "train",
+) -> None:
+    """Does a model read sentences? Directions, words of a kind, and negation, with intervals and chance."""
+    from rsvlm.evaluation import asking, by_name
+
+    started = time.time()
+    options = by_name.Options(protocol, ties, bootstrap_samples, batch_size, seed, device, partial)
+    how = {"split": split, "measures": measure or asking.MEASURES, "most": most}
+    how |= {"train_split": train_split} if baselines else {}
+    evaluation = asking.read(model, root, benchmark, options, **how)
+    report(evaluation, json_out, seed, device, started)
 
 
 @app.command("leakage")
@@ -255,14 +307,23 @@ def keep(
 
 def show(evaluation, places: list[str]) -> None:
     """Print the rows, those of single classes left out, and where they and all else were written."""
-    width = max((len(row["protocol"]) for row in evaluation.rows), default=0)
+    wide = max([11, *(len(row["protocol"]) for row in evaluation.rows)])
     for row in evaluation.rows:
         if "[" not in row["metric"]:
             interval = "" if row["ci_low"] is None else f"  [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
             chance = "" if row["chance"] is None else f"  chance {row['chance']:.2f}"
-            what = f"{row['split']:<8} {row['protocol']:<{max(width, 11)}} {row['direction']:<5} {row['metric']:<20}"
+            what = f"{row['split']:<8} {row['protocol']:<{wide}} {row['direction']:<5} {row['metric']:<20}"
             typer.echo(f"{what} {row['value']:8.2f}{interval}{chance}  n {row['n']}")
     if skipped := evaluation.about.get("skipped"):
         typer.echo(f"left out: {', '.join(f'{reason} ({n:,})' for reason, n in skipped.items())}")
+    if reason := evaluation.about.get("baselines"):
+        typer.echo(reason)
+    if left_out := evaluation.about.get("left_out_of_directions"):
+        typer.echo(f"left out of directions: {', '.join(f'{reason} ({n:,})' for reason, n in left_out.items())}")
+    if blocks := evaluation.about.get("blocks"):
+        few = "; so few make them rough" if blocks < 20 else ""
+        typer.echo(f"intervals are over {blocks} blocks of pictures whose ground hangs together{few}")
+    for measure, reason in evaluation.about.get("not_measured", {}).items():
+        typer.echo(f"{measure} not measured: {reason}")
     for place in places:
         typer.echo(place)

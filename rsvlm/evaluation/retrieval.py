@@ -140,6 +140,8 @@ def evaluate(
     classes: Sequence | None = None,
     skipped: Counter | None = None,
     device: str = "cpu",
+    blocks: Sequence | None = None,
+    resampled: dict | None = None,
 ) -> list[dict]:
     """Retrieval metrics as rows `{dataset, split, protocol, direction, metric, value, ci_low, ci_high, chance, n}`.
 
@@ -169,6 +171,9 @@ def evaluate(
             gallery.
         skipped: Counter that empty captions are added to.
         device: As in `standings`.
+        blocks: N blocks, equal for images that are not independent: they are resampled whole, as by `statistics.bootstrap`.
+        resampled: Dictionary that the values over resamples are added to, (R,) under each row's (protocol, direction, metric): what
+            two systems differ by is `statistics.gap` of theirs.
 
     Raises:
         DataError: As `standings`; an unknown protocol or tie rule; a k below 1 or above the size of a gallery; captions that the
@@ -182,7 +187,7 @@ def evaluate(
         raise DataError(f"ks = {ks}: expected one or more numbers from 1 on")
     owners = checked_owners(image_embeddings, caption_embeddings, image_of_caption)
     N = len(image_embeddings)
-    for name, given, count in (("captions", captions, len(owners)), ("classes", classes, N)):
+    for name, given, count in (("captions", captions, len(owners)), ("classes", classes, N), ("blocks", blocks, N)):
         if given is not None and len(given) != count:
             raise DataError(f"{len(given)} {name} for {count} rows of embeddings: expected one each, in the same order")
 
@@ -198,8 +203,8 @@ def evaluate(
             raise DataError(f"all {len(owners)} captions are empty: nothing can be asked")
 
     # Protocols that compare the same things share one pass over the scores.
-    measured: dict[str, list[dict]] = {}
-    rows = []
+    measured: dict[str, list[tuple[dict, np.ndarray]]] = {}
+    rows, block = [], None if blocks is None else statistics.codes(blocks, N)
     for name in chosen:
         kind = name if name in ("skyscript", "one-to-one") else "plain"
         if kind not in measured:
@@ -212,9 +217,11 @@ def evaluate(
                 logger.warning("protocol %s is left out: %s", name, error)
                 continue
             both = _stand(image_embeddings, caption_embeddings, task, device)
-            measured[kind] = _measure(task, both, N, ks, ties, classes, (bootstrap_samples, seed))
+            measured[kind] = _measure(task, both, N, ks, ties, classes, (bootstrap_samples, seed), block)
         label = name if ties == "pessimistic" else f"{name} ({ties} ties)"
-        rows += [{"dataset": dataset, "split": split, "protocol": label, **row} for row in measured[kind]]
+        rows += [{"dataset": dataset, "split": split, "protocol": label, **row} for row, _ in measured[kind]]
+        if resampled is not None:
+            resampled |= {(label, row["direction"], row["metric"]): values for row, values in measured[kind]}
     statistics.warn_of_few(rows, bootstrap_samples)
     return rows
 
@@ -303,8 +310,12 @@ def _measure(
     ties: str,
     classes: Sequence | None,
     draws: tuple[int, int],
-) -> list[dict]:
-    """Metric rows without the names of data set, split and protocol; `draws` are number and seed of the resamples."""
+    block: np.ndarray | None,
+) -> list[tuple[dict, np.ndarray]]:
+    """Metric rows without the names of data set, split and protocol, each with its values over resamples.
+
+    `draws` are number and seed of the resamples, `block` (N,) what is drawn whole.
+    """
     image, text, M, K = task.pair_image, task.pair_text, len(both[1].own), len(ks)
     texts_of_image, images_of_text = np.bincount(image, minlength=N), np.bincount(text, minlength=M)
     asked = texts_of_image > 0
@@ -337,21 +348,24 @@ def _measure(
     for suffix, inside, part, of_group, ranks_of_group in groups:
         n = {"i2t": int(inside.sum()), "t2i": len(np.unique(text[inside[image]])), "both": len(part)}
         expected = [*_scores(chances[inside].sum(0), K), *ranks_of_group]
-        values = _resampled(part, K, of_group, *draws)
+        values = _resampled(part, K, of_group, *draws, None if block is None else block[inside] if suffix else block)
+        independent = statistics.count_blocks(None if block is None else block[inside], n["i2t"])
         for (direction, metric), of_metric, chance in zip(labels, values.T, expected):
-            units = n["i2t"] if metric != "median_rank" else None  # captions of one image stand or fall together
+            units = independent if metric != "median_rank" else None  # captions of one image stand or fall together
             row = {"direction": direction, "metric": metric + suffix, **statistics.interval(of_metric, units)}
-            rows.append(row | {"chance": float(chance), "n": n[direction]})
+            rows.append((row | {"chance": float(chance), "n": n[direction]}, of_metric))
     return rows
 
 
-def _resampled(table: np.ndarray, K: int, medians: list[tuple], samples: int, seed: int) -> np.ndarray:
+def _resampled(
+    table: np.ndarray, K: int, medians: list[tuple], samples: int, seed: int, block: np.ndarray | None
+) -> np.ndarray:
     """(samples + 1, metrics) float64: over all images, then over each resample.
 
     `table` (n, 2K + 4) is summed over images; `medians` are (sorted ranks, their images, weights).
     """
     values = []
-    for (times,) in statistics.bootstrap(len(table), samples, seed):
+    for (times,) in statistics.bootstrap(len(table), samples, seed, blocks=block):
         times = times.astype(float)
         of_ranks = [_median(ranks, times[image] * weight) for ranks, image, weight in medians]
         values.append([*_scores(times @ table, K), *of_ranks])

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
 from rsvlm.errors import DataError
 
@@ -20,28 +21,91 @@ ENOUGH = 1000
 """Number of resamples from which an interval is no matter of luck."""
 
 
-def bootstrap(n: int, count: int, seed: int, at_once: int = 1) -> Iterator[np.ndarray]:
+def bootstrap(
+    n: int, count: int, seed: int, at_once: int = 1, blocks: Sequence | np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """Say how often each of n images counts: once in the first array, then as often as it is drawn.
 
+    Images that share ground, or a source, are not independent, and an interval over single images is then too narrow. With `blocks`
+    whole blocks are drawn, each image as often as its block; a resample has as many blocks as there are, and so not always n images.
+
     Args:
-        n: Number of images; in each resample so many are drawn.
+        n: Number of images.
         count: Number of resamples.
         seed: Seed of the draws.
         at_once: Number of resamples in an array.
+        blocks: (n,) of any kind, equal for images of one block. If None, each image is its own.
 
     Yields:
         (1, n) int64 ones, and then (`at_once`, n) int64 numbers of draws, in the last array fewer.
+
+    Raises:
+        DataError: There is not one block for each image.
+
+    Source:
+        A. C. Davison, D. V. Hinkley: Bootstrap Methods and their Application (1997), section 3.8, resampling whole groups.
     """
+    block = None if blocks is None else codes(blocks, n)
+    G = n if block is None else int(block.max(initial=-1)) + 1
     yield np.ones((1, n), np.int64)
     rng = np.random.default_rng(seed)
     for start in range(0, count, at_once):
         resamples = range(start, min(start + at_once, count))
-        yield np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in resamples])
+        drawn = np.stack([np.bincount(rng.integers(0, G, G), minlength=G) for _ in resamples])
+        yield drawn if block is None else drawn[:, block]
 
 
-def resamples(n: int, count: int, seed: int) -> np.ndarray:
+def resamples(n: int, count: int, seed: int, blocks: Sequence | np.ndarray | None = None) -> np.ndarray:
     """Draw all of `bootstrap` at once: (count + 1, n) int64 times that each image counts; the first row is all ones."""
-    return np.concatenate(list(bootstrap(n, count, seed, at_once=max(count, 1))))
+    return np.concatenate(list(bootstrap(n, count, seed, max(count, 1), blocks)))
+
+
+def codes(blocks: Sequence | np.ndarray, n: int) -> np.ndarray:
+    """Number the blocks of n images from 0 on, in the order in which they come: (n,) int64.
+
+    Raises:
+        DataError: There is not one block for each image, or an image has none (None or NaN).
+    """
+    if len(blocks) != n:
+        raise DataError(f"{len(blocks)} blocks for {n} images: expected one each, in the same order")
+    numbers = pd.factorize(np.asarray(blocks) if isinstance(blocks, np.ndarray) else pd.Series(list(blocks)).to_numpy())[0]
+    if (numbers < 0).any():
+        raise DataError(f"image {np.flatnonzero(numbers < 0)[0]} has no block: give each image one, or none of them")
+    return numbers.astype(np.int64)
+
+
+def count_blocks(blocks: Sequence | np.ndarray | None, n: int) -> int:
+    """Return the number of independent units among n images: of blocks, or n where `blocks` is None. Raises as `codes`."""
+    return n if blocks is None else int(codes(blocks, n).max(initial=-1)) + 1
+
+
+def overlapping(boxes: np.ndarray) -> np.ndarray:
+    """Put images whose ground overlaps into one block, and so whatever hangs together through them: (N,) int64, for `bootstrap`.
+
+    Args:
+        boxes: (N, 4) float, west, south, east and north of each image, any unit. Boxes that only touch are apart; none may reach
+            over the edge of the map.
+
+    Raises:
+        DataError: A box is not finite, or its east or north is not above its west or south.
+    """
+    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    if wrong := np.flatnonzero(~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))).tolist():
+        raise DataError(
+            f"box {wrong[0]} is {boxes[wrong[0]].tolist()}: expected west, south, east, north, the latter two larger"
+        )
+    block = np.full(len(boxes), -1, np.int64)
+    for first in range(len(boxes)):
+        if block[first] >= 0:
+            continue
+        block[first], reached = first, [first]
+        while reached:
+            west, south, east, north = boxes[reached.pop()].tolist()
+            meets = (boxes[:, 0] < east) & (boxes[:, 2] > west) & (boxes[:, 1] < north) & (boxes[:, 3] > south)
+            new = np.flatnonzero(meets & (block < 0))
+            block[new] = first
+            reached += new.tolist()
+    return block
 
 
 def interval(values: np.ndarray, units: int | None = None) -> dict[str, float | None]:
@@ -52,7 +116,8 @@ def interval(values: np.ndarray, units: int | None = None) -> dict[str, float | 
 
     Args:
         values: (R,) float: first over all images, then over each resample; NaN where it cannot be measured.
-        units: Number of images that a share in percent is of. If None, the metric is no share in percent.
+        units: Number of independent images, or blocks of images, that a share in percent is of. If None, the metric is no share in
+            percent.
 
     Returns:
         The three as numbers; both ends are None where no resample has a value.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from rsvlm.errors import DataError
-from rsvlm.evaluation import retrieval, statistics
+from rsvlm.evaluation import classification, retrieval, statistics
 
 
 def test_resamples_are_the_same_however_many_come_at_once():
@@ -164,3 +164,64 @@ def test_resamples_begin_with_all_and_are_the_same_again():
     assert times.shape == (5, 9) and (times[0] == 1).all() and (times.sum(axis=1) == 9).all()
     assert (times == statistics.resamples(9, 4, 5)).all()
     assert any((one != other).any() for one, other in pairwise(times[1:]))
+
+
+# Blocks
+
+
+def test_blocks_are_drawn_whole_and_single_ones_are_as_none():
+    blocks = ["a", "b", "a", "c", "b", "a"]
+    times = statistics.resamples(6, 50, 0, blocks)
+    assert (times[:, [0, 1]] == times[:, [2, 4]]).all() and (times[:, 0] == times[:, 5]).all()
+    assert (times[1:, [0, 1, 3]].sum(axis=1) == 3).all() and (times[0] == 1).all()
+    assert len({row.sum() for row in times}) > 1, "blocks differ in size, and so do resamples"
+    assert (statistics.resamples(9, 20, 1, np.arange(9) * 7) == statistics.resamples(9, 20, 1)).all()
+    for wrong, words in ((["a"], "1 blocks for 6 images"), ([None, *"bcdef"], "image 0 has no block")):
+        with pytest.raises(DataError, match=words):
+            statistics.resamples(6, 5, 0, wrong)
+
+
+def _vectors(copies: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """60 pictures of which a noisy model finds some, each there several times, one caption each."""
+    rng = np.random.default_rng(0)
+    texts = rng.normal(size=(60, 8))
+    images = texts + 1.5 * rng.normal(size=(60, 8))
+    whole = [np.repeat(one, copies, axis=0).astype(np.float32) for one in (images, texts)]
+    return *(one / np.linalg.norm(one, axis=1, keepdims=True) for one in whole), np.arange(60 * copies)
+
+
+def test_pictures_that_are_there_several_times_make_no_interval_narrower_if_blocks_are_drawn():
+    images, texts, owners = _vectors(1)
+    copied = _vectors(4)
+    block = np.repeat(np.arange(60), 4)
+    widths = {}
+    how = {"ties": "optimistic", "bootstrap_samples": 400}  # so that a copy is no error
+    cases = {"once": ((images, texts, owners), 5, None), "naive": (copied, 20, None), "blocks": (copied, 20, block)}
+    for name, (vectors, k, blocks) in cases.items():
+        rows = retrieval.evaluate(*vectors, ks=(k,), blocks=blocks, **how)
+        row = next(row for row in rows if row["metric"] == f"R@{k}" and row["direction"] == "t2i")
+        assert row["ci_low"] <= row["value"] <= row["ci_high"]
+        widths[name] = row["ci_high"] - row["ci_low"]
+    assert widths["naive"] < 0.7 * widths["blocks"], widths
+    assert 0.7 < widths["blocks"] / widths["once"] < 1.5, widths
+
+
+def test_the_same_holds_of_classes_and_a_perfect_score_is_of_so_many_blocks():
+    rng = np.random.default_rng(1)
+    label = np.repeat(rng.integers(0, 3, 40), 5)
+    answer = np.where(np.repeat(rng.random(40) < 0.6, 5), label, (label + 1) % 3)
+    images, block = np.eye(3, dtype=np.float32)[answer], np.repeat(np.arange(40), 5)
+
+    def width(blocks, vectors=images):
+        rows = classification.evaluate(vectors, label, np.eye(3, dtype=np.float32), ["a", "b", "c"], ks=[1], blocks=blocks)
+        return rows[0]["ci_high"] - rows[0]["ci_low"]
+
+    assert width(None) < 0.7 * width(block)
+    assert width(block, np.eye(3, dtype=np.float32)[label]) == pytest.approx(statistics.most_missed(40))
+
+
+def test_ground_that_overlaps_is_one_block_and_what_hangs_on_it_too():
+    boxes = np.array([[0, 0, 2, 2], [5, 5, 6, 6], [1, 1, 3, 3], [2.5, 2.5, 4, 4], [4, 4, 5, 5]], float)
+    assert statistics.overlapping(boxes).tolist() == [0, 1, 0, 0, 4], "boxes that touch are apart"
+    with pytest.raises(DataError, match="box 1 is"):
+        statistics.overlapping(np.array([[0, 0, 1, 1], [1, 0, 1, 1]]))

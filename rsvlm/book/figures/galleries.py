@@ -94,6 +94,53 @@ def captions_beside(items: Sequence[Mapping[str, object]]) -> Html:
     return _beside(pairs)
 
 
+def shaded_words(entries: Sequence[Mapping[str, object]]) -> Html:
+    """Sentences whose words are shaded by how much a search loses without them, each with its number below.
+
+    A word that helps stands on orange over a solid line, one that hinders on blue over a dotted line; words that change less than a
+    tenth of what the most important one does have neither. The shade is even over all sentences of the figure.
+
+    Args:
+        entries: `{text, spans, changes}` as in `reading.Importance`, with `spans` the (start, end) of each word of the text and
+            `changes` what the cosine loses without it; where wanted `note`, said behind the sentence, and `image` with its `alt`.
+
+    Raises:
+        DataError: Spans are not in order, or there is not one change for each.
+    """
+    largest = max((abs(float(change)) for entry in entries for change in entry["changes"]), default=0.0)
+    blocks = []
+    for number, entry in enumerate(entries):
+        text, end, parts = str(entry["text"]), 0, []
+        if len(entry["spans"]) != len(entry["changes"]):
+            raise DataError(
+                f"sentence {number}: {len(entry['spans'])} words and {len(entry['changes'])} changes: expected as many"
+            )
+        for (start, stop), change in zip(entry["spans"], map(float, entry["changes"]), strict=True):
+            if not end <= start < stop <= len(text):
+                raise DataError(f"sentence {number}: word from {start} to {stop}: expected places in order, within the text")
+            parts += [escape(text[end:start]), _shaded(text[start:stop], change, largest)]
+            end = stop
+        note = f' <span class="rsvlm-note">{escape(str(entry["note"]))}</span>' if entry.get("note") else ""
+        line = f"<p>{''.join(parts)}{escape(text[end:])}{note}</p>"
+        blocks.append(line if entry.get("image") is None else _beside([(entry, f"<div>{line}</div>")]))
+    legend = (
+        '<p class="rsvlm-legend"><ruby class="rsvlm-more" style="--rsvlm-worth: .5">orange, solid line<rt>+</rt></ruby> the search '
+        'loses without the word; <ruby class="rsvlm-less" style="--rsvlm-worth: .5">blue, dotted line<rt>−</rt></ruby> it gains; '
+        "below, in thousandths, what the cosine changes by; neither line: hardly anything.</p>"
+    )
+    styles = markup.stylesheet("queries.css") + markup.stylesheet("words.css")
+    return Html(f'{styles}<div class="rsvlm-words">{"".join(blocks)}{legend}</div>')
+
+
+def _shaded(word: str, change: float, largest: float) -> str:
+    share = abs(change) / largest if largest else 0.0
+    if share < 0.1:
+        return escape(word)
+    kind, sign = ("rsvlm-more", "+") if change > 0 else ("rsvlm-less", "−")
+    told = f"{sign}{1000 * abs(change):.0f}"
+    return f'<ruby class="{kind}" style="--rsvlm-worth: {0.5 * share:.2f}">{escape(word)}<rt>{told}</rt></ruby>'
+
+
 def _beside(pairs: Sequence[tuple[Mapping[str, object], str]]) -> Html:
     """Images (`image`, `alt`, perhaps a `badge`), each with HTML beside it."""
     blocks = []

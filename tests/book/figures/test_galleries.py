@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from rsvlm.book.figures import galleries
+from rsvlm.errors import DataError
 
 
 def test_heat_is_scaled_cut_and_grey_where_unknown():
@@ -72,3 +75,39 @@ def test_one_region_is_not_told_as_regions():
     )
     body = galleries.scenes_beside({"one": answer})._repr_html_()
     assert "1 region, 10.0 %" in body and "2 regions, 10.0 %" in body and "1 regions" not in body
+
+
+def shaded(text="a <b>lake</b> & sea", spans=((0, 1), (5, 9), (16, 19)), changes=(0.001, 0.2, -0.05), **more):
+    return str(galleries.shaded_words([{"text": text, "spans": list(spans), "changes": np.array(changes)} | more]))
+
+
+def test_words_are_shaded_by_what_they_are_worth_and_not_by_colour_alone():
+    shown = shaded(note="rank <1>")
+    body = shown[shown.index('<div class="rsvlm-words">') : shown.index('<p class="rsvlm-legend">')]
+    assert "a &lt;b&gt;" in body and "<b>" not in body and "rank &lt;1&gt;" in body and " &amp; " in body
+    assert '<ruby class="rsvlm-more" style="--rsvlm-worth: 0.50">lake<rt>+200</rt></ruby>' in body
+    assert '<ruby class="rsvlm-less" style="--rsvlm-worth: 0.12">sea<rt>−50</rt></ruby>' in body
+    assert body.count("<ruby") == 2, "a word that is worth next to nothing is left plain"
+    assert re.sub("<rt>.*?</rt>|<span.*?</span>|<[^>]+>", "", body).strip() == "a &lt;b&gt;lake&lt;/b&gt; &amp; sea"
+    rules = shown[: shown.index('<div class="rsvlm-words">')]
+    assert "3px solid" in rules and "3px dotted" in rules, "lines tell what colours tell"
+    legend = shown[shown.index('<p class="rsvlm-legend">') :]
+    assert all(word in legend for word in ("solid line", "dotted line", "thousandths"))
+
+
+def test_shades_are_even_over_all_sentences_and_pictures_stand_beside():
+    one = {"text": "lake", "spans": [(0, 4)], "changes": [0.1]}
+    picture = {"image": np.zeros((4, 4, 3), np.uint8), "alt": "a lake"}
+    shown = str(galleries.shaded_words([one, one | {"changes": [0.05]} | picture]))
+    assert "0.50" in shown and "0.25" in shown and shown.count("<img") == 1 and 'alt="a lake"' in shown
+    assert "<ruby" not in str(galleries.shaded_words([one | {"changes": [0.0]}])).partition('<p class="rsvlm-legend">')[0]
+    assert "legend" in str(galleries.shaded_words([]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"changes": (1.0,)}, "3 words and 1 changes"), ({"spans": ((5, 9), (0, 1), (16, 19))}, "places in order")],
+)
+def test_words_without_a_place_are_refused(wrong, words):
+    with pytest.raises(DataError, match=words):
+        shaded(**wrong)
