@@ -185,7 +185,7 @@ def captions(
     """
     if str(model).startswith(FILE):
         raise DataError(f"{model} holds vectors, which write no captions: give --model a model")
-    _check(model, root, benchmark, "retrieval", options.device)
+    check(model, root, benchmark, "retrieval", options.device)
     skipped: Counter = Counter()
     samples = benchmarks.samples(root, split, name=benchmark, partial=options.partial, skipped=skipped)
     encoder = opening.open_encoder(model, options.device)
@@ -196,7 +196,7 @@ def captions(
     except DataError as error:
         logger.warning("no captions without a model stand beside these, for %s; --train-split names another split", error)
         others = {}
-    about = _about(encoder, root, title(benchmark, root, "retrieval"), skipped)
+    about = about_model(encoder, root, title(benchmark, root, "retrieval"), skipped)
     facts = {"dataset": about["benchmark"], "split": split, "protocol": f"{beams} beams" if beams > 1 else "greedy"}
     draws = {"bootstrap_samples": options.bootstrap_samples, "seed": options.seed}
     rows = captioning.evaluate(written, pictures, others, **facts, **draws)
