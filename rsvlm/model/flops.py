@@ -27,7 +27,8 @@ def count(config: MammutConfig, text_tokens: int) -> dict[str, int]:
 
     # the vision tower
     if config.vision_tower:
-        vision = trunk.flops(config.vision_tower, config.patch_size, Dv, config.image_size)
+        blocks = config.vision_layers, config.vision_heads
+        vision = trunk.flops(config.vision_tower, config.patch_size, Dv, config.image_size, *blocks)
     elif stages := config.vision_stages:  # where the width doubles, cells are quartered: w² times their number stays
         width, cells = Dv // 2 ** (len(stages) - 1), (config.image_size // 4) ** 2
         vision = cells * (108 * width + (9 + 36 * sum(stages) - 8 * (len(stages) - 1)) * width**2)

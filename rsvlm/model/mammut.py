@@ -41,7 +41,7 @@ class MammutConfig(PreTrainedConfig):
         patch_size: Side of a patch, in pixels.
         vision_width: Dv; likewise `vision_layers`, `vision_heads`, and `vision_mlp_width`. If None, 4 Dv.
         vision_tower: Name of a convolutional network of timm, as in `trunk`; `patch_size` is the side of a cell of one of its maps,
-            such as 16 or 32. If None, a tower by the other options.
+            such as 16 or 32, and `vision_layers` the number of blocks behind it, or 0. If None, a tower by the other options.
         vision_stages: Residual blocks of each stage of a convolutional tower. If empty, a transformer.
         vision_standard_weights: Whether the convolutions' weights have mean 0 and norm 1 for each channel, whatever is learned.
         vision_class_token: Whether one more token stands in front of the patches, and is read like them if `class_token_read`.
@@ -160,7 +160,8 @@ class Attention(nn.Module):
 
 def _vision_tower(config: MammutConfig) -> nn.Module:
     if config.vision_tower:
-        return trunk.TimmTower(config.vision_tower, config.patch_size, config.vision_width)
+        blocks = config.vision_layers, config.vision_heads, config.image_size
+        return trunk.TimmTower(config.vision_tower, config.patch_size, config.vision_width, *blocks)
     if config.vision_stages:
         return ConvTower(config.vision_stages, config.vision_width, config.vision_standard_weights)
     width = config.vision_width

@@ -7,6 +7,9 @@ The patches are cells of one of the network's maps. Where the network goes on to
 through a linear map of its channels (Lin et al., Feature Pyramid Networks, arXiv 1612.03144, section 3, without the further
 convolutions). All but the coarsest begin with factors of 0, so what a training starts from is the network's own last map.
 
+A mean over patches forgets where they lay. So transformer blocks may follow, whose patches carry learned positions: what a cell shows and
+where it lies come together before the mean is taken.
+
 Letters: B batch, H W pixels, h w grid of cells, P = h · w, Dv vision width.
 """
 
@@ -18,6 +21,8 @@ from difflib import get_close_matches
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed_nhwc
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,9 +31,21 @@ from rsvlm.errors import ModelError
 
 
 class TimmTower(nn.Module):
-    """A network of timm by its `name`, with patches of `stride` pixels and tokens of `width` channels; its weights are random."""
+    """A network of timm and transformer blocks on its cells; its weights are random.
 
-    def __init__(self, name: str, stride: int, width: int):
+    Args:
+        name: Name of the network in timm.
+        stride: Side of a cell, in pixels.
+        width: Channels of the tokens, Dv.
+        layers: Number of transformer blocks; with 0 there are no positions either.
+        heads: Heads of each block.
+        side_px: Side of the pictures that the positions are for; those of other pictures are interpolated.
+
+    Raises:
+        ModelError: As `layout`, or the network has no map of such cells.
+    """
+
+    def __init__(self, name: str, stride: int, width: int, layers: int = 0, heads: int = 8, side_px: int = 128):
         super().__init__()
         maps = layout(name)
         if stride not in maps:
@@ -41,6 +58,11 @@ class TimmTower(nn.Module):
         for lateral in self.laterals[:-1]:
             nn.init.zeros_(lateral.weight)
             nn.init.zeros_(lateral.bias)
+        if layers:
+            self.norm_in = nn.LayerNorm(width)
+            self.positions = nn.Parameter(torch.empty(1, side_px // stride, side_px // stride, width).normal_(std=0.2))
+        norm = functools.partial(nn.LayerNorm, eps=1e-6)
+        self.layers = nn.ModuleList(Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.train(self.training)
 
@@ -73,7 +95,14 @@ class TimmTower(nn.Module):
         x = self.laterals[-1](last)  # (B, Dv, h, w) of the coarsest grid
         for finer, lateral in zip(maps[-2::-1], self.laterals[-2::-1] if len(maps) > 1 else ()):
             x = lateral(finer) + F.interpolate(x, finer.shape[2:], mode="bilinear")
-        return self.norm(x.flatten(2).transpose(1, 2))
+        size, x = x.shape[2:], x.flatten(2).transpose(1, 2)
+        if self.layers:
+            grid = self.positions
+            grid = grid if grid.shape[1:3] == size else resample_abs_pos_embed_nhwc(grid, size)  # bicubic, antialiased
+            x = self.norm_in(x) + grid.flatten(1, 2)
+        for block in self.layers:
+            x = block(x)
+        return self.norm(x)
 
     def _batch_norms(self) -> list[nn.Module]:
         return [module for module in self.trunk.modules() if isinstance(module, _BatchNorm)]
@@ -119,8 +148,9 @@ def normalisation(name: str | None) -> tuple[list[float], list[float]]:
     return ([0.5] * 3, [0.25] * 3) if settings is None else (list(settings.mean), list(settings.std))
 
 
-def flops(name: str, stride: int, width: int, side_px: int) -> int:
-    """Count the operations of the matrix products and convolutions of a tower on one square picture."""
+def flops(name: str, stride: int, width: int, side_px: int, layers: int = 0, heads: int = 8) -> int:
+    """Count the operations of a tower's matrix products and convolutions on one square picture; arguments are as for `TimmTower`."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        TimmTower(name, stride, width).eval().requires_grad_(False)(torch.zeros(1, 3, side_px, side_px))
+        tower = TimmTower(name, stride, width, layers, heads, side_px).eval().requires_grad_(False)
+        tower(torch.zeros(1, 3, side_px, side_px))
     return counter.get_total_flops()

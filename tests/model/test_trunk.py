@@ -14,7 +14,7 @@ from rsvlm.model import embed, exporting, flops, mammut, tokenizer, trunk
 from rsvlm.model.embed import MammutEncoder
 
 NAME = "test_efficientnet"
-SIZES = {"vision_tower": NAME, "image_size": 64, "patch_size": 16, "vision_width": 48, "vision_heads": 2}
+SIZES = {"vision_tower": NAME, "image_size": 64, "patch_size": 16, "vision_width": 48, "vision_heads": 2, "vision_layers": 0}
 SIZES |= {"text_width": 32, "text_layers": 2, "text_heads": 2, "context_length": 16}
 
 
@@ -62,10 +62,10 @@ def test_a_new_tower_begins_as_its_coarsest_map():
     torch.testing.assert_close(tower(pictures()), tower.norm(coarse.flatten(2).mT))
 
 
-@pytest.mark.parametrize("stride", [8, 16, 32])
+@pytest.mark.parametrize(("stride", "layers"), [(8, 0), (16, 0), (32, 0), (16, 2)])
 @torch.no_grad()
-def test_any_size_that_the_stride_divides_is_taken(stride):
-    model = made(patch_size=stride)
+def test_any_size_that_the_stride_divides_is_taken(stride, layers):
+    model = made(patch_size=stride, vision_layers=layers)
     assert model.image_tokens(pictures(1, 3 * stride, 5 * stride)).shape == (1, 15, 48)
     with pytest.raises(ModelError, match=f"multiples of {stride}"):
         model.image_tokens(pictures(1, 3 * stride + 4, 64))
@@ -85,6 +85,26 @@ def test_batch_norms_stay_as_they_are_and_no_picture_shows_in_another():
     assert not any(norm.training for norm in model.vision._batch_norms()) and model.vision.norm.training
 
 
+@torch.no_grad()
+def test_a_mean_knows_places_only_by_blocks():
+    tower = trunk.TimmTower(NAME, 16, 48, layers=2, heads=2, side_px=64).eval()
+    last, maps = tower.trunk.forward_intermediates(pictures(), indices=tower.indices)
+
+    def means(tower):
+        found = []
+        for turn in (lambda x: x, lambda x: x.flip(3)):  # the same cells elsewhere
+            tower.trunk.forward_intermediates = lambda *_, turn=turn, **__: (turn(last), [turn(x) for x in maps])
+            found.append(tower(pictures()).mean(dim=1))
+        return found
+
+    torch.nn.init.normal_(tower.positions)
+    assert (torch.subtract(*means(tower)).abs() > 1e-3).any()
+    torch.nn.init.zeros_(tower.positions)
+    torch.testing.assert_close(*means(tower))
+    plain = trunk.TimmTower(NAME, 16, 48).eval()
+    torch.testing.assert_close(*means(plain))
+
+
 def test_stages_run_again_give_the_same_gradient():
     gradients = []
     for again in (False, True):
@@ -96,10 +116,10 @@ def test_stages_run_again_give_the_same_gradient():
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@pytest.mark.parametrize(("pooling", "layers"), [("mean", 0), ("attention", 0), ("mean", 2)])
 @torch.no_grad()
-def test_pooled_by_scores_and_values_it_is_the_models_own_embedding(pooling):
-    model = made(image_pooling=pooling)
+def test_pooled_by_scores_and_values_it_is_the_models_own_embedding(pooling, layers):
+    model = made(image_pooling=pooling, vision_layers=layers)
     encoder = MammutEncoder(model)
     batch = pictures(2, 64, 96)
     parts = encoder.patches(batch)
@@ -108,9 +128,10 @@ def test_pooled_by_scores_and_values_it_is_the_models_own_embedding(pooling):
     torch.testing.assert_close(encoder.project(pooled, parts.rest), model.encode_image(batch, normalize=False))
 
 
+@pytest.mark.parametrize("layers", [0, 2])
 @torch.no_grad()
-def test_a_saved_folder_comes_back_and_stays_frozen(tmp_path):
-    model = made()
+def test_a_saved_folder_comes_back_and_stays_frozen(layers, tmp_path):
+    model = made(vision_layers=layers)
     folder = exporting.export(model, "hf", tmp_path / "out")
     for again in (rsvlm.load(folder, "cpu"), mammut.Mammut.from_pretrained(folder)):
         state = model.state_dict()
@@ -122,11 +143,12 @@ def test_a_saved_folder_comes_back_and_stays_frozen(tmp_path):
         exporting.export(model, "open_clip", tmp_path / "other")
 
 
+@pytest.mark.parametrize("layers", [0, 2])
 @torch.no_grad()
-def test_onnx_gives_the_same_vectors(tmp_path):
+def test_onnx_gives_the_same_vectors(layers, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    model = made()
+    model = made(vision_layers=layers)
     folder = exporting.export_onnx(model, tmp_path, ["image"])
     session = onnxruntime.InferenceSession(folder / "image.onnx", providers=["CPUExecutionProvider"])
     for count in (1, 3):
@@ -135,10 +157,10 @@ def test_onnx_gives_the_same_vectors(tmp_path):
         np.testing.assert_allclose(vectors, model.encode_image(images).numpy(), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("stride", [16, 32])
+@pytest.mark.parametrize(("stride", "layers"), [(16, 0), (32, 0), (16, 2)])
 @torch.no_grad()
-def test_flops_are_those_that_torch_counts(stride):
-    model = made(patch_size=stride, image_pooling="attention").requires_grad_(False)
+def test_flops_are_those_that_torch_counts(stride, layers):
+    model = made(patch_size=stride, image_pooling="attention", vision_layers=layers).requires_grad_(False)
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model.encode_image(pictures(1))
     assert flops.count(model.config, 10)["vision"] == pytest.approx(counter.get_total_flops(), rel=0.01)
