@@ -115,7 +115,7 @@ def test_images_grow_over_equal_parts_of_the_run(data):
 def test_held_images_are_decoded_once(data, monkeypatch):
     decoded = Counter()
     real = batches.images.decode
-    monkeypatch.setattr(batches.images, "decode", lambda content: decoded.update([content]) or real(content))
+    monkeypatch.setattr(batches.images, "decode", lambda content, **how: decoded.update([content]) or real(content, **how))
     plain = read(data, options())
     assert max(decoded.values()) > 1
     decoded.clear()

