@@ -31,6 +31,7 @@ from rsvlm.data import shards
 from rsvlm.data.reading import decoded
 from rsvlm.errors import DataError, ModelError, need
 from rsvlm.evaluation import embeddings, statistics
+from rsvlm.evaluation.baselines import colours
 from rsvlm.model.encoder import Encoder
 from rsvlm.records import files
 from rsvlm.records.text import batched
@@ -41,9 +42,6 @@ EXTRA = "captions"
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
 ORDERS = 4
 """Longest row of words that BLEU looks for."""
-
-GRID = 3
-"""Cells on a side of a picture whose colours are compared."""
 
 FREQUENT, RANDOM, NEAREST = "most frequent training caption", "random training caption", "training picture of nearest colours"
 """Captions that took no model: for every picture the same; for each another; or the first of the picture most alike in colour."""
@@ -132,13 +130,6 @@ def _pictures(pairs: Sequence[tuple[str, list[str], np.ndarray]], skipped: Mappi
         raise DataError(f"no picture with a caption could be read ({embeddings.reasons(skipped) or 'the split is empty'})")
     keys, texts, colour = zip(*pairs)
     return Pictures(list(keys), list(texts), np.stack(colour))
-
-
-def colours(array: np.ndarray) -> np.ndarray:
-    """Return the mean and the spread of red, green and blue in each of 3 × 3 cells of a picture (H, W, 3): (54,) float32, 0 to 255."""
-    rows, columns = (np.array_split(np.arange(n), GRID) if n >= GRID else [np.arange(n)] * GRID for n in array.shape[:2])
-    cells = [array[np.ix_(row, column)].reshape(-1, 3) for row in rows for column in columns]
-    return np.concatenate([part for cell in cells for part in (cell.mean(0), cell.std(0))]).astype(np.float32)
 
 
 def without_model(train: Pictures, pictures: Pictures, seed: int = 0) -> dict[str, list[str]]:

@@ -170,3 +170,12 @@ def test_rows_of_classes_come_with_their_draws():
     best = {name: next(row["value"] for row in rows if row["metric"] == "top1") for name, (rows, _) in scored.items()}
     assert best["colour"] > best["majority"] + 20
     assert all(draws["paper", "i2t", "top1"].shape == (21,) for _, draws in scored.values())
+
+
+def test_colours_are_those_of_nine_sectors():
+    array = np.zeros((6, 9, 3), np.uint8)
+    array[4:, 6:, 2] = [[10, 30, 20], [10, 30, 20]]
+    vector = np.exp(baselines.colours(array)) - np.tile([0.02] * 3 + [0.005] * 3, 9)
+    assert vector.shape == (54,) and np.flatnonzero(vector.round(5)).tolist() == [8 * 6 + 2, 8 * 6 + 5]
+    assert vector[[50, 53]] * 255 == pytest.approx([20, np.std([10, 30, 20])], abs=1e-3)
+    assert np.isfinite(baselines.colours(np.zeros((1, 2, 3), np.uint8))).all()

@@ -13,7 +13,7 @@ from conftest import toy_sample, write_toy
 from rsvlm import __main__ as cli
 from rsvlm.data import shards
 from rsvlm.errors import DataError, MissingExtraError, ModelError
-from rsvlm.evaluation import captioning, statistics
+from rsvlm.evaluation import baselines, captioning, statistics
 from rsvlm.evaluation.captioning import FREQUENT, METRICS, NEAREST, RANDOM
 from rsvlm.model import embed, mammut, tokenizer, weights
 from rsvlm.model.encoder import Encoder
@@ -142,7 +142,7 @@ def test_words_are_in_lower_case_without_signs_around_them(text, words):
 
 
 def pictures(arrays, texts):
-    return captioning.Pictures(list(map(str, range(len(arrays)))), texts, np.stack([captioning.colours(a) for a in arrays]))
+    return captioning.Pictures(list(map(str, range(len(arrays)))), texts, np.stack([baselines.colours(a) for a in arrays]))
 
 
 def test_captions_that_took_no_model():
@@ -156,15 +156,6 @@ def test_captions_that_took_no_model():
 
     # of captions as frequent the first by alphabet
     assert captioning.without_model(pictures([red], [["b", "a"]]), train)[FREQUENT] == ["a"] * 3
-
-
-def test_colours_are_those_of_nine_cells():
-    array = np.zeros((6, 9, 3), np.uint8)
-    array[4:, 6:, 2] = [[10, 30, 20], [10, 30, 20]]
-    vector = captioning.colours(array)
-    assert vector.shape == (54,) and np.flatnonzero(vector).tolist() == [8 * 6 + 2, 8 * 6 + 5]
-    assert vector[50] == 20 and vector[53] == pytest.approx(np.std([10, 30, 20]))
-    assert np.isfinite(captioning.colours(np.zeros((1, 2, 3), np.uint8))).all()
 
 
 def test_rows_have_intervals_chance_and_the_gap_to_the_best_without_a_model(coco):
