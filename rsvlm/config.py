@@ -222,6 +222,13 @@ class Train(Section):
     ema: float = Field(0.0, ge=0, lt=1, description="Decay per step of the averaged weights that the model ends with; 0: off.")
     first_caption_share: float = Field(0.5, ge=0, le=1, description="How often a sample's first, fullest caption is drawn.")
     augment: bool = Field(False, description="Quarter turns and flips, of the caption's words too (`training.augment`).")
+    twins: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Turns and flips of each image that a batch holds together, with their words turned, so that directions have to be "
+        "read; fewer where a caption tells fewer apart; more than 1 includes train.augment.",
+    )
     smallest_crop: float = Field(1.0, gt=0, le=1, description="Smallest part of an image that is shown, a share of its area.")
     light: float = Field(0.0, ge=0, lt=1, description="Contrast and brightness vary by up to this share, colours by half.")
     sizes_px: tuple[Annotated[int, Field(ge=8)], ...] = Field(
