@@ -193,6 +193,7 @@ def read(
     skipped: Counter = Counter()
     samples = benchmarks.samples(root, split, name=benchmark, partial=options.partial, skipped=skipped)
     encoder = opening.open_encoder(model, options.device)
+    encoder.texts(["a river"])  # a model that reads none says so before any picture is embedded
     pictures = itertools.islice(decoded(samples, skipped), most)
     left_out: Counter = Counter()
     records, captions, vectors, sentences, turned, colours = [], [], [], {}, [], []

@@ -12,7 +12,7 @@ from conftest import png, toy_sample, write_tar
 from evaluation.test_reading import Guesser
 from typer.testing import CliRunner
 
-from rsvlm.errors import DataError
+from rsvlm.errors import DataError, ModelError
 from rsvlm.evaluation import asking, by_name, commands
 
 FEW = by_name.Options(protocol="one-to-one", bootstrap_samples=20, device="cpu")
@@ -89,6 +89,16 @@ def test_a_wrong_option_stops_reading_before_any_work(monkeypatch, guess, chips,
     monkeypatch.setattr(asking.opening, "open_encoder", lambda *arguments: pytest.fail("a model was opened"))
     with pytest.raises(DataError, match=words):
         asking.read(guess, chips, None, dataclasses.replace(FEW, **wrong))
+
+
+def test_a_model_that_reads_no_texts_says_so_before_any_picture(monkeypatch, guess, chips):
+    def refuse(self, captions):
+        raise ModelError("it has no texts")
+
+    monkeypatch.setattr(Model, "texts", refuse)
+    monkeypatch.setattr(Model, "images", lambda self, arrays: pytest.fail("a picture was embedded"))
+    with pytest.raises(ModelError, match="it has no texts"):
+        asking.read(guess, chips, None, FEW)
 
 
 def test_bars_tell_how_far_reading_is(guess, chips, capsys):
