@@ -101,6 +101,8 @@ def labelled(
     request = _request(folder, name, "classification", None if split == "all" else split, partial, skipped)
     if "scenes_of" in request.entry:
         return _scenes(request)
+    if request.list_file:
+        tables.check_list(request)
     if tables.has_shards(request.folder):
         return _labelled_shards(request)
     if table := tables.find_table(request, tables.LABEL_COLUMNS):
@@ -230,6 +232,8 @@ def _labelled_shards(request: Request) -> Labelled:
 
 def _labelled_table(request: Request, path: Path, rows: list[tuple[str, str]]) -> Labelled:
     own = request.folder / "classnames.txt"
+    if request.list_file:
+        request.compare(f"{path}, split '{request.split}',", {"images": len(rows)})
     if "class_list" in request.entry and not own.is_file():
         known, words = catalogue.class_list(request.entry["class_list"])
         labels = {label: known.get(catalogue.key_of(label)) for _, label in rows}

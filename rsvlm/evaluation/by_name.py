@@ -428,11 +428,13 @@ def _data_hash(root: Path | str) -> str:
 
 
 def _templates(where: str) -> tuple[str, list[str]]:
-    """Name and templates of a prompt set of ours, or of a file."""
+    """Name and templates of a prompt set of ours, or of a file; other templates never go by the name of one of ours."""
     path = Path(where)
     if not path.is_file():
         return where, catalogue.prompt_set(where)
-    return path.stem, [line for line in files.read_lines(path, "template") if not line.startswith("#")]
+    lines = [line for line in files.read_lines(path, "template") if not line.startswith("#")]
+    taken = path.stem in catalogue.prompt_sets() and lines != catalogue.prompt_set(path.stem)
+    return f"{path.stem} (of a file)" if taken else path.stem, lines
 
 
 def confusion_csv(tables: Mapping[str, pd.DataFrame]) -> str:
