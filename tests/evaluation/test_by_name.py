@@ -12,3 +12,14 @@ def test_where_no_image_tells_its_class_that_is_told_before_a_model_is_opened(to
     with pytest.raises(DataError, match="does not say of what class"):
         by_name.retrieve("remoteclip:ViT-B-32", toy_shards, per_class=True)
     assert not opened
+
+
+def test_templates_of_a_file_never_go_by_the_name_of_a_prompt_set_of_others(tmp_path):
+    for name, line, called in (
+        ("mine.txt", "a view of {class}", "mine"),
+        ("skyscript.txt", "a view of {class}", "skyscript (of a file)"),
+        ("paper.txt", "An aerial image of {class}", "paper"),
+    ):
+        (tmp_path / name).write_text(f"# ours\n{line}\n")
+        assert by_name._templates(str(tmp_path / name)) == (called, [line])
+    assert by_name._templates("paper") == ("paper", ["An aerial image of {class}"])
