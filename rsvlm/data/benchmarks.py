@@ -88,7 +88,8 @@ def labelled(
             records have a `class`, or whose `.cls` number the lines of a `classnames.txt` (as in sets for CLIP_benchmark).
         name: A benchmark of `catalogue.rows`, whose classes and numbers must then be met. If None, what the folder is called, else
             every folder of images is a class.
-        split: Name of the split. If None or `all`, every image there is.
+        split: Name of the split. If None or `all`, every image there is. One of which the catalogue knows the list, as
+            `skyscript-test`, is read from that table, with the names of classes in the classnames.txt beside it.
         partial: As for `samples`.
         skipped: Counter of the images left out, by reason.
 

@@ -162,7 +162,7 @@ def _published_blocks(measured: pd.DataFrame, known: Mapping, everything: bool) 
             names = ["system", metric, "95 % interval", "n", "trained on it", "source"]
             rows = [
                 [r.system, _value(r), _interval(r), str(r.n or ""), r.trained_on_dataset, r.source or "measured here"]
-                for r in group.itertuples()
+                for r in group.sort_values("value", ascending=False, kind="stable").itertuples()
             ]
             blocks.append((f"{about}{_title(key)}, {direction}", names, rows))
         if frame is both:

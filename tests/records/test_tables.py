@@ -193,6 +193,8 @@ def test_every_table_of_others_is_one_quantity_and_the_unstated_ones_stand_apart
     assert len(apart) == 1 and len(apart[0]) == len(loose) > 0
     assert len(stated) == len(kinds) - len(loose.groupby(list(results.KEY)))
     assert sum(len(rows) for _, _, rows in stated) == len(figures) - len(loose)
+    values = [[float(row[1]) for row in rows] for _, _, rows in stated]
+    assert values == [sorted(of_table, reverse=True) for of_table in values]
 
 
 def test_the_csv_holds_one_quantity_in_a_column_too(tmp_path):
