@@ -163,6 +163,7 @@ def test_what_is_one_quantity_stands_together(tmp_path, changes, count):
         ("prompt set", RESISC | {"protocol": "skyscript"}),
         ("class words", {"dataset": "AID", "split": "all", "protocol": "rs5m", "n": 10000, **CLASSIFIED}),
         ("class words", {"dataset": "EuroSAT", "split": "all", "protocol": "rs5m", "n": 27000, **CLASSIFIED}),
+        ("class words", RESISC | {"protocol": "rs5m (other class words)"}),
         ("subset", AID | {"split": "all", "n": 10000}),
         ("subset", AID | {"split": "test"}),
         ("subset", AID | {"n": 1999}),
