@@ -80,7 +80,7 @@ def test_rows_name_each_label_and_leave_rare_ones_out_of_the_mean():
     assert set(told) == {"AP[a]", "AP[b]", "AP[rare]", "mAP"} and told["AP[rare]"]["n"] == 3
     assert told["mAP"]["value"] == pytest.approx((told["AP[a]"]["value"] + told["AP[b]"]["value"]) / 2)
     assert told["mAP"]["ci_low"] < told["mAP"]["value"] < told["mAP"]["ci_high"]
-    assert told["AP[a]"]["chance"] == pytest.approx(100 * (truth[:, 0] == 1).sum() / 194, abs=3)
+    assert told["AP[a]"]["chance"] > 100 * (truth[:, 0] == 1).sum() / 194
     assert draws["labels", "t2i", "mAP"].shape == (201,)
     with pytest.raises(DataError, match="5 pictures"):
         labels.evaluate(scores[:8], truth[:8], ["a", "b", "rare"])
