@@ -42,6 +42,7 @@ class MammutConfig(PreTrainedConfig):
         vision_width: Dv; likewise `vision_layers`, `vision_heads`, and `vision_mlp_width`. If None, 4 Dv.
         vision_tower: Name of a convolutional network of timm, as in `trunk`; `patch_size` is the side of a cell of one of its maps,
             such as 16 or 32, and `vision_layers` the number of blocks behind it, or 0. If None, a tower by the other options.
+        vision_places: Windows a side on the picture that channels of a `vision_tower` belong to, as in `trunk`; 0: none.
         vision_stages: Residual blocks of each stage of a convolutional tower. If empty, a transformer.
         vision_standard_weights: Whether the convolutions' weights have mean 0 and norm 1 for each channel, whatever is learned.
         vision_class_token: Whether one more token stands in front of the patches, and is read like them if `class_token_read`.
@@ -78,6 +79,7 @@ class MammutConfig(PreTrainedConfig):
         vision_heads: int = 4,
         vision_mlp_width: int | None = None,
         vision_tower: str | None = None,
+        vision_places: int = 0,
         vision_stages: Sequence[int] = (),
         vision_standard_weights: bool = False,
         vision_class_token: bool = False,
@@ -124,6 +126,8 @@ class MammutConfig(PreTrainedConfig):
                 f"vision_tower='{vision_tower}' has its own stages, no class token and a norm before the pooling: leave out "
                 "vision_stages, vision_class_token and norm_after_pooling"
             )
+        if vision_places and not vision_tower:
+            raise ModelError(f"vision_places={vision_places} goes with a vision_tower: give one, or leave it out")
         super().__init__(**transformers_options)
         for name, value in own.items():
             setattr(self, name, list(value) if isinstance(value, tuple) else value)
@@ -161,7 +165,7 @@ class Attention(nn.Module):
 def _vision_tower(config: MammutConfig) -> nn.Module:
     if config.vision_tower:
         blocks = config.vision_layers, config.vision_heads, config.image_size
-        return trunk.TimmTower(config.vision_tower, config.patch_size, config.vision_width, *blocks)
+        return trunk.TimmTower(config.vision_tower, config.patch_size, config.vision_width, *blocks, config.vision_places)
     if config.vision_stages:
         return ConvTower(config.vision_stages, config.vision_width, config.vision_standard_weights)
     width = config.vision_width

@@ -7,8 +7,9 @@ The patches are cells of one of the network's maps. Where the network goes on to
 through a linear map of its channels (Lin et al., Feature Pyramid Networks, arXiv 1612.03144, section 3, without the further
 convolutions). All but the coarsest begin with factors of 0, so what a training starts from is the network's own last map.
 
-A mean over patches forgets where they lay. So transformer blocks may follow, whose patches carry learned positions: what a cell shows and
-where it lies come together before the mean is taken.
+A mean over patches forgets where they lay. Two remedies, which go together: transformer blocks may follow, whose patches carry learned
+positions; and channels may belong to places. Of these a tenth counts everywhere, and each other tenth in one of nine windows on the picture
+alone, so that the mean over patches holds what each ninth of the picture shows, side by side.
 
 Letters: B batch, H W pixels, h w grid of cells, P = h · w, Dv vision width.
 """
@@ -40,12 +41,15 @@ class TimmTower(nn.Module):
         layers: Number of transformer blocks; with 0 there are no positions either.
         heads: Heads of each block.
         side_px: Side of the pictures that the positions are for; those of other pictures are interpolated.
+        places: Windows a side that channels belong to, as in `windows`; 0: all channels count everywhere.
 
     Raises:
         ModelError: As `layout`, or the network has no map of such cells.
     """
 
-    def __init__(self, name: str, stride: int, width: int, layers: int = 0, heads: int = 8, side_px: int = 128):
+    def __init__(
+        self, name: str, stride: int, width: int, layers: int = 0, heads: int = 8, side_px: int = 128, places: int = 0
+    ):
         super().__init__()
         maps = layout(name)
         if stride not in maps:
@@ -53,6 +57,7 @@ class TimmTower(nn.Module):
                 f"vision_tower='{name}' has maps of {', '.join(map(str, maps))} pixels: patch_size={stride} is none"
             )
         self.trunk = timm.create_model(name, num_classes=0)
+        self.places = places
         self.indices = [index for index, side in enumerate(maps) if side >= stride]
         self.laterals = nn.ModuleList(nn.Conv2d(channels, width, 1) for side, channels in maps.items() if side >= stride)
         for lateral in self.laterals[:-1]:
@@ -105,10 +110,29 @@ class TimmTower(nn.Module):
             x = self.norm_in(x) + grid.flatten(1, 2)
         for block in self.layers:
             x = block(x)
-        return self.norm(x)
+        x = self.norm(x)
+        return x * windows(self.places, *size, x.shape[2]).to(x) if self.places else x
 
     def _batch_norms(self) -> list[nn.Module]:
         return [module for module in self.trunk.modules() if isinstance(module, _BatchNorm)]
+
+
+@functools.lru_cache(64)
+def windows(places: int, height: int, width: int, channels: int) -> Tensor:
+    """Return how much each channel counts in each cell: (P, Dv) float32 in reading order.
+
+    Channels make 1 + n · n groups, as equal as can be, n being `places`. The first counts everywhere, with 1; each other one in a window
+    alone, which falls linearly from the middle of its part of the picture to the middles of the neighbouring parts and has 1 as its mean.
+    """
+    middles = (torch.arange(places) + 0.5) / places
+    sides = []
+    for cells in (height, width):
+        away = ((torch.arange(cells) + 0.5) / cells).clamp(float(middles[0]), float(middles[-1]))[:, None] - middles
+        side = (1 - places * away.abs()).round(decimals=5).clamp(min=0)  # (cells, n)
+        sides.append(side / side.mean(0).clamp(min=1e-6))
+    parts = torch.einsum("yi,xj->yxij", *sides).reshape(height * width, places * places)
+    group = torch.arange(channels) * (places * places + 1) // channels
+    return torch.cat([torch.ones(len(parts), 1), parts], 1)[:, group]
 
 
 @functools.cache

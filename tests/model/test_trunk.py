@@ -216,3 +216,25 @@ def test_networks_of_other_families_have_maps(name, sides):
 def test_what_cannot_be_a_tower_is_one_sentence(changes, words):
     with pytest.raises(ModelError, match=words):
         mammut.Mammut(mammut.MammutConfig(**SIZES | changes))
+
+
+def test_channels_of_places_count_in_their_window_alone():
+    gates = trunk.windows(3, 9, 6, 20)
+    assert gates.shape == (54, 20)
+    torch.testing.assert_close(gates.mean(0), torch.ones(20))
+    assert (gates[:, :2] == 1).all()
+    image = gates.view(9, 6, 20)
+    north_west, centre, south_east = image[..., 2], image[..., 10], image[..., 19]
+    assert north_west.argmax() == 0 and not north_west[:, 3:].any() and not north_west[5:].any()
+    assert centre[4, 2] == centre.max() and not centre[0].any()
+    torch.testing.assert_close(south_east, north_west.flip(0, 1))
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_places_are_a_factor_of_each_token(layers):
+    torch.manual_seed(0)
+    tower = trunk.TimmTower("tf_efficientnet_lite0", 16, 40, layers, 8, 64, places=3).eval()
+    pictures = torch.randn(2, 3, 64, 96)
+    tokens = tower(pictures)
+    tower.places = 0
+    torch.testing.assert_close(tokens, tower(pictures) * trunk.windows(3, 4, 6, 40))
