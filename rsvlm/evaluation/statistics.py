@@ -180,11 +180,12 @@ def exact_interval(share: float, variance: float, units: int) -> tuple[float, fl
 
 
 def _beta(part: float, a: float, b: float) -> float:
-    """Return the value below which this part of a beta distribution lies, to four digits."""
-    odds = np.linspace(-40, 40, 40001)  # as logarithms
+    """Return the value below which this part of a beta distribution lies, to three digits or more."""
+    odds = np.linspace(-20, 20, 8001)  # as logarithms
     logs = -a * np.logaddexp(0, -odds) - b * np.logaddexp(0, odds)
-    below = np.cumsum(np.exp(logs - logs.max()))
-    return float(1 / (1 + np.exp(-np.interp(part, below / below[-1], odds))))
+    density = np.exp(logs - logs.max())
+    below = np.cumsum(density) - density / 2
+    return float(1 / (1 + np.exp(-np.interp(part, below / density.sum(), odds))))
 
 
 def student(freedom: float) -> float:
