@@ -68,7 +68,13 @@ def simulate(
         holds = (ends[..., 0] <= world.truth + 1e-9) & (world.truth - 1e-9 <= ends[..., 1])
         percentiles, shipped = (100 * holds.mean(axis=0)).tolist()
         width, other = (ends[..., 1] - ends[..., 0]).mean(axis=0).tolist()
-        facts = {"metric": world.metric, "kind": world.kind, "images": world.images, "units": world.units, "truth": world.truth}
+        facts = {
+            "metric": world.metric,
+            "kind": world.kind,
+            "images": world.images,
+            "units": world.units,
+            "truth": world.truth,
+        }
         widths = {"width_percentiles": width, "width_shipped": other}
         rows.append(facts | {"percentiles": percentiles, "shipped": shipped} | widths)
     return pd.DataFrame(rows)

@@ -18,15 +18,22 @@ Letters: T pictures to learn from, N pictures that are tested, E width, C classe
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from rsvlm.data import benchmarks, catalogue
 from rsvlm.errors import DataError
-from rsvlm.evaluation import statistics
+from rsvlm.evaluation import by_name, classification, embeddings, given, leakage, statistics
 from rsvlm.model import embed
+from rsvlm.model.others import opening
+from rsvlm.records import files
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +51,8 @@ PULL = 1.0
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
 """From which that of the linear probe on all pictures is chosen."""
 
-SCALES = np.geomspace(1, 200, 24)
-"""From which the factor of the texts' cosines is chosen, by the loss on the shots."""
+SCALES = np.append(0, np.geomspace(1, 200, 23))
+"""From which the factor of the texts' cosines is chosen, by the loss on the shots; 0 is that of texts which mislead."""
 
 
 def evaluate(
@@ -165,8 +172,6 @@ def halves(labels: np.ndarray, keys: Sequence[str]) -> np.ndarray:
 
     Of an odd number the tested half has one more. The order of the pictures does not matter, and no seed does.
     """
-    import hashlib
-
     ranks = np.array([hashlib.sha256(str(key).encode("utf-8", "surrogateescape")).hexdigest() for key in keys])
     learn = np.zeros(len(labels), bool)
     for label in np.unique(labels):
@@ -192,9 +197,7 @@ def nearest_mean(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, class
     return asked @ (means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)).T
 
 
-def linear(
-    known: np.ndarray, labels: np.ndarray, asked: np.ndarray, class_count: int, penalty: float = PENALTY
-) -> np.ndarray:
+def linear(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, class_count: int, penalty: float = PENALTY) -> np.ndarray:
     """Return (N, C) scores of a logistic regression.
 
     Args:
@@ -208,9 +211,7 @@ def linear(
     return of_asked @ _fitted(inputs, labels, np.zeros((len(labels), class_count)), np.full(class_count, penalty))
 
 
-def linear_on_all(
-    known: np.ndarray, labels: np.ndarray, asked: np.ndarray, class_count: int, *, seed: int = 0
-) -> np.ndarray:
+def linear_on_all(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, class_count: int, *, seed: int = 0) -> np.ndarray:
     """Do the same on all pictures, with the one of `PENALTIES` that is best for a fifth of the pictures to learn from, held out."""
     order = np.random.default_rng(seed).permutation(len(known))
     rest, out = np.sort(order[len(order) // 5 :]), np.sort(order[: len(order) // 5])
@@ -221,9 +222,7 @@ def linear_on_all(
     return linear(known, labels, asked, class_count, best)
 
 
-def from_text(
-    known: np.ndarray, labels: np.ndarray, asked: np.ndarray, texts: np.ndarray, pull: float = PULL
-) -> np.ndarray:
+def from_text(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, texts: np.ndarray, pull: float = PULL) -> np.ndarray:
     """Return (N, C) scores of a logistic regression that starts from (C, E) vectors of texts; other arguments as of `linear`.
 
     The factor of the texts' cosines is the one of `SCALES` with the smallest loss on the shots.
@@ -256,7 +255,9 @@ def _fitted(inputs: np.ndarray, labels: np.ndarray, base: np.ndarray, penalty: n
     targets, strength = torch.from_numpy(labels.astype(np.int64)), torch.from_numpy(penalty) / len(labels)
     strength = strength.clamp_min(1e-6)
     weights = torch.zeros(x.shape[1], base.shape[1], dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS([weights], max_iter=100, tolerance_grad=1e-6, tolerance_change=1e-8, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS(
+        [weights], max_iter=100, tolerance_grad=1e-6, tolerance_change=1e-8, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> torch.Tensor:
         solver.zero_grad()
@@ -313,3 +314,125 @@ def _checked(vectors: np.ndarray, labels: np.ndarray, class_count: int, what: st
     if labels.min() < 0 or labels.max() >= class_count:
         raise DataError(f"{what}: labels reach from {labels.min()} to {labels.max()}: expected 0…{class_count - 1}")
     return vectors, labels.astype(np.int64)
+
+
+# By the names of a model and a benchmark
+
+
+def score(
+    model: str,
+    root: Path | str | None,
+    benchmark: str | None,
+    options: by_name.Options,
+    *,
+    split: str | None = None,
+    train_split: str = "train",
+    prompts: Mapping[str, Sequence[str]] | None = None,
+    shots: Sequence[int] = SHOTS,
+    seeds: int = SEEDS,
+) -> by_name.Evaluation:
+    """Score few shots of a model on a benchmark, or of vectors in a file; what `rsvlm evaluate classify --shots` calls.
+
+    Shots come from `train_split`. Where the benchmark has no such split, or every picture is asked for, those of one split are halved, see
+    `halves`: the first half gives the shots, the second is tested, and the rows' split says so. `about["shots_from"]` tells which.
+
+    Args:
+        model: As for `by_name.retrieve`; a file is one that `given.read_classes` reads.
+        root: Folder of the benchmark; of a file not needed.
+        benchmark: Name in `catalogue.rows`. If None, what the folder says.
+        options: How it is scored.
+        split: Split that is tested. If None, every picture there is.
+        train_split: Split that shots come from.
+        prompts: Prompt sets by name, templates each. If None, `paper`.
+        shots: As for `evaluate`.
+        seeds: As for `evaluate`.
+
+    Raises:
+        DataError: As `evaluate` and `given.read_classes`; or a benchmark that is missing or broken.
+        ModelError: As `opening.open_encoder`.
+    """
+    if str(model).startswith(by_name.FILE):
+        tested, known, texts, about = _of_file(model, benchmark, split, train_split)
+    else:
+        by_name.check(model, root, benchmark, "classification", options.device)
+        tested, known, texts, about = _of_model(model, root, benchmark, options, split, train_split, prompts)
+    name, source = split or leakage.EVERYTHING, f"split '{train_split}'"
+    if known is None:
+        learn = halves(tested.labels, tested.keys)
+        known, tested = _part(tested, learn), _part(tested, ~learn)
+        whole = f"split '{split}'" if split else "all pictures"
+        source = f"the first half of {whole}, by a hash of their names; the second is tested"
+        name = f"{name}, second half"
+    about["shots_from"] = f"{source} ({len(known.labels):,} pictures)"
+    draws: dict = {}
+    facts = {"dataset": about["benchmark"], "split": name, "seed": options.seed, "resampled": draws}
+    facts |= {"bootstrap_samples": options.bootstrap_samples, "shots": shots, "seeds": seeds}
+    pictures = known.image_embeddings, known.labels, tested.image_embeddings, tested.labels
+    return by_name.Evaluation(evaluate(*pictures, tested.class_names, texts, **facts), about, draws=draws)
+
+
+def _of_model(
+    model: str,
+    root: Path | str,
+    benchmark: str | None,
+    options: by_name.Options,
+    split: str | None,
+    train_split: str,
+    prompts: Mapping[str, Sequence[str]] | None,
+) -> tuple[embeddings.Labelled, embeddings.Labelled | None, dict[str, np.ndarray], dict]:
+    """What is tested, what is learnt from (None: halves of the former), vectors of the classes' texts, and what it is of."""
+    encoder = opening.open_encoder(model, options.device)
+    skipped: Counter = Counter()
+
+    def embedded(which: str | None, skipped: Counter) -> embeddings.Labelled:
+        names, items = benchmarks.labelled(root, benchmark, which, partial=options.partial, skipped=skipped)
+        with tempfile.TemporaryDirectory() as scratch:
+            sizes = {"batch_size": options.batch_size, "skipped": skipped}
+            return embeddings.read_labelled(embeddings.labelled(encoder, items, Path(scratch), class_names=names, **sizes))
+
+    tested, known = embedded(split, skipped), None
+    if split not in (None, leakage.EVERYTHING, train_split):
+        try:
+            known = embedded(train_split, Counter())
+        except DataError as error:
+            logger.warning("shots come from one half of split '%s': split '%s' cannot be used, %s", split, train_split, error)
+    if known is not None and known.class_names != tested.class_names:
+        raise DataError(f"split '{train_split}' has other classes than '{split}': choose another with --train-split")
+    texts = {}
+    if "texts" in getattr(encoder, "can", ("texts",)):
+        sets = prompts or {"paper": catalogue.prompt_set("paper")}
+        of_names = encoder, tested.class_names
+        texts = {name: classification.class_embeddings(*of_names, lines) for name, lines in sets.items()}
+    else:
+        logger.warning("%s reads no texts: shots of it start from none", encoder.name)
+    return tested, known, texts, by_name.about_model(encoder, root, by_name.title(benchmark, root, "classification"), skipped)
+
+
+def _of_file(
+    model: str, benchmark: str | None, split: str | None, train_split: str
+) -> tuple[embeddings.Labelled, embeddings.Labelled | None, dict[str, np.ndarray], dict]:
+    """The same, of vectors in a file."""
+    path = Path(str(model).removeprefix(by_name.FILE))
+    vectors = given.read_classes(path)
+    all_of_it = embeddings.Labelled(vectors.keys, vectors.labels, vectors.image_embeddings, vectors.class_names, None)
+    texts = {} if vectors.class_embeddings is None else {vectors.prompts: vectors.class_embeddings}
+    of_split = {name: np.array([one == name for one in vectors.splits]) for name in set(vectors.splits)}
+    tested, known = all_of_it, None
+    if split not in (None, leakage.EVERYTHING):
+        if split not in of_split:
+            there = ", ".join(sorted(of_split)) or "none: leave --split out, and its pictures are halved"
+            raise DataError(f"{path} has no split '{split}' in its array `splits`; there are {there}")
+        tested = _part(all_of_it, of_split[split])
+        if train_split != split and train_split in of_split:
+            known = _part(all_of_it, of_split[train_split])
+    digest = files.file_sha256(path)
+    name = by_name.title(benchmark, None, "classification") if benchmark else path.stem
+    about = {"model": path.stem, "fingerprint": digest, "benchmark": name, "data_hash": digest[:16], "skipped": {}}
+    return tested, known, texts, about
+
+
+def _part(whole: embeddings.Labelled, chosen: np.ndarray) -> embeddings.Labelled:
+    keys = [key for key, take in zip(whole.keys, chosen, strict=True) if take]
+    return embeddings.Labelled(
+        keys, whole.labels[chosen], whole.image_embeddings[chosen], whole.class_names, whole.logit_scale
+    )
