@@ -245,7 +245,7 @@ def of_retrieval(
 ) -> pd.DataFrame:
     """Do the same with galleries: vectors are drawn, one to five captions to an image, a tenth of them there twice, and ranked.
 
-    The truth is the mean over 500 galleries (of the median rank, the median). What is shipped is what `retrieval.evaluate` gives, so this
+    The truth is the mean over 200 galleries (of the median rank, the median). What is shipped is what `retrieval.evaluate` gives, so this
     takes a second for ten galleries.
 
     Returns:
@@ -262,7 +262,7 @@ def of_retrieval(
         vectors = [(one / np.linalg.norm(one, axis=1, keepdims=True)).astype(np.float32) for one in (images, texts)]
         return retrieval.evaluate(*vectors, owners, ties="average", bootstrap_samples=samples, seed=seed)
 
-    known = [rows(0) for _ in range(500)]
+    known = [rows(0) for _ in range(200)]
     measured = [rows(bootstrap_samples) for _ in range(sets)]
     table = []
     for place, row in enumerate(known[0]):
