@@ -350,7 +350,9 @@ def show(evaluation, places: list[str]) -> None:
         typer.echo(f"left out of directions: {', '.join(f'{reason} ({n:,})' for reason, n in left_out.items())}")
     if blocks := evaluation.about.get("blocks"):
         few = "; so few make them rough" if blocks < 20 else ""
-        typer.echo(f"pictures whose ground hangs together are resampled as one, as good as {blocks} blocks of equal size{few}")
+        typer.echo(
+            f"intervals are over {blocks} blocks of pictures whose ground hangs together, counted as if of one size{few}"
+        )
     for measure, reason in evaluation.about.get("not_measured", {}).items():
         typer.echo(f"{measure} not measured: {reason}")
     for place in places:
