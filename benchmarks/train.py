@@ -33,6 +33,8 @@ from rsvlm.training.batches import Batch, Place
 VOCABULARY, CONTEXT = 49_408, 77  # CLIP's, which the peers are written for
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 INSTALL = 'pip install -e ".[bench]"'
+# The last release, 3.3.0, has no MaMMUT; its main branch has.
+ELSEWHERE = {"open_clip.mammut_model": "pip install git+https://github.com/mlfoundations/open_clip"}
 # Dense bfloat16 peak in FLOP/s. Source: NVIDIA's data sheets, without sparsity.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 
@@ -143,7 +145,7 @@ def measure(
                 raise ValueError(f"its loss is {losses[name]:.5f}, ours {losses['rsvlm']:.5f}: they are not the same model")
             ready[name] = contender
         except ModuleNotFoundError as error:
-            problems[name] = f"{error.name} is not installed: {INSTALL}"
+            problems[name] = f"{error.name} is not installed: {ELSEWHERE.get(error.name, INSTALL)}"
         except Exception as error:
             if name.startswith("rsvlm"):
                 raise
@@ -198,7 +200,7 @@ def table(rows: list[dict]) -> str:
 
 
 def _make_ours(setting: Setting) -> Contender:
-    model, options = _our_model(setting), config.Train(precision=setting.precision)
+    model, options = our_model(setting), config.Train(precision=setting.precision)
     objective = train.objective(options)
 
     def backward(images: Tensor, tokens: Tensor) -> Tensor:
@@ -227,7 +229,7 @@ def _make_padded(setting: Setting) -> Contender:
     Texts stay padded to the context length, and the decoder ends in the vocabulary product whichever pass asks for it: that of
     the contrastive pass is thrown away, so it costs its forward product alone (openMaMMUT's `encode_text` does so).
     """
-    model, options = _our_model(setting), config.Train()
+    model, options = our_model(setting), config.Train()
 
     def passes(images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         patches = model.image_tokens(images)
@@ -249,121 +251,31 @@ def _make_padded(setting: Setting) -> Contender:
         return {"image": image.shape, "text": text.shape, "logits": logits[:, : setting.text_tokens].shape}
 
     matched = "our weights; texts padded to the context length, vocabulary product at every position of both passes"
-    return Contender("padded reference", matched, model, _plainly(loss, setting), check)
+    return Contender("padded reference", matched, model, plainly(loss, setting), check)
 
 
-def _make_mammut_pytorch(setting: Setting, cut: bool) -> Contender:
-    from mammut_pytorch.mammut_pytorch import MaMMUT
+def _peer(name: str, setting: Setting, cut: bool) -> Contender:
+    from benchmarks import train_peers
 
-    sizes = setting.model_config()
-    patches = (sizes.image_size // sizes.patch_size) ** 2
-    vision = _our_model(setting).vision
-    model = MaMMUT(
-        dim=sizes.text_width,
-        num_tokens=setting.vocabulary,
-        depth=sizes.text_layers,
-        cross_attend_every=sizes.cross_attention_every,
-        image_dim=sizes.vision_width,
-        num_img_queries=patches,
-        dim_head=sizes.text_width // sizes.text_heads,
-        heads=sizes.text_heads,
-        img_encoder=_Tower(vision),
-        pad_id=tokenizer.PAD_ID,
-    ).to(setting.device)
-    length = setting.text_tokens if cut else setting.context
-
-    def check(images: Tensor, tokens: Tensor) -> dict[str, tuple]:
-        text, image = model(tokens[:, :length], images=images, return_embeddings=True)
-        logits = model(tokens[:, : setting.text_tokens], images=images)
-        return {"image": image.shape, "text": text.shape, "logits": logits.shape}
-
-    texts = "texts cut to the longest before they are given to it" if cut else "texts padded"
-    return Contender(
-        f"mammut-pytorch, texts {'cut' if cut else 'padded'}",
-        f"{texts}; our vision tower in front; same width, depth, heads and layers with cross-attention; {patches} image queries "
-        "(its default, 256, is slower); its own design: one key and value head, SwiGLU, tied vocabulary",
-        model,
-        _plainly(lambda images, tokens: model(tokens[:, :length], images=images, return_loss=True), setting),
-        check,
-    )
-
-
-def _make_coca(setting: Setting, cut: bool) -> Contender:
-    from open_clip.coca_model import CoCa
-    from open_clip.loss import CoCaLoss
-
-    sizes, options = setting.model_config(), config.Train()
-    alone = sizes.text_layers // 2
-    decoder = {"context_length": setting.context - 1, "vocab_size": setting.vocabulary, "width": sizes.text_width}
-    decoder |= {"heads": sizes.text_heads}
-    patches = (sizes.image_size // sizes.patch_size) ** 2
-    model = CoCa(
-        embed_dim=sizes.text_width,
-        vision_cfg={
-            "image_size": sizes.image_size,
-            "patch_size": sizes.patch_size,
-            "layers": sizes.vision_layers,
-            "width": sizes.vision_width,
-            "head_width": sizes.vision_width // sizes.vision_heads,
-            "attentional_pool": True,
-            "attn_pooler_queries": patches + 1,
-            "attn_pooler_heads": sizes.vision_heads,
-            "output_tokens": True,
-        },
-        text_cfg=decoder | {"layers": alone, "embed_cls": True, "output_tokens": True, "pad_id": tokenizer.PAD_ID},
-        multimodal_cfg=decoder | {"layers": sizes.text_layers - alone, "attn_pooler_heads": sizes.text_heads},
-        pad_id=tokenizer.PAD_ID,
-    )
-    nn.init.normal_(model.text_decoder.text_projection, std=sizes.text_width**-0.5)  # it leaves this one as the memory was
-    model.to(setting.device)
-    criterion = CoCaLoss(options.caption_weight, options.contrastive_weight, pad_id=tokenizer.PAD_ID)
-    length = setting.text_tokens if cut else setting.context - 1  # its class token takes the last position
-
-    def loss(images: Tensor, tokens: Tensor) -> Tensor:
-        out = model(images, tokens[:, :length])
-        names = ("image_features", "text_features", "logits", "labels", "logit_scale")
-        return sum(criterion(*(out[name] for name in names)))
-
-    def check(images: Tensor, tokens: Tensor) -> dict[str, tuple]:
-        out = model(images, tokens[:, : setting.text_tokens], output_labels=False)
-        return {"image": out["image_features"].shape, "text": out["text_features"].shape, "logits": out["logits"].shape}
-
-    texts = "texts cut to the longest before they are given to it" if cut else "texts padded"
-    return Contender(
-        f"open_clip CoCa, texts {'cut' if cut else 'padded'}",
-        f"{texts}; same widths and heads; {alone} text layers, then {sizes.text_layers - alone} more with cross-attention, so "
-        "captions pass as many layers and cross-attentions as in MaMMUT; its own design: texts pass the first half once, for both "
-        f"losses, and the contrastive loss sees that half alone; {patches} + 1 image queries (its default, 256, is slower)",
-        model,
-        _plainly(loss, setting),
-        check,
-    )
-
-
-class _Tower(nn.Module):
-    """Our vision tower as a peer takes one: images to (B, P, Dv) tokens."""
-
-    def __init__(self, vision: nn.Module):
-        super().__init__()
-        self.vision = vision
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Encode (B, 3, H, W)."""
-        return self.vision.forward_features(images)
+    return getattr(train_peers, f"make_{name}")(setting, cut)
 
 
 MAKERS: dict[str, Callable[[Setting], Contender]] = {
     "rsvlm": _make_ours,
     "rsvlm, compiled": _make_compiled,
     "padded reference": _make_padded,
-    "mammut-pytorch, texts padded": lambda setting: _make_mammut_pytorch(setting, cut=False),
-    "mammut-pytorch, texts cut": lambda setting: _make_mammut_pytorch(setting, cut=True),
-    "open_clip CoCa, texts padded": lambda setting: _make_coca(setting, cut=False),
-    "open_clip CoCa, texts cut": lambda setting: _make_coca(setting, cut=True),
+    "mammut-pytorch, texts padded": lambda setting: _peer("mammut_pytorch", setting, cut=False),
+    "mammut-pytorch, texts cut": lambda setting: _peer("mammut_pytorch", setting, cut=True),
+    "open_clip MaMMUT, texts padded": lambda setting: _peer("open_mammut", setting, cut=False),
+    "open_clip MaMMUT, texts cut": lambda setting: _peer("open_mammut", setting, cut=True),
+    "open_clip CoCa, texts padded": lambda setting: _peer("coca", setting, cut=False),
+    "open_clip CoCa, texts cut": lambda setting: _peer("coca", setting, cut=True),
 }
 
 
-def _plainly(loss: Callable[[Tensor, Tensor], Tensor], setting: Setting) -> Callable[[Tensor, Tensor], Tensor]:
+def plainly(loss: Callable[[Tensor, Tensor], Tensor], setting: Setting) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a backward pass of a loss, under the setting's precision."""
+
     def backward(images: Tensor, tokens: Tensor) -> Tensor:
         with _autocast(setting):
             value = loss(images, tokens)
@@ -384,7 +296,8 @@ def _optimizer(model: nn.Module, setting: Setting) -> torch.optim.Optimizer:
     )
 
 
-def _our_model(setting: Setting) -> mammut.Mammut:
+def our_model(setting: Setting) -> mammut.Mammut:
+    """Make our model, with the same weights each time."""
     torch.manual_seed(0)  # the same weights for everyone who is made of our modules
     return mammut.Mammut(setting.model_config()).to(setting.device).train()
 
@@ -456,7 +369,9 @@ def _utilisation(setting: Setting, samples_per_s: float) -> dict[str, float]:
 def _memory_of(name: str, setting: Setting) -> float | None:
     """Run two steps in a process of their own and return what it grew by, in MB (2**20 bytes)."""
     job = json.dumps({"name": name, "setting": vars(setting), "threads": torch.get_num_threads()})
-    done = subprocess.run([sys.executable, str(Path(__file__).resolve()), job], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.train", job], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
     return round(json.loads(done.stdout.splitlines()[-1]), 1) if done.returncode == 0 else None
 
 

@@ -5,9 +5,11 @@ In: vectors of pictures and texts, or a model and a benchmark. Out: rows of metr
     retrieval      recalls both ways, under every protocol
     counting       how many pairs score higher; score_kernels has its inner loops
     classification zero-shot classes
+    few_shots      what a handful of labelled pictures of each class add
     captioning     what it writes about a picture, against what people wrote
     labels         several labels to a picture
     statistics     every interval
+    coverage       how often an interval holds the truth
     embeddings     a split embedded once, on disk
     given          vectors that others computed, in a file
     leakage        was the test in the training data?

@@ -141,8 +141,8 @@ def classify(
         ModelError: As `opening.open_encoder`.
     """
     if str(model).startswith(FILE):
-        raise DataError(f"{model} cannot read the names of classes: give --model a model, or score the file with retrieval")
-    templates = dict(map(_templates, prompts))
+        raise DataError(f"{model} cannot read the names of classes: give --model a model, or add --shots, which needs none")
+    templates = dict(map(templates_of, prompts))
     check(model, root, benchmark, "classification", options.device)
     skipped: Counter = Counter()
     names, items = benchmarks.labelled(root, benchmark, split, partial=options.partial, skipped=skipped)
@@ -430,8 +430,12 @@ def _data_hash(root: Path | str) -> str:
     return benchmarks.fingerprint(path) if path.is_dir() else stages.key(path=path.name, size=path.stat().st_size)
 
 
-def _templates(where: str) -> tuple[str, list[str]]:
-    """Name and templates of a prompt set of ours, or of a file; other templates never go by the name of one of ours."""
+def templates_of(where: str) -> tuple[str, list[str]]:
+    """Return name and templates of a prompt set of ours, or of a file; other templates never go by the name of one of ours.
+
+    Raises:
+        DataError: It is neither.
+    """
     path = Path(where)
     if not path.is_file():
         return where, catalogue.prompt_set(where)

@@ -65,8 +65,8 @@ def evaluate(
 
     `top1`, `top5`: percent of images whose class is among the k best; another class with the same score counts against it.
     `balanced_accuracy`: the mean over classes of their own top1, `top1[NAME]`; a class without images has none and is left out.
-    `ece`: expected calibration error in percent points, see `reliability`. Intervals are the 2.5 to 97.5 percentile over bootstrap
-    resamples of the images. `chance` is what uniform guessing reaches, k / C.
+    `ece`: expected calibration error in percent points, see `reliability`. Intervals are `statistics.interval` over bootstrap resamples
+    of the images, that of `ece` is `statistics.magnitude_interval`. `chance` is what uniform guessing reaches, k / C.
 
     Args:
         image_embeddings: (N, E) floating-point; scaled to norm 1.
@@ -185,14 +185,17 @@ def _metrics(
     place = None if confidence is None else _bin(confidence, BINS)
 
     def measured(times: np.ndarray) -> np.ndarray:
-        """All metrics where image i was drawn times[i] times: (K + 1 + 1 + C,) in percent."""
+        """All metrics where image i was drawn times[i] times, then the gaps of the bins: (K + 1 + 1 + C + BINS,) in percent."""
         seen, total = np.bincount(label, times, C), times.sum()
         with np.errstate(invalid="ignore"):
             own = np.bincount(label, times * (rank == 1), C) / seen
-        error = np.nan if place is None else np.abs(np.bincount(place, times * ((rank == 1) - confidence), BINS)).sum() / total
-        return 100 * np.concatenate([times @ hits / total, [own[seen > 0].mean(), error], own])
+        gaps = np.full(BINS, np.nan)
+        if place is not None:
+            gaps = np.bincount(place, times * ((rank == 1) - confidence), BINS) / total
+        return 100 * np.concatenate([times @ hits / total, [own[seen > 0].mean(), np.abs(gaps).sum()], own, gaps])
 
     values = np.array([measured(times[0].astype(float)) for times in statistics.bootstrap(N, **draws)])
+    values, gaps = values[:, :-BINS], values[:, -BINS:]
     metrics = [f"top{k}" for k in ks] + ["balanced_accuracy", "ece"] + [f"top1[{name}]" for name in names]
     chances = [100 * k / C for k in ks] + [100 / C, None] + [100 / C] * C
     of_class = np.bincount(label, minlength=C)
@@ -203,8 +206,9 @@ def _metrics(
     units = [N] * len(ks) + [balanced, None] + of_class.tolist()
     most = statistics.count_blocks(draws["blocks"], N)
     units = [count if count is None else min(count, most) for count in units]
-    return [
-        ({"metric": name, **statistics.interval(of_metric, of_units), "chance": chance, "n": n}, of_metric)
-        for name, of_metric, of_units, chance, n in zip(metrics, values.T, units, chances, counts, strict=True)
-        if not np.isnan(of_metric[0])  # no scale, no error; no image, no accuracy
-    ]
+    table = []
+    for name, of_metric, of_units, chance, n in zip(metrics, values.T, units, chances, counts, strict=True):
+        if not np.isnan(of_metric[0]):  # no scale, no error; no image, no accuracy
+            known = statistics.magnitude_interval(gaps) if name == "ece" else statistics.interval(of_metric, of_units)
+            table.append(({"metric": name, **known, "chance": chance, "n": n}, of_metric))
+    return table

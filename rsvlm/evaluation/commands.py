@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from rsvlm.errors import ConfigError
 from rsvlm.records.commands import (
     BatchSize,
     Benchmark,
@@ -32,7 +33,7 @@ app = typer.Typer(no_args_is_help=True, help="Score a model on a data set.")
 ModelName = Annotated[
     str,
     typer.Option(
-        help="FOLDER, open_clip:NAME:FILE, hf:FOLDER, …, as a wrong one lists; or embeddings:FILE.npz (retrieval only)."
+        help="FOLDER, open_clip:NAME:FILE, hf:FOLDER, …, as a wrong one lists; or embeddings:FILE.npz (not for classes without --shots)."
     ),
 ]
 
@@ -42,7 +43,7 @@ Baselines = Annotated[
         "--baselines", help="Also what colours alone reach (of reading: in directions), learnt from the training split."
     ),
 ]
-TrainSplit = Annotated[str, typer.Option(help="Split that baselines learn from.")]
+TrainSplit = Annotated[str, typer.Option(help="Split that baselines and shots come from.")]
 
 
 @writes_alone("out")
@@ -133,14 +134,32 @@ def classify(
     partial: Partial = False,
     baselines: Baselines = False,
     train_split: TrainSplit = "train",
+    shots: Annotated[
+        str | None,
+        typer.Option(
+            help="Few shots instead: numbers of labelled pictures of each class, as 1,2,4,8,16. Nearest class mean, logistic regression "
+            "that starts from the texts, and from nothing, and a linear probe on all. They come from --train-split; without --split, or "
+            "without such a split, from one half of the pictures, and the other is tested. Of embeddings:FILE.npz the file holds "
+            "image_embeddings, labels and class_names, perhaps class_embeddings, prompts, splits and keys."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of the shots; the mean over them is reported.")] = 5,
 ) -> None:
-    """Zero-shot accuracy with intervals and chance; of each class into the JSON."""
-    from rsvlm.evaluation import asking, by_name
+    """Zero-shot accuracy with intervals and chance; of each class into the JSON. With --shots, few-shot accuracy."""
+    from rsvlm.evaluation import asking, by_name, few_shots
     from rsvlm.records import files
 
     started = time.time()
     draws = {"bootstrap_samples": bootstrap_samples, "seed": seed}
     options = by_name.Options(batch_size=batch_size, device=device, partial=partial, **draws)
+    if shots is not None:
+        if baselines or confusion:
+            raise ConfigError("--baselines and --confusion are of zero-shot classes: leave them out beside --shots")
+        sets = dict(map(by_name.templates_of, prompts or ["paper"]))
+        how = {"split": split, "train_split": train_split, "prompts": sets, "seeds": seeds}
+        evaluation = few_shots.score(model, root, benchmark, options, shots=_numbers(shots), **how)
+        report(evaluation, json_out, seed, device, started)
+        return
     evaluation = by_name.classify(model, root, benchmark, options, split=split, prompts=prompts or ["paper"])
     if baselines:
         evaluation = asking.class_baselines(evaluation, root, benchmark, options, split=split, train_split=train_split)
@@ -268,6 +287,13 @@ def leakage(
     show(evaluation, places)
 
 
+def _numbers(shots: str) -> list[int]:
+    try:
+        return [int(part) for part in shots.split(",")]
+    except ValueError:
+        raise ConfigError(f"--shots {shots}: expected whole numbers with commas between them, as 1,2,4,8,16") from None
+
+
 def report(
     evaluation, json_out: Path | None, seed: int, device: str, started: float, save: tuple[str, str] | None = None
 ) -> None:
@@ -316,13 +342,17 @@ def show(evaluation, places: list[str]) -> None:
             typer.echo(f"{what} {row['value']:8.2f}{interval}{chance}  n {row['n']}")
     if skipped := evaluation.about.get("skipped"):
         typer.echo(f"left out: {', '.join(f'{reason} ({n:,})' for reason, n in skipped.items())}")
+    if source := evaluation.about.get("shots_from"):
+        typer.echo(f"shots are from {source}")
     if reason := evaluation.about.get("baselines"):
         typer.echo(reason)
     if left_out := evaluation.about.get("left_out_of_directions"):
         typer.echo(f"left out of directions: {', '.join(f'{reason} ({n:,})' for reason, n in left_out.items())}")
     if blocks := evaluation.about.get("blocks"):
         few = "; so few make them rough" if blocks < 20 else ""
-        typer.echo(f"intervals are over {blocks} blocks of pictures whose ground hangs together{few}")
+        typer.echo(
+            f"intervals are over {blocks} blocks of pictures whose ground hangs together, counted as if of one size{few}"
+        )
     for measure, reason in evaluation.about.get("not_measured", {}).items():
         typer.echo(f"{measure} not measured: {reason}")
     for place in places:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from rsvlm.model.others.towers import short
 
 ARRAYS = ("image_embeddings", "caption_embeddings", "image_of_caption", "captions", "keys")
 """What a file of embeddings holds; the last two perhaps."""
+
+OF_CLASSES = ("image_embeddings", "labels", "class_names", "class_embeddings", "prompts", "splits", "keys")
+"""What a file of images with classes holds; the last four perhaps."""
 
 
 def read_embeddings(path: str | Path) -> embeddings.Embeddings:
@@ -65,10 +69,57 @@ def wording(path: str | Path) -> str | None:
     return str(text.item())
 
 
+@dataclass(frozen=True)
+class Classes:
+    """N images with a class each, as a file tells them: see `read_classes`."""
+
+    keys: list[str]
+    labels: np.ndarray
+    image_embeddings: np.ndarray
+    class_names: list[str]
+    class_embeddings: np.ndarray | None
+    prompts: str
+    splits: list[str]
+
+
+def read_classes(path: str | Path) -> Classes:
+    """Read vectors of images with classes, which any other system computed, from an `.npz` file; a leading `embeddings:` is dropped.
+
+    The file holds `image_embeddings` (N, E), `labels` (N,) integers from 0 to C - 1, and `class_names` (C,) texts; perhaps
+    `class_embeddings` (C, E), vectors of texts about the classes, and `prompts`, one text that names the sentences; `splits` (N,) texts
+    such as train and test; and `keys` (N,) texts. Vectors are scaled to norm 1.
+
+    Raises:
+        DataError: The file is missing, broken or pickled, or its arrays do not fit together; the message names the array.
+    """
+    path = Path(str(path).removeprefix("embeddings:"))
+    arrays = _arrays(path, OF_CLASSES)
+    if missing := [name for name in OF_CLASSES[:3] if name not in arrays]:
+        raise DataError(f"{path} has no {', '.join(missing)}: a file of classes holds {', '.join(OF_CLASSES[:3])}")
+    images, labels = embed.unit(arrays["image_embeddings"], f"{path}, image_embeddings"), arrays["labels"]
+    names = _strings(path, "class_names", arrays["class_names"], len(arrays["class_names"]))
+    C = len(names)
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or not ((labels >= 0) & (labels < C)).all():
+        raise DataError(f"{path}: labels are {labels.dtype} {labels.shape}: expected {len(images)} numbers from 0 to {C - 1}")
+    texts = arrays.get("class_embeddings")
+    if texts is not None and texts.shape != (C, images.shape[1]):
+        raise DataError(f"{path}: class_embeddings are {texts.shape}: expected {(C, images.shape[1])}")
+    prompts = arrays.get("prompts")
+    return Classes(
+        keys=_strings(path, "keys", arrays.get("keys"), len(images)) or [str(i) for i in range(len(images))],
+        labels=labels.astype(np.int64),
+        image_embeddings=images,
+        class_names=names,
+        class_embeddings=None if texts is None else embed.unit(texts, f"{path}, class_embeddings"),
+        prompts="prompts not stated" if prompts is None or prompts.dtype.kind != "U" else str(prompts.reshape(-1)[0]),
+        splits=_strings(path, "splits", arrays.get("splits"), len(images)),
+    )
+
+
 def _arrays(path: Path, names: Sequence[str] = ARRAYS) -> dict[str, np.ndarray]:
     """Read arrays of an npz file, as far as it has them; none may be pickled."""
     if not path.is_file():
-        raise DataError(f"there is no file {path}: expected an .npz with {', '.join(ARRAYS[:3])}")
+        raise DataError(f"there is no file {path}: expected an .npz with {', '.join(names[:3])}")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in names if name in file.files}

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 ENOUGH = 1000
 """Number of resamples from which an interval is no matter of luck."""
 
+FEW_UNITS, FEW_HITS = 100, 15
+"""Numbers of units, and of hits or misses, below which percentiles over resamples hold the truth in less than 93 of 100 cases."""
+
 
 def bootstrap(
     n: int, count: int, seed: int, at_once: int = 1, blocks: Sequence | np.ndarray | None = None
@@ -75,8 +78,18 @@ def codes(blocks: Sequence | np.ndarray, n: int) -> np.ndarray:
 
 
 def count_blocks(blocks: Sequence | np.ndarray | None, n: int) -> int:
-    """Return the number of independent units among n images: of blocks, or n where `blocks` is None. Raises as `codes`."""
-    return n if blocks is None else int(codes(blocks, n).max(initial=-1)) + 1
+    """Return the number of independent units among n images: n where `blocks` is None, else of blocks. Raises as `codes`.
+
+    Blocks of unlike sizes count as so many of one size as would vary as much: (Σ size)² / Σ size², rounded down. A block that holds
+    most of the images leaves little more than one.
+
+    Source:
+        L. Kish: Survey Sampling (1965), section 11.7: the effective number of what is weighted.
+    """
+    if blocks is None or not n:
+        return n
+    sizes = np.bincount(codes(blocks, n)).astype(float)
+    return int(n**2 / (sizes**2).sum() + 1e-9)
 
 
 def overlapping(boxes: np.ndarray) -> np.ndarray:
@@ -111,8 +124,9 @@ def overlapping(boxes: np.ndarray) -> np.ndarray:
 def interval(values: np.ndarray, units: int | None = None) -> dict[str, float | None]:
     """Return a metric's `value`, and `ci_low` and `ci_high`, the 2.5 and 97.5 percentile over resamples.
 
-    Of a share of 0 or 100 % all resamples are alike, which would give an interval without width; there it is Clopper's and Pearson's
-    for none, or all, of `units`: 58 of 58 is 93.8 to 100 %.
+    Of few units, and of few hits or few misses, percentiles lie too close: see `coverage`. So a share of fewer than `FEW_UNITS` units, or
+    of fewer than `FEW_HITS` hits or misses, has the interval of `exact_interval`. Of a share of 0 or 100 % all resamples are alike, which
+    would give an interval without width; there it is Clopper's and Pearson's for none, or all, of `units`: 58 of 58 is 93.8 to 100 %.
 
     Args:
         values: (R,) float: first over all images, then over each resample; NaN where it cannot be measured.
@@ -126,28 +140,126 @@ def interval(values: np.ndarray, units: int | None = None) -> dict[str, float | 
         C. J. Clopper, E. S. Pearson: The use of confidence or fiducial limits illustrated in the case of the binomial, Biometrika 26
         (1934); with 0 of n its upper end is 1 - 0.025^(1/n).
     """
-    draws = values[1:][~np.isnan(values[1:])]
-    low, high = np.percentile(draws, [2.5, 97.5]).tolist() if len(draws) else (None, None)
-    if len(draws) and units:
-        low = min(low, 100 - most_missed(units)) if np.isclose(values[0], 100, rtol=0, atol=1e-9) else low
-        high = max(high, most_missed(units)) if np.isclose(values[0], 0, atol=1e-9) else high
-    return {"value": float(values[0]), "ci_low": low, "ci_high": high}
+    value, draws = float(values[0]), values[1:][~np.isnan(values[1:])]
+    if not len(draws):
+        return {"value": value, "ci_low": None, "ci_high": None}
+    low, high = np.percentile(draws, [2.5, 97.5]).tolist()
+    if units and np.isclose(value, 100, rtol=0, atol=1e-9):
+        low = min(low, 100 - most_missed(units))
+    elif units and np.isclose(value, 0, atol=1e-9):
+        high = max(high, most_missed(units))
+    elif units and 0 < value < 100:
+        share, variance = value / 100, _variance(draws / 100, units)
+        hits = min(share, 1 - share) * (share * (1 - share) / variance if variance else units)
+        if units < FEW_UNITS or hits < FEW_HITS:
+            low, high = exact_interval(share, variance, units)
+    return {"value": value, "ci_low": low, "ci_high": high}
+
+
+def exact_interval(share: float, variance: float, units: int) -> tuple[float, float]:
+    """Return the ends, in percent, of the 95 % interval of a share by Clopper's and Pearson's method, over an effective number of images.
+
+    That is the number of independent images of which a share has this variance, and smaller by as much as Student's t for so many units
+    is wider than the normal distribution.
+
+    Args:
+        share: The share, above 0 and below 1.
+        variance: Its variance. If 0, the units count as independent images.
+        units: Number of independent images, or blocks of images.
+
+    Source:
+        E. L. Korn, B. I. Graubard: Confidence intervals for proportions with small expected number of positive counts estimated from
+        survey data, Survey Methodology 24 (1998).
+    """
+    if units < 2:
+        return 0.0, 100.0
+    n = share * (1 - share) / variance if variance else units
+    n *= (student(np.inf) / student(units - 1)) ** 2
+    ends = _beta(0.025, share * n, n - share * n + 1), _beta(0.975, share * n + 1, n - share * n)
+    return tuple(100 * end for end in ends)
+
+
+def _beta(part: float, a: float, b: float) -> float:
+    """Return the value below which this part of a beta distribution lies, to three digits or more."""
+    odds = np.linspace(-20, 20, 8001)  # as logarithms
+    logs = -a * np.logaddexp(0, -odds) - b * np.logaddexp(0, odds)
+    density = np.exp(logs - logs.max())
+    below = np.cumsum(density) - density / 2
+    return float(1 / (1 + np.exp(-np.interp(part, below / density.sum(), odds))))
+
+
+def student(freedom: float) -> float:
+    """Return the 97.5 percentile of Student's t, to 1 in 300 from 4 degrees of freedom on; below that it is too small.
+
+    Source:
+        M. Abramowitz, I. A. Stegun: Handbook of Mathematical Functions (1964), 26.7.5.
+    """
+    z = 1.959964
+    powers = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + sum(term / freedom**power for power, term in enumerate(powers, 1))
+
+
+def _variance(draws: np.ndarray, units: int) -> float:
+    """Variance over resamples, times n / (n - 1): resamples of n units vary too little by that."""
+    return float(np.var(draws)) * units / max(units - 1, 1)
 
 
 def gap(ours: np.ndarray, theirs: np.ndarray, units: int | None) -> dict[str, float | None]:
     """Return the difference of two metrics over the same resamples, as `interval`, whose arguments are these.
 
-    Of two that are right everywhere, or nowhere, it is 0, give or take the share that so many images may have missed.
+    Of shares that differ in few units, or are of few, it is value ± t times its standard error, as if one more unit were right for
+    the one alone and one for the other alone. Of two that are right everywhere, or nowhere, it is 0, give or take the share that so many
+    images may have missed; of two that never differ, it is 0.
+
+    Source:
+        D. G. Bonett, R. M. Price: Adjusted Wald confidence interval for a difference of binomial proportions based on paired data,
+        Journal of Educational and Behavioral Statistics 37 (2012).
     """
-    result = interval(ours - theirs)
-    if (
-        result["ci_low"] is not None
-        and units
-        and np.isclose([ours[0], theirs[0]], [[0], [100]], rtol=0, atol=1e-9).all(1).any()
-    ):
+    values = ours - theirs
+    result, draws = interval(values), values[1:][~np.isnan(values[1:])]
+    if result["ci_low"] is None or not units:
+        return result
+    value = values[0]
+    if np.isclose([ours[0], theirs[0]], [[0], [100]], rtol=0, atol=1e-9).all(1).any():
         most = most_missed(units)
-        result |= {"ci_low": min(result["ci_low"], -most), "ci_high": max(result["ci_high"], most)}
+        return result | {"ci_low": min(result["ci_low"], -most), "ci_high": max(result["ci_high"], most)}
+    if not value and not draws.any():  # the same answers throughout
+        return result
+    variance = _variance(draws, units)
+    differing = units**2 * variance / 1e4 + units * (value / 100) ** 2
+    if units < FEW_UNITS or differing < FEW_HITS:
+        half = student(max(units - 1, 1)) * np.sqrt(variance + 2e4 / (units + 2) ** 2)
+        result |= {"ci_low": float(max(value - half, -100)), "ci_high": float(min(value + half, 100))}
     return result
+
+
+def magnitude_interval(parts: np.ndarray) -> dict[str, float | None]:
+    """Return the interval, as `interval`, of a sum of magnitudes, such as a calibration error: Σ |part|.
+
+    Noise makes such a sum larger, and resamples, which are noisy twice, larger again: percentiles over them miss the truth. Here the parts
+    are scaled up and down by one factor, with the noise of the resamples added, until so large a sum as was measured becomes improbable:
+    above 97.5 % for the lower end, below 2.5 % for the upper. The upper end is never below the measured sum.
+
+    Args:
+        parts: (R, K) float: the signed parts, first over all images, then over each resample.
+
+    Source:
+        J. Carpenter: Test inversion bootstrap confidence intervals, Journal of the Royal Statistical Society B 61 (1999).
+    """
+    measured, noise = parts[0], parts[1:] - parts[0]
+    value = float(np.abs(measured).sum())
+    if not len(noise) or not np.isfinite(parts).all():
+        return {"value": value, "ci_low": None, "ci_high": None}
+
+    def end(percentile: float) -> float:
+        low, high = 0.0, 3.0
+        for _ in range(30):
+            factor = (low + high) / 2
+            reached = np.percentile(np.abs(factor * measured + noise).sum(axis=1), percentile) >= value
+            low, high = (low, factor) if reached else (factor, high)
+        return value * low
+
+    return {"value": value, "ci_low": min(end(97.5), value), "ci_high": max(end(2.5), value)}
 
 
 def most_missed(units: int) -> float:
@@ -273,6 +385,35 @@ def summary(measure: Callable[..., np.ndarray], arrays: Sequence[np.ndarray], *r
         units = int(min(np.sum(rest[0]), np.sum(~np.asarray(rest[0], bool))))
     seeds = [float(measure(*(array[i : i + 1] for array in arrays), *rest, times[:1])[0]) for i in range(len(arrays[0]))]
     return interval(values, units) | {"seeds": seeds, "values": values, "units": units}
+
+
+def over_seeds(values: np.ndarray, seed: int) -> np.ndarray:
+    """Return the mean over seeds in every resample of the images, with the seeds varied beside them.
+
+    A handful of seeds, drawn with replacement, would vary too little. So to each resample of the images a random number is added, as
+    wide as the mean of so many seeds varies; it is wider by Student's t, as far as the seeds are what the whole varies by. An interval
+    over these values covers other images and other seeds.
+
+    Args:
+        values: (R, S) float: a column for each seed; the first row over all images, then over each resample.
+        seed: Seed of the random numbers.
+
+    Returns:
+        (R,) float. Of one seed alone its own values: what another would give is not known.
+
+    Source:
+        A. B. Owen: The pigeonhole bootstrap, Annals of Applied Statistics 1 (2007): images and seeds together. F. E. Satterthwaite: An
+        approximate distribution of estimates of variance components, Biometrics Bulletin 2 (1946): the degrees of freedom.
+    """
+    values = np.asarray(values, float)
+    means, S = values.mean(axis=1), values.shape[1]
+    of_seeds = float(values[0].var(ddof=1)) / S if S > 1 else 0.0
+    if not of_seeds or len(means) < 2:
+        return means
+    of_images = float(means[1:].var())
+    t, z = student((of_images + of_seeds) ** 2 * (S - 1) / of_seeds**2), student(np.inf)
+    wide = np.sqrt((t / z) ** 2 * (of_images + of_seeds) - of_images)
+    return means + wide * np.append(0.0, np.random.default_rng(seed).normal(size=len(means) - 1))
 
 
 def difference(one: Mapping, other: Mapping) -> dict:

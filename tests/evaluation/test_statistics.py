@@ -225,3 +225,71 @@ def test_ground_that_overlaps_is_one_block_and_what_hangs_on_it_too():
     assert statistics.overlapping(boxes).tolist() == [0, 1, 0, 0, 4], "boxes that touch are apart"
     with pytest.raises(DataError, match="box 1 is"):
         statistics.overlapping(np.array([[0, 0, 1, 1], [1, 0, 1, 1]]))
+
+
+# Few units, few misses, magnitudes, seeds
+
+
+def test_few_misses_and_few_units_have_clopper_s_and_pearson_s_interval():
+    stats = pytest.importorskip("scipy.stats")
+    for right, n in ((45, 50), (394, 400), (3, 120)):
+        times = statistics.resamples(n, 2000, 0)
+        values = 100 * times @ (np.arange(n) < right) / n
+        found = statistics.interval(values, n)
+        known = stats.binomtest(right, n).proportion_ci(method="exact")
+        width = 100 * (known.high - known.low)
+        assert found["ci_low"] == pytest.approx(100 * known.low, abs=0.1 * width)
+        assert found["ci_high"] == pytest.approx(100 * known.high, abs=0.1 * width)
+    values = 100 * statistics.resamples(400, 500, 0) @ (np.arange(400) < 200) / 400
+    assert statistics.interval(values, 400) == statistics.interval(values), "of many, percentiles stay"
+    assert statistics.exact_interval(0.5, 0.01, 1) == (0, 100)
+
+
+def test_quantiles_are_those_of_the_textbook():
+    stats = pytest.importorskip("scipy.stats")
+    for freedom in (4, 9, 30, 1e9):
+        assert statistics.student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=0.003)
+    for a, b in ((3, 48), (15.5, 2.2), (400, 30), (1, 1)):
+        for part in (0.025, 0.975):
+            assert statistics._beta(part, a, b) == pytest.approx(stats.beta.ppf(part, a, b), rel=1e-3)
+
+
+def test_blocks_of_unlike_sizes_count_as_fewer_equal_ones():
+    assert statistics.count_blocks(None, 7) == 7 and statistics.count_blocks(list("aabbcc"), 6) == 3
+    assert statistics.count_blocks(["a"] * 97 + ["b", "c", "d"], 100) == 1
+    assert statistics.count_blocks(["a"] * 4 + ["b"] * 2 + ["c"] * 2, 8) == 2
+
+
+def test_differences_of_few_are_wider_and_of_the_same_answers_0():
+    times = statistics.resamples(50, 500, 0)
+    ours, theirs = (100 * times @ (np.arange(50) < right) / 50 for right in (50, 49))
+    few = statistics.gap(ours, theirs, 50)
+    assert few["ci_low"] < 0 < few["value"] < few["ci_high"], "one of 50 may be chance"
+    same = statistics.gap(theirs, theirs.copy(), 50)
+    assert (same["value"], same["ci_low"], same["ci_high"]) == (0, 0, 0)
+
+
+def test_a_sum_of_magnitudes_may_be_nothing_but_noise():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(501, 15))
+    alone = statistics.magnitude_interval(np.vstack([noise[:1], noise[:1] + noise[1:]]))
+    assert alone["ci_low"] == pytest.approx(0, abs=1e-6) and alone["ci_high"] >= alone["value"]
+    gaps = np.zeros(15)
+    gaps[3] = 30
+    clear = statistics.magnitude_interval(np.vstack([gaps + noise[:1], gaps + noise[:1] + noise[1:]]))
+    assert 20 < clear["ci_low"] < 30.0 < clear["ci_high"] < 50
+    assert statistics.magnitude_interval(np.full((3, 2), np.nan))["ci_low"] is None
+    assert statistics.magnitude_interval(gaps[None])["ci_low"] is None
+
+
+def test_seeds_widen_an_interval_as_far_as_they_differ():
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(2001, 1)) * 2 + 70
+    for spread, least, most in ((0.0, 7.2, 8.5), (5.0, 10.2, 12.8)):
+        values = images + spread * np.array([[-1.2, 0.3, 0.9, -0.5, 0.5]])
+        varied = statistics.over_seeds(values, 0)
+        found = statistics.interval(varied)
+        assert varied[0] == pytest.approx(values[0].mean())
+        assert least < found["ci_high"] - found["ci_low"] < most
+    assert (statistics.over_seeds(values[:, :1], 0) == values[:, 0]).all()
+    assert (statistics.over_seeds(values, 3) == statistics.over_seeds(values, 3)).all()
