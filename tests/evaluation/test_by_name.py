@@ -22,8 +22,8 @@ def test_templates_of_a_file_never_go_by_the_name_of_a_prompt_set_of_others(tmp_
         ("paper.txt", "An aerial image of {class}", "paper"),
     ):
         (tmp_path / name).write_text(f"# ours\n{line}\n")
-        assert by_name._templates(str(tmp_path / name)) == (called, [line])
-    assert by_name._templates("paper") == ("paper", ["An aerial image of {class}"])
+        assert by_name.templates_of(str(tmp_path / name)) == (called, [line])
+    assert by_name.templates_of("paper") == ("paper", ["An aerial image of {class}"])
 
 
 def test_other_names_of_classes_are_another_prompt_set():
