@@ -8,6 +8,7 @@ In: vectors of pictures and texts, or a model and a benchmark. Out: rows of metr
     captioning     what it writes about a picture, against what people wrote
     labels         several labels to a picture
     statistics     every interval
+    shared_ground  pictures of the same ground: one unit of an interval
     embeddings     a split embedded once, on disk
     given          vectors that others computed, in a file
     leakage        was the test in the training data?

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from rsvlm.data import benchmarks
 from rsvlm.data.reading import decoded
 from rsvlm.data.shards import Sample
 from rsvlm.errors import DataError
-from rsvlm.evaluation import baselines, by_name, embeddings, reading, retrieval, statistics
+from rsvlm.evaluation import baselines, by_name, embeddings, reading, retrieval, shared_ground, statistics
 from rsvlm.model import embed
 from rsvlm.model.others import opening
 from rsvlm.records.text import batched
@@ -68,9 +68,11 @@ def retrieval_baselines(
                 draws: dict = {}
                 ridge = ridges[name, first]
                 facts = {"dataset": evaluation.about["benchmark"], "split": split, "resampled": draws} | options.scoring()
+                facts["blocks"] = evaluation.blocks
                 pair = ridge.images(colours), ridge.texts(vectors.captions)
                 rows = retrieval.evaluate(*pair, vectors.image_of_caption, vectors.captions, protocol, **facts)
-                told += baselines.beside(rows_of, evaluation.draws, name, rows, draws, len(keys))
+                units = statistics.count_blocks(evaluation.blocks, len(keys))
+                told += baselines.beside(rows_of, evaluation.draws, name, rows, draws, units)
         evaluation.rows.extend(told)
     except DataError as error:
         return _alone(evaluation, error)
@@ -196,7 +198,7 @@ def read(
     if not records:
         raise DataError(f"no picture could be read ({embeddings.reasons(skipped) or 'the split is empty'})")
 
-    images, blocks = np.stack(vectors), _blocks(records)
+    images, blocks = np.stack(vectors), shared_ground.blocks(records)
     about = by_name.about_model(encoder, root, by_name.title(benchmark, root, "retrieval"), skipped)
     about |= {"left_out_of_directions": dict(left_out), "images": len(images)}
     about |= {} if blocks is None else {"blocks": statistics.count_blocks(blocks, len(blocks))}
@@ -261,13 +263,3 @@ def _turned(
         parts = np.split(vectors, np.cumsum([len(of) for of in arrays])[:-1])
         for (sample, _), of, own, sentences in zip(batch, arrays, parts, told, strict=True):
             yield sample, of, own, sentences
-
-
-def _blocks(records: Sequence[Mapping]) -> np.ndarray | None:
-    """(N,) blocks of pictures whose ground overlaps; None where a record does not tell its ground."""
-    boxes = [record.get("footprint_lonlat") for record in records]
-    if not all(box is not None and len(box) == 4 for box in boxes):
-        return None
-    boxes = np.array(boxes, float)
-    boxes[:, 2] += np.where(boxes[:, 2] <= boxes[:, 0], 360, 0)  # over the date line
-    return statistics.overlapping(boxes)
