@@ -47,7 +47,7 @@ def retrieval_baselines(
         if root is None:
             raise DataError("the vectors of a file say nothing of colours; --root takes the folder of the pictures")
         read = {"name": benchmark, "partial": options.partial}
-        colours, _, keys = _coloured(benchmarks.samples(root, split, **read))
+        colours, _, keys = baselines.read(benchmarks.samples(root, split, **read))
         mine = next(iter(evaluation.parts.values()), None)
         if mine is None:
             raise DataError("vectors of a file may be of any pictures in any order; give --model a model")
@@ -55,7 +55,7 @@ def retrieval_baselines(
             raise DataError(
                 f"the vectors are of {len(mine.keys)} other pictures than the {len(keys)} of split '{split}' in {root}"
             )
-        known, captions, _ = _coloured(benchmarks.samples(root, train_split, **read))
+        known, captions, _ = baselines.read(benchmarks.samples(root, train_split, **read))
         _check_apart(root, split, train_split)
         ridges, told = {}, []
         for protocol, vectors in evaluation.parts.items():
@@ -108,15 +108,6 @@ def class_baselines(
     except DataError as error:
         return _alone(evaluation, error)
     return evaluation
-
-
-def _coloured(samples: Iterable[Sample]) -> tuple[np.ndarray, list[list[str]], list[str]]:
-    """Colours (N, 54), captions and keys of the pictures that can be read."""
-    parts = [(baselines.colours(image), list(sample.captions), sample.key) for sample, image in decoded(samples, Counter())]
-    if not parts:
-        raise DataError("no picture of the split can be read")
-    colours, captions, keys = zip(*parts, strict=True)
-    return np.stack(colours), list(captions), list(keys)
 
 
 def _coloured_classes(
@@ -236,7 +227,7 @@ def _directions_of_colours(
     colours: np.ndarray, sentences: list[list[str]], learnt: Iterable[Sample], rows: list[dict], draws: dict, how: dict
 ) -> list[dict]:
     """Rows of `baselines.beside`, of ridge regressions on (N, 8, 54) colours of turned pictures."""
-    known, captions, _ = _coloured(learnt)
+    known, captions, _ = baselines.read(learnt)
     told = []
     for name, whitening in RIDGES.items():
         ridge = baselines.colour_ridge(known, [texts[:1] for texts in captions], whitening=whitening, seed=how["seed"])

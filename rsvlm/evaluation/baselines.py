@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from rsvlm.data.reading import decoded
+from rsvlm.data.shards import Sample
 from rsvlm.errors import DataError
 from rsvlm.evaluation import classification, retrieval, statistics
 from rsvlm.records.text import batched
@@ -55,6 +57,19 @@ def colours(image: np.ndarray) -> np.ndarray:
     cells = [cell for band in np.array_split(image, GRID) for cell in np.array_split(band, GRID, axis=1)]
     flat = [cell.reshape(-1, 3).astype(np.float32) / 255 for cell in cells]
     return np.log(np.concatenate([part for cell in flat for part in (cell.mean(0) + 0.02, cell.std(0) + 0.005)]))
+
+
+def read(samples: Iterable[Sample]) -> tuple[np.ndarray, list[list[str]], list[str]]:
+    """Return colours (N, 54), captions and keys of the pictures that can be read.
+
+    Raises:
+        DataError: None can.
+    """
+    parts = [(colours(image), list(sample.captions), sample.key) for sample, image in decoded(samples, Counter())]
+    if not parts:
+        raise DataError("no picture of the split can be read")
+    several, captions, keys = zip(*parts, strict=True)
+    return np.stack(several), list(captions), list(keys)
 
 
 @dataclass(frozen=True)
