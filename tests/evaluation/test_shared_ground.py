@@ -39,3 +39,9 @@ def test_blocks_are_the_same_whatever_the_order():
     one, other = of(*boxes), of(*boxes[order])
     pairs = set(zip(one[order].tolist(), other.tolist()))
     assert 1 < len(set(one.tolist())) == len(set(other.tolist())) == len(pairs) < 200
+
+
+def test_shares_of_ground():
+    one, half, far = ({"footprint_lonlat": box} for box in ([179, 0, -179, 2], [-180, 0, -178, 2], [0, 0, 1, 1]))
+    assert shared_ground.overlap(one, half) == shared_ground.overlap(half, one) == 0.5
+    assert shared_ground.overlap(one, one) == 1 and shared_ground.overlap(one, far) == 0 == shared_ground.overlap(one, {})
