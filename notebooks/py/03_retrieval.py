@@ -341,6 +341,7 @@ def interval(row):
     return f"{row['value']:.1f} % ({row['ci_low']:.1f} to {row['ci_high']:.1f})"
 
 
+# %% tags=["hide-input"]
 losses = {name: worth["model", f"one-to-one: {name} - unchanged", "mR"] for name in exchanges}
 most = min(losses, key=lambda name: losses[name]["value"])
 idle = [name for name, row in losses.items() if row["ci_high"] >= 0]
