@@ -49,4 +49,4 @@ def bar(record: Mapping | None) -> str:
     most = LONGEST_BAR * pair[1]
     power = 10.0 ** math.floor(math.log10(most))
     metres = max(step * power for step in (1, 2, 5) if step * power <= most * (1 + 1e-9))
-    return f'<span class="rsvlm-scale" style="width: {100 * metres / pair[1]:.1f}%">{length(metres)}</span>'
+    return f'<span class="rsvlm-scale" style="--rsvlm-length: {100 * metres / pair[1]:.1f}%">{length(metres)}</span>'

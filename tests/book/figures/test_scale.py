@@ -34,7 +34,7 @@ def test_words_are_those_of_the_records_and_never_made_up():
 @pytest.mark.parametrize("gsd_m", [0.1, 0.3, 1, 7.7, 30, 7413.005])
 def test_a_bar_is_as_long_as_it_says_and_not_too_long(gsd_m):
     share, number, unit = re.search(
-        r"width: ([\d.]+)%\">([\d,.]+) (\w+)<", scale.bar({"gsd_m": gsd_m, "size_px": 64})
+        r"length: ([\d.]+)%\">([\d,.]+) (\w+)<", scale.bar({"gsd_m": gsd_m, "size_px": 64})
     ).groups()
     metres = float(number.replace(",", "")) * {"cm": 0.01, "m": 1, "km": 1000}[unit]
     assert float(share) == pytest.approx(100 * metres / (64 * gsd_m), abs=0.06)
