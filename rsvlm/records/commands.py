@@ -113,7 +113,10 @@ def table(
         typer.Option(help="Beside published figures of the same protocol, where images and captions are the benchmark's."),
     ] = False,
 ) -> None:
-    """Print the recorded results, one table for each protocol."""
+    """Print the recorded results, one table for each protocol; the best that was reached without a model stands beside.
+
+    csv has every row, those of all baselines as well.
+    """
     from rsvlm.data import catalogue
     from rsvlm.records import results, stages, tables, text
 
