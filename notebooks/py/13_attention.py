@@ -358,14 +358,8 @@ each = {name: 100 * of_chips(name) for name in ("raw", "smooth, 3")}
 order = np.argsort(each["smooth, 3"], kind="stable")
 tiles = []
 for place, i in {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}.items():
-    tiles.append(
-        {
-            "image": pixels[i],
-            "alt": f"The {place} chip",
-            "caption": f"{place}: {items[i].key}",
-            "ground": records[items[i].key],
-        }
-    )
+    whole = {"image": pixels[i], "alt": f"The {place} chip", "ground": records[items[i].key]}
+    tiles.append(whole | {"caption": f"{place}: {items[i].key}"})
     for name, of_chip in each.items():
         painted = galleries.mask_image(pixels[i], np.diff(methods[name](pixels[i]), axis=0)[0] <= 0, truths[i, 0])
         said = f"{place}, {name}: mean IoU {of_chip[i]:.0f} %"
