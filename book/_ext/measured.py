@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from rsvlm.errors import DataError
-from rsvlm.records import files, results
+from rsvlm.records import files, results, without_model
 
 # The first page's table: a question, the page that answers it, and the one row of a record that does (experiment, run, split,
 # protocol, direction, metric).
@@ -21,6 +21,9 @@ HEADLINE = (
     ("Is a picture of the web taken from above?", "06_web", "web", "laptop-seed0")
     + ("held-back", "overhead", "both", "precision"),
 )
+# Rows of the same data set, split, direction and metric that took no model, beside those that `without_model` finds: by experiment, the
+# runs of the same protocol, and the protocols of the same run.
+BASELINES = {"rsicd": (("scene-class", "colour"), ()), "localize": ((), ("random", "centre", "brightness"))}
 METRICS = {"mR": "mean recall", "top1": "top-1 accuracy", "miou": "mean IoU", "pointing": "pointing game"}
 
 # What each file of results/bench compares, and which of its columns are shown under which name.
@@ -110,13 +113,15 @@ PARTS = {
 
 
 def headline() -> str:
-    """The table of HEADLINE, each number with its interval and what guessing gives.
+    """The table of HEADLINE, each number with its interval, the best that was reached without a model, and what guessing gives.
 
     Raises:
         DataError: A record is missing; it is named.
     """
-    measured = results.table()
-    text = "| question | measured | value | 95 % interval | chance | n |\n| --- | --- | --: | --: | --: | --: |\n"
+    everything = results.table()
+    measured = without_model.beside(everything)
+    text = "| question | measured | value | 95 % interval | without a model | chance | n |\n"
+    text += "| --- | --- | --: | --: | --: | --: | --: |\n"
     for question, where, experiment, run, *rest in HEADLINE:
         names = ("split", "protocol", "direction", "metric")
         found = measured[(measured["experiment"] == experiment) & (measured["run"] == run)]
@@ -130,9 +135,29 @@ def headline() -> str:
         row = found.iloc[0]
         what = f"{METRICS.get(row.metric, row.metric)}, {row.protocol}"
         chance = f"{row.chance:.1f}".replace("nan", "")
-        cells = (f"{row.value:.1f}\u00a0%", f"{row.ci_low:.1f} to {row.ci_high:.1f}", chance, f"{row.n:,}")
+        interval = f"{row.ci_low:.1f} to {row.ci_high:.1f}"
+        cells = (f"{row.value:.1f}\u00a0%", interval, _without_model(row, everything), chance, f"{row.n:,}")
         text += f"| {{doc}}`{question} </book/executed/{where}>` | {what} | {' | '.join(cells)} |\n"
     return text
+
+
+def _without_model(row, everything) -> str:
+    """The best that no model reached, its name, and the difference where it was measured on the same resamples."""
+    best = (row.baseline_value, row.baseline, row.gap, row.gap_low, row.gap_high)
+    runs, protocols = BASELINES.get(row.experiment, ((), ()))
+    same = everything[everything["experiment"] == row.experiment]
+    for name in ("dataset", "split", "direction", "metric"):
+        same = same[same[name] == getattr(row, name)]
+    for other in same.itertuples():
+        is_run = other.run in runs and other.protocol == row.protocol
+        if is_run or (other.protocol in protocols and other.run == row.run):
+            if not best[1] or other.value > best[0]:
+                best = (other.value, other.run if is_run else other.protocol, None, None, None)
+    value, name, gap, low, high = best
+    if not name:
+        return ""
+    told = f"{value:.1f} ({escape(name)})"
+    return told if gap is None else f"{told}; {gap:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def page(folder: Path) -> str:

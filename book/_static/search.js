@@ -117,6 +117,17 @@ export function place(lon, lat) {
   return `${part(lat, "N", "S")}, ${part(lon, "E", "W")}`;
 }
 
+// How much ground a chip shows, from its own resolution and side in pixels.
+function length(metres) {
+  const [size, unit] = metres >= 999.5 ? [1000, "km"] : metres >= 0.9995 ? [1, "m"] : [0.01, "cm"];
+  const value = metres / size;
+  return `${value < 9.95 ? Number(value.toFixed(1)) : Math.round(value).toLocaleString("en")} ${unit}`;
+}
+
+export function extent(chip) {
+  return chip.gsd_m && chip.size_px ? `${length(chip.gsd_m * chip.size_px)} wide, ${length(chip.gsd_m)} to a pixel` : "";
+}
+
 // Files
 
 const HERE = new URL("search/", import.meta.url);
@@ -296,7 +307,8 @@ async function start(root) {
     const photo = part("photo");
     photo.src = picture(row);
     photo.alt = `Chip${where ? ` at ${where}` : ` ${chips[row].key}`}`;
-    part("title").textContent = `Answer ${hits.indexOf(row) + 1}${where ? `: ${where}` : ""}`;
+    const told = [where, extent(chips[row])].filter(Boolean).join("; ");
+    part("title").textContent = `Answer ${hits.indexOf(row) + 1}${told ? `: ${told}` : ""}`;
     part("sum").textContent = scores[row].toFixed(3);
     const [first, ...others] = chips[row].captions;
     part("caption").textContent = first ?? "";

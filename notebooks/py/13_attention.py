@@ -50,6 +50,7 @@ from rsvlm import config
 from rsvlm.book.figures import charts, galleries, interactive, tables
 from rsvlm.data import benchmarks
 from rsvlm.data.demo import earth, earth_masks
+from rsvlm.evaluation import shared_ground
 from rsvlm.localization import heat, smoothing, true_masks
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
@@ -123,6 +124,10 @@ Markdown(
 net = rsvlm.load(rounds.load_or_begin(options, chips, ground_cover.SIZES, recompute), device=target).eval()
 items = [true_masks.Item(*parts) for parts in earth_masks.read(chips, "test", limit=24 if few else 150)]
 pixels = [images.decode(item.image) for item in items]
+records = {sample.key: sample.record for sample in benchmarks.samples(chips, "test")}
+blocks = shared_ground.blocks([records[item.key] for item in items])
+
+# %%
 vectors = [heat.text_vectors(net, texts) for texts in ground_cover.SEA_AND_LAND.values()]
 truths = np.stack([[item.masks.get(name, np.zeros((64, 64), bool)) for name in ground_cover.SEA_AND_LAND] for item in items])
 shown = np.argsort(np.abs(truths[:, 0].mean(axis=(1, 2)) - 0.5), kind="stable")[:3]  # coasts through the middle
@@ -131,8 +136,12 @@ rows_of = {"the chip": [pixels[i] for i in shown], "its sea": [galleries.heat_im
 for name, method in asked.items():
     maps = np.stack([heat.maps(net, pixels[i], vectors, method=method, size="patches")[0] for i in shown])
     rows_of[f"{name}, {maps.min():.2f} to {maps.max():.2f}"] = [galleries.heat_image(m, maps.min(), maps.max()) for m in maps]
-told = [(f"chip {n}: {name}", image) for name, row in rows_of.items() for n, image in enumerate(row, 1)]
-galleries.gallery([{"image": image, "alt": text, "caption": text} for text, image in told], 200)
+told = [
+    {"image": image, "caption": f"chip {n}: {name}", "ground": records[items[i].key]}
+    for name, row in rows_of.items()
+    for n, (i, image) in enumerate(zip(shown, row), 1)
+]
+galleries.gallery([cell | {"alt": cell["caption"]} for cell in told], 200)
 
 # %% tags=["hide-input"]
 Markdown(
@@ -269,6 +278,7 @@ methods["contributions"] = lambda image: heat.maps(net, image, vectors, method="
 methods["pooling weights"] = lambda image: heat.maps(net, image, vectors, method="weights")
 measured = scoring.measure(items, methods, list(ground_cover.SEA_AND_LAND), scoring.Rules(background=False))
 common = {"dataset": earth.NAME, "split": "test", "bootstrap_samples": options.evaluate.bootstrap_samples, "seed": seed}
+common["blocks"] = blocks
 kept = ("miou", "iou[sea]", "iou[land]", "pointing")
 rows = [row for name, one in measured.items() for row in scoring.rows(one, protocol=name, **common) if row["metric"] in kept]
 miou = {row["protocol"]: row for row in rows if row["metric"] == "miou"}
@@ -318,7 +328,7 @@ def signed(name):
 
 
 Markdown(
-    f"n = {len(items)} chips, intervals over chips. Raw patches reach {miou['raw']['value']:.1f} %, windows of three "
+    f"n = {len(items)} chips, intervals over {len(set(blocks.tolist()))} blocks of chips that share ground; so few make them rough. Raw patches reach {miou['raw']['value']:.1f} %, windows of three "
     f"{miou['smooth, 3']['value']:.1f} % ({signed('smooth, 3 - raw')} on the same chips), of five "
     f"{miou['smooth, 5']['value']:.1f} %. At a window of three the operation differs from even weights by "
     f"{signed('smooth, 3 - even weights, 3')}, from blurring the answers by {signed('smooth, 3 - box, 3')} and from their median by "
@@ -343,11 +353,13 @@ def of_chips(name):
     return np.nanmean(np.where(true > 0, both / np.maximum(told + true - both, 1), np.nan), axis=1)
 
 
+# %%
 each = {name: 100 * of_chips(name) for name in ("raw", "smooth, 3")}
 order = np.argsort(each["smooth, 3"], kind="stable")
 tiles = []
 for place, i in {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}.items():
-    tiles.append({"image": pixels[i], "alt": f"The {place} chip", "caption": f"{place}: {items[i].key}"})
+    whole = {"image": pixels[i], "alt": f"The {place} chip", "ground": records[items[i].key]}
+    tiles.append(whole | {"caption": f"{place}: {items[i].key}"})
     for name, of_chip in each.items():
         painted = galleries.mask_image(pixels[i], np.diff(methods[name](pixels[i]), axis=0)[0] <= 0, truths[i, 0])
         said = f"{place}, {name}: mean IoU {of_chip[i]:.0f} %"
@@ -526,7 +538,7 @@ keep += [gain[f"smooth, 3 - raw, noise {level}"] for level in levels[1:]]
 saved = results.save_result("localize", run_name or f"{profile}-seed{seed}", options, keep, origin)
 Markdown(
     f"- Captions alone teach where the sea is: {miou['raw']['value']:.0f} % mean IoU by single patches, "
-    f"{miou['random']['value']:.0f} % at random, {miou['pooling weights']['value']:.0f} % by the pooling's weights, which know no text.\n"
+    f"{miou['random']['value']:.0f} % at random, {miou['brightness']['value']:.0f} % by brightness, {miou['pooling weights']['value']:.0f} % by the pooling's weights, which know no text.\n"
     f"- The Smooth-Attention-Operation with a window of three changes that by {signed('smooth, 3 - raw')}. It loses most "
     f"in patches of the kind “{worst}” ({lost.min():+.1f} points of them are right); inside the change is {lost.iloc[0]:+.1f}.\n"
     f"- Against a plain blur of the answers with the same window: {signed('smooth, 3 - box, 3')}.\n"

@@ -83,7 +83,7 @@ def examples_html(searchable: Path, shown: int = 4) -> str:
 
     def answer(row: int) -> dict:
         picture = images.decode(pictures[starts[row] : chips[row]["end"]])
-        return {"image": picture, "alt": chips[row]["captions"][0], "right": False}
+        return {"image": picture, "alt": chips[row]["captions"][0], "right": False, "ground": chips[row]}
 
     _, best = page.search(searchable, facts["examples"], shown)
     return galleries.text_to_image(

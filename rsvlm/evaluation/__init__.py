@@ -10,6 +10,7 @@ In: vectors of pictures and texts, or a model and a benchmark. Out: rows of metr
     labels         several labels to a picture
     statistics     every interval
     coverage       how often an interval holds the truth
+    shared_ground  pictures of the same ground: one unit of an interval
     embeddings     a split embedded once, on disk
     given          vectors that others computed, in a file
     leakage        was the test in the training data?

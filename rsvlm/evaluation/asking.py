@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from rsvlm.data import benchmarks
 from rsvlm.data.reading import decoded
 from rsvlm.data.shards import Sample
 from rsvlm.errors import DataError
-from rsvlm.evaluation import baselines, by_name, embeddings, reading, retrieval, statistics
+from rsvlm.evaluation import baselines, by_name, embeddings, reading, retrieval, shared_ground, statistics
 from rsvlm.model import embed
 from rsvlm.model.others import opening
 from rsvlm.records.text import batched
@@ -48,7 +48,7 @@ def retrieval_baselines(
         if root is None:
             raise DataError("the vectors of a file say nothing of colours; --root takes the folder of the pictures")
         read = {"name": benchmark, "partial": options.partial}
-        colours, _, keys = _coloured(benchmarks.samples(root, split, **read))
+        colours, _, keys = baselines.read(benchmarks.samples(root, split, **read))
         mine = next(iter(evaluation.parts.values()), None)
         if mine is None:
             raise DataError("vectors of a file may be of any pictures in any order; give --model a model")
@@ -56,7 +56,7 @@ def retrieval_baselines(
             raise DataError(
                 f"the vectors are of {len(mine.keys)} other pictures than the {len(keys)} of split '{split}' in {root}"
             )
-        known, captions, _ = _coloured(benchmarks.samples(root, train_split, **read))
+        known, captions, _ = baselines.read(benchmarks.samples(root, train_split, **read))
         _check_apart(root, split, train_split)
         ridges, told = {}, []
         for protocol, vectors in evaluation.parts.items():
@@ -69,9 +69,11 @@ def retrieval_baselines(
                 draws: dict = {}
                 ridge = ridges[name, first]
                 facts = {"dataset": evaluation.about["benchmark"], "split": split, "resampled": draws} | options.scoring()
+                facts["blocks"] = evaluation.blocks
                 pair = ridge.images(colours), ridge.texts(vectors.captions)
                 rows = retrieval.evaluate(*pair, vectors.image_of_caption, vectors.captions, protocol, **facts)
-                told += baselines.beside(rows_of, evaluation.draws, name, rows, draws, len(keys))
+                units = statistics.count_blocks(evaluation.blocks, len(keys))
+                told += baselines.beside(rows_of, evaluation.draws, name, rows, draws, units)
         evaluation.rows.extend(told)
     except DataError as error:
         return _alone(evaluation, error)
@@ -107,15 +109,6 @@ def class_baselines(
     except DataError as error:
         return _alone(evaluation, error)
     return evaluation
-
-
-def _coloured(samples: Iterable[Sample]) -> tuple[np.ndarray, list[list[str]], list[str]]:
-    """Colours (N, 54), captions and keys of the pictures that can be read."""
-    parts = [(baselines.colours(image), list(sample.captions), sample.key) for sample, image in _shown(samples)]
-    if not parts:
-        raise DataError("no picture of the split can be read")
-    colours, captions, keys = zip(*parts, strict=True)
-    return np.stack(colours), list(captions), list(keys)
 
 
 def _coloured_classes(
@@ -208,7 +201,7 @@ def read(
     if not records:
         raise DataError(f"no picture could be read ({embeddings.reasons(skipped) or 'the split is empty'})")
 
-    images, blocks = np.stack(vectors), _blocks(records)
+    images, blocks = np.stack(vectors), shared_ground.blocks(records)
     about = by_name.about_model(encoder, root, by_name.title(benchmark, root, "retrieval"), skipped)
     about |= {"left_out_of_directions": dict(left_out), "images": len(images)}
     about |= {} if blocks is None else {"blocks": statistics.count_blocks(blocks, len(blocks))}
@@ -251,7 +244,7 @@ def _directions_of_colours(
     colours: np.ndarray, sentences: list[list[str]], learnt: Iterable[Sample], rows: list[dict], draws: dict, how: dict
 ) -> list[dict]:
     """Rows of `baselines.beside`, of ridge regressions on (N, 8, 54) colours of turned pictures."""
-    known, captions, _ = _coloured(learnt)
+    known, captions, _ = baselines.read(learnt)
     told = []
     for name, whitening in RIDGES.items():
         ridge = baselines.colour_ridge(known, [texts[:1] for texts in captions], whitening=whitening, seed=how["seed"])
@@ -280,13 +273,3 @@ def _turned(
         parts = np.split(vectors, np.cumsum([len(of) for of in arrays])[:-1])
         for (sample, _), of, own, sentences in zip(batch, arrays, parts, told, strict=True):
             yield sample, of, own, sentences
-
-
-def _blocks(records: Sequence[Mapping]) -> np.ndarray | None:
-    """(N,) blocks of pictures whose ground overlaps; None where a record does not tell its ground."""
-    boxes = [record.get("footprint_lonlat") for record in records]
-    if not all(box is not None and len(box) == 4 for box in boxes):
-        return None
-    boxes = np.array(boxes, float)
-    boxes[:, 2] += np.where(boxes[:, 2] <= boxes[:, 0], 360, 0)  # over the date line
-    return statistics.overlapping(boxes)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from rsvlm.data.reading import decoded
+from rsvlm.data.shards import Sample
 from rsvlm.errors import DataError
 from rsvlm.evaluation import classification, retrieval, statistics
 from rsvlm.records.text import batched
@@ -52,9 +54,28 @@ def colours(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     repeats = [max(1, -(-GRID // side)) for side in image.shape[:2]]
     image = image.repeat(repeats[0], axis=0).repeat(repeats[1], axis=1)
-    cells = [cell for band in np.array_split(image, GRID) for cell in np.array_split(band, GRID, axis=1)]
-    flat = [cell.reshape(-1, 3).astype(np.float32) / 255 for cell in cells]
-    return np.log(np.concatenate([part for cell in flat for part in (cell.mean(0) + 0.02, cell.std(0) + 0.005)]))
+    starts = [np.cumsum([0, *map(len, np.array_split(np.arange(side), GRID))])[:-1] for side in image.shape[:2]]
+    count = np.multiply.outer(*(np.diff([*part, side]) for part, side in zip(starts, image.shape[:2], strict=True)))[..., None]
+    # Sums of whole numbers are exact, so that nothing depends on their order.
+    means, squares = (
+        np.add.reduceat(np.add.reduceat(values, starts[0], axis=0, dtype=np.int64), starts[1], axis=1) / count
+        for values in (image, np.square(image, dtype=np.int32))
+    )
+    deviations = np.sqrt(np.maximum(squares - means**2, 0))
+    return np.log(np.concatenate([means / 255 + 0.02, deviations / 255 + 0.005], axis=2)).ravel().astype(np.float32)
+
+
+def read(samples: Iterable[Sample]) -> tuple[np.ndarray, list[list[str]], list[str]]:
+    """Return colours (N, 54), captions and keys of the pictures that can be read.
+
+    Raises:
+        DataError: None can.
+    """
+    parts = [(colours(image), list(sample.captions), sample.key) for sample, image in decoded(samples, Counter())]
+    if not parts:
+        raise DataError("no picture of the split can be read")
+    several, captions, keys = zip(*parts, strict=True)
+    return np.stack(several), list(captions), list(keys)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import pandas as pd
 
 from rsvlm.data import benchmarks, catalogue, duplicates, shards
 from rsvlm.errors import DataError
-from rsvlm.evaluation import captioning, classification, embeddings, given, leakage, retrieval
+from rsvlm.evaluation import captioning, classification, embeddings, given, leakage, retrieval, shared_ground, statistics
 from rsvlm.model.embed import Encoder
 from rsvlm.model.others import opening
 from rsvlm.records import files, results, stages, text
@@ -70,6 +70,7 @@ class Evaluation:
         pairs: Of a search for overlaps, the pairs.
         draws: Values over resamples, (R,) for each row's (protocol, direction, metric), for `statistics.gap`.
         parts: Of retrieval, the embeddings of each protocol.
+        blocks: Of retrieval, (N,) blocks of images that share ground, which are resampled whole; None where images do not tell theirs.
     """
 
     rows: list[dict]
@@ -78,6 +79,7 @@ class Evaluation:
     pairs: pd.DataFrame | None = None
     draws: dict[tuple[str, str, str], np.ndarray] = field(default_factory=dict)
     parts: dict[str, embeddings.Embeddings] = field(default_factory=dict)
+    blocks: np.ndarray | None = None
 
 
 def retrieve(
@@ -91,6 +93,9 @@ def retrieve(
     out: Path | None = None,
 ) -> Evaluation:
     """Score image→text and text→image retrieval. Images are embedded once, and every text once, whatever protocols read it.
+
+    Images whose records tell their ground (`footprint_lonlat`) are resampled in blocks of what overlaps; `about["blocks"]` is their
+    number.
 
     Args:
         model: As for `opening.open_encoder`, or `embeddings:FILE.npz`, which needs no folder and no benchmark. It holds one wording
@@ -107,19 +112,21 @@ def retrieve(
         DataError: An unknown protocol, or a benchmark or file that is missing, broken, of another form or of other words.
         ModelError: As `opening.open_encoder`.
     """
-    classes: dict[str, str] | None = {} if per_class else None
-    parts, about, labels = _embedded(model, root, benchmark, split, options, out, classes)
-    rows, draws = [], {}
-    facts = {"dataset": about["benchmark"], "split": split, "resampled": draws} | options.scoring()
+    noted: dict[str, dict] = {}
+    parts, about, labels = _embedded(model, root, benchmark, split, options, out, noted, per_class)
+    rows, draws, keys = [], {}, next(iter(parts.values())).keys
+    blocks = shared_ground.blocks([noted.get(key, {}) for key in keys])
+    about |= {} if blocks is None else {"blocks": statistics.count_blocks(blocks, len(keys))}
+    facts = {"dataset": about["benchmark"], "split": split, "resampled": draws, "blocks": blocks} | options.scoring()
     for protocol, vectors in parts.items():
-        of_images = [classes.get(key) for key in vectors.keys] if per_class else None
+        of_images = [noted.get(key, {}).get("class") for key in vectors.keys] if per_class else None
         try:
             rows += retrieval.evaluate(*vectors.arrays(), protocol, classes=of_images, **facts)
         except DataError as error:  # as a protocol that needs more texts than there are: the others can be measured
             if options.protocol != "all" or (not rows and protocol == list(parts)[-1]):
                 raise
             logger.warning("protocol %s is left out: %s", protocol, error)
-    return Evaluation(_labelled(rows, labels), about, draws=draws, parts=parts if labels is None else {})
+    return Evaluation(_labelled(rows, labels), about, draws=draws, parts=parts if labels is None else {}, blocks=blocks)
 
 
 def classify(
@@ -306,11 +313,13 @@ def _embedded(
     split: str,
     options: Options,
     out: Path | None,
-    classes: dict[str, str] | None = None,
+    noted: dict[str, dict] | None = None,
+    per_class: bool = False,
 ) -> tuple[dict[str, embeddings.Embeddings], dict, dict[str, str] | None]:
     """Embeddings for each protocol (of a file: one for all that were asked for), what they are of, and labels for `_labelled`.
 
-    Classes of images are noted in `classes`; where there are none, that is told before the work begins.
+    Class and ground of images are noted in `noted`, by key; where classes are wanted and there are none, that is told before the work
+    begins.
     """
     names = list(retrieval.PROTOCOLS) if options.protocol == "all" else [options.protocol]
     if unknown := [name for name in names if name not in retrieval.PROTOCOLS]:
@@ -321,7 +330,7 @@ def _embedded(
         path = Path(str(model).removeprefix(FILE))
         digest = files.file_sha256(path)
         dataset = title(benchmark, root, "retrieval") if benchmark or root else path.stem
-        if classes is not None:
+        if per_class:
             raise _no_classes(dataset)
         if benchmark:
             _compare(path, vectors, dataset, split, options.partial)
@@ -329,11 +338,11 @@ def _embedded(
         return {options.protocol: vectors}, about | _population(vectors), labels
     skipped: Counter = Counter()
     samples = benchmarks.samples(root, split, name=benchmark, partial=options.partial, skipped=skipped)
-    if classes is not None:
+    if per_class:
         looked_at = benchmarks.samples(root, split, name=benchmark, partial=options.partial)
         if not any("class" in sample.record for sample in looked_at):
             raise _no_classes(title(benchmark, root, "retrieval"))
-        samples = _noted(samples, classes)
+    samples = samples if noted is None else _noted(samples, noted)
     encoder = opening.open_encoder(model, options.device)
     wordings = {name: functools.partial(retrieval.caption_text, name) for name in names}
     with tempfile.TemporaryDirectory() as scratch:
@@ -406,11 +415,14 @@ def _population(vectors: embeddings.Embeddings) -> dict:
     return {"population": counts | {"sketch": text.sketch(captions)}}
 
 
-def _noted(samples: Iterable[shards.Sample], classes: dict[str, str]) -> Iterator[shards.Sample]:
-    """Pass samples on and note the scene class of each, where its record has one."""
+def _noted(samples: Iterable[shards.Sample], noted: dict[str, dict]) -> Iterator[shards.Sample]:
+    """Pass samples on and note the scene class and the ground of each, where its record has one."""
     for sample in samples:
+        noted[sample.key] = {}
         if "class" in sample.record:
-            classes[sample.key] = str(sample.record["class"])
+            noted[sample.key]["class"] = str(sample.record["class"])
+        if shared_ground.FOOTPRINT in sample.record:
+            noted[sample.key][shared_ground.FOOTPRINT] = sample.record[shared_ground.FOOTPRINT]
         yield sample
 
 

@@ -103,7 +103,10 @@ def retrieval(
     baselines: Baselines = False,
     train_split: TrainSplit = "train",
 ) -> None:
-    """Image→text and text→image recall with intervals and chance, under every protocol."""
+    """Image→text and text→image recall with intervals and chance, under every protocol.
+
+    Intervals are over images; where these tell their ground, over blocks of images whose ground overlaps.
+    """
     from rsvlm.evaluation import asking, by_name
 
     started = time.time()

@@ -195,8 +195,8 @@ def ablation(
     owners, captions = owners[kept], [captions[i] for i in kept]
     changes = words.changes() if changes is None else changes
     wordings = {"": list(captions)}
-    for number, (name, change) in enumerate(changes.items()):
-        wordings[name] = list(change(captions, np.random.default_rng([seed, 0xAB, number])))
+    for name, change in changes.items():  # what is drawn depends on the name, and not on which others are asked for
+        wordings[name] = list(change(captions, np.random.default_rng([seed, 0xAB, *name.encode()])))
         if len(wordings[name]) != len(captions):
             raise DataError(
                 f"the change '{name}' made {len(wordings[name])} of {len(captions)} captions: expected one of each"

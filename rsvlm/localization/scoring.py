@@ -190,22 +190,23 @@ def rows(
     protocol: str = "maps",
     bootstrap_samples: int = 1000,
     seed: int = 0,
+    blocks: Sequence | np.ndarray | None = None,
 ) -> list[dict]:
     """Return the metrics of one method with bootstrap intervals over images, or, with `minus`, their differences to another's.
 
     An interval of a difference that excludes 0 is a difference. The other arguments are those of `evaluate`; `protocol` is the name
-    that goes into the rows.
+    that goes into the rows, and `blocks` are of the images, as for `statistics.bootstrap`.
 
     Raises:
         DataError: The two methods were measured on other images or classes.
     """
     common = {"dataset": dataset, "split": split, "protocol": protocol}
-    draws = _draws(measured, bootstrap_samples, seed)
+    draws = _draws(measured, bootstrap_samples, seed, blocks)
     if minus is None:
         return _rows(measured, draws, _chances(measured), common)
     if measured.keys != minus.keys or measured.classes != minus.classes:
         raise DataError("the two methods were not measured on the same images and classes: measure them together")
-    return _rows(measured, draws, {}, common, _draws(minus, bootstrap_samples, seed))
+    return _rows(measured, draws, {}, common, _draws(minus, bootstrap_samples, seed, blocks))
 
 
 # Parts
@@ -312,9 +313,9 @@ def _bound(classes: Sequence[str], keys: list[str], pages: list[dict], chosen: I
 # Means over images, for many resamples at once
 
 
-def _draws(measured: Measured, samples: int, seed: int) -> dict[str, np.ndarray]:
+def _draws(measured: Measured, samples: int, seed: int, blocks: Sequence | np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Each metric, 0 to 1: first over all images, then over each resample."""
-    resamples = statistics.bootstrap(len(measured.keys), samples, seed, RESAMPLES_AT_ONCE)
+    resamples = statistics.bootstrap(len(measured.keys), samples, seed, RESAMPLES_AT_ONCE, blocks)
     parts = [_metrics(measured, times.astype(float)) for times in resamples]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

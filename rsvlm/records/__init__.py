@@ -7,6 +7,7 @@ In: whatever a run made. Out: files that are whole or not there, stages that are
     provenance   commit, versions, machine, time
     text         texts of strangers as lines; seeded samples, batches, nearest names
     results      rows of what was measured, beside what others published
+    without_model  of each row the best baseline, and the difference
     tables       the same as text, Markdown, LaTeX or CSV
     commands     options that all verbs share; `rsvlm table`, `rsvlm doctor`
 """

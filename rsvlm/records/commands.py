@@ -115,7 +115,10 @@ def table(
         ),
     ] = False,
 ) -> None:
-    """Print the recorded results, one table for each protocol."""
+    """Print the recorded results, one table for each protocol; the best that was reached without a model stands beside.
+
+    csv has every row, those of all baselines as well.
+    """
     from rsvlm.data import catalogue
     from rsvlm.records import results, stages, tables, text
 

@@ -24,6 +24,7 @@ from rsvlm.records.results import (
     table,
 )
 from rsvlm.records.text import cell, one_line
+from rsvlm.records.without_model import beside as beside_no_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,9 @@ def formatted(
     known: Mapping[tuple[str, str], Mapping] | None = None,
 ) -> str:
     """Return the results in one of `FORMATS`, as tables of one protocol each; a CSV is one table with the protocol in a column.
+
+    What was reached without a model stands in columns beside: the best baseline of each row, and the difference to it. All baselines are in
+    the CSV.
 
     With published figures, our other rows follow; those of a benchmark's name that are not over its images and captions say so. Where an
     experiment is named, figures of other data sets than its own are left out.
@@ -103,16 +107,15 @@ def _latex_table(title: str, names: list[str], rows: list[list[str]]) -> str:
 
 
 def _measured_blocks(measured: pd.DataFrame, several: bool) -> list[Block]:
-    names = ["run", "direction", "metric", "value", "95 % interval", "chance", "n"]
     blocks = []
-    for (experiment, *key), group in measured.groupby(["experiment", *KEY[:3]], sort=False):
+    for (experiment, *key), group in beside_no_model(measured).groupby(["experiment", *KEY[:3]], sort=False):
+        is_compared = bool((group["baseline"] != "").any())
+        names = ["run", "direction", "metric", "value", "95 % interval"]
+        names += ["without a model", "difference"] * is_compared + ["chance", "n"]
         rows = [
             [
-                r.run,
-                r.direction,
-                r.metric,
-                f"{r.value:.1f}",
-                _interval(r),
+                *(r.run, r.direction, r.metric, f"{r.value:.1f}", _interval(r)),
+                *_compared(r) * is_compared,
                 "" if math.isnan(r.chance) else f"{r.chance:.2f}",
                 str(r.n),
             ]
@@ -120,6 +123,14 @@ def _measured_blocks(measured: pd.DataFrame, several: bool) -> list[Block]:
         ]
         blocks.append((f"{f'{experiment}: ' if several else ''}{_title(key)}", names, rows))
     return blocks
+
+
+def _compared(row) -> tuple[str, str]:
+    """The best baseline of a row, and the difference to it with its interval."""
+    if not row.baseline:
+        return "", ""
+    interval = "" if math.isnan(row.gap_low + row.gap_high) else f" ({row.gap_low:+.1f} to {row.gap_high:+.1f})"
+    return f"{row.baseline_value:.1f} ({row.baseline})", f"{row.gap:+.1f}{interval}"
 
 
 def _apart(measured: pd.DataFrame, both: pd.DataFrame, known: Mapping) -> pd.DataFrame:

@@ -108,7 +108,7 @@ def build(
     chips, end = [], 0
     for sample, scale, picture in zip(samples, scales.tolist(), pictures, strict=True):
         end += len(picture)
-        place = {name: sample.record.get(name) for name in ("lon", "lat")}
+        place = {name: sample.record.get(name) for name in ("lon", "lat", "gsd_m", "size_px")}
         chips.append({"key": sample.key, "captions": list(sample.captions), **place, "scale": scale, "end": end})
     put("chips.json", chips)
     placed = world_map is not None and any(chip["lon"] is not None for chip in chips)

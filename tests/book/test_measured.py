@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -73,6 +74,31 @@ def test_the_first_page_quotes_records(measured):
         value = rows[(rows["metric"] == metric) & (rows["direction"] == direction)]["value"]
         assert any(f"{one:.1f}\u00a0%" in line for one in value)
         assert (HOME / "notebooks" / f"{where}.ipynb").is_file()
+
+
+def test_the_best_that_no_model_reached_stands_beside(measured, monkeypatch):
+    def row(protocol, value, run="laptop-seed0", experiment="retrieval", **other):
+        names = {"experiment": experiment, "run": run, "dataset": "d", "split": "test", "direction": "both", "metric": "mR"}
+        return names | {"protocol": protocol, "value": value, "ci_low": 1.0, "ci_high": 2.0, "chance": 0.5, "n": 9} | other
+
+    rows = [row("one-to-one", 37.0), row("one-to-one: colour", 46.0), row("one-to-one: model - colour", -9.0)]
+    rsicd = {"experiment": "rsicd", "split": "val"}
+    rows += [
+        row("plain", 13.0, "model", **rsicd),
+        row("plain", 14.6, "scene-class", **rsicd),
+        row("plain", 9.0, "colour", **rsicd),
+    ]
+    rows += [row("remoteclip", 90.0, "scene-class", **rsicd), row("plain", 80.0, "another-model", **rsicd)]
+    rows += [
+        row("raw", 32.0, experiment="localize"),
+        row("centre", 18.5, experiment="localize"),
+        row("box", 50.0, experiment="localize"),
+    ]
+    monkeypatch.setattr(measured.results, "table", lambda: pd.DataFrame(rows))
+    names = [(r["experiment"], r["run"], r["split"], r["protocol"]) for r in (rows[0], rows[3], rows[8])]
+    monkeypatch.setattr(measured, "HEADLINE", [("?", "03_retrieval", *one, "both", "mR") for one in names])
+    cells = [line.split(" | ")[4] for line in measured.headline().splitlines()[2:]]
+    assert cells == ["46.0 (colour); -9.0 (+1.0 to +2.0)", "14.6 (scene-class)", "18.5 (centre)"]
 
 
 def test_a_missing_record_is_named(measured, monkeypatch):

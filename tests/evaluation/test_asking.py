@@ -58,6 +58,22 @@ def test_reading_measures_all_three_and_counts_what_it_leaves_out(guess, chips):
     assert {row["n"] for row in asking.read(guess, chips, None, FEW, most=11, measures=["negation"]).rows} == {11}
 
 
+def test_retrieval_resamples_what_shares_ground_as_one(chips, monkeypatch, tmp_path):
+    model = Model()
+    monkeypatch.setattr(by_name.opening, "open_encoder", lambda *arguments: model)
+    (tmp_path / "model").mkdir()
+    told = by_name.retrieve(str(tmp_path / "model"), chips, None, FEW)
+    assert told.about["blocks"] == 2 and len(told.blocks) == 12 == told.rows[0]["n"]
+    of_each = {row["metric"]: row for row in told.rows if row["direction"] == "t2i"}
+    beside = asking.retrieval_baselines(told, chips, None, FEW, train_split="none")
+    assert of_each["R@1"]["ci_high"] >= of_each["R@1"]["value"] and "no baselines" in beside.about["baselines"]
+    monkeypatch.setattr(by_name.shared_ground, "blocks", lambda records: None)
+    alone = by_name.retrieve(str(tmp_path / "model"), chips, None, FEW)
+    assert alone.blocks is None and "blocks" not in alone.about
+    assert [row["value"] for row in alone.rows] == [row["value"] for row in told.rows]
+    assert [row["ci_low"] for row in alone.rows] != [row["ci_low"] for row in told.rows]
+
+
 def test_colours_know_directions_where_captions_tell_where_colours_are(guess, tmp_path):
     colours = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
     for split, count in (("train", 60), ("test", 20)):

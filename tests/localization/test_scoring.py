@@ -378,3 +378,17 @@ def test_few_resamples_are_told(caplog):
     with caplog.at_level("WARNING"):
         scoring.evaluate(world(), noisy, ("ship", "dock"), bootstrap_samples=1)
     assert "1 resamples are few" in caplog.text and "--bootstrap-samples" in caplog.text
+
+
+def test_images_of_one_block_are_resampled_together():
+    found = scoring.measure(world(4), {"a": sees}, CLASSES)["a"]
+    single, one, pairs = (
+        {row["metric"]: row for row in scoring.rows(found, bootstrap_samples=50, blocks=blocks)}
+        for blocks in (None, [7] * 4, ["a", "a", "b", "b"])
+    )
+    for metric, row in one.items():
+        assert row["value"] == single[metric]["value"] == pairs[metric]["value"]
+        if row["ci_low"] is not None and 0 < row["value"] < 100:
+            assert row["ci_low"] == row["ci_high"] == row["value"], "of one block every resample is the whole"
+    with pytest.raises(DataError, match="blocks for 4 images"):
+        scoring.rows(found, bootstrap_samples=50, blocks=[1, 2])

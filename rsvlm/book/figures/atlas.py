@@ -20,7 +20,7 @@ from branca.element import Element, Figure as Page
 from jinja2 import Template
 from PIL import Image
 
-from rsvlm.book.figures import galleries, markup
+from rsvlm.book.figures import galleries, markup, scale
 from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, SPLIT_COLOURS
 from rsvlm.errors import DataError, need
 from rsvlm.records import files
@@ -140,7 +140,8 @@ def chips_map(items: Sequence[Mapping[str, object]], thumbnail_px: int = 256) ->
     page.draw("chips_map.js", "drawChips", [_chip(item, thumbnail_px) for item in items], colours, style="chips_map.css")
     few = []
     for record, image in ((item["record"], item["image"]) for item in items[:12]):
-        few.append({"image": image, "alt": f"Chip {record['key']}", "caption": "".join(record["captions"][:1])})
+        first = "".join(record["captions"][:1])
+        few.append({"image": image, "alt": f"Chip {record['key']}", "caption": first, "ground": record})
     cut = f"<p>{len(few)} of {len(items)} chips.</p>" if len(items) > len(few) else ""
     page.show_without_scripts(f"{galleries.gallery(few, thumbnail_px=110)}{cut}")
     return page
@@ -175,12 +176,13 @@ def _chip(item: Mapping[str, object], thumbnail_px: int) -> dict:
     image.thumbnail((thumbnail_px, thumbnail_px), Image.Resampling.LANCZOS)
     kinds = [*record.get("caption_kinds", []), *("caption" for _ in record["captions"])]
     image, outline = _as_it_lies(image, record)
-    scale = f", {record['gsd_m']:.2f} m per pixel" if "gsd_m" in record else ""
+    shown = scale.ground(record)
+    extent = f"{scale.length(shown[0])} to a pixel, {scale.length(shown[1])} wide" if shown else ""
     return {
         "k": str(record["key"]),
         "b": record["bbox_lonlat"],
         "o": outline,
-        "h": f"{record.get('split', '')}{scale}".strip(", "),
+        "h": ", ".join(filter(None, (str(record.get("split", "")), extent))),
         "i": markup.data_uri("webp", markup.webp(image, quality=75)),
         "c": [[str(kind), str(text)] for kind, text in zip(kinds, record["captions"], strict=False)],
         "a": str(record.get("attribution", "")),

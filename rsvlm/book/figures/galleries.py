@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rsvlm.book.figures import markup
+from rsvlm.book.figures import markup, scale
 from rsvlm.book.figures.markup import Html
 from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, canvas
 from rsvlm.errors import DataError
@@ -24,7 +24,8 @@ def gallery(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160, whol
 
     Args:
         items: One mapping per image: `image` (a PIL image, or `[H W 3]` uint8), `alt` (what it shows), and, where wanted,
-            `caption` (text below) and `badge` (a few letters in the corner: a rank, a score).
+            `caption` (text below), `badge` (a few letters in the corner: a rank, a score) and `ground` (the record of the picture,
+            from which `scale` makes a bar on it, and a sentence below the grid).
         thumbnail_px: Longest side of a thumbnail, in pixels.
         whole: Show images in their own shape, in place of the square in their middle.
 
@@ -34,6 +35,18 @@ def gallery(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160, whol
     Raises:
         DataError: An item without an image or without alternative text.
     """
+    words = _ground([item.get("ground") for item in items])
+    return Html(markup.stylesheet("gallery.css") + _grid(items, thumbnail_px, whole) + words)
+
+
+def _ground(records: Sequence[Mapping | None]) -> str:
+    """How much ground pixels and pictures are, as a line below them."""
+    words = scale.in_words(records)
+    return f'<p class="rsvlm-ground">{words}</p>' if words else ""
+
+
+def _grid(items: Sequence[Mapping[str, object]], thumbnail_px: int, whole: bool = False) -> str:
+    """The grid of `gallery` alone."""
     cells = []
     for index, item in enumerate(items):
         if item.get("image") is None or not str(item.get("alt") or "").strip():
@@ -45,32 +58,34 @@ def gallery(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160, whol
         caption = f"<figcaption>{escape(str(item['caption']))}</figcaption>" if item.get("caption") else ""
         cells.append(
             f'<figure><div><img class="dark-light" loading="lazy" alt="{escape(str(item["alt"]))}" '
-            f'src="{markup.data_uri("webp", markup.webp(image, quality=72))}">{badge}</div>{caption}</figure>'
+            f'src="{markup.data_uri("webp", markup.webp(image, quality=72))}">{badge}{scale.bar(item.get("ground"))}</div>{caption}</figure>'
         )
     kind = "rsvlm-gallery rsvlm-whole" if whole else "rsvlm-gallery"
-    grid = f'<div class="{kind}" style="--rsvlm-side: {thumbnail_px}px">{"".join(cells)}</div>'
-    return Html(markup.stylesheet("gallery.css") + grid)
+    return f'<div class="{kind}" style="--rsvlm-side: {thumbnail_px}px">{"".join(cells)}</div>'
 
 
 def text_to_image(queries: Sequence[Mapping[str, object]]) -> Html:
     """Queries with the images that answer them, best first; the right image is marked.
 
     Args:
-        queries: `{query, note, images}` with `images` a list of `{image, alt, right}`; `image` is (H, W, 3) uint8.
+        queries: `{query, note, images}` with `images` a list of `{image, alt, right}` and perhaps `ground`, as for `gallery`;
+            `image` is (H, W, 3) uint8.
     """
     blocks = []
     for entry in queries:
         items = [answer | {"badge": f"{i} ✓" if answer["right"] else i} for i, answer in enumerate(entry["images"], start=1)]
         note = f' <span class="rsvlm-note">{escape(str(entry["note"]))}</span>' if entry.get("note") else ""
-        blocks.append(f'<p class="rsvlm-query">“{escape(str(entry["query"]))}”{note}</p>{gallery(items, thumbnail_px=110)}')
-    return Html(markup.stylesheet("queries.css") + "".join(blocks))
+        blocks.append(f'<p class="rsvlm-query">“{escape(str(entry["query"]))}”{note}</p>{_grid(items, thumbnail_px=110)}')
+    words = _ground([answer.get("ground") for entry in queries for answer in entry["images"]])
+    return Html(markup.stylesheet("gallery.css") + markup.stylesheet("queries.css") + "".join(blocks) + words)
 
 
 def image_to_text(queries: Sequence[Mapping[str, object]]) -> Html:
     """Images with the captions that answer them, best first; the right caption is marked.
 
     Args:
-        queries: `{image, alt, note, captions}` with `captions` a list of `{text, right}`; `image` is (H, W, 3) uint8.
+        queries: `{image, alt, note, captions}`, and perhaps `ground`, with `captions` a list of `{text, right}`; `image` is (H, W, 3)
+            uint8.
     """
     pairs = []
     for entry in queries:
@@ -85,7 +100,8 @@ def captions_beside(items: Sequence[Mapping[str, object]]) -> Html:
     """Images with several captions each, every one under the name of where it came from.
 
     Args:
-        items: `{image, alt, captions}` with `captions` a mapping of a name to a text; `image` is (H, W, 3) uint8.
+        items: `{image, alt, captions}`, and perhaps `ground`, with `captions` a mapping of a name to a text; `image` is (H, W, 3)
+            uint8.
     """
     pairs = []
     for item in items:
@@ -102,12 +118,14 @@ def shaded_words(entries: Sequence[Mapping[str, object]]) -> Html:
 
     Args:
         entries: `{text, spans, changes}` as in `reading.Importance`, with `spans` the (start, end) of each word of the text and
-            `changes` what the cosine loses without it; where wanted `note`, said behind the sentence, and `image` with its `alt`.
+            `changes` what the cosine loses without it; where wanted `note`, said behind the sentence, and `image` with its `alt`
+            and perhaps `ground`, as for `gallery`.
 
     Raises:
         DataError: Spans are not in order, or there is not one change for each.
     """
     largest = max((abs(float(change)) for entry in entries for change in entry["changes"]), default=0.0)
+    ground = _ground([entry.get("ground") for entry in entries if entry.get("image") is not None])
     blocks = []
     for number, entry in enumerate(entries):
         text, end, parts = str(entry["text"]), 0, []
@@ -122,14 +140,14 @@ def shaded_words(entries: Sequence[Mapping[str, object]]) -> Html:
             end = stop
         note = f' <span class="rsvlm-note">{escape(str(entry["note"]))}</span>' if entry.get("note") else ""
         line = f"<p>{''.join(parts)}{escape(text[end:])}{note}</p>"
-        blocks.append(line if entry.get("image") is None else _beside([(entry, f"<div>{line}</div>")]))
+        blocks.append(line if entry.get("image") is None else _beside([(entry, f"<div>{line}</div>")], told=False))
     legend = (
         '<p class="rsvlm-legend"><ruby class="rsvlm-more" style="--rsvlm-worth: .5">orange, solid line<rt>+</rt></ruby> the search '
         'loses without the word; <ruby class="rsvlm-less" style="--rsvlm-worth: .5">blue, dotted line<rt>−</rt></ruby> it gains; '
         "below, in thousandths, what the cosine changes by; neither line: hardly anything.</p>"
     )
     styles = markup.stylesheet("queries.css") + markup.stylesheet("words.css")
-    return Html(f'{styles}<div class="rsvlm-words">{"".join(blocks)}{legend}</div>')
+    return Html(f'{styles}<div class="rsvlm-words">{"".join(blocks)}{legend}{ground}</div>')
 
 
 def _shaded(word: str, change: float, largest: float) -> str:
@@ -141,27 +159,28 @@ def _shaded(word: str, change: float, largest: float) -> str:
     return f'<ruby class="{kind}" style="--rsvlm-worth: {0.5 * share:.2f}">{escape(word)}<rt>{told}</rt></ruby>'
 
 
-def _beside(pairs: Sequence[tuple[Mapping[str, object], str]]) -> Html:
-    """Images (`image`, `alt`, perhaps a `badge`), each with HTML beside it."""
+def _beside(pairs: Sequence[tuple[Mapping[str, object], str]], told: bool = True) -> Html:
+    """Images (`image`, `alt`, perhaps `badge` and `ground`), each with HTML beside it; below, if `told`, how much ground they show."""
     blocks = []
     for item, html in pairs:
-        picture = gallery([{name: item.get(name) for name in ("image", "alt", "badge")}], thumbnail_px=150)
+        picture = _grid([{name: item.get(name) for name in ("image", "alt", "badge", "ground")}], thumbnail_px=150)
         blocks.append(f'<div class="rsvlm-pair"><div>{picture}</div>{html}</div>')
-    return Html(markup.stylesheet("queries.css") + "".join(blocks))
+    words = _ground([item.get("ground") for item, _ in pairs]) if told else ""
+    return Html(markup.stylesheet("gallery.css") + markup.stylesheet("queries.css") + "".join(blocks) + words)
 
 
 def chip_matches(rows: Sequence[Mapping[str, object]], pictures: Sequence[np.ndarray | None]) -> Html:
     """Chips of an index that answer texts, best first.
 
     Args:
-        rows: `{text, rank, score, key, lon, lat}`, those of one text together.
+        rows: `{text, rank, score, key, lon, lat}`, and perhaps `gsd_m` and `size_px`, those of one text together.
         pictures: Of each row (S, S, 3) uint8, or None where it cannot be shown.
     """
     queries: dict[str, list] = {}
     for row, image in zip(rows, pictures, strict=True):
         caption = f"{row['key']}: {row['lat']:.4f}°, {row['lon']:.4f}°, cosine {row['score']:.3f}"
         shown = np.zeros((8, 8, 3), np.uint8) if image is None else image
-        cell = {"image": shown, "alt": caption, "badge": row["rank"], "caption": caption}
+        cell = {"image": shown, "alt": caption, "badge": row["rank"], "caption": caption, "ground": row}
         queries.setdefault(str(row["text"]), []).append(cell)
     titles = (f'<p class="rsvlm-query">“{escape(text)}”</p>' for text in queries)
     grids = (gallery(cells, thumbnail_px=150) for cells in queries.values())
@@ -183,7 +202,8 @@ def chips_beside(answers: Mapping[str, tuple[Sequence[Mapping[str, object]], Seq
                 if row["text"] == text:
                     place = f"{row['lat']:.2f}°, {row['lon']:.2f}°: {row['score']:.2f}"
                     shown = np.zeros((8, 8, 3), np.uint8) if image is None else image
-                    cells.append({"image": shown, "alt": f"{name}: {row['key']}", "badge": row["rank"], "caption": place})
+                    cell = {"image": shown, "alt": f"{name}: {row['key']}", "badge": row["rank"], "caption": place}
+                    cells.append(cell | {"ground": row})
             columns += f"<div><p>{escape(str(name))}</p>{gallery(cells, thumbnail_px=90)}</div>"
         blocks.append(f'<p class="rsvlm-query">“{escape(str(text))}”</p><div class="rsvlm-columns">{columns}</div>')
     return Html(markup.stylesheet("queries.css") + "".join(blocks))
