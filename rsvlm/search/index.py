@@ -254,9 +254,10 @@ def _put_together(out: Path, layout: _Layout, done: _Done, model: Encoder, facts
         "width": model.width, "model": facts["model"], "model_name": model.name, "fingerprint": model.fingerprint,
         "embedded": facts["embedded"], "options": facts["options"], **coverage.facts(), "skipped": dict(skipped),
     }  # fmt: skip
-    files.write_atomic(out / "index.json", json.dumps(facts, indent=1, ensure_ascii=False))
+    written = json.dumps(facts, indent=1, ensure_ascii=False)
+    files.write_atomic(out / "index.json", written)
     done.close()
-    return facts
+    return json.loads(written)
 
 
 class _Coverage:
