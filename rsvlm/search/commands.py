@@ -94,6 +94,8 @@ def in_scene(
     nodata: NoData = None,
     tile_rows: TileRows = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where it is fast.")] = "auto",
+    gpkg: Annotated[bool, typer.Option("--gpkg", help="Also polygons.gpkg, a GeoPackage.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Also polygons.csv, a table.")] = False,
     device: Device = "auto",
 ) -> None:
     """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both.
@@ -104,7 +106,7 @@ def in_scene(
     """
     from rsvlm.book.figures import atlas, galleries, markup
     from rsvlm.records import files
-    from rsvlm.search import scene as scenes, scene_files
+    from rsvlm.search import result_files, scene as scenes, scene_files
 
     texts = [*(more or []), *(text or [])]
     if not texts or out is None:
@@ -128,7 +130,8 @@ def in_scene(
                 lines.append(f"{row['text']}: {regions}; highest confidence {row['highest_confidence']:.2f}")
             if result.facts["unreadable"]:
                 lines.append(f"parts of the scene that cannot be read, left without data: {result.facts['unreadable']}")
-            lines.append(f"{folder}: polygons.geojson, heat.tif, map.html, search.json")
+            more = result_files.write_more(folder / "polygons.geojson", result.facts["polygons_in"], gpkg, csv)
+            lines.append(", ".join([f"{folder}: polygons.geojson", *more, "heat.tif", "map.html", "search.json"]))
         if len(loaded) > 1:
             page = files.write_atomic(
                 place / "compare.html", markup.page("Models side by side", galleries.scenes_beside(answers))
