@@ -1,38 +1,56 @@
-"""Texts searched in an archive of imagery: chips of all its scenes, embedded once, and the best of them for a sentence.
+"""Imagery embedded for questions: chips of all its scenes, at one or several scales, once.
 
-An index is a folder: `vectors.npy`, `chips.parquet` with where each chip lies and the file that shows it, and, last, `index.json`. It
-points to the archive and to the model, and knows when it is asked with another one.
+    imagery ── sources ── chips laid out ── parts ── read, embedded ── parts/ ── put together: vectors.npy, chips.parquet, index.json
+
+What is done is kept: a killed indexing goes on where it was, and one that is run again does what is new and drops what is gone. Until
+all is put together, the index answers as it did before. `index_files` says how it lies on disk, `query` asks it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from rsvlm.data.imagery import ground, sources as imagery, tile_mosaics
-from rsvlm.errors import DataError
-from rsvlm.evaluation import embeddings
-from rsvlm.localization import heat
+from rsvlm.data import workers as engines
+from rsvlm.data.imagery import ground, sources as imagery
+from rsvlm.data.imagery.chip_layout import Source
+from rsvlm.errors import ConfigError, DataError
 from rsvlm.model import embed
 from rsvlm.model.encoder import Encoder
 from rsvlm.model.mammut import Mammut
-from rsvlm.records import files, text
+from rsvlm.records import files
+from rsvlm.search import index_files, index_parts
+from rsvlm.search.index_files import FORM, Index, _options, open_index, read_facts
+from rsvlm.search.index_parts import Look, Part
+from rsvlm.search.query import pictures, query
+from rsvlm.search.result_files import features
+
+__all__ = ["Index", "features", "index", "open_index", "pictures", "query", "read_facts"]
+
+log = logging.getLogger(__name__)
+_SHOWN = ("bands", "limits", "nodata", "tile_rows")  # options that say what pixels mean
 
 
 def index(
-    archive: str | Path,
+    where: str | Path | Sequence[str | Path],
     model: Mammut | Encoder,
     out: Path,
     *,
     model_folder: str | Path = "",
     size_px: int | None = None,
+    chip_m: Sequence[float] = (),
     stride: float = 1.0,
     min_valid_share: float = 0.5,
     cover_edges: bool = True,
@@ -41,16 +59,25 @@ def index(
     limits: Sequence[float] = (),
     nodata: str | float = "auto",
     batch_size: int = 256,
+    engine: str = "local",
+    workers: int = 1,
+    device: str = "auto",
+    fresh: bool = False,
+    allow_loopback: bool = False,
     progress: bool = True,
 ) -> dict:
-    """Embed every chip of an archive, one batch in memory at a time.
+    """Embed every chip of imagery, one batch in memory at a time.
+
+    Where `out` holds an index already, what is still asked for is taken from it: chips of scenes that have not changed, at the same scales,
+    by the same model. Values of such scenes stay black and white as they were, and new scenes that belong to them follow.
 
     Args:
-        archive: Folder of rasters or of tiles, or whatever `sources.open_imagery` takes; all of it says where on Earth it lies.
+        where: Folder of rasters or of tiles, or whatever `sources.open_imagery` takes, or several; all of it says where on Earth it lies.
         model: Model in evaluation mode, of any family.
         out: Folder of the index.
-        model_folder: Folder of the model, or its name as for `opening.open_encoder`, for those who ask.
-        size_px: Side of a chip, in pixels of the imagery. If None, that of the model's images.
+        model_folder: Folder of the model, or its name as for `opening.open_encoder`, for those who ask, and for workers.
+        size_px: Side of a chip, in pixels of the imagery. If None, that of the model's images, unless `chip_m` is given.
+        chip_m: Sides of chips on the ground, in metres: a scale each. They are shown with as many pixels as the model's images have.
         stride: Step between chips, in sides.
         min_valid_share: Chips with a smaller share of pixels that hold data are left out.
         cover_edges: Add last chips flush with the edges of rasters, and enlarge those of rasters smaller than a chip.
@@ -59,181 +86,242 @@ def index(
         limits: Values that become black and white, a pair, or one for each band. If empty, they are found for files together.
         nodata: Value that holds no data, as for `scene_files.open_scene`.
         batch_size: Chips per forward pass.
+        engine: Who does the work, as in `workers.run`; with `ray`, `out`, the imagery and the model are seen by all machines.
+        workers: Processes. With `local` and 1, this one does it, with `model` itself; others open `model_folder`.
+        device: Device on which other processes open the model.
+        fresh: Do all anew.
+        allow_loopback: Also read imagery from addresses of this machine.
         progress: Show a bar.
 
     Returns:
         Content of `index.json`: among it `chips`, in `skipped` how many were left out, by reason, in `ground_under_chips` the share of
-        the archive's pixels that lies under chips (ground that several files show counts once for each of them), and in `sources` the same, and the file, of each source.
+        the imagery's pixels that lies under chips of the scale that covers most (ground that several files show counts once for each of
+        them), in `scales` the same for each scale, in `sources` for each source and scale; in `embedded` how many chips were embedded now.
 
     Raises:
-        DataError: There is no imagery, or no chip of it can be read.
+        ConfigError: Workers are asked for and the model has no name.
+        DataError: There is no imagery, or no chip of it can be read, or another process writes to `out`.
         MissingExtraError: rasterio or pyproj is not installed.
     """
     out, model = Path(out), embed.encoder_of(model)
-    asked = {"size_px": size_px or model.image_size, "stride": stride, "min_valid_share": min_valid_share}
-    asked |= {"cover_edges": cover_edges, "tile_rows": tile_rows}
-    asked |= {"bands": list(bands), "limits": list(limits), "nodata": nodata}
-    options = _options(**asked)
-    sources = imagery.open_imagery(str(archive), options)
-    table, notes = imagery.lay_out(sources, options)
-    skipped = Counter()
-    for note in notes:
-        skipped[note["reason"]] += note["count"]
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "index.json").unlink(missing_ok=True)
-    vectors = np.lib.format.open_memmap(out / "vectors.npy", "w+", np.float32, (len(table), model.width))
-    embedded: list[int] = []
-    with tqdm(total=len(table), desc="index", unit=" chips", disable=not progress) as bar:
-        for source in sources:
-            rows = np.flatnonzero(table["source"].to_numpy() == source.name)
-            read = zip(rows.tolist(), imagery.read(source, table.iloc[rows]))
-            for batch in text.batched(read, batch_size):
-                bar.update(len(batch))
-                skipped.update(reason for _, (_, reason) in batch if reason)
-                good = {row: pixels for row, (pixels, _) in batch if pixels is not None}
-                if good:
-                    unit = embed.unit(model.images(list(good.values())), f"chips of {source.name}")
-                    vectors[len(embedded) : len(embedded) + len(good)] = unit
-                    embedded += good
-    if not embedded:
-        raise DataError(f"no chip of {archive} could be read: {dict(skipped)}")
-    vectors.flush()
-    del vectors
-    table = table.iloc[embedded].drop(columns="split").reset_index(drop=True)
-    table["file"] = _files(sources, table)
-    table["outline"] = [ring.reshape(-1).tolist() for ring in ground.outlines(sources, table)]
-    table.to_parquet(out / "chips.parquet")
-    counts = table["source"].value_counts()
-    share, shares = ground.covered(sources, table)
-    of_sources = [
-        {
-            "name": source.name, "file": source.file, "fingerprint": source.fingerprint, "chips": int(counts.get(source.name, 0)),
-            "ground_under_chips": round(share_of_source, 4),
-        }
-        for source, share_of_source in zip(sources, shares, strict=True)
-    ]  # fmt: skip
+    is_here = engine == "local" and workers == 1
+    if not is_here and not model_folder:
+        raise ConfigError("workers open the model themselves: say which, as with --model FOLDER")
+    places = [str(where)] if isinstance(where, (str, Path)) else [str(place) for place in where]
+    shown = {"tile_rows": tile_rows, "bands": list(bands), "limits": list(limits), "nodata": nodata}
+    shown |= {"allow_loopback": True} if allow_loopback else {}
+    asked = {"stride": stride, "min_valid_share": min_valid_share, "cover_edges": cover_edges}
+    looks = [Look(model.image_size, float(side), **asked) for side in dict.fromkeys(chip_m)]
+    looks += [Look(size_px or model.image_size, **asked)] if size_px or not chip_m else []
+    with files.sole_writer(out):
+        before = None if fresh else _before(out)
+        known = _known(before, shown, model.fingerprint)
+        layout = _Layout(places, looks, shown, known, model.fingerprint)
+        done = _Done(out, fresh)
+        missing = list({part.id: part for part in layout.parts if part.id not in done}.values())
+        total = sum(part.stop - part.start for part in missing)
+        with tqdm(total=total, desc="index", unit=" chips", disable=not progress) as bar:
+            if is_here:
+                for _, count in index_parts.embed_parts(missing, model, done.folder, batch_size):
+                    bar.update(count)
+            elif missing:
+                name = _named(model_folder)
+                work = partial(
+                    index_parts.embed_part, model=name, device=device, folder=str(done.folder.resolve()), batch_size=batch_size
+                )
+                for count in engines.run(work, missing, engine, workers):
+                    bar.update(count)
+        return _put_together(out, layout, done, model, {
+            "model": _named(model_folder), "options": asked | shown | {"size_px": size_px, "chip_m": list(chip_m)},
+            "embedded": total,
+        })  # fmt: skip
+
+
+def told(out: Path, facts: Mapping) -> list[str]:
+    """Say in lines what is in an index, and what is not."""
+    sources = len({source["name"] for source in facts["sources"]})
+    on = f"on {100 * facts['ground_under_chips']:.0f} % of the ground of {sources} sources"
+    kept = facts["chips"] - facts["embedded"]
+    lines = [f"{out}: {facts['chips']:,} chips, {on}" + (f"; {kept:,} of them were there already" if kept > 0 else "")]
+    if len(facts["scales"]) > 1:
+        for name, scale in facts["scales"].items():
+            lines.append(f"  {name}: {scale['chips']:,} chips, on {100 * scale['ground_under_chips']:.0f} % of the ground")
+    lines += [f"  left out: {count:,} {reason}" for reason, count in facts["skipped"].items()]
+    for source in facts["sources"]:
+        if not source["chips"]:
+            lines.append(f"  nothing of it in the index, at {source['scale']}: {source['file']}")
+    return lines
+
+
+class _Layout:
+    """What there is to embed: sources and parts of each scale, and notes on what is left out."""
+
+    def __init__(self, places: list[str], looks: list[Look], shown: dict, known: Mapping, model: str):
+        self.places = [place if "://" in place else str(Path(place).expanduser().resolve()) for place in places]
+        self.shown, self.looks = shown, looks
+        self.sources: list[tuple[Look, Source]] = []
+        self.parts: list[Part] = []
+        self.skipped: dict[str, Counter] = {}
+        rasters: list[Source] = []
+        for look in looks:
+            # Which tiles are taken depends on the scale, rasters are the same.
+            sources = rasters or imagery.open_imagery(places, _options(**shown, **asdict(look)), known=known)
+            rasters = sources if all(source.kind == "raster" for source in sources) else []
+            notes = self.skipped[look.name] = Counter()
+            for source in sources:
+                parts, of_source = index_parts.plan(source, look, model)
+                self.parts += parts
+                self.sources.append((look, source))
+                for note in of_source:
+                    notes[note["reason"]] += note["count"]
+
+
+class _Done:
+    """Parts that are embedded: those of the index that was there before, and files of a folder beside them."""
+
+    def __init__(self, out: Path, fresh: bool):
+        self.folder = out / "parts"
+        if fresh:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file, self._groups, self._skipped = None, {}, {}
+        if not fresh and (out / "chips.parquet").is_file():
+            try:
+                self._file = pq.ParquetFile(out / "chips.parquet")
+            except (OSError, pa.ArrowException):
+                return
+            group = 0
+            for part in index_files.kept_parts(self._file).get("parts", []):
+                self._skipped[part["id"]] = part["skipped"]
+                if part["chips"]:
+                    self._groups[part["id"]] = group
+                    group += 1
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._skipped or _look_at(self.folder / f"{name}.parquet") is not None
+
+    def facts(self, name: str) -> dict:
+        """Return what is kept of a part beside its chips."""
+        if name in self._skipped:
+            group = self._groups.get(name)
+            count = 0 if group is None else self._file.metadata.row_group(group).num_rows
+            return {"id": name, "chips": count, "skipped": self._skipped[name]}
+        count, skipped = _look_at(self.folder / f"{name}.parquet")
+        return {"id": name, "chips": count, "skipped": skipped}
+
+    def table(self, name: str) -> pa.Table:
+        """Return the chips of a part."""
+        if name in self._groups:
+            return self._file.read_row_group(self._groups[name])
+        return pq.read_table(self.folder / f"{name}.parquet")
+
+    def close(self) -> None:
+        """Give up what was kept: all of it is in the new index."""
+        if self._file is not None:
+            self._file.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _look_at(path: Path) -> tuple[int, dict[str, int]] | None:
+    """Return how many chips a file of a part holds, and what was left out; None where it is not there, or broken."""
+    try:
+        about = pq.read_metadata(path)
+        return about.num_rows, json.loads(about.metadata[b"skipped"])
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        return None
+
+
+def _put_together(out: Path, layout: _Layout, done: _Done, model: Encoder, facts: dict) -> dict:
+    """Write the files of the index from its parts, a part in memory at a time, and return what `index.json` says."""
+    parts = [done.facts(part.id) for part in layout.parts]
+    skipped = sum(layout.skipped.values(), Counter())
+    for part in parts:
+        skipped.update(part["skipped"])
+    if not any(part["chips"] for part in parts):
+        raise DataError(f"no chip of {', '.join(layout.places)} could be read: {dict(skipped)}")
+    coverage = _Coverage(layout)
+
+    def tables() -> Iterator[pa.Table | None]:
+        for part, kept in zip(layout.parts, parts, strict=True):
+            table = index_parts.named(done.table(kept["id"]), part.source) if kept["chips"] else None
+            if table is not None:
+                coverage.add(part, table)
+            yield table
+
+    build = index_files.write(out, parts, tables(), model.width)
     facts = {
-        "archive": str(Path(archive).resolve()) if "://" not in str(archive) else str(archive), "chips": len(embedded),
-        "model": _named(model_folder), "fingerprint": model.fingerprint,
-        "options": asked, "ground_under_chips": round(share, 4), "sources": of_sources,
-        "shown": {source.name: source.meaning for source in sources}, "skipped": dict(skipped),
+        "form": FORM, "build": build, "imagery": layout.places, "chips": sum(part["chips"] for part in parts),
+        "width": model.width, "model": facts["model"], "model_name": model.name, "fingerprint": model.fingerprint,
+        "embedded": facts["embedded"], "options": facts["options"], **coverage.facts(), "skipped": dict(skipped),
     }  # fmt: skip
     files.write_atomic(out / "index.json", json.dumps(facts, indent=1, ensure_ascii=False))
+    done.close()
     return facts
 
 
-def read_facts(folder: Path) -> dict:
-    """Return what is in the `index.json` of an index.
+class _Coverage:
+    """How many chips each source has at each scale, and how much of its ground lies under them; parts of one come one after the other."""
 
-    Raises:
-        DataError: It is not there, or it is of another form.
-    """
+    _COLUMNS = ("source", "left_px", "top_px", "width_px", "height_px")
+
+    def __init__(self, layout: _Layout):
+        self._layout = layout
+        self._windows: list[pd.DataFrame] = []
+        self._of: tuple[Look, Source] | None = None
+        self._measured: dict[tuple[str, str], tuple[int, int, float]] = {}
+
+    def add(self, part: Part, table: pa.Table) -> None:
+        """Take the chips of a part."""
+        if self._of is not None and self._of != (part.look, part.source):
+            self._measure()
+        self._of = part.look, part.source
+        self._windows.append(table.select(list(self._COLUMNS)).to_pandas())
+
+    def facts(self) -> dict:
+        """Return what `index.json` says of scales and sources."""
+        if self._of is not None:
+            self._measure()
+        scales, listed = {}, []
+        for look in self._layout.looks:
+            total = np.zeros(3)
+            for source in (source for one, source in self._layout.sources if one == look):
+                if (look.name, source.name) not in self._measured:
+                    self._of = look, source
+                    self._measure()
+                count, pixels, share = self._measured[look.name, source.name]
+                total += count, pixels, pixels * share
+                listed.append({
+                    "name": source.name, "scale": look.name, "file": source.file, "fingerprint": source.fingerprint,
+                    "licence": source.licence, "attribution": source.attribution, "chips": count,
+                    "ground_under_chips": round(share, 4), "shown": source.meaning, "opened": index_files.source_fields(source),
+                })  # fmt: skip
+            share = round(float(total[2] / max(total[1], 1)), 4)
+            options = self._layout.shown | asdict(look)
+            scales[look.name] = {"chips": int(total[0]), "ground_under_chips": share, "options": options}
+        most = max(scale["ground_under_chips"] for scale in scales.values())
+        shown = {source["name"]: source["shown"] for source in listed}
+        return {"ground_under_chips": most, "scales": scales, "sources": listed, "shown": shown}
+
+    def _measure(self) -> None:
+        look, source = self._of
+        chips = pd.concat(self._windows) if self._windows else pd.DataFrame({name: [] for name in self._COLUMNS})
+        self._measured[look.name, source.name] = len(chips), *ground.measured(source, chips)
+        self._windows, self._of = [], None
+
+
+def _before(out: Path) -> dict | None:
+    """Return what `index.json` says of the index that is there already, if there is one of this form."""
     try:
-        facts = json.loads((Path(folder) / "index.json").read_text(encoding="utf-8"))
-        whole = isinstance(facts["chips"], int) and {"archive", "model", "fingerprint", "options"} <= set(facts)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        raise DataError(f"{folder} is no finished index: make it with `rsvlm search index FOLDER --out {folder}`")
-    return facts
+        return read_facts(out)
+    except DataError:
+        return None
 
 
-def query(
-    folder: Path,
-    texts: Sequence[str],
-    model: Mammut | Encoder,
-    k: int = 10,
-    images: Mapping[str, np.ndarray] | None = None,
-) -> pd.DataFrame:
-    """Find the k best chips for each text and each picture, exactly.
-
-    Args:
-        folder: Folder of the index.
-        texts: M texts.
-        model: Model that the index was made with.
-        k: Chips for each text and picture.
-        images: Pictures, (H, W, 3) uint8 each, by the names that stand for them. If None, there are none.
-
-    Returns:
-        A row for each: `text` (of a picture its name), `rank` from 1, `score` (cosine), and the columns of the chip table; among these `file`, relative to the
-        archive, and `outline`, longitudes and latitudes in turn.
-
-    Raises:
-        DataError: No text and no picture, no finished index, or one of another model.
-        ModelError: The model reads no texts.
-    """
-    facts, model, images = read_facts(folder), embed.encoder_of(model), images or {}
-    if facts["fingerprint"] != model.fingerprint:
-        raise DataError(
-            f"{folder} was made with another model ({facts['model'] or 'unknown'}): ask with that one, or index again"
-        )
-    chips = pd.read_parquet(Path(folder) / "chips.parquet")
-    vectors = np.load(Path(folder) / "vectors.npy", mmap_mode="r", allow_pickle=False)[: facts["chips"]]
-    if len(vectors) != len(chips) or len(chips) != facts["chips"]:
-        raise DataError(f"{folder}: {len(vectors)} vectors, {len(chips)} chips, {facts['chips']} expected: index again")
-    asked = [heat.text_vectors(model, texts)] if len(texts) or not images else []
-    asked += [model.images(list(images.values()))] if images else []
-    scores, rows = embeddings.search(np.concatenate(asked), vectors, k)
-    matches = chips.iloc[rows.reshape(-1)].reset_index(drop=True)
-    count = rows.shape[1]
-    matches.insert(0, "text", np.repeat([*texts, *images], count))
-    matches.insert(1, "rank", np.tile(np.arange(1, count + 1), len(rows)))
-    matches.insert(2, "score", scores.reshape(-1))
-    return matches
-
-
-def pictures(folder: Path, matches: pd.DataFrame) -> list[np.ndarray | None]:
-    """Read the chips of a table that `query` gave from the archive: (S, S, 3) uint8 each, None where it cannot be read now."""
-    facts = read_facts(folder)
-    sources = {source.name: source for source in imagery.open_imagery(facts["archive"], _options(**facts["options"]))}
-    # As they were indexed: limits are common to all files, of which there may be others by now.
-    for name, meaning in facts.get("shown", {}).items():
-        if name in sources:
-            limits = tuple(tuple(pair) for pair in meaning["limits"])
-            sources[name] = replace(sources[name], limits=limits, nodata=meaning["nodata"])
-    chips: list[np.ndarray | None] = [None] * len(matches)
-    for name, part in matches.reset_index(drop=True).groupby("source"):
-        if name in sources:
-            for row, (pixels, _) in zip(part.index, imagery.read(sources[name], part)):
-                chips[row] = pixels
-    return chips
-
-
-def features(matches: pd.DataFrame) -> dict:
-    """Footprints of the chips of a table that `query` gave, as GeoJSON in longitude and latitude."""
-    members = []
-    for row in matches.to_dict("records"):
-        if "outline" in row:
-            ring = np.asarray(row["outline"], float).reshape(-1, 2)
-        else:  # an index of before outlines were kept
-            ring = ground.box_rings(np.array([[row[edge] for edge in ("west", "south", "east", "north")]], float))[0]
-        # Counter-clockwise, as GeoJSON has it.
-        ring = np.concatenate([ring[:1], ring[::-1]]).round(8).tolist()
-        properties = {name: row[name] for name in ("text", "rank", "key", "source", "file") if name in row}
-        properties |= {"score": round(float(row["score"]), 4)}
-        geometry = {"type": "Polygon", "coordinates": [ring]}
-        members.append({"type": "Feature", "properties": properties, "geometry": geometry})
-    return {"type": "FeatureCollection", "features": members}
-
-
-def _files(sources: Sequence[imagery.Source], table: pd.DataFrame) -> list[str]:
-    """Return the file of each chip, relative to the archive; of a mosaic the tile under the chip's middle, where that is a file."""
-    named = {source.name: source for source in sources}
-    result = []
-    for row in table[["source", "left_px", "top_px", "width_px", "height_px"]].itertuples():
-        source = named[row.source]
-        file = source.file
-        if source.kind == "tiles":
-            x, y = (int(v // source.tile_px) for v in (row.left_px + row.width_px / 2, row.top_px + row.height_px / 2))
-            file = tile_mosaics.file_of(source, x % (1 << source.zoom), y) or file
-        result.append(file)
-    return result
-
-
-def _options(**asked):
-    from rsvlm import config
-
-    return config.Chips(**asked)
+def _known(before: dict | None, shown: dict, model: str) -> dict[str, dict]:
+    """Return what was shown of the sources of the index that is there already, by fingerprint, where the same is asked for."""
+    if before is None or before["fingerprint"] != model or any(before["options"].get(name) != shown[name] for name in _SHOWN):
+        return {}
+    return {source["fingerprint"]: source["shown"] for source in before["sources"]}
 
 
 def _named(model: str | Path) -> str:
