@@ -224,6 +224,7 @@ def propose(
     rows: np.ndarray,
     count: int,
     probabilities: np.ndarray | None = None,
+    passed_over: Sequence[int] = (),
 ) -> np.ndarray:
     """Choose what to look at next: step 6 of the method.
 
@@ -231,15 +232,17 @@ def propose(
         vectors: (N, E), as for `space`.
         about: As from `space`.
         order: (N,) chips from the best on.
-        rows: Numbers of the chips that have a label, or need none.
+        rows: (n,) numbers of the chips that have a label.
         count: How many; fewer where there are no more.
         probabilities: (N,) of yes. If None, the first of the order are chosen.
+        passed_over: Numbers of chips that are not proposed, though they have no label.
 
     Returns:
         Numbers of chips, (count,) int64, or fewer where two draws at random meet.
     """
     free = np.ones(len(order), bool)
     free[rows] = False
+    free[np.asarray(passed_over, np.int64)] = False
     if probabilities is None:
         return order[free[order]][:count].astype(np.int64)
     left = np.flatnonzero(free)
@@ -277,6 +280,7 @@ def teach(
     yes: np.ndarray,
     count: int = 10,
     method: str = "auto",
+    passed_over: Sequence[int] = (),
 ) -> Lesson:
     """Order all chips by the text and by labels, and choose what to look at next: all that a click asks for.
 
@@ -286,7 +290,8 @@ def teach(
         rows: (n,) numbers of the chips with a label, each once, in the order in which they were given; n may be 0.
         yes: (n,) bool.
         count: How many chips to propose.
-        method: `text`, `rocchio`, `classifier`, or `auto`, as many labels as there are decide: step 2 of the method.
+        method: `text`, `rocchio`, `classifier`, or `auto`: the number of labels decides, by step 2 of the method.
+        passed_over: Numbers of chips that are not proposed, though they have no label.
 
     Raises:
         DataError: A row is out of range or there twice, or there are more than `MOST`.
@@ -312,7 +317,7 @@ def teach(
     scores = products(vectors, weights) + offset
     probabilities = None if classifier is None else classifier.probabilities(scores)
     order = np.argsort(-scores, kind="stable")
-    proposals = propose(vectors, about, order, rows, count, probabilities if yes.any() else None)
+    proposals = propose(vectors, about, order, rows, count, probabilities if yes.any() else None, passed_over)
     return Lesson(method, scores, probabilities, order, proposals, weights, offset, classifier)
 
 
