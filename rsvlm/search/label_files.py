@@ -273,7 +273,11 @@ def _under(features: Sequence[Mapping], chips: pd.DataFrame) -> list[list[int] |
         if not one.get("geometry"):
             result.append("without a place, and with no key of this index")
             continue
-        shapes = shapely.get_parts(shapely.make_valid(shapely.from_geojson(json.dumps(one["geometry"])))).tolist()
+        shape = shapely.make_valid(shapely.from_geojson(json.dumps(one["geometry"]), on_invalid="ignore"))
+        if shape is None or shape.is_empty:
+            result.append("with a shape that cannot be used")
+            continue
+        shapes = shapely.get_parts(shape).tolist()
         chosen = {row for shape in shapes for row in _under_shape(shape, middles, *trees)}
         result.append(rows[sorted(chosen)].tolist() or "outside the imagery")
     return result
