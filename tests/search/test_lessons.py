@@ -68,11 +68,11 @@ def test_ten_clicks_from_the_command_line(folder, index, tmp_path):
     assert [one["properties"]["proposed"] for one in first] == [1, 2, 3, 4, 5] and not any(
         one["properties"]["label"] for one in first
     )
-    # The first proposals are the first of the question's own order.
+    # The order is the question's own, and its first is proposed first.
     asked = archive.query(index, ["a red field"], folder_model(folder), k=7)
     ranked = label_files.read(out / "ranked.geojson")
     assert [one["properties"]["key"] for one in ranked] == asked["key"].tolist()
-    assert [one["properties"]["key"] for one in first] == asked["key"].tolist()[:5]
+    assert first[0]["properties"]["key"] == asked["key"][0]
 
     # Somebody answers four of five, and draws a point of their own.
     for number, one in enumerate(first[:4]):

@@ -39,12 +39,12 @@ def test_the_cases_for_others_hold():
     same(teaching_cases.cases(), stored)
 
 
-def test_without_labels_the_order_is_that_of_the_text_and_its_first_are_proposed():
+def test_without_labels_the_order_is_that_of_the_text_and_chips_among_its_first_are_proposed():
     vectors, direction, truth = archive()
     about, lesson = at_rows(vectors, direction, truth, np.empty(0, int), count=4)
     assert lesson.method == "text" and lesson.probabilities is None and lesson.classifier is None
     np.testing.assert_array_equal(lesson.order, np.argsort(-(vectors @ direction), kind="stable"))
-    np.testing.assert_array_equal(lesson.proposals, lesson.order[:4])
+    assert lesson.proposals[0] == lesson.order[0] and set(lesson.proposals.tolist()) < set(lesson.order[:80].tolist())
     assert about.spread == pytest.approx(np.sqrt(((vectors - vectors.mean(0)) ** 2).sum(1).mean()))
 
 
@@ -102,7 +102,7 @@ def test_one_kind_of_label_alone_is_learnt_from(kind):
     # Nothing is known to be yes: the first of the order may be.
     if not kind:
         free = [row for row in lesson.order if row not in set(rows.tolist())]
-        np.testing.assert_array_equal(lesson.proposals, free[:5])
+        assert set(lesson.proposals.tolist()) < set(free[:100]) and len(lesson.proposals) == 5
 
 
 def test_twenty_labels_that_are_proposed_teach_more_than_twenty_at_random_and_than_rocchio():
@@ -131,6 +131,8 @@ def test_proposals_are_uncertain_and_not_alike():
     about = teaching.space(twins, direction)
     lesson = teaching.teach(twins, about, rows, truth[rows], 10)
     assert len(lesson.proposals) == 10
+    first = teaching.teach(twins, about, [], [], 10).proposals
+    assert len(set((first % len(vectors)).tolist())) == 10
     chosen = lesson.proposals[:8] % len(vectors)  # two are drawn at random
     assert len(set(chosen.tolist())) == 8 and not set(chosen.tolist()) & set(rows.tolist())
     doubt = lesson.probabilities * (1 - lesson.probabilities)
