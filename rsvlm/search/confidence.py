@@ -26,7 +26,7 @@ from rsvlm.search.teaching import Classifier, Lesson, Space, logistic, uniforms
 DRAWS = 64
 """Number of draws behind an expectation."""
 
-PATIENCE, RISE = 10, 0.01
+PATIENCE, RISE = 15, 0.01
 """Labels over which the expected average precision must rise by so much, or teaching may stop."""
 
 _SINGLE = 2000  # ranks that are drawn one by one

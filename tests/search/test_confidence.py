@@ -77,7 +77,8 @@ def test_enough_is_when_the_estimate_stops_rising():
     assert not confidence.enough([])
     assert not confidence.enough([(5, 0.5), (10, 0.6)])
     assert not confidence.enough([(5, 0.5), (10, 0.6), (15, 0.7), (20, 0.75)])
-    assert confidence.enough([(5, 0.5), (10, 0.7), (15, 0.72), (20, 0.705)])
+    assert confidence.enough([(5, 0.7), (10, 0.6), (15, 0.72), (20, 0.705)])
+    assert not confidence.enough([(5, 0.5), (10, 0.71), (15, 0.72), (20, 0.705)])
 
 
 def test_later_ranks_count_in_groups_of_half_a_percent():
