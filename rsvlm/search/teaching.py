@@ -2,24 +2,27 @@
 
 Pure functions of N vectors x of norm 1, a text's direction t of norm 1, and labels of n chips. The method, for whoever writes it again:
 
-1.  Once for a text: m, the mean of all x; r = sqrt(1 - m·m), their spread; and the mean u and the deviation s of all x·t.
-    A chip's text score is z = (x·t - u) / s, its vector is h = (x - m) / r.
+1.  Once for a text: m, the mean of all x; r = sqrt(1 - m·m), their spread; and the mean u and the deviation s of all x·t. A
+    chip's text score is z = (x·t - u) / s, its vector is h = (x - m) / r.
 2.  Without labels the order is that of x·t; with fewer than 5 it is Rocchio's, x·(t + 0.75 · mean of yes - 0.15 · mean of no).
-3.  From 5 on it is f(x) = A z + B + v·h by logistic regression of the labels with a Gaussian prior: A ~ N(1, 1), B ~ N(-2, 2²),
-    v ~ N(0, c), so that with no labels it is the text. The solution lies in the span of n vectors: f = z - 2 + K a on the
-    labelled chips, K_ij = c h_i·h_j + z_i z_j + 4, and a by Newton: p = 1 / (1 + exp(-f)), W = p (1 - p), b = W (f - z + 2) + y - p,
-    a = b - √W S⁻¹ √W K b, S = 1 + √W K √W (Rasmussen and Williams, algorithm 3.1; y is 1 or 0).
-4.  c is the one of `FREEDOMS` with the least sum of log(1 + exp(-(2 y_i - 1) g_i)) + (ln(c / 3))² / 2, where g_i is what f_i would be
-    had label i not been given: g_i = f_i - q_i (y_i - p_i) / (1 - W_i q_i), q = diagonal of K - K √W S⁻¹ √W K.
-5.  The probability of a chip is 1 / (1 + exp(-(exp(k) f + l))), k ~ N(0.7, 0.7²), l ~ N(0, 2²) fitted to the pairs of g_i and y_i.
-6.  To be looked at next: of the 20 · count unlabelled chips with the largest q = p (1 - p) one after another that with the largest
-    q · (least |h - h'|² to a chip labelled or taken; 1 where there is none); the last fifth of the count, rounded down, is drawn from all
-    that is left, as else nobody would see what the order buries. As long as no label is yes, and with fewer than 5, of the
-    20 · count first of the order, q = 1 / (1 + place / count), place from 0; and none is drawn.
+3.  From 5 on it is f(x) = A z + B + v·h by logistic regression of the labels with a Gaussian prior: A ~ N(1, 1), B ~ N(-2,
+    2²), v ~ N(0, c), so that with no labels it is the text. The solution lies in the span of n vectors: f = z - 2 + K a on the
+    labelled chips, K_ij = c h_i·h_j + z_i z_j + 4, and a by Newton: p = 1 / (1 + exp(-f)), W = p (1 - p), b = W (f - z + 2) +
+    y - p, a = b - √W S⁻¹ √W K b, S = 1 + √W K √W (Rasmussen and Williams, algorithm 3.1; y is 1 or 0). Then A = 1 + Σ a_i z_i,
+    B = 4 Σ a_i - 2, v = c Σ a_i h_i.
+4.  c is the one of `FREEDOMS` with the least sum of log(1 + exp(-(2 y_i - 1) g_i)) + (ln(c / 3))² / 2, where g_i is what f_i
+    would be had label i not been given: g_i = f_i - q_i (y_i - p_i) / (1 - W_i q_i), q = diagonal of K - K √W S⁻¹ √W K.
+5.  The probability of a chip is 1 / (1 + exp(-(exp(k) f + l))), k ~ N(0.7, 0.7²), l ~ N(0, 2²) fitted to the pairs of g_i and
+    y_i by Newton; their covariance is twice the inverse of the curvature there, p (1 - p) for that of each label.
+6.  To be looked at next: of the 20 · count unlabelled chips with the largest q = p (1 - p) one after another that with the
+    largest q · (least |h - h'|² to a chip labelled or taken; 1 where there is none); the last fifth of the count, rounded
+    down, is drawn from all that is left, as else nobody would see what the order buries: floor(left · u), u of `uniforms` of
+    seed n. As long as no label is yes, and with fewer than 5, of the 20 · count first of the order, q = 1 / (1 + place /
+    count), place from 0; and none is drawn.
 
-Source: the weights of step 2 are those of Manning, Raghavan and Schütze, Introduction to Information Retrieval (2008), section 9.1.1; step
-4 is the leave-one-out of Rad and Maleki (2020, arXiv 1801.10243); step 5 is Platt's scaling (1999). The priors are ours, chosen on training
-pictures; `benchmarks/teaching.py` measures them on others.
+Source: the weights of step 2 are those of Manning, Raghavan and Schütze, Introduction to Information Retrieval (2008), section
+9.1.1; step 4 is the leave-one-out of Rad and Maleki (2020, arXiv 1801.10243); step 5 is Platt's scaling (1999). The priors are
+ours, chosen on training pictures of RSICD and on the north of Itaipu; `benchmarks/teaching.py` measures on others.
 """
 
 from __future__ import annotations
