@@ -11,7 +11,8 @@ Pure functions, as `teaching`, whose steps are continued here for whoever writes
     labelled chip is what its label says. Each draw has an average precision, and a number of yes among the first k.
 9.  Enough is taught when the expected average precision is not `RISE` above the best of `PATIENCE` or more labels ago.
 
-Values are means over draws, intervals 2.5 and 97.5 percentiles, linear between neighbours. Average precision is as `evaluation.statistics` has it: precision is the best at that recall or a higher one.
+Values are means over draws, intervals 2.5 and 97.5 percentiles, linear between neighbours. Average precision is as
+`evaluation.statistics` has it: precision is the best at that recall or a higher one.
 """
 
 from __future__ import annotations

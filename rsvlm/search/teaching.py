@@ -254,7 +254,7 @@ def propose(
         blind = count // _AT_RANDOM
         doubt = probabilities * (1 - probabilities)
         left = np.flatnonzero(free)
-        short = min(_SHORTLIST * (count - blind), len(left))
+        short = min(_SHORTLIST * count, len(left))
         if short < len(left):  # a cut that is quick leaves little to sort
             left = left[doubt[left] >= -np.partition(-doubt[left], short)[short]]
         left = left[np.lexsort((left, -doubt[left]))[:short]]
