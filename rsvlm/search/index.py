@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,14 @@ from tqdm.auto import tqdm
 
 from rsvlm.data.imagery import ground, sources as imagery, tile_mosaics
 from rsvlm.errors import DataError
-from rsvlm.evaluation import embeddings
-from rsvlm.localization import heat
 from rsvlm.model import embed
 from rsvlm.model.encoder import Encoder
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files, text
+from rsvlm.search.index_files import FORM, Index, _options, open_index, read_facts
+from rsvlm.search.query import features, pictures, query
+
+__all__ = ["Index", "features", "index", "open_index", "pictures", "query", "read_facts"]
 
 
 def index(
@@ -81,7 +82,7 @@ def index(
         skipped[note["reason"]] += note["count"]
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.json").unlink(missing_ok=True)
-    vectors = np.lib.format.open_memmap(out / "vectors.npy", "w+", np.float32, (len(table), model.width))
+    vectors = np.lib.format.open_memmap(out / "vectors.npy", "w+", np.float16, (len(table), model.width))
     embedded: list[int] = []
     with tqdm(total=len(table), desc="index", unit=" chips", disable=not progress) as bar:
         for source in sources:
@@ -99,10 +100,10 @@ def index(
         raise DataError(f"no chip of {archive} could be read: {dict(skipped)}")
     vectors.flush()
     del vectors
+    _cut(out / "vectors.npy", len(embedded))
     table = table.iloc[embedded].drop(columns="split").reset_index(drop=True)
     table["file"] = _files(sources, table)
     table["outline"] = [ring.reshape(-1).tolist() for ring in ground.outlines(sources, table)]
-    table.to_parquet(out / "chips.parquet")
     counts = table["source"].value_counts()
     share, shares = ground.covered(sources, table)
     of_sources = [
@@ -112,108 +113,16 @@ def index(
         }
         for source, share_of_source in zip(sources, shares, strict=True)
     ]  # fmt: skip
+    table.insert(1, "scale", f"{options.size_px} px")
     facts = {
-        "archive": str(Path(archive).resolve()) if "://" not in str(archive) else str(archive), "chips": len(embedded),
+        "form": FORM, "archive": str(Path(archive).resolve()) if "://" not in str(archive) else str(archive), "chips": len(embedded),
         "model": _named(model_folder), "fingerprint": model.fingerprint,
         "options": asked, "ground_under_chips": round(share, 4), "sources": of_sources,
         "shown": {source.name: source.meaning for source in sources}, "skipped": dict(skipped),
     }  # fmt: skip
+    table.to_parquet(out / "chips.parquet")
     files.write_atomic(out / "index.json", json.dumps(facts, indent=1, ensure_ascii=False))
     return facts
-
-
-def read_facts(folder: Path) -> dict:
-    """Return what is in the `index.json` of an index.
-
-    Raises:
-        DataError: It is not there, or it is of another form.
-    """
-    try:
-        facts = json.loads((Path(folder) / "index.json").read_text(encoding="utf-8"))
-        whole = isinstance(facts["chips"], int) and {"archive", "model", "fingerprint", "options"} <= set(facts)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        raise DataError(f"{folder} is no finished index: make it with `rsvlm search index FOLDER --out {folder}`")
-    return facts
-
-
-def query(
-    folder: Path,
-    texts: Sequence[str],
-    model: Mammut | Encoder,
-    k: int = 10,
-    images: Mapping[str, np.ndarray] | None = None,
-) -> pd.DataFrame:
-    """Find the k best chips for each text and each picture, exactly.
-
-    Args:
-        folder: Folder of the index.
-        texts: M texts.
-        model: Model that the index was made with.
-        k: Chips for each text and picture.
-        images: Pictures, (H, W, 3) uint8 each, by the names that stand for them. If None, there are none.
-
-    Returns:
-        A row for each: `text` (of a picture its name), `rank` from 1, `score` (cosine), and the columns of the chip table; among these `file`, relative to the
-        archive, and `outline`, longitudes and latitudes in turn.
-
-    Raises:
-        DataError: No text and no picture, no finished index, or one of another model.
-        ModelError: The model reads no texts.
-    """
-    facts, model, images = read_facts(folder), embed.encoder_of(model), images or {}
-    if facts["fingerprint"] != model.fingerprint:
-        raise DataError(
-            f"{folder} was made with another model ({facts['model'] or 'unknown'}): ask with that one, or index again"
-        )
-    chips = pd.read_parquet(Path(folder) / "chips.parquet")
-    vectors = np.load(Path(folder) / "vectors.npy", mmap_mode="r", allow_pickle=False)[: facts["chips"]]
-    if len(vectors) != len(chips) or len(chips) != facts["chips"]:
-        raise DataError(f"{folder}: {len(vectors)} vectors, {len(chips)} chips, {facts['chips']} expected: index again")
-    asked = [heat.text_vectors(model, texts)] if len(texts) or not images else []
-    asked += [model.images(list(images.values()))] if images else []
-    scores, rows = embeddings.search(np.concatenate(asked), vectors, k)
-    matches = chips.iloc[rows.reshape(-1)].reset_index(drop=True)
-    count = rows.shape[1]
-    matches.insert(0, "text", np.repeat([*texts, *images], count))
-    matches.insert(1, "rank", np.tile(np.arange(1, count + 1), len(rows)))
-    matches.insert(2, "score", scores.reshape(-1))
-    return matches
-
-
-def pictures(folder: Path, matches: pd.DataFrame) -> list[np.ndarray | None]:
-    """Read the chips of a table that `query` gave from the archive: (S, S, 3) uint8 each, None where it cannot be read now."""
-    facts = read_facts(folder)
-    sources = {source.name: source for source in imagery.open_imagery(facts["archive"], _options(**facts["options"]))}
-    # As they were indexed: limits are common to all files, of which there may be others by now.
-    for name, meaning in facts.get("shown", {}).items():
-        if name in sources:
-            limits = tuple(tuple(pair) for pair in meaning["limits"])
-            sources[name] = replace(sources[name], limits=limits, nodata=meaning["nodata"])
-    chips: list[np.ndarray | None] = [None] * len(matches)
-    for name, part in matches.reset_index(drop=True).groupby("source"):
-        if name in sources:
-            for row, (pixels, _) in zip(part.index, imagery.read(sources[name], part)):
-                chips[row] = pixels
-    return chips
-
-
-def features(matches: pd.DataFrame) -> dict:
-    """Footprints of the chips of a table that `query` gave, as GeoJSON in longitude and latitude."""
-    members = []
-    for row in matches.to_dict("records"):
-        if "outline" in row:
-            ring = np.asarray(row["outline"], float).reshape(-1, 2)
-        else:  # an index of before outlines were kept
-            ring = ground.box_rings(np.array([[row[edge] for edge in ("west", "south", "east", "north")]], float))[0]
-        # Counter-clockwise, as GeoJSON has it.
-        ring = np.concatenate([ring[:1], ring[::-1]]).round(8).tolist()
-        properties = {name: row[name] for name in ("text", "rank", "key", "source", "file") if name in row}
-        properties |= {"score": round(float(row["score"]), 4)}
-        geometry = {"type": "Polygon", "coordinates": [ring]}
-        members.append({"type": "Feature", "properties": properties, "geometry": geometry})
-    return {"type": "FeatureCollection", "features": members}
 
 
 def _files(sources: Sequence[imagery.Source], table: pd.DataFrame) -> list[str]:
@@ -230,10 +139,12 @@ def _files(sources: Sequence[imagery.Source], table: pd.DataFrame) -> list[str]:
     return result
 
 
-def _options(**asked):
-    from rsvlm import config
-
-    return config.Chips(**asked)
+def _cut(path: Path, count: int) -> None:
+    """Keep the first rows of a file of vectors."""
+    vectors = np.load(path, mmap_mode="r")
+    if count < len(vectors):
+        with files.replacing(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, vectors[:count])
 
 
 def _named(model: str | Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -142,15 +144,24 @@ def test_footprints_are_outlines_and_not_boxes_around_them(tmp_path):
     np.testing.assert_allclose(np.stack([x, y], 1) - corner, expected, atol=0.01)
 
 
-def test_an_index_without_outlines_and_files_still_answers(indexed):
-    model, _, folder, _ = indexed
-    table = pd.read_parquet(folder / "chips.parquet").drop(columns=["outline", "file"])
-    table.to_parquet(folder / "chips.parquet")
-    matches = archive.query(folder, TEXTS[:1], model, k=1)
-    feature = archive.features(matches)["features"][0]
-    assert "file" not in feature["properties"]
-    ring = np.array(feature["geometry"]["coordinates"][0])
-    assert ring[:, 0].min() == pytest.approx(matches["west"][0]) and ring[:, 1].max() == pytest.approx(matches["north"][0])
+def test_an_index_of_an_older_form_is_refused(indexed):
+    model, facts, folder, _ = indexed
+    (folder / "index.json").write_text(json.dumps(facts | {"form": 1}))
+    with pytest.raises(DataError, match="older version: make it with"):
+        archive.query(folder, TEXTS[:1], model)
+
+
+def test_what_an_index_gives_to_others(indexed):
+    model, facts, folder, array = indexed
+    index = archive.open_index(folder)
+    assert index.facts == json.loads((folder / "index.json").read_text()) and len(index) == 20
+    assert index.vectors.dtype == np.float16 and index.vectors.shape == (20, model.config.text_width)
+    np.testing.assert_allclose(np.linalg.norm(index.vectors.astype(np.float32), axis=1), 1, atol=1e-3)
+    assert {"key", "source", "file", "scale", "lon", "lat", "outline"} <= set(index.chips) and index.chips["key"].is_unique
+    assert index.chips["scale"].unique().tolist() == ["32 px"]
+    shown = index.pictures([5, 0])
+    np.testing.assert_array_equal(shown[1], array[:, :32, :32].transpose(1, 2, 0))
+    np.testing.assert_array_equal(index.pictures(index.rows([5]))[0], shown[0])
 
 
 def test_an_archive_answers_pictures_by_a_tower_without_texts(tmp_path):
