@@ -1,4 +1,5 @@
 // What was said of chips, with a way back, and as GeoJSON: out, and in again from files that anybody may have edited.
+// Files are those of rsvlm/search/label_files.py.
 
 export const MOST_BYTES = 20_000_000;
 
@@ -66,8 +67,9 @@ export function readLabels(site, source) {
   for (const feature of features) {
     const properties = feature?.properties ?? {};
     const label = labelOf(properties);
+    if (label === null) continue; // nobody has said yet
     if (!label) {
-      count("have no label “yes” or “no”");
+      count("have another label than yes or no");
       continue;
     }
     const rows = rowsAt(site, properties, feature.geometry);
@@ -82,45 +84,79 @@ export function readLabels(site, source) {
   return { labels, problems };
 }
 
-const WORDS = new Map([["yes", "yes"], ["no", "no"], ["true", "yes"], ["false", "no"], ["1", "yes"], ["0", "no"]]);
+const WORDS = new Map(["yes", "y", "true", "1"].map((word) => [word, "yes"]));
+for (const word of ["no", "n", "false", "0"]) WORDS.set(word, "no");
 
-const labelOf = ({ label }) => WORDS.get(String(label ?? "").trim().toLowerCase());
-
-function rowsAt(site, { key }, geometry) {
-  const known = typeof key === "string" ? site.rowOf(key) : -1;
-  if (known >= 0) return [known];
-  const middle = site.placed && middleOf(geometry);
-  if (!middle) return [];
-  const rows = [];
-  for (let row = 0; row < site.count; row++) if (holds(site.outline(row), middle)) rows.push(row);
-  return rows;
+function labelOf({ label }) {
+  const word = typeof label === "object" && label ? "?" : String(label ?? "").trim().toLowerCase();
+  return word ? WORDS.get(word) : null;
 }
 
-// The middle of a point's, or a polygon's, box
-function middleOf(geometry) {
-  const points = [];
+// As rsvlm/search/label_files.py: a key names a chip, if the shape is there too; else a polygon labels the chips whose middles lie in it,
+// and a point, or a polygon without any, the one around it whose middle is nearest.
+function rowsAt(site, { key }, geometry) {
+  const rings = site.placed ? ringsOf(geometry) : [];
+  const box = boxOf(rings.flat());
+  const known = typeof key === "string" ? site.rowOf(key) : -1;
+  if (known >= 0) return !box || touches(boxOf(site.outline(known)), box) ? [known] : [];
+  if (!box) return [];
+  const middle = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2];
+  const inside = [];
+  let [nearest, least] = [-1, Infinity];
+  for (let row = 0; row < site.count; row++) {
+    const centre = site.centre(row);
+    if (rings.some((ring) => ring.length > 2) && crossings(rings, centre) % 2) inside.push(row);
+    const away = Math.hypot(turned(centre[0] - middle[0]) * Math.cos((middle[1] * Math.PI) / 180), centre[1] - middle[1]);
+    if (away < least && holds(site.outline(row), middle)) [nearest, least] = [row, away];
+  }
+  return inside.length ? inside : nearest >= 0 ? [nearest] : [];
+}
+
+const turned = (degrees) => degrees - 360 * Math.round(degrees / 360);
+
+// All rings of a geometry, whatever its depth; a point is a ring of one
+function ringsOf(geometry) {
+  const rings = [];
+  const usable = (point) => Array.isArray(point) && Number.isFinite(point[0]) && Number.isFinite(point[1]);
   const collect = (value, depth) => {
-    if (!Array.isArray(value) || depth > 5) return;
-    if (typeof value[0] === "number") points.push(value);
+    if (!Array.isArray(value) || depth > 4) return;
+    if (usable(value)) rings.push([value]);
+    else if (value.length && value.every(usable)) rings.push(value);
     else for (const one of value) collect(one, depth + 1);
   };
   collect(geometry?.coordinates, 0);
-  const usable = points.filter(([lon, lat]) => Number.isFinite(lon) && Number.isFinite(lat));
-  if (!usable.length) return null;
-  return [0, 1].map((axis) => {
-    let [low, high] = [Infinity, -Infinity];
-    for (const point of usable) [low, high] = [Math.min(low, point[axis]), Math.max(high, point[axis])];
-    return (low + high) / 2;
-  });
+  return rings;
 }
 
-export function holds(outline, [lon, lat]) {
-  const first = outline[0][0];
-  const x = lon + 360 * Math.round((first - lon) / 360); // in the turn of the outline
-  let inside = false;
-  outline.forEach(([x1, y1], i) => {
-    const [x2, y2] = outline[(i + 1) % outline.length];
-    if (y1 > lat !== y2 > lat && x < x1 + ((lat - y1) / (y2 - y1)) * (x2 - x1)) inside = !inside;
-  });
-  return inside;
+function boxOf(points) {
+  if (!points.length) return null;
+  const box = [Infinity, Infinity, -Infinity, -Infinity];
+  for (const [lon, lat] of points) {
+    [box[0], box[2]] = [Math.min(box[0], lon), Math.max(box[2], lon)];
+    [box[1], box[3]] = [Math.min(box[1], lat), Math.max(box[3], lat)];
+  }
+  return box;
+}
+
+function touches(one, other) {
+  const turn = 360 * Math.round(((one[0] + one[2]) / 2 - (other[0] + other[2]) / 2) / 360);
+  const [wide, high] = [1e-6, 1e-6];
+  return (
+    other[0] + turn <= one[2] + wide && other[2] + turn >= one[0] - wide && other[1] <= one[3] + high && other[3] >= one[1] - high
+  );
+}
+
+export const holds = (outline, point) => crossings([outline], point) % 2 === 1;
+
+// How often a ray to the east crosses the rings
+function crossings(rings, [lon, lat]) {
+  const x = lon + 360 * Math.round((rings[0][0][0] - lon) / 360); // in the turn of the rings
+  let count = 0;
+  for (const ring of rings) {
+    ring.forEach(([x1, y1], i) => {
+      const [x2, y2] = ring[(i + 1) % ring.length];
+      if (y1 > lat !== y2 > lat && x < x1 + ((lat - y1) / (y2 - y1)) * (x2 - x1)) count++;
+    });
+  }
+  return count;
 }

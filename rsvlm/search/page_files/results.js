@@ -2,9 +2,9 @@
 
 import { polygon } from "./labels.js";
 
-function recordOf(site, { scores, confidence, labels }, row, rank) {
+function recordOf(site, { scores, probabilities, labels }, row, rank) {
   const record = { rank, score: Number(scores[row].toFixed(4)) };
-  if (confidence) record.confidence = Number(confidence[row].toFixed(4));
+  if (probabilities) record.confidence = Number(probabilities[row].toFixed(4));
   record.label = labels.get(row) ?? "";
   return { ...record, key: site.key(row), file: site.file(row), model: site.facts.model };
 }

@@ -36,6 +36,7 @@ export async function openSite() {
 
 // From the bytes of the files; what tests begin with
 export function siteOf(manifest, facts, names, vectors, scales, places) {
+  const { files } = manifest;
   const { chips: count, width, points, origin, unit } = facts;
   const steps = new Uint32Array(places.buffer, places.byteOffset, count * points * 2);
   const at = (row, point, axis) => origin[axis] + unit[axis] * steps[(row * points + point) * 2 + axis];

@@ -1,13 +1,13 @@
 // The page: what is asked, what it finds, what is said of it.
 
 import { download, element, part } from "./dom.js";
-import { labelled, labelsGeojson, makeHistory, MOST_BYTES, readLabels, rowsOf } from "./labels.js";
+import { labelled, labelsGeojson, makeHistory, MOST_BYTES, readLabels } from "./labels.js";
+import { makeLearner } from "./learning.js";
 import { makeMap } from "./map.js";
-import { best, rowOf, scoresOf, unit } from "./ranking.js";
+import { best, rowOf, unit } from "./ranking.js";
 import { resultsCsv, resultsGeojson } from "./results.js";
 import { openSite } from "./site.js";
 import { makeStrip, nameOf } from "./strip.js";
-import { propose, teach } from "./teaching.js";
 import { openTexts } from "./texts.js";
 
 const root = document.getElementById("rsvlm-search");
@@ -32,14 +32,16 @@ async function start() {
 function run(site) {
   const { facts } = site;
   const texts = openTexts(site);
+  const learner = makeLearner(site);
   const history = makeHistory(EMPTY);
   const input = of("query");
   const page = Math.min(facts.shown, site.count);
   let shown = page;
-  let answer = null; // {scores, order, confidence, estimate, …} of the state that is shown
+  let answer = null; // {scores, order, probabilities, labels, next, …} of the state that is shown
   let chosen = -1;
   let from = null; // the strip in which it was chosen
   let asked = 0;
+  let saying = 0;
 
   const acts = { onLike: like, onChoose: choose, onLabel: (row, label) => setLabel(row, label, false) };
   const strip = makeStrip(of("strip"), site, acts);
@@ -83,21 +85,9 @@ function run(site) {
       return;
     }
     if (mine !== asked) return; // a newer question is on its way
-    const yes = rowsOf(state.labels, "yes");
-    const no = rowsOf(state.labels, "no");
-    const learned = yes.length || no.length ? teach(site, begins.start, yes, no) : null;
-    const towards = learned?.direction ?? begins.start;
-    const scores = towards ? scoresOf(site, towards) : null;
-    answer = {
-      scores,
-      cut: begins.cut,
-      learned,
-      confidence: learned?.confidence && scores ? learned.confidence(scores) : null,
-      labels: state.labels,
-      next: learned ? propose(site, learned, scores, state.labels) : [],
-      order: scores ? best(scores, Math.max(shown, 100)) : [...Array(Math.min(shown, site.count)).keys()],
-    };
-    if (!moved || chosen < 0) chosen = moved && chosen >= 0 ? chosen : answer.order[0];
+    const key = JSON.stringify([state.text, state.like]);
+    answer = { ...learner.answer(begins.start, key, state.labels, shown), labels: state.labels, cut: begins.cut };
+    if (!moved || chosen < 0) chosen = answer.order[0];
     draw();
     const took = performance.now() - begun;
     Object.assign(root.dataset, { took, hits: answer.order.slice(0, page).join(" "), text: state.text, state: "answered" });
@@ -115,17 +105,19 @@ function run(site) {
   // Drawing
 
   function draw() {
+    const held = document.activeElement?.closest?.("ol.strip"); // its elements may be laid out anew
     drawQuestion();
     drawStrips();
+    if (held) focus();
     map?.show({ scores: answer.scores, hits: answer.scores ? answer.order : [], labels: answer.labels, chosen });
     drawChosen();
     drawLearned();
   }
 
   function drawStrips() {
-    const { scores, confidence, labels } = answer;
-    const value = (row) => (confidence ? `${Math.round(100 * confidence[row])} %` : scores ? scores[row].toFixed(3) : "");
-    const title = confidence ? "confidence, learned from your labels" : "cosine of the search and the chip";
+    const { scores, probabilities, labels } = answer;
+    const value = (row) => (probabilities ? `${Math.round(100 * probabilities[row])} %` : scores ? scores[row].toFixed(3) : "");
+    const title = probabilities ? "confidence, learned from your labels" : "cosine of the search and the chip";
     strip.show(answer.order.slice(0, shown), { value, title, labels, chosen });
     next.show(answer.next, { value, title, labels, chosen });
     of("next").hidden = of("next-title").hidden = !answer.next.length;
@@ -154,7 +146,7 @@ function run(site) {
   function drawChosen() {
     of("chip").hidden = chosen < 0;
     if (chosen < 0) return;
-    const { scores, confidence, labels, order } = answer;
+    const { scores, probabilities, labels, order } = answer;
     const photo = of("photo");
     const address = site.window(chosen) ?? site.picture(chosen);
     if (photo.src !== address) photo.src = address;
@@ -164,7 +156,7 @@ function run(site) {
     const lines = [
       rank && scores ? `rank ${rank}` : "",
       scores ? `score ${scores[chosen].toFixed(3)}` : "",
-      confidence ? `confidence ${Math.round(100 * confidence[chosen])} %` : "",
+      probabilities ? `confidence ${Math.round(100 * probabilities[chosen])} %` : "",
       site.file(chosen),
       site.key(chosen),
     ];
@@ -173,13 +165,17 @@ function run(site) {
     root.dataset.chosen = chosen;
   }
 
+  // The sentences cost more than the answer: the page shows that first.
   function drawLearned() {
-    const { labels, learned } = answer;
-    const [yes, no] = [rowsOf(labels, "yes").length, rowsOf(labels, "no").length];
-    of("learned").textContent = labels.size
-      ? `${yes} yes, ${no} no. ${learned.said(shown, answer)}`
-      : "Say yes or no to chips: the ranking learns from it. Five of each are a good beginning.";
+    const { labels } = answer;
+    const mine = answer;
     of("save").disabled = of("clear").disabled = !labels.size;
+    if (!labels.size) {
+      of("learned").textContent = "Say yes or no to chips, and the order learns from it. Five of each are a good beginning.";
+      return;
+    }
+    clearTimeout(saying);
+    saying = setTimeout(() => mine === answer && (of("learned").textContent = learner.said(mine)), 60);
   }
 
   // Acts
@@ -215,7 +211,6 @@ function run(site) {
   // With `onwards`, the next chip without a label is chosen: of those to look at next where it was one, else of the ranked ones.
   async function setLabel(row, label, onwards) {
     if (row < 0) return;
-    const held = document.activeElement?.closest?.("ol");
     const rows = [...(from === next && next.rows.includes(row) ? next : strip).rows];
     const labels = labelled(history.now.labels, row, label);
     chosen = row;
@@ -224,7 +219,6 @@ function run(site) {
       chosen = [...rows.slice(at + 1), ...rows.slice(0, Math.max(at, 0))].find((one) => !labels.has(one)) ?? row;
     }
     await change({ labels }, true);
-    if (held) (from === next && next.focus(chosen)) || strip.focus(chosen);
   }
 
   function undo() {
@@ -241,8 +235,10 @@ function run(site) {
     const row = rows[Math.min(Math.max(at + by, 0), rows.length - 1)];
     if (row === undefined) return;
     choose(row);
-    (from === next && next.focus(row)) || strip.focus(row);
+    focus();
   }
+
+  const focus = () => (from === next && next.focus(chosen)) || strip.focus(chosen);
 
   // Labels outlive the page: at the server where there is one, else in this browser.
 

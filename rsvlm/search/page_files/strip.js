@@ -6,7 +6,7 @@ export function nameOf(site, row) {
   return site.placed ? `Chip at ${degrees(...site.centre(row))}` : `Chip ${site.key(row)}`;
 }
 
-// A strip that shows rows; elements of rows that stay are kept, so that nothing flickers and the focus is not lost
+// A strip that shows rows; elements of rows that stay are kept, so that nothing flickers
 export function makeStrip(list, site, { onLike, onChoose, onLabel }) {
   const made = new Map();
 
@@ -54,11 +54,7 @@ export function makeStrip(list, site, { onLike, onChoose, onLabel }) {
         return one;
       });
       const same = items.length === list.children.length && items.every((one, i) => one === list.children[i]);
-      if (same) return;
-      const held = document.activeElement;
-      const inside = list.contains(held);
-      list.replaceChildren(...items);
-      if (inside && list.contains(held)) held.focus({ preventScroll: true });
+      if (!same) list.replaceChildren(...items);
     },
   };
 }
