@@ -275,3 +275,36 @@ def page(
     if facts["unread"]:
         typer.echo(f"  pictures that cannot be read now: {facts['unread']:,}")
     typer.echo(f"  python -m http.server --bind 127.0.0.1 --directory {shlex.quote(str(out))}")
+
+
+@app.command("serve")
+def serve(
+    index: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    model: Annotated[str | None, typer.Option(help="Model, as for index; none: the one that the index names.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="GeoJSON file that the page begins with and keeps; none: they end with it.", callback=file_place),
+    ] = None,
+    example: Annotated[
+        list[str] | None, typer.Option(help="A text that the page offers. Repeatable; none: buildings, water, forest, road.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the page; none: the name of the index's folder.")] = "",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0: a free one.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Show the page of an index on this machine alone: texts are read by the model here, of any size, and chips seen at full resolution.
+
+    The address that is printed holds a token; without it, and from pages of other sites, nothing is answered.
+    """
+    from rsvlm.search import index_files, serve as serving, site
+
+    opened = index_files.open_index(index)
+    encoder = load_model(model or opened.facts["model"], device)[0]
+    options = {"title": title, "port": port, "labels": labels}
+    running = serving.start(opened, encoder, examples=example or site.EXAMPLES, **options)
+    typer.echo(f"{running.address}\nOpen this address in a browser of this machine; Ctrl+C ends it.")
+    try:
+        while running.thread.is_alive():
+            running.thread.join(0.5)
+    except KeyboardInterrupt:
+        running.stop()

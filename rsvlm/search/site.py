@@ -34,11 +34,14 @@ from tqdm.auto import tqdm
 from rsvlm.errors import DataError, RsvlmError
 from rsvlm.model import images
 from rsvlm.model.encoder import Encoder
-from rsvlm.records import files
+from rsvlm.records import files, stages
 from rsvlm.search import page_runtime, page_texts
 from rsvlm.search.index_files import Index
 
 log = logging.getLogger(__name__)
+
+ROOMS = ("search/site", "search/page_texts", "search/page_runtime", "search/index_files", "model", "data/*")
+"""Rooms whose files decide what is made here, for `stages.source_hash`; `page_hash` stands for the scripts."""
 
 EXAMPLES = ("buildings", "water", "a forest", "a road")
 SHOWN = 24
@@ -167,6 +170,25 @@ def write_site(
     return facts
 
 
+def load_or_write(index: Index, encoder: Encoder, examples: Sequence[str] = EXAMPLES, title: str = "") -> Path:
+    """Return the folder of an index's page without a text half, written now unless it was before."""
+    parts = {"index": files.file_sha256(index.folder / "index.json"), "folder": str(index.folder.resolve()), "title": title}
+    parts |= {"examples": list(examples), "page": page_hash(), "source": stages.source_hash(*ROOMS)}
+
+    def write(folder: Path) -> None:
+        write_site(index, folder / "page", encoder, examples=examples, texts="server", title=title)
+
+    return stages.stage("search-page", parts, write) / "page"
+
+
+def page_hash() -> str:
+    """Hash what the page itself is made of, so that an older one is written anew."""
+    digest = hashlib.sha256()
+    for file in sorted(resources.files("rsvlm.search").joinpath("page_files").iterdir(), key=lambda file: file.name):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
 def _clear(out: Path) -> None:
     """Take away what an earlier call wrote, its manifest first; refuse a folder of other things."""
     there = [path.name for path in out.iterdir() if not path.name.startswith(".lock")] if out.is_dir() else []
@@ -281,7 +303,7 @@ def _pictures(index: Index, folder: Path, overview: _Overview, picture_px: int, 
                     overview.add(row, picture)
             bar.update(len(rows))
     if unread == len(index):
-        raise DataError(f"no chip of {index.folder} can be read from {index.facts['archive']}: is the imagery still there?")
+        raise DataError(f"no chip of {index.folder} can be read: is the imagery still where it was?")
     return unread
 
 

@@ -14,6 +14,8 @@ const root = document.getElementById("rsvlm-search");
 const of = (name) => part(root, name);
 const say = (message) => (of("status").textContent = message);
 
+const served = "“rsvlm search serve” shows it with a model that reads them.";
+
 const EMPTY = { text: "", like: [], labels: new Map() };
 
 async function start() {
@@ -345,6 +347,8 @@ function run(site) {
     of("examples").append(button);
   }
   of("form").hidden = !texts.any;
+  of("mute").hidden = texts.any;
+  if (!texts.any) of("mute").textContent = `This page reads no texts (${facts.no_texts}): take an example or a chip. ${served}`;
 
   // The first answer: the text of the address, else the first example, whose vector lies in the index
 
