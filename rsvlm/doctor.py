@@ -187,7 +187,7 @@ def index(where: str) -> Finding:
     from rsvlm.search import index as archive
 
     facts = archive.read_facts(Path(where))
-    said = [f"{facts['chips']:,} chips of {facts['archive']}, by the model {facts['model'] or '(not named)'}"]
+    said = [f"{facts['chips']:,} chips of {', '.join(facts['imagery'])}, by the model {facts['model'] or '(not named)'}"]
     return Finding(
         "an index of imagery", said, [], facts.get("skipped", {}), [f'rsvlm search query {shlex.quote(where)} "a text"']
     )

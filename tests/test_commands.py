@@ -441,7 +441,7 @@ def test_search_in_a_scene_and_in_an_archive(trained, capsys, monkeypatch, tmp_p
         (["search", scene, "--text", "x", *wanted, "--limits", "0,much"], "chips.limits"),
         (["search", scene, "--text", "x", *wanted, "--limits", "0,1,2"], "0,3000"),
         (["search", tmp_path / "absent.tif", "--text", "x", *wanted], "absent.tif does not exist"),
-        (["search", "query", tmp_path / "archive", "red", "--model", trained], "search index FOLDER"),
+        (["search", "query", tmp_path / "archive", "red", "--model", trained], "search index IMAGERY"),
     ):
         code, text = call(capsys, monkeypatch, *arguments)
         assert code == 1 and words in text, text

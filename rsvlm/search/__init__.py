@@ -5,9 +5,12 @@ In: a scene of any size or an archive, a model, texts. Out: polygons, heat, the 
     scene         texts in one scene
     scene_blocks  a scene in blocks
     scene_files   scenes in, maps out
-    index         an archive, embedded
+    index         imagery embedded, once
+    index_parts   some thousand chips, by whichever process has time
     index_files   an index on disk, and what is read of it
-    query         texts and pictures asked of an index
+    query         texts, pictures, chips and places asked of an index
+    nearest       the best of many vectors, read from disk once
+    result_files  results as GeoJSON, GeoPackage and table
     page          model and gallery as files that a browser searches
     page_texts    the half of a model that reads queries there
     page_runtime  what runs that half in a browser, from npm

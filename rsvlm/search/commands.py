@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -140,17 +139,23 @@ def in_scene(
 
 
 @app.command("index")
-@writes_alone("out")
 def index(
-    folder: Annotated[
-        str,
+    imagery: Annotated[
+        list[str],
         typer.Argument(
-            help="Folder of rasters or tiles, MBTiles, STAC JSON, or a raster; all must say where on Earth they lie."
+            help="Folders of rasters or tiles, MBTiles, STAC JSON, rasters or their URLs; all must say where on Earth they lie."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the index.", callback=folder_place)],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the index; one that is there is brought up to date.", callback=folder_place)
+    ],
     model: SearchModel = None,
-    size_px: Annotated[int | None, typer.Option(help="Side of a chip in pixels; none: that of the model's images.")] = None,
+    size_px: Annotated[
+        int | None, typer.Option(help="Side of a chip in pixels; none: that of the model's images, unless --chip-m is given.")
+    ] = None,
+    chip_m: Annotated[
+        list[float] | None, typer.Option(min=1e-3, help="Side of a chip on the ground, in metres. Repeatable: a scale each.")
+    ] = None,
     stride: Annotated[float, typer.Option(help="Step between chips, in sides.")] = 1.0,
     edges: Annotated[
         bool, typer.Option(help="Add last chips flush with the edges of rasters, and enlarge rasters smaller than a chip.")
@@ -160,27 +165,25 @@ def index(
     nodata: NoData = None,
     tile_rows: TileRows = "auto",
     batch_size: BatchSize = 256,
+    engine: Annotated[str, typer.Option(help="local (processes) or ray, which may be several machines.")] = "local",
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core, or as many as fit.")] = 1,
+    fresh: Annotated[bool, typer.Option(help="Embed all anew, instead of what is new alone.")] = False,
     device: Device = "auto",
 ) -> None:
     """Embed the chips of an archive of imagery, for `query`.
 
-    Ground that several files show has chips of each of them, and counts once for each file where the share of the ground is told.
+    Run again, it embeds what is new and drops what is gone; after a kill, it goes on where it was. Ground that several files show has
+    chips of each of them, and counts once for each file where the share of the ground is told.
     """
     from rsvlm.search import index as archive
 
     loaded, origin = load_model(model, device)
     chips = load_config("laptop", None, 0, more=meaning_of_pixels(band, limits, nodata)).chips
-    options = {"model_folder": origin, "size_px": size_px, "stride": stride, "batch_size": batch_size}
-    options |= {"cover_edges": edges, "tile_rows": tile_rows}
-    options |= {"bands": chips.bands, "limits": chips.limits, "nodata": chips.nodata}
-    facts = archive.index(folder, loaded, out, **options)
-    share = f"{out}: {facts['chips']:,} chips, on {100 * facts['ground_under_chips']:.0f} % of the ground of {len(facts['sources'])} sources"
-    typer.echo(share)
-    for reason, count in facts["skipped"].items():
-        typer.echo(f"  left out: {count:,} {reason}")
-    for source in facts["sources"]:
-        if not source["chips"]:
-            typer.echo(f"  nothing of it in the index: {source['file']}")
+    options = {"model_folder": origin, "size_px": size_px, "chip_m": chip_m or (), "stride": stride, "batch_size": batch_size}
+    options |= {"cover_edges": edges, "tile_rows": tile_rows, "engine": engine, "workers": workers, "fresh": fresh}
+    options |= {"bands": chips.bands, "limits": chips.limits, "nodata": chips.nodata, "device": device}
+    facts = archive.index(imagery, loaded, out, **options)
+    typer.echo("\n".join(archive.told(out, facts)))
 
 
 @app.command("query")
@@ -188,41 +191,73 @@ def query(
     index: Annotated[Path, typer.Argument(help="Folder of the index.")],
     more: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, as with --text.")] = None,
     text: Annotated[list[str] | None, typer.Option("--text", "--texts", help="What to look for. Repeatable.")] = None,
-    image: Annotated[
-        list[Path] | None, typer.Option(help="A picture of what to look for. Repeatable.", exists=True, dir_okay=False)
+    image: Annotated[list[str] | None, typer.Option(help="File of a picture of what to look for. Repeatable.")] = None,
+    like: Annotated[list[str] | None, typer.Option(help="Key of a chip that is like it. Repeatable.")] = None,
+    at: Annotated[
+        list[str] | None, typer.Option(help="LON,LAT of a place that is like it, on a chip of the index. Repeatable.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Chips for each text and picture.")] = 10,
+    unlike: Annotated[list[str] | None, typer.Option("--not", help="Text of what is not wanted. Repeatable.")] = None,
+    not_image: Annotated[list[str] | None, typer.Option(help="File of a picture of what is not wanted. Repeatable.")] = None,
+    not_like: Annotated[list[str] | None, typer.Option(help="Key of a chip of what is not wanted. Repeatable.")] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="One question of all that is looked for, instead of one for each.")
+    ] = False,
+    top: Annotated[int, typer.Option(min=1, help="Chips for each question.")] = 10,
     model: Annotated[str | None, typer.Option(help="Model, as for index; none: the one that the index names.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="A table of the chips.", callback=file_place)] = None,
     geojson: Annotated[
         Path | None, typer.Option(help="Footprints of the chips, in longitude and latitude.", callback=file_place)
     ] = None,
+    gpkg: Annotated[Path | None, typer.Option(help="The same as a GeoPackage.", callback=file_place)] = None,
     html: Annotated[Path | None, typer.Option(help="A page with the chips.", callback=file_place)] = None,
+    map_page: Annotated[
+        Path | None, typer.Option("--map", help="A page with the chips where they lie.", callback=file_place)
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Find the best chips of an archive for each text, and for each picture."""
-    from rsvlm.book.figures import galleries, markup
-    from rsvlm.model import images as imaging
-    from rsvlm.records import files
-    from rsvlm.search import index as archive
+    """Find the best chips of an archive for each text, picture, chip and place.
 
-    facts = archive.read_facts(index)
-    pictures = {str(path): imaging.decode(path.read_bytes()) for path in image or []}
-    texts = [*(more or []), *(text or [])]
-    matches = archive.query(index, texts, load_model(model or facts["model"], device)[0], top, pictures)
-    places = []
-    if geojson:
-        places.append(files.write_atomic(geojson, json.dumps(archive.features(matches), ensure_ascii=False)))
-    if html:
-        body = galleries.chip_matches(matches.to_dict("records"), archive.pictures(index, matches))
-        places.append(files.write_atomic(html, markup.page("Chips found", body)))
+    Whatever is looked for may end in ^WEIGHT, as "a harbour^2" or photo.jpg^0.5: with --together, how much it counts beside the others, all
+    brought to one measure; with --not, how much that counts against it (without one, 0.5).
+    """
+    from rsvlm.search import index as archive, query as asking
+
+    opened = archive.open_index(index)
+    request = asking.Request([*(more or []), *(text or [])], image or [], like or [], at or [])
+    rejected = asking.Request(unlike or [], not_image or [], not_like or [])
+    request.check(rejected, together)
+    encoder = load_model(model or opened.facts["model"], device)[0]
+    matches = asking.ask(opened, request.questions(rejected, opened, encoder, together), top)
+    places = _write_matches(opened, matches, csv, geojson, gpkg, html, map_page)
     for asked, part in matches.groupby("text", sort=False):
         typer.echo(asked)
         for row in part.itertuples():
-            typer.echo(
-                f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}  {getattr(row, 'file', '')}".rstrip()
-            )
+            typer.echo(f"  {row.rank:>3}  {row.score:.3f}  {row.lon:.6f}, {row.lat:.6f}  {row.key}  {row.file}".rstrip())
     for place in places:
         typer.echo(str(place))
+
+
+def _write_matches(index, matches, csv, geojson, gpkg, html, map_page) -> list[Path]:
+    """Write the answers of a query to the files that are asked for, each a path or None, and return these."""
+    from rsvlm.book.figures import atlas, galleries, markup
+    from rsvlm.records import files
+    from rsvlm.search import result_files
+
+    written, features = [], result_files.features(matches)["features"]
+    if csv:
+        written.append(result_files.write_csv(csv, [feature["properties"] for feature in features]))
+    if geojson:
+        written.append(result_files.write_geojson(geojson, matches))
+    if gpkg:
+        written.append(result_files.write_geopackage(gpkg, features))
+    pictures = index.pictures(matches) if html or map_page else []
+    if html:
+        body = galleries.chip_matches(matches.to_dict("records"), pictures)
+        written.append(files.write_atomic(html, markup.page("Chips found", body)))
+    if map_page:
+        drawn = atlas.chips_map(result_files.map_items(matches, pictures))
+        written.append(files.write_atomic(map_page, drawn.get_root().render()))
+    return written
 
 
 def load_model(name: str | Path | None, device: str):

@@ -147,7 +147,7 @@ def test_footprints_are_outlines_and_not_boxes_around_them(tmp_path):
 def test_an_index_of_an_older_form_is_refused(indexed):
     model, facts, folder, _ = indexed
     (folder / "index.json").write_text(json.dumps(facts | {"form": 1}))
-    with pytest.raises(DataError, match="older version: make it with"):
+    with pytest.raises(DataError, match="another version: make it with"):
         archive.query(folder, TEXTS[:1], model)
 
 

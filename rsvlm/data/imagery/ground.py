@@ -73,12 +73,15 @@ def covered(sources: Sequence[Source], chips: pd.DataFrame) -> tuple[float, list
         chips: Chip table of it.
     """
     parts = chips.groupby("source", sort=False).indices
-    pixels, shares = [], []
-    for source in sources:
-        tiles = tile_mosaics.present(source) if source.kind != "raster" else None
-        pixels.append(source.width * source.height if tiles is None else len(tiles) * source.tile_px**2)
-        shares.append(_covered_share(source, chips.iloc[parts.get(source.name, [])], tiles))
-    return sum(size * share for size, share in zip(pixels, shares, strict=True)) / max(sum(pixels), 1), shares
+    both = [measured(source, chips.iloc[parts.get(source.name, [])]) for source in sources]
+    return sum(size * share for size, share in both) / max(sum(size for size, _ in both), 1), [share for _, share in both]
+
+
+def measured(source: Source, chips: pd.DataFrame) -> tuple[int, float]:
+    """Return how many pixels a source shows, and the share of them that lies under at least one of its chips."""
+    tiles = tile_mosaics.present(source) if source.kind != "raster" else None
+    pixels = source.width * source.height if tiles is None else len(tiles) * source.tile_px**2
+    return pixels, _covered_share(source, chips, tiles)
 
 
 def _covered_share(source: Source, chips: pd.DataFrame, tiles: np.ndarray | None) -> float:

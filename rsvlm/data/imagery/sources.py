@@ -15,7 +15,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,15 +38,18 @@ log = logging.getLogger(__name__)
 BATCH, BATCH_BYTES = 8, 8_000_000  # chips of a raster that are read at once, and what they may take
 
 
-def open_imagery(where: str, options: config.Chips, placed: bool = True) -> list[Source]:
-    """Find the imagery behind a path or URL, and what is needed to read it.
+def open_imagery(
+    where: str | Sequence[str], options: config.Chips, placed: bool = True, known: Mapping[str, Mapping] | None = None
+) -> list[Source]:
+    """Find the imagery behind a path or URL, or behind several, and what is needed to read it.
 
     Args:
         where: A GeoTIFF or JPEG 2000 file, its http(s) URL, a folder of those, a folder of XYZ tiles (`z/x/y.ext` or
-            `x-y-z.ext` with any prefix), an MBTiles file, or a JSON file with STAC items.
+            `x-y-z.ext` with any prefix), an MBTiles file, or a JSON file with STAC items; or several of these.
         options: Bands, stretch, and the least share of valid pixels.
         placed: Refuse a single raster that does not say where on Earth it lies. If False, its grid is its own pixels, `crs` is
             empty, and `bbox_lonlat` NaN.
+        known: What was shown of sources that were opened before, as for `values.together`. If None, there is nothing.
 
     Returns:
         Sources in a stable order, each with another name. Bands of one scene, in files of their own, give one source. Tiles give one per zoom level that is not wholly covered by a better one: without `size_m`
@@ -57,7 +60,18 @@ def open_imagery(where: str, options: config.Chips, placed: bool = True) -> list
         DataError: Nothing is there, or it is broken, or it says not where on Earth it lies.
         MissingExtraError: rasterio or pyproj is not installed.
     """
-    return values.together(_find_imagery(where, options, placed), options)
+    if isinstance(where, str):
+        return values.together(_find_imagery(where, options, placed), options, known)
+    sources = []
+    for place in dict.fromkeys(where):
+        opened = _find_imagery(place, options, placed)
+        root = f"{place.rstrip('/')}/" if Path(place).is_dir() else ""
+        if len(set(where)) > 1 and "://" not in place:
+            # A folder of tiles is named by its root alone, which its tiles are relative to.
+            files = [root if root and source.kind == "tiles" else root + source.file for source in opened]
+            opened = [replace(source, file=file if root else place) for source, file in zip(opened, files)]
+        sources += opened
+    return values.together(_renamed(sources), options, known)
 
 
 def _find_imagery(where: str, options: config.Chips, placed: bool) -> list[Source]:
@@ -85,18 +99,24 @@ def _told_apart(sources: Sequence[Source], root: Path) -> list[Source]:
     """Give sources their files, relative to a folder, and those that share a name others: keys of chips begin with it."""
     paths = [[source.path] if not source.bands_at else source.bands_at for source in sources]
     files = [" + ".join(_relative(path, root) for path in of_source) for of_source in paths]
+    return _renamed([replace(source, file=file) for source, file in zip(sources, files, strict=True)])
+
+
+def _renamed(sources: Sequence[Source]) -> list[Source]:
+    """Give sources that share a name others, made of their files."""
     result, taken = [], set()
     # Names are files and folders too, and some systems do not tell small from capital letters.
     counts = Counter(source.name.casefold() for source in sources)
-    for source, file in zip(sources, files, strict=True):
+    for source in sources:
         shared = counts[source.name.casefold()] > 1
+        file = source.file.rstrip("/")
         name = first = f"{source.name[:33]}-{chip_layout.name_of(file + '/').rpartition('-')[2]}" if shared else source.name
         number = 1
         while name.casefold() in taken or (number > 1 and name.casefold() in counts):
             number += 1
             name = f"{first}-{number}"
         taken.add(name.casefold())
-        result.append(replace(source, name=name, file=file))
+        result.append(replace(source, name=name))
     return result
 
 
@@ -310,7 +330,10 @@ def _open_raster(
 
 
 def lay_out(
-    sources: Sequence[Source], options: config.Chips, points: np.ndarray | Sequence | None = None
+    sources: Sequence[Source],
+    options: config.Chips,
+    points: np.ndarray | Sequence | None = None,
+    empty_ok: bool = False,
 ) -> tuple[pd.DataFrame, list[dict]]:
     """Lay out chips over sources.
 
@@ -323,6 +346,7 @@ def lay_out(
         sources: As from `open_imagery`.
         options: Place, size and stride.
         points: `(N, 2)`, longitudes and latitudes in degrees, or a list of such pairs. If None, those of the file `options.points`.
+        empty_ok: Return an empty table where no chip fits.
 
     Returns:
         A table with the columns `COLUMNS`, `split` empty; and notes `{source, stage, reason, count, examples}` on what is left out.
@@ -369,7 +393,7 @@ def lay_out(
     if (twice := table["key"].duplicated()).any():
         notes.append(_note("", "same chip twice", int(twice.sum()), *table["key"][twice].head(5)))
         table = table[~twice].reset_index(drop=True)
-    if table.empty:
+    if table.empty and not empty_ok:
         why = "; ".join(f"{note['reason']} ({note['count']})" for note in notes) or "there are no sources"
         raise DataError(
             f"no chip of {options.size_px} px fits into the imagery: {why}. Smaller chips (chips.size_px, chips.size_m) may"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -147,12 +147,19 @@ def read_meaning(dataset, options: config.Chips, label: str, named: Sequence[of_
     return replace(meaning, limits=limits, sketch=replace(sketch, quantiles=quantiles, weight=weight))
 
 
-def together(sources: Sequence[Source], options: config.Chips) -> list[Source]:
+def together(sources: Sequence[Source], options: config.Chips, known: Mapping[str, Mapping] | None = None) -> list[Source]:
     """Give sources that belong together one meaning, and tell, once each, what was guessed of them.
 
     Those belong together that have the same bands, type of values and names of bands, and lie in one folder or come from one sensor. They
     share their limits; a value that is fill in one of them; and that a band is no transparency.
+
+    Args:
+        sources: As they were opened, each by itself.
+        options: How values are stretched.
+        known: What was shown of some of them before, as `Source.meaning`, by fingerprint: it stays, and holds for what belongs to them. If
+            None, there is nothing.
     """
+    known = known or {}
     groups: dict[tuple, list[int]] = {}
     for number, source in enumerate(sources):
         if source.sketch is not None:
@@ -163,6 +170,14 @@ def together(sources: Sequence[Source], options: config.Chips) -> list[Source]:
         measured = [source.sketch for source in of_group if source.sketch.quantiles is not None]
         bands = range(len(measured[0].quantiles)) if len(measured) > 1 else ()
         limits = _limits([_common(measured, band, _cut(options)) for band in bands], inverted=group[-1])
+        before = [known[source.fingerprint] for source in of_group if source.fingerprint in known]
+        if before and measured:
+            limits = tuple(tuple(pair) for pair in before[0]["limits"])
+            if len(before) < len(of_group):
+                told = ", ".join(f"{low:g}…{high:g}" for low, high in limits)
+                log.warning(
+                    "%d new pictures are shown as those before them, by the values %s", len(of_group) - len(before), told
+                )
         fills = [source.nodata for source in of_group if source.nodata is not None]
         for number, source in zip(members, of_group):
             changes: dict = {"limits": limits} if limits else {}
@@ -170,6 +185,8 @@ def together(sources: Sequence[Source], options: config.Chips) -> list[Source]:
                 changes["alpha"] = 0
             if fills and source.nodata is None and not source.sketch.declares and not source.alpha:
                 changes["nodata"] = fills[0]
+            if source.fingerprint in known:
+                changes["nodata"] = known[source.fingerprint]["nodata"]
             alike[number] = replace(source, **changes)
     told: dict[str, list[tuple[str, str]]] = {}
     for source in sources:
