@@ -51,7 +51,7 @@ def show(
     height: int = 900,
     device: str = "auto",
 ) -> Shown:
-    """Show the page of an index in a notebook, and get its labels: `page = show("index")`, `page`, and later `page.labels()`.
+    """Put the page of an index into a cell of a notebook; `.labels()` of what is returned are its labels.
 
     The page comes from a server on the loopback address of the machine on which Python runs. So it is seen in JupyterLab, Jupyter
     Notebook and VS Code where the browser runs on that machine too, and in VS Code over a connection where it forwards the port;

@@ -239,7 +239,10 @@ def _text_half(encoder: Encoder, data: Path, texts: str) -> tuple[dict | None, s
 
 def _places(table: pd.DataFrame) -> dict:
     """Outlines in whole steps: `steps` (N, points, 2) uint32, and `points`, `origin` and `unit` (longitude, latitude) in degrees."""
-    outlines = np.stack([np.asarray(outline, float).reshape(-1, 2) for outline in table["outline"]])
+    rings = [np.asarray(outline, float).reshape(-1, 2) for outline in table["outline"]]
+    if len({len(ring) for ring in rings}) > 1:  # some have points along their edges: the corners of all
+        rings = [ring[:: max(len(ring) // 4, 1)][:4] for ring in rings]
+    outlines = np.stack(rings)
     origin = outlines.min(axis=(0, 1))
     unit = np.maximum(outlines.max(axis=(0, 1)) - origin, 1e-9) / MOST_STEPS
     steps = np.clip(np.rint((outlines - origin) / unit), 0, MOST_STEPS).astype(np.uint32)

@@ -1,4 +1,4 @@
-// The little linear algebra that teaching needs, in rows of Float64Array.
+// The numbers that teaching needs: a little linear algebra in rows of Float64Array, percentiles, draws.
 
 export function dot(a, b) {
   let sum = 0;
@@ -53,4 +53,16 @@ export function percentile(values, percent) {
   const at = (percent / 100) * (sorted.length - 1);
   const low = Math.floor(at);
   return sorted[low] + (at - low) * (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]);
+}
+
+// (rows, columns) numbers below 1, those of Python: mulberry32
+export function uniforms(rows, columns, seed) {
+  return Array.from({ length: rows }, (_, row) =>
+    Float64Array.from({ length: columns }, (_, column) => {
+      const state = (Math.imul(row * columns + column + 1, 0x6d2b79f5) + (seed << 20)) | 0;
+      let t = Math.imul(state ^ (state >>> 15), state | 1);
+      t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+      return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+    }),
+  );
 }

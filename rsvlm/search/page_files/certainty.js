@@ -1,30 +1,27 @@
-// How sure the answer is, as rsvlm/search/teaching.py says it: on the labels by leaving each out, and of the whole order.
+// How sure the answer is, as rsvlm/search/confidence.py says it: on the labels by leaving each out, and of the whole order.
 
-import { logistic, percentile } from "./algebra.js";
+import { logistic, percentile, uniforms } from "./algebra.js";
 
 const DRAWS = 64;
-const SINGLE = 2000; // ranks that are drawn one by one; later ones count by their means, in growing groups
+const SINGLE = 2000; // ranks that are drawn one by one
 
-// (rows, columns) numbers below 1, those of Python: mulberry32
-export function uniforms(rows, columns, seed) {
-  return Array.from({ length: rows }, (_, row) =>
-    Float64Array.from({ length: columns }, (_, column) => {
-      const state = (Math.imul(row * columns + column + 1, 0x6d2b79f5) + (seed << 20)) | 0;
-      let t = Math.imul(state ^ (state >>> 15), state | 1);
-      t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-      return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-    }),
-  );
-}
-
-function averagePrecision(times, hits) {
-  let [seen, found, sum] = [0, 0, 0];
-  for (let i = 0; i < times.length; i++) {
-    seen += times[i];
-    found += hits[i];
-    if (seen > 0) sum += (found / seen) * hits[i];
+// Average precision of groups of ranks from the best on, by how many chips are in each and how many yes among them; precision is the
+// best at that recall or a higher one
+function averagePrecision(sizes, hits) {
+  const precision = new Float64Array(sizes.length);
+  let [seen, total] = [0, 0];
+  for (let i = 0; i < sizes.length; i++) {
+    seen += sizes[i];
+    total += hits[i];
+    precision[i] = total / Math.max(seen, 1);
   }
-  return found ? sum / found : NaN;
+  if (total <= 0) return 0;
+  let [sum, highest] = [0, 0];
+  for (let i = sizes.length - 1; i >= 0; i--) {
+    highest = Math.max(highest, precision[i]);
+    sum += highest * hits[i];
+  }
+  return sum / total;
 }
 
 // Average precision on the labels alone, each left out in turn; null if not both kinds are there
@@ -32,19 +29,21 @@ export function precisionOnLabels({ leftOut }, yes) {
   const n = yes.length;
   if (yes.every(Boolean) || !yes.some(Boolean)) return null;
   const order = [...yes.keys()].sort((a, b) => leftOut[b] - leftOut[a] || yes[a] - yes[b] || a - b);
-  const valueOf = (times) => {
-    const sorted = order.map((i) => times[i]);
-    return averagePrecision(sorted, sorted.map((count, at) => count * yes[order[at]]));
-  };
-  const values = uniforms(DRAWS, n, 1).map((row) => {
+  const draws = uniforms(DRAWS, n, 1).map((row) => {
     const times = new Float64Array(n);
     for (const value of row) times[Math.floor(value * n)]++;
-    return valueOf(times);
+    return times;
   });
-  return { value: valueOf(new Float64Array(n).fill(1)), ciLow: percentile(values, 2.5), ciHigh: percentile(values, 97.5) };
+  const [value, ...values] = [new Float64Array(n).fill(1), ...draws]
+    .filter((times) => times.some((count, i) => count && yes[i]))
+    .map((times) => {
+      const sizes = order.map((i) => times[i]);
+      return averagePrecision(sizes, sizes.map((count, at) => count * yes[order[at]]));
+    });
+  return { value, ciLow: percentile(values, 2.5), ciHigh: percentile(values, 97.5) };
 }
 
-function groups(n, ks) {
+export function groups(n, ks) {
   const edges = new Set(Array.from({ length: Math.min(n, SINGLE) + 1 }, (_, i) => i));
   for (let at = Math.min(n, SINGLE); at < n; ) edges.add((at = Math.min(n, at + Math.max(1, Math.floor(at / 200)))));
   for (const k of ks) if (k > 0 && k < n) edges.add(k);
@@ -66,9 +65,21 @@ export function expectations({ classifier, scores }, rows, yes, ks = [10, 50, 10
   rows.forEach((row, i) => (known[row] = yes[i]));
   const edges = groups(n, ks);
   const many = edges.length - 1;
-  let single = 0;
-  while (single < many && edges[single + 1] - edges[single] === 1) single++;
-  const coins = uniforms(DRAWS, single, 3);
+  // By group of ranks: the labelled yes, and how many others with which mean of f
+  const [sizes, given, others, middle] = Array.from({ length: 4 }, () => new Float64Array(many));
+  for (let group = 0; group < many; group++) {
+    sizes[group] = edges[group + 1] - edges[group];
+    for (let at = edges[group]; at < edges[group + 1]; at++) {
+      const row = order[at];
+      if (known[row] === 1) given[group]++;
+      if (known[row] < 0) {
+        others[group]++;
+        middle[group] += scores[row];
+      }
+    }
+    middle[group] /= Math.max(others[group], 1);
+  }
+  const coins = uniforms(DRAWS, many, 3);
   const normal = uniforms(DRAWS, 2, 2).map(([first, second]) => {
     const radius = Math.sqrt(-2 * Math.log(1 - first));
     return [radius * Math.cos(2 * Math.PI * second), radius * Math.sin(2 * Math.PI * second)];
@@ -83,19 +94,15 @@ export function expectations({ classifier, scores }, rows, yes, ks = [10, 50, 10
     const [a, b] = normal[draw];
     const slope = Math.exp(Math.log(classifier.slope) + l00 * a);
     const shift = classifier.shift + l10 * a + l11 * b;
-    let [total, sum] = [0, 0];
+    let total = 0;
+    const hits = new Float64Array(many);
     for (let group = 0; group < many; group++) {
-      let chance = 0;
-      for (let at = edges[group]; at < edges[group + 1]; at++) {
-        const row = order[at];
-        chance += known[row] < 0 ? logistic(slope * scores[row] + shift) : known[row];
-      }
-      const hits = group < single ? (coins[draw][group] < chance ? 1 : 0) : chance;
-      total += hits;
-      sum += (hits * total) / edges[group + 1];
+      const chance = logistic(slope * middle[group] + shift);
+      hits[group] = given[group] + (others[group] === 1 ? Number(coins[draw][group] < chance) : others[group] * chance);
+      total += hits[group];
       first.get(edges[group + 1])?.push(total);
     }
-    precision.push(sum / Math.max(total, 1e-9));
+    precision.push(averagePrecision(sizes, hits));
     count.push(total);
   }
   return {

@@ -2,14 +2,16 @@
 //
 // `vectors` has `count`, `width`, `row(i)` as Float64Array and `products(weights)`, the product of every row with these weights.
 
-import { cholesky, dot, forward, logistic, softplus, solve } from "./algebra.js";
+import { cholesky, dot, forward, logistic, softplus, solve, uniforms } from "./algebra.js";
 
 export const FEW = 5; // labels from which on the classifier decides
 const ROCCHIO = [1, 0.75, 0.15];
 const FREEDOMS = [0.3, 1, 3, 10, 30];
 const [TEXT, OFFSET] = [[1, 1], [-2, 2]]; // mean and deviation of the priors of A and B
 const FREEDOM = [3, 1]; // middle, and deviation of the logarithm, of the prior of c
-const [SLOPE, SHIFT] = [[0.7, 0.5], [0, 1]]; // of k and l
+const [SLOPE, SHIFT] = [[0.7, 0.7], [0, 2]]; // of k and l
+const DOUBT = 2; // factor of their covariance
+const AT_RANDOM = 5; // one of so many proposals
 const SHORTLIST = 20;
 
 // The mean of all vectors; once for an index
@@ -123,38 +125,60 @@ function scaled(f, y) {
   }
   const [c00, c01, c11] = curvature;
   const whole = c00 * c11 - c01 * c01;
-  return { logSlope: k, shift: l, doubt: [[c11 / whole, -c01 / whole], [-c01 / whole, c00 / whole]] };
+  return { logSlope: k, shift: l, doubt: [[c11, -c01], [-c01, c00]].map((row) => row.map((value) => (DOUBT * value) / whole)) };
 }
 
 // Step 6; `order` are chips from the best on, as many as `count` and `rows` together at least
 export function propose(vectors, space, order, rows, count, probabilities) {
   const labelled = new Set(rows);
   if (!probabilities) return [...order].filter((row) => !labelled.has(row)).slice(0, count);
-  const doubts = Float64Array.from(probabilities, (p) => p * (1 - p));
-  for (const row of rows) doubts[row] = -1;
-  const short = Math.min(SHORTLIST * count, vectors.count - labelled.size);
-  if (short <= 0) return [];
-  const bound = doubts.slice().sort()[doubts.length - short];
-  const left = [];
-  doubts.forEach((doubt, row) => doubt >= bound && doubt >= 0 && left.push(row));
-  left.sort((a, b) => doubts[b] - doubts[a] || a - b).splice(short);
+  const blind = Math.floor(count / AT_RANDOM);
+  const left = doubtful(probabilities, labelled, SHORTLIST * (count - blind));
   const h = left.map((row) => centred(space, vectors.row(row)));
   const lengths = h.map((one) => dot(one, one));
-  const known = [...rows].map((row) => centred(space, vectors.row(row)));
+  const known = [...rows].sort((a, b) => a - b).map((row) => centred(space, vectors.row(row)));
   const ofKnown = known.map((one) => dot(one, one));
-  const distance = h.map((one, i) => Math.min(...known.map((other, j) => lengths[i] + ofKnown[j] - 2 * dot(one, other))));
+  const away = (i) => Math.min(...known.map((other, j) => lengths[i] + ofKnown[j] - 2 * dot(h[i], other)));
+  const distance = h.map((_, i) => (known.length ? away(i) : lengths[i]));
   const taken = [];
-  while (taken.length < Math.min(count, left.length)) {
-    let at = -1;
-    let most = -Infinity;
+  while (taken.length < Math.min(count - blind, left.length)) {
+    let [at, most] = [-1, -Infinity];
     left.forEach((row, i) => {
-      const worth = taken.includes(i) ? -1 : doubts[row] * Math.max(distance[i] === Infinity ? 1 : distance[i], 0);
+      const p = probabilities[row];
+      const worth = taken.includes(i) ? -1 : p * (1 - p) * Math.max(distance[i], 0);
       if (worth > most) [at, most] = [i, worth];
     });
     taken.push(at);
     h.forEach((one, i) => (distance[i] = Math.min(distance[i], lengths[i] + lengths[at] - 2 * dot(one, h[at]))));
   }
-  return taken.map((i) => left[i]);
+  const chosen = taken.map((i) => left[i]);
+  for (const row of chosen) labelled.add(row);
+  return [...chosen, ...atRandom(vectors.count, labelled, blind, rows.length)];
+}
+
+// Unlabelled chips, the most doubtful first
+function doubtful(probabilities, labelled, most) {
+  const doubts = Float64Array.from(probabilities, (p) => p * (1 - p));
+  for (const row of labelled) doubts[row] = -1;
+  const short = Math.min(most, doubts.length - labelled.size);
+  if (short <= 0) return [];
+  const bound = Math.max(doubts.slice().sort()[doubts.length - short], 0);
+  const rows = [];
+  doubts.forEach((doubt, row) => doubt >= bound && rows.push(row));
+  return rows.sort((a, b) => doubts[b] - doubts[a] || a - b).slice(0, short);
+}
+
+// Some of those that are left, in rising order, none twice
+function atRandom(count, taken, wanted, seed) {
+  const rest = count - taken.size;
+  const ranks = uniforms(1, rest ? wanted : 0, seed)[0].map((value) => Math.floor(value * rest));
+  const chosen = [];
+  const sorted = [...taken].sort((a, b) => a - b);
+  for (let rank of [...new Set(ranks)].sort((a, b) => a - b)) {
+    for (const row of sorted) if (row <= rank) rank++;
+    chosen.push(rank);
+  }
+  return chosen;
 }
 
 // All that a click asks for: {method, scores, probabilities, classifier}. Rows are in the order in which labels were given.
