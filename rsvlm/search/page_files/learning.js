@@ -15,8 +15,8 @@ export function vectorsOf(site) {
     row: (row) => Float64Array.from(rowOf(site, row)),
     products: (weights) => scoresOf(site, weights),
     addTo(sum, row) {
-      const scale = site.scales[row];
-      for (let i = 0, j = row * site.width; i < site.width; i++, j++) sum[i] += scale * site.vectors[j];
+      const { middles, steps, vectors: bytes, width } = site;
+      for (let i = 0, j = row * width; i < width; i++, j++) sum[i] += middles[i] + steps[i] * bytes[j];
     },
   };
 }
