@@ -213,6 +213,32 @@ def search_page(
     _report("search_page", json_out, n_chips=chips, width=width, repeats=repeats, labels=labels)
 
 
+@app.command("teaching")
+def teaching(
+    model: Annotated[
+        str, typer.Option(help="Model, as for `rsvlm search index`; not needed where all vectors are kept.")
+    ] = "",
+    benchmark: Annotated[list[str] | None, typer.Option(help="RSICD, VHR-10 or Itaipu; none: all. Repeatable.")] = None,
+    root: Annotated[str, typer.Option(help="Folder with rsicd/ and vhr10/; none: RSVLM_DATA, else ../shared/data.")] = "",
+    split: Annotated[str, typer.Option(help="Split of RSICD.")] = "val",
+    seeds: Annotated[int, typer.Option(min=1, help="Halvings into what is labelled and what is measured.")] = 10,
+    labels: Annotated[
+        list[int] | None, typer.Option(min=1, help="After so many labels; none: 5, 10, 20, 40. Repeatable.")
+    ] = None,
+    step: Annotated[int, typer.Option(min=1, help="Labels between two fits.")] = 5,
+    classes: Annotated[int, typer.Option(min=0, help="Only the first classes of each set; 0: all.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
+    vectors: Annotated[
+        str, typer.Option(help="Folder in which vectors are kept and found again; none: they are not kept.")
+    ] = "",
+    json_out: JsonOut = None,
+) -> None:
+    """How much a search learns from 5, 10, 20, 40 labels that a simulated user gives, beside random choice, Rocchio and all labels."""
+    options = {"model": model, "benchmark": benchmark or ["RSICD", "VHR-10", "Itaipu"], "root": root, "split": split}
+    options |= {"n_seeds": seeds, "labels": labels or [5, 10, 20, 40], "step": step, "classes": classes, "device": device}
+    _report("teaching", json_out, **options, vectors=vectors)
+
+
 def _report(name: str, json_out: Path | None, **arguments) -> None:
     """Measure, print the rows, and write them with where they came from."""
     started = time.time()

@@ -343,3 +343,54 @@ def serve(
             running.thread.join(0.5)
     except KeyboardInterrupt:
         running.stop()
+
+
+@app.command("teach")
+@writes_alone("out")
+def teach(
+    index: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for labels.geojson, ranked.geojson and teach.json.", callback=folder_place)
+    ],
+    text: Annotated[list[str] | None, typer.Option("--text", help="What to look for. Repeatable.")] = None,
+    like: Annotated[list[str] | None, typer.Option(help="Key of a chip that it is like. Repeatable.")] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="GeoJSON of points or polygons with a property label, yes or no, such as the labels.geojson of before. Repeatable."
+        ),
+    ] = None,
+    yes: Annotated[
+        list[Path] | None, typer.Option(help="GeoJSON whose features are yes, but where one has another label. Repeatable.")
+    ] = None,
+    no: Annotated[
+        list[Path] | None, typer.Option(help="GeoJSON whose features are no, but where one has another label. Repeatable.")
+    ] = None,
+    propose: Annotated[int, typer.Option(min=0, max=1000, help="Chips to look at next.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Chips in ranked.geojson.")] = 100,
+    model: Annotated[str | None, typer.Option(help="Model, as for index; none: the one that the index names.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Order an archive by a text and by chips marked yes and no; say how sure that is, and which chips to look at next.
+
+    A feature names a chip by its property key, or by where it lies: a point the chip whose middle is nearest, a polygon the chips whose
+    middles it holds. Chips to look at next stand in labels.geojson without a label: give them one there, in QGIS or by hand, and
+    give the file back with --labels. Without --text and --like, what is labelled yes says what to look for.
+    """
+    from rsvlm.search import index as archive, label_files, lessons, query as asking
+
+    opened = archive.open_index(index)
+    given = (
+        [(path, None) for path in labels or []] + [(path, "yes") for path in yes or []] + [(path, "no") for path in no or []]
+    )
+    features = [feature for path, otherwise in given for feature in label_files.read(path, otherwise)]
+    direction, name = None, "what is labelled yes"
+    if text or like:
+        request, nothing = asking.Request(texts=text or [], keys=like or []), asking.Request()
+        request.check(nothing, together=True)
+        encoder = load_model(model or opened.facts["model"], device)[0]
+        question = request.questions(nothing, opened, encoder, True)[0]
+        direction, name = question.vector, question.name
+    taught = lessons.teach(opened, direction, features, name=name, propose=propose, top=top)
+    places = lessons.write(taught, out)
+    typer.echo("\n".join([*lessons.lines(taught), *map(str, places)]))
