@@ -239,6 +239,22 @@ def teaching(
     _report("teaching", json_out, **options, vectors=vectors)
 
 
+@app.command("search")
+def search(
+    vectors: Annotated[int, typer.Option(min=0, help="Vectors that are asked; 0: none.")] = 1_000_000,
+    width: Annotated[int, typer.Option(min=1, help="Length of the vectors.")] = 512,
+    side: Annotated[int, typer.Option(min=0, help="Side of the scene that is indexed, in pixels; 0: none.")] = 4096,
+    many: Annotated[list[int] | None, typer.Option(help="Also one question to so many vectors. Repeatable.")] = None,
+    scenes: Annotated[list[int] | None, typer.Option(help="Also an archive of so many small scenes. Repeatable.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed pairs.")] = 5,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: as they are.")] = 0,
+    json_out: JsonOut = None,
+) -> None:
+    """One question to an index beside reading it once, indexing beside the bare tower, and the memory of both."""
+    options = {"n_vectors": vectors, "width": width, "n_side": side, "many": many or [], "n_scenes": scenes or []}
+    _report("search", json_out, **options, repeats=repeats, threads=threads)
+
+
 def _report(name: str, json_out: Path | None, **arguments) -> None:
     """Measure, print the rows, and write them with where they came from."""
     started = time.time()

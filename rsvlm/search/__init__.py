@@ -10,6 +10,7 @@ In: a scene of any size or an archive, a model, texts. Out: polygons, heat, the 
     index_files   an index on disk, and what is read of it
     query         texts, pictures, chips and places asked of an index
     nearest       the best of many vectors, read from disk once
+    tile_servers  imagery of servers, fetched politely
     result_files  results as GeoJSON, GeoPackage and table
     teaching      what yes and no teach, and what to look at next
     confidence    how sure that is

@@ -61,7 +61,9 @@ TileRows = Annotated[
 @app.command("scene")
 @writes_alone("out")
 def in_scene(
-    scene: Annotated[str, typer.Argument(help="GeoTIFF, URL of one, folder of XYZ tiles or of rasters, or MBTiles.")],
+    scene: Annotated[
+        str, typer.Argument(help="GeoTIFF, URL of one, folder of XYZ tiles or of rasters, MBTiles, or a server as for index.")
+    ],
     more: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, as with --text.")] = None,
     out: Annotated[
         Path | None,
@@ -95,6 +97,8 @@ def in_scene(
     nodata: NoData = None,
     tile_rows: TileRows = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where it is fast.")] = "auto",
+    gpkg: Annotated[bool, typer.Option("--gpkg", help="Also polygons.gpkg, a GeoPackage.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Also polygons.csv, a table.")] = False,
     device: Device = "auto",
 ) -> None:
     """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both.
@@ -105,12 +109,13 @@ def in_scene(
     """
     from rsvlm.book.figures import atlas, galleries, markup
     from rsvlm.records import files
-    from rsvlm.search import scene as scenes, scene_files
+    from rsvlm.search import result_files, scene as scenes, scene_files, tile_servers
 
     texts = [*(more or []), *(text or [])]
     if not texts or out is None:
         raise DataError('a search needs a text and a folder for the results: --text "..." --out DIR')
     chips = load_config("laptop", None, 0, more=meaning_of_pixels(band, limits, nodata)).chips
+    scene = tile_servers.local(scene, out / "imagery")
     opened = scene_files.open_scene(scene, chips.bands, chips.limits, chips.nodata, tile_rows)
     loaded = [load_model(name, device)[0] for name in model or [None]]
     look = {"window": window, "tile_px": tile_px, "overlap": overlap, "min_px": min_px, "precision": precision}
@@ -129,7 +134,8 @@ def in_scene(
                 lines.append(f"{row['text']}: {regions}; highest confidence {row['highest_confidence']:.2f}")
             if result.facts["unreadable"]:
                 lines.append(f"parts of the scene that cannot be read, left without data: {result.facts['unreadable']}")
-            lines.append(f"{folder}: polygons.geojson, heat.tif, map.html, search.json")
+            more = result_files.write_more(folder / "polygons.geojson", result.facts["polygons_in"], gpkg, csv)
+            lines.append(", ".join([f"{folder}: polygons.geojson", *more, "heat.tif", "map.html", "search.json"]))
         if len(loaded) > 1:
             page = files.write_atomic(
                 place / "compare.html", markup.page("Models side by side", galleries.scenes_beside(answers))
@@ -143,7 +149,8 @@ def index(
     imagery: Annotated[
         list[str],
         typer.Argument(
-            help="Folders of rasters or tiles, MBTiles, STAC JSON, rasters or their URLs; all must say where on Earth they lie."
+            help="Folders of rasters or tiles, MBTiles, STAC JSON, rasters or their URLs; all must say where on Earth they lie. Or "
+            "servers: 'https://host/{z}/{x}/{y}.png#zoom=14&bbox=WEST,SOUTH,EAST,NORTH', or a WMS, 'https://host/wms?layers=NAME#...'."
         ),
     ],
     out: Annotated[
