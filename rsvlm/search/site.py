@@ -174,7 +174,7 @@ def write_site(
     facts = {
         "title": title or index.folder.resolve().name, "chips": len(index), "width": int(index.vectors.shape[1]), "shown": SHOWN,
         "model": encoder.name if encoder is not None else _short(index.facts["model"]), "fingerprint": _fingerprint(index, whole),
-        "licences": _licences(table), "placed": True, **places, "overview": overview.bounds,
+        "licences": _licences(index), "placed": True, **places, "overview": overview.bounds,
         "examples": [{"text": text, "vector": np.round(vector.astype(float), 6).tolist()} for text, vector in zip(asked, vectors)],
         "tower": tower, "no_texts": None if tower else reason, "unread": unread,
         "kept_neighbours": round(kept_neighbours(index.vectors, whole, columns), 2),
@@ -359,7 +359,7 @@ def _write_page(out: Path, facts: dict, static: str) -> None:
     for file in folder.iterdir():
         if file.name.endswith((".js", ".css")):
             files.write_atomic(out / "page" / file.name, file.read_bytes())
-    licences = f" Licence of the imagery: {', '.join(facts['licences'])}." if facts["licences"] else ""
+    licences = f" Imagery: {'; '.join(facts['licences'])}." if facts["licences"] else ""
     about = f"{facts['chips']:,} chips, seen by {facts['model']}.{licences} Nothing that you type or say leaves your computer."
     page = folder.joinpath("index.html").read_text(encoding="utf-8")
     for name, text in (("@TITLE@", escape(facts["title"])), ("@ABOUT@", escape(about))):
@@ -367,9 +367,11 @@ def _write_page(out: Path, facts: dict, static: str) -> None:
     files.write_atomic(out / "index.html", page.replace("@STATIC@", static))
 
 
-def _licences(table: pd.DataFrame) -> list[str]:
-    known = table["licence"].astype(str).unique().tolist() if "licence" in table else []
-    return [name for name in known if name not in ("", "unknown")][:5]
+def _licences(index: Index) -> list[str]:
+    """Licences of the imagery with whom they name, as far as files told."""
+    told = [(source.get("licence", ""), source.get("attribution", "")) for source in index.facts.get("sources", [])]
+    named = (", ".join(part for part in pair if part not in ("", "unknown")) for pair in told)
+    return list(dict.fromkeys(filter(None, named)))[:5]
 
 
 def _short(model: object) -> str:

@@ -46,7 +46,7 @@ export function makeLearner(site) {
         if (!direction || space.question !== key) history = [];
         space = { key: name, question: key, whole: spaceOf(vectors, middle, begun) };
       }
-      const order = (scores, more = 0) => best(scores, Math.max(wanted, 100) + more);
+      const order = (scores, more = 0) => best(scores, Math.max(wanted, 20 * PROPOSED) + more);
       if (!space.whole) return { scores: scoresOf(site, begun), order: order(scoresOf(site, begun)), next: [], probabilities: null };
       const used = [...labels].slice(-MOST);
       const rows = used.map(([row]) => row);
