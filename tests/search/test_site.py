@@ -116,3 +116,18 @@ def test_gone_imagery_is_told(indexed, tmp_path, monkeypatch):
     monkeypatch.setattr(type(indexed[0]), "pictures", lambda self, rows: [None] * len(rows))
     with pytest.raises(DataError, match="no chip of .* can be read"):
         site.write_site(indexed[0], tmp_path / "page", indexed[1], texts="server", progress=False)
+
+
+def test_the_verb_says_what_it_made_and_how_to_see_it(indexed, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from rsvlm.search import commands
+
+    monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
+    options = ["page", str(indexed[0].folder), "--out", str(tmp_path / "page"), "--texts", "server", "--example", "red"]
+    done = CliRunner().invoke(commands.app, options)
+    assert done.exit_code == 0, done.output
+    assert (
+        "84 chips" in done.output and "python -m http.server --bind 127.0.0.1" in done.output and "search serve" in done.output
+    )
+    assert json.loads((tmp_path / "page" / "data" / "index.json").read_text())["examples"][0]["text"] == "red"

@@ -24,7 +24,13 @@ from rsvlm.errors import RsvlmError
 from rsvlm.search import page_runtime
 
 FIGURES = ROOT / "rsvlm" / "book" / "figures"
-SCRIPTS = [*FIGURES.glob("*.js"), *(ROOT / "book" / "_static").glob("*.js"), *(ROOT / "tests" / "js").glob("*.*js")]
+PAGE = ROOT / "rsvlm" / "search" / "page_files"
+SCRIPTS = [
+    *FIGURES.glob("*.js"),
+    *PAGE.glob("*.js"),
+    *(ROOT / "book" / "_static").glob("*.js"),
+    *(ROOT / "tests" / "js").glob("*.*js"),
+]
 TESTS = sorted((ROOT / "tests" / "js").glob("*.test.js"))
 HOSTILE = "</script><script>alert(1)</script>{{ 7 * 7 }}{% if %}"
 IMAGE = np.zeros((8, 6, 3), np.uint8)
