@@ -201,6 +201,18 @@ def page(
     _report("page", json_out, repeats=repeats, **({"site": site} if site else {}))
 
 
+@app.command("search_page")
+def search_page(
+    chips: Annotated[int, typer.Option(min=100, help="Chips of the index that is made up.")] = 20_000,
+    width: Annotated[int, typer.Option(min=8, help="Width of their vectors.")] = 512,
+    repeats: Annotated[int, typer.Option(min=1, help="How often the page is opened.")] = 3,
+    labels: Annotated[int, typer.Option(min=1, help="Labels given each time.")] = 20,
+    json_out: JsonOut = None,
+) -> None:
+    """Seconds until the page of an index opens, answers a text and learns from a click, in headless Chromium."""
+    _report("search_page", json_out, n_chips=chips, width=width, repeats=repeats, labels=labels)
+
+
 @app.command("teaching")
 def teaching(
     model: Annotated[

@@ -74,7 +74,8 @@ def test_the_face_of_a_room_names_all_its_files_and_loads_none(path):
     face = ast.get_docstring(tree)
     names = [name.stem for name in (PACKAGE / path).parent.glob("*.py") if name.stem != "__init__"]
     assert [name for name in names if name not in face] == []
-    assert len(tree.body) == 1, f"{path} is its docstring alone, so that a look at a room loads nothing"
+    handed_on = [node for node in tree.body[1:] if not (isinstance(node, ast.FunctionDef) and node.name == "__getattr__")]
+    assert not handed_on, f"{path} is its docstring, and names that are looked up when asked for, so that a look loads nothing"
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

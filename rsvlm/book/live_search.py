@@ -13,7 +13,7 @@ from rsvlm.data.demo import earth
 from rsvlm.errors import RsvlmError
 from rsvlm.model import embed, images
 from rsvlm.records import files, stages
-from rsvlm.search import page
+from rsvlm.search import page, page_runtime
 from rsvlm.training import train
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def prepare(profile: str) -> bool:
         return True
     searchable = load_or_build(config.load(profile))
     try:
-        runtime = page.runtime()
+        runtime = page_runtime.runtime()
     except RsvlmError as error:
         log.warning("%s\nThe search page is built without its search; `make book` with a network adds it.", error)
         runtime = None

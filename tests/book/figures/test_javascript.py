@@ -21,10 +21,16 @@ from PIL import Image
 
 from rsvlm.book.figures import atlas, interactive, markup
 from rsvlm.errors import RsvlmError
-from rsvlm.search import page as search_page
+from rsvlm.search import page_runtime
 
 FIGURES = ROOT / "rsvlm" / "book" / "figures"
-SCRIPTS = [*FIGURES.glob("*.js"), *(ROOT / "book" / "_static").glob("*.js"), *(ROOT / "tests" / "js").glob("*.*js")]
+PAGE = ROOT / "rsvlm" / "search" / "page_files"
+SCRIPTS = [
+    *FIGURES.glob("*.js"),
+    *PAGE.glob("*.js"),
+    *(ROOT / "book" / "_static").glob("*.js"),
+    *(ROOT / "tests" / "js").glob("*.*js"),
+]
 TESTS = sorted((ROOT / "tests" / "js").glob("*.test.js"))
 HOSTILE = "</script><script>alert(1)</script>{{ 7 * 7 }}{% if %}"
 IMAGE = np.zeros((8, 6, 3), np.uint8)
@@ -33,7 +39,7 @@ IMAGE = np.zeros((8, 6, 3), np.uint8)
 def node(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """Run node; skip the test where there is none."""
     try:
-        command = [search_page.node(), *map(str, arguments)]
+        command = [page_runtime.node(), *map(str, arguments)]
     except RsvlmError as error:
         pytest.skip(str(error))
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8")

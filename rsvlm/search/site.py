@@ -1,0 +1,385 @@
+"""An index as a page that searches: a folder which any static server shows, without a network, and no server of ours.
+
+    index.html         the page; opened as a file it says what to do, and shows the answers to the examples
+    page/              its scripts and its style sheet
+    pictures/000/      a small WebP of each chip, by its number
+    data/              what is searched; last of all `manifest.json`, with size and hash of each file
+
+`data/` has `index.json` (facts, and the vectors of the examples), `vectors.bin` (N, E) int8, `columns.bin` (2, E) float32, what is
+added to a column of these after it was multiplied with the other, `places.bin` (N, points, 2) uint32, the outlines in steps of `unit` degrees from `origin`,
+`chips.json.gz` (keys and files), `overview.webp` (the chips as a map), and, where the text half of the model is small enough, that
+half as `text.onnx`, its `tokenizer.json` and what runs both. Numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm.auto import tqdm
+
+from rsvlm.errors import DataError, RsvlmError
+from rsvlm.model import images
+from rsvlm.model.encoder import Encoder
+from rsvlm.records import files, stages
+from rsvlm.search import page_runtime, page_texts
+from rsvlm.search.index_files import Index
+
+log = logging.getLogger(__name__)
+
+ROOMS = ("search/site", "search/page_texts", "search/page_runtime", "search/index_files", "model", "data/*")
+"""Rooms whose files decide what is made here, for `stages.source_hash`; `page_hash` stands for the scripts."""
+
+EXAMPLES = ("buildings", "water", "a forest", "a road")
+SHOWN = 24
+PICTURE_PX = 128
+STATIC = 6  # answers to each example in the page that is opened as a file
+OVERVIEW_PX = 1600  # of the longer side
+MOST_STEPS = 2**32 - 1
+
+EXACT_MB = 40  # towers up to this size go out as they are
+MOST_MB = 90  # larger ones are made smaller, and stay out if that does not suffice
+SAMPLE = 200  # chips whose neighbours are compared before and after rounding
+
+
+def quantise(vectors: np.ndarray, block: int = 8192) -> tuple[np.ndarray, np.ndarray]:
+    """Round vectors to bytes, column by column, as models have columns that hardly differ between images, and are large.
+
+    Args:
+        vectors: (N, E) of any floating type.
+        block: Rows in memory at a time.
+
+    Returns:
+        (N, E) int8, and (2, E) float32: a vector is the first row of these plus the bytes times the second.
+    """
+    blocks = [slice(start, start + block) for start in range(0, len(vectors), block)]
+    extremes = np.array(
+        [(part.min(axis=0), part.max(axis=0)) for part in (np.asarray(vectors[b], np.float32) for b in blocks)]
+    )
+    low, high = extremes[:, 0].min(axis=0), extremes[:, 1].max(axis=0)
+    columns = np.stack([(low + high) / 2, np.maximum((high - low) / 254, 1e-12)])
+    whole = np.empty(vectors.shape, np.int8)
+    for b in blocks:
+        whole[b] = np.rint((np.asarray(vectors[b], np.float32) - columns[0]) / columns[1]).clip(-127, 127)
+    return whole, columns
+
+
+def kept_neighbours(vectors: np.ndarray, whole: np.ndarray, columns: np.ndarray, k: int = 10, seed: int = 0) -> float:
+    """Measure what rounding changes: the percentage of the k nearest chips of a chip that are still among its k nearest, of a sample.
+
+    Args:
+        vectors: (N, E) of norm 1.
+        whole: (N, E) int8 of `quantise`.
+        columns: (2, E) float32 of `quantise`.
+        k: Neighbours.
+        seed: Seed of the sample.
+    """
+    rows = np.random.default_rng(seed).permutation(len(vectors))[:SAMPLE]
+    asked, k = np.asarray(vectors[np.sort(rows)], np.float32), min(k, len(vectors))
+    exact = np.empty((len(asked), len(vectors)), np.float32)
+    for start in range(0, len(vectors), 8192):
+        exact[:, start : start + 8192] = asked @ np.asarray(vectors[start : start + 8192], np.float32).T
+    rounded = _products(asked, whole, columns)
+    best = [np.argpartition(-scores, k - 1, axis=1)[:, :k] for scores in (exact, rounded)]
+    return 100 * float(np.mean([np.isin(one, other).mean() for one, other in zip(*best, strict=True)]))
+
+
+def _products(directions: np.ndarray, whole: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Multiply (M, E) directions with the rounded vectors, as the page does: (M, N) float32."""
+    weights, blocks = directions * columns[1], range(0, len(whole), 8192)
+    return (directions @ columns[0])[:, None] + np.concatenate(
+        [weights @ whole[start : start + 8192].astype(np.float32).T for start in blocks], axis=1
+    )
+
+
+def write_site(
+    index: Index,
+    out: Path,
+    encoder: Encoder | None = None,
+    *,
+    title: str = "",
+    examples: Sequence[str] = EXAMPLES,
+    texts: str = "auto",
+    picture_px: int = PICTURE_PX,
+    progress: bool = True,
+) -> dict:
+    """Write the page of an index.
+
+    Args:
+        index: The index.
+        out: Folder of the page; one that holds other things is refused.
+        encoder: The model of the index. If None, the page takes chips as questions, and no texts.
+        title: Title of the page. If empty, the name of the index's folder.
+        examples: Texts that the page offers; their vectors go into it.
+        texts: Where texts are read: `browser` (or an error that says why not), `server` (`serve` answers them), or `auto`, the
+            browser where the text half of the model is small enough.
+        picture_px: Side of the pictures, in pixels.
+        progress: Show a bar.
+
+    Returns:
+        Content of `data/index.json`: among it `tower` (bytes and precision of the text half; None where it stays out),
+        `no_texts` (why), `kept_neighbours` (percent), and `unread` (chips whose picture could not be read).
+
+    Raises:
+        DataError: The folder holds something else, or the imagery cannot be read.
+        ModelError: `browser` was asked for, and the model's text half cannot run there.
+    """
+    out = Path(out)
+    _clear(out)
+    data, table = out / "data", index.chips
+    if encoder is not None:
+        index.check(encoder)
+    data.mkdir(parents=True, exist_ok=True)
+
+    # The text half first: where it is asked for and cannot be had, no work was done.
+    tower, reason = None, "the page was made without the model"
+    if encoder is not None:
+        tower, reason = _text_half(encoder, data, texts)
+    readable = encoder is not None and "texts" in encoder.can
+    asked = list(dict.fromkeys(text.strip() for text in examples if text.strip())) if readable else []
+    vectors = encoder.texts(asked) if asked else np.empty((0, index.vectors.shape[1]), np.float32)
+
+    whole, columns = quantise(index.vectors)
+    files.write_atomic(data / "vectors.bin", whole.tobytes())
+    files.write_atomic(data / "columns.bin", columns.astype("<f4").tobytes())
+    places = _places(table)
+    files.write_atomic(data / "places.bin", places.pop("steps").astype("<u4").tobytes())
+    names = list(dict.fromkeys(table["file"].astype(str)))
+    number = {name: i for i, name in enumerate(names)}
+    named = {
+        "key": table["key"].astype(str).tolist(),
+        "files": names,
+        "file": [number[name] for name in table["file"].astype(str)],
+    }
+    content = json.dumps(named, ensure_ascii=False, separators=(",", ":")).encode()
+    files.write_atomic(data / "chips.json.gz", gzip.compress(content, mtime=0))
+
+    overview = _Overview(table)
+    unread = _pictures(index, out / "pictures", overview, picture_px, progress)
+    files.write_atomic(data / "overview.webp", overview.webp())
+
+    facts = {
+        "title": title or index.folder.resolve().name, "chips": len(index), "width": int(index.vectors.shape[1]), "shown": SHOWN,
+        "model": encoder.name if encoder is not None else _short(index.facts["model"]), "fingerprint": _fingerprint(index, whole),
+        "licences": _licences(index), "placed": True, **places, "overview": overview.bounds,
+        "examples": [{"text": text, "vector": np.round(vector.astype(float), 6).tolist()} for text, vector in zip(asked, vectors)],
+        "tower": tower, "no_texts": None if tower else reason, "unread": unread,
+        "kept_neighbours": round(kept_neighbours(index.vectors, whole, columns), 2),
+    }  # fmt: skip
+    files.write_atomic(data / "index.json", json.dumps(facts, ensure_ascii=False))
+    _write_page(out, facts, _answers_html(table, asked, vectors, whole, columns))
+    entries = {
+        path.name: {"bytes": path.stat().st_size, "sha256": files.file_sha256(path)} for path in sorted(data.glob("[!.]*"))
+    }
+    files.write_atomic(data / "manifest.json", json.dumps({"files": entries, "tower": tower is not None}, indent=1))
+    return facts
+
+
+def load_or_write(index: Index, encoder: Encoder, examples: Sequence[str] = EXAMPLES, title: str = "") -> Path:
+    """Return the folder of an index's page without a text half, written now unless it was before."""
+    parts = {"index": files.file_sha256(index.folder / "index.json"), "folder": str(index.folder.resolve()), "title": title}
+    parts |= {"examples": list(examples), "page": page_hash(), "source": stages.source_hash(*ROOMS)}
+
+    def write(folder: Path) -> None:
+        write_site(index, folder / "page", encoder, examples=examples, texts="server", title=title)
+
+    return stages.stage("search-page", parts, write) / "page"
+
+
+def page_hash() -> str:
+    """Hash what the page itself is made of, so that an older one is written anew."""
+    digest = hashlib.sha256()
+    for file in sorted(resources.files("rsvlm.search").joinpath("page_files").iterdir(), key=lambda file: file.name):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _clear(out: Path) -> None:
+    """Take away what an earlier call wrote, its manifest first; refuse a folder of other things."""
+    there = [path.name for path in out.iterdir() if not path.name.startswith(".lock")] if out.is_dir() else []
+    known = {"index.html", "page", "pictures", "data"}
+    if others := sorted(set(there) - known):
+        raise DataError(f"{out} holds other things ({others[0]}): name a folder of its own for the page")
+    if there and not ((out / "data").is_dir() and set(there) <= known):
+        raise DataError(f"{out} is no page of an index: name a new folder")
+    (out / "data" / "manifest.json").unlink(missing_ok=True)
+    for name in ("data", "pictures", "page"):
+        if (out / name).exists():
+            shutil.rmtree(out / name)
+
+
+def _text_half(encoder: Encoder, data: Path, texts: str) -> tuple[dict | None, str | None]:
+    """Write the text half of a model with what runs it, or say why not."""
+    if texts == "server":
+        return None, "texts were left to the server"
+    if "texts" not in encoder.can:
+        return None, f"{encoder.name} reads no texts"
+    try:
+        ran = page_runtime.runtime()
+        half = page_texts.open_texts(encoder)
+        with tempfile.TemporaryDirectory() as folder:
+            path, precision = half.export(Path(folder) / "text.onnx"), "float32"
+            if path.stat().st_size > EXACT_MB * 1e6:
+                path, precision = page_texts.shrink(path, Path(folder) / "int8.onnx"), "int8"
+            size = path.stat().st_size
+            if size > MOST_MB * 1e6 and texts != "browser":
+                return (
+                    None,
+                    f"the text half of {encoder.name} has {size / 1e6:.0f} MB, more than the {MOST_MB} MB that a page loads",
+                )
+            shutil.copyfile(path, data / "text.onnx")
+    except RsvlmError as error:
+        if texts == "browser":
+            raise
+        return None, str(error)
+    half.tokens.save_pretrained(data)
+    for path in data.glob("*.json"):
+        if path.name != "tokenizer.json":
+            path.unlink()
+    for name in page_runtime.FILES:
+        shutil.copyfile(ran / name, data / name)
+    bounds = {"context": half.context, "bos": half.tokens.bos_token_id, "eos": half.tokens.eos_token_id}
+    return {"bytes": size, "precision": precision, **bounds}, None
+
+
+def _places(table: pd.DataFrame) -> dict:
+    """Outlines in whole steps: `steps` (N, points, 2) uint32, and `points`, `origin` and `unit` (longitude, latitude) in degrees."""
+    rings = [np.asarray(outline, float).reshape(-1, 2) for outline in table["outline"]]
+    if len({len(ring) for ring in rings}) > 1:  # some have points along their edges: the corners of all
+        rings = [ring[:: max(len(ring) // 4, 1)][:4] for ring in rings]
+    outlines = np.stack(rings)
+    origin = outlines.min(axis=(0, 1))
+    unit = np.maximum(outlines.max(axis=(0, 1)) - origin, 1e-9) / MOST_STEPS
+    steps = np.clip(np.rint((outlines - origin) / unit), 0, MOST_STEPS).astype(np.uint32)
+    return {"steps": steps, "points": outlines.shape[1], "origin": origin.tolist(), "unit": unit.tolist()}
+
+
+class _Overview:
+    """All chips on one picture, in even degrees; where several lie, the smallest is seen."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.boxes = table[["west", "south", "east", "north"]].to_numpy(float)
+        west, south = self.boxes[:, :2].min(axis=0)
+        east, north = self.boxes[:, 2:].max(axis=0)
+        self.bounds = [west, south, east, north]
+        middle = math.cos(math.radians((south + north) / 2))
+        wide, high = max((east - west) * max(middle, 0.2), 1e-9), max(north - south, 1e-9)
+        scale = OVERVIEW_PX / max(wide, high)
+        self.size = max(1, round(wide * scale)), max(1, round(high * scale))
+        self.pixels = np.zeros((self.size[1], self.size[0], 4), np.uint8)
+        self.areas = np.full(self.size[::-1], np.inf)
+
+    def add(self, row: int, picture: np.ndarray) -> None:
+        """Lay the picture of a chip where it lies."""
+        west, south, east, north = self.boxes[row]
+        scale = (
+            self.size[0] / max(self.bounds[2] - self.bounds[0], 1e-9),
+            self.size[1] / max(self.bounds[3] - self.bounds[1], 1e-9),
+        )
+        left, right = math.floor((west - self.bounds[0]) * scale[0]), math.ceil((east - self.bounds[0]) * scale[0])
+        top, bottom = math.floor((self.bounds[3] - north) * scale[1]), math.ceil((self.bounds[3] - south) * scale[1])
+        left, top = min(left, self.size[0] - 1), min(top, self.size[1] - 1)
+        shape = min(right, self.size[0]) - left, min(bottom, self.size[1]) - top
+        if min(shape) < 1:
+            return
+        area = (east - west) * (north - south)
+        free = self.areas[top : top + shape[1], left : left + shape[0]] >= area
+        small = np.asarray(Image.fromarray(picture).resize(shape, Image.Resampling.BOX))
+        self.pixels[top : top + shape[1], left : left + shape[0], :3][free] = small[free]
+        self.pixels[top : top + shape[1], left : left + shape[0], 3][free] = 255
+        self.areas[top : top + shape[1], left : left + shape[0]][free] = area
+
+    def webp(self) -> bytes:
+        """Encode the picture."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.pixels).save(buffer, "WEBP", quality=70)
+        return buffer.getvalue()
+
+
+def _pictures(index: Index, folder: Path, overview: _Overview, picture_px: int, progress: bool, batch: int = 1024) -> int:
+    """Write a small picture of each chip; return how many could not be read."""
+    unread, grey = 0, np.full((picture_px, picture_px, 3), 128, np.uint8)
+    with tqdm(total=len(index), desc="pictures", unit=" chips", disable=not progress) as bar:
+        for start in range(0, len(index), batch):
+            rows = np.arange(start, min(start + batch, len(index)))
+            for row, picture in zip(rows.tolist(), index.pictures(rows), strict=True):
+                unread += picture is None
+                path = folder / f"{row // 1000:03d}" / f"{row:06d}.webp"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(images.thumbnail_webp(grey if picture is None else picture, picture_px, quality=75))
+                if picture is not None:
+                    overview.add(row, picture)
+            bar.update(len(rows))
+    if unread == len(index):
+        raise DataError(f"no chip of {index.folder} can be read: is the imagery still where it was?")
+    return unread
+
+
+def _answers_html(
+    table: pd.DataFrame, texts: Sequence[str], vectors: np.ndarray, whole: np.ndarray, columns: np.ndarray
+) -> str:
+    """Write what the page has to show without a script: the best chips for each example, or some chips as they lie."""
+
+    def items(rows: Sequence[int]) -> str:
+        return "".join(
+            f'<li><img src="{_picture(row)}" width="128" height="128" loading="lazy" alt="Chip {escape(str(table["key"].iloc[row]))}"></li>'
+            for row in rows
+        )
+
+    if not len(texts):
+        rows = np.unique(np.linspace(0, len(table) - 1, 12).astype(int)).tolist()
+        return f'<h2>Some of the chips</h2><ol class="strip">{items(rows)}</ol>'
+    scores = _products(vectors, whole, columns)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :STATIC].tolist()
+    return "\n".join(
+        f'<h2>“{escape(text)}”</h2><ol class="strip">{items(rows)}</ol>' for text, rows in zip(texts, best, strict=True)
+    )
+
+
+def _picture(row: int) -> str:
+    return f"pictures/{row // 1000:03d}/{row:06d}.webp"
+
+
+def _write_page(out: Path, facts: dict, static: str) -> None:
+    """Lay the scripts beside the page, and put texts into it, escaped."""
+    folder = resources.files("rsvlm.search").joinpath("page_files")
+    for file in folder.iterdir():
+        if file.name.endswith((".js", ".css")):
+            files.write_atomic(out / "page" / file.name, file.read_bytes())
+    licences = f" Imagery: {'; '.join(facts['licences'])}." if facts["licences"] else ""
+    about = f"{facts['chips']:,} chips, seen by {facts['model']}.{licences} Nothing that you type or say leaves your computer."
+    page = folder.joinpath("index.html").read_text(encoding="utf-8")
+    for name, text in (("@TITLE@", escape(facts["title"])), ("@ABOUT@", escape(about))):
+        page = page.replace(name, text.replace("@", "&#64;"))
+    files.write_atomic(out / "index.html", page.replace("@STATIC@", static))
+
+
+def _licences(index: Index) -> list[str]:
+    """Licences of the imagery with whom they name, as far as files told."""
+    told = [(source.get("licence", ""), source.get("attribution", "")) for source in index.facts.get("sources", [])]
+    named = (", ".join(part for part in pair if part not in ("", "unknown")) for pair in told)
+    return list(dict.fromkeys(filter(None, named)))[:5]
+
+
+def _short(model: object) -> str:
+    """Name a model without the path that it has on this machine."""
+    return Path(str(model)).name if Path(str(model)).is_absolute() else str(model or "an unnamed model")
+
+
+def _fingerprint(index: Index, whole: np.ndarray) -> str:
+    digest = hashlib.sha256(json.dumps([index.facts["fingerprint"], len(index)]).encode())
+    digest.update(whole.tobytes())
+    return digest.hexdigest()[:24]
