@@ -1,6 +1,6 @@
 """How well the overhead filter tells pictures from above that it never learnt from, by what a precision is promised for; and its speed.
 
-Sets that are absent are left out. Beside the filter stands the strongest trivial one: a logistic regression on how often each colour
+Sets that are absent are named, and have rows without a value. Beside the filter stands the strongest trivial one: a logistic regression on how often each colour
 is there, trained on the same pictures.
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from rsvlm.data.demo import web_pictures
 from rsvlm.errors import DataError, MissingExtraError
 from rsvlm.model import images
 from rsvlm.records import files
+
+logger = logging.getLogger(__name__)
 
 RSICD, EARTH, DRAWN = 2400, 1500, 300  # pictures of the data set, cut from the Earth, and drawn
 CROPS = 4  # pictures cut from each file of a package
@@ -105,9 +108,9 @@ def _others(seed: int) -> Iterator[tuple[str, str, bytes]]:
 
 
 def not_learnt_from() -> dict[str, tuple[bool, list[Path]]]:
-    """Return what was never learnt from: for each set whether it is from above, and its files; sets that are absent are left out."""
+    """Return what was never learnt from: for each set whether it is from above, and its files, none where it is absent, which is told."""
     top = shared()
-    sets: dict[str, tuple[bool, list[Path]]] = {}
+    sets: dict[str, tuple[bool, list[Path]]] = {"rsicd val": (True, [])}
     if (listed := top / "rsicd" / "dataset_rsicd.json").is_file():
         entries = json.loads(listed.read_text())["images"]
         names = [entry["filename"] for entry in entries if entry["split"] == "val"]
@@ -118,15 +121,16 @@ def not_learnt_from() -> dict[str, tuple[bool, list[Path]]]:
         ("oam 2", "oam_osm/2"),
         ("praia da aguda", "osm_praia_da_aguda/tiles"),
     ):
-        if pictures := _pictures(top / folder):
-            sets[name] = True, pictures
-    if (top / "photographs").is_dir():
-        sets["photographs"] = False, photographs()[1]
+        sets[name] = True, _pictures(top / folder)
+    sets["photographs"] = False, photographs()[1] if (top / "photographs").is_dir() else []
     names = [name for held in web_pictures.HELD_BACK_FILES.values() for name in held]
     places = [
         ("matplotlib", "mpl-data", "sample_data", n) if n == "grace_hopper.jpg" else ("skimage", "data", n) for n in names
     ]
     sets["packages"] = False, [path for path in map(_packaged, [*places, *HELD_MORE]) if path]
+    if absent := [name for name, (_, paths) in sets.items() if not paths]:
+        where = f"'packages' in those of the extra [demo], all others in {top} (RSVLM_DATA names another folder)"
+        logger.warning("not measured, for they are not there: %s; looked for: %s", ", ".join(absent), where)
     return sets
 
 

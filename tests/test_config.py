@@ -8,7 +8,7 @@ from rsvlm.errors import ConfigError
 
 def test_profiles_are_valid_and_differ():
     loaded = {name: config.load(name) for name in config.PROFILES}
-    assert set(loaded) == set(config.ABOUT) == {"smoke", "laptop", "published", "rsicd"}
+    assert set(loaded) == set(config.ABOUT) == {"smoke", "laptop", "published", "rsicd", "rsicd-scratch"}
     assert loaded["smoke"].train.steps < loaded["laptop"].train.steps < loaded["published"].train.steps
     assert all(options.profile == name for name, options in loaded.items())
 
@@ -32,6 +32,10 @@ def test_overrides_as_text_and_as_mapping_agree():
         ("smoke", "train.steps=0", r"'train\.steps' = '0'.*greater"),
         ("smoke", "train.steps=many", r"train\.steps.*integer"),
         ("smoke", "train.contrastive_loss=hinge", "softmax"),
+        ("smoke", "train.vision_frozen=some", r"'train\.vision_frozen' = 'some': .*valid integer.*or 'all'$"),
+        ("smoke", "train.vision_frozen=-1", r"'train\.vision_frozen' = '-1': .*or equal to 0.*or 'all'$"),
+        ("smoke", "chips.nodata=x", r"'chips\.nodata' = 'x': .*'auto' or 'file'; or a valid number"),
+        ("smoke", "train.stages=x", r"^train\.stages is not JSON"),
         ("smoke", "train.stages=[8, 16]", r"train\.stages.*dictionary"),
     ],
 )

@@ -240,6 +240,11 @@ def read(
     return by_name.Evaluation(rows, about | {"not_measured": missing})
 
 
+def headline(rows: Sequence[Mapping]) -> list[dict]:
+    """Return the rows of `read` that tell the most: directions, the mean recall of each kind of words and its loss, and negation."""
+    return [dict(row) for row in rows if not row["metric"].startswith(("R@", "captions_changed")) and "[" not in row["metric"]]
+
+
 def _directions_of_colours(
     colours: np.ndarray, sentences: list[list[str]], learnt: Iterable[Sample], rows: list[dict], draws: dict, how: dict
 ) -> list[dict]:

@@ -199,13 +199,20 @@ def captions(
     skipped: Counter = Counter()
     samples = benchmarks.samples(root, split, name=benchmark, partial=options.partial, skipped=skipped)
     encoder = opening.open_encoder(model, options.device)
+    captioning.check_ability(encoder)
+    alone, others = "no captions without a model stand beside these, for %s; --train-split names another split", {}
+    train = None
+    try:  # before hours of writing, so that a wrong name can be mended
+        if split == train_split:
+            raise DataError(f"split '{split}' is asked for and learnt from")
+        train = captioning.read(benchmarks.samples(root, train_split, name=benchmark, partial=options.partial))
+    except DataError as error:
+        logger.warning(alone, error)
     written, pictures = captioning.write(encoder, samples, batch_size=options.batch_size, beams=beams, skipped=skipped)
     try:
-        train = captioning.read(benchmarks.samples(root, train_split, name=benchmark, partial=options.partial))
-        others = captioning.without_model(train, pictures, options.seed)
+        others = captioning.without_model(train, pictures, options.seed) if train else {}
     except DataError as error:
-        logger.warning("no captions without a model stand beside these, for %s; --train-split names another split", error)
-        others = {}
+        logger.warning(alone, error)
     about = about_model(encoder, root, title(benchmark, root, "retrieval"), skipped)
     facts = {"dataset": about["benchmark"], "split": split, "protocol": f"{beams} beams" if beams > 1 else "greedy"}
     draws = {"bootstrap_samples": options.bootstrap_samples, "seed": options.seed}
@@ -382,7 +389,7 @@ def _labelled(rows: list[dict], labels: Mapping[str, str] | None) -> list[dict]:
 
 def check(model: str | None, root: Path | str | None, benchmark: str | None, task: str | None, device: str) -> None:
     """Say what is misspelt before what is missing, and both before any work."""
-    name, entry = catalogue.find(benchmark, task) if benchmark else ("the benchmark", {})
+    name, entry = catalogue.find(benchmark, task) if benchmark else ("", {})
     if model and str(model).startswith(FILE):
         return
     if model and ":" not in str(model) and not Path(model).is_dir():
@@ -390,7 +397,7 @@ def check(model: str | None, root: Path | str | None, benchmark: str | None, tas
     expected = "--root takes the folder that holds its images and captions, or shards"
     expected += f" (from {entry['where']})" if entry else ""
     if root is None:
-        raise DataError(f"no benchmark folder of {name} is given: {expected}")
+        raise DataError(f"no benchmark folder{f' of {name}' if name else ''} is given: {expected}")
     if not Path(root).exists():
         raise DataError(f"there is no benchmark folder {root}: {expected}")
 

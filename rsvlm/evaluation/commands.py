@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 import time
@@ -235,7 +236,10 @@ def reading(
     baselines: Baselines = False,
     train_split: TrainSplit = "train",
 ) -> None:
-    """Does a model read sentences? Directions, words of a kind, and negation, with intervals and chance."""
+    """Does a model read sentences? Directions, words of a kind, and negation, with intervals and chance.
+
+    Printed are the means; recall at each k, single turns and single things are in the JSON.
+    """
     from rsvlm.evaluation import asking, by_name
 
     started = time.time()
@@ -243,7 +247,11 @@ def reading(
     how = {"split": split, "measures": measure or asking.MEASURES, "most": most}
     how |= {"train_split": train_split} if baselines else {}
     evaluation = asking.read(model, root, benchmark, options, **how)
-    report(evaluation, json_out, seed, device, started)
+    places = keep(evaluation, json_out, seed, device, started)
+    shown = asking.headline(evaluation.rows)
+    if further := len(evaluation.rows) - len(shown):
+        places.insert(0, f"{further} further rows, as recall at each k: {json_out or '--json FILE writes them'}")
+    show(dataclasses.replace(evaluation, rows=shown), places)
 
 
 @app.command("leakage")

@@ -475,8 +475,8 @@ def _opened(source: Pictures | Path, split: str, side: int, most: int | None = N
 
 
 def _begin_or_resume(path: Path, identity: str) -> None:
-    """Write down what decides a run, unless that of another run is there."""
-    if path.is_file() and path.read_text() != identity:
+    """Write down what decides a run, unless that of another run is there, which computed something."""
+    if path.is_file() and path.read_text() != identity and any(path.parent.glob("*/*")):
         raise ModelError(f"{path.parent} holds a run with other options or data: give another folder, or delete it")
     processes.write(path, identity)
 

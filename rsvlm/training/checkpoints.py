@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 from collections import Counter
@@ -28,9 +29,13 @@ from rsvlm.records import files
 from rsvlm.training import processes
 from rsvlm.training.batches import Place
 
+logger = logging.getLogger(__name__)
+
 
 def claim(out: Path, identity: Mapping) -> None:
     """Write what decides a run into `out/run.json`, so that no other run goes on there; all processes call it.
+
+    A run that has come to no checkpoint, as one that failed before its first step, has nothing to go on with: it binds nobody.
 
     Args:
         out: Folder of the run, made if absent.
@@ -39,10 +44,13 @@ def claim(out: Path, identity: Mapping) -> None:
     Raises:
         ModelError: `out` holds another run; the message names what differs.
     """
-    if (out / "run.json").is_file():
-        _check_same_run(json.loads((out / "run.json").read_text()), identity, out)
-    else:
-        processes.write(out / "run.json", json.dumps(identity, indent=1))
+    known = json.loads((out / "run.json").read_text()) if (out / "run.json").is_file() else None
+    if known is not None and (newest(out) or (out / "model").is_dir()):
+        _check_same_run(known, identity, out)
+        return
+    if known not in (None, identity) and processes.rank() == 0:
+        logger.warning("%s holds the start of another run, which came to no checkpoint: this one takes its place", out)
+    processes.write(out / "run.json", json.dumps(identity, indent=1))
 
 
 def save(

@@ -145,6 +145,32 @@ def test_the_command_writes_rows_and_says_what_was_left_out(guess, chips, tmp_pa
     assert json.loads((tmp_path / "r.provenance.json").read_text())["blocks"] == 2
 
 
+def test_the_command_prints_what_tells_the_most_and_where_the_rest_is(guess, chips, tmp_path):
+    command = [
+        "reading",
+        "--model",
+        guess,
+        "--data",
+        chips,
+        "--bootstrap-samples",
+        20,
+        "--device",
+        "cpu",
+        "--measure",
+        "words",
+    ]
+    done = CliRunner().invoke(commands.app, [str(part) for part in [*command, "--json", tmp_path / "r.json"]])
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "r.json").read_text())
+    shown = [row for row in rows if row["metric"] == "mR"]
+    lines = [line for line in done.output.splitlines() if line.startswith("test ")]
+    assert len(lines) == len(shown) < len(rows) / 4 and all(" mR " in line for line in lines)
+    assert {row["protocol"] for row in shown} == {row["protocol"] for row in rows}, "each kind of words, and its loss"
+    assert f"{len(rows) - len(shown)} further rows, as recall at each k: {tmp_path / 'r.json'}" in done.output
+    alone = CliRunner().invoke(commands.app, list(map(str, command)))
+    assert "--json FILE writes them" in alone.output
+
+
 def test_colours_stand_beside_a_model_and_who_guesses_is_worse(guess, toy_shards):
     evaluation = by_name.retrieve(guess, toy_shards, None, FEW)
     asking.retrieval_baselines(evaluation, toy_shards, None, FEW)

@@ -252,5 +252,16 @@ def test_the_command_end_to_end(coco, writer, tmp_path, capsys, monkeypatch, cap
     with caplog.at_level(logging.WARNING):
         code, text = call(*base, "--train-split", "practice")
     assert code == 0 and RANDOM not in text and "--train-split names another split" in caplog.text
+
+    # before a caption is written
+    def stop(*arguments, **more):
+        raise DataError("writing begins")
+
+    for wrong, says in (("practice", "practice"), ("val", "split 'val' is asked for and learnt from")):
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(captioning, "write", stop)
+            code, text = call(*base, "--train-split", wrong)
+        assert "writing begins" in str(code) + text and says in caplog.text
     code, text = call("--model", "embeddings:mine.npz", "--data", data)
     assert code != 0 and "write no captions" in str(code) + text

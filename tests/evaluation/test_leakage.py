@@ -355,6 +355,7 @@ def test_what_is_misspelt_is_said_before_what_is_missing(tmp_path):
         ("nowhere", None, "RSCID", DataError, "unknown benchmark 'RSCID'"),
         ("nowhere", None, "RSICD", ModelError, "no model folder nowhere"),
         (str(tmp_path / "model"), None, "RSICD", DataError, "no benchmark folder of RSICD is given: --root"),
+        (str(tmp_path / "model"), None, None, DataError, "no benchmark folder is given: --root"),
         (str(tmp_path / "model"), tmp_path / "RSCID", "RSICD", DataError, "no benchmark folder .*RSCID: --root"),
     ]:
         with pytest.raises(error, match=says):

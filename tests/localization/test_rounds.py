@@ -341,6 +341,22 @@ def test_sentences_of_covers_name_the_colours_by_which_masks_tell_them():
     assert {name for name, masks in zip(said, seen, strict=True) if name in masks} == {"desert", "ice", "other land"}
 
 
+def test_rounds_that_failed_before_anything_was_computed_bind_nobody(start, tmp_path, monkeypatch):
+    def begun(**how):
+        rounds.begin(SIZES, halves(8, 0), tmp_path / "begun", replace(FEW, steps=1, **how), vocabulary=300)
+
+    def run(**how):
+        return rounds.run(start, halves(8, 4), halves(12, 5), CLASSES, tmp_path / "run", replace(FEW, steps=1, **how))
+
+    for wanted, place, stop in ((begun, rounds.tokenizer, "train"), (run, rounds, "judge")):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(place, stop, lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+            wanted(seed=1)
+        wanted(seed=2)
+        with pytest.raises(ModelError, match="other options or data"):
+            wanted(seed=1)
+
+
 def test_two_do_not_write_into_one_folder(start, tmp_path):
     with files.sole_writer(tmp_path / "busy"):
         with pytest.raises(DataError, match="is being written by process"):

@@ -205,6 +205,24 @@ def test_the_verb_trains_on_named_mixtures(data, tiny_preset, tmp_path, capsys, 
     assert state["place"]["positions"] == {"a": [0, 12], "papers": [0, 6]}
 
 
+def test_several_processes_share_one_batch_of_twins(toy_shards, tmp_path):
+    data = {"a": toy_shards, "b": write_toy(tmp_path / "other", {"train": 10})}
+    options = config.load(
+        "smoke", {"train.steps": 4, "train.batch_size": 16, "train.twins": 3, "train.smallest_crop": 0.5}
+    ).train
+    whole = list(batches.read(data, options, 0, 32, Place(), 0))
+    for ranks in (2, 4):
+        readers = [list(batches.read(data, options, 0, 32, Place(), 0, rank, ranks)) for rank in range(ranks)]
+        for batch, shares in zip(whole, zip(*readers, strict=True), strict=True):
+            for rank, share in enumerate(shares):
+                assert (share.keys, share.place, share.captions) == (batch.keys, batch.place, batch.captions[rank::ranks])
+                assert np.array_equal(share.images, batch.images[rank::ranks])
+    assert {key.split("/")[0] for key in whole[0].keys} == {"a", "b"} and len(set(whole[0].keys)) < 16
+    # who begins later, at the place of a checkpoint, reads on as whoever did not stop
+    for batch, again in zip(whole[2:], batches.read(data, options, 0, 32, whole[1].place, 2), strict=True):
+        assert (again.keys, again.captions, again.place) == (batch.keys, batch.captions, batch.place)
+
+
 def test_twins_show_a_picture_turned_with_its_words_beside_itself(tmp_path):
     marked = np.zeros((8, 8, 3), np.uint8)
     marked[0, 1] = 255  # no two turns are alike

@@ -25,6 +25,8 @@ TOWER = {"image_size": 32, "patch_size": 16, "vision_width": 32, "vision_heads":
 TOWER |= {"text_width": 32, "text_layers": 2, "text_heads": 2}
 WITH_TOWER = {"model__preset": "tower", "train__vision_rate": 0.5, "train__vision_frozen": 1, "train__steps": 3}
 
+TWINS = {"train__twins": 3, "train__steps": 4}
+
 
 def one_of_two(rank, port, preset, data, out):
     """What each of two processes does; their environment is the one that torchrun makes."""
@@ -37,6 +39,7 @@ def one_of_two(rank, port, preset, data, out):
             gradient(settings, data, out / f"{loss}.safetensors")
         gradient(options(), data.parent / "broken", out / "broken.safetensors")
         train.train(options(), data, out / "two")
+        train.train(options(**TWINS), {"a": data, "b": data.parent / "few"}, out / "twins")
         teach_itself(data, out)
         train.train(options(train__fsdp=True, train__micro_batch_size=3), data, out / "shards")
         train.train(options(), data, out / "goes-on")
@@ -108,6 +111,7 @@ def worlds(tmp_path_factory):
             gradient(options(train__contrastive_loss=loss), data, one / f"{loss}.safetensors")
         assert gradient(options(), broken, one / "broken.safetensors").counts["broken image"] > 0
         train.train(options(), data, one / "run")
+        train.train(options(**TWINS), {"a": data, "b": write_toy(home / "few", {"train": 10})}, one / "twins")
         teach_itself(data, one)
         for name, fsdp in (
             ("goes-on", False),
@@ -164,6 +168,13 @@ def test_two_processes_end_in_the_weights_of_one(worlds, run):
 def test_two_processes_train_a_network_of_timm(worlds, run):
     one, two = worlds
     assert furthest(one / "tower" / "model" / "model.safetensors", two / run / "model" / "model.safetensors") < 1e-3
+
+
+def test_two_processes_share_batches_of_twins(worlds):
+    one, two = worlds
+    assert furthest(one / "twins" / "model" / "model.safetensors", two / "twins" / "model" / "model.safetensors") < 1e-4
+    ends = [json.loads((checkpoints.newest(f / "twins") / "state.json").read_text())["place"] for f in worlds]
+    assert ends[0] == ends[1] and set(ends[0]["positions"]) == {"a", "b"}
 
 
 def test_two_processes_share_a_round(worlds):

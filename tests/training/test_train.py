@@ -267,6 +267,30 @@ def test_everything_at_once_goes_on_in_the_same_bytes(toy_shards, tiny_preset, t
         assert same(whole, weights(again))
 
 
+def test_twins_of_two_data_sets_go_on_in_the_same_bytes(toy_shards, tiny_preset, tmp_path, monkeypatch):
+    data = {"a": toy_shards, "b": write_toy(tmp_path / "other", {"train": 10})}  # of which several epochs are read
+    loop = {"train__twins": 3, "train__steps": 7, "train__checkpoint_every": 1, "train__smallest_crop": 0.5}
+    whole = weights(train.train(options(**loop), data, tmp_path / "whole"))
+    real = checkpoints.save
+    for stop in (1, 4):
+
+        def save_and_die(out, step, *rest, stop=stop):
+            real(out, step, *rest)
+            if step == stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(checkpoints, "save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(options(**loop), data, tmp_path / f"cut-{stop}")
+        monkeypatch.setattr(checkpoints, "save", real)
+        assert same(whole, weights(train.train(options(**loop, train__workers=2), data, tmp_path / f"cut-{stop}")))
+    ends = [
+        json.loads((checkpoints.newest(tmp_path / name) / "state.json").read_text())["place"] for name in ("whole", "cut-4")
+    ]
+    assert ends[0] == ends[1] and ends[0]["positions"]["b"][0] > 0
+    assert not same(whole, weights(train.train(options(**loop | {"train__twins": 1}), data, tmp_path / "alone")))
+
+
 def test_a_run_starts_from_the_model_of_another(toy_shards, tiny_preset, tmp_path, caplog):
     first = train.train(options(train__steps=2), toy_shards, tmp_path / "first")
     settings = options(train__steps=1, train__start=str(first), train__learning_rate=1e-30)
@@ -324,6 +348,24 @@ def test_a_run_with_other_options_is_refused(toy_shards, tiny_preset, tmp_path):
     train.train(options(train__steps=2), toy_shards, tmp_path / "run")
     with pytest.raises(ModelError, match=r"train\.learning_rate"):
         train.train(options(train__steps=2, train__learning_rate=0.5), toy_shards, tmp_path / "run")
+
+
+def test_a_start_that_failed_binds_nobody(toy_shards, tiny_preset, tmp_path, monkeypatch, caplog):
+    other = write_toy(tmp_path / "other", {"train": 40})
+    for place, stop in ((starting, "build"), (checkpoints, "save")):  # before the first step, and before the first checkpoint
+        out = tmp_path / stop
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(place, stop, lambda *given, **how: (_ for _ in ()).throw(KeyboardInterrupt))
+            train.train(options(train__steps=2, train__log_every=1), toy_shards, out)
+        assert (out / "run.json").is_file()
+        settings = options(train__steps=1, train__log_every=1)
+        train.train(settings, other, out)
+        assert json.loads((out / "run.json").read_text()) == starting.identity(settings, {"data": other})
+        assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [1]
+    assert caplog.text.count("came to no checkpoint: this one takes its place") == 2
+    shutil.rmtree(out / "model")  # a checkpoint alone binds as well
+    with pytest.raises(ModelError, match="other data"):
+        train.train(settings, toy_shards, out)
 
 
 def test_a_checkpoint_of_another_model_is_refused(toy_shards, tiny_preset, tmp_path):

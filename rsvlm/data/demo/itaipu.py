@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from rsvlm.errors import ConfigError, DataError, need
+from rsvlm.records.text import one_line
 
 rasterio = need("rasterio", "data")
 
@@ -125,6 +126,8 @@ def labels(path: Path = FILE) -> pd.DataFrame:
         raise DataError(f"{path} has {table.loc[table['chip'].duplicated(), 'chip'].iloc[0]} more than once")
     rows = []
     for entry in table.to_dict("records"):
+        if not _NAME.fullmatch(entry["chip"]):
+            raise DataError(f"{path}: '{one_line(entry['chip'])}' is no name of a chip: they are called as {name(3, 17)}")
         row, col = place(entry["chip"])
         if (entry["row"], entry["col"], entry["split"]) != (str(row), str(col), split(row, col)):
             raise DataError(f"{path}: {entry['chip']} is in row {row}, column {col}, of the split {split(row, col)}")
@@ -229,7 +232,7 @@ def _look(path: Path) -> dict[str, frozenset[str]]:
     look: dict[str, frozenset[str]] = {}
     for chip, text in rows:
         if not _NAME.fullmatch(chip) or chip in look:
-            raise DataError(f"{path}: {chip} {'is there twice' if chip in look else 'is no name of a chip'}")
+            raise DataError(f"{path}: {one_line(chip)} {'is there twice' if chip in look else 'is no name of a chip'}")
         look[chip] = _read_labels(text, chip, path)
     return look
 
@@ -237,5 +240,5 @@ def _look(path: Path) -> dict[str, frozenset[str]]:
 def _read_labels(text: str, chip: str, path: Path) -> frozenset[str]:
     group = frozenset(part for part in map(str.strip, text.lower().split(";")) if part)
     if unknown := group - set(LABELS):
-        raise DataError(f"{path}: {chip} has the label '{min(unknown)}': expected some of {', '.join(LABELS)}")
+        raise DataError(f"{path}: {chip} has the label '{one_line(min(unknown))}': expected some of {', '.join(LABELS)}")
     return group

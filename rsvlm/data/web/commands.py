@@ -117,8 +117,12 @@ def train_filter(
     overhead.save(head, out)
     typer.echo(", ".join(f"{n} {name}" for name, n in counts.items()))
     typer.echo(f"{out}: {overhead.told(head)}")
-    others = ", ".join(f"{head.precision_at(other):.2f} at {other:.0%}" for other in (0.5, 0.2, 0.05) if other != share)
-    typer.echo(f"with the same threshold the precision is {others}")
+    others = [
+        (f"{head.precision_at(at):.2f} at {at:.0%}", head.least_precision_at(at)) for at in (0.5, 0.2, 0.05) if at != share
+    ]
+    told = ", ".join(what if least is None else f"{what} (or only {least:.2f})" for what, least in others)
+    bound = "; in brackets with the most false positives that the labelled pictures leave likely (95 %)" if "(" in told else ""
+    typer.echo(f"with the same threshold the precision is {told}{bound}")
     typer.echo(f"the one that comes along: {overhead.told(overhead.shipped(precision, share))}")
 
 

@@ -156,6 +156,15 @@ class Head:
         """Precision at the threshold where this share of all pictures is from above."""
         return float(precision_of(self.recall, self.false_positive_rate, share))
 
+    @property
+    def others(self) -> int:
+        """Number of labelled pictures that are not from above."""
+        return sum(n for kind, n in self.trained_on.items() if kind.partition("/")[0] == CLASSES[0])
+
+    def least_precision_at(self, share: float) -> float | None:
+        """Return `precision_at` the upper end of the interval of false positives; None where `others` are not known."""
+        return float(precision_of(self.recall, upper(self.false_positive_rate, self.others), share)) if self.others else None
+
     def at(self, precision: float, share: float) -> Head:
         """Return the same head with the lowest threshold that reaches a precision at a share of overhead pictures.
 
@@ -225,11 +234,10 @@ def lowest(false: np.ndarray, true: np.ndarray, precision: float, share: float) 
 
 def told(head: Head) -> str:
     """Say what a head is good for: what it learnt from, what it does on sources that it had not seen, and how sure that is."""
-    others = sum(n for kind, n in head.trained_on.items() if kind.partition("/")[0] == CLASSES[0])
+    others = head.others
     worst = ""
     if others:
-        false = upper(head.false_positive_rate, others)
-        precision = float(precision_of(head.recall, false, head.share))
+        false, precision = upper(head.false_positive_rate, others), head.least_precision_at(head.share)
         worst = f"; that rate was found on {others:,} others and may be {false:.4f} (95 %), with which the precision is {precision:.2f}"
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in head.trained_on.items())
     return (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from rsvlm.data.web import overhead
 from rsvlm.data.web.overhead import CLASSES, Head
 from rsvlm.errors import DataError
 from rsvlm.model import images
+from rsvlm.records.text import one_line
+
+logger = logging.getLogger(__name__)
 
 VIEWS, MOST, FOLDS = 3, 12, 5  # of each labelled picture, itself the first; of one of the smaller class; and folds of sources
 RIDGE = 0.01  # of the fit, on standardised features
@@ -57,7 +61,7 @@ def train_folder(folder: Path, precision: float = 0.95, share: float = 0.2) -> t
     most = max(map(len, paths.values()))
     times = {name: min(max(VIEWS * most // len(of_class), VIEWS), MOST) for name, of_class in paths.items()}
     parts: list[tuple[int, tuple[str, ...], bool]] = []  # of each view its class, path, and whether it is the picture as it is
-    counts = {"broken": 0}
+    counts, broken = {"broken": 0}, []
 
     def views() -> Iterator[np.ndarray]:
         for label, name in enumerate(CLASSES):
@@ -67,6 +71,7 @@ def train_folder(folder: Path, precision: float = 0.95, share: float = 0.2) -> t
                     picture = images.decode(data := path.read_bytes(), where=str(path))
                 except DataError:
                     counts["broken"] += 1
+                    broken.append(one_line(str(path.relative_to(folder))))
                     continue
                 counts[name] += 1
                 parts.extend((label, path.relative_to(Path(folder) / name).parts, view == 0) for view in range(times[name]))
@@ -80,6 +85,9 @@ def train_folder(folder: Path, precision: float = 0.95, share: float = 0.2) -> t
 
     total = sum(times[name] * len(paths[name]) for name in CLASSES)
     measured = overhead.features(tqdm(views(), total=total, desc="measure", unit=" views", disable=None))
+    if broken:
+        more = f" and {len(broken) - 10:,} more" if len(broken) > 10 else ""
+        logger.warning("left out, for no picture can be read from them: %s%s", ", ".join(broken[:10]), more)
     sources, trained_on = [], {}
     for label, name in enumerate(CLASSES):
         several = len({path[:-1] for known, path, _ in parts if known == label}) > 1

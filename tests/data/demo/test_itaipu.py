@@ -140,6 +140,9 @@ def test_a_chip_twice_and_a_table_of_another_form_are_refused(tmp_path, looks):
     table.assign(split="train").to_csv(path, index=False)
     with pytest.raises(DataError, match="r00c00 is in row 0, column 0, of the split val"):
         itaipu.labels(path)
+    table.assign(chip=["r0c0\x1b", *table["chip"][1:]]).to_csv(path, index=False)
+    with pytest.raises(DataError, match=r"labels\.csv: 'r0c0' is no name of a chip: they are called as r03c17"):
+        itaipu.labels(path)
     pd.concat([table, table]).to_csv(path, index=False)
     with pytest.raises(DataError, match="more than once"):
         itaipu.labels(path)

@@ -94,6 +94,9 @@ def test_a_threshold_is_for_a_precision_at_a_share():
     assert rarest.recall == 0.5 and rarest.threshold == 0.8 and rarest.false_positive_rate == 0
     assert head.at(0.9, 0.5).recall == 1.0 and (even.precision, even.share) == (0.95, 0.5)
     assert rare.precision_at(0.5) > rare.precision_at(0.2) > rare.precision_at(0.05)
+    false = overhead.upper(0.01, 1200)
+    assert rare.least_precision_at(0.05) == pytest.approx(0.05 * 0.8 / (0.05 * 0.8 + 0.95 * false))
+    assert rare.least_precision_at(0.05) < rare.precision_at(0.05) and toy(trained_on={}).least_precision_at(0.05) is None
     with pytest.raises(DataError, match="--share"):
         head.at(0.95, 1.0)
     leaky = toy(curve=np.array([[0.9, 0.3, 0.5], [0.1, 1.0, 1.0]]))

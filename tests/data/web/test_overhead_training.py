@@ -126,7 +126,7 @@ def simple(monkeypatch):
     monkeypatch.setattr(overhead, "features", features)
 
 
-def test_a_labelled_folder_trains_a_head(tmp_path, simple):
+def test_a_labelled_folder_trains_a_head(tmp_path, simple, caplog):
     rng = np.random.default_rng(0)
     for number in range(24):
         smooth = np.full((80, 80, 3), rng.integers(40, 200, 3), np.uint8)
@@ -139,6 +139,7 @@ def test_a_labelled_folder_trains_a_head(tmp_path, simple):
     (tmp_path / "other" / "._1.png").write_bytes(b"what macOS puts beside a picture")
     head, counts = training.train_folder(tmp_path, 0.6, 0.5)
     assert counts == {"overhead": 24, "other": 24, "broken": 1} and head.sources == 4
+    assert "no picture can be read from them: other/notes.txt" in caplog.text
     assert head.trained_on == {"other/part0": 12, "other/part1": 12, "overhead/part0": 12, "overhead/part1": 12}
     assert overhead.score(head, [noise(seed=99)])[0] >= head.threshold
     (tmp_path / "other" / "part1").rename(tmp_path / "other" / "part0" / "deeper")
