@@ -50,7 +50,7 @@ class Landmarks(Section):
     captions_per_chip: int = Field(5, ge=1, le=20, description="Captions written for each chip; the first is the fullest.")
     max_chips: int | None = Field(None, ge=1, description="Chips kept per split at most (a seeded sample); none: all.")
     ground: bool = Field(
-        False, description="The book's model also learns from real ground, the north of Itaipu, downloaded once (73 MB)."
+        False, description="`data.demo.recipe` also takes real ground, the north of Itaipu, downloaded once (73 MB)."
     )
     samples_per_shard: int = Field(1000, ge=1, description="Samples in one shard file.")
 

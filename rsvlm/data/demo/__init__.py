@@ -17,5 +17,5 @@ network. Out: shards, a site to crawl, true masks, scenes with labels. Only note
     ground        scenes: Itaipu at 30 m, Yellowstone at 10 cm
     itaipu        chips of Itaipu with labels, made by looking at them
     itaipu_map    a map of Itaipu, and chips captioned from it
-    recipe        what the book's model is trained on
+    recipe        options and data of a model that starts from ImageNet and sees real ground
 """
