@@ -127,7 +127,7 @@ def application(folder: Path, index: Index, encoder: Encoder, token: str, port: 
         return content
 
     async def manifest(request: Request) -> Response:
-        content = json.loads((folder / "data" / "manifest.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / site.DATA / "manifest.json").read_text(encoding="utf-8"))
         content["server"] = {"texts": "texts" in encoder.can, "windows": True, "labels": True}
         return JSONResponse(content)
 
@@ -159,7 +159,7 @@ def application(folder: Path, index: Index, encoder: Encoder, token: str, port: 
         return Response(status_code=204)
 
     routes = [
-        Route("/data/manifest.json", manifest),
+        Route(f"/{site.DATA}/manifest.json", manifest),
         Route("/ask", ask, methods=["POST"]),
         Route("/window/{row:int}", show_window),
         Route("/labels", get_labels),

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 ROOMS = ("search/site", "search/page_texts", "search/page_runtime", "search/index_files", "model", "data/*")
 """Rooms whose files decide what is made here, for `stages.source_hash`; `page_hash` stands for the scripts."""
 
+DATA = "data"  # folder of what is searched
 EXAMPLES = ("buildings", "water", "a forest", "a road")
 SHOWN = 24
 PICTURE_PX = 128
