@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -790,7 +791,9 @@ def test_a_filter_is_trained_and_used(demo, tmp_path):
     result = CliRunner().invoke(commands.app, command)
     assert result.exit_code == 0, result.output
     assert "AUC" in result.output and "1 broken" in result.output
-    assert re.search(r"the precision is \d\.\d\d at 50% \(or only \d\.\d\d\), .* at 5% \(or only 0\.\d\d\); in brackets", result.output)
+    assert re.search(
+        r"the precision is \d\.\d\d at 50% \(or only \d\.\d\d\), .* at 5% \(or only 0\.\d\d\); in brackets", result.output
+    )
     source = table(tmp_path / "l.csv", [("http://127.0.0.1:9/a.jpg", GOOD.format("Riga"))])
     command = ["web", "build", "--input", str(source), "--out", str(tmp_path / "out"), "--head", str(out), "--workers", "1"]
     result = CliRunner().invoke(commands.app, [*command, "--set", "fetch.retries=0"])
