@@ -84,7 +84,11 @@ if is_there:
     shown = pd.DataFrame(
         {
             name: {label: int((part[label] == itaipu.YES).sum()) for label in itaipu.LABELS}
-            for name, part in (("north, for training", train_table), ("north, held out", held_table), ("south, for the test", table))
+            for name, part in (
+                ("north, for training", train_table),
+                ("north, held out", held_table),
+                ("south, for the test", table),
+            )
         }
     )
     shown.loc["chips"] = [len(train_table), len(held_table), len(table)]

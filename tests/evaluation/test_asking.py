@@ -163,7 +163,7 @@ def test_the_command_prints_what_tells_the_most_and_where_the_rest_is(guess, chi
     assert done.exit_code == 0, done.output
     rows = json.loads((tmp_path / "r.json").read_text())
     shown = [row for row in rows if row["metric"] == "mR"]
-    lines = [line for line in done.output.splitlines() if line.startswith("test ")]
+    lines = re.findall(r"test +one-to-one.*", done.output)
     assert len(lines) == len(shown) < len(rows) / 4 and all(" mR " in line for line in lines)
     assert {row["protocol"] for row in shown} == {row["protocol"] for row in rows}, "each kind of words, and its loss"
     assert f"{len(rows) - len(shown)} further rows, as recall at each k: {tmp_path / 'r.json'}" in done.output
