@@ -49,7 +49,7 @@ from rsvlm.book.figures import charts, galleries, tables
 
 # %% tags=["hide-input"]
 from rsvlm.data import benchmarks
-from rsvlm.data.demo import earth, pairs as demo_pairs
+from rsvlm.data.demo import categories, earth
 from rsvlm.evaluation import embeddings, retrieval, statistics, unseen
 from rsvlm.model import embed, images
 from rsvlm.model.device import resolve_device
@@ -80,7 +80,7 @@ settings |= {"train.batch_size": 64, "train.warmup_steps": 10} if profile == "la
 # below.
 
 # %%
-held, control = (unseen.categories(names, demo_pairs.CATEGORIES) for names in (held_out, seen))
+held, control = (unseen.categories(names, categories.CATEGORIES) for names in (held_out, seen))
 sets = unseen.hold_out(folder, held, seed, recompute)
 counts = json.loads((sets / "counts.json").read_text())
 pd.DataFrame({"training samples": counts.keys(), "n": counts.values()}).style.hide(axis="index").format(thousands=",")

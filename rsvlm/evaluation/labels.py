@@ -5,6 +5,8 @@ A label that is unknown for a picture, as where two people disagree, neither cou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rsvlm.errors import DataError
@@ -12,6 +14,12 @@ from rsvlm.evaluation import statistics
 
 YES, NO, UNKNOWN = 1, 0, -1
 """Whether a picture shows what a label says."""
+
+LEAST = 5
+"""Pictures that must show a label for it to count in the mean over labels."""
+
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Penalties that `ridge` chooses from, as shares of the number of training pictures."""
 
 
 def average_precisions(scores: np.ndarray, labels: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -53,3 +61,90 @@ def chance(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
     with np.errstate(invalid="ignore"):
         return 100 * (labels == YES).sum(axis=0) / (labels != UNKNOWN).sum(axis=0)
+
+
+def evaluate(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    *,
+    dataset: str = "unnamed",
+    split: str = "test",
+    protocol: str = "labels",
+    bootstrap_samples: int = 1000,
+    seed: int = 0,
+    blocks: Sequence | None = None,
+    resampled: dict | None = None,
+) -> list[dict]:
+    """Score each label, and their mean, with intervals and what a random order has.
+
+    Args:
+        scores: (N, L) as for `average_precisions`.
+        labels: (N, L) as for `average_precisions`.
+        names: L names of the labels.
+        dataset: Name that goes into the rows.
+        split: Name that goes into the rows.
+        protocol: Name that goes into the rows.
+        bootstrap_samples: Number of resamples of the pictures.
+        seed: Seed of the resamples.
+        blocks: N blocks, as for `statistics.bootstrap`.
+        resampled: Dictionary that the values over resamples are added to, (R,) under each row's (protocol, direction, metric).
+
+    Returns:
+        Rows as of `retrieval.evaluate`: `AP[NAME]` of each label that some picture shows, `n` being the pictures that do; and `mAP` over
+        the labels that at least `LEAST` pictures show, `n` being all pictures.
+
+    Raises:
+        DataError: As of `average_precisions`, or no label has enough pictures.
+    """
+    labels = np.asarray(labels)
+    times = statistics.resamples(len(labels), bootstrap_samples, seed, blocks)
+    values, random = average_precisions(scores, labels, times), chance(labels)
+    shown = (labels == YES).sum(axis=0)
+    if not (counted := shown >= LEAST).any():
+        raise DataError(f"no label is shown by {LEAST} pictures of {dataset}: a mean over labels needs one that is")
+    told = [(f"AP[{name}]", values[i], random[i], shown[i]) for i, name in enumerate(names) if shown[i]]
+    told.append(("mAP", mean_average_precision(values[counted]), random[counted].mean(), len(labels)))
+    rows = []
+    for metric, draws, by_chance, count in told:
+        facts = {"dataset": dataset, "split": split, "protocol": protocol, "direction": "t2i", "metric": metric}
+        rows.append(facts | statistics.interval(draws) | {"chance": float(by_chance), "n": int(count)})
+        if resampled is not None:
+            resampled[protocol, "t2i", metric] = draws
+    statistics.warn_of_few(rows, bootstrap_samples)
+    return rows
+
+
+def ridge(
+    features: np.ndarray, labels: np.ndarray, held: np.ndarray, held_labels: np.ndarray, asked: np.ndarray
+) -> np.ndarray:
+    """Learn labels from features by ridge regression, the supervised rival of a model that was never shown a label.
+
+    One penalty serves all labels: that with the highest mean average precision on pictures held out.
+
+    Args:
+        features: (T, D) of the training pictures, as of `baselines.colours`.
+        labels: (T, L) as for `average_precisions`.
+        held: (H, D) of pictures that the penalty is chosen on.
+        held_labels: (H, L) their labels.
+        asked: (N, D) of the pictures to tell.
+
+    Returns:
+        (N, L) float64 scores. A label that no training picture shows has the same score everywhere.
+    """
+    features, labels = np.asarray(features, np.float64), np.asarray(labels)
+    centre, width = features.mean(0), features.std(0)
+    scaled = [
+        np.column_stack([(x - centre) / np.where(width > 1e-6, width, 1), np.ones(len(x))]) for x in (features, held, asked)
+    ]
+    once, best = np.ones((1, len(held)), int), (-np.inf, scaled[2])
+    for penalty in PENALTIES:
+        weights = np.zeros((scaled[0].shape[1], labels.shape[1]))
+        for label in range(labels.shape[1]):
+            known = labels[:, label] != UNKNOWN
+            x, y = scaled[0][known], labels[known, label] == YES
+            gram = x.T @ x + penalty * len(x) * np.diag([*np.ones(x.shape[1] - 1), 0])
+            weights[:, label] = np.linalg.solve(gram, x.T @ y)
+        precision = np.nanmean(average_precisions(scaled[1] @ weights, held_labels, once))
+        best = max(best, (precision, scaled[2] @ weights), key=lambda pair: pair[0])
+    return best[1]

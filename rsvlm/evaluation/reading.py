@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsvlm.data.landmarks.directions import COMPASS
 from rsvlm.errors import DataError
 from rsvlm.evaluation import retrieval, statistics, words
 from rsvlm.model import embed
@@ -46,8 +45,6 @@ LEAST = 5
 """Pictures with a thing, and without it, that a thing needs to be asked for."""
 
 _MASSES = frozenset("sea land ice water farmland sand snow grass vegetation bareland wasteland".split())
-_PLACE = rf"(?:{'|'.join(sorted((*COMPASS, 'centre', 'center', 'middle', 'top', 'bottom', 'left', 'right'), key=len, reverse=True))})"
-_LIST = re.compile(rf"\b{_PLACE}\b(?:(?:,? and |,? or | to |, ?)(?:(?:in|to|from) )?(?:the )?{_PLACE}\b)+")
 
 
 # Directions
@@ -70,18 +67,12 @@ def telling(captions: Sequence[str], left_out: Counter | None = None) -> list[st
         turned = [augment.turn_text(caption, turn) for turn in range(augment.ELEMENTS)]
         if None in turned:
             continue
-        if len(set(map(_meaning, turned))) == augment.ELEMENTS:
+        if len(set(map(augment.meaning, turned))) == augment.ELEMENTS:
             return turned
         reason = NOT_TOLD
     if left_out is not None:
         left_out[reason] += 1
     return None
-
-
-def _meaning(text: str) -> tuple[str, ...]:
-    """The sentences of a text in alphabetical order, and so the directions in each list of them."""
-    ordered = _LIST.sub(lambda match: " and ".join(sorted(re.findall(_PLACE, match[0]))), text.lower())
-    return tuple(sorted(part.strip(" .") for part in re.split(r"(?<=[.!?;])\s+", ordered)))
 
 
 def turned_vectors(encoder, pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -5,7 +5,6 @@ A hold-out writes its training data as shards, which `train` reads as any others
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rsvlm.data import benchmarks, pairs, shards
+from rsvlm.data import benchmarks, pairs
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.evaluation import retrieval
-from rsvlm.model import embed, images, weights
-from rsvlm.model.device import resolve_device
 from rsvlm.records import files, stages
-from rsvlm.records.text import batched
 
 ROOMS = ("evaluation", "data/*", "model")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
@@ -160,36 +155,3 @@ def _chosen(data: Path, chosen: np.ndarray, named: Sequence[Category] | None) ->
             record = {"key": f"{number:07d}", "source_key": sample.key, "captions": texts}
             licences = {name: sample.record[name] for name in ("license", "licence", "attribution") if name in sample.record}
             yield record | licences, sample.image
-
-
-# Retrieval with one caption per picture
-
-
-def held_back(folder: Path | str, least: int = 100) -> list[shards.Sample]:
-    """Return the samples of a data set's test split, and where they are fewer than `least` those of its val split as well.
-
-    Nothing is chosen by the val split, so it is as unseen as the other.
-
-    Raises:
-        DataError: The data set has no test split.
-    """
-    samples = list(benchmarks.samples(folder, "test"))
-    if len(samples) < least:
-        with contextlib.suppress(DataError):
-            samples += benchmarks.samples(folder, "val")
-    return samples
-
-
-def first_ranks(model: Path, samples: Sequence[shards.Sample], device: str = "auto") -> tuple[np.ndarray, np.ndarray]:
-    """Rank the first caption of each of N pictures among those of all, and the other way round, for the model in a folder.
-
-    The protocol is `one-to-one`.
-
-    Returns:
-        (N,) int64 ranks image → text and text → image, 1 being best.
-    """
-    loaded = weights.load(model, resolve_device(device))
-    batches = ([images.decode(sample.image) for sample in batch] for batch in batched(samples, 256))
-    vectors = np.concatenate([embed.images(loaded, arrays) for arrays in batches])
-    texts = embed.texts(loaded, [sample.captions[0] for sample in samples])
-    return retrieval.ranks(vectors, texts, np.arange(len(samples)))

@@ -39,7 +39,7 @@ def result_name(name: str | None) -> str | None:
     return None if name is None else results.check_name(name)
 
 
-Profile = Annotated[str, typer.Option(help="smoke, laptop, published or rsicd.")]
+Profile = Annotated[str, typer.Option(help="smoke, laptop, published, rsicd or rsicd-scratch.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="An option as name=value: train.steps=200. Repeatable.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

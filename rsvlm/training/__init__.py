@@ -11,6 +11,5 @@ In: data sets and options. Out: checkpoints and a model folder, exact after any 
     processes     several processes in one training
     metrics       what a run reports while it runs
     validation    its validation curve
-    variants      the paper's four variants, as stages
     commands      `rsvlm train`
 """

@@ -18,7 +18,7 @@ import re
 
 import numpy as np
 
-from rsvlm.data.landmarks.directions import STEPS
+from rsvlm.data.landmarks.directions import COMPASS, STEPS
 
 ELEMENTS = 8
 
@@ -47,6 +47,8 @@ _UNSAFE = re.compile(
     r"|\bturn(?:s|ed|ing)?\s+(?:left|right)\b",
     re.IGNORECASE,
 )
+_PLACE = rf"(?:{'|'.join(sorted((*COMPASS, 'centre', 'center', 'middle', 'top', 'bottom', 'left', 'right'), key=len, reverse=True))})"
+_LIST = re.compile(rf"\b{_PLACE}\b(?:(?:,? and |,? or | to |, ?)(?:(?:in|to|from) )?(?:the )?{_PLACE}\b)+")
 _INITIAL = re.compile(r"(?:\A|[.!?:;]\s+|\n\s*)[\"'“‘(\[]*\Z")
 _ABBREVIATION = re.compile(r"\b(?:N|S|E|W|NE|NW|SE|SW|NNE|ENE|ESE|SSE|SSW|WSW|WNW|NNW)\b\.?|[°º]")
 _NAME_AFTER = re.compile(r"[\s-]+(?:of\s+(?:the\s+)?)?[A-Z]")
@@ -82,6 +84,35 @@ def turn_text(text: str, turn: int) -> str | None:
         parts += [text[end : match.start()], word.capitalize() if match[0][0].isupper() else word]
         end = match.end()
     return "".join([*parts, text[end:]])
+
+
+def meaning(text: str) -> tuple[str, ...]:
+    """Return what two captions share that differ in the order of directions in a list ("north and south"), or of sentences, alone."""
+    ordered = _LIST.sub(lambda match: " and ".join(sorted(re.findall(_PLACE, match[0]))), text.lower())
+    return tuple(sorted(part.strip(" .") for part in re.split(r"(?<=[.!?;])\s+", ordered)))
+
+
+def draw_twins(rng: np.random.Generator, text: str, count: int) -> dict[int, str]:
+    """Draw different symmetries of one picture whose captions mean different things.
+
+    Args:
+        rng: Generator that the symmetries are drawn from.
+        text: Caption of the picture as it is.
+        count: Number of symmetries wanted, 1…8.
+
+    Returns:
+        Turned captions by the number of their symmetry, at most `count`: fewer where the caption tells fewer apart, and the picture
+        as it is where the caption cannot be turned.
+    """
+    twins, meanings = {}, set()
+    for turn in rng.permutation(ELEMENTS).tolist():
+        turned = turn_text(text, turn)
+        if turned is not None and (said := meaning(turned)) not in meanings:
+            meanings.add(said)
+            twins[turn] = turned
+        if len(twins) == count:
+            break
+    return twins
 
 
 def draw_boxes(rng: np.random.Generator, count: int, smallest: float) -> np.ndarray:

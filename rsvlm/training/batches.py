@@ -143,22 +143,22 @@ def read(
     with ThreadPoolExecutor(max(options.workers, 1)) as pool:
         decode_all = pool.map if options.workers else map
         for number in range(step + 1, options.steps + 1):
-            # the samples of the whole batch
-            samples, keys = [], []
-            for name in draw_sets(weights_at(number, options.stages, names), options.batch_size, [seed, number, *_MIXTURE]):
-                sample, positions[name] = next(sources[name])
-                samples.append(sample)
-                keys.append(f"{name}/{sample.key}" if len(names) > 1 else sample.key)
-
-            # a caption of each, and a symmetry, where the caption can be turned with its image
+            # a caption of each sample of the whole batch, and a symmetry, where the caption can be turned with its image
+            samples, keys, captions, turns = [], [], [], []
             rng = np.random.default_rng([seed, number, *_CAPTION])
-            captions = [s.captions[draw_caption(rng, len(s.captions), options.first_caption_share)] for s in samples]
-            turns = [0] * len(samples)
-            if options.augment:
-                drawn = np.random.default_rng([seed, number, *_TURN]).integers(augment.ELEMENTS, size=len(samples)).tolist()
-                turned = [augment.turn_text(caption, turn) for caption, turn in zip(captions, drawn)]
-                turns = [turn if text is not None else 0 for text, turn in zip(turned, drawn)]
-                captions = [caption if text is None else text for text, caption in zip(turned, captions)]
+            turning = np.random.default_rng([seed, number, *_TURN])
+            drawn = draw_sets(weights_at(number, options.stages, names), options.batch_size, [seed, number, *_MIXTURE])
+            for name in turning.permutation(drawn).tolist() if options.twins > 1 else drawn:
+                if len(samples) == options.batch_size:
+                    break
+                sample, positions[name] = next(sources[name])
+                caption = sample.captions[draw_caption(rng, len(sample.captions), options.first_caption_share)]
+                pairs = _turned(turning, caption, options)[: options.batch_size - len(samples)]
+                for turn, text in pairs:
+                    turns.append(turn)
+                    captions.append(text)
+                samples += [sample] * len(pairs)
+                keys += [f"{name}/{sample.key}" if len(names) > 1 else sample.key] * len(pairs)
 
             # the images of this process's share
             share = range(rank, len(samples), ranks)
@@ -257,6 +257,15 @@ def _epochs(folder: Path, seed: int) -> Callable[..., Iterator[shards.Sample]]:
             yield shards.Sample(sample.key, sample.image, sample.captions, sample.record, position)
 
     return read_epoch
+
+
+def _turned(rng: np.random.Generator, caption: str, options: Train) -> list[tuple[int, str]]:
+    """Draw the symmetries in which a sample is shown, each with its caption; as it is, where options or caption allow no other."""
+    if options.twins > 1:
+        return list(augment.draw_twins(rng, caption, options.twins).items())
+    turn = int(rng.integers(augment.ELEMENTS)) if options.augment else 0
+    text = augment.turn_text(caption, turn)
+    return [(0, caption) if text is None else (turn, text)]
 
 
 def _draw_views(rng: np.random.Generator, count: int, options: Train) -> list[tuple]:

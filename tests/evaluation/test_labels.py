@@ -44,3 +44,34 @@ def test_what_is_no_score_or_label_is_refused():
         labels.average_precisions(np.array([[np.nan]]), np.array([[1]]), ONCE[:, :1])
     with pytest.raises(DataError, match="1, 0 or -1, and not 2"):
         labels.average_precisions(np.array([[0.0]]), np.array([[2]]), ONCE[:, :1])
+
+
+def test_rows_name_each_label_and_leave_rare_ones_out_of_the_mean():
+    rng = np.random.default_rng(0)
+    truth = (rng.random((200, 3)) < [0.5, 0.2, 0.0]).astype(int)
+    truth[:3, 2], truth[3:9, 0] = 1, labels.UNKNOWN
+    scores = truth + rng.normal(0, 0.7, truth.shape)
+    draws: dict = {}
+    rows = labels.evaluate(
+        scores, truth, ["a", "b", "rare"], bootstrap_samples=200, blocks=np.arange(200) // 4, resampled=draws
+    )
+    told = {row["metric"]: row for row in rows}
+    assert set(told) == {"AP[a]", "AP[b]", "AP[rare]", "mAP"} and told["AP[rare]"]["n"] == 3
+    assert told["mAP"]["value"] == pytest.approx((told["AP[a]"]["value"] + told["AP[b]"]["value"]) / 2)
+    assert told["mAP"]["ci_low"] < told["mAP"]["value"] < told["mAP"]["ci_high"]
+    assert told["AP[a]"]["chance"] == pytest.approx(100 * (truth[:, 0] == 1).sum() / 194)
+    assert draws["labels", "t2i", "mAP"].shape == (201,)
+    with pytest.raises(DataError, match="5 pictures"):
+        labels.evaluate(scores[:8], truth[:8], ["a", "b", "rare"])
+
+
+def test_ridge_learns_labels_and_passes_over_unknown_ones():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(300, 6))
+    truth = np.column_stack([x[:, 0] > 0, x[:, 1] + x[:, 2] > 0.5, np.zeros(300)]).astype(int)
+    spoilt = truth.copy()
+    spoilt[:60, 0] = labels.UNKNOWN
+    scores = labels.ridge(x[:150], spoilt[:150], x[150:200], truth[150:200], x[200:])
+    precisions = labels.average_precisions(scores[:, :2], truth[200:, :2], np.ones((1, 100), int))
+    assert (precisions > 90).all()
+    assert np.ptp(scores[:, 2]) < 1e-9

