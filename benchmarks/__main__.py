@@ -201,6 +201,60 @@ def page(
     _report("page", json_out, repeats=repeats, **({"site": site} if site else {}))
 
 
+@app.command("search_page")
+def search_page(
+    chips: Annotated[int, typer.Option(min=100, help="Chips of the index that is made up.")] = 20_000,
+    width: Annotated[int, typer.Option(min=8, help="Width of their vectors.")] = 512,
+    repeats: Annotated[int, typer.Option(min=1, help="How often the page is opened.")] = 3,
+    labels: Annotated[int, typer.Option(min=1, help="Labels given each time.")] = 20,
+    json_out: JsonOut = None,
+) -> None:
+    """Seconds until the page of an index opens, answers a text and learns from a click, in headless Chromium."""
+    _report("search_page", json_out, n_chips=chips, width=width, repeats=repeats, labels=labels)
+
+
+@app.command("teaching")
+def teaching(
+    model: Annotated[
+        str, typer.Option(help="Model, as for `rsvlm search index`; not needed where all vectors are kept.")
+    ] = "",
+    benchmark: Annotated[list[str] | None, typer.Option(help="RSICD, VHR-10 or Itaipu; none: all. Repeatable.")] = None,
+    root: Annotated[str, typer.Option(help="Folder with rsicd/ and vhr10/; none: RSVLM_DATA, else ../shared/data.")] = "",
+    split: Annotated[str, typer.Option(help="Split of RSICD.")] = "val",
+    seeds: Annotated[int, typer.Option(min=1, help="Halvings into what is labelled and what is measured.")] = 10,
+    labels: Annotated[
+        list[int] | None, typer.Option(min=1, help="After so many labels; none: 5, 10, 20, 40. Repeatable.")
+    ] = None,
+    step: Annotated[int, typer.Option(min=1, help="Labels between two fits.")] = 5,
+    classes: Annotated[int, typer.Option(min=0, help="Only the first classes of each set; 0: all.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
+    vectors: Annotated[
+        str, typer.Option(help="Folder in which vectors are kept and found again; none: they are not kept.")
+    ] = "",
+    json_out: JsonOut = None,
+) -> None:
+    """How much a search learns from 5, 10, 20, 40 labels that a simulated user gives, beside random choice, Rocchio and all labels."""
+    options = {"model": model, "benchmark": benchmark or ["RSICD", "VHR-10", "Itaipu"], "root": root, "split": split}
+    options |= {"n_seeds": seeds, "labels": labels or [5, 10, 20, 40], "step": step, "classes": classes, "device": device}
+    _report("teaching", json_out, **options, vectors=vectors)
+
+
+@app.command("search")
+def search(
+    vectors: Annotated[int, typer.Option(min=0, help="Vectors that are asked; 0: none.")] = 1_000_000,
+    width: Annotated[int, typer.Option(min=1, help="Length of the vectors.")] = 512,
+    side: Annotated[int, typer.Option(min=0, help="Side of the scene that is indexed, in pixels; 0: none.")] = 4096,
+    many: Annotated[list[int] | None, typer.Option(help="Also one question to so many vectors. Repeatable.")] = None,
+    scenes: Annotated[list[int] | None, typer.Option(help="Also an archive of so many small scenes. Repeatable.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed pairs.")] = 5,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: as they are.")] = 0,
+    json_out: JsonOut = None,
+) -> None:
+    """One question to an index beside reading it once, indexing beside the bare tower, and the memory of both."""
+    options = {"n_vectors": vectors, "width": width, "n_side": side, "many": many or [], "n_scenes": scenes or []}
+    _report("search", json_out, **options, repeats=repeats, threads=threads)
+
+
 def _report(name: str, json_out: Path | None, **arguments) -> None:
     """Measure, print the rows, and write them with where they came from."""
     started = time.time()

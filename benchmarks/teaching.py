@@ -49,7 +49,7 @@ class Labelled:
 
 def measure(
     model: str = "",
-    names: Sequence[str] = SETS,
+    benchmark: Sequence[str] = SETS,
     root: str = "",
     split: str = "val",
     n_seeds: int = 10,
@@ -63,7 +63,7 @@ def measure(
 
     Args:
         model: Name of a model, as for `search index --model`; not needed where all `vectors` are there.
-        names: Sets, of `SETS`.
+        benchmark: Sets, of `SETS`.
         root: Folder with `rsicd/` and `vhr10/`. If empty, `RSVLM_DATA`, else ../shared/data.
         split: Split of RSICD.
         n_seeds: Number of halvings.
@@ -83,13 +83,13 @@ def measure(
     Raises:
         DataError: A set is unknown or not there.
     """
-    unknown = [name for name in names if name not in SETS]
+    unknown = [name for name in benchmark if name not in SETS]
     if unknown or not labels:
         raise DataError(f"sets {unknown}, labels {list(labels)}: expected some of {', '.join(SETS)}, and a number of labels")
     rows = []
-    for name in names:
+    for name in benchmark:
         data = _load(name, model, Path(root) if root else shared(), split, device, Path(vectors) if vectors else None)
-        rows += _rows(data, teach_all(data, n_seeds, sorted(labels), step, classes), sorted(labels), step)
+        rows += _rows(data, teach_all(data, n_seeds, sorted(labels), step, classes), sorted(labels))
     return rows
 
 
@@ -201,7 +201,7 @@ def _taught(text: np.ndarray, halved: tuple, labels: Sequence[int], step: int, s
     return record
 
 
-def _rows(data: Labelled, records: list[dict], labels: Sequence[int], step: int) -> list[dict]:
+def _rows(data: Labelled, records: list[dict], labels: Sequence[int]) -> list[dict]:
     """Sum up what was taught."""
     text, best = (100 * _matrix(records, lambda one, name=name: one[name]) for name in ("text", "all"))
     n, rows = int(np.isfinite(text).sum()), []
@@ -209,13 +209,14 @@ def _rows(data: Labelled, records: list[dict], labels: Sequence[int], step: int)
     common = {"set": data.name, "n": n}
 
     def row(policy: str, count: int, values: np.ndarray, shares: bool) -> dict:
-        means = [np.nanmean(values[draw]) for draw in draws]
-        low, high = np.percentile(means[1:], [2.5, 97.5])
+        means = [_mean(values[draw]) for draw in draws]
+        low, high = np.nanpercentile(means[1:], [2.5, 97.5])
         entry = {"policy": policy, "labels": count, "value": float(means[0]), "ci_low": float(low), "ci_high": float(high)}
         share: list = [None] * 3
         if shares:
-            gains = [100 * np.nanmean((values - text)[draw]) / np.nanmean((best - text)[draw]) for draw in draws]
-            share = [float(gains[0]), *map(float, np.percentile(gains[1:], [2.5, 97.5]))]
+            gaps = [_mean((best - text)[draw]) or np.nan for draw in draws]
+            gains = [100 * _mean((values - text)[draw]) / gap for draw, gap in zip(draws, gaps, strict=True)]
+            share = [float(gains[0]), *map(float, np.nanpercentile(gains[1:], [2.5, 97.5]))]
         return common | entry | dict(zip(("share", "share_low", "share_high"), share, strict=True))
 
     rows.append(row("text alone", 0, text, False))
@@ -223,8 +224,7 @@ def _rows(data: Labelled, records: list[dict], labels: Sequence[int], step: int)
         for count in labels:
             values = 100 * _matrix(records, lambda one, at=(policy, count): _at(one[at[0]], at[1])[1])
             rows.append(row(policy, count, values, True))
-    half = int(np.mean([len(data.vectors) / 2]))
-    rows.append(row("all labels of the half", half, best, False))
+    rows.append(row("all labels of the half", len(data.vectors) // 2, best, False))
     for count in labels:
         believed = [(*p[3], p[2]) for one in records if (p := _at(one["ours"], count))[2]]
         if believed:
@@ -269,6 +269,12 @@ def _matrix(records: list[dict], value) -> np.ndarray:
     for one in records:
         result[classes.index(one["class"]), one["seed"]] = value(one)
     return result
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is no NaN; NaN where nothing is, as in a draw of seeds that left a class out."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def _resamples(shape: tuple[int, int], count: int = 1000) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -412,13 +412,16 @@ def test_search_in_a_scene_and_in_an_archive(trained, capsys, monkeypatch, tmp_p
     assert code == 0 and text.count("highest confidence") == 2, text
     names = {"polygons.geojson", "heat.tif", "map.html", "search.json"}
     assert {path.name for path in (tmp_path / "found").iterdir()} == names
+    features = json.loads((tmp_path / "found" / "polygons.geojson").read_text())["features"]
+    assert features and {"rank", "score", "model", "source", "file"} <= set(features[0]["properties"])
     # options may come first, and the verb may be named
     first = tmp_path / "found" / "heat.tif"
     before = first.read_bytes()
     code, text = call(capsys, monkeypatch, "search", *wanted, "--text", "red in the north", "--text", "blue elsewhere", scene)
     assert code == 0 and first.read_bytes() == before, text
     meant = ["--band", "3", "--band", "2", "--band", "1", "--limits", "0,510", "--nodata", "file"]
-    code, text = call(capsys, monkeypatch, "search", scene, "blue", *wanted, *meant)
+    code, text = call(capsys, monkeypatch, "search", scene, "blue", *wanted, *meant, "--gpkg", "--csv")
+    assert "polygons.geojson, polygons.gpkg, polygons.csv" in text and (tmp_path / "found" / "polygons.csv").is_file()
     facts = json.loads((tmp_path / "found" / "search.json").read_text())
     assert code == 0 and facts["bands"] == [3, 2, 1] and facts["limits"] == [[0, 510]] * 3, text
 
@@ -435,6 +438,25 @@ def test_search_in_a_scene_and_in_an_archive(trained, capsys, monkeypatch, tmp_p
     assert code == 0 and text.startswith("red in the north\n    1  ") and "  scene.tif\n" in text, text
     assert len(json.loads((tmp_path / "q.geojson").read_text())["features"]) == 2
     assert "data:image/webp" in (tmp_path / "q.html").read_text()
+    more = ["--not", "blue elsewhere", "--like", "scene_32_0_0^2", "--together", "--csv", tmp_path / "q.csv"]
+    more += ["--gpkg", tmp_path / "q.gpkg", "--map", tmp_path / "map.html"]
+    code, text = call(capsys, monkeypatch, "search", "query", tmp_path / "index", "red in the north", *more)
+    assert code == 0 and text.startswith("red in the north, like scene_32_0_0^2, not blue elsewhere^0.5\n    1  "), text
+    assert all((tmp_path / name).is_file() for name in ("q.csv", "q.gpkg", "map.html"))
+    again = [
+        "search",
+        "index",
+        tmp_path / "archive",
+        scene,
+        "--out",
+        tmp_path / "index",
+        "--model",
+        trained,
+        "--chip-m",
+        "320",
+    ]
+    code, text = call(capsys, monkeypatch, *again)
+    assert code == 0 and "12 chips" in text, text
 
     for arguments, words in (
         (["search", scene, "--model", trained], "--text"),

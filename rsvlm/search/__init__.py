@@ -10,7 +10,12 @@ In: a scene of any size or an archive, a model, texts. Out: polygons, heat, the 
     index_files   an index on disk, and what is read of it
     query         texts, pictures, chips and places asked of an index
     nearest       the best of many vectors, read from disk once
+    tile_servers  imagery of servers, fetched politely
     result_files  results as GeoJSON, GeoPackage and table
+    teaching      what yes and no teach, and what to look at next
+    confidence    how sure that is
+    label_files   labels as GeoJSON, laid on chips
+    lessons       an index taught by a file of labels
     page          model and gallery as files that a browser searches
     page_texts    the half of a model that reads queries there
     page_runtime  what runs that half in a browser, from npm

@@ -61,7 +61,9 @@ TileRows = Annotated[
 @app.command("scene")
 @writes_alone("out")
 def in_scene(
-    scene: Annotated[str, typer.Argument(help="GeoTIFF, URL of one, folder of XYZ tiles or of rasters, or MBTiles.")],
+    scene: Annotated[
+        str, typer.Argument(help="GeoTIFF, URL of one, folder of XYZ tiles or of rasters, MBTiles, or a server as for index.")
+    ],
     more: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, as with --text.")] = None,
     out: Annotated[
         Path | None,
@@ -95,6 +97,8 @@ def in_scene(
     nodata: NoData = None,
     tile_rows: TileRows = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where it is fast.")] = "auto",
+    gpkg: Annotated[bool, typer.Option("--gpkg", help="Also polygons.gpkg, a GeoPackage.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Also polygons.csv, a table.")] = False,
     device: Device = "auto",
 ) -> None:
     """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both.
@@ -105,12 +109,13 @@ def in_scene(
     """
     from rsvlm.book.figures import atlas, galleries, markup
     from rsvlm.records import files
-    from rsvlm.search import scene as scenes, scene_files
+    from rsvlm.search import result_files, scene as scenes, scene_files, tile_servers
 
     texts = [*(more or []), *(text or [])]
     if not texts or out is None:
         raise DataError('a search needs a text and a folder for the results: --text "..." --out DIR')
     chips = load_config("laptop", None, 0, more=meaning_of_pixels(band, limits, nodata)).chips
+    scene = tile_servers.local(scene, out / "imagery")
     opened = scene_files.open_scene(scene, chips.bands, chips.limits, chips.nodata, tile_rows)
     loaded = [load_model(name, device)[0] for name in model or [None]]
     look = {"window": window, "tile_px": tile_px, "overlap": overlap, "min_px": min_px, "precision": precision}
@@ -129,7 +134,8 @@ def in_scene(
                 lines.append(f"{row['text']}: {regions}; highest confidence {row['highest_confidence']:.2f}")
             if result.facts["unreadable"]:
                 lines.append(f"parts of the scene that cannot be read, left without data: {result.facts['unreadable']}")
-            lines.append(f"{folder}: polygons.geojson, heat.tif, map.html, search.json")
+            more = result_files.write_more(folder / "polygons.geojson", result.facts["polygons_in"], gpkg, csv)
+            lines.append(", ".join([f"{folder}: polygons.geojson", *more, "heat.tif", "map.html", "search.json"]))
         if len(loaded) > 1:
             page = files.write_atomic(
                 place / "compare.html", markup.page("Models side by side", galleries.scenes_beside(answers))
@@ -143,7 +149,8 @@ def index(
     imagery: Annotated[
         list[str],
         typer.Argument(
-            help="Folders of rasters or tiles, MBTiles, STAC JSON, rasters or their URLs; all must say where on Earth they lie."
+            help="Folders of rasters or tiles, MBTiles, STAC JSON, rasters or their URLs; all must say where on Earth they lie. Or "
+            "servers: 'https://host/{z}/{x}/{y}.png#zoom=14&bbox=WEST,SOUTH,EAST,NORTH', or a WMS, 'https://host/wms?layers=NAME#...'."
         ),
     ],
     out: Annotated[
@@ -343,3 +350,54 @@ def serve(
             running.thread.join(0.5)
     except KeyboardInterrupt:
         running.stop()
+
+
+@app.command("teach")
+@writes_alone("out")
+def teach(
+    index: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for labels.geojson, ranked.geojson and teach.json.", callback=folder_place)
+    ],
+    text: Annotated[list[str] | None, typer.Option("--text", help="What to look for. Repeatable.")] = None,
+    like: Annotated[list[str] | None, typer.Option(help="Key of a chip that it is like. Repeatable.")] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="GeoJSON of points or polygons with a property label, yes or no, such as the labels.geojson of before. Repeatable."
+        ),
+    ] = None,
+    yes: Annotated[
+        list[Path] | None, typer.Option(help="GeoJSON whose features are yes, but where one has another label. Repeatable.")
+    ] = None,
+    no: Annotated[
+        list[Path] | None, typer.Option(help="GeoJSON whose features are no, but where one has another label. Repeatable.")
+    ] = None,
+    propose: Annotated[int, typer.Option(min=0, max=1000, help="Chips to look at next.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Chips in ranked.geojson.")] = 100,
+    model: Annotated[str | None, typer.Option(help="Model, as for index; none: the one that the index names.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Order an archive by a text and by chips marked yes and no; say how sure that is, and which chips to look at next.
+
+    A feature names a chip by its property key, or by where it lies: a point the chip whose middle is nearest, a polygon the chips whose
+    middles it holds. Chips to look at next stand in labels.geojson without a label: give them one there, in QGIS or by hand, and
+    give the file back with --labels. Without --text and --like, what is labelled yes says what to look for.
+    """
+    from rsvlm.search import index as archive, label_files, lessons, query as asking
+
+    opened = archive.open_index(index)
+    given = (
+        [(path, None) for path in labels or []] + [(path, "yes") for path in yes or []] + [(path, "no") for path in no or []]
+    )
+    features = [feature for path, otherwise in given for feature in label_files.read(path, otherwise)]
+    direction, name = None, "what is labelled yes"
+    if text or like:
+        request, nothing = asking.Request(texts=text or [], keys=like or []), asking.Request()
+        request.check(nothing, together=True)
+        encoder = load_model(model or opened.facts["model"], device)[0]
+        question = request.questions(nothing, opened, encoder, True)[0]
+        direction, name = question.vector, question.name
+    taught = lessons.teach(opened, direction, features, name=name, propose=propose, top=top)
+    places = lessons.write(taught, out)
+    typer.echo("\n".join([*lessons.lines(taught), *map(str, places)]))

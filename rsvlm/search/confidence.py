@@ -2,13 +2,16 @@
 
 Pure functions, as `teaching`, whose steps are continued here for whoever writes them again:
 
-7.  On the labels alone: the average precision of the order by g, the labels' f had they not been given.
-8.  Of the whole order, from a classifier on: `DRAWS` times k and l are drawn from the Gaussian around their fit, and with the
-    probabilities that follow a yes or a no for each of the first 2,000 ranks; later ranks count by their means, in growing groups. A
+7.  On the labels alone: the average precision of the order by g, the labels' f had they not been given. Its interval is over `DRAWS` draws
+    of n labels with replacement, label floor(n · u) with u of `uniforms` of seed 1.
+8.  Of the whole order, from a classifier on: ranks are put into groups, 2,000 of one and then of half a percent of the ranks so far. For
+    each draw, k and l are their fit plus L e, L being the lower Cholesky factor of their covariance and e two normal numbers of Box
+    and Muller (uniforms of seed 2). In a group of one that has no label there is a yes if a uniform of seed 3 is below the probability
+    at its f; in a larger one as many as the probability at the mean f of its chips without a label, times their number. A
     labelled chip is what its label says. Each draw has an average precision, and a number of yes among the first k.
 9.  Enough is taught when the expected average precision is not `RISE` above the best of `PATIENCE` or more labels ago.
 
-Average precision is as `evaluation.statistics` has it: precision is the best at that recall or a higher one.
+Values are means over draws, intervals 2.5 and 97.5 percentiles, linear between neighbours. Average precision is as `evaluation.statistics` has it: precision is the best at that recall or a higher one.
 """
 
 from __future__ import annotations
@@ -74,7 +77,7 @@ def expectations(lesson: Lesson, rows: np.ndarray, yes: np.ndarray, ks: Sequence
         return None
     known = np.full(len(lesson.order), -1, np.int8)
     known[rows] = yes
-    edges = _groups(len(lesson.order), ks)
+    edges = groups(len(lesson.order), ks)
     f, label = lesson.scores[lesson.order], known[lesson.order]
     # By group of ranks: the labelled yes, and how many others with which mean of f.
     given = np.add.reduceat(label == 1, edges[:-1], dtype=np.int64)
@@ -136,7 +139,7 @@ def enough(told: Sequence[tuple[int, float]]) -> bool:
     return bool(before) and last < max(before) + RISE
 
 
-def _groups(n: int, ks: Sequence[int]) -> np.ndarray:
+def groups(n: int, ks: Sequence[int]) -> np.ndarray:
     """Edges of groups of ranks: one by one up to `_SINGLE`, then each half a percent longer, and an edge at every k."""
     edges, at = list(range(min(n, _SINGLE) + 1)), min(n, _SINGLE)
     while at < n:

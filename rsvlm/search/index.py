@@ -31,7 +31,7 @@ from rsvlm.model import embed
 from rsvlm.model.encoder import Encoder
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files
-from rsvlm.search import index_files, index_parts
+from rsvlm.search import index_files, index_parts, tile_servers
 from rsvlm.search.index_files import FORM, Index, _options, open_index, read_facts
 from rsvlm.search.index_parts import Look, Part
 from rsvlm.search.query import pictures, query
@@ -72,7 +72,8 @@ def index(
     by the same model. Values of such scenes stay black and white as they were, and new scenes that belong to them follow.
 
     Args:
-        where: Folder of rasters or of tiles, or whatever `sources.open_imagery` takes, or several; all of it says where on Earth it lies.
+        where: Folder of rasters or of tiles, or whatever `sources.open_imagery` takes, or the address of a server of tiles as in
+            `tile_servers`, or several; all of it says where on Earth it lies.
         model: Model in evaluation mode, of any family.
         out: Folder of the index.
         model_folder: Folder of the model, or its name as for `opening.open_encoder`, for those who ask, and for workers.
@@ -116,6 +117,7 @@ def index(
     with files.sole_writer(out):
         before = None if fresh else _before(out)
         known = _known(before, shown, model.fingerprint)
+        places = [tile_servers.local(place, out / "imagery", allow_loopback, progress) for place in places]
         layout = _Layout(places, looks, shown, known, model.fingerprint)
         done = _Done(out, fresh)
         missing = list({part.id: part for part in layout.parts if part.id not in done}.values())
@@ -254,9 +256,10 @@ def _put_together(out: Path, layout: _Layout, done: _Done, model: Encoder, facts
         "width": model.width, "model": facts["model"], "model_name": model.name, "fingerprint": model.fingerprint,
         "embedded": facts["embedded"], "options": facts["options"], **coverage.facts(), "skipped": dict(skipped),
     }  # fmt: skip
-    files.write_atomic(out / "index.json", json.dumps(facts, indent=1, ensure_ascii=False))
+    written = json.dumps(facts, indent=1, ensure_ascii=False)
+    files.write_atomic(out / "index.json", written)
     done.close()
-    return facts
+    return json.loads(written)
 
 
 class _Coverage:

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsvlm.data.imagery import ground
 from rsvlm.errors import DataError, need
 from rsvlm.records import files, text
 
@@ -34,6 +33,8 @@ MOST_POINTS = 1_000_000
 """Most corners of all shapes of a file together."""
 
 _WORDS = {"yes": YES, "y": YES, "true": YES, "1": YES, "no": NO, "n": NO, "false": NO, "0": NO, "": None}
+_TURNS = (0.0, -360.0, 360.0)  # a place on the other side of the 180th meridian has two names
+_EDGES = ((np.min, np.inf), (np.max, -np.inf))
 _LONGEST = 40  # of a wrong word that a message repeats
 
 
@@ -42,13 +43,15 @@ class Placed:
     """Labels on chips.
 
     Attributes:
-        rows: (n,) int64, numbers of the chips, rising, none twice.
+        rows: (n,) int64, numbers of the chips, none twice, in the order of their labels.
         yes: (n,) bool.
-        left_out: How many labels are not used, by reason.
+        both: Numbers of the chips that were given both labels, and so have none.
+        left_out: How many labels, and chips with both, are not used, by reason.
     """
 
     rows: np.ndarray
     yes: np.ndarray
+    both: list[int]
     left_out: dict[str, int]
 
 
@@ -108,11 +111,12 @@ def feature(chip: Mapping, label: str | None, **more: object) -> dict:
     """Make the feature of a chip: its outline, `label`, `key`, and whatever else is given.
 
     Args:
-        chip: Row of an index's chip table, with `key`, and `outline` or else `west south east north`.
+        chip: Row of an index's chip table, with `key` and `outline`.
         label: `yes`, `no`, or None where nobody has said yet.
         more: Further properties; numbers and texts, so that they become columns.
     """
-    ring = np.concatenate([_ring(chip)[:1], _ring(chip)[::-1]]).round(8).tolist()  # counter-clockwise, as GeoJSON has it
+    ring = _ring(chip)
+    ring = np.concatenate([ring[:1], ring[::-1]]).round(8).tolist()  # counter-clockwise, as GeoJSON has it
     properties = {"label": label, "key": str(chip["key"]), **more}
     return {"type": "Feature", "properties": properties, "geometry": {"type": "Polygon", "coordinates": [ring]}}
 
@@ -148,7 +152,7 @@ def place(features: Sequence[Mapping], chips: pd.DataFrame) -> Placed:
 
     Args:
         features: Features as from `read`; those without a label are passed over.
-        chips: N rows, with `key`, `lon`, `lat`, and `outline` or else `west south east north`.
+        chips: N rows, with `key lon lat west south east north outline`.
 
     Raises:
         MissingExtraError: A place has to be looked up, and shapely is not installed.
@@ -175,8 +179,8 @@ def place(features: Sequence[Mapping], chips: pd.DataFrame) -> Placed:
     both = [row for row, labels in votes.items() if len(labels) > 1]
     if both:
         left_out["chip with both yes and no, as " + text.one_line(str(chips["key"].iloc[min(both)]))[:80]] = len(both)
-    rows = np.array(sorted(votes.keys() - set(both)), np.int64)
-    return Placed(rows, np.array([votes[row] == {YES} for row in rows.tolist()], bool), dict(left_out))
+    rows = np.array([row for row in votes if row not in set(both)], np.int64)
+    return Placed(rows, np.array([votes[row] == {YES} for row in rows.tolist()], bool), sorted(both), dict(left_out))
 
 
 def _label(value: object, where: str) -> str | None:
@@ -229,9 +233,7 @@ def _is_number(value: object) -> bool:
 
 def _ring(chip: Mapping) -> np.ndarray:
     """Outline of a chip, (k, 2), clockwise, its first corner not repeated."""
-    if chip.get("outline") is not None:
-        return np.asarray(chip["outline"], float).reshape(-1, 2)
-    return ground.box_rings(np.array([[chip[edge] for edge in ("west", "south", "east", "north")]], float))[0]
+    return np.asarray(chip["outline"], float).reshape(-1, 2)
 
 
 def _is_elsewhere(one: Mapping, chips: pd.DataFrame, row: int) -> bool:
@@ -241,7 +243,7 @@ def _is_elsewhere(one: Mapping, chips: pd.DataFrame, row: int) -> bool:
         return False
     ring = _ring(chips.iloc[row].to_dict())
     low, high = ring.min(axis=0) - 1e-6, ring.max(axis=0) + 1e-6
-    turns = [corners + [turn, 0] for turn in (-360.0, 0.0, 360.0)]
+    turns = [corners + [turn, 0] for turn in _TURNS]
     return not any((part.max(axis=0) >= low).all() and (part.min(axis=0) <= high).all() for part in turns)
 
 
@@ -256,19 +258,28 @@ def _corners(geometry: Mapping | None) -> np.ndarray:
 def _under(features: Sequence[Mapping], chips: pd.DataFrame) -> list[list[int] | str]:
     """Return for each feature the numbers of the chips that its place labels, or why there are none."""
     shapely = need("shapely", "data")
-    outlines = np.array([shapely.polygons(_ring(chip)) for chip in chips.to_dict("records")], object)
-    middles = chips[["lon", "lat"]].to_numpy(float)
-    by_outline, by_middle = shapely.STRtree(outlines), shapely.STRtree(shapely.points(middles))
+    corners = [_corners(one.get("geometry")) for one in features]
+    low, high = (edge(np.concatenate([*corners, np.empty((0, 2))]), axis=0, initial=start) for edge, start in _EDGES)
+    west, south, east, north = chips[["west", "south", "east", "north"]].to_numpy(np.float64).T
+    near = np.zeros(len(chips), bool)
+    for turn in _TURNS:
+        near |= (west <= high[0] + turn) & (east >= low[0] + turn) & (south <= high[1]) & (north >= low[1])
+    rows = np.flatnonzero(near)
+    outlines = np.array([shapely.polygons(_ring(chip)) for chip in chips.iloc[rows].to_dict("records")], object)
+    middles = chips[["lon", "lat"]].to_numpy(np.float64)[rows]
+    trees = shapely.STRtree(outlines), shapely.STRtree(shapely.points(middles))
     result: list[list[int] | str] = []
     for one in features:
         if not one.get("geometry"):
             result.append("without a place, and with no key of this index")
             continue
-        shapes = shapely.get_parts(shapely.make_valid(shapely.from_geojson(json.dumps(one["geometry"]))))
-        rows: set[int] = set()
-        for shape in shapes.tolist():
-            rows |= _under_shape(shape, middles, by_outline, by_middle)
-        result.append(sorted(rows) or "outside the imagery")
+        shape = shapely.make_valid(shapely.from_geojson(json.dumps(one["geometry"]), on_invalid="ignore"))
+        if shape is None or shape.is_empty:
+            result.append("with a shape that cannot be used")
+            continue
+        shapes = shapely.get_parts(shape).tolist()
+        chosen = {row for shape in shapes for row in _under_shape(shape, middles, *trees)}
+        result.append(rows[sorted(chosen)].tolist() or "outside the imagery")
     return result
 
 
@@ -276,7 +287,7 @@ def _under_shape(shape, middles: np.ndarray, by_outline, by_middle) -> set[int]:
     """Numbers of the chips that one point or polygon labels; a place may be named a turn of the Earth away."""
     import shapely
 
-    turned = [shapely.transform(shape, lambda xy, turn=turn: xy + [turn, 0]) for turn in (0.0, -360.0, 360.0)]
+    turned = [shapely.transform(shape, lambda xy, turn=turn: xy + [turn, 0]) for turn in _TURNS]
     if shapely.area(shape) > 0:
         rows = {int(row) for one in turned for row in by_middle.query(one, predicate="intersects")}
         if rows:

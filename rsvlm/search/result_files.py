@@ -54,6 +54,25 @@ def write_geojson(path: Path, matches: pd.DataFrame) -> Path:
     return files.write_atomic(path, json.dumps(features(matches), ensure_ascii=False))
 
 
+def write_more(path: Path, polygons_in: str, gpkg: bool, table: bool) -> list[str]:
+    """Write the polygons of a scene also as a GeoPackage, and as a table, beside their GeoJSON; return the names of the files.
+
+    Args:
+        path: The GeoJSON.
+        polygons_in: What its coordinates are, as `scene_files.Grid` says.
+        gpkg: Whether a GeoPackage is wanted.
+        table: Whether a table is.
+    """
+    written = []
+    members = json.loads(path.read_text(encoding="utf-8"))["features"] if gpkg or table else []
+    if gpkg:
+        crs = {"longitude, latitude": "EPSG:4326", "pixels, y downwards": None}.get(polygons_in, polygons_in)
+        written.append(write_geopackage(path.with_suffix(".gpkg"), members, crs).name)
+    if table:
+        written.append(write_csv(path.with_suffix(".csv"), [one["properties"] for one in members]).name)
+    return written
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     """Write properties as a table, UTF-8 with a mark at its beginning; a cell that a spreadsheet would take for a formula has an apostrophe."""
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -67,13 +86,13 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     return files.write_atomic(path, "\ufeff" + buffer.getvalue())
 
 
-def write_geopackage(path: Path, members: Sequence[Mapping], crs: str = "EPSG:4326") -> Path:
+def write_geopackage(path: Path, members: Sequence[Mapping], crs: str | None = "EPSG:4326") -> Path:
     """Write features, as GeoJSON has them, as a GeoPackage of one layer, `results`.
 
     Args:
         path: The file; what was there is replaced.
         members: Features with polygons, or with several; all have the same properties.
-        crs: Coordinate system of their coordinates.
+        crs: Coordinate system of their coordinates. If None, it is none of the Earth.
 
     Raises:
         MissingExtraError: pyogrio or shapely is not installed.

@@ -214,7 +214,7 @@ def search(
     for regions in results.regions:
         regions.close()
     listed = scene_files.list_regions([regions.best for regions in results.regions], grid)
-    scene_files.write_polygons(out / "polygons.geojson", listed, question.texts, grid)
+    scene_files.write_polygons(out / "polygons.geojson", listed, question.texts, grid, model.name)
     facts = _facts(grid, question, plan, results, options) | {
         "seconds": round(time.time() - started, 2),
         "size_px": [whole.width, whole.height],

@@ -224,15 +224,20 @@ def list_regions(best: Sequence[Sequence[Region]], grid: Grid) -> list[dict]:
     return listed
 
 
-def write_polygons(path: Path, listed: Sequence[dict], texts: Sequence[str], grid: Grid) -> None:
-    """Write regions, as of `list_regions`, as GeoJSON in the coordinates that `grid.polygons_in` names."""
-    features = []
+def write_polygons(path: Path, listed: Sequence[dict], texts: Sequence[str], grid: Grid, model: str = "") -> None:
+    """Write regions, as of `list_regions`, as GeoJSON in the coordinates that `grid.polygons_in` names; `model` is its name."""
+    features, ranks = [], [0] * len(texts)
+    source = grid.scene.source
+    about = {"source": source.name, "file": source.file, "model": model}
+    about |= {"licence": source.licence, "attribution": source.attribution}
     for region in listed:
         coordinates = [[grid.outline(ring) for ring in polygon] for polygon in region["rings"]]
         single = len(coordinates) == 1
         geometry = {"type": "Polygon" if single else "MultiPolygon", "coordinates": coordinates[0] if single else coordinates}
         properties = {name: region[name] for name in ("confidence", "peak", "area_m2", "area_px", "lon", "lat")}
-        properties = {"text": texts[region["text"]], **properties}
+        ranks[region["text"]] += 1
+        place = {"rank": ranks[region["text"]], "score": region["confidence"]}
+        properties = {"text": texts[region["text"]], **place, **properties, **about}
         features.append({"type": "Feature", "properties": properties, "geometry": geometry})
     content = {"type": "FeatureCollection"} | ({"crs": grid.member} if grid.member else {}) | {"features": features}
     files.write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))

@@ -5,8 +5,8 @@
     pictures/000/      a small WebP of each chip, by its number
     data/              what is searched; last of all `manifest.json`, with size and hash of each file
 
-`data/` has `index.json` (facts, and the vectors of the examples), `vectors.bin` (N, E) int8, `scales.bin` (N,) float32, by which a
-row of these is multiplied, `places.bin` (N, points, 2) uint32, the outlines in steps of `unit` degrees from `origin`,
+`data/` has `index.json` (facts, and the vectors of the examples), `vectors.bin` (N, E) int8, `columns.bin` (2, E) float32, what is
+added to a column of these after it was multiplied with the other, `places.bin` (N, points, 2) uint32, the outlines in steps of `unit` degrees from `origin`,
 `chips.json.gz` (keys and files), `overview.webp` (the chips as a map), and, where the text half of the model is small enough, that
 half as `text.onnx`, its `tokenizer.json` and what runs both. Numbers are little-endian.
 """
@@ -56,35 +56,53 @@ SAMPLE = 200  # chips whose neighbours are compared before and after rounding
 
 
 def quantise(vectors: np.ndarray, block: int = 8192) -> tuple[np.ndarray, np.ndarray]:
-    """Round vectors (N, E) to (N, E) int8, and give the (N,) float32 by which each row of these is to be multiplied."""
-    whole, scales = np.empty(vectors.shape, np.int8), np.empty(len(vectors), np.float32)
-    for start in range(0, len(vectors), block):
-        part = np.asarray(vectors[start : start + block], np.float32)
-        scale = np.maximum(np.abs(part).max(axis=1), 1e-12) / 127
-        whole[start : start + block] = np.rint(part / scale[:, None])
-        scales[start : start + block] = scale
-    return whole, scales
+    """Round vectors to bytes, column by column, as models have columns that hardly differ between images, and are large.
+
+    Args:
+        vectors: (N, E) of any floating type.
+        block: Rows in memory at a time.
+
+    Returns:
+        (N, E) int8, and (2, E) float32: a vector is the first row of these plus the bytes times the second.
+    """
+    blocks = [slice(start, start + block) for start in range(0, len(vectors), block)]
+    extremes = np.array(
+        [(part.min(axis=0), part.max(axis=0)) for part in (np.asarray(vectors[b], np.float32) for b in blocks)]
+    )
+    low, high = extremes[:, 0].min(axis=0), extremes[:, 1].max(axis=0)
+    columns = np.stack([(low + high) / 2, np.maximum((high - low) / 254, 1e-12)])
+    whole = np.empty(vectors.shape, np.int8)
+    for b in blocks:
+        whole[b] = np.rint((np.asarray(vectors[b], np.float32) - columns[0]) / columns[1]).clip(-127, 127)
+    return whole, columns
 
 
-def kept_neighbours(vectors: np.ndarray, whole: np.ndarray, scales: np.ndarray, k: int = 10, seed: int = 0) -> float:
+def kept_neighbours(vectors: np.ndarray, whole: np.ndarray, columns: np.ndarray, k: int = 10, seed: int = 0) -> float:
     """Measure what rounding changes: the percentage of the k nearest chips of a chip that are still among its k nearest, of a sample.
 
     Args:
         vectors: (N, E) of norm 1.
         whole: (N, E) int8 of `quantise`.
-        scales: (N,) float32 of `quantise`.
+        columns: (2, E) float32 of `quantise`.
         k: Neighbours.
         seed: Seed of the sample.
     """
     rows = np.random.default_rng(seed).permutation(len(vectors))[:SAMPLE]
     asked, k = np.asarray(vectors[np.sort(rows)], np.float32), min(k, len(vectors))
-    exact, rounded = (np.empty((len(asked), len(vectors)), np.float32) for _ in range(2))
+    exact = np.empty((len(asked), len(vectors)), np.float32)
     for start in range(0, len(vectors), 8192):
-        part = slice(start, start + 8192)
-        exact[:, part] = asked @ np.asarray(vectors[part], np.float32).T
-        rounded[:, part] = asked @ whole[part].astype(np.float32).T * scales[part]
+        exact[:, start : start + 8192] = asked @ np.asarray(vectors[start : start + 8192], np.float32).T
+    rounded = _products(asked, whole, columns)
     best = [np.argpartition(-scores, k - 1, axis=1)[:, :k] for scores in (exact, rounded)]
     return 100 * float(np.mean([np.isin(one, other).mean() for one, other in zip(*best, strict=True)]))
+
+
+def _products(directions: np.ndarray, whole: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Multiply (M, E) directions with the rounded vectors, as the page does: (M, N) float32."""
+    weights, blocks = directions * columns[1], range(0, len(whole), 8192)
+    return (directions @ columns[0])[:, None] + np.concatenate(
+        [weights @ whole[start : start + 8192].astype(np.float32).T for start in blocks], axis=1
+    )
 
 
 def write_site(
@@ -134,19 +152,19 @@ def write_site(
     asked = list(dict.fromkeys(text.strip() for text in examples if text.strip())) if readable else []
     vectors = encoder.texts(asked) if asked else np.empty((0, index.vectors.shape[1]), np.float32)
 
-    whole, scales = quantise(index.vectors)
+    whole, columns = quantise(index.vectors)
     files.write_atomic(data / "vectors.bin", whole.tobytes())
-    files.write_atomic(data / "scales.bin", scales.astype("<f4").tobytes())
+    files.write_atomic(data / "columns.bin", columns.astype("<f4").tobytes())
     places = _places(table)
     files.write_atomic(data / "places.bin", places.pop("steps").astype("<u4").tobytes())
     names = list(dict.fromkeys(table["file"].astype(str)))
     number = {name: i for i, name in enumerate(names)}
-    columns = {
+    named = {
         "key": table["key"].astype(str).tolist(),
         "files": names,
         "file": [number[name] for name in table["file"].astype(str)],
     }
-    content = json.dumps(columns, ensure_ascii=False, separators=(",", ":")).encode()
+    content = json.dumps(named, ensure_ascii=False, separators=(",", ":")).encode()
     files.write_atomic(data / "chips.json.gz", gzip.compress(content, mtime=0))
 
     overview = _Overview(table)
@@ -156,13 +174,13 @@ def write_site(
     facts = {
         "title": title or index.folder.resolve().name, "chips": len(index), "width": int(index.vectors.shape[1]), "shown": SHOWN,
         "model": encoder.name if encoder is not None else _short(index.facts["model"]), "fingerprint": _fingerprint(index, whole),
-        "licences": _licences(table), "placed": True, **places, "overview": overview.bounds,
+        "licences": _licences(index), "placed": True, **places, "overview": overview.bounds,
         "examples": [{"text": text, "vector": np.round(vector.astype(float), 6).tolist()} for text, vector in zip(asked, vectors)],
         "tower": tower, "no_texts": None if tower else reason, "unread": unread,
-        "kept_neighbours": round(kept_neighbours(index.vectors, whole, scales), 2),
+        "kept_neighbours": round(kept_neighbours(index.vectors, whole, columns), 2),
     }  # fmt: skip
     files.write_atomic(data / "index.json", json.dumps(facts, ensure_ascii=False))
-    _write_page(out, facts, _answers_html(table, asked, vectors, whole, scales))
+    _write_page(out, facts, _answers_html(table, asked, vectors, whole, columns))
     entries = {
         path.name: {"bytes": path.stat().st_size, "sha256": files.file_sha256(path)} for path in sorted(data.glob("[!.]*"))
     }
@@ -311,7 +329,7 @@ def _pictures(index: Index, folder: Path, overview: _Overview, picture_px: int, 
 
 
 def _answers_html(
-    table: pd.DataFrame, texts: Sequence[str], vectors: np.ndarray, whole: np.ndarray, scales: np.ndarray
+    table: pd.DataFrame, texts: Sequence[str], vectors: np.ndarray, whole: np.ndarray, columns: np.ndarray
 ) -> str:
     """Write what the page has to show without a script: the best chips for each example, or some chips as they lie."""
 
@@ -324,9 +342,7 @@ def _answers_html(
     if not len(texts):
         rows = np.unique(np.linspace(0, len(table) - 1, 12).astype(int)).tolist()
         return f'<h2>Some of the chips</h2><ol class="strip">{items(rows)}</ol>'
-    scores = np.concatenate(
-        [vectors @ whole[i : i + 8192].astype(np.float32).T * scales[i : i + 8192] for i in range(0, len(whole), 8192)], 1
-    )
+    scores = _products(vectors, whole, columns)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :STATIC].tolist()
     return "\n".join(
         f'<h2>“{escape(text)}”</h2><ol class="strip">{items(rows)}</ol>' for text, rows in zip(texts, best, strict=True)
@@ -343,7 +359,7 @@ def _write_page(out: Path, facts: dict, static: str) -> None:
     for file in folder.iterdir():
         if file.name.endswith((".js", ".css")):
             files.write_atomic(out / "page" / file.name, file.read_bytes())
-    licences = f" Licence of the imagery: {', '.join(facts['licences'])}." if facts["licences"] else ""
+    licences = f" Imagery: {'; '.join(facts['licences'])}." if facts["licences"] else ""
     about = f"{facts['chips']:,} chips, seen by {facts['model']}.{licences} Nothing that you type or say leaves your computer."
     page = folder.joinpath("index.html").read_text(encoding="utf-8")
     for name, text in (("@TITLE@", escape(facts["title"])), ("@ABOUT@", escape(about))):
@@ -351,9 +367,11 @@ def _write_page(out: Path, facts: dict, static: str) -> None:
     files.write_atomic(out / "index.html", page.replace("@STATIC@", static))
 
 
-def _licences(table: pd.DataFrame) -> list[str]:
-    known = table["licence"].astype(str).unique().tolist() if "licence" in table else []
-    return [name for name in known if name not in ("", "unknown")][:5]
+def _licences(index: Index) -> list[str]:
+    """Licences of the imagery with whom they name, as far as files told."""
+    told = [(source.get("licence", ""), source.get("attribution", "")) for source in index.facts.get("sources", [])]
+    named = (", ".join(part for part in pair if part not in ("", "unknown")) for pair in told)
+    return list(dict.fromkeys(filter(None, named)))[:5]
 
 
 def _short(model: object) -> str:

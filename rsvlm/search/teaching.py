@@ -12,9 +12,10 @@ Pure functions of N vectors x of norm 1, a text's direction t of norm 1, and lab
 4.  c is the one of `FREEDOMS` with the least sum of log(1 + exp(-(2 y_i - 1) g_i)) + (ln(c / 3))² / 2, where g_i is what f_i would be
     had label i not been given: g_i = f_i - q_i (y_i - p_i) / (1 - W_i q_i), q = diagonal of K - K √W S⁻¹ √W K.
 5.  The probability of a chip is 1 / (1 + exp(-(exp(k) f + l))), k ~ N(0.7, 0.7²), l ~ N(0, 2²) fitted to the pairs of g_i and y_i.
-6.  To be looked at next: of the 20 · count unlabelled chips with the largest p (1 - p) one after another that with the largest
-    p (1 - p) · (least |h - h'|² to a chip labelled or taken); the last fifth of the count is drawn from all that is left, as else nobody
-    would see what the order buries. As long as no label is yes, and with fewer than 5, the first of the order.
+6.  To be looked at next: of the 20 · count unlabelled chips with the largest q = p (1 - p) one after another that with the largest
+    q · (least |h - h'|² to a chip labelled or taken; 1 where there is none); the last fifth of the count, rounded down, is drawn from all
+    that is left, as else nobody would see what the order buries. As long as no label is yes, and with fewer than 5, of the
+    20 · count first of the order, q = 1 / (1 + place / count), place from 0; and none is drawn.
 
 Source: the weights of step 2 are those of Manning, Raghavan and Schütze, Introduction to Information Retrieval (2008), section 9.1.1; step
 4 is the leave-one-out of Rad and Maleki (2020, arXiv 1801.10243); step 5 is Platt's scaling (1999). The priors are ours, chosen on training
@@ -224,6 +225,7 @@ def propose(
     rows: np.ndarray,
     count: int,
     probabilities: np.ndarray | None = None,
+    passed_over: Sequence[int] = (),
 ) -> np.ndarray:
     """Choose what to look at next: step 6 of the method.
 
@@ -231,43 +233,34 @@ def propose(
         vectors: (N, E), as for `space`.
         about: As from `space`.
         order: (N,) chips from the best on.
-        rows: Numbers of the chips that have a label, or need none.
+        rows: (n,) numbers of the chips that have a label.
         count: How many; fewer where there are no more.
-        probabilities: (N,) of yes. If None, the first of the order are chosen.
+        probabilities: (N,) of yes. If None, they are chosen among the first of the order.
+        passed_over: Numbers of chips that are not proposed, though they have no label.
 
     Returns:
         Numbers of chips, (count,) int64, or fewer where two draws at random meet.
     """
     free = np.ones(len(order), bool)
     free[rows] = False
+    free[np.asarray(passed_over, np.int64)] = False
     if probabilities is None:
-        return order[free[order]][:count].astype(np.int64)
-    left = np.flatnonzero(free)
-    blind = count // _AT_RANDOM
-    count -= blind
-    doubt = (probabilities * (1 - probabilities))[left]
-    short = min(_SHORTLIST * count, len(left))
-    if short < len(left):
-        bound = -np.partition(-doubt, short - 1)[short - 1]
-        left = left[doubt >= bound]
-    doubt = (probabilities * (1 - probabilities))[left]
-    chosen = np.lexsort((left, -doubt))[:short]
-    left, doubt = left[chosen], doubt[chosen]
-    h, known = about.centred(vectors[left]), about.centred(vectors[np.sort(rows)])
-    lengths = np.einsum("ne,ne->n", h, h)
-    distance = lengths  # from the middle, where nothing is labelled
-    if len(known):
-        distance = (lengths[:, None] + np.einsum("ne,ne->n", known, known) - 2 * h @ known.T).min(axis=1)
-    taken: list[int] = []
-    while len(taken) < min(count, len(left)):
-        worth = doubt * np.maximum(distance, 0)
-        worth[taken] = -1
-        taken.append(int(worth.argmax()))
-        distance = np.minimum(distance, lengths + lengths[taken[-1]] - 2 * h @ h[taken[-1]])
-    free[left[taken]] = False
+        left = order[free[order]][: _SHORTLIST * count]
+        worth, blind = 1 / (1 + np.arange(len(left)) / max(count, 1)), 0
+    else:
+        blind = count // _AT_RANDOM
+        doubt = probabilities * (1 - probabilities)
+        left = np.flatnonzero(free)
+        short = min(_SHORTLIST * (count - blind), len(left))
+        if short < len(left):  # a cut that is quick leaves little to sort
+            left = left[doubt[left] >= -np.partition(-doubt[left], short)[short]]
+        left = left[np.lexsort((left, -doubt[left]))[:short]]
+        worth = doubt[left]
+    chosen = left[_spread(about.centred(vectors[left]), about.centred(vectors[np.sort(rows)]), worth, count - blind)]
+    free[chosen] = False
     rest = np.flatnonzero(free)
     drawn = np.unique((uniforms(1, blind if len(rest) else 0, len(rows)) * len(rest)).astype(np.int64))
-    return np.concatenate([left[taken], rest[drawn]]).astype(np.int64)
+    return np.concatenate([chosen, rest[drawn]]).astype(np.int64)
 
 
 def teach(
@@ -277,6 +270,7 @@ def teach(
     yes: np.ndarray,
     count: int = 10,
     method: str = "auto",
+    passed_over: Sequence[int] = (),
 ) -> Lesson:
     """Order all chips by the text and by labels, and choose what to look at next: all that a click asks for.
 
@@ -286,7 +280,8 @@ def teach(
         rows: (n,) numbers of the chips with a label, each once, in the order in which they were given; n may be 0.
         yes: (n,) bool.
         count: How many chips to propose.
-        method: `text`, `rocchio`, `classifier`, or `auto`, as many labels as there are decide: step 2 of the method.
+        method: `text`, `rocchio`, `classifier`, or `auto`: the number of labels decides, by step 2 of the method.
+        passed_over: Numbers of chips that are not proposed, though they have no label.
 
     Raises:
         DataError: A row is out of range or there twice, or there are more than `MOST`.
@@ -312,8 +307,22 @@ def teach(
     scores = products(vectors, weights) + offset
     probabilities = None if classifier is None else classifier.probabilities(scores)
     order = np.argsort(-scores, kind="stable")
-    proposals = propose(vectors, about, order, rows, count, probabilities if yes.any() else None)
+    proposals = propose(vectors, about, order, rows, count, probabilities if yes.any() else None, passed_over)
     return Lesson(method, scores, probabilities, order, proposals, weights, offset, classifier)
+
+
+def _spread(h: np.ndarray, known: np.ndarray, worth: np.ndarray, count: int) -> list[int]:
+    """Take one after another the row of h with the most worth times the least squared distance to a row known or taken."""
+    lengths, distance = np.einsum("ne,ne->n", h, h), np.full(len(h), np.inf)
+    if len(known) and len(h):
+        distance = (lengths[:, None] + np.einsum("ne,ne->n", known, known) - 2 * h @ known.T).min(axis=1)
+    taken: list[int] = []
+    while len(taken) < min(count, len(h)):
+        gain = worth * np.maximum(np.where(np.isinf(distance), 1, distance), 0)
+        gain[taken] = -1
+        taken.append(int(gain.argmax()))
+        distance = np.minimum(distance, lengths + lengths[taken[-1]] - 2 * h @ h[taken[-1]])
+    return taken
 
 
 def _newton(kernel: np.ndarray, prior: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,8 +15,8 @@ export function vectorsOf(site) {
     row: (row) => Float64Array.from(rowOf(site, row)),
     products: (weights) => scoresOf(site, weights),
     addTo(sum, row) {
-      const scale = site.scales[row];
-      for (let i = 0, j = row * site.width; i < site.width; i++, j++) sum[i] += scale * site.vectors[j];
+      const { middles, steps, vectors: bytes, width } = site;
+      for (let i = 0, j = row * width; i < width; i++, j++) sum[i] += middles[i] + steps[i] * bytes[j];
     },
   };
 }
@@ -46,7 +46,7 @@ export function makeLearner(site) {
         if (!direction || space.question !== key) history = [];
         space = { key: name, question: key, whole: spaceOf(vectors, middle, begun) };
       }
-      const order = (scores, more = 0) => best(scores, Math.max(wanted, 100) + more);
+      const order = (scores, more = 0) => best(scores, Math.max(wanted, 20 * PROPOSED) + more);
       if (!space.whole) return { scores: scoresOf(site, begun), order: order(scoresOf(site, begun)), next: [], probabilities: null };
       const used = [...labels].slice(-MOST);
       const rows = used.map(([row]) => row);

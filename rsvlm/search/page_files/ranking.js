@@ -8,20 +8,22 @@ export function unit(vector) {
   return Float32Array.from(vector, (value) => value / length);
 }
 
-export function rowOf({ vectors, scales, width }, row) {
-  const scale = scales[row];
-  return Float32Array.from(vectors.subarray(row * width, (row + 1) * width), (value) => value * scale);
+export function rowOf({ vectors, middles, steps, width }, row) {
+  return Float32Array.from(steps, (step, i) => middles[i] + step * vectors[row * width + i]);
 }
 
-// The product of a direction with every row. The direction is rounded to 15 bits, so that sums are those of whole numbers: exact,
-// in any order, and below 2^31 for up to 512 values; of longer rows the parts are added as floats.
+// The product of a direction with every row. What the bytes of a column are multiplied with is rounded to 15 bits, so that sums are those
+// of whole numbers: exact, in any order, and below 2^31 for up to 512 values; of longer rows the parts are added as floats.
 const PART = 512;
 
-export function scoresOf({ vectors, scales, width, count }, direction) {
-  let most = 0;
-  for (const value of direction) most = Math.max(most, Math.abs(value));
-  const step = most / 32767 || 1;
-  const whole = Int16Array.from(direction, (value) => Math.round(value / step));
+export function scoresOf({ vectors, middles, steps, width, count }, direction) {
+  let [most, common] = [0, 0];
+  for (let i = 0; i < width; i++) {
+    most = Math.max(most, Math.abs(direction[i] * steps[i]));
+    common += direction[i] * middles[i];
+  }
+  const unitOf = most / 32767 || 1;
+  const whole = Int16Array.from(direction, (value, i) => Math.round((value * steps[i]) / unitOf));
   const scores = new Float32Array(count);
   for (let row = 0; row < count; row++) {
     let sum = 0;
@@ -39,7 +41,7 @@ export function scoresOf({ vectors, scales, width, count }, direction) {
       for (; i < to; i++, j++) a = (a + whole[i] * vectors[j]) | 0;
       sum += a + b + c + d;
     }
-    scores[row] = sum * step * scales[row];
+    scores[row] = common + sum * unitOf;
   }
   return scores;
 }

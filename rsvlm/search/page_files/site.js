@@ -24,22 +24,22 @@ export async function openSite() {
   if (!answer.ok) throw new Error(`data/manifest.json could not be loaded (${answer.status})`);
   const manifest = await answer.json();
   const { files } = manifest;
-  const [facts, names, vectors, scales, places] = await Promise.all([
+  const [facts, names, vectors, columns, places] = await Promise.all([
     json("index.json", files),
     json("chips.json.gz", files),
     file("vectors.bin", files),
-    file("scales.bin", files),
+    file("columns.bin", files),
     file("places.bin", files),
   ]);
-  return siteOf(manifest, facts, names, vectors, scales, places);
+  return siteOf(manifest, facts, names, vectors, columns, places);
 }
 
 // From the bytes of the files; what tests begin with
-export function siteOf(manifest, facts, names, vectors, scales, places) {
+export function siteOf(manifest, facts, names, vectors, columns, places) {
   const { files } = manifest;
   const { chips: count, width, points, origin, unit } = facts;
-  const steps = new Uint32Array(places.buffer, places.byteOffset, count * points * 2);
-  const at = (row, point, axis) => origin[axis] + unit[axis] * steps[(row * points + point) * 2 + axis];
+  const marks = new Uint32Array(places.buffer, places.byteOffset, count * points * 2);
+  const at = (row, point, axis) => origin[axis] + unit[axis] * marks[(row * points + point) * 2 + axis];
   const rows = new Map(names.key.map((key, row) => [key, row]));
   return {
     manifest,
@@ -47,7 +47,8 @@ export function siteOf(manifest, facts, names, vectors, scales, places) {
     count,
     width,
     vectors: new Int8Array(vectors.buffer, vectors.byteOffset, count * width),
-    scales: new Float32Array(scales.buffer, scales.byteOffset, count),
+    middles: new Float32Array(columns.buffer, columns.byteOffset, width),
+    steps: new Float32Array(columns.buffer, columns.byteOffset + 4 * width, width),
     key: (row) => names.key[row],
     file: (row) => names.files[names.file[row]] ?? "",
     rowOf: (key) => rows.get(key) ?? -1,

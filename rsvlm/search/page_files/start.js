@@ -197,6 +197,7 @@ function run(site) {
   function like(row) {
     const { like: rows } = history.now;
     chosen = row;
+    from = strip;
     change({ like: rows.includes(row) ? rows : [...rows, row] }, true);
   }
 

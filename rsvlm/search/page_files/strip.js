@@ -16,7 +16,8 @@ export function makeStrip(list, site, { onLike, onChoose, onLabel }) {
     const image = element("img", { src: site.picture(row), alt: name, width: 128, height: 128, loading: "lazy", decoding: "async" });
     const like = element("button", { type: "button", className: "picture", title: `More like this: ${site.key(row)}` }, image);
     like.addEventListener("click", () => onLike(row));
-    like.addEventListener("focus", () => onChoose(row, list));
+    // By the keyboard alone: with a mouse the page would move under the click.
+    like.addEventListener("focus", () => like.matches(":focus-visible") && onChoose(row, list));
     const rank = element("span", { className: "rank" });
     const score = element("span", { className: "score" });
     const buttons = ["yes", "no"].map((label) => {

@@ -128,32 +128,39 @@ function scaled(f, y) {
   return { logSlope: k, shift: l, doubt: [[c11, -c01], [-c01, c00]].map((row) => row.map((value) => (DOUBT * value) / whole)) };
 }
 
-// Step 6; `order` are chips from the best on, as many as `count` and `rows` together at least
+// Step 6; `order` are chips from the best on, as many as 20 · `count` and `rows` together at least
 export function propose(vectors, space, order, rows, count, probabilities) {
-  const labelled = new Set(rows);
-  if (!probabilities) return [...order].filter((row) => !labelled.has(row)).slice(0, count);
-  const blind = Math.floor(count / AT_RANDOM);
-  const left = doubtful(probabilities, labelled, SHORTLIST * (count - blind));
-  const h = left.map((row) => centred(space, vectors.row(row)));
-  const lengths = h.map((one) => dot(one, one));
+  const taken = new Set(rows);
   const known = [...rows].sort((a, b) => a - b).map((row) => centred(space, vectors.row(row)));
+  const among = (left) => left.map((row) => centred(space, vectors.row(row)));
+  if (!probabilities) {
+    const left = [...order].filter((row) => !taken.has(row)).slice(0, SHORTLIST * count);
+    return spread(among(left), known, left.map((_, place) => 1 / (1 + place / count)), count).map((i) => left[i]);
+  }
+  const blind = Math.floor(count / AT_RANDOM);
+  const left = doubtful(probabilities, taken, SHORTLIST * (count - blind));
+  const worth = left.map((row) => probabilities[row] * (1 - probabilities[row]));
+  const chosen = spread(among(left), known, worth, count - blind).map((i) => left[i]);
+  for (const row of chosen) taken.add(row);
+  return [...chosen, ...atRandom(vectors.count, taken, blind, rows.length)];
+}
+
+// One after another that with the most worth times the least squared distance to one known or taken; 1 where there is none
+function spread(h, known, worth, count) {
+  const lengths = h.map((one) => dot(one, one));
   const ofKnown = known.map((one) => dot(one, one));
-  const away = (i) => Math.min(...known.map((other, j) => lengths[i] + ofKnown[j] - 2 * dot(h[i], other)));
-  const distance = h.map((_, i) => (known.length ? away(i) : lengths[i]));
+  const distance = h.map((one, i) => Math.min(...known.map((other, j) => lengths[i] + ofKnown[j] - 2 * dot(one, other))));
   const taken = [];
-  while (taken.length < Math.min(count - blind, left.length)) {
+  while (taken.length < Math.min(count, h.length)) {
     let [at, most] = [-1, -Infinity];
-    left.forEach((row, i) => {
-      const p = probabilities[row];
-      const worth = taken.includes(i) ? -1 : p * (1 - p) * Math.max(distance[i], 0);
-      if (worth > most) [at, most] = [i, worth];
+    h.forEach((_, i) => {
+      const gain = taken.includes(i) ? -1 : worth[i] * Math.max(distance[i] === Infinity ? 1 : distance[i], 0);
+      if (gain > most) [at, most] = [i, gain];
     });
     taken.push(at);
     h.forEach((one, i) => (distance[i] = Math.min(distance[i], lengths[i] + lengths[at] - 2 * dot(one, h[at]))));
   }
-  const chosen = taken.map((i) => left[i]);
-  for (const row of chosen) labelled.add(row);
-  return [...chosen, ...atRandom(vectors.count, labelled, blind, rows.length)];
+  return taken;
 }
 
 // Unlabelled chips, the most doubtful first
