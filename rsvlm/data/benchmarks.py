@@ -88,7 +88,8 @@ def labelled(
             records have a `class`, or whose `.cls` number the lines of a `classnames.txt` (as in sets for CLIP_benchmark).
         name: A benchmark of `catalogue.rows`, whose classes and numbers must then be met. If None, what the folder is called, else
             every folder of images is a class.
-        split: Name of the split. If None or `all`, every image there is.
+        split: Name of the split. If None or `all`, every image there is. One of which the catalogue knows the list, as
+            `skyscript-test`, is read from that table, with the names of classes in the classnames.txt beside it.
         partial: As for `samples`.
         skipped: Counter of the images left out, by reason.
 
@@ -101,6 +102,8 @@ def labelled(
     request = _request(folder, name, "classification", None if split == "all" else split, partial, skipped)
     if "scenes_of" in request.entry:
         return _scenes(request)
+    if request.list_file:
+        tables.check_list(request)
     if tables.has_shards(request.folder):
         return _labelled_shards(request)
     if table := tables.find_table(request, tables.LABEL_COLUMNS):
@@ -230,6 +233,8 @@ def _labelled_shards(request: Request) -> Labelled:
 
 def _labelled_table(request: Request, path: Path, rows: list[tuple[str, str]]) -> Labelled:
     own = request.folder / "classnames.txt"
+    if request.list_file:
+        request.compare(f"{path}, split '{request.split}',", {"images": len(rows)})
     if "class_list" in request.entry and not own.is_file():
         known, words = catalogue.class_list(request.entry["class_list"])
         labels = {label: known.get(catalogue.key_of(label)) for _, label in rows}

@@ -49,6 +49,11 @@ class Request:
     strict: bool
     skipped: Counter
 
+    @property
+    def list_file(self) -> str | None:
+        """Name of the table that alone says which images the split has; None if the catalogue knows of none."""
+        return self.entry.get("lists", {}).get(self.split)
+
     def compare(self, where: str, counts: dict, expected: dict | None = None) -> None:
         """Warn of numbers that differ from the known ones (or from `expected`); less than half is a DataError, if strict."""
         known = self.entry.get("splits", {}).get(self.split or "all", {}) | (expected or {})

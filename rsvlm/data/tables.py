@@ -95,6 +95,17 @@ def find_table(request: Request, columns: Iterable[str]) -> tuple[Path, Pairs] |
     return table.path, table.rows
 
 
+def check_list(request: Request) -> None:
+    """Check that the list which makes a split of the catalogue is there, with the names of its classes.
+
+    Raises:
+        DataError: One of both is not there.
+    """
+    if missing := [name for name in (request.list_file, "classnames.txt") if not (request.folder / name).is_file()]:
+        made = f"split '{request.split}' of {request.title} is the images of {request.list_file}, with the classnames.txt beside it"
+        raise DataError(f"{request.folder} has no {missing[0]}: {made}; give the folder that holds both, or another split")
+
+
 def unfit_tables(request: Request, columns: Iterable[str]) -> list[str]:
     """Say of each CSV or TSV of a folder that has no such columns what it has and what it would need."""
     return _text_tables(request, columns)[1]
@@ -298,8 +309,8 @@ def _listed(path: Path, file: str, cell: str) -> list[str]:
 
 def _text_tables(request: Request, columns: Iterable[str]) -> tuple[list[tuple[Path, Pairs, bool]], list[str]]:
     """Return the CSV and TSV files that fit the split, with their pairs, and what lacks in those without the columns."""
-    split, fits, lacking = request.split, [], []
-    for path in visible(request.folder, "*.csv", "*.tsv"):
+    split, fits, lacking, own = request.split, [], [], request.list_file
+    for path in visible(request.folder, own) if own else visible(request.folder, "*.csv", "*.tsv"):
         delimiter, header = _header(path)
         image, value = (next((header.index(c) for c in wanted if c in header), None) for wanted in (IMAGE_COLUMNS, columns))
         if image is None or value is None:
@@ -311,7 +322,9 @@ def _text_tables(request: Request, columns: Iterable[str]) -> tuple[list[tuple[P
             told = path, header[value], ", ".join(unread)
             logger.warning("%s: its column '%s' is read; not read: %s (rename the one that shall be read to caption)", *told)
         of_split, of_name = header.index("split") if "split" in header else None, named_splits(path)
-        if split is None or of_split is not None or not of_name or split in of_name:
+        if own:
+            fits.append((path, _pairs(path, delimiter, len(header), (image, value, None), None), True))
+        elif split is None or of_split is not None or not of_name or split in of_name:
             pairs = _pairs(path, delimiter, len(header), (image, value, None if split is None else of_split), split)
             fits.append((path, pairs, of_split is not None or bool(of_name)))
     return fits, lacking

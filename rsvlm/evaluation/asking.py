@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from rsvlm.data import benchmarks
 from rsvlm.data.reading import decoded
@@ -110,7 +111,7 @@ def class_baselines(
 
 def _coloured(samples: Iterable[Sample]) -> tuple[np.ndarray, list[list[str]], list[str]]:
     """Colours (N, 54), captions and keys of the pictures that can be read."""
-    parts = [(baselines.colours(image), list(sample.captions), sample.key) for sample, image in decoded(samples, Counter())]
+    parts = [(baselines.colours(image), list(sample.captions), sample.key) for sample, image in _shown(samples)]
     if not parts:
         raise DataError("no picture of the split can be read")
     colours, captions, keys = zip(*parts, strict=True)
@@ -123,11 +124,16 @@ def _coloured_classes(
     """Names of the classes, and colours (N, 54) and labels (N,) of the pictures of a split that can be read."""
     names, items = benchmarks.labelled(root, benchmark, split, partial=options.partial)
     samples = (Sample(key, image, [], {"label": label}, 0) for key, image, label in items)
-    parts = [(baselines.colours(image), sample.record["label"]) for sample, image in decoded(samples, Counter())]
+    parts = [(baselines.colours(image), sample.record["label"]) for sample, image in _shown(samples)]
     if not parts:
         raise DataError(f"no picture of split '{split}' can be read")
     colours, labels = zip(*parts, strict=True)
     return list(names), np.stack(colours), np.array(labels, np.int64)
+
+
+def _shown(samples: Iterable[Sample]) -> Iterable[tuple[Sample, np.ndarray]]:
+    """The pictures that can be read, with their samples, while a bar tells how many."""
+    return tqdm(decoded(samples, Counter()), desc="colours", unit=" images")
 
 
 def _check_apart(root: Path | str, split: str, train_split: str) -> None:
@@ -156,7 +162,7 @@ def read(
     """Measure whether a model reads sentences: directions, words of a kind, negation, as `reading` says.
 
     Pictures whose records tell their ground (`footprint_lonlat`) are resampled in blocks of what overlaps; `about["blocks"]` is their
-    number, and `about["not_measured"]` says what could not be measured, and why.
+    number, `about["not_measured"]` says what could not be measured, and why, and `about["baselines"]` why no colours stand beside.
 
     Args:
         model: As for `opening.open_encoder`.
@@ -170,18 +176,24 @@ def read(
             where colours lie is much of what captions tell. If None, none are learnt.
 
     Raises:
-        DataError: An unknown measure; a benchmark that is missing or broken; nothing could be measured.
+        DataError: An unknown measure, protocol or rule for ties; a benchmark that is missing or broken; nothing could be measured.
         ModelError: As `opening.open_encoder`; or the model reads no texts.
     """
     if unknown := [name for name in measures if name not in MEASURES]:
         raise DataError(f"unknown measure '{unknown[0]}': choose of {', '.join(MEASURES)}")
     if str(model).startswith(by_name.FILE):
         raise DataError(f"{model} cannot read changed sentences: give --model a model")
-    by_name.check(model, root, benchmark, "retrieval", options.device)
     protocol = "one-to-one" if options.protocol == "all" else options.protocol
+    possible = [name for name in retrieval.PROTOCOLS if name != "skyscript"]  # which pools equal captions: changed ones differ
+    if protocol not in possible:
+        raise DataError(f"protocol '{protocol}' is none for changed words: choose one of {', '.join(possible)} (--protocol)")
+    if options.ties not in retrieval.TIES:
+        raise DataError(f"unknown rule for ties '{options.ties}': choose one of {', '.join(retrieval.TIES)} (--ties)")
+    by_name.check(model, root, benchmark, "retrieval", options.device)
     skipped: Counter = Counter()
     samples = benchmarks.samples(root, split, name=benchmark, partial=options.partial, skipped=skipped)
     encoder = opening.open_encoder(model, options.device)
+    encoder.texts(["a river"])  # a model that reads none says so before any picture is embedded
     pictures = itertools.islice(decoded(samples, skipped), most)
     left_out: Counter = Counter()
     records, captions, vectors, sentences, turned, colours = [], [], [], {}, [], []
@@ -203,6 +215,8 @@ def read(
     facts = {"dataset": about["benchmark"], "split": split, "seed": options.seed}
     facts |= {"bootstrap_samples": options.bootstrap_samples}
     rows, missing = [], {}
+    if train_split and "directions" not in measures:
+        about["baselines"] = "no baselines: of reading, colours are asked for directions alone; add --measure directions"
     for measure in measures:
         try:
             if measure == "directions":
@@ -212,9 +226,12 @@ def read(
                 told, how, draws = list(sentences.values()), facts | {"blocks": of_turned}, {}
                 rows += reading.directions(np.stack(turned), told, encoder.texts, resampled=draws, **how)
                 if train_split:
-                    _check_apart(root, split, train_split)
-                    learnt = benchmarks.samples(root, train_split, name=benchmark, partial=options.partial)
-                    rows += _directions_of_colours(np.stack(colours), told, learnt, rows, draws, how)
+                    try:
+                        _check_apart(root, split, train_split)
+                        learnt = benchmarks.samples(root, train_split, name=benchmark, partial=options.partial)
+                        rows += _directions_of_colours(np.stack(colours), told, learnt, rows, draws, how)
+                    except DataError as error:
+                        about["baselines"] = f"no baselines: {error}"
             elif measure == "words":
                 owners = np.repeat(np.arange(len(images)), list(map(len, captions)))
                 texts = [text for of in captions for text in of]
@@ -250,7 +267,9 @@ def _turned(
     encoder: embed.Encoder, pictures: Iterable[tuple[Sample, np.ndarray]], batch_size: int, turn: bool, left_out: Counter
 ) -> Iterator[tuple[Sample, list[np.ndarray], np.ndarray, list[str] | None]]:
     """Embed each picture, and its other turns where its captions tell them apart: sample, 1 or 8 pictures, vectors, sentences."""
-    for batch in batched(pictures, max(1, batch_size // augment.ELEMENTS)):
+    for batch in batched(
+        tqdm(pictures, desc="embed and turn" if turn else "embed", unit=" images"), max(1, batch_size // augment.ELEMENTS)
+    ):
         told = [reading.telling(sample.captions, left_out) if turn else None for sample, _ in batch]
         turns = [range(augment.ELEMENTS if sentences else 1) for sentences in told]
         arrays = [

@@ -134,7 +134,7 @@ def classify(
     """Score zero-shot classification: an image gets the class whose texts are nearest. Arguments are as for `retrieve`, but for two.
 
     If `split` is None, every image is read. `prompts` are names of `catalogue.prompt_sets`, or text files with one template on each
-    line, with `{class}` for the name.
+    line, with `{class}` for the name. Where the folder brings other names of classes than the catalogue has, the protocol says so.
 
     Raises:
         DataError: As `retrieve`; or an unknown prompt set.
@@ -146,6 +146,9 @@ def classify(
     check(model, root, benchmark, "classification", options.device)
     skipped: Counter = Counter()
     names, items = benchmarks.labelled(root, benchmark, split, partial=options.partial, skipped=skipped)
+    if _are_other_words(names, title(benchmark, root, "classification"), split):
+        logger.warning("%s has other names of classes than are known here: its accuracies are under other words", root)
+        templates = {f"{name} (other class words)": lines for name, lines in templates.items()}
     encoder = opening.open_encoder(model, options.device)
     classes = {name: classification.class_embeddings(encoder, names, lines) for name, lines in templates.items()}
     with tempfile.TemporaryDirectory() as scratch:
@@ -428,11 +431,23 @@ def _data_hash(root: Path | str) -> str:
 
 
 def _templates(where: str) -> tuple[str, list[str]]:
-    """Name and templates of a prompt set of ours, or of a file."""
+    """Name and templates of a prompt set of ours, or of a file; other templates never go by the name of one of ours."""
     path = Path(where)
     if not path.is_file():
         return where, catalogue.prompt_set(where)
-    return path.stem, [line for line in files.read_lines(path, "template") if not line.startswith("#")]
+    lines = [line for line in files.read_lines(path, "template") if not line.startswith("#")]
+    taken = path.stem in catalogue.prompt_sets() and lines != catalogue.prompt_set(path.stem)
+    return f"{path.stem} (of a file)" if taken else path.stem, lines
+
+
+def _are_other_words(names: Sequence[str], dataset: str, split: str | None) -> bool:
+    """Say whether classes are called otherwise than the catalogue knows, where the split does not bring names of its own."""
+    try:
+        known, entry = catalogue.find(dataset, "classification")
+    except DataError:
+        return False
+    fixed = "class_list" in entry and split not in entry.get("lists", {})
+    return fixed and sorted(names) != sorted(catalogue.class_names(known))
 
 
 def confusion_csv(tables: Mapping[str, pd.DataFrame]) -> str:

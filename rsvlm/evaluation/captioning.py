@@ -116,10 +116,10 @@ def write(
 
 
 def read(samples: Iterable[shards.Sample], *, skipped: Counter | None = None) -> Pictures:
-    """Read pictures with captions, of training, for captions that take no model. Raises as `write`."""
+    """Read pictures with captions, such as those of training for captions that take no model. Raises as `write`."""
     skipped = Counter() if skipped is None else skipped
     pairs = []
-    for sample, array in tqdm(decoded(samples, skipped), desc="training captions", unit=" images"):
+    for sample, array in tqdm(decoded(samples, skipped), desc="read captions", unit=" images"):
         if texts := references(sample.captions):
             pairs.append((sample.key, texts, colours(array)))
     return _pictures(pairs, skipped)
@@ -136,7 +136,14 @@ def without_model(train: Pictures, pictures: Pictures, seed: int = 0) -> dict[st
     """Caption N pictures with what was written about training pictures: name (`FREQUENT`, `RANDOM`, `NEAREST`) → N captions.
 
     Colours are compared in units of their spread over the training pictures; of captions as frequent the first by alphabet is taken.
+
+    Raises:
+        DataError: A picture is among those of training, as where both are of one split: its nearest is itself.
     """
+    learnt = {(key, *texts): colour for key, texts, colour in zip(train.keys, train.references, train.colours, strict=True)}
+    asked = zip(pictures.keys, pictures.references, pictures.colours, strict=True)
+    if same := sum(np.array_equal(learnt.get((key, *texts)), colour) for key, texts, colour in asked):
+        raise DataError(f"{same} of the {len(pictures.keys)} pictures asked for are among those of training")
     N = len(pictures.keys)
     every = [text for texts in train.references for text in texts]
     counts = Counter(every)

@@ -23,6 +23,7 @@ PRESETS: dict[str, dict] = {
     # A tower that starts from ImageNet where `train.vision_start` gives its weights: see `trunk`.
     "lite0": dict(_LITE, vision_tower="tf_efficientnet_lite0"),  # 3,728,384 + 27,226,626
     "lite0-places": dict(_LITE, image_size=64, patch_size=8, vision_tower="tf_efficientnet_lite0", vision_layers=2),
+    "lite0-fine": dict(_LITE, image_size=64, patch_size=8, vision_tower="tf_efficientnet_lite0"),
     "lite2": dict(_LITE, vision_tower="tf_efficientnet_lite2", image_size=160, text_layers=3),  # 5,170,496 + 28,280,578
     "tiny": dict(zip(_SIZES, (224, 16, 192, 12, 3, 192, 6, 3))),  # 5,524,032 + 22,141,058
     "s32": dict(zip(_SIZES, (224, 32, 384, 12, 6, 384, 12, 6))),  # 22,493,184 + 62,974,466

@@ -110,7 +110,9 @@ def table(
     form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
     published: Annotated[
         bool,
-        typer.Option(help="Beside published figures of the same protocol, where images and captions are the benchmark's."),
+        typer.Option(
+            help="Beside published figures of the same protocol or prompt set, where images and captions are the benchmark's."
+        ),
     ] = False,
 ) -> None:
     """Print the recorded results, one table for each protocol."""

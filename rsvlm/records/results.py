@@ -193,7 +193,9 @@ def published(path: Path | str | None = None) -> pd.DataFrame:
 
     Returns:
         The columns of `PUBLISHED`. `value` is in percent; `trained_on_dataset` says whether the system saw that data set's training
-        split (yes or no); `source` says where the figure was read. A split or protocol that the source leaves open is `unstated`.
+        split (yes or no); `source` says where the figure was read, and whether from a figure or a quotation. `protocol` is the rule of
+        a recall, or the prompt set of a classification; a `split` may be a list of somebody's own, as those that `catalogue` knows.
+        What the source leaves open of both is `unstated`.
 
     Raises:
         DataError: Other columns, a value that is no percentage, an empty or unknown cell, or a figure that is there twice; the
@@ -275,8 +277,8 @@ def beside(
 ) -> pd.DataFrame:
     """Put our rows beside published figures of the same data set, split, protocol, direction and metric.
 
-    A row that is not over the benchmark's images and captions, as far as these are known, is beside nothing. Mean recalls of one direction, which some publish, are the mean of our R@1, R@5 and R@10 of that direction; such a row has no
-    interval. A figure whose split or protocol is unstated is beside nothing.
+    A row that is not over the benchmark's images and captions, as far as these are known, is beside nothing. Mean recalls of one
+    direction, which some publish, are the mean of our R@1, R@5 and R@10 of that direction; such a row has no interval. A figure whose split or protocol is unstated is beside nothing.
 
     Args:
         measured: Results as from `table`; runs of the profile `smoke` are left out.

@@ -151,7 +151,7 @@ def _published_blocks(measured: pd.DataFrame, known: Mapping, everything: bool) 
         figures = figures[[bare(name) in ours for name in figures["dataset"]]]
     alone = figures[~matching(figures, set(keys_of(both)))]
     alone = alone.assign(system=systems(alone), ci_low=math.nan, ci_high=math.nan, n=0)
-    unstated = alone["protocol"] == UNSTATED
+    unstated = (alone["protocol"] == UNSTATED) | (alone["split"] == UNSTATED)
     of_us: list[Block] = []
     for note, rows in apart.groupby("note", sort=False):
         about = f"ours, beside no published figure ({note}): " if note else "ours, nothing published beside it: "
@@ -162,7 +162,7 @@ def _published_blocks(measured: pd.DataFrame, known: Mapping, everything: bool) 
             names = ["system", metric, "95 % interval", "n", "trained on it", "source"]
             rows = [
                 [r.system, _value(r), _interval(r), str(r.n or ""), r.trained_on_dataset, r.source or "measured here"]
-                for r in group.itertuples()
+                for r in group.sort_values("value", ascending=False, kind="stable").itertuples()
             ]
             blocks.append((f"{about}{_title(key)}, {direction}", names, rows))
         if frame is both:
@@ -170,7 +170,7 @@ def _published_blocks(measured: pd.DataFrame, known: Mapping, everything: bool) 
     if unstated.any():
         names = ["task", "dataset", "metric", "system", "value", "source"]
         rows = [[r.task, r.dataset, r.metric, r.system, _value(r), r.source] for r in alone[unstated].itertuples()]
-        blocks.append(("published under an unstated protocol, comparable with nothing", names, rows))
+        blocks.append(("published with a split or protocol that is unstated, comparable with nothing", names, rows))
     return blocks
 
 

@@ -64,7 +64,9 @@ def check(config: Config) -> None:
         raise ModelError(
             "train.start and train.vision_start exclude each other: a model to go on from has its tower's weights"
         )
-    if (options.vision_start or options.vision_frozen) and not options.start:
+    if options.vision_frozen and options.start:
+        tower.freeze(weights.load(Path(options.start)), options.vision_frozen)
+    elif options.vision_start or options.vision_frozen:
         with torch.device("meta"):
             model = Mammut(mammut.MammutConfig(**mammut.PRESETS[config.model.preset]))
         tower.freeze(tower.begin(model, options.vision_start), options.vision_frozen)

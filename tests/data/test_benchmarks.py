@@ -202,6 +202,28 @@ def test_a_pack_of_skyscript_brings_its_own_words(tmp_path):
         catalogue.class_names("SkyScript")
 
 
+def test_a_subset_is_read_from_its_own_list_and_with_its_own_words(tmp_path, small, caplog):
+    small["AID"]["splits"] = {"all": {"images": 3}, "skyscript-test": {"images": 2}}
+    picture(tmp_path / "AID" / "Airport" / "c.jpg")
+    for name in "ab":
+        picture(tmp_path / "images" / f"{name}.jpg")
+    with pytest.raises(DataError, match="has no aid_img_txt_pairs_test.csv: split 'skyscript-test' of AID.*classnames.txt"):
+        benchmarks.labelled(tmp_path, "AID", "skyscript-test")
+    (tmp_path / "aid_img_txt_pairs_test.csv").write_text("filepath,label\nimages/a.jpg,bare land\nimages/b.jpg,aerodrome\n")
+    (tmp_path / "aid_img_txt_pairs_train.csv").write_text("filepath,label\nimages/a.jpg,aerodrome\n")
+    (tmp_path / "skyscript-test.csv").write_text("filepath,label,split\nimages/a.jpg,aerodrome,skyscript-test\n")
+    with pytest.raises(DataError, match="has no classnames.txt"):  # the words are not those of the catalogue
+        benchmarks.labelled(tmp_path, "AID", "skyscript-test")
+    (tmp_path / "classnames.txt").write_text("aerodrome\nbare land\n")
+    words, items = benchmarks.labelled(tmp_path, "AID", "skyscript-test")
+    assert words == ["aerodrome", "bare land"] and [label for _, _, label in items] == [1, 0] and not caplog.text
+    small["AID"]["splits"]["skyscript-test"]["images"] = 9
+    with pytest.raises(DataError, match="has 2 of 9 images"):
+        benchmarks.labelled(tmp_path, "AID", "skyscript-test")
+    benchmarks.labelled(tmp_path, "AID", "skyscript-test", partial=True)
+    assert "expected 9: its figures are not those of AID" in caplog.text
+
+
 def test_unnamed_folders_are_classes(tmp_path):
     for place in ("mine/dryLake", "mine/salt_flat"):
         picture(tmp_path / place / "1.png")
@@ -635,6 +657,12 @@ def test_the_catalogue_tells_everything(monkeypatch):
     assert rows["UCM-Captions"]["splits"]["test"] == {"images": 210, "captions": 1050}
     assert "Million-AID" in " ".join(rows["AID"]["traps"]) and "RESISC45" in " ".join(rows["NWPU-Captions"]["traps"])
     assert rows["AID"]["classes"] == 30 and rows["Million-AID"]["classes"] == 51
+    lists = {name: catalogue.find(name)[1].get("lists", {}) for name in rows}
+    assert {split for of_set in lists.values() for split in of_set} == {
+        f"skyscript-{part}" for part in ("train", "val", "test")
+    }
+    for name, of_set in lists.items():
+        assert all(f"{split}: " in " ".join(rows[name]["traps"]) for split in of_set), name  # --list tells them
 
 
 def test_class_words_are_read_by_a_text_tower():

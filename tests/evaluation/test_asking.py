@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -11,7 +12,7 @@ from conftest import png, toy_sample, write_tar
 from evaluation.test_reading import Guesser
 from typer.testing import CliRunner
 
-from rsvlm.errors import DataError
+from rsvlm.errors import DataError, ModelError
 from rsvlm.evaluation import asking, by_name, commands
 
 FEW = by_name.Options(protocol="one-to-one", bootstrap_samples=20, device="cpu")
@@ -75,7 +76,34 @@ def test_colours_know_directions_where_captions_tell_where_colours_are(guess, tm
     assert best["directions: colour"]["value"] > 80 and best["directions"]["value"] < 50
     assert best["directions: model - colour"]["ci_high"] < 0
     alone = asking.read(guess, tmp_path / "set", None, FEW, measures=["directions"], train_split="nowhere")
-    assert {row["protocol"] for row in alone.rows} == {"directions"} and "nowhere" in alone.about["not_measured"]["directions"]
+    assert {row["protocol"] for row in alone.rows} == {"directions"} and alone.about["not_measured"] == {}
+    assert re.search("no baselines: .*nowhere", alone.about["baselines"])
+    same = asking.read(guess, tmp_path / "set", None, FEW, measures=["directions"], train_split="test")
+    assert same.rows == alone.rows and "learnt from" in same.about["baselines"]
+    words = asking.read(guess, tmp_path / "set", None, FEW, measures=["words"], train_split="train")
+    assert "--measure directions" in words.about["baselines"], "what was asked for and is not there is told"
+
+
+@pytest.mark.parametrize(("wrong", "words"), [({"protocol": "skyscript"}, "--protocol"), ({"ties": "fair"}, "--ties")])
+def test_a_wrong_option_stops_reading_before_any_work(monkeypatch, guess, chips, wrong, words):
+    monkeypatch.setattr(asking.opening, "open_encoder", lambda *arguments: pytest.fail("a model was opened"))
+    with pytest.raises(DataError, match=words):
+        asking.read(guess, chips, None, dataclasses.replace(FEW, **wrong))
+
+
+def test_a_model_that_reads_no_texts_says_so_before_any_picture(monkeypatch, guess, chips):
+    def refuse(self, captions):
+        raise ModelError("it has no texts")
+
+    monkeypatch.setattr(Model, "texts", refuse)
+    monkeypatch.setattr(Model, "images", lambda self, arrays: pytest.fail("a picture was embedded"))
+    with pytest.raises(ModelError, match="it has no texts"):
+        asking.read(guess, chips, None, FEW)
+
+
+def test_bars_tell_how_far_reading_is(guess, chips, capsys):
+    asking.read(guess, chips, None, FEW, measures=["directions"])
+    assert "embed and turn: 12 images" in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured_is_said_and_nothing_at_all_is_an_error(guess, toy_shards):

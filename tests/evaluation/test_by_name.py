@@ -2,6 +2,7 @@
 
 import pytest
 
+from rsvlm.data import catalogue
 from rsvlm.errors import DataError
 from rsvlm.evaluation import by_name
 
@@ -12,3 +13,24 @@ def test_where_no_image_tells_its_class_that_is_told_before_a_model_is_opened(to
     with pytest.raises(DataError, match="does not say of what class"):
         by_name.retrieve("remoteclip:ViT-B-32", toy_shards, per_class=True)
     assert not opened
+
+
+def test_templates_of_a_file_never_go_by_the_name_of_a_prompt_set_of_others(tmp_path):
+    for name, line, called in (
+        ("mine.txt", "a view of {class}", "mine"),
+        ("skyscript.txt", "a view of {class}", "skyscript (of a file)"),
+        ("paper.txt", "An aerial image of {class}", "paper"),
+    ):
+        (tmp_path / name).write_text(f"# ours\n{line}\n")
+        assert by_name._templates(str(tmp_path / name)) == (called, [line])
+    assert by_name._templates("paper") == ("paper", ["An aerial image of {class}"])
+
+
+def test_other_names_of_classes_are_another_prompt_set():
+    words = catalogue.class_names("AID")
+    assert not by_name._are_other_words(words[::-1], "AID", None)
+    assert by_name._are_other_words(["aerodrome", *words[1:]], "aid", "all") and by_name._are_other_words(
+        words[1:], "AID", None
+    )
+    assert not by_name._are_other_words(["aerodrome", *words[1:]], "AID", "skyscript-test")  # those of its own list
+    assert not by_name._are_other_words(["aerodrome"], "my airports", None)

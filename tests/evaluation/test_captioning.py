@@ -156,6 +156,8 @@ def test_captions_that_took_no_model():
 
     # of captions as frequent the first by alphabet
     assert captioning.without_model(pictures([red], [["b", "a"]]), train)[FREQUENT] == ["a"] * 3
+    with pytest.raises(DataError, match="1 of the 2 pictures asked for are among those of training"):
+        captioning.without_model(train, captioning.Pictures(["0", "new"], [train.references[0], ["x"]], train.colours[:2]))
 
 
 def test_rows_have_intervals_chance_and_the_gap_to_the_best_without_a_model(coco):

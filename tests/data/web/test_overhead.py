@@ -113,6 +113,16 @@ def test_a_head_says_what_it_is_good_for():
     words = overhead.told(toy())
     assert "30 overhead/mine, 1,200 other/cats" in words and "recall 0.800" in words
     assert "precision of at least 0.95 where 20.0% of the pictures" in words
+    head = toy()
+    false = overhead.upper(head.false_positive_rate, 1200)
+    assert head.false_positive_rate < false and f"found on 1,200 others and may be {false:.4f}" in words
+    assert f"precision is {head.recall * 0.2 / (head.recall * 0.2 + false * 0.8):.2f}" in words
+
+
+def test_a_rate_of_zero_of_few_pictures_may_be_much_more():
+    """Wilson's interval: of none among n, z² / (n + z²)."""
+    assert overhead.upper(0.0, 51) == pytest.approx(1.96**2 / (51 + 1.96**2))
+    assert overhead.upper(0.5, 10**8) == pytest.approx(0.5, abs=2e-4)
 
 
 def test_a_head_is_kept_and_nothing_else_is_taken_for_one(tmp_path):

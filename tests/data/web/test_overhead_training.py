@@ -147,8 +147,31 @@ def test_a_labelled_folder_trains_a_head(tmp_path, simple):
     for path in (tmp_path / "other" / "part0" / "deeper").iterdir():
         path.rename(tmp_path / "other" / "part0" / path.name)
     assert training.train_folder(tmp_path, 0.6, 0.5)[0].sources == 2 + 24  # one folder says nothing of sources
+
+
+def test_folders_without_pictures_are_told_before_any_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(overhead, "features", lambda pictures: pytest.fail("a picture was measured"))
+    with pytest.raises(DataError, match="nowhere/other holds no files .there is no folder .*nowhere"):
+        training.train_folder(tmp_path / "nowhere")
+    for name in ("Overhead", "other"):
+        (tmp_path / name).mkdir()
+    for number in range(3):
+        (tmp_path / "other" / f"{number}.png").write_bytes(png(noise()))
+    with pytest.raises(DataError, match=r"overhead holds no files \(.* holds Overhead, other\): put labelled"):
+        training.train_folder(tmp_path)
+    (tmp_path / "overhead").mkdir()
+    (tmp_path / "overhead" / "0.png").write_bytes(png(noise()))
+    with pytest.raises(DataError, match="overhead holds 1 file "):
+        training.train_folder(tmp_path)
+
+
+def test_pictures_that_none_can_read_are_told(tmp_path, simple):
+    for name in overhead.CLASSES:
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            (tmp_path / name / f"{number}.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="no readable picture"):
-        training.train_folder(tmp_path / "overhead", 0.8)
+        training.train_folder(tmp_path)
 
 
 def near_twins(number: int, is_overhead: bool) -> np.ndarray:
