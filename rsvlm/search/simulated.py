@@ -28,7 +28,7 @@ def lessons(
         about: What `teaching.space` says of them and of the text.
         truth: (N,) bool, whether each chip shows what is looked for.
         counts: Numbers of labels after which a lesson is learnt in any case.
-        method: As for `teaching.teach`.
+        method: As for `teaching.teach`, once there are labels.
         at_random: Chips in the order in which they are labelled, (N,), whatever is proposed. If None, what is proposed is labelled.
         step: Number of labels between two lessons.
 
@@ -44,7 +44,7 @@ def lessons(
         raise DataError(f"truth of shape {truth.shape} for {len(vectors)} chips: expected one for each")
     labelled = np.empty(0, np.int64)
     while True:
-        lesson = teaching.teach(vectors, about, labelled, truth[labelled], step, method)
+        lesson = teaching.teach(vectors, about, labelled, truth[labelled], step, method if len(labelled) else "auto")
         yield labelled, lesson
         more = [count for count in counts if count > len(labelled)]
         if not more or len(labelled) == len(vectors):
