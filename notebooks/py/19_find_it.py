@@ -484,7 +484,7 @@ if same:
 # %% tags=["hide-input"]
 Markdown(
     f"Beyond a tile and a window from the edges, {'the confidences are the same to the last digit' if not most else f'the largest difference of confidences is {most:.1e}'}; "
-    f"nearer to them it is up to {max(one['nearer to the edges'] for one in same):.2f}, for there the model has other neighbours to look at. So of scenes "
+    f"nearer to them they differ by up to {max(one['nearer to the edges'] for one in same):.2f}, for there the model has other neighbours to look at. So of scenes "
     "that are searched in pieces, let the pieces overlap by two tiles."
     if same
     else ""
