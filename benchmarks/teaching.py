@@ -175,20 +175,19 @@ def precision(scores: np.ndarray, truth: np.ndarray) -> float:
 
 def _taught(text: np.ndarray, halved: tuple, labels: Sequence[int], step: int, seed: int) -> dict:
     """Teach one class: the user labels what each policy proposes."""
-    from rsvlm.search import confidence, teaching
+    from rsvlm.search import confidence, simulated, teaching
 
     here, yes, there, truth = halved
     about = teaching.space(here, text)
     weights, offset = all_labels(here, yes.astype(float))
     record: dict = {"text": precision(there @ text, truth), "all": precision(there @ weights + offset, truth)}
     for policy, (method, proposed) in POLICIES.items():
-        lesson = teaching.teach(here, about, np.empty(0, int), np.empty(0, bool), step)
-        seen, points, told = np.empty(0, np.int64), [], []
-        at_random = np.random.default_rng([seed, zlib.crc32(text.tobytes())]).permutation(len(here))
-        while len(seen) < min(labels[-1], len(here)):
-            until = min([len(seen) + step, *(n for n in labels if n > len(seen))])
-            seen = np.concatenate([seen, lesson.proposals[: until - len(seen)]]) if proposed else at_random[:until]
-            lesson = teaching.teach(here, about, seen, yes[seen], step, method)
+        points, told = [], []
+        order = np.random.default_rng([seed, zlib.crc32(text.tobytes())]).permutation(len(here))
+        how = {"method": method, "at_random": None if proposed else order, "step": step}
+        for seen, lesson in simulated.lessons(here, about, yes, labels, **how):
+            if not len(seen):
+                continue
             beliefs = None
             if policy == "ours":
                 beliefs = confidence.expectations(lesson, seen, yes[seen], [min(FIRST, len(here))])

@@ -16,6 +16,7 @@ In: a scene of any size or an archive, a model, texts. Out: polygons, heat, the 
     confidence    how sure that is
     label_files   labels as GeoJSON, laid on chips
     lessons       an index taught by a file of labels
+    simulated     a user who answers as the truth is, to measure what answers are worth
     page          model and gallery as files that a browser searches
     page_texts    the half of a model that reads queries there
     page_runtime  what runs that half in a browser, from npm

@@ -8,7 +8,8 @@ Pure functions of N vectors x of norm 1, a text's direction t of norm 1, and lab
 3.  From 5 on it is f(x) = A z + B + v·h by logistic regression of the labels with a Gaussian prior: A ~ N(1, 1), B ~ N(-2,
     2²), v ~ N(0, c), so that with no labels it is the text. The solution lies in the span of n vectors: f = z - 2 + K a on the
     labelled chips, K_ij = c h_i·h_j + z_i z_j + 4, and a by Newton: p = 1 / (1 + exp(-f)), W = p (1 - p), b = W (f - z + 2) +
-    y - p, a = b - √W S⁻¹ √W K b, S = 1 + √W K √W (Rasmussen and Williams, algorithm 3.1; y is 1 or 0). Then A = 1 + Σ a_i z_i,
+    y - p, a = b - √W S⁻¹ √W K b, S = 1 + √W K √W (Rasmussen and Williams, algorithm 3.1; y is 1 or 0), from a = 0 on;
+    a step that lowers the posterior, -sum of log(1 + exp(-(2 y_i - 1) f_i)) - a·K a / 2, is halved until it does not. Then A = 1 + Σ a_i z_i,
     B = 4 Σ a_i - 2, v = c Σ a_i h_i.
 4.  c is the one of `FREEDOMS` with the least sum of log(1 + exp(-(2 y_i - 1) g_i)) + (ln(c / 3))² / 2, where g_i is what f_i
     would be had label i not been given: g_i = f_i - q_i (y_i - p_i) / (1 - W_i q_i), q = diagonal of K - K √W S⁻¹ √W K.
@@ -331,16 +332,23 @@ def _spread(h: np.ndarray, known: np.ndarray, worth: np.ndarray, count: int) -> 
 def _newton(kernel: np.ndarray, prior: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find the a of step 3 and the g of step 4, (n,) each."""
     n = len(y)
-    f = prior.copy()
+    sign, a, f = 2 * y - 1, np.zeros(len(y)), prior.copy()
+    height = -np.logaddexp(0, -sign * f).sum()
     for _ in range(50):
         p = logistic(f)
         root = np.sqrt(np.maximum(p * (1 - p), 1e-9))
         inner = np.eye(n) + root[:, None] * kernel * root
         b = root**2 * (f - prior) + y - p
-        a = b - root * np.linalg.solve(inner, root * (kernel @ b))
-        step = prior + kernel @ a - f
-        f = f + np.clip(step, -8, 8)
-        if np.abs(step).max() < 1e-6:
+        move = b - root * np.linalg.solve(inner, root * (kernel @ b)) - a
+        along = kernel @ move
+        # A whole step may go too far, and then back and forth: half of it, until the posterior is no lower.
+        for halving in range(31):
+            higher = -np.logaddexp(0, -sign * (f + along)).sum() - (a + move) @ (f + along - prior) / 2
+            if higher >= height or halving == 30:
+                break
+            move, along = move / 2, along / 2
+        a, f, height = a + move, f + along, higher
+        if np.abs(along).max() < 1e-6:
             break
     rooted = root[:, None] * kernel
     own = np.diag(kernel) - np.einsum("ij,ij->j", rooted, np.linalg.solve(inner, rooted))

@@ -76,6 +76,20 @@ def test_the_classifier_is_the_minimum_of_what_it_says_it_minimises():
     np.testing.assert_allclose(vectors @ learnt.weights + learnt.offset, every @ w, atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_fit_is_that_minimum_also_where_labels_contradict_the_text(seed):
+    """Whole steps of Newton's go too far there."""
+    vectors, direction, truth = archive(seed=seed)
+    rows = np.random.default_rng(seed).permutation(len(vectors))[:60]
+    about = teaching.space(vectors, -direction)
+    h, z, y = about.centred(vectors[rows]), about.text(vectors[rows]), truth[rows].astype(float)
+    for freedom in teaching.FREEDOMS:
+        kernel = freedom * h @ h.T + np.outer(4 * z, 4 * z) + 4
+        a, _ = teaching._newton(kernel, 4 * z - 2, y)
+        # Where the gradient is zero, each a is what the label is above its chance.
+        np.testing.assert_allclose(a, y - teaching.logistic(4 * z - 2 + kernel @ a), atol=1e-5)
+
+
 def test_what_is_left_out_is_near_to_a_fit_without_it():
     vectors, direction, truth = archive(seed=2)
     rows = np.r_[np.flatnonzero(truth)[:8], np.flatnonzero(~truth)[:12]]

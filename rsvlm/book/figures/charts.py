@@ -160,15 +160,16 @@ def interval_dots(rows: Sequence[Mapping[str, object]], xlabel: str) -> Figure:
 
 
 def curves_with_bands(
-    curves: Mapping[str, pd.DataFrame], xlabel: str, ylabel: str, guessing: pd.DataFrame | None = None
+    curves: Mapping[str, pd.DataFrame], xlabel: str, ylabel: str, guessing: pd.DataFrame | None = None, scale: str = "log"
 ) -> Figure:
-    """Draw curves on a logarithmic axis, each with the band of its interval, and guessing as a broken line.
+    """Draw curves, each with the band of its interval, and guessing as a broken line.
 
     Args:
         curves: A name to `x value` and, where there are any, `ci_low ci_high`.
         xlabel: What `x` is, with the unit.
         ylabel: What the values are, with the unit.
         guessing: `x value`, or none.
+        scale: Scale of the x axis, `log` or `linear`.
     """
     figure, axes = canvas(width=7.0, height=3.6)
     for (name, curve), colour in zip(curves.items(), PALETTE.values(), strict=False):
@@ -177,7 +178,7 @@ def curves_with_bands(
             axes.fill_between(curve["x"], curve["ci_low"], curve["ci_high"], color=colour, alpha=0.2, linewidth=0)
     if guessing is not None:
         axes.plot(guessing["x"], guessing["value"], "--", color="#666666", label="guessing")
-    axes.set(xscale="log", xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    axes.set(xscale=scale, xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
     places = sorted({float(x) for curve in curves.values() for x in curve["x"]})
     axes.set_xticks(places, [f"{x:g}" for x in places])
     axes.minorticks_off()

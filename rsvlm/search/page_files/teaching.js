@@ -76,18 +76,28 @@ export const probabilityOf = ({ slope, shift }, f) => logistic(slope * f + shift
 
 function newton(kernel, prior, y) {
   const n = y.length;
-  let f = Float64Array.from(prior);
-  let a, root, lower;
+  let [f, a] = [Float64Array.from(prior), new Float64Array(n)];
+  let root, lower;
+  const heightOf = (a, f) => f.reduce((sum, value, i) => sum - softplus(-(2 * y[i] - 1) * value) - (a[i] * (value - prior[i])) / 2, 0);
+  let height = heightOf(a, f);
   for (let turn = 0; turn < 50; turn++) {
     const p = f.map(logistic);
     root = p.map((value) => Math.sqrt(Math.max(value * (1 - value), 1e-9)));
     lower = cholesky(kernel.map((row, i) => row.map((value, j) => root[i] * value * root[j] + (i === j ? 1 : 0))));
     const b = f.map((value, i) => root[i] ** 2 * (value - prior[i]) + y[i] - p[i]);
     const inner = solve(lower, kernel.map((row, i) => root[i] * dot(row, b)));
-    a = b.map((value, i) => value - root[i] * inner[i]);
-    const steps = f.map((value, i) => prior[i] + dot(kernel[i], a) - value);
-    f = f.map((value, i) => value + Math.min(Math.max(steps[i], -8), 8));
-    if (steps.every((step) => Math.abs(step) < 1e-6)) break;
+    const move = b.map((value, i) => value - root[i] * inner[i] - a[i]);
+    const along = f.map((_, i) => dot(kernel[i], move));
+    // A whole step may go too far, and then back and forth: half of it, until the posterior is no lower
+    let share = 1;
+    let next;
+    for (let halving = 0; halving <= 30; halving++, share /= 2) {
+      next = [a.map((value, i) => value + share * move[i]), f.map((value, i) => value + share * along[i])];
+      if (heightOf(...next) >= height || halving === 30) break;
+    }
+    [a, f] = next;
+    height = heightOf(a, f);
+    if (along.every((step) => Math.abs(share * step) < 1e-6)) break;
   }
   const leftOut = new Float64Array(n);
   for (let j = 0; j < n; j++) {

@@ -66,9 +66,12 @@ def test_curves_have_their_bands_and_guessing():
     guess = pd.DataFrame({"x": [10, 100], "value": [10.0, 1.0]})
     axes = charts.curves_with_bands({"a": curve, "b": curve[["x", "value"]]}, "x", "y", guess).axes[0]
     assert [list(line.get_ydata()) for line in axes.lines] == [[50.0, 20.0], [50.0, 20.0], [10.0, 1.0]]
+    assert axes.get_xscale() == "log"
     band = axes.collections[0].get_paths()[0].vertices
     assert len(axes.collections) == 1 and (band[:, 1].min(), band[:, 1].max()) == (18.0, 55.0)
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b", "guessing"]
+    linear = charts.curves_with_bands({"a": curve.assign(x=[0, 20])}, "x", "y", scale="linear").axes[0]
+    assert linear.get_xscale() == "linear" and list(linear.get_xticks()) == [0, 20]
 
 
 @pytest.mark.parametrize("names", [("one",), ("one", HOSTILE)])
