@@ -21,7 +21,7 @@
 #
 # Cost: less than a minute, once the model of chapter 2 is trained. `model` takes any other.
 
-# %% tags=["parameters", "after:02_training"]
+# %% tags=["parameters", "after:11_itaipu"]
 profile = "laptop"
 seed = 0
 device = "auto"
@@ -58,7 +58,7 @@ from rsvlm.training import train
 
 # %% tags=["hide-input"]
 started = time.time()
-options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
+options = recipe.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 work = Path(tempfile.mkdtemp())
 try:
     scene = ground.itaipu()
@@ -68,7 +68,7 @@ is_there = scene is not None
 
 # %% tags=["hide-input"]
 Markdown(
-    "The ground is that of [](18_itaipu): two scenes of Landsat 8 of 18 May 2020 around the dam of Itaipu, "
+    "The ground is that of [](11_itaipu): two scenes of Landsat 8 of 18 May 2020 around the dam of Itaipu, "
     f"{ground.ITAIPU_SOURCE['attribution']}, {ground.ITAIPU_SOURCE['license']}."
     if is_there
     else f"The package with the ground could not be had, so this chapter is empty: {reason}"
@@ -529,7 +529,7 @@ Markdown(
 # %% tags=["hide-input"]
 if is_there:
     origin = provenance(
-        options, file_sha256(itaipu.FILE), str(resolve_device(device)), started, "rsvlm run notebooks/19_find_it.ipynb"
+        options, file_sha256(itaipu.FILE), str(resolve_device(device)), started, "rsvlm run notebooks/18_find_it.ipynb"
     )
     save_result("find-it", run_name or f"{profile}-seed{seed}", options, rows, origin)
     display(tables.provenance(origin))

@@ -81,17 +81,9 @@ if is_there:
     truth = table[list(itaipu.LABELS)].to_numpy()
     train_pictures, train_table = itaipu.labelled(scene, "train")
     held_pictures, held_table = itaipu.labelled(scene, "val")
-    shown = pd.DataFrame(
-        {
-            name: {label: int((part[label] == itaipu.YES).sum()) for label in itaipu.LABELS}
-            for name, part in (
-                ("north, for training", train_table),
-                ("north, held out", held_table),
-                ("south, for the test", table),
-            )
-        }
-    )
-    shown.loc["chips"] = [len(train_table), len(held_table), len(table)]
+    parts = {"north, for training": train_table, "north, held out": held_table, "south, for the test": table}
+    shown = pd.DataFrame({name: (part[list(itaipu.LABELS)] == itaipu.YES).sum() for name, part in parts.items()})
+    shown.loc["chips"] = [len(part) for part in parts.values()]
     display(shown.rename_axis(index="chips that show").style)
 
 # %%
@@ -139,11 +131,17 @@ if is_there:
         sentences = [sentence.format(word) for word in WORDS[label] for sentence in SENTENCES]
         of_labels.append(embed.unit(np.asarray(encoder.texts(sentences)), "texts").mean(0))
     zero_shot = vectors @ embed.unit(np.stack(of_labels), "labels").T
+
+# %%
+if is_there:
     colours, of_train, of_held = (
         np.stack([baselines.colours(picture) for picture in part]) for part in (pictures, train_pictures, held_pictures)
     )
     known = [part[list(itaipu.LABELS)].to_numpy() for part in (train_table, held_table)]
     by_colour = labels.ridge(of_train, known[0], of_held, known[1], colours)
+
+# %%
+if is_there:
     about = {"dataset": "itaipu-south", "blocks": [itaipu.block(chip) for chip in table.index], "seed": seed}
     about |= {"bootstrap_samples": options.evaluate.bootstrap_samples, "resampled": draws}
     for name, scores in {"zero-shot": zero_shot, "colours, supervised": by_colour}.items():
@@ -205,7 +203,7 @@ if is_there:
 # %% tags=["hide-input"]
 if is_there:
     origin = provenance(
-        options, file_sha256(itaipu.FILE), str(resolve_device(device)), started, "rsvlm run notebooks/18_itaipu.ipynb"
+        options, file_sha256(itaipu.FILE), str(resolve_device(device)), started, "rsvlm run notebooks/11_itaipu.ipynb"
     )
     save_result("itaipu", run_name or f"{profile}-seed{seed}", options, rows, origin)
     display(tables.provenance(origin))
