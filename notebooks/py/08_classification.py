@@ -279,6 +279,8 @@ systems = {
         {},
     ),
 }
+
+# %%
 how = {"dataset": f"{earth.NAME}-cover", "seed": seed, "bootstrap_samples": options.evaluate.bootstrap_samples}
 how |= {"shots": (1, 2) if few else few_shots.SHOTS, "seeds": 2 if few else few_shots.SEEDS}
 shot_rows = {
@@ -289,19 +291,13 @@ shot_rows = {
 # %%
 curves = {}
 for system, of_system in shot_rows.items():
-    for way in dict.fromkeys(row["protocol"] for row in of_system):
-        points = [
-            (row["metric"].partition("@")[2], row)
-            for row in of_system
-            if row["protocol"] == way and row["metric"][:4] == "top1"
-        ]
-        points = [
-            {"x": int(k)} | {part: row[part] for part in ("value", "ci_low", "ci_high")}
-            for k, row in points
-            if k.isdigit() and k != "0"
-        ]
-        if "mean" not in way:
-            curves[f"{system}, {way.removeprefix('few-shot ').partition(':')[0]}"] = pd.DataFrame(points)
+    told = pd.DataFrame(of_system)
+    told = told[told["metric"].str.fullmatch(r"top1@[1-9]\d*") & ~told["protocol"].str.contains("mean")]
+    for way, part in told.groupby("protocol", sort=False):
+        name = f"{system}, {way.removeprefix('few-shot ').partition(':')[0]}"
+        curves[name] = part.assign(x=part["metric"].str[5:].astype(int))[["x", "value", "ci_low", "ci_high"]]
+
+# %%
 guess = 100 / len(shot_names)
 charts.picture(
     charts.curves_with_bands(
@@ -337,6 +333,8 @@ shot = {
     for r in rs
     if r["metric"][:4] == "top1"
 }
+
+# %% tags=["hide-input"]
 mine = {key[1:]: row["value"] for key, row in shot.items() if key[0] == "the book's model"}
 Markdown(
     f"{len(tested)} test chips of {len(shot_names)} classes; {len(known_labels)} training chips to draw from, at most {most} of a class. With one "
@@ -370,6 +368,8 @@ worlds += [coverage.balanced(5), coverage.area(100, 5, 2.5), coverage.precision(
 worlds += [coverage.difference(50, 99, 97), coverage.difference(1000, 95, 90)]
 worlds += [coverage.calibration(500, 1.0), coverage.calibration(500, 1.5), coverage.seeds(500, 5)]
 counted = coverage.simulate(worlds, sets=10 if few else 200, bootstrap_samples=100 if few else 500, seed=seed)
+
+# %%
 told = counted.rename(
     columns={
         "percentiles": "percentiles, % that hold it",

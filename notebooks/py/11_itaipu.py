@@ -170,6 +170,7 @@ def span(row):
     return f"{row['value']:.1f} ({row['ci_low']:.1f} to {row['ci_high']:.1f})"
 
 
+# %% tags=["hide-input"]
 Markdown(
     f"Over the labels that at least {labels.LEAST} chips of the south show, the mean average precision without a single label is "
     f"**{span(told['zero-shot', 'mAP'])}**; a random order has {told['zero-shot', 'mAP']['chance']:.1f}. The strongest trivial rival is given "
