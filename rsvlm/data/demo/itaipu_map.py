@@ -47,14 +47,16 @@ LEAST_PX, LEAST_FARMLAND_PX = 25, 150
 """Smallest patch of one cover, and of farmland, that is on the map, in pixels; smaller ones are as often the shore of an island."""
 
 WATERS = (
-    ("Itaipu Reservoir", "reservoir", (0, 1050, 1500, 2819)),
-    ("Yguazú Reservoir", "reservoir", (1000, 0, 1450, 400)),
-    ("Paraná River", "river", (1500, 1480, 2206, 1696)),
-    ("Iguazu River", "river", (2050, 1697, 2206, 2819)),
+    ("reservoir", (0, 1050, 1500, 2819)),
+    ("reservoir", (1000, 0, 1450, 400)),
+    ("river", (1500, 1480, 2206, 1696)),
+    ("river", (2050, 1697, 2206, 2819)),
 )
-"""Names and kinds of the waters that the picture shows, and boxes of pixels, top, left, bottom and right, in which these lie."""
+"""Kinds of the waters that the picture shows, and boxes of pixels, top, left, bottom and right, in which these lie.
 
-NAMED_PX = 100
+They go without names: what a water is called cannot be seen, and a caption that names it does not say what it is."""
+
+KNOWN_PX = 100
 """Smallest water that is taken for a part of one of those, in pixels: an arm that the picture's edge or a road cuts off."""
 
 ISLAND_PX = 36
@@ -201,9 +203,9 @@ def _patches(covers: np.ndarray) -> Iterator[tuple[dict[str, str], object]]:
 def _water(shape: object) -> dict[str, str]:
     """Return the tags of a water."""
     at = shape.representative_point()
-    for name, kind, (top, left, bottom, right) in WATERS:
-        if shape.area >= NAMED_PX and top <= at.y < bottom and left <= at.x < right:
-            return {"natural": "water", "water": kind, "name": name}
+    for kind, (top, left, bottom, right) in WATERS:
+        if shape.area >= KNOWN_PX and top <= at.y < bottom and left <= at.x < right:
+            return {"natural": "water", "water": kind}
     return {"natural": "water", "water": "yes"}
 
 
