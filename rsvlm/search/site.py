@@ -40,7 +40,7 @@ from rsvlm.search.index_files import Index
 
 log = logging.getLogger(__name__)
 
-ROOMS = ("search/site", "search/page_texts", "search/page_runtime", "search/index_files", "model", "data/*")
+ROOMS = ("search/site", "search/page_texts", "search/page_runtime", "search/index_files", "model", "data/imagery", "data/*")
 """Rooms whose files decide what is made here, for `stages.source_hash`; `page_hash` stands for the scripts."""
 
 DATA = "data"  # folder of what is searched
