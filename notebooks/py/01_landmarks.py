@@ -65,7 +65,10 @@ test = list(islice(shards.stream(data, "test"), 100))
 coast = [sample for sample in test if "Sea" in sample.captions[0]]
 inland = [sample for sample in test if "Sea" not in sample.captions[0]]
 galleries.gallery(
-    [{"image": images.decode(s.image), "alt": f"Chip {s.key}", "caption": s.captions[0]} for s in coast[:6] + inland[:6]],
+    [
+        {"image": images.decode(s.image), "alt": f"Chip {s.key}", "caption": s.captions[0], "ground": s.record}
+        for s in coast[:6] + inland[:6]
+    ],
     thumbnail_px=210,
 )
 

@@ -101,6 +101,7 @@ typical = [int(np.flatnonzero(labels == c)[0]) for c in range(len(class_names))]
 galleries.gallery(
     [
         {"image": pictures[i], "alt": f"A chip of class {class_names[labels[i]]}", "caption": class_names[labels[i]]}
+        | {"ground": samples[kept[i]].record}
         for i in typical
     ],
     thumbnail_px=110,
@@ -407,7 +408,7 @@ clearest = order[np.sort(np.unique(labels[order], return_index=True)[1])[:6]]
 galleries.gallery(
     [
         {"image": pictures[i], "alt": f"Chip {samples[kept[i]].key}", "badge": "✓" if lead[i] > 0 else "✗"}
-        | {"caption": f"{class_names[labels[i]]}; said: {class_names[scores[i].argmax()]}"}
+        | {"caption": f"{class_names[labels[i]]}; said: {class_names[scores[i].argmax()]}", "ground": samples[kept[i]].record}
         for i in [*clearest, *order[-6:][::-1]]
     ],
     thumbnail_px=110,

@@ -88,17 +88,20 @@ if is_there:
 
 # %%
 if is_there:
+    CHIP = {"gsd_m": ground.PIXEL_M, "size_px": itaipu.SIDE_PX}
     side = f"{itaipu.SIDE_PX * ground.PIXEL_M / 1000:.1f} km"
     typical = {label: np.flatnonzero(truth[:, i] == itaipu.YES) for i, label in enumerate(itaipu.LABELS)}
     items = [
-        {"image": pictures[rows[len(rows) // 2]], "alt": f"A chip of {side} that shows: {label}", "caption": label}
+        {
+            "image": pictures[rows[len(rows) // 2]],
+            "alt": f"A chip of {side} that shows: {label}",
+            "caption": label,
+            "ground": CHIP,
+        }
         for label, rows in typical.items()
         if len(rows)
     ]
     display(galleries.gallery(items, thumbnail_px=128))
-
-# %% tags=["hide-input"]
-Markdown(f"A chip of each label; each is {side} wide, {ground.PIXEL_M:.0f} m to a pixel, true colour." if is_there else "")
 
 # %% [markdown]
 # ## Which words does it know?
@@ -196,7 +199,7 @@ if is_there:
         row = [
             {"image": pictures[j], "badge": MARKS[int(truth[j, i])], "caption": ", ".join(
                 name for name, held in zip(itaipu.LABELS, truth[j]) if held == itaipu.YES
-            ) or "nothing sure", "alt": f"Answer {rank} to {label}: chip {table.index[j]}"}
+            ) or "nothing sure", "ground": CHIP, "alt": f"Answer {rank} to {label}: chip {table.index[j]}"}
             for rank, j in enumerate(first, 1)
         ]  # fmt: skip
         display(Markdown(f"**{label}**"), galleries.gallery(row, thumbnail_px=112))
