@@ -179,7 +179,7 @@ wide.style.format(precision=2, na_rep="") if is_stored else Markdown(f"No run is
 of_all = measured[(measured["metric"] == "mR") & (measured["protocol"] == "plain") & (measured["split"] == "val")].set_index(
     "run"
 )
-plain = of_all.loc[[which for which in (name, f"{name}-turns", first) if which in of_all.index]]
+plain = of_all.loc[[which for which in dict.fromkeys((name, f"{name}-turns", first)) if which in of_all.index]]
 without = {which: of_all["value"][which] for which in ("scene-class", "colour") if which in of_all.index}
 beside = " and ".join(f"{value:.1f} % by `{which}`" for which, value in without.items()) or "nothing yet without a model"
 
