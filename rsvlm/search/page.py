@@ -74,9 +74,7 @@ def build(
     encoder = open_encoder(model, "cpu")
     texts = page_texts.open_texts(encoder)
     ours = isinstance(encoder, embed.MammutEncoder)
-    gallery = embeddings.read(
-        embeddings.load_orpage_texts.embed_by_file(model if ours else encoder, data, split, device=device)
-    )
+    gallery = embeddings.read(embeddings.load_or_embed(model if ours else encoder, data, split, device=device))
     skipped: Counter = Counter()
     samples, arrays = zip(*reading.decoded(benchmarks.samples(data, split, skipped=skipped), skipped))
     out.mkdir(parents=True, exist_ok=True)
