@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from rsvlm import __main__ as cli, doctor
 from rsvlm.errors import DataError
 from rsvlm.model import mammut, tokenizer
+from rsvlm.search import index_files
 
 
 def ask(where) -> tuple[doctor.Report, str]:
@@ -250,7 +251,8 @@ def test_vectors_trainings_and_packed_folders(tmp_path):
 
 
 def test_an_index(tmp_path):
-    facts = {"archive": "/somewhere", "chips": 7, "model": "", "fingerprint": "0", "options": {}, "skipped": {"no data": 2}}
+    facts = {"imagery": ["/somewhere"], "chips": 7, "model": "", "fingerprint": "0", "options": {}, "skipped": {"no data": 2}}
+    facts["form"] = index_files.FORM
     (tmp_path / "index.json").write_text(json.dumps(facts))
     report, text = ask(tmp_path)
     assert kinds(report) == ["an index of imagery"] and "7 chips of /somewhere" in text and "2 x no data" in text

@@ -204,8 +204,10 @@ def _variance(draws: np.ndarray, units: int) -> float:
     return float(np.var(draws)) * units / max(units - 1, 1)
 
 
-def gap(ours: np.ndarray, theirs: np.ndarray, units: int | None) -> dict[str, float | None]:
+def gap(ours: np.ndarray, theirs: np.ndarray, units: int | None, counted: bool = True) -> dict[str, float | None]:
     """Return the difference of two metrics over the same resamples, as `interval`, whose arguments are these.
+
+    `counted` says that each unit is right or wrong, and not half right, as an intersection over union may be.
 
     Of shares that differ in few units, or are of few, it is value ± t times its standard error, as if one more unit were right for
     the one alone and one for the other alone. Of two that are right everywhere, or nowhere, it is 0, give or take the share that so many
@@ -223,7 +225,7 @@ def gap(ours: np.ndarray, theirs: np.ndarray, units: int | None) -> dict[str, fl
     if np.isclose([ours[0], theirs[0]], [[0], [100]], rtol=0, atol=1e-9).all(1).any():
         most = most_missed(units)
         return result | {"ci_low": min(result["ci_low"], -most), "ci_high": max(result["ci_high"], most)}
-    if not value and not draws.any():  # the same answers throughout
+    if not counted or (not value and not draws.any()):  # half right, or the same answers throughout
         return result
     variance = _variance(draws, units)
     differing = units**2 * variance / 1e4 + units * (value / 100) ** 2

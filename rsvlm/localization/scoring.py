@@ -203,10 +203,10 @@ def rows(
     common = {"dataset": dataset, "split": split, "protocol": protocol}
     draws = _draws(measured, bootstrap_samples, seed, blocks)
     if minus is None:
-        return _rows(measured, draws, _chances(measured), common)
+        return _rows(measured, draws, _chances(measured), common, blocks=blocks)
     if measured.keys != minus.keys or measured.classes != minus.classes:
         raise DataError("the two methods were not measured on the same images and classes: measure them together")
-    return _rows(measured, draws, {}, common, _draws(minus, bootstrap_samples, seed, blocks))
+    return _rows(measured, draws, {}, common, _draws(minus, bootstrap_samples, seed, blocks), blocks)
 
 
 # Parts
@@ -413,18 +413,20 @@ def _rows(
     chances: Mapping[str, float],
     common: dict,
     minus: Mapping[str, np.ndarray] | None = None,
+    blocks: Sequence | None = None,
 ) -> list[dict]:
     of_pairs = ("pointing", "energy", f"iou@{m.rules.threshold:g}", "iou_best")
     counts = {f"{metric}{suffix}": int(of.sum()) for suffix, of in _groups(m) for metric in of_pairs}
     labels = ("miou", "miou_best", *(f"iou[{name}]" for name in (*m.classes, "background")))
     counts |= dict.fromkeys(labels, int(m.scored.sum())) | {"presence_auc": int(m.told.any(1).sum())}
     counts |= {f"presence_auc[{name}]": int(m.told[:, c].sum()) for c, name in enumerate(m.classes)}
-    result, units = [], _units(m)
+    most = statistics.count_blocks(blocks, len(m.keys))
+    result, units = [], {metric: min(count, most) for metric, count in _units(m).items()}
     for metric, values in draws.items():
         if minus is None:
             numbers = statistics.interval(100 * values, units.get(metric))
         elif metric in minus:
-            numbers = statistics.gap(100 * values, 100 * minus[metric], units.get(metric))
+            numbers = statistics.gap(100 * values, 100 * minus[metric], units.get(metric), metric.startswith("pointing"))
         else:
             continue
         if np.isfinite(numbers["value"]):

@@ -356,15 +356,15 @@ def test_interval_covers_and_narrows():
 
 def test_intervals_equal_a_loop_over_resampled_images():
     rng = np.random.default_rng(2)
-    owners = np.sort(rng.integers(0, 30, 90))
-    images = unit(rng.normal(size=(30, 8)))
-    texts = unit(images[owners] + rng.normal(size=(90, 8)))
+    owners = np.sort(rng.integers(0, 150, 450))  # with fewer images the ends would not be percentiles
+    images = unit(rng.normal(size=(150, 8)))
+    texts = unit(images[owners] + rng.normal(size=(450, 8)) / 3)
     rows = retrieval.evaluate(images, texts, owners, ks=(1,), bootstrap_samples=50, seed=7)
     i2t, t2i = retrieval.ranks(images, texts, owners)
     draws = np.random.default_rng(7)
     recalls, medians = [], []
     for _ in range(50):
-        mine = np.concatenate([t2i[owners == image] for image in draws.integers(0, 30, 30)])
+        mine = np.concatenate([t2i[owners == image] for image in draws.integers(0, 150, 150)])
         recalls.append(100 * np.mean(mine <= 1))
         medians.append(np.median(mine))
     for metric, found in (("R@1", recalls), ("median_rank", medians)):
