@@ -16,7 +16,7 @@
 # %% [markdown]
 # # Real ground: Itaipu
 #
-# **One pixel is 30 m here, a chip is 1.9 km wide: rivers, forests, towns and the plots of farms can be seen. A model that learnt from captions
+# **One pixel is 30 m here, a chip not quite two kilometres wide: rivers, forests, towns and the plots of farms can be seen. A model that learnt from captions
 # of the north alone is asked for nine words in the south, where each chip was labelled by looking at it.**
 #
 # Cost: about six minutes of two cores in profile `laptop`, nearly all of it for the training.

@@ -68,7 +68,7 @@ is_there = scene is not None
 
 # %% tags=["hide-input"]
 Markdown(
-    "The ground is that of [](11_itaipu): two scenes of Landsat 8 of 18 May 2020 around the dam of Itaipu, "
+    "The ground is that of the chapter before: two scenes of Landsat 8 of 18 May 2020 around the dam of Itaipu, "
     f"{ground.ITAIPU_SOURCE['attribution']}, {ground.ITAIPU_SOURCE['license']}."
     if is_there
     else f"The package with the ground could not be had, so this chapter is empty: {reason}"

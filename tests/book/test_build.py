@@ -321,6 +321,7 @@ BLOCKS = {"p", "li", "td", "th", "dt", "dd", "h1", "h2", "h3", "h4", "figcaption
 # Tables made of records, code and its outputs, formulas, entries of the bibliography, and what frames a page; `quoted` is looked at by itself.
 APART = {
     "generated",
+    "rsvlm-ground",
     "cell_output",
     "cell_input",
     "math-block",
