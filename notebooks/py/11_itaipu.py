@@ -16,10 +16,10 @@
 # %% [markdown]
 # # Real ground: Itaipu
 #
-# **One pixel is 30 m here, a chip not quite two kilometres wide: rivers, forests, towns and the plots of farms can be seen. A model that learnt from captions
-# of the north alone is asked for nine words in the south, where each chip was labelled by looking at it.**
+# **One pixel is 30 m here, a chip not quite two kilometres wide: rivers, forests, towns and the plots of farms can be seen. A model that learnt
+# from captions of the Blue Marble and of the north is asked for nine words in the south, where each chip was labelled by looking at it.**
 #
-# Cost: about six minutes of two cores in profile `laptop`, nearly all of it for the training.
+# Cost: about a quarter of an hour of one core in profile `laptop`, nearly all of it for the training; `smoke` trains too little to know.
 
 # %% tags=["parameters", "after:01_landmarks"]
 profile = "laptop"

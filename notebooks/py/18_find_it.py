@@ -19,7 +19,7 @@
 # **A sentence is a first guess at what you look for. Ten times yes or no are a better one: a search that learns from them is measured here
 # on ground where the answers are known, against labelling at random and against the usual formula.**
 #
-# Cost: less than a minute, once the model of chapter 2 is trained. `model` takes any other.
+# Cost: less than a minute, once the model of the chapter before is trained. `model` takes any other.
 
 # %% tags=["parameters", "after:11_itaipu"]
 profile = "laptop"

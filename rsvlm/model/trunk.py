@@ -96,9 +96,6 @@ class TimmTower(nn.Module):
         return self._tokens(images)
 
     def _tokens(self, images: Tensor) -> Tensor:
-        images = images.contiguous(
-            memory_format=torch.channels_last
-        )  # on a CPU half the time, depthwise convolutions above all
         last, maps = self.trunk.forward_intermediates(images, indices=self.indices)
         x = self.laterals[-1](last)  # (B, Dv, h, w) of the coarsest grid
         for finer, lateral in zip(maps[-2::-1], self.laterals[-2::-1] if len(maps) > 1 else ()):

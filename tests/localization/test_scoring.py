@@ -256,7 +256,7 @@ def test_an_interval_at_0_or_100_percent_is_as_wide_as_its_images_are_few():
 def test_intervals_cover_and_differences_are_paired():
     methods = {"good": lambda image: sees(image, 0.1), "worse": lambda image: sees(image, 0.25)}
     methods |= {"same": methods["good"]} | baselines.methods(CLASSES)
-    rows = scoring.evaluate(world(120), methods, CLASSES, against="good", bootstrap_samples=200)
+    rows = scoring.evaluate(world(), methods, CLASSES, against="good", bootstrap_samples=200)
     for row in rows:
         results.checked_row(row)
         assert row["ci_low"] is None or row["ci_low"] - 1e-9 <= row["value"] <= row["ci_high"] + 1e-9 or row["n"] < 13
@@ -270,7 +270,7 @@ def test_intervals_cover_and_differences_are_paired():
     )
     for name in ("random", "centre", "brightness"):
         assert value(rows, "pointing", protocol=name) < value(rows, "pointing", protocol="good")
-    again = scoring.evaluate(world(120), baselines.methods(CLASSES), CLASSES, bootstrap_samples=200)
+    again = scoring.evaluate(world(), baselines.methods(CLASSES), CLASSES, bootstrap_samples=200)
     assert [row for row in rows if row["protocol"] in ("random", "centre", "brightness")] == again
 
 
