@@ -210,6 +210,9 @@ class Train(Section):
         "a file, or a folder with model.safetensors; empty: random.",
     )
     vision_rate: float = Field(1.0, gt=0, description="The vision tower learns at this many times the learning rate.")
+    layers_rate: float = Field(
+        1.0, gt=0, description="The layers of the text decoder learn at this many times the learning rate."
+    )
     vision_frozen: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         0, description="Stages of the vision tower, from the first layers on, that do not learn; or all."
     )
@@ -242,6 +245,12 @@ class Train(Section):
     focal_gamma: float = Field(1.0, ge=0, description="Exponent of the focal loss (MaMMUT leaves it unstated; our choice).")
     contrastive_weight: float = Field(2.0, ge=0, description="Weight of the contrastive loss (MaMMUT: 2 for retrieval).")
     caption_weight: float = Field(0.5, ge=0, description="Weight of the caption cross-entropy (MaMMUT: 0.5 for retrieval).")
+    captioned_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the pairs of a batch that the caption loss is of: every n-th, n being 1/share, rounded.",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Of the towers (autocast); losses are fp32 always.")
     compile: bool = Field(False, description="Compile the blocks of both towers with torch.compile.")
     activation_checkpointing: bool = Field(False, description="Keep only the input of each block and run it again backward.")

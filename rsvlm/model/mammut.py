@@ -28,8 +28,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from rsvlm.errors import ModelError
-from rsvlm.model import losses, tokenizer as tokenizers, trunk
+from rsvlm.model import losses, positions, tokenizer as tokenizers, trunk
 from rsvlm.model.convolutions import ConvTower
+from rsvlm.model.ngrams import NgramEmbedding
 from rsvlm.model.presets import PRESETS as PRESETS
 
 
@@ -59,6 +60,7 @@ class MammutConfig(PreTrainedConfig):
         pads_are_text: Whether the text embedding is the mean over all `context_length` positions, pads attended to (openMaMMUT).
         vocab_size: V.
         context_length: Longest text, in tokens.
+        text_ngrams: Longest run of tokens that has an embedding of its own, as in `ngrams`; 1: none. They share `text_ngram_rows`.
         text_dropout: Dropout behind attention and MLP of the decoder's layers, in training.
         image_mean: Mean of each channel of images in 0…1; likewise `image_std`. If None, what `vision_tower` was made for, or
             0.5 and 0.25.
@@ -98,6 +100,8 @@ class MammutConfig(PreTrainedConfig):
         pads_are_text: bool = False,
         vocab_size: int = 2048,
         context_length: int = 96,
+        text_ngrams: int = 1,
+        text_ngram_rows: int = 8192,
         text_dropout: float = 0.0,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
@@ -276,6 +280,8 @@ class Mammut(PreTrainedModel):
         self.image_map = nn.Linear(config.vision_width, width, bias=config.image_map_bias)
         self.token_embedding = nn.Embedding(config.vocab_size, width)
         self.position_embedding = nn.Embedding(config.context_length, width)
+        ngrams = (config.text_ngrams, config.text_ngram_rows, width)
+        self.ngram_embedding = NgramEmbedding(*ngrams) if config.text_ngrams > 1 else None
         self.layers = nn.ModuleList(DecoderLayer(i, config) for i in range(config.text_layers))
         self.norm = nn.LayerNorm(width)
         self.vocabulary = nn.Linear(width, config.vocab_size, bias=False)
@@ -328,7 +334,7 @@ class Mammut(PreTrainedModel):
         g = self.config.image_size // side
         grid = grid.view(1, g, g, -1)
         if crops is not None:
-            grid = cropped_positions(grid, crops, x.shape[1:3])
+            grid = positions.cropped(grid, crops, x.shape[1:3])
         elif x.shape[1:3] != grid.shape[1:3]:
             grid = resample_abs_pos_embed_nhwc(grid, x.shape[1:3])  # bicubic, antialiased
         x = (x + grid).flatten(1, 2)  # (B, P, Dv)
@@ -388,27 +394,36 @@ class Mammut(PreTrainedModel):
 
         The vocabulary product is the dearest part of a small decoder, so it is computed only where there is a target.
         """
+        if not len(tokens):
+            return 0 * image_tokens.sum()
         states = self.caption_states(tokens[:, :-1], image_tokens)  # (B, T-1, D)
         targets = tokens[:, 1:]
         real = targets != self.config.pad_token_id
         return losses.SummedCrossEntropy.apply(states[real], self.vocabulary.weight, targets[real])
 
     def forward(
-        self, images: Tensor, tokens: Tensor | Sequence[Tensor], with_caption: bool = True, crops: Tensor | None = None
+        self,
+        images: Tensor,
+        tokens: Tensor | Sequence[Tensor],
+        with_caption: bool = True,
+        crops: Tensor | None = None,
+        captioned: Sequence[Tensor] | None = None,
     ) -> MammutOutput:
         """Both passes; image features are computed once. `images` and `crops` are as for `image_tokens`.
 
         `tokens` are (B, T) int64; or groups of rows, (B1, T1), (B2, T2), … that together belong to the B images in order, each cut
         to its longest text. Captions differ in length by a factor of ten, and no result depends on padding, so groups of similar
-        length save most of the work on pads.
+        length save most of the work on pads. `captioned` are the rows (n,) of each group that the caption loss is of; if None, all.
         """
         image_tokens = self.image_tokens(images, crops)
         groups = [tokens] if isinstance(tokens, Tensor) else list(tokens)
         parts = image_tokens.split([len(group) for group in groups])
         caption_loss = None
         if with_caption:
-            total = sum(self.caption_loss(group, part) for group, part in zip(groups, parts, strict=True))
-            caption_loss = total / sum((group[:, 1:] != self.config.pad_token_id).sum() for group in groups)
+            rows = [slice(None)] * len(groups) if captioned is None else captioned
+            chosen = [(group[row], part[row]) for group, part, row in zip(groups, parts, rows, strict=True)]
+            total = sum(self.caption_loss(group, part) for group, part in chosen)
+            caption_loss = total / sum((group[:, 1:] != self.config.pad_token_id).sum() for group, _ in chosen).clamp(min=1)
         return MammutOutput(
             image_embeddings=self.image_embedding(image_tokens),
             text_embeddings=torch.cat([self.encode_text(group) for group in groups]),
@@ -435,14 +450,22 @@ class Mammut(PreTrainedModel):
         return tokenizers.decode(self.tokenizer, self.generate(images, **options).cpu())
 
     def _decode(
-        self, tokens: Tensor, mask: Tensor | None = None, causal: bool = False, image_states=None, cache: Cache | None = None
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        causal=False,
+        image_states=None,
+        cache: Cache | None = None,
+        before=None,
     ) -> Tensor:
-        """Run the decoder over (B, T) tokens, which follow those in `cache`: (B, T, D) states. The rest as for its layers."""
+        """Run the decoder over (B, T) tokens, which follow `before` in `cache`: (B, T, D) states. The rest as for its layers."""
         past = 0 if cache is None else cache.get_seq_length()
         end = past + tokens.shape[1]
         if self.config.context_length < end:
             raise ModelError(f"text of {end} tokens: this model's context_length is {self.config.context_length}")
         x = self.token_embedding(tokens) + self.position_embedding.weight[past:end]  # (B, T, D)
+        if self.ngram_embedding is not None:
+            x = x + self.ngram_embedding(tokens, before)
         for layer in self.layers:
             x = self._run(functools.partial(layer, mask=mask, causal=causal, image_states=image_states, cache=cache), x)
         return self.norm(x)
@@ -471,25 +494,12 @@ class Captioner(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(self, input_ids, past_key_values=None, image_states=None, **_) -> dict:
         """Pass on the tokens that the cache does not hold yet."""
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
-        return {"input_ids": input_ids[:, past:], "past_key_values": past_key_values, "image_states": image_states}
+        new = {"input_ids": input_ids[:, past:], "before": input_ids[:, :past]}
+        return new | {"past_key_values": past_key_values, "image_states": image_states}
 
-    def forward(self, input_ids: Tensor, image_states: Tensor, past_key_values: Cache | None = None, **_):
+    def forward(self, input_ids: Tensor, image_states: Tensor, past_key_values: Cache | None = None, before=None, **_):
         """Logits (B, T, V) after the (B, T) new tokens; `image_states` is (B, layers with cross-attention, P, 2D)."""
         states = iter(image_states.unbind(dim=1))
-        x = self.model._decode(input_ids, None, input_ids.shape[1] > 1, lambda layer: next(states), past_key_values)
+        several = input_ids.shape[1] > 1
+        x = self.model._decode(input_ids, None, several, lambda layer: next(states), past_key_values, before)
         return CausalLMOutputWithPast(logits=self.model.vocabulary(x), past_key_values=past_key_values)
-
-
-def cropped_positions(grid: Tensor, crops: Tensor, size: Sequence[int]) -> Tensor:
-    """Take the part (B, 4) `crops` of (1, g, g, D) positions, blown up to `size`: (B, h, w, D).
-
-    A crop is (x0, y0, x1, y1) in 0…1. Source: Kim et al. 2023 (RO-ViT, arXiv 2305.07011), section 3.2.
-    """
-    h, w = size
-    centres = [(torch.arange(n, device=grid.device, dtype=torch.float32) + 0.5) / n for n in (h, w)]
-    y = crops[:, 1, None] + (crops[:, 3] - crops[:, 1])[:, None] * centres[0]  # (B, h) in 0…1
-    x = crops[:, 0, None] + (crops[:, 2] - crops[:, 0])[:, None] * centres[1]  # (B, w)
-    where = torch.stack([x[:, None, :].expand(-1, h, -1), y[:, :, None].expand(-1, -1, w)], dim=-1) * 2 - 1  # (B, h, w, 2)
-    source = grid.permute(0, 3, 1, 2).float().expand(len(crops), -1, -1, -1)
-    crop = F.grid_sample(source, where, mode="bilinear", padding_mode="border", align_corners=False)  # (B, D, h, w)
-    return crop.permute(0, 2, 3, 1).to(grid.dtype)

@@ -13,7 +13,7 @@ _OPENMAMMUT = {
     "pads_are_text": True,
 }
 _CONV = dict(zip(_SIZES, (128, 32, 512, 4, 8, 256, 2, 4)), vision_stages=(1, 1, 2, 1))
-_PLACES = {"image_size": 64, "patch_size": 8, "vision_places": 3}
+_PLACES = {"image_size": 64, "patch_size": 8, "vision_places": 3, "text_width": 128, "text_ngrams": 5}
 _LITE = dict(zip(_SIZES, (128, 16, 256, 0, 8, 256, 2, 4)))
 # Behind each row its parameters, vision tower + all the rest, at a vocabulary of 49,408 and a context of 77.
 PRESETS: dict[str, dict] = {
@@ -23,7 +23,7 @@ PRESETS: dict[str, dict] = {
     "conv-standard": dict(_CONV, vision_standard_weights=True),  # 6,096,416 + 27,423,234
     # A tower that starts from ImageNet where `train.vision_start` gives its weights: see `trunk`.
     "lite0": dict(_LITE, vision_tower="tf_efficientnet_lite0"),  # 3,728,384 + 27,226,626
-    "lite0-places": dict(_LITE, **_PLACES, vision_tower="tf_efficientnet_lite0"),  # 3,738,880 + 27,226,626
+    "lite0-places": dict(_LITE | _PLACES, vision_tower="tf_efficientnet_lite0"),  # 3,738,880 + 14,235,906
     "lite2": dict(_LITE, vision_tower="tf_efficientnet_lite2", image_size=160, text_layers=3),  # 5,170,496 + 28,280,578
     "tiny": dict(zip(_SIZES, (224, 16, 192, 12, 3, 192, 6, 3))),  # 5,524,032 + 22,141,058
     "s32": dict(zip(_SIZES, (224, 32, 384, 12, 6, 384, 12, 6))),  # 22,493,184 + 62,974,466

@@ -74,8 +74,8 @@ class Batch:
     """One process's share of a batch, as the model takes it.
 
     Attributes:
-        parts: Micro-batches, as the `forward` of an objective takes them. Of pairs: images (b, 3, S, S) float32 and groups of token
-            rows (b1, T1), (b2, T2), …, as `Mammut.forward` takes them.
+        parts: Micro-batches, as the `forward` of an objective takes them. Of pairs: images (b, 3, S, S) float32, groups of token
+            rows (b1, T1), (b2, T2), …, and the rows of each group that the caption loss is of, as `Mammut.forward` takes them.
         keys: Names of the samples of the whole batch, of all processes.
         place: Place of the reader after this batch.
         counts: Pairs left out and texts cut; of the whole batch only after `train.backward`.
@@ -178,7 +178,7 @@ def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place:
     """
     options, settings = config.train, model.config
     share = options.batch_size // processes.size()
-    n_parts = math.ceil(share / (options.micro_batch_size or share))
+    n_parts, every = math.ceil(share / (options.micro_batch_size or share)), max(1, round(1 / options.captioned_share))
     shares = read(data, options, config.seed, settings.image_size, place, step, processes.rank(), processes.size())
     for number, rows in enumerate(shares, step + 1):
         if len(rows.images) < n_parts:
@@ -193,7 +193,11 @@ def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place:
             groups = [group for group in np.array_split(part, TEXT_GROUPS) if len(group)]
             pixels = np.stack([rows.images[i] for i in part])
             normal = torch.from_numpy(images.normalise(pixels, settings.image_mean, settings.image_std))
-            parts.append((normal, [torch.from_numpy(tokens[group, : lengths[group[-1]]]) for group in groups]))
+            captioned = [
+                torch.from_numpy(np.flatnonzero((group * processes.size() + processes.rank()) % every == 0))
+                for group in groups
+            ]
+            parts.append((normal, [torch.from_numpy(tokens[group, : lengths[group[-1]]]) for group in groups], captioned))
         yield Batch(parts, rows.keys, rows.place, +counts, dropout_seed(config.seed, number))
 
 

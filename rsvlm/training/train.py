@@ -254,10 +254,14 @@ def make_optimizer(model: Mammut, options: Train) -> torch.optim.AdamW:
     matrices = [(name, p) for name, p in named if p.ndim >= 2 and "pos" not in name]
     others = [(name, p) for name, p in named if p.ndim == 1 or (p.ndim >= 2 and "pos" in name)]
     scalars = [(name, p) for name, p in named if p.ndim == 0]  # apart, for FSDP does not shard them
-    prefix, groups = tower.prefix(model), []
+    rates, groups = {tower.prefix(model): options.vision_rate, "layers.": options.layers_rate}, []
+
+    def factor_of(name: str) -> float:
+        return next((rate for prefix, rate in rates.items() if name.startswith(prefix)), 1.0)
+
     for members, decay in ((matrices, options.weight_decay), (others, 0.0), (scalars, 0.0)):
-        for factor in dict.fromkeys((1.0, options.vision_rate)):
-            own = [p for name, p in members if (options.vision_rate if name.startswith(prefix) else 1.0) == factor]
+        for factor in dict.fromkeys((1.0, *rates.values())):
+            own = [p for name, p in members if factor_of(name) == factor]
             if own:
                 groups.append({"params": own, "weight_decay": decay, "factor": factor})
     fused = model.device.type in ("cpu", "cuda")
@@ -276,12 +280,14 @@ def objective(options: Train) -> Objective:
     """Return the losses of MaMMUT: the chosen contrastive loss, and the caption loss where it has a weight."""
     with_caption = options.caption_weight > 0
 
-    def forward(model: Mammut, part: tuple[Tensor, list[Tensor]], with_means: bool) -> Output:
-        images, groups = part
+    def forward(model: Mammut, part: tuple[Tensor, list[Tensor], list[Tensor]], with_means: bool) -> Output:
+        images, groups, captioned = part
         groups = [group.to(model.device) for group in groups]
-        output = model(images.to(model.device), groups, with_caption=with_means and with_caption)
+        output = model(images.to(model.device), groups, with_caption=with_means and with_caption, captioned=captioned)
         means = {} if output.caption_loss is None else {"caption": output.caption_loss}
-        targets = sum((group[:, 1:] != model.config.pad_token_id).sum() for group in groups)
+        targets = sum(
+            (group[rows, 1:] != model.config.pad_token_id).sum() for group, rows in zip(groups, captioned, strict=True)
+        )
         return Output(output.image_embeddings, output.text_embeddings, model.logit_scale, means, {"caption": targets})
 
     def contrast(model: Mammut, _: Batch, image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:

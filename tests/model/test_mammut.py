@@ -18,7 +18,7 @@ from transformers import AutoModel
 
 import rsvlm
 from rsvlm.errors import ModelError
-from rsvlm.model import embed, flops, images, losses, mammut, presets, tokenizer
+from rsvlm.model import embed, flops, images, losses, mammut, positions, presets, tokenizer
 
 PAD = tokenizer.PAD_ID
 SIZES = {"image_size": 32, "vision_width": 64, "vision_heads": 2, "vision_layers": 2}
@@ -430,10 +430,10 @@ def test_positions_of_a_crop(model):
     generator = torch.Generator().manual_seed(0)
     grid = torch.randn(1, 4, 4, 6, generator=generator)
     whole, quarter = torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[0.5, 0, 1, 0.5]])  # the quarter at the top right
-    torch.testing.assert_close(mammut.cropped_positions(grid, whole, (4, 4)), grid, rtol=0, atol=1e-5)
+    torch.testing.assert_close(positions.cropped(grid, whole, (4, 4)), grid, rtol=0, atol=1e-5)
     plain = torch.nn.functional.interpolate(grid.permute(0, 3, 1, 2), (8, 8), mode="bilinear").permute(0, 2, 3, 1)
-    torch.testing.assert_close(mammut.cropped_positions(grid, whole, (8, 8)), plain, rtol=0, atol=1e-5)
-    found = mammut.cropped_positions(grid, torch.cat([whole, quarter]), (4, 4))[1]
+    torch.testing.assert_close(positions.cropped(grid, whole, (8, 8)), plain, rtol=0, atol=1e-5)
+    found = positions.cropped(grid, torch.cat([whole, quarter]), (4, 4))[1]
     # Two cells become four: centres at columns 1.75, 2.25, 2.75, 3.25 and rows -0.25, 0.25, 0.75, 1.25; edges are held.
     columns = [{1: 0.25, 2: 0.75}, {2: 0.75, 3: 0.25}, {2: 0.25, 3: 0.75}, {3: 1.0}]
     rows = [{0: 1.0}, {0: 0.75, 1: 0.25}, {0: 0.25, 1: 0.75}, {1: 0.75, 2: 0.25}]

@@ -233,6 +233,18 @@ def test_the_tower_learns_at_its_own_rate(preset, toy_shards, tmp_path):
         torch.testing.assert_close(slow[name], fast[name], rtol=1e-4, atol=1e-6)
 
 
+def test_the_layers_of_the_decoder_learn_at_their_own_rate(preset, toy_shards, tmp_path):
+    settings = options(train__layers_rate=0.25, train__vision_rate=0.5)
+    model = starting.build(settings, toy_shards)
+    factors = {
+        id(p): group["factor"] for group in train.make_optimizer(model, settings.train).param_groups for p in group["params"]
+    }
+    found = {name: factors[id(p)] for name, p in model.named_parameters()}
+    assert len(factors) == len(found) and found["layers.0.mlp.0.weight"] == found["layers.0.norm_self.bias"] == 0.25
+    assert found["vision.trunk.conv_stem.weight"] == 0.5
+    assert found["token_embedding.weight"] == found["log_scale"] == found["vision.laterals.1.weight"] == 1
+
+
 def test_a_killed_run_ends_in_the_same_bytes(preset, file, toy_shards, tmp_path, monkeypatch):
     loop = {"train__steps": 6, "train__checkpoint_every": 2, "train__ema": 0.9, "train__micro_batch_size": 6}
     loop |= {

@@ -150,7 +150,19 @@ def test_the_accumulated_gradient_is_the_direct_one(toy_shards, tiny_preset, los
     losses, gradient, _ = direct(settings, toy_shards)
     for micro in (1, 5, 8):
         found, accumulated, batch = direct(settings, toy_shards, micro_batch_size=micro)
-        assert len(batch.parts) == -(-16 // micro) and all(len(images) <= micro for images, _ in batch.parts)
+        assert len(batch.parts) == -(-16 // micro) and all(len(images) <= micro for images, *_ in batch.parts)
+        assert found == pytest.approx(losses, rel=1e-5)
+        assert furthest(gradient, accumulated) < 1e-5
+
+
+@pytest.mark.parametrize("twins", [1, 8])
+def test_the_caption_loss_of_some_pairs_is_the_same_in_any_micro_batches(toy_shards, tiny_preset, twins):
+    settings = options(train__captioned_share=0.25, train__twins=twins)
+    losses, gradient, batch = direct(settings, toy_shards)
+    assert sum(map(len, batch.parts[0][2])) == 4  # of 16
+    assert losses["caption"] != direct(options(train__twins=twins), toy_shards)[0]["caption"]
+    for micro in (1, 5):
+        found, accumulated, _ = direct(settings, toy_shards, micro_batch_size=micro)
         assert found == pytest.approx(losses, rel=1e-5)
         assert furthest(gradient, accumulated) < 1e-5
 
@@ -160,8 +172,8 @@ def test_a_loss_of_each_micro_batch_alone_would_be_another(toy_shards, tiny_pres
     losses, gradient, _ = direct(settings, toy_shards)
     model = starting.build(settings, toy_shards).train()
     batch = next(batches.read_batches(model, {"data": toy_shards}, settings, Place(), 0))
-    (images, groups), rows = batch.parts[0], 8
-    halves = [(images[:rows], groups[:2]), (images[rows:], groups[2:])]
+    (images, groups, captioned), rows = batch.parts[0], 8
+    halves = [(images[:rows], groups[:2], captioned[:2]), (images[rows:], groups[2:], captioned[2:])]
     for half in halves:
         part = batches.Batch([half], batch.keys, batch.place, Counter())
         train.backward(model, part, train.objective(settings.train), settings.train)
@@ -173,11 +185,11 @@ def test_micro_batches_drop_the_same_in_both_forwards(toy_shards, tiny_preset):
     settings = options(model__text_dropout=0.3)
     losses, gradient, batch = direct(settings, toy_shards, micro_batch_size=8)
     model, outputs = starting.build(settings, toy_shards).train(), []
-    for i, (images, groups) in enumerate(batch.parts):
+    for i, (images, groups, _) in enumerate(batch.parts):
         torch.manual_seed(batch.seed + i)
         outputs.append(model(images, groups))
     embeddings = [torch.cat([output[name] for output in outputs]) for name in ("image_embeddings", "text_embeddings")]
-    targets = [sum(int((group[:, 1:] != 0).sum()) for group in groups) for _, groups in batch.parts]
+    targets = [sum(int((group[:, 1:] != 0).sum()) for group in groups) for _, groups, _ in batch.parts]
     caption = sum(output.caption_loss * n for output, n in zip(outputs, targets, strict=True)) / sum(targets)
     contrastive = train.objective(settings.train).contrast(model, batch, *embeddings, model.logit_scale)
     loss = 2 * contrastive + 0.5 * caption
