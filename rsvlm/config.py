@@ -182,6 +182,12 @@ class Model(Section):
     preset: str = Field("nano", description="Name of a preset in `rsvlm.model.mammut.PRESETS`.")
     vocabulary_size: int = Field(2048, ge=300, description="Entries of the tokenizer trained on the training captions.")
     context_length: int = Field(112, ge=8, le=1024, description="Longest text, in tokens; longer texts are cut and counted.")
+    text_ngrams: int | None = Field(
+        None,
+        ge=1,
+        le=16,
+        description="Longest run of tokens with an embedding of its own (`model.ngrams`), 1: none; none: as the preset says.",
+    )
     text_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout behind each part of the text decoder, in training.")
 
 
@@ -300,14 +306,31 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
 
 
+# The recipe in small: a tower that has seen ImageNet, words in a row, and turned twins in each batch, so that directions have to be read.
+_RECIPE = {
+    "steps": 600,
+    "vision_start": "timm:tf_efficientnet_lite0",
+    "vision_rate": 0.15,
+    "vision_frozen": 1,
+    "layers_rate": 0.3,
+    "warmup_steps": 40,
+    "ema": 0.98,
+    "twins": 4,
+    "captioned_share": 0.25,
+    "checkpoint_every": 100,
+}
 PROFILES: dict[str, dict] = {
     "smoke": {
         "landmarks": {"max_chips": 192, "train_stride": 0.8, "test_stride": 0.8, "samples_per_shard": 64},
         "train": {"steps": 20, "batch_size": 32, "warmup_steps": 5, "checkpoint_every": 10, "log_every": 5},
         "evaluate": {"bootstrap_samples": 100},
     },
-    "laptop": {},
-    "published": {"train": {"steps": 3000, "batch_size": 256, "warmup_steps": 200, "checkpoint_every": 250}},
+    "laptop": {"landmarks": {"ground": True}, "model": {"preset": "lite0-places"}, "train": dict(_RECIPE)},
+    "published": {
+        "landmarks": {"ground": True},
+        "model": {"preset": "lite0-places"},
+        "train": _RECIPE | {"steps": 3000, "batch_size": 256, "warmup_steps": 200, "checkpoint_every": 250},
+    },
     "rsicd": {
         "model": {"preset": "lite0", "vocabulary_size": 2048, "context_length": 64, "text_dropout": 0.15},
         # fmt: off
@@ -375,7 +398,8 @@ def load(profile: str = "laptop", overrides: Mapping[str, object] | str | None =
 
     Args:
         profile: One of `PROFILES`.
-        overrides: `{"train.steps": 200}`, or the same as text, `"train.steps=200 train.batch_size=64"`.
+        overrides: `{"train.steps": 200}`, or the same as text, `"train.steps=200 train.batch_size=64"`. With `model.preset` or
+            `train.start` among them, the profile's options of the vision tower do not count.
 
     Returns:
         The frozen options.
@@ -387,12 +411,17 @@ def load(profile: str = "laptop", overrides: Mapping[str, object] | str | None =
         raise ConfigError(f"unknown profile '{profile}': choose one of {', '.join(PROFILES)}")
     values: dict = {"profile": profile} | {section: dict(options) for section, options in PROFILES[profile].items()}
     known = names()
-    for name, value in pairs(overrides).items():
+    given = pairs(overrides)
+    for name, value in given.items():
         section, _, option = name.rpartition(".")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             raise ConfigError(f"unknown option '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
         (values.setdefault(section, {}) if section else values)[option] = value
+    if given.keys() & {"model.preset", "train.start"}:  # a profile's tower is that of its preset
+        of_profile = {name for name in values.get("train", {}) if name.startswith("vision_") and f"train.{name}" not in given}
+        for name in of_profile:
+            del values["train"][name]
     try:
         return Config.model_validate(values)
     except ValidationError as error:

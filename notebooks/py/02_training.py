@@ -41,7 +41,7 @@ import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import charts, tables
 from rsvlm.data import benchmarks, shards
-from rsvlm.data.demo import earth
+from rsvlm.data.demo import earth, recipe
 from rsvlm.model.device import resolve_device
 from rsvlm.records import results
 from rsvlm.records.provenance import provenance
@@ -59,7 +59,7 @@ options = config.load(profile, {"seed": seed, "device": device} | config.pairs(o
 
 # %%
 data = earth.load_or_build(options)
-run = train.load_or_train(options, data, recompute=recompute)
+run = train.load_or_train(*recipe.prepare(options), recompute=recompute)
 model = rsvlm.load(run / "model", device="cpu")
 parts = {"vision tower": model.vision, "text decoder": model.layers, "token embedding": model.token_embedding}
 parts |= {"vocabulary": model.vocabulary, "whole model": model}

@@ -41,7 +41,7 @@ import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import charts, galleries, interactive, tables
 from rsvlm.data import benchmarks
-from rsvlm.data.demo import earth
+from rsvlm.data.demo import earth, recipe
 from rsvlm.evaluation import baselines, embeddings, reading, retrieval, shared_ground, statistics, words
 from rsvlm.model import embed, images
 from rsvlm.model.device import resolve_device
@@ -52,7 +52,7 @@ from rsvlm.training import augment, train
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 data = earth.load_or_build(options)
-run = train.load_or_train(options, data)
+run = train.load_or_train(*recipe.prepare(options))
 
 # %% [markdown]
 # ## How often is the right answer among the first?

@@ -42,7 +42,7 @@ import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import amounts, charts, galleries, tables
 from rsvlm.data import benchmarks, shards
-from rsvlm.data.demo import earth
+from rsvlm.data.demo import earth, recipe
 from rsvlm.model import embed, flops, images, mammut, tokenizer
 from rsvlm.model.device import resolve_device
 from rsvlm.records.provenance import provenance
@@ -52,7 +52,7 @@ from rsvlm.training import train
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 data = earth.load_or_build(options)
-run = train.load_or_train(options, data, recompute=recompute)
+run = train.load_or_train(*recipe.prepare(options), recompute=recompute)
 rng = np.random.default_rng(seed)
 
 # %% [markdown]

@@ -44,7 +44,7 @@ from IPython.display import Markdown
 from rsvlm import config
 from rsvlm.book.figures import charts, tables
 from rsvlm.data import benchmarks, catalogue
-from rsvlm.data.demo import earth
+from rsvlm.data.demo import earth, recipe
 from rsvlm.evaluation import embeddings, retrieval
 from rsvlm.model.device import resolve_device
 from rsvlm.model.others import opening as encoders
@@ -56,7 +56,7 @@ from rsvlm.training import train
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 chips = earth.load_or_build(options)
-run = train.load_or_train(options, chips)
+run = train.load_or_train(*recipe.prepare(options))
 
 # %% [markdown]
 # ## By hand: four images, eight captions

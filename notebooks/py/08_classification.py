@@ -47,7 +47,7 @@ from rsvlm import config
 from rsvlm.book.figures import amounts, charts, galleries, tables
 from rsvlm.data import benchmarks
 from rsvlm.data.catalogue import prompt_set
-from rsvlm.data.demo import earth
+from rsvlm.data.demo import earth, recipe
 from rsvlm.evaluation import baselines, classification, coverage, embeddings, few_shots
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
@@ -62,7 +62,7 @@ from rsvlm.training import train
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 chips = earth.load_or_build(options)
-run = train.load_or_train(options, chips)
+run = train.load_or_train(*recipe.prepare(options))
 
 # %% [markdown]
 # ## Classes out of measurements

@@ -50,7 +50,7 @@ from rsvlm.book.figures import amounts, charts, galleries, tables
 
 # %% tags=["hide-input"]
 from rsvlm.data import benchmarks, duplicates, pairs, shards
-from rsvlm.data.demo import earth
+from rsvlm.data.demo import earth, recipe
 from rsvlm.evaluation import embeddings, leakage, retrieval, statistics
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
@@ -66,7 +66,7 @@ from rsvlm.training import train
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 chips = earth.load_or_build(options)
-run = train.load_or_train(options, chips)
+run = train.load_or_train(*recipe.prepare(options))
 
 # %% [markdown]
 # ## A training set with test images in it

@@ -53,7 +53,7 @@ from rsvlm.training import train
 
 # %% tags=["hide-input"]
 started = time.time()
-options = recipe.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
+options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 try:
     scene = ground.itaipu()
 except DataError as error:

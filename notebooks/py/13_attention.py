@@ -49,7 +49,7 @@ import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import charts, galleries, interactive, tables
 from rsvlm.data import benchmarks
-from rsvlm.data.demo import earth, earth_masks
+from rsvlm.data.demo import earth, earth_masks, recipe
 from rsvlm.evaluation import shared_ground
 from rsvlm.localization import heat, smoothing, true_masks
 from rsvlm.model import images
@@ -157,7 +157,7 @@ Markdown(
 # reads “Dark blue sea.” for each of the three chips. Colours go from no attention (dark) to the most that any patch gets (yellow).
 
 # %%
-writer = rsvlm.load(train.load_or_train(options, chips) / "model", device=target).eval()
+writer = rsvlm.load(train.load_or_train(*recipe.prepare(options)) / "model", device=target).eval()
 torch.set_grad_enabled(False)
 batch = heat.to_batch(writer, [pixels[i] for i in shown], 64, 64)
 read = heat.cross_attention(writer, batch, ["Dark blue sea."])[:, 0]  # (3, layers, heads, h, w)

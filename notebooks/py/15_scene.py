@@ -47,7 +47,7 @@ import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import atlas, galleries, tables
 from rsvlm.data import benchmarks
-from rsvlm.data.demo import earth, earth_kernels, earth_layout, earth_map
+from rsvlm.data.demo import earth, earth_kernels, earth_layout, earth_map, recipe
 from rsvlm.model.device import resolve_device
 from rsvlm.records.provenance import provenance
 from rsvlm.search import index as archive, scene as scenes
@@ -57,7 +57,7 @@ from rsvlm.training import train
 started = time.time()
 options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 data = earth.load_or_build(options)
-folder = Path(model) if model else train.load_or_train(options, data) / "model"
+folder = Path(model) if model else train.load_or_train(*recipe.prepare(options)) / "model"
 loaded = rsvlm.load(folder, device)
 asked = [text.strip() for text in texts.split(";") if text.strip()]
 work = Path(tempfile.mkdtemp())

@@ -48,7 +48,7 @@ from rasterio.transform import from_origin
 from rsvlm import config
 from rsvlm.book.figures import charts, galleries, tables
 from rsvlm.data import benchmarks
-from rsvlm.data.demo import earth, earth_layout, earth_masks, ground_cover
+from rsvlm.data.demo import earth, earth_layout, earth_masks, ground_cover, recipe
 from rsvlm.evaluation import statistics
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
@@ -78,7 +78,7 @@ if named:
     opened = [opening.open_encoder(name, device) for name in named]
     encoders = {f"{number}. {one.name[:24]}": one for number, one in enumerate(opened, 1)}
 else:
-    encoders = {"the book's model": opening.open_encoder(train.load_or_train(options, chips) / "model", device)}
+    encoders = {"the book's model": opening.open_encoder(train.load_or_train(*recipe.prepare(options)) / "model", device)}
     encoders |= {"EfficientNet-Lite0": opening.open_encoder(f"timm:{lite}", device)} if packaged else {}
 readers = {name: one for name, one in encoders.items() if "texts" in one.can}
 

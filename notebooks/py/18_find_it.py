@@ -58,7 +58,7 @@ from rsvlm.training import train
 
 # %% tags=["hide-input"]
 started = time.time()
-options = recipe.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
+options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
 work = Path(tempfile.mkdtemp())
 try:
     scene = ground.itaipu()

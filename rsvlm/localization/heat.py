@@ -79,7 +79,7 @@ def look(model: Mammut | Encoder, images: Tensor, method: str = "smooth") -> Pat
     if method not in METHODS or method in READING:
         raise DataError(f"method '{method}': choose one of {', '.join(name for name in METHODS if name not in READING)}")
     if method not in OTHER_ATTENTION:
-        return encoder.patches(images)
+        return encoder.contributing(images) if method in ("weights", "attention") else encoder.patches(images)
     grid = tuple(side // encoder.patch_size for side in images.shape[2:]) if encoder.patch_size else (0, 0)
     return LastBlock(*encoder.last_block(images), grid)
 

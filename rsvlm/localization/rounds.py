@@ -248,12 +248,12 @@ def load_or_begin(options: config.Config, data: Path, sizes: Mapping[str, object
     """Return the folder of a small model, trained on captions alone now unless it was before.
 
     Args:
-        options: Options of a longer training: the small one takes half its steps, at its learning rate, and its seed.
+        options: Options of a longer training: the small one takes half its steps, at most 150, at its learning rate, and its seed.
         data: Folder of shards with a train split.
         sizes: Options of `MammutConfig`, as of `begin`; `image_size` among them.
         recompute: Train again.
     """
-    steps, rate = options.train.steps // 2, options.train.learning_rate
+    steps, rate = min(options.train.steps // 2, 150), options.train.learning_rate
     chosen = Options(steps=steps, learning_rate=rate, warmup_steps=steps // 8, ema=0.9, seed=options.seed)
     source = stages.source_hash(*ROOMS)
     data_hash = benchmarks.fingerprint(data)

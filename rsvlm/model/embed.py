@@ -55,7 +55,15 @@ class MammutEncoder(Encoder):
         return self.model.encode_text(torch.from_numpy(tokens).to(self.device), normalize=False)
 
     def patches(self, batch: Tensor) -> Patches:
-        """Split the pooling as `Encoder` says; where a class token is read like the patches, it is common to all windows."""
+        """Split the pooling as `Encoder` says; where a class token is read like the patches, it is common to all windows.
+
+        Of a model with `vision_places` a patch is what a picture would be that is like it everywhere.
+        """
+        side = self.model.config.patch_size
+        return self.patches_of(self.model.image_tokens(batch, placed=False), (batch.shape[2] // side, batch.shape[3] // side))
+
+    def contributing(self, batch: Tensor) -> Patches:
+        """Split the pooling as `Encoder` says, each patch as what it is where it lies."""
         side = self.model.config.patch_size
         return self.patches_of(self.model.image_tokens(batch), (batch.shape[2] // side, batch.shape[3] // side))
 

@@ -110,6 +110,10 @@ class Encoder:
             f"{self.name} shows no patches, which maps and searches of scenes need: take another model, or whole chips"
         )
 
+    def contributing(self, batch: Tensor) -> Patches:
+        """Split the pooling into patches that add up to the image's vector, if `linear`; as `patches`, unless a patch's place counts."""
+        return self.patches(batch)
+
     def project(self, pooled: Tensor, rest: Tensor | None) -> Tensor:
         """Send pooled values (B, n, …, d) through the rest of the model: (B, …, E) float32, of any norm.
 

@@ -303,27 +303,31 @@ class Mammut(PreTrainedModel):
         """The factor (a scalar, 1/τ) that multiplies cosines in the contrastive loss."""
         return self.log_scale.exp()
 
-    def image_tokens(self, images: Tensor, crops: Tensor | None = None) -> Tensor:
+    def image_tokens(self, images: Tensor, crops: Tensor | None = None, placed: bool = True) -> Tensor:
         """Run the vision tower: (B, P, Dv) patch tokens, the class token first where there is one.
 
         Args:
             images: (B, 3, H, W) float, normalised; H and W are any multiples of the patch size.
             crops: (B, 4) boxes (x0, y0, x1, y1) in 0…1: each image is told that it is this part of a larger one.
+            placed: Whether channels count in their windows alone, where there are `vision_places`.
 
         Raises:
             ModelError: Images of another shape.
         """
         side = self.config.patch_size
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % side or images.shape[3] % side:
-            expected = f"(B, 3, H, W) with H and W multiples of {side}"
-            raise ModelError(f"images of shape {tuple(images.shape)}: this model takes {expected}")
+            raise ModelError(
+                f"images of shape {tuple(images.shape)}: this model takes (B, 3, H, W), H and W multiples of {side}"
+            )
 
         # a convolutional tower: it has no positions to crop, and on a CPU it is twice as fast with channels last
+        if self.config.vision_tower or self.config.vision_stages:
+            images = images.contiguous(memory_format=torch.channels_last)
         if self.config.vision_tower:
             self.vision.checkpoint(self.gradient_checkpointing and self.training)
-            return self.vision(images.contiguous(memory_format=torch.channels_last))  # (B, P, Dv)
+            return self.vision(images, placed)  # (B, P, Dv)
         if self.config.vision_stages:
-            x = self.vision.stem(images.contiguous(memory_format=torch.channels_last))
+            x = self.vision.stem(images)
             for block in self.vision.blocks:
                 x = self._run(block, x)
             return x.flatten(2).transpose(1, 2)  # (B, P, Dv)
@@ -394,8 +398,6 @@ class Mammut(PreTrainedModel):
 
         The vocabulary product is the dearest part of a small decoder, so it is computed only where there is a target.
         """
-        if not len(tokens):
-            return 0 * image_tokens.sum()
         states = self.caption_states(tokens[:, :-1], image_tokens)  # (B, T-1, D)
         targets = tokens[:, 1:]
         real = targets != self.config.pad_token_id
@@ -405,9 +407,9 @@ class Mammut(PreTrainedModel):
         self,
         images: Tensor,
         tokens: Tensor | Sequence[Tensor],
-        with_caption: bool = True,
+        with_caption=True,
         crops: Tensor | None = None,
-        captioned: Sequence[Tensor] | None = None,
+        captioned=None,
     ) -> MammutOutput:
         """Both passes; image features are computed once. `images` and `crops` are as for `image_tokens`.
 
@@ -422,7 +424,7 @@ class Mammut(PreTrainedModel):
         if with_caption:
             rows = [slice(None)] * len(groups) if captioned is None else captioned
             chosen = [(group[row], part[row]) for group, part, row in zip(groups, parts, rows, strict=True)]
-            total = sum(self.caption_loss(group, part) for group, part in chosen)
+            total = sum(self.caption_loss(group, part) if len(group) else 0 * part.sum() for group, part in chosen)
             caption_loss = total / sum((group[:, 1:] != self.config.pad_token_id).sum() for group, _ in chosen).clamp(min=1)
         return MammutOutput(
             image_embeddings=self.image_embedding(image_tokens),
@@ -449,15 +451,7 @@ class Mammut(PreTrainedModel):
         """Caption (B, 3, H, W) images in words; `options` as for `generate`."""
         return tokenizers.decode(self.tokenizer, self.generate(images, **options).cpu())
 
-    def _decode(
-        self,
-        tokens: Tensor,
-        mask: Tensor | None = None,
-        causal=False,
-        image_states=None,
-        cache: Cache | None = None,
-        before=None,
-    ) -> Tensor:
+    def _decode(self, tokens: Tensor, mask=None, causal=False, image_states=None, cache=None, before=None) -> Tensor:
         """Run the decoder over (B, T) tokens, which follow `before` in `cache`: (B, T, D) states. The rest as for its layers."""
         past = 0 if cache is None else cache.get_seq_length()
         end = past + tokens.shape[1]
@@ -500,6 +494,5 @@ class Captioner(PreTrainedModel, GenerationMixin):
     def forward(self, input_ids: Tensor, image_states: Tensor, past_key_values: Cache | None = None, before=None, **_):
         """Logits (B, T, V) after the (B, T) new tokens; `image_states` is (B, layers with cross-attention, P, 2D)."""
         states = iter(image_states.unbind(dim=1))
-        several = input_ids.shape[1] > 1
-        x = self.model._decode(input_ids, None, several, lambda layer: next(states), past_key_values, before)
+        x = self.model._decode(input_ids, None, input_ids.shape[1] > 1, lambda layer: next(states), past_key_values, before)
         return CausalLMOutputWithPast(logits=self.model.vocabulary(x), past_key_values=past_key_values)

@@ -88,14 +88,17 @@ class TimmTower(nn.Module):
         if getattr(self.trunk, "grad_checkpointing", False) != enable:
             self.trunk.set_grad_checkpointing(enable)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map (B, 3, H, W), with sides that are multiples of the stride, to (B, P, Dv) tokens in reading order."""
+    def forward(self, images: Tensor, placed: bool = True) -> Tensor:
+        """Map (B, 3, H, W), with sides that are multiples of the stride, to (B, P, Dv) tokens in reading order.
+
+        If not `placed`, all channels count everywhere, whatever `places` is: what a token is does not depend on where it lies.
+        """
         if torch.is_autocast_enabled("cpu"):  # convolutions of single channels are twice as slow in bf16 there
             with torch.autocast("cpu", enabled=False):
-                return self._tokens(images.float())
-        return self._tokens(images)
+                return self._tokens(images.float(), placed)
+        return self._tokens(images, placed)
 
-    def _tokens(self, images: Tensor) -> Tensor:
+    def _tokens(self, images: Tensor, placed: bool) -> Tensor:
         last, maps = self.trunk.forward_intermediates(images, indices=self.indices)
         x = self.laterals[-1](last)  # (B, Dv, h, w) of the coarsest grid
         for finer, lateral in zip(maps[-2::-1], self.laterals[-2::-1] if len(maps) > 1 else ()):
@@ -108,7 +111,7 @@ class TimmTower(nn.Module):
         for block in self.layers:
             x = block(x)
         x = self.norm(x)
-        return x * windows(self.places, *size, x.shape[2]).to(x) if self.places else x
+        return x * windows(self.places, *size, x.shape[2]).to(x) if self.places and placed else x
 
     def _batch_norms(self) -> list[nn.Module]:
         return [module for module in self.trunk.modules() if isinstance(module, _BatchNorm)]

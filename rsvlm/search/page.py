@@ -127,7 +127,7 @@ def adds_up(model: Encoder, array: np.ndarray) -> bool:
     if not model.linear or "patches" not in model.can:
         return False
     with torch.inference_mode():
-        return model.patches(model.preprocess([array])).common is None
+        return model.contributing(model.preprocess([array])).common is None
 
 
 def contributions(model: Encoder, arrays: Sequence[np.ndarray], batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +143,7 @@ def contributions(model: Encoder, arrays: Sequence[np.ndarray], batch_size: int 
     parts, scales = [], []
     with torch.inference_mode():
         for start in range(0, len(arrays), batch_size):
-            patches = heat.look(model, model.preprocess(arrays[start : start + batch_size]))
+            patches = heat.look(model, model.preprocess(arrays[start : start + batch_size]), "attention")
             h, w = patches.scores.shape[2:]
             share = patches.scores.flatten(2).softmax(-1).unflatten(-1, (h, w))  # (B, n, h, w)
             joined = heat.project(

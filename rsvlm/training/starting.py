@@ -96,7 +96,7 @@ def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
     torch.manual_seed(config.seed)
     model = Mammut(
         mammut.MammutConfig(
-            **mammut.PRESETS[config.model.preset],
+            **mammut.PRESETS[config.model.preset] | ({"text_ngrams": ngrams} if (ngrams := config.model.text_ngrams) else {}),
             vocab_size=len(tokenizer),
             context_length=config.model.context_length,
             text_dropout=config.model.text_dropout,

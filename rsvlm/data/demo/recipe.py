@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
-from rsvlm import config
 from rsvlm.config import Config, Stage
 from rsvlm.data.demo import earth
 from rsvlm.errors import DataError
@@ -19,29 +17,8 @@ EARTH, GROUND = "earth", "itaipu"
 ALONE_SHARE = 0.5
 """Share of the steps that the Blue Marble is alone in; after that the two are mixed evenly."""
 
-STARTED = {
-    "landmarks.ground": True,
-    "model.preset": "lite0-places",
-    "train.vision_start": "timm:tf_efficientnet_lite0",
-    "train.vision_rate": 0.3,
-    "train.vision_frozen": 1,
-    "train.learning_rate": 1e-3,
-    "train.warmup_steps": 30,
-    "train.ema": 0.97,
-}
-"""Options of the model, in every profile but `smoke`."""
-
 STRIDE = 0.5
 """Step between chips of Itaipu's north, in chip sides."""
-
-
-def load(profile: str, overrides: Mapping[str, object]) -> Config:
-    """Return the options of a profile with those of `STARTED`, except in `smoke`, and dotted overrides, which win.
-
-    Raises:
-        ConfigError: As `config.load`.
-    """
-    return config.load(profile, ({} if profile == "smoke" else STARTED) | dict(overrides))
 
 
 def prepare(options: Config, recompute: bool = False) -> tuple[Config, dict[str, Path]]:
