@@ -56,7 +56,7 @@ options = config.load(profile, {"seed": seed, "device": device} | config.pairs(o
 
 # %%
 axes = matrix.axes(["train.learning_rate=5e-4,2e-3", f"seed={seed},{seed + 1}"])
-short = ["landmarks.max_chips=192", "landmarks.train_stride=0.8", "landmarks.test_stride=0.8", "train.warmup_steps=5"]
+short = ["landmarks.max_chips=192", "landmarks.ground=false", "landmarks.train_stride=0.8", "landmarks.test_stride=0.8", "train.warmup_steps=5"]
 short += ["train.steps=10" if profile == "smoke" else "train.steps=60", "train.batch_size=32", "train.log_every=5"]
 book = stages.root() / "notebooks" / "02_training.ipynb"
 planned = matrix.plan([book], axes, {"profile": profile, "device": device}, [*short, *overrides.split()])
