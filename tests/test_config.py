@@ -83,3 +83,13 @@ def test_values_that_would_be_misread_are_refused(text, says):
 def test_yes_and_no_are_read_as_such():
     for word in ("false", "False", "no", "off", "0"):
         assert config.load("smoke", f"train.augment={word}").train.augment is False
+
+
+@pytest.mark.parametrize("own", [{"model.preset": "nano"}, {"train.start": "somewhere"}])
+def test_a_preset_or_a_start_of_ones_own_goes_without_the_tower_of_the_profile(own):
+    usual, chosen = config.load("laptop").train, config.load("laptop", own).train
+    assert usual.vision_start and usual.vision_frozen and usual.vision_rate != 1
+    assert (chosen.vision_start, chosen.vision_frozen, chosen.vision_rate) == ("", 0, 1)
+    assert chosen.twins == usual.twins
+    kept = config.load("laptop", own | {"train.vision_start": "timm:x", "train.vision_rate": 0.5}).train
+    assert (kept.vision_start, kept.vision_frozen, kept.vision_rate) == ("timm:x", 0, 0.5)

@@ -1,9 +1,11 @@
 """Embeddings of several tokens in a row."""
 
+import numpy as np
 import pytest
 import torch
 
-from rsvlm.model import mammut, tokenizer
+from rsvlm.errors import ModelError
+from rsvlm.model import exporting, mammut, tokenizer
 from rsvlm.model.ngrams import NgramEmbedding
 
 SIZES = {"image_size": 32, "vision_width": 64, "vision_heads": 2, "vision_layers": 1, "text_width": 96, "text_heads": 3}
@@ -81,3 +83,25 @@ def test_a_text_is_more_than_its_words_before_anything_was_learned():
     model.ngram_embedding = None
     one, other = model.encode_text(torch.tensor([[10, 11, 20, 12, 13, 21], [10, 11, 21, 12, 13, 20]]))
     assert 1 - one @ other < 1e-5
+
+
+@torch.no_grad()
+def test_the_exported_tower_reads_texts_of_any_length(tmp_path):
+    torch.manual_seed(0)
+    model = mammut.Mammut(mammut.MammutConfig(**mammut.PRESETS["nano"] | SIZES)).eval()
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=1, max=24)}
+    example = torch.randint(3, 300, (2, 5))
+    path = tmp_path / "text.onnx"
+    exporting.export_tower(model.encode_text, model, path, ("tokens", "text_embeddings"), example, axes)
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [dev] is not installed")
+    session = onnxruntime.InferenceSession(path)
+    for shape in ((1, 1), (3, 2), (2, 9), (1, 24)):
+        tokens = torch.randint(3, 300, shape)
+        found = session.run(None, {"tokens": tokens.numpy()})[0]
+        np.testing.assert_allclose(found, model.encode_text(tokens).numpy(), atol=1e-5)
+
+
+def test_open_clip_has_no_words_for_them(tmp_path):
+    model = mammut.Mammut(mammut.MammutConfig(**mammut.PRESETS["nano"] | SIZES))
+    with pytest.raises(ModelError, match="embeddings of several tokens in a row"):
+        exporting.export_open_clip(model, tmp_path)
