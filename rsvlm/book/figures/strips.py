@@ -13,7 +13,10 @@ from rsvlm.errors import DataError
 LONGEST_PX = 220
 """Longest side of a picture as it is stored: twice what is shown, for dense screens."""
 
-ORIGINAL = "Pictures are brightened for display; the model sees the original, and so does who points at one."
+LEAST = 0.25
+"""Share of the most important word's worth that shades a word: without numbers, faint shades say nothing."""
+
+ORIGINAL = "Pictures are brightened for display; the model sees the original, as does who points at one."
 
 
 def gain(image: object, target: int = 220, most: float = 3.0) -> float:
@@ -50,14 +53,17 @@ def _strip(entry: Mapping[str, object], highest: float, largest: float) -> str:
     images, right = list(entry["images"]), entry.get("right_one")
     text = str(entry["query"])
     asked = (
-        wording.shaded(text, entry["spans"], entry["changes"], largest, numbers=False) if "spans" in entry else escape(text)
+        wording.shaded(text, entry["spans"], entry["changes"], largest, numbers=False, least=LEAST)
+        if "spans" in entry
+        else escape(text)
     )
     note = f' <span class="rsvlm-note">{escape(str(entry["note"]))}</span>' if entry.get("note") else ""
-    head = f"<b>{escape(str(entry['kind']))}</b>" if entry.get("kind") else ""
-    head += f" {escape(str(entry['reason']))}" if entry.get("reason") else ""
+    head = [f"<b>{escape(str(entry['kind']))}</b>"] if entry.get("kind") else []
+    head += [escape(str(entry["reason"]))] if entry.get("reason") else []
+    above = f'<p class="rsvlm-kind">{": ".join(head)}</p>' if head else ""
     answers = "".join(f"<li>{_answer(answer, rank, highest)}</li>" for rank, answer in enumerate(images, start=1))
     return (
-        f'<section>{f"<p class=rsvlm-kind>{head}</p>" if head else ""}<div class="rsvlm-strip">'
+        f'<section>{above}<div class="rsvlm-strip">'
         f'<p class="rsvlm-asked">“{asked}”{note}</p><ol class="rsvlm-answers">{answers}</ol>'
         f"{_right_one(right, images, highest) if right else ''}</div></section>"
     )
@@ -84,7 +90,8 @@ def _answer(answer: Mapping[str, object], rank: int, highest: float, said: str =
     picture = markup.thumbnail(answer["image"], f"{answer['alt']}, rank {rank}{told}", LONGEST_PX, gain(answer["image"]))
     badge = f'<span class="rsvlm-badge">{rank:,}{" ✓" if right else ""}</span>'
     where, score = scale.place(answer.get("ground")), answer.get("score")
-    lines = said + (f"<p>{escape(where)}</p>" if where else "")
+    where = escape(where).replace("° ", "°\u00a0")  # breaks between the two numbers alone
+    lines = said + (f"<p>{where}</p>" if where else "")
     if score is not None:
         share = 100 * min(max(float(score) / highest, 0), 1) if highest > 0 else 0
         number = f"{float(score):.2f}".replace("-", "−")
@@ -100,7 +107,7 @@ def _legend(cells: Sequence[Mapping[str, object]], scores: Sequence[float], high
     lines = []
     if any(cell.get("right") or "rank" in cell for cell in cells):
         lines.append("Green frame: right.")
-    if any(cell.get("overlaps") for cell in cells):
+    if any(cell.get("overlaps") and not cell.get("right") for cell in cells):
         lines.append("Dashed frame: overlaps the right one on the ground.")
     if scores:
         lines.append(f"Bars: cosine, all from 0 to {highest:.2f}.")

@@ -13,15 +13,23 @@ _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _SENTENCE = re.compile(r"\S.*?(?:[.!?]+(?=\s|$)|$)", re.DOTALL)
 
 
-def shaded(text: str, spans: Sequence[tuple[int, int]], changes: Sequence[float], largest: float, numbers: bool = True) -> str:
+def shaded(
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    changes: Sequence[float],
+    largest: float,
+    numbers: bool = True,
+    least: float = 0.1,
+) -> str:
     """Shade the words of a text by how much a search loses without them, as HTML.
 
     Args:
         text: The text.
         spans: (start, end) of each word, in order.
-        changes: What the cosine loses without each word; negative where it gains. Less than a tenth of `largest` leaves a word plain.
+        changes: What the cosine loses without each word; negative where it gains.
         largest: Change that has the deepest shade.
         numbers: Write the change below each shaded word, in thousandths.
+        least: Share of `largest` below which a word is left plain.
 
     Raises:
         DataError: Spans are not in order, or there is not one change for each.
@@ -32,14 +40,14 @@ def shaded(text: str, spans: Sequence[tuple[int, int]], changes: Sequence[float]
     for (start, stop), change in zip(spans, map(float, changes), strict=True):
         if not end <= start < stop <= len(text):
             raise DataError(f"“{text}”: word from {start} to {stop}: expected places in order, within the text")
-        parts += [escape(text[end:start]), _shade(text[start:stop], change, largest, numbers)]
+        parts += [escape(text[end:start]), _shade(text[start:stop], change, largest, numbers, least)]
         end = stop
     return "".join(parts) + escape(text[end:])
 
 
-def _shade(word: str, change: float, largest: float, numbers: bool) -> str:
+def _shade(word: str, change: float, largest: float, numbers: bool, least: float) -> str:
     share = abs(change) / largest if largest else 0.0
-    if share < 0.1:
+    if share < least:
         return escape(word)
     kind, sign = ("rsvlm-more", "+") if change > 0 else ("rsvlm-less", "−")
     name, told = ("ruby", f"<rt>{sign}{1000 * abs(change):.0f}</rt>") if numbers else ("span", "")
