@@ -85,8 +85,9 @@ def image_to_text(queries: Sequence[Mapping[str, object]]) -> Html:
     words that the first answer lacks.
 
     Args:
-        queries: `{image, alt, captions}`, perhaps `note` and `ground`, with `captions` a list of `{text, right}`; `image` is (H, W, 3)
-            uint8. `right_one` is `{text, rank}`, perhaps `{text, rank}` of one of the captions; without it, texts stand as they are.
+        queries: `{image, alt, captions}` and, where wanted, `note`, `ground` and `right_one`; `captions` is a list of `{text, right}`,
+            `image` is (H, W, 3) uint8. `right_one` is the right caption, `{text, rank}`, which may be one of the captions; without it
+            texts stand as they are.
     """
     pairs = []
     for entry in queries:
