@@ -56,8 +56,11 @@ def reason(kind: str, overlap: float, asked: str, first: str, hindering: str = "
         hindering: What is known of the word that hinders most; said of what is lost.
     """
     ours, theirs = (_named(text, "colours") for text in (asked, first))
+    lacks, adds = (
+        [f"{word} {_listed(names)}"] if names else [] for word, names in (("lacks", ours - theirs), ("adds", theirs - ours))
+    )
     if kind == COLOURS:
-        return f"the sentence names {_listed(ours)}; the first answer's own caption, {_listed(theirs)}."
+        return f"against the sentence, the first answer's caption {' and '.join(lacks + adds)}."
     return {
         FOUND: "the right one comes first.",
         NEAR: f"the first answer shows {max(round(100 * overlap), 1)} % of the right one's ground.",

@@ -17,9 +17,9 @@ GREEN, NORTH = "Green land in the south.", "Green land in the north."
         (90, 0.001, NORTH, failures.NEAR, "shows 1 % of"),
         (51, 0.0, NORTH, failures.LOST, "far down. No single word"),
         (50, 0.0, NORTH, failures.DIRECTIONS, "the colours of the sentence (green)"),
-        (50, 0.0, "Tan and white land.", failures.COLOURS, "names green; the first answer's own caption, tan and white."),
+        (50, 0.0, "Tan and white land.", failures.COLOURS, "the first answer's caption lacks green and adds tan and white."),
         (2, 0.0, "Southern green land, smooth.", failures.OTHER, "the same colours and directions"),
-        (2, 0.0, "Smooth.", failures.COLOURS, "own caption, none."),
+        (2, 0.0, "Smooth.", failures.COLOURS, "caption lacks green."),
     ],
 )
 def test_each_search_is_of_one_kind_and_says_why(rank, overlap, first, kind, reason):
