@@ -39,7 +39,8 @@ from IPython.display import Markdown
 # %% tags=["hide-input"]
 import rsvlm
 from rsvlm import config
-from rsvlm.book.figures import charts, galleries, interactive, tables
+from rsvlm.book import failures
+from rsvlm.book.figures import charts, galleries, interactive, scale, tables
 from rsvlm.data import benchmarks
 from rsvlm.data.demo import earth, recipe
 from rsvlm.evaluation import baselines, embeddings, reading, retrieval, shared_ground, statistics, words
@@ -214,41 +215,59 @@ Markdown(
 )
 
 # %% [markdown]
-# ## Text → image: the best and the worst queries
+# ## Text → image: found, nearly found, lost
 #
-# The chip that belongs to the sentence is marked. First the four sentences that found theirs with the largest lead, then four of
-# those that failed most.
+# A row is one search: the sentence, its first five answers, and behind the gap the right one with its rank. There is a row for each kind of
+# outcome, with its share of all searches; it shows the search that has the median rank of its kind. A search is of the first kind that fits: found;
+# near miss, where the first answer overlaps the right one; lost, where more than a tenth of all chips come before the right one; and else by
+# what the captions of the two differ in.
 
 
 # %%
 def chip(i):
-    return {"image": pictures[i], "alt": f"Chip {found.keys[i]}", "ground": test[i].record}
+    return {"image": pictures[i], "alt": scale.described(test[i].record), "ground": test[i].record}
 
 
+model = rsvlm.load(run / "model", device=device)
+encoder = embed.encoder_of(model)
 scores, best = embeddings.search(captions, found.image_embeddings, k=5)
-lead = scores[:, 0] - scores[:, 1] + (text_to_image > 1) * -10
-queries = np.r_[np.argsort(-lead)[:4], np.argsort(-text_to_image)[:4]]
-galleries.text_to_image(
-    [
-        {"query": texts[q], "note": f"rank {text_to_image[q]} of {len(texts)}"}
-        | {"images": [chip(i) | {"right": i == q} for i in best[q]]}
-        for q in queries
-    ]
-)
+shared = [[shared_ground.overlap(test[q].record, test[i].record) for i in row] for q, row in enumerate(best)]
+told = [(of[0], texts[q], texts[best[q, 0]]) for q, of in enumerate(shared)]
+kinds = [failures.kind(rank, len(test), *of) for rank, of in zip(text_to_image, told)]
+examples = failures.examples(kinds, text_to_image)
+queries = list(examples.values())
+important = reading.importance(found.image_embeddings, [texts[q] for q in queries], queries, encoder.texts)
+
+
+# %% tags=["hide-input", "full-width"]
+def strip(q, word):
+    share = f"{kinds[q]} ({100 * np.mean(np.array(kinds) == kinds[q]):.0f} % of {len(kinds)})"
+    hindering = failures.hindering(word.spans, texts[q], word.rank, word.ranks)
+    answers = zip(best[q], scores[q], shared[q])
+    return {
+        "query": texts[q], "spans": word.spans, "changes": word.changes, "kind": share,
+        "reason": failures.reason(kinds[q], *told[q], hindering),
+        "images": [chip(i) | {"score": s, "right": i == q, "overlaps": part > 0} for i, s, part in answers],
+        "right_one": chip(q) | {"rank": text_to_image[q], "score": word.cosine},
+    }  # fmt: skip
+
+
+galleries.text_to_image(list(map(strip, queries, important)))
 
 # %% [markdown]
 # ## Image → text: what does the model say first?
 #
-# For a few chips drawn at random, the three sentences of the gallery that the model puts first.
+# For a few chips drawn at random, the three sentences of the gallery that the model puts first, and the right one. What the right one does not
+# say as well is underlined.
 
 # %%
 _, sentences = embeddings.search(found.image_embeddings, captions, k=3)
-shown = np.random.default_rng(seed).choice(len(texts), 6, replace=False)
+shown = np.random.default_rng(seed).choice(len(texts), 4, replace=False)
 galleries.image_to_text(
     [
         chip(i)
-        | {"note": f"rank {image_to_text[i]}"}
         | {"captions": [{"text": texts[j], "right": j == i} for j in sentences[i]]}
+        | {"right_one": {"text": texts[i], "rank": image_to_text[i]}}
         for i in shown
     ]
 )
@@ -259,7 +278,6 @@ galleries.image_to_text(
 # The text tower takes any sentence. These were written by hand, in the vocabulary of the captions; [](../search) takes yours.
 
 # %%
-model = rsvlm.load(run / "model", device=device)
 asked = ["Sea to the east covers about half of the picture.", "Sea to the west covers about half of the picture."]
 asked += ["Tan land, smooth, without any water.", "Dark green land with many lakes.", "White land and sea, with many islands."]
 asked += [
@@ -271,7 +289,7 @@ asked += [
 _, answers = embeddings.search(embed.texts(model, asked), found.image_embeddings, k=10)
 
 # %%
-frames = [galleries.gallery([chip(i) | {"badge": f"{k}"} for k, i in enumerate(row, start=1)]) for row in answers]
+frames = [galleries.gallery([chip(i) | {"badge": k} for k, i in enumerate(row, start=1)], 120) for row in answers]
 interactive.slider(frames, {"sentence": asked}, drop_down=True)
 
 # %% [markdown]
@@ -283,7 +301,6 @@ interactive.slider(frames, {"sentence": asked}, drop_down=True)
 # another order. What the mean recall loses is what these words were worth.
 
 # %%
-encoder = embed.encoder_of(model)
 exchanges = ["colours swapped", "directions swapped", "counts swapped", "east for west", "order shuffled"]
 exchanges = {name: words.changes()[name] for name in exchanges}
 asked_of = {"model": (found.image_embeddings, encoder.texts), "colours alone": (by_colour, ridge.texts)}

@@ -42,10 +42,11 @@ from IPython.display import Markdown
 
 # %% tags=["hide-input"]
 from rsvlm import config
-from rsvlm.book.figures import charts, tables
+from rsvlm.book.figures import charts, galleries, scale, tables
 from rsvlm.data import benchmarks, catalogue
 from rsvlm.data.demo import earth, recipe
-from rsvlm.evaluation import embeddings, retrieval
+from rsvlm.evaluation import embeddings, reading, retrieval, shared_ground
+from rsvlm.model import images
 from rsvlm.model.device import resolve_device
 from rsvlm.model.others import opening as encoders
 from rsvlm.records import results, stages
@@ -102,6 +103,43 @@ Markdown(
 )
 
 # %% [markdown]
+# ## Counted before the eyes
+#
+# Four searches of the model of chapter 2 among its test chips, each by the first caption of a chip: the right one comes first, among the first
+# five, among the first ten, or later, each with a middling rank of its kind. Only the rank counts: an answer that shows the same ground from a little further east (dashed) is as wrong
+# as one from another continent.
+
+# %% tags=["hide-input"]
+found = embeddings.read(embeddings.load_or_embed(run / "model", chips, "test", recompute=recompute, device=device))
+encoder = encoders.open_encoder(str(run / "model"), device=device)
+by_key = {sample.key: sample for sample in benchmarks.samples(chips, "test")}
+test = [by_key[key] for key in found.keys]
+firsts = np.sort(np.unique(found.image_of_caption, return_index=True)[1])
+asked, asking = [found.captions[i] for i in firsts], found.caption_embeddings[firsts]
+chip_ranks = retrieval.ranks(found.image_embeddings, asking, np.arange(len(test)))[1]
+cosines, best = embeddings.search(asking, found.image_embeddings, k=5)
+reached = [(chip_ranks >= low) & (chip_ranks <= high) for low, high in ((1, 1), (2, 5), (6, 10), (11, len(test)))]
+drawn = [np.flatnonzero(of)[chip_ranks[of].argsort()[of.sum() // 2]] for of in reached if of.any()]
+words = reading.importance(found.image_embeddings, [asked[q] for q in drawn], drawn, encoder.texts)
+
+
+# %% tags=["hide-input", "full-width"]
+def chip(i, q, cosine):
+    record, overlap = test[i].record, shared_ground.overlap(test[q].record, test[i].record)
+    shown = {"image": images.decode(test[i].image), "alt": scale.described(record), "ground": record, "score": cosine}
+    return shown | {"right": i == q, "overlaps": overlap > 0, "rank": chip_ranks[q]}
+
+
+def strip(q, word):
+    counts = [f"R@{k}" for k in (1, 5, 10) if chip_ranks[q] <= k]
+    told = {"query": asked[q], "spans": word.spans, "changes": word.changes, "kind": f"rank {chip_ranks[q]}"}
+    told |= {"reason": f"counts for {', '.join(counts) or 'none of R@1, R@5 and R@10'}."}
+    return told | {"images": [chip(i, q, s) for i, s in zip(best[q], cosines[q])], "right_one": chip(q, q, word.cosine)}
+
+
+galleries.text_to_image(list(map(strip, drawn, words)))
+
+# %% [markdown]
 # ## The same vectors under five protocols
 #
 # The model of chapter 2, its test chips, all captions of each. The five protocols found in public code:
@@ -118,9 +156,7 @@ pd.DataFrame(retrieval.PROTOCOLS.items(), columns=["protocol", "rule"]).style.hi
 # then with the words as the protocol changes them, each distinct string embedded once.
 
 # %%
-found = embeddings.read(embeddings.load_or_embed(run / "model", chips, "test", recompute=recompute, device=device))
 strings = {name: retrieval.caption_text(name, found.captions) for name in retrieval.PROTOCOLS}
-encoder = encoders.open_encoder(str(run / "model"), device=device)
 vectors = embeddings.caption_variants(encoder, found.captions, strings)
 common = {"captions": found.captions, "dataset": earth.NAME, "seed": seed}
 common |= {"bootstrap_samples": options.evaluate.bootstrap_samples}

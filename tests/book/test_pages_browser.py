@@ -5,6 +5,7 @@ The pages are those in `_build/html`, or where RSVLM_SITE points; they are serve
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import importlib.util
@@ -16,13 +17,17 @@ import urllib.parse
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
+
+from rsvlm.book.figures import galleries, markup
 
 SITE = Path(os.environ.get("RSVLM_SITE") or ROOT / "_build" / "html")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 BELOW = "/below/a/path/"
 PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1280, "height": 900}
 SERIOUS = {"serious", "critical"}
 LIVE = {"book/search.html"}  # the page that searches brings a model along
 
@@ -176,6 +181,24 @@ def test_faults_of_a_page_are_found(tmp_path):
     assert not (good["axe"] or good["errors"] or good["foreign"] or good["wide"])
 
 
+@needs_browser
+def test_a_strip_is_one_row_on_a_desk_and_whole_on_a_phone(tmp_path):
+    cell = {"image": np.full((8, 8, 3), 90, np.uint8), "alt": "A chip", "score": 0.5, "right": False, "overlaps": True}
+    cell["ground"] = {"gsd_m": 7413.0, "size_px": 64, "lon": -160.2, "lat": -12.4}
+    query = "A long sentence about lakes and their islands. " * 6 + "x" * 80
+    entries = [
+        {"query": query, "images": [cell] * 5, "right_one": cell | {"rank": 1090}, "kind": "lost", "reason": "far down."},
+        {"query": query, "images": [cell | {"right": True}, *[cell] * 4], "right_one": cell | {"rank": 1}},
+    ]
+    (tmp_path / "strip.html").write_text(markup.page("Strips", galleries.text_to_image(entries)))
+    with served(tmp_path) as (address, browser):
+        for viewport in (DESK, PHONE):
+            page = browser.new_page(viewport=viewport)
+            page.goto(f"{address}strip.html", wait_until="load")
+            check_strips(page, wide=viewport is DESK)
+            page.close()
+
+
 # The book itself, where it was built
 
 
@@ -215,18 +238,25 @@ def test_every_link_leads_somewhere_also_below_a_path():
     assert broken_links(SITE) == []
 
 
-@pytest.fixture(scope="module")
-def site():
-    """Serves the book below a path; gives its address and a browser."""
+@contextlib.contextmanager
+def served(folder: Path):
+    """Serve a folder below a path; give its address and a browser."""
     from playwright.sync_api import sync_playwright
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Below, directory=str(SITE))) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Below, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
             yield f"http://127.0.0.1:{server.server_port}{BELOW}", browser
             browser.close()
         server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The book and a browser."""
+    with served(SITE) as pair:
+        yield pair
 
 
 def holding(*words: str) -> list[str]:
@@ -253,6 +283,54 @@ SHOWN = """async block => {
   if (shown.length != 1 || !drawn.every(i => i.complete && i.naturalWidth)) return "broken: " + shown;
   return block.lastElementChild.children[shown[0]].innerHTML;
 }"""
+
+
+# Of each strip: are its answers in one row, is the right one beside it, and what is cut off, or too small to read?
+STRIPS = """() => [...document.querySelectorAll(".rsvlm-strips")].filter(e => e.checkVisibility()).map(figure => ({
+  rows: [...figure.querySelectorAll(".rsvlm-strip")].map(strip => {
+    const boxes = [...strip.querySelectorAll(".rsvlm-answers li")].map(e => e.getBoundingClientRect());
+    const apart = strip.querySelector(".rsvlm-apart"), box = apart && apart.getBoundingClientRect(), asked = strip.querySelector(".rsvlm-asked");
+    return { tops: new Set(boxes.map(b => Math.round(b.top))).size, left: asked.getBoundingClientRect().right <= boxes[0].left + 1,
+      gap: apart ? box.left - Math.max(...boxes.map(b => b.right)) : 99, below: apart ? box.top - Math.max(...boxes.map(b => b.bottom)) : 99,
+      seen: !apart || apart.checkVisibility() && box.width > 40 && box.right <= innerWidth && /rank [0-9]/.test(apart.innerText) };
+  }),
+  cut: [...figure.querySelectorAll("*")].filter(e => e.getBoundingClientRect().right > innerWidth + 1 || e.getBoundingClientRect().left < -1
+    || e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display == "block").map(e => e.outerHTML.slice(0, 120)),
+  small: [...figure.querySelectorAll("*")].filter(e => e.innerText && parseFloat(getComputedStyle(e).fontSize) < 10).map(e => e.outerHTML.slice(0, 120)),
+}))"""
+
+
+def check_strips(page, wide: bool) -> None:
+    """Fail where a strip of the page is not whole: in one row on a desk, on a phone one below the other."""
+    figures = page.evaluate(STRIPS)
+    assert figures and not [fault for figure in figures for fault in (*figure["cut"], *figure["small"])]
+    for row in (row for figure in figures for row in figure["rows"]):
+        assert row["seen"], row
+        if wide:
+            assert row["tops"] == 1 and row["left"] and row["gap"] >= 16, row
+        else:
+            assert row["tops"] >= 2 and not row["left"] and row["below"] >= 8, row
+
+
+@needs_site
+@needs_browser
+def test_every_strip_of_the_book_is_one_row_on_a_desk_and_whole_on_a_phone(site):
+    address, browser = site
+    names = holding('class="rsvlm-strips"')
+    assert {Path(name).stem for name in names} >= {"03_retrieval", "07_recall_at_k"}
+    for name in names:
+        for viewport in (DESK, PHONE):
+            page = browser.new_page(viewport=viewport)
+            page.goto(address + name, wait_until="load")
+            check_strips(page, wide=viewport is DESK)
+            page.close()
+
+
+@needs_site
+@pytest.mark.parametrize("page", ["03_retrieval", "07_recall_at_k"])
+def test_pictures_of_chips_are_told_by_what_is_seen_and_not_by_file_names(page):
+    alts = re.findall(r'alt="(Chip[^"]*)"', (SITE / "book" / "executed" / f"{page}.html").read_text(encoding="utf-8"))
+    assert alts and not [alt for alt in alts if not re.match(r"Chip near [0-9]+° ", alt)]
 
 
 def turn(control, on: bool) -> None:

@@ -8,10 +8,12 @@ In the order of a page, from what is measured to what is looked at:
     charts       measured values: curves, bars, dots, matrices; `picture` turns any of them into an image
     amounts      how many of what: funnels, bars of counts, shares
     tables       lists and reports of texts, and where the numbers of a page come from
+    wording      words of a text marked: by their worth, by what another text has in their place
+    strips       a sentence, its answers in one row, and always the right one
     galleries    images in a grid, and images with the texts that belong to them
     atlas        maps that move: chips on the Earth, landmarks on chips, regions of a scene
     interactive  sliders, a swipe, lines that one can point at
-    scale        how much ground a picture shows: a bar on it, and words
+    scale        how much ground a picture shows, and where: a bar on it, and words
     style        colours, and the empty figure that all charts begin with
     markup       HTML that all of them are made of
 

@@ -11,9 +11,8 @@ from html import escape
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
-from rsvlm.book.figures import markup, scale
+from rsvlm.book.figures import markup, scale, strips, wording
 from rsvlm.book.figures.markup import Html
 from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, canvas
 from rsvlm.errors import DataError
@@ -25,7 +24,8 @@ def gallery(items: Sequence[Mapping[str, object]], thumbnail_px: int = 160, whol
     Args:
         items: One mapping per image: `image` (a PIL image, or `[H W 3]` uint8), `alt` (what it shows), and, where wanted,
             `caption` (text below), `badge` (a few letters in the corner: a rank, a score) and `ground` (the record of the picture,
-            from which `scale` makes a bar on it, and a sentence below the grid).
+            from which `scale` makes a bar on it, and a sentence below the grid) and `gain` (what the page multiplies the brightness by,
+            as `strips.gain` has it; who looks is to be told).
         thumbnail_px: Longest side of a thumbnail, in pixels.
         whole: Show images in their own shape, in place of the square in their middle.
 
@@ -51,49 +51,67 @@ def _grid(items: Sequence[Mapping[str, object]], thumbnail_px: int, whole: bool 
     for index, item in enumerate(items):
         if item.get("image") is None or not str(item.get("alt") or "").strip():
             raise DataError(f"gallery item {index} needs an 'image' and an 'alt' that says what it shows")
-        image = item["image"] if isinstance(item["image"], Image.Image) else Image.fromarray(np.asarray(item["image"]))
-        image = image.convert("RGB")
-        image.thumbnail((2 * thumbnail_px, 2 * thumbnail_px), Image.Resampling.LANCZOS)  # twice: sharp on dense screens
+        picture = markup.thumbnail(
+            item["image"], str(item["alt"]), 2 * thumbnail_px, float(item.get("gain") or 1)
+        )  # twice: dense screens
         badge = f'<span class="rsvlm-badge">{escape(str(item["badge"]))}</span>' if item.get("badge") is not None else ""
         caption = f"<figcaption>{escape(str(item['caption']))}</figcaption>" if item.get("caption") else ""
-        cells.append(
-            f'<figure><div><img class="dark-light" loading="lazy" alt="{escape(str(item["alt"]))}" '
-            f'src="{markup.data_uri("webp", markup.webp(image, quality=72))}">{badge}{scale.bar(item.get("ground"))}</div>{caption}</figure>'
-        )
+        cells.append(f"<figure><div>{picture}{badge}{scale.bar(item.get('ground'))}</div>{caption}</figure>")
     kind = "rsvlm-gallery rsvlm-whole" if whole else "rsvlm-gallery"
     return f'<div class="{kind}" style="--rsvlm-side: {thumbnail_px}px">{"".join(cells)}</div>'
 
 
 def text_to_image(queries: Sequence[Mapping[str, object]]) -> Html:
-    """Queries with the images that answer them, best first; the right image is marked.
+    """Queries with the pictures that answer them in one row, best first; behind a gap, the right one with its rank.
 
     Args:
-        queries: `{query, note, images}` with `images` a list of `{image, alt, right}` and perhaps `ground`, as for `gallery`;
-            `image` is (H, W, 3) uint8.
+        queries: `{query, images}`, where wanted with `note` (said behind the query), `kind` and `reason` (a line above the row), `spans`
+            and `changes` (as in `reading.Importance`: the query's words are shaded by what they are worth) and `right_one`. Each of
+            the images is `{image, alt}`, with `right` where it answers the query, `overlaps` where it shows some of the ground of the
+            right one, `score` (drawn as a bar, from 0 to the highest of the figure) and `ground`, the record, as for `gallery`; `image`
+            is (H, W, 3) uint8. `right_one` is such an image with its `rank`; it is drawn if it is not in the row, and its rank is told
+            if it is.
+
+    Raises:
+        DataError: A picture has no alternative text, or a rank does not fit to the row.
     """
-    blocks = []
-    for entry in queries:
-        items = [answer | {"badge": f"{i} ✓" if answer["right"] else i} for i, answer in enumerate(entry["images"], start=1)]
-        note = f' <span class="rsvlm-note">{escape(str(entry["note"]))}</span>' if entry.get("note") else ""
-        blocks.append(f'<p class="rsvlm-query">“{escape(str(entry["query"]))}”{note}</p>{_grid(items, thumbnail_px=110)}')
-    words = _ground([answer.get("ground") for entry in queries for answer in entry["images"]])
-    return Html(markup.stylesheet("gallery.css") + markup.stylesheet("queries.css") + "".join(blocks) + words)
+    return Html(strips.strips(queries))
 
 
 def image_to_text(queries: Sequence[Mapping[str, object]]) -> Html:
-    """Images with the captions that answer them, best first; the right caption is marked.
+    """Images with the captions that answer them, best first, and always the right one with its rank.
+
+    Of a wrong caption, the words that the right one does not have are marked, and those that it has are dimmed; of the right one, the
+    words that the first answer lacks.
 
     Args:
-        queries: `{image, alt, note, captions}`, and perhaps `ground`, with `captions` a list of `{text, right}`; `image` is (H, W, 3)
-            uint8.
+        queries: `{image, alt, captions}` and, where wanted, `note`, `ground` and `right_one`; `captions` is a list of `{text, right}`,
+            `image` is (H, W, 3) uint8. `right_one` is the right caption, `{text, rank}`, which may be one of the captions; without it
+            texts stand as they are.
     """
     pairs = []
     for entry in queries:
-        marks = [(" class=rsvlm-right", "✓ ") if answer["right"] else ("", "") for answer in entry["captions"]]
-        texts = [escape(str(answer["text"])) for answer in entry["captions"]]
-        lines = "".join(f"<li{kind}>{mark}{text}</li>" for (kind, mark), text in zip(marks, texts, strict=True))
-        pairs.append(({**entry, "badge": entry.get("note")}, f"<ol>{lines}</ol>"))
-    return _beside(pairs)
+        right, first = entry.get("right_one"), entry["captions"][0] if entry["captions"] else {}
+        lines = []
+        for rank, answer in enumerate(entry["captions"], start=1):
+            lines.append(_caption(answer, rank, right["text"] if right and not answer["right"] else None, "in the right one"))
+        if right and not any(answer["right"] for answer in entry["captions"]):
+            last = {"text": right["text"], "right": True}
+            lines.append(
+                '<li class="rsvlm-gap" aria-hidden="true">⋯</li>'
+                + _caption(last, right["rank"], first.get("text"), "in the first")
+            )
+        shown = {**entry, "badge": entry.get("note"), "gain": strips.gain(entry["image"])}
+        pairs.append((shown, f'<ul class="rsvlm-told">{"".join(lines)}</ul>'))
+    return Html(f'{_beside(pairs)}<p class="rsvlm-ground">{strips.ORIGINAL}</p>')
+
+
+def _caption(answer: Mapping[str, object], rank: int, other: str | None, where: str) -> str:
+    """A caption with its rank; against another one, what is not in that one stands out."""
+    text, count = (escape(str(answer["text"])), 0) if other is None else wording.differing(str(answer["text"]), str(other))
+    kind, mark = (' class="rsvlm-right"', "✓ the right one, ") if answer["right"] else ("", "")
+    note = "" if other is None else f", {count} {'word' if count == 1 else 'words'} not {where}"
+    return f"<li{kind}><small>{mark}rank {int(rank):,}{note}</small> {text}</li>"
 
 
 def captions_beside(items: Sequence[Mapping[str, object]]) -> Html:
@@ -127,19 +145,10 @@ def shaded_words(entries: Sequence[Mapping[str, object]]) -> Html:
     largest = max((abs(float(change)) for entry in entries for change in entry["changes"]), default=0.0)
     ground = _ground([entry.get("ground") for entry in entries if entry.get("image") is not None])
     blocks = []
-    for number, entry in enumerate(entries):
-        text, end, parts = str(entry["text"]), 0, []
-        if len(entry["spans"]) != len(entry["changes"]):
-            raise DataError(
-                f"sentence {number}: {len(entry['spans'])} words and {len(entry['changes'])} changes: expected as many"
-            )
-        for (start, stop), change in zip(entry["spans"], map(float, entry["changes"]), strict=True):
-            if not end <= start < stop <= len(text):
-                raise DataError(f"sentence {number}: word from {start} to {stop}: expected places in order, within the text")
-            parts += [escape(text[end:start]), _shaded(text[start:stop], change, largest)]
-            end = stop
+    for entry in entries:
+        text = wording.shaded(str(entry["text"]), entry["spans"], entry["changes"], largest)
         note = f' <span class="rsvlm-note">{escape(str(entry["note"]))}</span>' if entry.get("note") else ""
-        line = f"<p>{''.join(parts)}{escape(text[end:])}{note}</p>"
+        line = f"<p>{text}{note}</p>"
         blocks.append(line if entry.get("image") is None else _beside([(entry, f"<div>{line}</div>")], told=False))
     legend = (
         '<p class="rsvlm-legend"><ruby class="rsvlm-more" style="--rsvlm-worth: .5">orange, solid line<rt>+</rt></ruby> the search '
@@ -150,20 +159,11 @@ def shaded_words(entries: Sequence[Mapping[str, object]]) -> Html:
     return Html(f'{styles}<div class="rsvlm-words">{"".join(blocks)}{legend}{ground}</div>')
 
 
-def _shaded(word: str, change: float, largest: float) -> str:
-    share = abs(change) / largest if largest else 0.0
-    if share < 0.1:
-        return escape(word)
-    kind, sign = ("rsvlm-more", "+") if change > 0 else ("rsvlm-less", "−")
-    told = f"{sign}{1000 * abs(change):.0f}"
-    return f'<ruby class="{kind}" style="--rsvlm-worth: {0.5 * share:.2f}">{escape(word)}<rt>{told}</rt></ruby>'
-
-
 def _beside(pairs: Sequence[tuple[Mapping[str, object], str]], told: bool = True) -> Html:
     """Images (`image`, `alt`, perhaps `badge` and `ground`), each with HTML beside it; below, if `told`, how much ground they show."""
     blocks = []
     for item, html in pairs:
-        picture = _grid([{name: item.get(name) for name in ("image", "alt", "badge", "ground")}], thumbnail_px=150)
+        picture = _grid([{name: item.get(name) for name in ("image", "alt", "badge", "ground", "gain")}], thumbnail_px=150)
         blocks.append(f'<div class="rsvlm-pair"><div>{picture}</div>{html}</div>')
     words = _ground([item.get("ground") for item, _ in pairs]) if told else ""
     return Html(markup.stylesheet("gallery.css") + markup.stylesheet("queries.css") + "".join(blocks) + words)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from html import escape
 from importlib import resources
 
+import numpy as np
 from PIL import Image
 
 
@@ -88,6 +89,22 @@ def webp(image: Image.Image, quality: int) -> bytes:
     data = io.BytesIO()
     image.save(data, format="WEBP", quality=quality, method=4)
     return data.getvalue()
+
+
+def thumbnail(image: Image.Image | np.ndarray, alt: str, longest_px: int, gain: float = 1.0) -> str:
+    """Return a picture as an element that holds it.
+
+    Args:
+        image: A PIL image, or (H, W, 3) uint8.
+        alt: What it shows.
+        longest_px: Longest side at most; nothing is made larger.
+        gain: What the page multiplies its brightness by. The picture itself stays as it is.
+    """
+    image = (image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))).convert("RGB")
+    image.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
+    style = f' style="--rsvlm-gain: {gain:.2f}"' if gain != 1 else ""
+    source = data_uri("webp", webp(image, quality=72))
+    return f'<img class="dark-light" loading="lazy" alt="{escape(alt)}" src="{source}"{style}>'
 
 
 def data_uri(kind: str, data: bytes) -> str:

@@ -1,7 +1,7 @@
-"""How large is what a picture shows: in words, and as a bar on it, from the picture's own record.
+"""How large is what a picture shows, and where is it: in words, and as a bar on it, from the picture's own record.
 
-A record that tells its resolution and its side in pixels, `gsd_m` and `size_px` as the shards have them, tells both; of any other
-nothing is said.
+A record that tells its resolution and its side in pixels, `gsd_m` and `size_px` as the shards have them, tells how large; one that tells
+its centre or its corners, `lon` and `lat` or `footprint_lonlat`, tells where. Of any other nothing is said.
 """
 
 from __future__ import annotations
@@ -50,3 +50,36 @@ def bar(record: Mapping | None) -> str:
     power = 10.0 ** math.floor(math.log10(most))
     metres = max(step * power for step in (1, 2, 5) if step * power <= most * (1 + 1e-9))
     return f'<span class="rsvlm-scale" style="--rsvlm-length: {100 * metres / pair[1]:.1f}%">{length(metres)}</span>'
+
+
+def place(record: Mapping | None) -> str:
+    """Write where a picture is, as exactly as its size asks for: 12° S 60° W; empty where the record does not tell it."""
+    record = record or {}
+    try:
+        lon, lat = float(record["lon"]), float(record["lat"])
+    except (KeyError, TypeError, ValueError):
+        try:
+            west, south, east, north = map(float, record["footprint_lonlat"])
+        except (KeyError, TypeError, ValueError):
+            return ""
+        lon, lat = (west + east + 360 * (east < west)) / 2, (south + north) / 2
+    if not (math.isfinite(lon) and abs(lat) <= 90):
+        return ""
+    side_m = (ground(record) or (0.0, 10_000.0))[1]
+    digits = min(max(math.ceil(math.log10(100_000 / side_m)), 0), 5)  # a degree is about 111 km
+    parts = []
+    for value, (more, less) in ((lat, "NS"), ((lon + 180) % 360 - 180, "EW")):
+        shown = f"{abs(value):.{digits}f}°"
+        parts.append(shown if not float(shown[:-1]) else f"{shown} {more if value > 0 else less}")
+    return " ".join(parts)
+
+
+def described(record: Mapping | None) -> str:
+    """Say what is to be seen on a chip, for those who cannot see it: where it is, and its shortest caption.
+
+    Args:
+        record: Record of the chip, with its `captions`.
+    """
+    captions = [text.strip() for text in map(str, (record or {}).get("captions") or ()) if text.strip()]
+    where, what = place(record), min(captions, key=len, default="").rstrip(".")
+    return f"Chip{f' near {where}' if where else ''}{f': {what}' if what else ''}"

@@ -58,3 +58,27 @@ def test_every_gallery_of_chips_has_a_bar_on_each_and_one_line_below():
         assert html.count('class="rsvlm-scale"') == (2 if name in ("queries", "words") else 1), name
         assert html.count(words) == 1, name
     assert 'rsvlm-ground"' not in str(galleries.gallery([PICTURE])), "of a picture without a record nothing is said"
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (EARTH | {"lon": -60.2, "lat": -12.4}, "12° S 60° W"),
+        (EARTH | {"footprint_lonlat": [178.0, 10.0, -178.0, 14.0]}, "12° N 180° W"),
+        (EARTH | {"lon": 0.3, "lat": -0.2}, "0° 0°"),
+        (EARTH | {"lon": 190, "lat": 5}, "5° N 170° W"),
+        ({"gsd_m": 30.0, "size_px": 64, "lon": -54.5881, "lat": -25.4065}, "25.41° S 54.59° W"),
+        ({"lon": 1.25, "lat": 2.25}, "2.2° N 1.2° E"),
+        ({"lon": float("nan"), "lat": 2.0}, ""),
+        ({"lon": 1.0, "lat": None}, ""),
+        (None, ""),
+    ],
+)
+def test_places_are_as_exact_as_the_picture_is_large(record, words):
+    assert scale.place(record) == words
+
+
+def test_a_chip_is_described_by_its_place_and_its_shortest_caption():
+    record = EARTH | {"lon": -60.2, "lat": -12.4, "captions": ["A long caption of it.", " Dark green forest. ", ""]}
+    assert scale.described(record) == "Chip near 12° S 60° W: Dark green forest"
+    assert scale.described({"captions": ["A harbour"]}) == "Chip: A harbour" and scale.described(None) == "Chip"
