@@ -1,5 +1,6 @@
 """Commands that pages print are commands: each verb and each option of them exists, and takes such a value."""
 
+import functools
 import re
 import shlex
 
@@ -22,9 +23,9 @@ def printed(text: str) -> list[list[str]]:
     rest = re.sub(r"^```+(?!\{).*?^```+$", "", text, flags=re.DOTALL | re.MULTILINE)
     lines += [re.sub(r"\s+", " ", span) for span in SPAN.findall(rest)]
     commands = []
-    for line in lines:
-        parser = shlex.shlex(line, posix=True, punctuation_chars="&|;")
-        parser.whitespace_split, parser.commenters = True, "#"
+    for line in (line for line in lines if "rsvlm " in line):
+        parser = shlex.shlex(re.sub(r"\s#\s.*", "", line), posix=True, punctuation_chars="&|;")
+        parser.whitespace_split, parser.commenters = True, ""
         words: list[str] = []
         for word in [*parser, ";"]:
             if word and not set(word) <= set("&|;"):
@@ -36,6 +37,7 @@ def printed(text: str) -> list[list[str]]:
     return commands
 
 
+@functools.cache
 def command() -> typer.core.TyperGroup:
     """The command line, each verb of which does nothing and looks at no place."""
 
