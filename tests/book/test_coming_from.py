@@ -11,7 +11,8 @@ from conftest import ROOT
 
 from rsvlm import __main__ as cli
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
+LOG = ROOT / "book" / "lab_log.md"  # tells what was run on its day, often a part of it
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(page for page in sorted((ROOT / "book").glob("*.md")) if page != LOG)]
 COMING = [page for page in PAGES if page.name.startswith("coming_from_")]
 FENCE = re.compile(r"^```+(?:bash|sh|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
