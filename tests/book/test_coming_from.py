@@ -133,8 +133,9 @@ make book
     ],
 )
 def test_what_is_no_command_is_noticed(wrong):
-    with pytest.raises(Exception, match="No such|Missing|Invalid|is not a valid"):
+    with pytest.raises(Exception) as told:  # of Typer, which has its own
         check(shlex.split(wrong))
+    assert type(told.value).__name__ in ("NoSuchOption", "MissingParameter", "BadParameter", "UsageError", "NoSuchCommand")
 
 
 @pytest.mark.parametrize(
