@@ -14,15 +14,21 @@ from rsvlm import __main__ as cli
 LOG = ROOT / "book" / "lab_log.md"  # tells what was run on its day, often a part of it
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(page for page in sorted((ROOT / "book").glob("*.md")) if page != LOG)]
 COMING = [page for page in PAGES if page.name.startswith("coming_from_")]
-FENCE = re.compile(r"^```+(?:bash|sh|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
 
 def printed(text: str) -> list[list[str]]:
     """The commands of a page, as words behind `rsvlm`: of blocks of shell, and of code in a sentence or a table."""
-    lines = [line for block in FENCE.findall(text) for line in block.replace("\\\n", " ").splitlines()]
-    rest = re.sub(r"^```+(?!\{).*?^```+$", "", text, flags=re.DOTALL | re.MULTILINE)
-    lines += [re.sub(r"\s+", " ", span) for span in SPAN.findall(rest)]
+    blocks: dict[str, list[str]] = {"prose": [], "bash": [], "other": []}
+    inside = ""
+    for line in text.splitlines():
+        if line.startswith("```"):
+            kind = line.strip("`").strip()
+            inside = "" if inside else "prose" if kind.startswith("{") else kind if kind in blocks else "other"
+        else:
+            blocks[inside or "prose"].append(line)
+    lines = "\n".join(blocks["bash"]).replace("\\\n", " ").splitlines()
+    lines += [re.sub(r"\s+", " ", span) for span in SPAN.findall("\n".join(blocks["prose"]))]
     commands = []
     for line in (line for line in lines if "rsvlm " in line):
         parser = shlex.shlex(re.sub(r"\s#\s.*", "", line), posix=True, punctuation_chars="&|;")
@@ -108,6 +114,12 @@ make book
 * - `papermill x`
   - `rsvlm run 'n/02*.ipynb' --grid seed=0,1`
 ```
+
+And `rsvlm book`.
+
+```{table}
+| a | `rsvlm table x` |
+```
 """
     assert sorted(printed(page)) == sorted(
         [
@@ -117,6 +129,8 @@ make book
             ["search", "index", "t/", "--out", "i"],
             ["search", "query", "i", "a harbour; ships"],
             ["run", "n/02*.ipynb", "--grid", "seed=0,1"],
+            ["book"],
+            ["table", "x"],
         ]
     )
 
