@@ -145,8 +145,9 @@ def stream(
     one pool. Samples that cannot be used are left out, counted by reason and logged once per reason.
 
     A folder without a manifest works too: `{split}/*.tar`, or `*.tar` as the split `train`, with pictures as `.png`, `.jpg`,
-    `.jpeg` or `.webp` and captions as `.txt` (one caption) or `.json` (`captions`, `caption` or `text`). Where a `dataset_type.txt` with
-    the word `retrieval` lies in the folder, as in sets for CLIP_benchmark, every line of a `.txt` is a caption.
+    `.jpeg` or `.webp` and captions as `.txt` (one caption) or `.json` (`captions`, `caption` or `text`); in RS5M's shards they are called
+    `.img_content` and `.caption`. Where a `dataset_type.txt` with the word `retrieval` lies in the folder, as in sets for CLIP_benchmark,
+    every line of a `.txt` is a caption.
 
     Captions that are empty, no text or too long are left out; `empty_captions` in the record is then their number.
 
@@ -288,7 +289,7 @@ def _decode(
     if isinstance(group, BrokenSample):
         raise group
     key, members = group
-    image = next((members[kind] for kind in IMAGE_TYPES if kind in members), None)
+    image = next((members[kind] for kind in (*IMAGE_TYPES, "img_content") if kind in members), None)
     if image is None:
         raise BrokenSample("no image", key)
     try:
@@ -305,8 +306,9 @@ def _decode(
         number = members.get("cls", b"").strip()
         return Sample(key, image, [], record | ({"cls": int(number)} if number.isdigit() else {}), position)
     texts = next((record[name] for name in ("captions", "caption", "text") if record.get(name)), None)
-    if texts is None and "txt" in members:
-        texts = text(key, members["txt"])
+    written = next((members[kind] for kind in ("txt", "caption") if kind in members), None)
+    if texts is None and written is not None:
+        texts = text(key, written)
     texts = [texts] if isinstance(texts, str) else texts if isinstance(texts, list) else []
     captions = [text.strip() for text in texts if usable(text)]
     if not captions:

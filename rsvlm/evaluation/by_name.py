@@ -141,7 +141,8 @@ def classify(
     """Score zero-shot classification: an image gets the class whose texts are nearest. Arguments are as for `retrieve`, but for two.
 
     If `split` is None, every image is read. `prompts` are names of `catalogue.prompt_sets`, or text files with one template on each
-    line, with `{class}` for the name. Where the folder brings other names of classes than the catalogue has, the protocol says so.
+    line, with `{class}`, `{c}` or `{}` for the name. Where the folder brings other names of classes than the catalogue has, the protocol
+    says so.
 
     Raises:
         DataError: As `retrieve`; or an unknown prompt set.
@@ -459,6 +460,7 @@ def templates_of(where: str) -> tuple[str, list[str]]:
     if not path.is_file():
         return where, catalogue.prompt_set(where)
     lines = [line for line in files.read_lines(path, "template") if not line.startswith("#")]
+    lines = [line.replace("{c}", "{class}") for line in lines]  # as sets for CLIP_benchmark have it
     taken = path.stem in catalogue.prompt_sets() and lines != catalogue.prompt_set(path.stem)
     return f"{path.stem} (of a file)" if taken else path.stem, lines
 

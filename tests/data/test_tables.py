@@ -321,6 +321,16 @@ def test_a_table_of_something_else_hides_no_shards(tmp_path):
     assert read(tmp_path) == {"a": ["a field"]}
 
 
+def test_shards_of_rs5m_have_names_of_their_own_for_picture_and_caption(tmp_path):
+    """Its dataloader.py reads .img_content, .img_name and .caption."""
+    members = {"0.img_content": png(toy_sample(0)[0]), "0.img_name": b"a.jpg", "0.caption": b" an aerial view of a lake \n"}
+    write_tar(tmp_path / "train" / "pub11-train-0000.tar", members | {"1.img_name": b"b.jpg", "1.caption": b"no picture"})
+    skipped = Counter()
+    (sample,) = benchmarks.samples(tmp_path, "train", skipped=skipped)
+    assert sample.captions == ["an aerial view of a lake"] and sample.image == members["0.img_content"]
+    assert skipped == {"no image": 1}
+
+
 def test_a_line_of_a_text_is_a_caption_where_the_folder_says_retrieval(tmp_path, caplog):
     members = {
         f"{i}.{e}": d for i in range(2) for e, d in (("png", png(toy_sample(i)[0])), ("txt", b"one .\ntwo , three\n\n"))

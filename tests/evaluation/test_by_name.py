@@ -26,6 +26,14 @@ def test_templates_of_a_file_never_go_by_the_name_of_a_prompt_set_of_others(tmp_
     assert by_name.templates_of("paper") == ("paper", ["An aerial image of {class}"])
 
 
+@pytest.mark.parametrize(("written", "read"), [("{class}", "{class}"), ("{c}", "{class}"), ("{}", "{}")])
+def test_the_place_of_the_name_is_written_as_others_write_it(tmp_path, written, read):
+    """Sets for CLIP_benchmark bring such a file with {c}; others write {}, which `classification` reads as well."""
+    path = tmp_path / "zeroshot_classification_templates.txt"
+    path.write_text(f"a satellite photo of {written}.\na {written} from above\n")
+    assert by_name.templates_of(str(path)) == (path.stem, [f"a satellite photo of {read}.", f"a {read} from above"])
+
+
 def test_other_names_of_classes_are_another_prompt_set():
     words = catalogue.class_names("AID")
     assert not by_name._are_other_words(words[::-1], "AID", None)
