@@ -8,6 +8,7 @@ In the order of a page, from what is measured to what is looked at:
     charts       measured values: curves, bars, dots, matrices; `picture` turns any of them into an image
     amounts      how many of what: funnels, bars of counts, shares
     tables       lists and reports of texts, and where the numbers of a page come from
+    numbers      numbers in tables and sentences: minus signs, intervals, nothing for what is missing
     galleries    images in a grid, and images with the texts that belong to them
     atlas        maps that move: chips on the Earth, landmarks on chips, regions of a scene
     interactive  sliders, a swipe, lines that one can point at
