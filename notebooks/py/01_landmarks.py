@@ -14,7 +14,6 @@
 # ---
 
 # %% [markdown]
-# %% [markdown]
 # # Landmarks: captions from a map
 #
 # **Images of the Earth can be described without anybody writing: measure the pixels, ask a map what lies there, and let a small
@@ -41,7 +40,6 @@ from itertools import islice
 
 import numpy as np
 import pandas as pd
-
 from rsvlm import config
 from rsvlm.book.figures import (
     amounts,

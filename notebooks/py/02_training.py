@@ -14,7 +14,6 @@
 # ---
 
 # %% [markdown]
-# %% [markdown]
 # # Training a small MaMMUT
 #
 # **One image tower and one text decoder, run twice with the same weights, learn to match and to describe chips of the Earth in
@@ -39,7 +38,6 @@ import json
 import time
 
 import pandas as pd
-
 import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import charts, numbers, tables

@@ -14,7 +14,6 @@
 # ---
 
 # %% [markdown]
-# %% [markdown]
 # # MaMMUT, slowly
 #
 # **One decoder is run twice with the same weights: without the picture and looking both ways it turns a sentence into a vector;
@@ -53,7 +52,7 @@ from IPython.display import Markdown
 
 import rsvlm
 from rsvlm import config
-from rsvlm.book.figures import amounts, charts, galleries, numbers, tables
+from rsvlm.book.figures import charts, galleries, numbers, tables
 from rsvlm.data import benchmarks, shards
 from rsvlm.data.demo import earth
 from rsvlm.model import embed, flops, images, mammut, tokenizer
@@ -87,7 +86,7 @@ words = [
 ]
 
 # %% [markdown]
-# The picture is cut into patches, the caption into tokens: pieces of words that occur often.
+# The picture is cut into patches ({term}`patch`), the caption into {term}`tokens <token>`.
 
 # %% mystnb={"code_prompt_show": "Code: picture in patches"} tags=["hide-input"]
 charts.picture(
@@ -336,7 +335,7 @@ numbers.prose(
 # ## What is it trained for? To match
 #
 # With $v_i$ and $t_i$ the vectors of the pictures and texts of a batch of $B$, of length one, and a learned scale $s$ (one divided by the
-# *temperature*), the contrastive loss asks for the text of each picture among all texts, and for the picture of each text among all:
+# {term}`temperature`), the contrastive loss asks for the text of each picture among all texts, and for the picture of each text among all:
 #
 # $$L_{\mathrm{con}} = -\frac{1}{2B} \sum_{i=1}^{B} [\, \log p(t_i \mid v_i) + \log p(v_i \mid t_i) \,]$$
 #
@@ -352,7 +351,7 @@ numbers.prose(
 # ```
 #
 # **Why the others in the batch matter.** Nothing in this loss says what a good vector is; it says only that the right text should
-# lie nearer than the others. These others, the *negatives*, are all that pushes vectors apart: without them, a model that gives every
+# lie nearer than the others. These others, the {term}`negatives`, are all that pushes vectors apart: without them, a model that gives every
 # picture and every text the same vector would be perfect. More negatives make a harder question, of which more can be learned. Take one
 # batch from the test blocks:
 

@@ -14,7 +14,6 @@
 # ---
 
 # %% [markdown]
-# %% [markdown]
 # # Landmarks for your own imagery
 #
 # **A raster and a map, whoever made them, become captioned training shards in one command; what a picture cannot show is kept out of
@@ -47,7 +46,6 @@ import pandas as pd
 import rasterio
 import shapely
 from rasterio import transform, warp
-
 from rsvlm import config
 from rsvlm.book.figures import (
     amounts,
@@ -88,30 +86,19 @@ CRS, PIXEL_M, WIDTH, HEIGHT = "EPSG:3857", 8000, 1210, 800
 GRID = transform.from_origin(-15_500_000, 11_400_000, PIXEL_M, PIXEL_M)
 
 
+SHAPE = {"count": 3, "height": HEIGHT, "width": WIDTH, "dtype": "uint8"}
+SHAPE |= {"crs": CRS, "transform": GRID, "tiled": True, "compress": "deflate"}
+
+
 def write_imagery(path):
     world = np.moveaxis(earth_layout.load_imagery(), 2, 0)
     pixels = np.zeros((3, HEIGHT, WIDTH), np.uint8)
     globe = transform.from_bounds(-180, -90, 180, 90, *world.shape[:0:-1])
-    warp.reproject(
-        world,
-        pixels,
-        src_crs="EPSG:4326",
-        src_transform=globe,
-        dst_crs=CRS,
-        dst_transform=GRID,
-        resampling=warp.Resampling.cubic,
-    )
-    shape = {
-        "count": 3,
-        "height": HEIGHT,
-        "width": WIDTH,
-        "dtype": "uint8",
-        "crs": CRS,
-        "transform": GRID,
-    }
-    with rasterio.open(
-        path, "w", driver="GTiff", tiled=True, compress="deflate", **shape
-    ) as file:
+    there = {"src_crs": "EPSG:4326", "src_transform": globe}
+    here = {"dst_crs": CRS, "dst_transform": GRID}
+    cubic = warp.Resampling.cubic
+    warp.reproject(world, pixels, **there, **here, resampling=cubic)
+    with rasterio.open(path, "w", driver="GTiff", **SHAPE) as file:
         file.write(pixels)
 
 

@@ -14,7 +14,6 @@
 # ---
 
 # %% [markdown]
-# %% [markdown]
 # # Zero-shot classification
 #
 # **A model that was trained on captions alone sorts pictures into classes that are nothing but words; how well depends on the words as much
@@ -45,7 +44,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
 from rsvlm import config
 from rsvlm.book.figures import amounts, charts, galleries, numbers, tables
 from rsvlm.data import benchmarks

@@ -14,7 +14,6 @@
 # ---
 
 # %% [markdown]
-# %% [markdown]
 # # Unseen classes
 #
 # **Take every chip that shows the sea out of the training data, and every caption that says the word: what the model still knows of
@@ -47,7 +46,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
 import rsvlm
 from rsvlm import config
 from rsvlm.book.figures import charts, galleries, numbers, tables
@@ -326,28 +324,21 @@ numbers.prose("By the sentence in the manner of the captions:", *sentences)
 
 
 # %% mystnb={"code_prompt_show": "Code: table of what could be held out"} tags=["hide-input"]
+def worst(c):
+    kinds = [k for k in ("paper", "sentence") if (c.name, k, "all") in known]
+    return np.min([known[c.name, kind, "all"]["seeds"] for kind in kinds])
+
+
 def choice(c):
-    kinds = [
-        kind for kind in ("paper", "sentence") if (c.name, kind, "all") in known
-    ]
-    seeds_of = [known[c.name, kind, "all"]["seeds"] for kind in kinds]
-    here = present[c.name]
-    others = {
-        o.name: 100 * present[o.name][here].mean()
-        for o in held + control
-        if o.name != c.name
-    }
+    here, others = present[c.name], {}
+    for o in held + control:
+        if o.name != c.name:
+            others[o.name] = 100 * present[o.name][here].mean()
     most = max(others, key=others.get, default="")
-    row = {
-        "category": c.name,
-        "of the test chips, %": 100 * here.mean(),
-        "worst of seeds and sentences, %": np.min(seeds_of),
-    }
-    return row | {
-        "chips that show another as well, %": f"{others[most]:.0f} ({most})"
-        if most
-        else ""
-    }
+    row = {"category": c.name, "of the test chips, %": 100 * here.mean()}
+    row["worst of seeds and sentences, %"] = worst(c)
+    also = f"{others[most]:.0f} ({most})" if most else ""
+    return row | {"chips that show another as well, %": also}
 
 
 choices = pd.DataFrame(
