@@ -160,7 +160,7 @@ reasons = (
     .sum()
     .astype(int)
 )
-numbers.prose(f"Rejected were {numbers.cell(reasons.to_dict())}.")
+numbers.prose(f"Rejected: {numbers.cell(reasons.to_dict())}.")
 
 # %% [markdown]
 # ## Do captions tell chips apart?

