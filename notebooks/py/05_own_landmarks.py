@@ -626,8 +626,8 @@ saved = results.save_result(
 
 # %% tags=["remove-input"]
 report = audit.report(data)
-easy = ", ".join(name for name, value in recalls.items() if value >= 90)
-hard = ", ".join(
+easy = "; ".join(name for name, value in recalls.items() if value >= 90)
+hard = "; ".join(
     f"{name} ({value:.0f} %)" for name, value in recalls.items() if value < 50
 )
 numbers.points(
