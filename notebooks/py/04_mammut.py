@@ -172,6 +172,7 @@ numbers.prose(
 #
 # ```{literalinclude} /rsvlm/model/mammut.py
 # :pyobject: DecoderLayer.forward
+# :dedent: 4
 # :language: python
 # :class: rsvlm-wrapped
 # ```
@@ -416,6 +417,7 @@ numbers.prose(
 #
 # ```{literalinclude} /rsvlm/model/mammut.py
 # :pyobject: Mammut.caption_loss
+# :dedent: 4
 # :language: python
 # :class: rsvlm-wrapped
 # ```
@@ -619,6 +621,7 @@ numbers.prose(
 #
 # ```{literalinclude} /rsvlm/localization/smoothing.py
 # :pyobject: _SmoothAttention.forward
+# :dedent: 4
 # :language: python
 # :class: rsvlm-wrapped
 # ```
