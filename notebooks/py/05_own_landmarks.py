@@ -151,34 +151,22 @@ def outlines(west, south, east, north, least_km2=20.0):
 
 
 # %% mystnb={"code_prompt_show": "Code: the example's map as a file"} tags=["hide-input"]
+def feature(tags, shape):
+    geometry = json.loads(shapely.to_geojson(shape))
+    return {"type": "Feature", "properties": tags, "geometry": geometry}
+
+
 def write_map(path, bounds):
     table = outlines(*bounds)
-    middles = {
-        shapely.Point(place): {"name": name} for name, place in NAMES.items()
-    }
-    named = [
-        next(
-            (name for point, name in middles.items() if shape.contains(point)),
-            {},
-        )
-        for shape in table["shape"]
-    ]
-    rows = [
-        (TAGS[row.kind] | name, row.shape)
-        for row, name in zip(table.itertuples(), named)
-    ]
-    rows.append((CAFE, shapely.Point(-99.27, 53.18)))
-    texts = [
-        {
-            "type": "Feature",
-            "properties": tags,
-            "geometry": json.loads(shapely.to_geojson(s)),
-        }
-        for tags, s in rows
-    ]
-    files.write_atomic(
-        path, json.dumps({"type": "FeatureCollection", "features": texts})
-    )
+    middles = {shapely.Point(place): name for name, place in NAMES.items()}
+    features = [feature(CAFE, shapely.Point(-99.27, 53.18))]
+    for row in table[::-1].itertuples():
+        held = (n for point, n in middles.items() if row.shape.contains(point))
+        name = next(held, None)
+        tags = TAGS[row.kind] | ({"name": name} if name else {})
+        features.insert(0, feature(tags, row.shape))
+    collection = {"type": "FeatureCollection", "features": features}
+    files.write_atomic(path, json.dumps(collection))
 
 
 # %% [markdown]

@@ -455,8 +455,8 @@ most_part = (
 numbers.prose(
     "With one sentence and no picture the book's model is right for "
     f"{mine['text', '0']:.1f} % of {len(tested)} chips of {len(shot_names)} "
-    f"classes. {numbers.counted(first, 'picture')} of each class beside the "
-    f"sentence make it {mine['text', str(first)]:.1f} %, without a sentence "
+    f"classes. With {numbers.counted(first, 'picture')} of each class beside "
+    f"the sentence it is {mine['text', str(first)]:.1f} %, without a sentence "
     f"{mine['linear', str(first)]:.1f} %; with {last} it is "
     f"{mine['text', str(last)]:.1f} and {mine['linear', str(last)]:.1f} %, so "
     f"what the sentence is worth is used up by then{most_part}.",
