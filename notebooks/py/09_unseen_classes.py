@@ -451,9 +451,9 @@ described = [
 numbers.points(
     f"{counts['kept']:,} of {counts['train']:,} training samples neither show "
     f"nor name {called}.",
-    "Captions that name it change by "
-    f"{numbers.interval(lost['held out'][first], signed=True)} points of "
-    "recall at 10 without it, others by "
+    "Without it, recall at 10 of captions that name it changes by "
+    f"{numbers.interval(lost['held out'][first], signed=True, unit='points')}, "
+    "of others by "
     f"{numbers.interval(lost['held out'][second], signed=True)}.",
     *(
         f"*{c.name}*, by the sentence: "
