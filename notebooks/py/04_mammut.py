@@ -19,9 +19,22 @@
 # **One decoder is run twice with the same weights: without the picture and looking both ways it turns a sentence into a vector;
 # with the picture and looking back alone it writes one.**
 #
-# Cost: half a minute, once the model of the training page is there.
+# Time: half an hour to read; half a minute to run, once the model of the training page is there.
+#
+# CLIP matches pictures with sentences but cannot write; a captioning model writes but is slow to match, for it has to read each pair
+# anew. {term}`MaMMUT` {cite:p}`kuo2023mammut` does both with one set of weights. How can a decoder that was made to write, word by word, also
+# give a sentence's vector? This chapter follows one picture and one caption of the Earth through the model that this book trains.
+#
+# ```{figure} ../_static/mammut.svg
+# :name: figure-mammut
+# :width: 480px
+# :alt: Diagram. A picture goes through the image tower to patches; their mean is the image vector. A text goes through the decoder without the picture; the mean of its states is the text vector, and the contrastive loss compares all with all. The same text goes through the same decoder once more, looking back alone and at the patches, then through the vocabulary to the caption loss.
+#
+# What is trained. The two orange boxes are one decoder with one set of weights, run twice. B pairs in a batch, T tokens, P patches, D width, E
+# width of the shared space, V entries of the vocabulary, H and W pixels: {doc}`the letters <../glossary>` are those of the code.
+# ```
 
-# %% tags=["parameters", "after:02_training"]
+# %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "after:02_training", "hide-input"]
 profile = "laptop"
 seed = 0
 device = "auto"
@@ -29,7 +42,7 @@ recompute = False
 run_name = ""
 overrides = ""
 
-# %% tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: imports, data and model"} tags=["hide-input"]
 import time
 
 import numpy as np
@@ -37,10 +50,9 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-# %% tags=["hide-input"]
 import rsvlm
 from rsvlm import config
-from rsvlm.book.figures import amounts, charts, galleries, tables
+from rsvlm.book.figures import charts, galleries, numbers, tables
 from rsvlm.data import benchmarks, shards
 from rsvlm.data.demo import earth, recipe
 from rsvlm.model import embed, flops, images, mammut, tokenizer
@@ -48,9 +60,9 @@ from rsvlm.model.device import resolve_device
 from rsvlm.records.provenance import provenance
 from rsvlm.training import train
 
-# %% tags=["hide-input"]
 started = time.time()
-options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
+given = {"seed": seed, "device": device}
+options = config.load(profile, given | config.pairs(overrides))
 data = earth.load_or_build(options)
 run = train.load_or_train(*recipe.prepare(options), recompute=recompute)
 rng = np.random.default_rng(seed)
@@ -58,36 +70,60 @@ rng = np.random.default_rng(seed)
 # %% [markdown]
 # ## What does the model get?
 #
-# One picture from the test blocks, the one whose caption has the most different words, and the second of its captions. The picture
-# is cut into patches, the caption into tokens: pieces of words that occur often.
+# One {term}`chip` from the test blocks, the one whose caption has the most different words, and the second of its captions:
 
 # %%
 torch.set_grad_enabled(False)
 model = rsvlm.load(run / "model", device=device)
 samples = list(shards.stream(data, "test"))
-sample = max(samples, key=lambda sample: len(set(sample.captions[0].split())))
+sample = max(samples, key=lambda s: len(set(s.captions[0].split())))
 picture, caption = images.decode(sample.image), (sample.captions * 2)[1]
 batch = embed.to_batch(model, [picture])
-tokens = torch.from_numpy(tokenizer.encode(model.tokenizer, [caption])).to(model.device)
-words = [model.tokenizer.decode([token]).strip() for token in tokens[0].tolist()]
+tokens = torch.from_numpy(tokenizer.encode(model.tokenizer, [caption]))
+tokens = tokens.to(model.device)
+words = [
+    model.tokenizer.decode([token]).strip() for token in tokens[0].tolist()
+]
+
+# %% [markdown]
+# The picture is cut into patches ({term}`patch`), the caption into {term}`tokens <token>`.
+
+# %% mystnb={"code_prompt_show": "Code: picture in patches"} tags=["hide-input"]
 charts.picture(
-    galleries.patches(images.resize(picture, *[model.config.image_size] * 2), model.config.patch_size),
-    "A satellite picture, and the same picture pulled apart into square patches.",
+    galleries.patches(
+        images.resize(picture, *[model.config.image_size] * 2),
+        model.config.patch_size,
+    ),
+    "A satellite picture, and the same picture pulled apart into square "
+    "patches.",
 )
 
-# %% tags=["hide-input"]
-Markdown(f"The caption, in {len(words)} tokens: {' '.join(f'`{word}`' for word in words)}")
+# %% tags=["remove-input"]
+numbers.Prose(
+    f"The caption, in {len(words)} tokens: "
+    f"{' '.join(f'`{word}`' for word in words)}"
+)
 
 # %% [markdown]
 # ## Which shapes pass through it?
 #
-# A hook on each module notes the shape of what comes out of it, while the picture is read and while each pass runs. Cells without a
-# shape are modules that were not run. Shapes are (pictures or texts, patches or tokens, width).
+# A hook on each module notes the shape of what comes out of it. The picture is read once; then each pass runs:
 
-# %%
-watched = ["vision.patch_embed", "vision.blocks.0", "vision.norm", "image_map", "token_embedding", "layers.0.self_attention"]
-watched += ["layers.0.cross_attention", "layers.0.mlp", "layers.1.self_attention", "layers.1.mlp", "norm", "vocabulary"]
-shapes = pd.DataFrame("", index=pd.Index(watched, name="module"), columns=["picture", "contrastive pass", "caption pass"])
+
+# %% mystnb={"code_prompt_show": "Code: hooks that note shapes"} tags=["hide-input"]
+tower = "vision.patch_embed vision.blocks.0 vision.norm"
+if model.config.vision_tower:
+    tower = "vision.trunk.conv_stem vision.trunk.blocks.0 vision.norm"
+watched = (
+    f"{tower} image_map token_embedding "
+    "layers.0.self_attention layers.0.cross_attention layers.0.mlp "
+    "layers.1.self_attention layers.1.mlp norm vocabulary"
+).split()
+shapes = pd.DataFrame(
+    "",
+    index=pd.Index(watched, name="module"),
+    columns=["picture", "contrastive pass", "caption pass"],
+)
 
 
 def watch(name):
@@ -97,8 +133,12 @@ def watch(name):
     return model.get_submodule(name).register_forward_hook(note)
 
 
-# %%
 hooks = [watch(name) for name in watched]
+
+# %% [markdown]
+# These are all the calls that there are: tower, pooling, contrastive pass, caption pass, vocabulary.
+
+# %%
 step = "picture"
 patches = model.image_tokens(batch)
 image_embedding = model.image_embedding(patches)
@@ -106,21 +146,40 @@ step = "contrastive pass"
 text_embedding = model.encode_text(tokens)
 step = "caption pass"
 logits = model.vocabulary(model.caption_states(tokens, patches))
+
+# %% [markdown]
+# Shapes are (B, patches or tokens, width), here with B = 1. Where a cell is empty, the module was not run.
+
+# %% mystnb={"code_prompt_show": "Code: table of shapes"} tags=["hide-input"]
 for hook in hooks:
     hook.remove()
-shapes.reset_index().style.hide(axis="index").set_properties(**{"white-space": "nowrap"})
+numbers.table(shapes.reset_index()).set_properties(**{"white-space": "nowrap"})
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 ran = shapes[["contrastive pass", "caption pass"]] != ""
-both, late = ran.index[ran.all(axis=1)], ran.index[ran["caption pass"] & ~ran["contrastive pass"]]
-Markdown(
-    f"The picture is read once. {len(both)} of the modules above work in both passes, with the same weights; "
-    f"{', '.join(f'`{name}`' for name in late)} work in the caption pass alone. What is left at the end of the contrastive pass is the "
-    f"mean over the tokens, a vector of {text_embedding.shape[-1]} numbers, and its cosine with the picture's is "
-    f"{float(image_embedding @ text_embedding.T):.2f}."
+both, late = (
+    ran.index[ran.all(axis=1)],
+    ran.index[ran["caption pass"] & ~ran["contrastive pass"]],
+)
+numbers.prose(
+    f"{len(both)} of these modules work in both passes, with the same weights; "
+    f"{', '.join(f'`{name}`' for name in late)} work in the caption pass "
+    "alone. The contrastive pass ends with the mean of the tokens' states, a "
+    f"vector of {text_embedding.shape[-1]} numbers; its cosine with the "
+    f"picture's is {float(image_embedding @ text_embedding.T):.2f}."
 )
 
 # %% [markdown]
+# This is the whole of a decoder layer, as the package runs it. Two arguments make the passes: `causal`, and `image_states`, which are
+# missing in the contrastive pass.
+#
+# ```{literalinclude} /rsvlm/model/mammut.py
+# :pyobject: DecoderLayer.forward
+# :dedent: 4
+# :language: python
+# :class: rsvlm-wrapped
+# ```
+#
 # ## Who may look at whom?
 #
 # In self-attention each token mixes what the tokens it may look at have to say, in shares that add up to one:
@@ -128,51 +187,82 @@ Markdown(
 # $$A = \mathrm{softmax}( Q K^{\top} / \sqrt{d} + M )$$
 #
 # where $M$ is 0 if a token may look at another and $-\infty$ if it may not.
-# The passes differ in $M$. These are the shares themselves, mean of all heads of one layer in the middle, from the queries, keys
-# and masks that the model hands to its attention. The text ends in three pads, as it would beside a longer neighbour.
+# The passes differ in $M$ alone. The text below ends in three pads, as it would beside a longer neighbour in a batch.
 
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: attention from queries, keys and masks"} tags=["hide-input"]
 def attention_weights(attention, x, key_value, mask=None, causal=False):
-    query = attention.query(x).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-    key = key_value.unflatten(-1, (2, attention.heads, -1))[:, :, 0].transpose(1, 2)
+    query = (
+        attention.query(x).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+    )
+    key = key_value.unflatten(-1, (2, attention.heads, -1))[:, :, 0].transpose(
+        1, 2
+    )
     scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
     if causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).tril()
-    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+        mask = torch.ones(
+            scores.shape[-2:], dtype=torch.bool, device=x.device
+        ).tril()
+    return (
+        scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+    ).softmax(-1)
 
 
 def watch_attention(attention, work):
     found = []
-    hook = attention.register_forward_hook(lambda module, given, result: found.append(attention_weights(module, *given)))
+    hook = attention.register_forward_hook(
+        lambda module, given, result: found.append(
+            attention_weights(module, *given)
+        )
+    )
     work()
     hook.remove()
     return found[0].mean(dim=1)[0].cpu().numpy()
 
 
-# %%
-padded, middle = (
-    torch.nn.functional.pad(tokens, (0, 3), value=tokenizer.PAD_ID),
-    model.layers[len(model.layers) // 2].self_attention,
-)
+# %% [markdown]
+# The shares themselves, mean of all heads of one layer in the middle:
+
+# %% mystnb={"code_prompt_show": "Code: matrices of attention between tokens"} tags=["hide-input"]
+padded = torch.nn.functional.pad(tokens, (0, 3), value=tokenizer.PAD_ID)
+middle = model.layers[len(model.layers) // 2].self_attention
 shares = {
-    "contrastive pass": watch_attention(middle, lambda: model.encode_text(padded)),
-    "caption pass": watch_attention(middle, lambda: model.caption_states(padded, patches)),
+    "contrastive pass": watch_attention(
+        middle, lambda: model.encode_text(padded)
+    ),
+    "caption pass": watch_attention(
+        middle, lambda: model.caption_states(padded, patches)
+    ),
 }
-panels = {name: np.where(matrix == 0, np.nan, 100 * matrix) for name, matrix in shares.items()}
+panels = {
+    name: np.where(matrix == 0, np.nan, 100 * matrix)
+    for name, matrix in shares.items()
+}
 charts.token_matrices(
-    *(panels, words + ["<pad>"] * 3, ("looked at", "looks", "attention, percent")),
-    "Attention between the tokens of a caption: in the contrastive pass all columns but those of the pads are filled, in the caption "
+    *(
+        panels,
+        words + ["<pad>"] * 3,
+        ("looked at", "looks", "attention, percent"),
+    ),
+    "Attention between the tokens of a caption: in the contrastive pass all "
+    "columns but those of the pads are filled, in the caption "
     "pass the lower triangle alone.",
 )
 
-# %% tags=["hide-input"]
-ahead = {name: 100 * np.triu(matrix, 1)[: len(words), : len(words)].sum() / len(words) for name, matrix in shares.items()}
+# %% tags=["remove-input"]
+ahead = {
+    name: 100
+    * np.triu(matrix, 1)[: len(words), : len(words)].sum()
+    / len(words)
+    for name, matrix in shares.items()
+}
 unpadded = float((model.encode_text(padded) - text_embedding).abs().max())
-Markdown(
-    f"In the contrastive pass {ahead['contrastive pass']:.0f} % of a token's attention goes to tokens that come after it, in the caption "
-    f"pass {ahead['caption pass']:.0f} %. Pads are given none in the contrastive pass, and left out of the mean: adding them "
-    f"moves no number of the text's vector by more than {unpadded:.1g}."
+numbers.prose(
+    f"In the contrastive pass {ahead['contrastive pass']:.0f} % of a token's "
+    "attention goes to tokens that come after it, in the caption pass "
+    f"{ahead['caption pass']:.0f} %. Pads get none, and are left out of the "
+    "mean: adding them moves no number of the text's vector by more than "
+    f"{unpadded:.1g}."
 )
 
 # %% [markdown]
@@ -182,10 +272,12 @@ Markdown(
 # every token moves, relative to its length. The last row of the batch is the caption as it was.
 
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: movements of all states"} tags=["hide-input"]
 def states(work):
     kept = []
-    hook = model.norm.register_forward_hook(lambda module, given, result: kept.append(result))
+    hook = model.norm.register_forward_hook(
+        lambda module, given, result: kept.append(result)
+    )
     work()
     hook.remove()
     return kept[0]
@@ -194,79 +286,184 @@ def states(work):
 changed = tokens.repeat(len(words) + 1, 1)
 changed[:-1].fill_diagonal_(int(rng.integers(3, model.config.vocab_size)))
 passes = {"contrastive pass": lambda texts: model.encode_text(texts)}
-passes["caption pass"] = lambda texts: model.caption_states(texts, patches.expand(len(texts), -1, -1))
-
-# %%
+passes["caption pass"] = lambda texts: model.caption_states(
+    texts, patches.expand(len(texts), -1, -1)
+)
 moves = {}
 for name, work in passes.items():
     found = states(lambda work=work: work(changed))
-    moves[name] = (100 * (found[:-1] - found[-1]).norm(dim=-1) / found[-1].norm(dim=-1)).T.cpu().numpy()
+    moves[name] = (
+        (100 * (found[:-1] - found[-1]).norm(dim=-1) / found[-1].norm(dim=-1))
+        .T.cpu()
+        .numpy()
+    )
+
+# %% mystnb={"code_prompt_show": "Code: matrices of movements"} tags=["hide-input"]
 rounding = 1e-3  # percent; below it, sums were only added up in another order
 charts.token_matrices(
-    {name: np.where(matrix < rounding, 0, matrix) for name, matrix in moves.items()},
-    *(words, ("token that is replaced", "state that moves", "movement, percent")),
-    "How far each token's state moves when each token is replaced: all cells are filled in the contrastive pass, the lower triangle in "
+    {
+        name: np.where(matrix < rounding, 0, matrix)
+        for name, matrix in moves.items()
+    },
+    *(
+        words,
+        ("token that is replaced", "state that moves", "movement, percent"),
+    ),
+    "How far each token's state moves when each token is replaced: all cells "
+    "are filled in the contrastive pass, the lower triangle in "
     "the caption pass.",
     logarithmic=True,
 )
 
-# %% tags=["hide-input"]
-other = embed.to_batch(model, [images.decode(samples[rng.integers(len(samples))].image)])
-old, new = (states(lambda p=p: model.caption_states(tokens, p)) for p in (patches, model.image_tokens(other)))
+# %% tags=["remove-input"]
+other = embed.to_batch(
+    model, [images.decode(samples[rng.integers(len(samples))].image)]
+)
+old, new = (
+    states(lambda p=p: model.caption_states(tokens, p))
+    for p in (patches, model.image_tokens(other))
+)
 by_picture = float((100 * (new - old).norm(dim=-1) / old.norm(dim=-1)).mean())
 first = {name: float(matrix[0, -1]) for name, matrix in moves.items()}
 above = float(np.triu(moves["caption pass"], 1).max())
-Markdown(
-    f"Replacing the last token moves the state of the first by {first['contrastive pass']:.1f} % in the contrastive pass. In the "
-    f"caption pass nothing before a replaced token moves by more than {above:.1g} %: no state can know the word that it has to "
-    f"guess. Another picture moves the states of the caption pass by {by_picture:.0f} % in the mean; the contrastive pass is not given "
-    "any."
+numbers.prose(
+    "Replacing the last token moves the state of the first by "
+    f"{first['contrastive pass']:.1f} % in the contrastive pass. In the "
+    "caption pass nothing before a replaced token moves by more than "
+    f"{above:.1g} %: no state can know the word that it has to guess. Another "
+    f"picture moves the states of the caption pass by {by_picture:.0f} % in "
+    "the mean; the contrastive pass is not given any."
 )
 
 # %% [markdown]
-# ## What is it trained for?
+# ## What is it trained for? To match
 #
-# With $v_i$ and $t_i$ the vectors of the pictures and texts of a batch of $B$, of length one, and a learned scale $s$, the
-# contrastive loss asks for the text of each picture among all texts, and for the picture of each text among all pictures:
+# With $v_i$ and $t_i$ the vectors of the pictures and texts of a batch of $B$, of length one, and a learned scale $s$ (one divided by the
+# {term}`temperature`), the contrastive loss asks for the text of each picture among all texts, and for the picture of each text among all:
 #
 # $$L_{\mathrm{con}} = -\frac{1}{2B} \sum_{i=1}^{B} [\, \log p(t_i \mid v_i) + \log p(v_i \mid t_i) \,]$$
 #
 # $$p(t_i \mid v_i) = \frac{e^{s\, v_i \cdot t_i}}{\sum_{j} e^{s\, v_i \cdot t_j}}, \qquad
 # p(v_i \mid t_i) = \frac{e^{s\, v_i \cdot t_i}}{\sum_{j} e^{s\, v_j \cdot t_i}}$$
 #
+# In the package that is a cross-entropy whose right answers lie on the diagonal:
+#
+# ```{literalinclude} /rsvlm/model/losses.py
+# :pyobject: softmax_loss
+# :language: python
+# :class: rsvlm-wrapped
+# ```
+#
+# **Why the others in the batch matter.** Nothing in this loss says what a good vector is; it says only that the right text should
+# lie nearer than the others. These others, the {term}`negatives`, are all that pushes vectors apart: without them, a model that gives every
+# picture and every text the same vector would be perfect. More negatives make a harder question, of which more can be learned. Take one
+# batch from the test blocks:
+
+# %%
+drawn = np.random.default_rng([seed, 2])
+few = drawn.choice(len(samples), min(16, len(samples)), replace=False)
+pictures = [images.decode(samples[i].image) for i in few]
+texts = [samples[i].captions[0] for i in few]
+cosines = embed.images(model, pictures) @ embed.texts(model, texts).T  # (B, B)
+
+# %% [markdown]
+# **Why the temperature matters.** Cosines lie between −1 and 1, so that without a scale even a perfect model could give the right text
+# at most $e^2$ times the probability of a wrong one: far too little among many. A large scale also decides who is pushed: the pull on each
+# wrong text is proportional to its probability, so that the loss looks at the few that are nearly right and forgets the others. Too
+# large a scale, and one equal caption of another picture rules the step. So the scale is learned. The same cosines, as probabilities:
+
+
+# %% mystnb={"code_prompt_show": "Code: matrices of a batch at two scales"} tags=["hide-input"]
+def probabilities(scale):
+    powers = np.exp(scale * (cosines - cosines.max(axis=1, keepdims=True)))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+scale = float(model.logit_scale)
+panels = {
+    "scale 1": 100 * probabilities(1.0),
+    f"learned scale, {scale:.1f}": 100 * probabilities(scale),
+}
+charts.token_matrices(
+    *(
+        panels,
+        [str(i) for i in range(1, len(few) + 1)],
+        ("text", "picture", "p(text | picture), percent"),
+    ),
+    "A batch of pictures, as rows, against their texts, as columns: at scale 1 "
+    "all cells are alike, at the learned one the diagonal stands out.",
+)
+
+# %% tags=["remove-input"]
+right = np.diag(cosines)[:, None]
+pairwise = np.log1p(np.exp(scale * (cosines - right)))[
+    ~np.eye(len(few), dtype=bool)
+].mean()
+diagonal = {each: np.diag(probabilities(each)) for each in (1.0, scale)}
+numbers.prose(
+    f"The right text gets {100 * diagonal[1.0].mean():.0f} % in the mean at "
+    f"scale 1, where even guessing gives {100 / len(few):.0f} %, and "
+    f"{100 * diagonal[scale].mean():.0f} % at the learned scale. Against one "
+    f"wrong text the loss is {pairwise:.2f} nats in the mean, against "
+    f"{len(few) - 1} it is {-np.log(diagonal[scale]).mean():.2f}: the same "
+    "vectors, a harder question."
+)
+
+# %% [markdown]
+# ## What is it trained for? To describe
+#
 # The caption loss asks for each of the $N$ tokens $w_k$ after the first, given those before it and the picture $x$:
 #
 # $$L_{\mathrm{cap}} = -\frac{1}{N} \sum_{k=2}^{N+1} \log p(w_k \mid w_1, \dots, w_{k-1}, x)$$
 #
-# The sum of both, each with its weight, is what training lowers.
+# The code shifts the tokens by one and leaves pads out; the sum is divided by the number of tokens later, over the whole batch:
 #
-# For which words does the picture help? The caption loss token by token, with the caption's own picture, and in the mean over up to
-# 64 others from the test blocks.
+# ```{literalinclude} /rsvlm/model/mammut.py
+# :pyobject: Mammut.caption_loss
+# :dedent: 4
+# :language: python
+# :class: rsvlm-wrapped
+# ```
+#
+# The sum of both losses, each with its weight, is what training lowers. For which words does the picture help? The caption loss token
+# by token, with the caption's own picture, and in the mean over up to 64 others from the test blocks:
 
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: bars of the loss of each token"} tags=["hide-input"]
 def nats(pictures):
-    found = model.caption_logits(pictures, tokens.expand(len(pictures), -1))[:, :-1].log_softmax(-1)
-    return -found[:, torch.arange(len(words) - 1), tokens[0, 1:]].mean(0).cpu().numpy()
+    found = model.caption_logits(pictures, tokens.expand(len(pictures), -1))[
+        :, :-1
+    ].log_softmax(-1)
+    return (
+        -found[:, torch.arange(len(words) - 1), tokens[0, 1:]]
+        .mean(0)
+        .cpu()
+        .numpy()
+    )
 
 
 others = [s for s in samples if s.key != sample.key]
 drawn = rng.choice(len(others), min(64, len(others)), replace=False)
 losses = {"own picture": nats(batch)}
-losses["other pictures"] = nats(embed.to_batch(model, [images.decode(others[i].image) for i in drawn]))
+losses["other pictures"] = nats(
+    embed.to_batch(model, [images.decode(others[i].image) for i in drawn])
+)
 charts.picture(
     charts.token_bars(words[1:], losses, "loss, nats"),
-    "Bars of the loss of each token of the caption, with its own picture and with others.",
+    "Bars of the loss of each token of the caption, with its own picture and "
+    "with others.",
 )
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 gain = losses["other pictures"] - losses["own picture"]
-Markdown(
-    f"A token costs {losses['own picture'].mean():.2f} nats in the mean with its own picture and "
-    f"{losses['other pictures'].mean():.2f} with others (guessing evenly among {model.config.vocab_size:,}: "
-    f"{np.log(model.config.vocab_size):.2f}). The picture helps most with “{words[1 + gain.argmax()]}” "
-    f"({gain.max():.2f} nats). In training the contrastive loss had the weight {options.train.contrastive_weight:g}, the caption loss "
-    f"{options.train.caption_weight:g}."
+numbers.prose(
+    f"A token costs {losses['own picture'].mean():.2f} nats in the mean with "
+    f"its own picture and {losses['other pictures'].mean():.2f} with others "
+    f"(guessing evenly among {model.config.vocab_size:,}: "
+    f"{np.log(model.config.vocab_size):.2f}). The picture helps most with "
+    f"“{words[1 + gain.argmax()]}” ({gain.max():.2f} nats). In training the "
+    f"contrastive loss had the weight {options.train.contrastive_weight:g}, "
+    f"the caption loss {options.train.caption_weight:g}."
 )
 
 # %% [markdown]
@@ -296,30 +493,72 @@ Markdown(
 # All presets, at CLIP's vocabulary and texts of 30 tokens. The models are laid out without memory for their weights, and the
 # operations of all matrix products are counted; a training step costs three times the forward pass.
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: table of all presets"} tags=["hide-input"]
 sizes, work = {}, {}
 for name, shape in mammut.PRESETS.items():
     with torch.device("meta"):
-        laid_out = mammut.Mammut(mammut.MammutConfig(**shape, vocab_size=49_408, context_length=77))
-    vision, everything = (sum(p.numel() for p in part.parameters()) / 1e6 for part in (laid_out.vision, laid_out))
+        laid_out = mammut.Mammut(
+            mammut.MammutConfig(**shape, vocab_size=49_408, context_length=77)
+        )
+    vision, everything = (
+        sum(p.numel() for p in part.parameters()) / 1e6
+        for part in (laid_out.vision, laid_out)
+    )
     work[name] = flops.count(laid_out.config, 30)
-    sizes[name] = {"vision, M": vision, "all, M": everything, "forward, GFLOP": sum(work[name].values()) / 1e9}
-table = pd.DataFrame(sizes).T.rename_axis("preset").reset_index()
-table.style.hide(axis="index").format(precision=1, thousands=",")
+    sizes[name] = {
+        "vision, M": vision,
+        "all, M": everything,
+        "forward, GFLOP": sum(work[name].values()) / 1e9,
+    }
+numbers.table(pd.DataFrame(sizes).T.rename_axis("preset").reset_index())
 
-# %%
-charts.picture(
-    amounts.stacked_shares(pd.DataFrame(work).T, "share of the forward pass's operations, percent"),
-    "Bars of how the operations of each preset are shared by vision tower, contrastive pass, caption pass and vocabulary.",
-)
-
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 cost = pd.DataFrame(work).T
 vocabulary = 100 * cost["vocabulary"] / cost.sum(axis=1)
-Markdown(
-    f"From {vocabulary.index[0]} to {vocabulary.index[-1]} the share of the vocabulary falls from {vocabulary.iloc[0]:.0f} to "
-    f"{vocabulary.iloc[-1]:.0f} %. It is computed only where a token has to be guessed; once more for the contrastive pass would be "
-    "for nothing."
+numbers.prose(
+    f"From {vocabulary.index[0]} to {vocabulary.index[-1]} the share of the "
+    f"vocabulary in the operations falls from {vocabulary.iloc[0]:.0f} to "
+    f"{vocabulary.iloc[-1]:.0f} %. It is computed only where a token has to be "
+    "guessed; once more for the contrastive pass would be for nothing."
+)
+
+# %% [markdown]
+# ## Why does a small transformer lose to a convolution on little data?
+#
+# The presets `nano` and `tiny` have a transformer as their tower, `conv` and `lite0` a convolution, and [](12_rsicd), with eight thousand real
+# pictures, takes a convolution. It is told two things that a transformer has to learn: that near pixels belong together, and that
+# a thing is the same thing wherever it lies. An untrained model shows what it was told. Repaint one patch of random noise, and see which
+# other patches move:
+
+
+# %%
+def moved(preset, cells=8):
+    torch.manual_seed(seed)
+    shape = mammut.PRESETS[preset] | {"vocab_size": 100, "context_length": 8}
+    untrained = mammut.Mammut(mammut.MammutConfig(**shape)).eval()
+    side = untrained.config.patch_size
+    noise = torch.randn(2, 3, cells * side, cells * side)
+    noise[1] = noise[0]
+    middle = slice(cells // 2 * side, (cells // 2 + 1) * side)
+    noise[1, :, middle, middle] = torch.randn(3, side, side)
+    old, new = untrained.image_tokens(noise)
+    return ((new - old).norm(dim=-1) / old.norm(dim=-1)).view(cells, cells)
+
+
+# %% tags=["remove-input"]
+around = {}
+for preset in ("nano", "conv"):
+    far = moved(preset)
+    near = far[3:6, 3:6].sum() - far[4, 4]
+    around[preset] = 100 * float(near / (far.sum() - far[4, 4]))
+numbers.prose(
+    "Of all movement outside that patch, its eight neighbours have "
+    f"{around['nano']:.0f} % in the transformer: as much as if it were spread "
+    f"evenly over all other patches, {100 * 8 / 63:.0f} %. In the convolution "
+    f"they have {around['conv']:.0f} %. With millions of pairs the transformer "
+    "learns what is near, and what the convolution cannot see: things far "
+    "apart that belong together. With thousands it has not seen enough to find "
+    "out that the world has neighbours."
 )
 
 # %% [markdown]
@@ -328,54 +567,98 @@ Markdown(
 # Pictures from the test blocks, drawn at random. *Greedy* takes the likeliest token each time; *nucleus* draws among the likeliest
 # that together have 90 %.
 
-# %%
-shown = [samples[i] for i in rng.choice(len(samples), min(48, len(samples)), replace=False)]
+# %% mystnb={"code_prompt_show": "Code: captions written, beside references"} tags=["hide-input"]
+shown = [
+    samples[i]
+    for i in rng.choice(len(samples), min(48, len(samples)), replace=False)
+]
 pictures = [images.decode(one.image) for one in shown]
 inputs = embed.to_batch(model, pictures)
 torch.manual_seed(seed)
-written = {"greedy": model.captions(inputs), "nucleus": model.captions(inputs, do_sample=True, top_p=0.9)}
-galleries.captions_beside(
-    [
-        {"image": pictures[i], "alt": f"Chip {shown[i].key}"}
-        | {
-            "captions": {"reference": shown[i].captions[0]}
-            | {name: texts[i] or "(nothing)" for name, texts in written.items()}
+written = {
+    "greedy": model.captions(inputs),
+    "nucleus": model.captions(inputs, do_sample=True, top_p=0.9),
+}
+items = []
+for i, one in enumerate(shown[:5]):
+    texts = {"reference": one.captions[0]} | {
+        name: those[i] or "(nothing)" for name, those in written.items()
+    }
+    items.append(
+        {
+            "image": pictures[i],
+            "alt": min(one.captions, key=len),
+            "captions": texts,
+            "ground": one.record,
         }
-        for i in range(min(5, len(shown)))
-    ]
-)
+    )
+galleries.captions_beside(items)
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 different = {name: len(set(texts)) for name, texts in written.items()}
-written["reference"] = [one.captions[0] for one in shown]
-split = {name: [text.replace(",", " ,").replace(".", " .").split() for text in texts] for name, texts in written.items()}
-stuck = {name: sum(any(a == b == c for a, b, c in zip(t, t[1:], t[2:])) for t in texts) for name, texts in split.items()}
-Markdown(
-    f"Of {len(shown)} pictures, greedy writing gives {different['greedy']} different captions and nucleus {different['nucleus']}. "
-    f"{stuck['greedy']} of the greedy ones and {stuck['nucleus']} of the others say the same word three times in a row: the sign of a "
-    f"model that was trained for {options.train.steps:,} steps, and of greedy writing. Of the references {stuck['reference']} do."
+split = {
+    name: [text.replace(",", " ,").replace(".", " .").split() for text in texts]
+    for name, texts in written.items()
+}
+stuck = {
+    name: sum(
+        any(a == b == c for a, b, c in zip(t, t[1:], t[2:])) for t in texts
+    )
+    for name, texts in split.items()
+}
+numbers.prose(
+    f"{numbers.counted(len(shown), 'picture')} get "
+    f"{numbers.counted(different['greedy'], 'different caption')} by greedy "
+    f"writing and {different['nucleus']} by nucleus. {stuck['greedy']} of the "
+    f"greedy ones and {stuck['nucleus']} of the others say the same word three "
+    "times in a row: the sign of a model that was trained for "
+    f"{options.train.steps:,} steps."
 )
 
 # %% [markdown]
-# ## What we found
-
-# %% tags=["hide-input"]
-Markdown(
-    f"- {len(both)} of the {len(ran[ran.any(axis=1)])} decoder modules that were watched work in both passes; {len(late)} know the "
-    "picture or the vocabulary, and rest in the contrastive pass.\n"
-    f"- A change of the last token moves the first by {first['contrastive pass']:.1f} % in the contrastive pass, and by "
-    f"{first['caption pass']:.1g} % in the caption pass.\n"
-    f"- The right picture is worth {gain.mean():.2f} nats per token on this caption."
-)
-
-# %% [markdown]
-# ### Three edits to try
+# ## And where is it?
 #
-# - Put a sentence of your own into `caption`: for which of its words does the picture help?
-# - `-p overrides="train.caption_weight=0"`: what does a model write that was trained to match alone?
-# - `-p overrides="train.steps=3000"`: how many steps does it take until captions no longer run in circles?
+# A pooled vector says what is in a picture, not where. The second idea of the recipe, the {term}`Smooth-Attention-Operation`, pools not once
+# but in a sliding window, so that each place gets a vector of its own that can be compared with a text. It is two window sums and a
+# quotient; [](13_attention) uses it.
+#
+# ```{literalinclude} /rsvlm/localization/smoothing.py
+# :pyobject: _SmoothAttention.forward
+# :dedent: 4
+# :language: python
+# :class: rsvlm-wrapped
+# ```
+#
+# ## Exercise
+#
+# Suppose somebody uses the causal mask in both passes: a mistake that public code has made. Which tokens' states can still
+# be changed by the last word of a caption? What does that do to the text's vector?
+#
+# ```{dropdown} Answer
+# With a causal mask the last word changes its own state alone (and that of the end mark behind it): the second matrix above
+# would be triangular in both passes. The text's vector is the mean of all states, so the last word would reach it through one or two states of
+# many, and the first word through all of them. Two captions that differ at the end would have nearly the same vector, and early words
+# would be read without what follows: “dark” before “green” and “dark” before “water” would be the same. The authors of MaMMUT measured it: a
+# contrastive pass that looks both ways retrieves clearly better.
+# ```
+#
+# ## Takeaways
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
+numbers.points(
+    f"One decoder, two masks: {len(both)} of the {int(ran.any(axis=1).sum())} "
+    f"decoder modules that were watched work in both passes; {len(late)} know "
+    "the picture or the vocabulary, and rest in the contrastive pass.",
+    "A change of the last token moves the first by "
+    f"{first['contrastive pass']:.1f} % in the contrastive pass, and by "
+    f"{first['caption pass']:.1g} % in the caption pass.",
+    "Negatives push vectors apart, and the learned scale decides which ones "
+    "count.",
+    f"The right picture is worth {gain.mean():.2f} nats per token on this "
+    "caption.",
+)
+
+# %% tags=["remove-input"]
 origin = provenance(
     options,
     benchmarks.fingerprint(data),

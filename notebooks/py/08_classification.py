@@ -19,10 +19,14 @@
 # **A model that was trained on captions alone sorts pictures into classes that are nothing but words; how well depends on the words as much
 # as on the pictures.**
 #
-# Cost: two minutes, most of it for few labelled pictures, once the model of chapter 2 is trained. With RSICD on disk and a model worth it (`-p data=FOLDER -p model=FOLDER`), its
-# scene classes are tried as well.
+# Time: a quarter of an hour to read; two minutes to run, once the model of chapter 2 is trained. With RSICD on disk and a model worth it
+# (`-p data=FOLDER -p model=FOLDER`), its scene classes are tried as well.
+#
+# A classifier is trained for its classes: a new class needs new labels and a new training. A model that compares pictures with
+# sentences needs neither; one writes down the names. That is what {term}`zero-shot` promises. How much of it holds for classes that nobody
+# had in mind, for other words of the same things, and against a few labelled pictures?
 
-# %% tags=["parameters", "after:02_training"]
+# %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "after:02_training", "hide-input"]
 profile = "laptop"
 seed = 0
 device = "auto"
@@ -32,7 +36,7 @@ overrides = ""
 data = ""
 model = ""
 
-# %% tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: imports"} tags=["hide-input"]
 import os
 import time
 from collections import Counter
@@ -40,15 +44,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
-
-# %% tags=["hide-input"]
 from rsvlm import config
-from rsvlm.book.figures import amounts, charts, galleries, tables
+from rsvlm.book.figures import amounts, charts, galleries, numbers, tables
 from rsvlm.data import benchmarks
 from rsvlm.data.catalogue import prompt_set
 from rsvlm.data.demo import earth, recipe
-from rsvlm.evaluation import baselines, classification, coverage, embeddings, few_shots
+from rsvlm.evaluation import (
+    baselines,
+    classification,
+    coverage,
+    embeddings,
+    few_shots,
+)
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
 from rsvlm.model.others import opening as encoders
@@ -58,17 +65,19 @@ from rsvlm.records.results import save_result
 from rsvlm.records.text import batched
 from rsvlm.training import train
 
-# %% tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: data and model"} tags=["hide-input"]
 started = time.time()
-options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
+given = {"seed": seed, "device": device}
+options = config.load(profile, given | config.pairs(overrides))
 chips = earth.load_or_build(options)
 run = train.load_or_train(*recipe.prepare(options))
+encoder = encoders.open_encoder(str(run / "model"), device=device)
 
 # %% [markdown]
 # ## Classes out of measurements
 #
-# Nobody labelled these chips: their class is measured. A chip that is at least half sea is “sea”; one whose land has one colour in at least
-# five of its nine sectors is land of that colour; the others are mixed, and left out.
+# Nobody labelled these {term}`chips <chip>`: their class is measured. A chip that is at least half sea is “sea”; one whose land has one
+# colour in at least five of its nine sectors is land of that colour; the others are mixed, and left out.
 
 
 # %%
@@ -76,35 +85,42 @@ def measured_class(record):
     facts = record["measurements"]
     if facts["sea_share"] >= 0.5:
         return "sea"
-    colour, sectors = Counter(filter(None, facts["land_colours"])).most_common(1)[0]
+    colours = Counter(filter(None, facts["land_colours"]))
+    colour, sectors = colours.most_common(1)[0]
     return f"{colour} land" if sectors >= 5 else None
 
 
+# %% mystnb={"code_prompt_show": "Code: typical chips"} tags=["hide-input"]
 samples = list(benchmarks.samples(chips, "test"))
 measured = pd.Series([measured_class(sample.record) for sample in samples])
 counts = measured.value_counts()
 class_names = [name for name in counts.index if counts[name] >= 5]
 kept = np.flatnonzero(measured.isin(class_names))
 labels = np.array([class_names.index(name) for name in measured[kept]])
-charts.picture(amounts.count_bars(counts[class_names].to_dict(), "test chips"), "Bars of the test chips of each class.")
-
-# %% tags=["hide-input"]
-Markdown(
-    f"{len(kept)} of {len(samples)} test chips fall into {len(class_names)} classes; {measured.isna().sum()} are mixed, and "
-    f"{len(samples) - len(kept) - measured.isna().sum()} belong to classes of fewer than 5 chips. Always guessing “{class_names[0]}” would "
-    f"be right for {100 * counts.iloc[0] / len(kept):.0f} %."
-)
-
-# %%
 pictures = [images.decode(samples[i].image) for i in kept]
 typical = [int(np.flatnonzero(labels == c)[0]) for c in range(len(class_names))]
 galleries.gallery(
     [
-        {"image": pictures[i], "alt": f"A chip of class {class_names[labels[i]]}", "caption": class_names[labels[i]]}
+        {
+            "image": pictures[i],
+            "alt": f"A chip of class {class_names[labels[i]]}",
+            "caption": f"{class_names[labels[i]]}: "
+            f"{numbers.counted(int(counts[class_names[labels[i]]]), 'chip')}",
+        }
         | {"ground": samples[kept[i]].record}
         for i in typical
     ],
     thumbnail_px=110,
+)
+
+# %% tags=["remove-input"]
+few_of_a_kind = len(samples) - len(kept) - measured.isna().sum()
+numbers.prose(
+    f"{len(kept)} of {len(samples)} test chips fall into "
+    f"{numbers.counted(len(class_names), 'class', 'classes')}; "
+    f"{measured.isna().sum()} are mixed, and {few_of_a_kind} belong to classes "
+    f"of fewer than 5 chips. Always guessing “{class_names[0]}” would be right "
+    f"for {100 * counts.iloc[0] / len(kept):.0f} %."
 )
 
 # %% [markdown]
@@ -115,48 +131,70 @@ galleries.gallery(
 # training set have.
 
 # %%
-found = embeddings.read(embeddings.load_or_embed(run / "model", chips, "test", recompute=recompute, device=device))
-image_embeddings = found.image_embeddings[kept]
-encoder = encoders.open_encoder(str(run / "model"), device=device)
-prompts = {name: prompt_set(name) for name in ("paper", "plain", "clip", "skyscript", "ensemble")}
-prompts["as in training"] = ["{class}.", "A satellite picture of {class}.", "Seen from above: {class}."]
-vectors = {name: classification.class_embeddings(encoder, class_names, templates) for name, templates in prompts.items()}
-settings = {"dataset": f"{earth.NAME}-cover", "split": "test", "seed": seed, "logit_scale": encoder.logit_scale}
-settings |= {"bootstrap_samples": options.evaluate.bootstrap_samples}
-rows = [
-    row
-    for name, of_classes in vectors.items()
-    for row in classification.evaluate(image_embeddings, labels, of_classes, class_names, protocol=name, **settings)
+prompts = {
+    n: prompt_set(n)
+    for n in ("paper", "plain", "clip", "skyscript", "ensemble")
+}
+prompts["as in training"] = [
+    "{class}.",
+    "A satellite picture of {class}.",
+    "Seen from above: {class}.",
 ]
+vectors = {
+    name: classification.class_embeddings(encoder, class_names, templates)
+    for name, templates in prompts.items()
+}
 
-# %%
+# %% [markdown]
+# How often each of them is right; intervals resample the test chips, and the broken line is {term}`chance`:
+
+# %% mystnb={"code_prompt_show": "Code: scores of the prompts"} tags=["hide-input"]
+found = embeddings.read(
+    embeddings.load_or_embed(
+        run / "model", chips, "test", recompute=recompute, device=device
+    )
+)
+image_embeddings = found.image_embeddings[kept]
+settings = {
+    "dataset": f"{earth.NAME}-cover",
+    "split": "test",
+    "seed": seed,
+    "logit_scale": encoder.logit_scale,
+}
+settings |= {"bootstrap_samples": options.evaluate.bootstrap_samples}
+rows = []
+for name, of_classes in vectors.items():
+    rows += classification.evaluate(
+        image_embeddings,
+        labels,
+        of_classes,
+        class_names,
+        protocol=name,
+        **settings,
+    )
 PANELS = {"top1": "top-1", "balanced_accuracy": "mean over classes"}
-shown = [row | {"label": row["protocol"], "panel": PANELS[row["metric"]]} for row in rows if row["metric"] in PANELS]
+shown = [
+    row | {"label": row["protocol"], "panel": PANELS[row["metric"]]}
+    for row in rows
+    if row["metric"] in PANELS
+]
 charts.picture(
     charts.interval_dots(shown, "right, percent"),
-    "Top-1 and balanced accuracy of each prompt set, with intervals and chance.",
+    "Top-1 and balanced accuracy of each prompt set, with intervals and "
+    "chance.",
 )
 
-# %%
-WORDS = {
-    "top1": "top-1, %",
-    "top5": "top-5, %",
-    "balanced_accuracy": "mean over classes, %",
-    "ece": "calibration error, points",
-}
-table = pd.DataFrame([row for row in rows if row["metric"] in WORDS]).replace({"metric": WORDS})
-table["score"] = [f"{r.value:.1f} ({r.ci_low:.1f} to {r.ci_high:.1f})" for r in table.itertuples()]
-wide = table.pivot(index="protocol", columns="metric", values="score").loc[
-    list(dict.fromkeys(table["protocol"])), list(WORDS.values())
-]
-wide.rename_axis(index="prompt", columns=None).style
-
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 top = {row["protocol"]: row for row in rows if row["metric"] == "top1"}
-best, worst = (pick(top, key=lambda name: top[name]["value"]) for pick in (max, min))
-Markdown(
-    f"`{best}` is right for **{top[best]['value']:.1f} %** ({top[best]['ci_low']:.1f} to {top[best]['ci_high']:.1f}) of {len(kept)} chips, "
-    f"`{worst}` for {top[worst]['value']:.1f} %; guessing gives {top[best]['chance']:.1f} %. The same pictures, the same model, other words."
+best, worst = (
+    pick(top, key=lambda name: top[name]["value"]) for pick in (max, min)
+)
+numbers.prose(
+    f"`{best}` is right for **{numbers.interval(top[best], unit='%')}** of "
+    f"{len(kept)} chips, `{worst}` for "
+    f"{numbers.interval(top[worst], unit='%')}; guessing gives "
+    f"{top[best]['chance']:.1f} %. The same pictures, the same model, other "
+    "words."
 )
 
 # %% [markdown]
@@ -165,25 +203,61 @@ Markdown(
 # The classes are called as the training captions call them. A person would say “desert” or “forest”; the model never read these words in
 # a caption. The same chips, the same prompt, other names:
 
-# %%
-EVERYDAY = {"sea": "ocean", "pale sand land": "sandy desert", "tan land": "desert", "light brown land": "dry steppe"}
-EVERYDAY |= {"brown land": "bare hills", "reddish brown land": "red desert", "khaki land": "dry grassland"}
-EVERYDAY |= {"olive land": "savanna", "light green land": "fields", "green land": "grassland", "dark green land": "forest"}
-EVERYDAY |= {"very dark green land": "dense conifer forest", "white land": "snow and ice", "grey land": "rock"}
-renamed = [EVERYDAY.get(name, f"{name}, in other words") for name in class_names]
-everyday = {name: classification.class_embeddings(encoder, renamed, prompts[name]) for name in ("paper", "plain", "ensemble")}
-told = []
-for series, names, systems in (("words of the captions", class_names, vectors), ("everyday words", renamed, everyday)):
-    for name in everyday:
-        part = classification.evaluate(image_embeddings, labels, systems[name], names, protocol=name, **settings)
-        told += [row | {"label": name, "series": series} for row in part if row["metric"] == "top1"]
-charts.picture(charts.interval_dots(told, "top-1, percent"), "Top-1 with the captions' words and with everyday words.")
+# %% mystnb={"code_prompt_show": "Code: everyday words"} tags=["hide-input"]
+EVERYDAY = {
+    "sea": "ocean",
+    "pale sand land": "sandy desert",
+    "tan land": "desert",
+}
+EVERYDAY |= {"light brown land": "dry steppe", "brown land": "bare hills"}
+EVERYDAY |= {"reddish brown land": "red desert", "khaki land": "dry grassland"}
+EVERYDAY |= {"olive land": "savanna", "light green land": "fields"}
+EVERYDAY |= {"green land": "grassland", "dark green land": "forest"}
+EVERYDAY |= {"very dark green land": "dense conifer forest"}
+EVERYDAY |= {"white land": "snow and ice", "grey land": "rock"}
+renamed = [
+    EVERYDAY.get(name, f"{name}, in other words") for name in class_names
+]
+everyday = {
+    name: classification.class_embeddings(encoder, renamed, prompts[name])
+    for name in ("paper", "plain", "ensemble")
+}
 
-# %% tags=["hide-input"]
-ours, theirs = ([row["value"] for row in told if row["series"] == s] for s in ("words of the captions", "everyday words"))
-Markdown(
-    f"With everyday words the best of the three prompts reaches {max(theirs):.1f} %, with the captions' words {max(ours):.1f} %. A zero-shot "
-    "classifier knows the words that it was trained on: a low score on somebody's class list need not be about the pictures."
+# %% mystnb={"code_prompt_show": "Code: accuracy with everyday words"} tags=["hide-input"]
+told = []
+for series, names, systems in (
+    ("words of the captions", class_names, vectors),
+    ("everyday words", renamed, everyday),
+):
+    for name in everyday:
+        part = classification.evaluate(
+            image_embeddings,
+            labels,
+            systems[name],
+            names,
+            protocol=name,
+            **settings,
+        )
+        told += [
+            row | {"label": name, "series": series}
+            for row in part
+            if row["metric"] == "top1"
+        ]
+charts.picture(
+    charts.interval_dots(told, "top-1, percent"),
+    "Top-1 with the captions' words and with everyday words.",
+)
+
+# %% tags=["remove-input"]
+ours, theirs = (
+    [row["value"] for row in told if row["series"] == s]
+    for s in ("words of the captions", "everyday words")
+)
+numbers.prose(
+    "With everyday words the best of the three prompts reaches "
+    f"{max(theirs):.1f} %, with the captions' words {max(ours):.1f} %. A "
+    "zero-shot classifier knows the words that it was trained on: a low score "
+    "on somebody's class list need not be about the pictures."
 )
 
 # %% [markdown]
@@ -191,30 +265,33 @@ Markdown(
 #
 # Rows are what was measured, columns what the model says, with the best of the prompts above.
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: confusion matrix"} tags=["hide-input"]
 matrix = classification.confusion(image_embeddings, labels, vectors[best])
 short = [name.removesuffix(" land") for name in class_names]
 charts.picture(
-    amounts.share_matrix(pd.DataFrame(matrix, short, short), "said by the model", "measured"),
-    "Confusion matrix in percent of each row: what was measured against what the model says.",
+    amounts.share_matrix(
+        pd.DataFrame(matrix, short, short), "said by the model", "measured"
+    ),
+    "Confusion matrix in percent of each row: what was measured against what "
+    "the model says.",
 )
 
-# %%
+# %% tags=["remove-input"]
 per_class = [
-    row | {"label": row["metric"][5:-1]} for row in rows if row["protocol"] == best and row["metric"].startswith("top1[")
+    row | {"label": row["metric"][5:-1]}
+    for row in rows
+    if row["protocol"] == best and row["metric"].startswith("top1[")
 ]
-charts.picture(
-    charts.interval_dots(sorted(per_class, key=lambda row: -row["value"]), "top-1 of the class, percent"),
-    "Top-1 of each class with its interval, best class first, and chance.",
-)
-
-# %% tags=["hide-input"]
 errors = matrix - np.diag(np.diag(matrix))
 true, said = np.unravel_index(errors.argmax(), errors.shape)
-easy, hard = (pick(per_class, key=lambda row: row["value"]) for pick in (max, min))
-Markdown(
-    f"“{easy['label']}” is recognised best ({easy['value']:.0f} % of {easy['n']}), “{hard['label']}” worst ({hard['value']:.0f} % of "
-    f"{hard['n']}). The commonest error is to say “{class_names[said]}” of “{class_names[true]}”: {errors.max()} of {errors.sum()} errors."
+easy, hard = (
+    pick(per_class, key=lambda row: row["value"]) for pick in (max, min)
+)
+numbers.prose(
+    f"“{easy['label']}” is recognised best ({easy['value']:.0f} % of "
+    f"{easy['n']}), “{hard['label']}” worst ({hard['value']:.0f} % of "
+    f"{hard['n']}). The commonest error is to say “{class_names[said]}” of "
+    f"“{class_names[true]}”: {errors.max()} of {errors.sum()} errors."
 )
 
 # %% [markdown]
@@ -223,21 +300,31 @@ Markdown(
 # The model's own scale turns scores into probabilities of the classes. A calibrated model is right in 80 % of the cases in which it is
 # 80 % sure; the expected calibration error is the mean distance from the broken line.
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: reliability diagrams"} tags=["hide-input"]
 scale = encoder.logit_scale
-bins = {name: classification.reliability(image_embeddings, labels, vectors[name], scale) for name in ("paper", best)}
+bins = {
+    name: classification.reliability(
+        image_embeddings, labels, vectors[name], scale
+    )
+    for name in ("paper", best)
+}
 charts.picture(
     charts.reliability(bins),
-    "Reliability diagrams of two prompt sets: accuracy against confidence, and how many answers have it.",
+    "Reliability diagrams of two prompt sets: accuracy against confidence, and "
+    "how many answers have it.",
 )
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 ece = {row["protocol"]: row for row in rows if row["metric"] == "ece"}
-sure = {name: 100 * (table["n"] * table["confidence"]).sum() / table["n"].sum() for name, table in bins.items()}
-Markdown(
-    " ".join(
-        f"With `{name}` the model is {sure[name]:.0f} % sure on average and right for {top[name]['value']:.0f} %; its calibration error is "
-        f"{ece[name]['value']:.1f} points ({ece[name]['ci_low']:.1f} to {ece[name]['ci_high']:.1f})."
+sure = {
+    name: 100 * (table["n"] * table["confidence"]).sum() / table["n"].sum()
+    for name, table in bins.items()
+}
+numbers.prose(
+    *(
+        f"With `{name}` the model is {sure[name]:.0f} % sure on average and "
+        f"right for {top[name]['value']:.0f} %; its calibration error is "
+        f"{numbers.interval(ece[name], unit='points')}."
         for name in bins
     )
 )
@@ -245,16 +332,24 @@ Markdown(
 # %% [markdown]
 # ## A few labelled pictures
 #
-# Whoever has a list of classes often has a few pictures of each. Three ways of using them, none fitted to the pictures that are tested: the
-# nearest class mean; logistic regression that starts from the texts and is held to them; and logistic regression that knows no text. Shots
-# are drawn from the training split, five times over, and what is shown is the mean over these draws with an interval over test chips and
-# draws together. The penalties are fixed beforehand; that of the linear probe on all pictures is chosen on a fifth of the training pictures.
-# `rsvlm evaluate classify --model MODEL --root FOLDER --split test --shots 1,2,4,8,16` does the same.
+# Whoever has a list of classes often has a few pictures of each. Three ways of using them, none fitted to the pictures that are tested:
 #
-# The trivial model beside the book's is the chip's colours: mean and deviation of each channel in nine sectors, 54 numbers and no training.
+# - the nearest class mean;
+# - logistic regression that starts from the texts and is held to them;
+# - logistic regression that knows no text, a *linear probe*.
+#
+# Shots are drawn from the training split, five times over; the curves are means over these draws, with intervals over test
+# chips and draws together. The penalties are fixed beforehand; that of the linear probe on all pictures is chosen on a fifth of the
+# training pictures. The {term}`baseline` beside the book's model is the chip's colours: mean and deviation of each channel in nine sectors,
+# 54 numbers and no training. The same from the command line:
+#
+# ```text
+# rsvlm evaluate classify --model MODEL --root FOLDER --split test \
+#     --shots 1,2,4,8,16
+# ```
 
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: labelled pictures to draw from"} tags=["hide-input"]
 few = options.train.steps < 100
 most = 4 if few else 40
 chosen, taken = [], Counter()
@@ -265,86 +360,109 @@ for sample in benchmarks.samples(chips, "train"):
         chosen.append((images.decode(sample.image), name))
 shot_names = [name for name in class_names if taken[name] >= 2]
 known_pictures = [picture for picture, name in chosen if name in shot_names]
-known_labels = np.array([shot_names.index(name) for _, name in chosen if name in shot_names], int)
+known_labels = np.array(
+    [shot_names.index(name) for _, name in chosen if name in shot_names], int
+)
 tested = np.flatnonzero([class_names[label] in shot_names for label in labels])
-shot_labels = np.array([shot_names.index(class_names[label]) for label in labels[tested]], int)
+shot_labels = np.array(
+    [shot_names.index(class_names[label]) for label in labels[tested]], int
+)
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: few-shot classifiers, fitted"} tags=["hide-input"]
 own_vectors = [encoder.images(part) for part in batched(known_pictures, 64)]
-shown_sets = {"as in training": vectors["as in training"][[class_names.index(name) for name in shot_names]]}
-systems = {
-    "the book's model": (np.concatenate(own_vectors), image_embeddings[tested], shown_sets),
-    "colours": (
-        np.stack([baselines.colours(picture) for picture in known_pictures]),
-        np.stack([baselines.colours(pictures[i]) for i in tested]),
-        {},
-    ),
+shown_sets = {
+    "as in training": vectors["as in training"][
+        [class_names.index(name) for name in shot_names]
+    ]
 }
-
-# %%
-how = {"dataset": f"{earth.NAME}-cover", "seed": seed, "bootstrap_samples": options.evaluate.bootstrap_samples}
-how |= {"shots": (1, 2) if few else few_shots.SHOTS, "seeds": 2 if few else few_shots.SEEDS}
+known_colours = np.stack(
+    [baselines.colours(picture) for picture in known_pictures]
+)
+asked_colours = np.stack([baselines.colours(pictures[i]) for i in tested])
+systems = {
+    "the book's model": (
+        np.concatenate(own_vectors),
+        image_embeddings[tested],
+        shown_sets,
+    ),
+    "colours": (known_colours, asked_colours, {}),
+}
+how = {
+    "dataset": f"{earth.NAME}-cover",
+    "seed": seed,
+    "bootstrap_samples": options.evaluate.bootstrap_samples,
+}
+how |= {
+    "shots": (1, 2) if few else few_shots.SHOTS,
+    "seeds": 2 if few else few_shots.SEEDS,
+}
 shot_rows = {
-    name: few_shots.evaluate(known, known_labels, asked, shot_labels, shot_names, texts, **how)
+    name: few_shots.evaluate(
+        known, known_labels, asked, shot_labels, shot_names, texts, **how
+    )
     for name, (known, asked, texts) in systems.items()
 }
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: curves of accuracy by number of shots"} tags=["hide-input"]
 curves = {}
 for system, of_system in shot_rows.items():
     told = pd.DataFrame(of_system)
-    told = told[told["metric"].str.fullmatch(r"top1@[1-9]\d*") & ~told["protocol"].str.contains("mean")]
+    told = told[
+        told["metric"].str.fullmatch(r"top1@[1-9]\d*")
+        & ~told["protocol"].str.contains("mean")
+    ]
     for way, part in told.groupby("protocol", sort=False):
         name = f"{system}, {way.removeprefix('few-shot ').partition(':')[0]}"
-        curves[name] = part.assign(x=part["metric"].str[5:].astype(int))[["x", "value", "ci_low", "ci_high"]]
-
-# %%
+        curves[name] = part.assign(x=part["metric"].str[5:].astype(int))[
+            ["x", "value", "ci_low", "ci_high"]
+        ]
 guess = 100 / len(shot_names)
+chance = pd.DataFrame(
+    {"x": [min(how["shots"]), max(how["shots"])], "value": [guess, guess]}
+)
 charts.picture(
     charts.curves_with_bands(
-        curves,
-        "labelled pictures of each class",
-        "top-1, percent",
-        pd.DataFrame({"x": [min(how["shots"]), max(how["shots"])], "value": [guess, guess]}),
+        curves, "labelled pictures of each class", "top-1, percent", chance
     ),
-    "Top-1 by the number of labelled pictures of each class, for the book's model with and without texts and for colours, with intervals.",
+    "Top-1 by the number of labelled pictures of each class, for the book's "
+    "model with and without texts and for colours, with intervals.",
 )
 
-# %%
-lines = []
-for system, of_system in shot_rows.items():
-    for row in of_system:
-        if row["metric"].startswith("top1"):
-            lines.append(
-                {"model": system, "way": row["protocol"].removeprefix("few-shot "), "shots": row["metric"].partition("@")[2]}
-            )
-            lines[-1]["score"] = f"{row['value']:.1f} ({row['ci_low']:.1f} to {row['ci_high']:.1f})"
-by_way = pd.DataFrame(lines)
-ordered = sorted(set(by_way["shots"]), key=lambda k: 10**9 if k == "all" else int(k))
-wide = by_way.pivot(index=["model", "way"], columns="shots", values="score").loc[
-    list(dict.fromkeys(zip(by_way["model"], by_way["way"]))), ordered
-]
-wide.fillna("").rename_axis(columns="top-1, percent; shots of each class").style
-
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 first, last = min(how["shots"]), max(how["shots"])
 shot = {
-    (s, r["protocol"].partition(":")[0].split()[1], r["metric"].partition("@")[2]): r
+    (
+        s,
+        r["protocol"].partition(":")[0].split()[1],
+        r["metric"].partition("@")[2],
+    ): r
     for s, rs in shot_rows.items()
     for r in rs
     if r["metric"][:4] == "top1"
 }
 
-# %% tags=["hide-input"]
-mine = {key[1:]: row["value"] for key, row in shot.items() if key[0] == "the book's model"}
-Markdown(
-    f"{len(tested)} test chips of {len(shot_names)} classes; {len(known_labels)} training chips to draw from, at most {most} of a class. With one "
-    f"sentence and no picture the book's model is right for {mine['text', '0']:.1f} %. {first} picture{'s' * (first > 1)} of each class beside the sentence "
-    f"make it {mine['text', str(first)]:.1f} %, without a sentence {mine['linear', str(first)]:.1f} %; with {last} it is {mine['text', str(last)]:.1f} and "
-    f"{mine['linear', str(last)]:.1f} %, so what the sentence is worth is used up by then"
-    + (" for the most part" if mine["text", str(last)] - mine["linear", str(last)] > 1 else "")
-    + f". On all of them the linear probe reaches {mine['linear', 'all']:.1f} %. Colours alone reach "
-    f"{shot['colours', 'linear', str(last)]['value']:.1f} % with {last} pictures of each class, and {shot['colours', 'linear', 'all']['value']:.1f} % with all."
+# %% tags=["remove-input"]
+mine = {
+    key[1:]: row["value"]
+    for key, row in shot.items()
+    if key[0] == "the book's model"
+}
+most_part = (
+    " for the most part"
+    if mine["text", str(last)] - mine["linear", str(last)] > 1
+    else ""
+)
+numbers.prose(
+    "With one sentence and no picture the book's model is right for "
+    f"{mine['text', '0']:.1f} % of {len(tested)} chips of {len(shot_names)} "
+    f"classes. With {numbers.counted(first, 'picture')} of each class beside "
+    f"the sentence it is {mine['text', str(first)]:.1f} %, without a sentence "
+    f"{mine['linear', str(first)]:.1f} %; with {last} it is "
+    f"{mine['text', str(last)]:.1f} and {mine['linear', str(last)]:.1f} %, so "
+    f"what the sentence is worth is used up by then{most_part}.",
+    f"On all {len(known_labels)} training chips, at most {most} of a class, "
+    f"the linear probe reaches {mine['linear', 'all']:.1f} %, colours alone "
+    f"{shot['colours', 'linear', 'all']['value']:.1f} %.",
 )
 
 # %% [markdown]
@@ -358,37 +476,60 @@ Markdown(
 # models with a known score, and each gets its interval, by percentiles over resamples and as this package does it. Percentiles are kept where
 # there are a hundred units and fifteen hits and misses; elsewhere, and for calibration errors and few-shot seeds, something wider stands.
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: table of how often intervals hold the truth"} tags=["hide-input"]
 rng = np.random.default_rng(seed)
-worlds = [coverage.accuracy(n, p) for n, p in ((50, 90), (50, 98), (200, 98), (500, 60), (2000, 90))]
-worlds += [coverage.captions(n, p, rng) for n, p in ((50, 5), (200, 40), (1000, 90))]
-worlds += [coverage.blocks(n, p, rng) for n, p in ((20, 30), (50, 90), (300, 60))] + [
-    coverage.blocks(100, 30, rng, whole=False)
+worlds = [
+    coverage.accuracy(n, p)
+    for n, p in ((50, 90), (50, 98), (200, 98), (500, 60), (2000, 90))
 ]
-worlds += [coverage.balanced(5), coverage.area(100, 5, 2.5), coverage.precision(100, 10, 1.5, seed)]
+worlds += [
+    coverage.captions(n, p, rng) for n, p in ((50, 5), (200, 40), (1000, 90))
+]
+worlds += [
+    coverage.blocks(n, p, rng) for n, p in ((20, 30), (50, 90), (300, 60))
+]
+worlds += [coverage.blocks(100, 30, rng, whole=False)]
+worlds += [
+    coverage.balanced(5),
+    coverage.area(100, 5, 2.5),
+    coverage.precision(100, 10, 1.5, seed),
+]
 worlds += [coverage.difference(50, 99, 97), coverage.difference(1000, 95, 90)]
-worlds += [coverage.calibration(500, 1.0), coverage.calibration(500, 1.5), coverage.seeds(500, 5)]
-counted = coverage.simulate(worlds, sets=10 if few else 200, bootstrap_samples=100 if few else 500, seed=seed)
+worlds += [
+    coverage.calibration(500, 1.0),
+    coverage.calibration(500, 1.5),
+    coverage.seeds(500, 5),
+]
+counted = coverage.simulate(
+    worlds,
+    sets=10 if few else 200,
+    bootstrap_samples=100 if few else 500,
+    seed=seed,
+)
+HEADS = {
+    "percentiles": "percentiles, % that hold it",
+    "shipped": "this package's, %",
+    "truth": "true score",
+    "units": "independent units",
+}
+numbers.table(
+    counted.rename(columns=HEADS).drop(
+        columns=["width_percentiles", "width_shipped"]
+    )
+)
 
-# %%
-told = counted.rename(
-    columns={
-        "percentiles": "percentiles, % that hold it",
-        "shipped": "this package's, %",
-        "truth": "true score",
-        "units": "independent units",
-    }
-).drop(columns=["width_percentiles", "width_shipped"])
-told.round(1).style.hide(axis="index").format(precision=1)
-
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 single = counted["kind"] == "overlapping chips, resampled one by one"
 short = counted[~single & (counted["percentiles"] < coverage.TARGET)]
 left = counted[~single & (counted["shipped"] < coverage.TARGET)]
-Markdown(
-    f"Percentiles hold the truth less often than in {coverage.TARGET:.0f} of 100 cases in {len(short)} of {(~single).sum()} worlds, the worst in "
-    f"{counted['percentiles'][~single].min():.0f}; the intervals of this package in {len(left)}, the worst in {counted['shipped'][~single].min():.0f} (a "
-    f"share of {10 if few else 200} sets is itself uncertain by three points). No method helps who resamples chips one by one that hang together: "
+numbers.prose(
+    f"Percentiles hold the truth less often than in {coverage.TARGET:.0f} of "
+    f"100 cases in {len(short)} of {(~single).sum()} rows, the worst in "
+    f"{counted['percentiles'][~single].min():.0f}; the intervals of this "
+    f"package in {len(left)}, the worst in "
+    f"{counted['shipped'][~single].min():.0f} (a share of {10 if few else 200} "
+    "sets is itself uncertain by three points). No method helps who resamples "
+    "chips one by one that hang together: "
     f"{counted['shipped'][single].iloc[0]:.0f} of 100."
 )
 
@@ -398,17 +539,27 @@ Markdown(
 # By how far the true class's score lies above the best other's: first the clearest chip of each of six classes, then the six chips with the
 # largest lag.
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: clearest chips and worst mistakes"} tags=["hide-input"]
 scores = image_embeddings @ vectors[best].T
 own = scores[np.arange(len(labels)), labels]
-others = np.where(np.arange(len(class_names)) == labels[:, None], -np.inf, scores)
+others = np.where(
+    np.arange(len(class_names)) == labels[:, None], -np.inf, scores
+)
 lead = own - others.max(1)
 order = np.argsort(-lead)
 clearest = order[np.sort(np.unique(labels[order], return_index=True)[1])[:6]]
 galleries.gallery(
     [
-        {"image": pictures[i], "alt": f"Chip {samples[kept[i]].key}", "badge": "✓" if lead[i] > 0 else "✗"}
-        | {"caption": f"{class_names[labels[i]]}; said: {class_names[scores[i].argmax()]}", "ground": samples[kept[i]].record}
+        {
+            "image": pictures[i],
+            "alt": f"Chip of class {class_names[labels[i]]}",
+            "badge": "✓" if lead[i] > 0 else "✗",
+        }
+        | {
+            "caption": f"{class_names[labels[i]]}; said: "
+            f"{class_names[scores[i].argmax()]}",
+            "ground": samples[kept[i]].record,
+        }
         for i in [*clearest, *order[-6:][::-1]]
     ],
     thumbnail_px=110,
@@ -420,34 +571,66 @@ galleries.gallery(
 # The file names of RSICD carry a scene class. The toy model of this book has never seen an airport; give a model that has, in any form
 # that `rsvlm evaluate classify --model` takes.
 
-# %%
-home = Path(data or os.environ.get("RSVLM_DATA") or stages.root().parent / "shared" / "data")
-folder = next((path for path in (home, home / "rsicd") if (path / "dataset_rsicd.json").is_file()), None)
+# %% mystnb={"code_prompt_show": "Code: scenes of RSICD"} tags=["hide-input"]
+home = Path(
+    data
+    or os.environ.get("RSVLM_DATA")
+    or stages.root().parent / "shared" / "data"
+)
+folder = next(
+    (
+        path
+        for path in (home, home / "rsicd")
+        if (path / "dataset_rsicd.json").is_file()
+    ),
+    None,
+)
 scene_rows = []
 if folder and model:
     other = encoders.open_encoder(model, device=device)
     names, items = benchmarks.labelled(folder, "RSICD-scenes", "val")
     parts = {"model": other.fingerprint, "data": benchmarks.fingerprint(folder)}
     parts["code"] = stages.source_hash(*embeddings.ROOMS)
-    stage = stages.stage("scenes", parts, lambda out: embeddings.labelled(other, items, out, class_names=names), recompute)
+    stage = stages.stage(
+        "scenes",
+        parts,
+        lambda out: embeddings.labelled(other, items, out, class_names=names),
+        recompute,
+    )
     scenes = embeddings.read_labelled(stage)
     for name in ("paper", "plain", "ensemble"):
-        of_classes = classification.class_embeddings(other, names, prompt_set(name))
-        about = settings | {"dataset": "RSICD-scenes", "split": "val", "logit_scale": other.logit_scale, "protocol": name}
-        scene_rows += classification.evaluate(scenes.image_embeddings, scenes.labels, of_classes, names, **about)
+        of_classes = classification.class_embeddings(
+            other, names, prompt_set(name)
+        )
+        about = settings | {
+            "dataset": "RSICD-scenes",
+            "split": "val",
+            "logit_scale": other.logit_scale,
+            "protocol": name,
+        }
+        scene_rows += classification.evaluate(
+            scenes.image_embeddings, scenes.labels, of_classes, names, **about
+        )
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 told = {row["protocol"]: row for row in scene_rows if row["metric"] == "top1"}
-lines = [f"`{n}` {r['value']:.1f} % ({r['ci_low']:.1f} to {r['ci_high']:.1f})" for n, r in told.items()]
-missing = "RSICD is not on disk (`-p data=FOLDER`)" if not folder else "No model was given (`-p model=FOLDER`)"
-Markdown(
-    f"Top-1 on the scenes of {told['plain']['n']} validation images, of {len(names)} classes: {'; '.join(lines)}. Guessing gives "
+lines = [
+    f"`{name}` {numbers.interval(row, unit='%')}" for name, row in told.items()
+]
+missing = (
+    "RSICD is not on disk (`-p data=FOLDER`)"
+    if not folder
+    else "No model was given (`-p model=FOLDER`)"
+)
+numbers.prose(
+    f"Top-1 on the scenes of {told['plain']['n']} validation images, of "
+    f"{len(names)} classes: {'; '.join(lines)}. Guessing gives "
     f"{told['plain']['chance']:.1f} %."
     if scene_rows
     else f"{missing}: nothing is measured here."
 )
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 origin = provenance(
     options,
     benchmarks.fingerprint(chips),
@@ -456,36 +639,57 @@ origin = provenance(
     "rsvlm run notebooks/08_classification.ipynb",
 )
 of_shots = [
-    row | ({} if system == "the book's model" else {"protocol": f"{row['protocol']} of {system}"})
+    row
+    | (
+        {}
+        if system == "the book's model"
+        else {"protocol": f"{row['protocol']} of {system}"}
+    )
     for system, of_system in shot_rows.items()
     for row in of_system
 ]
 everything = rows + scene_rows + of_shots
-saved = save_result("classification", run_name or f"{profile}-seed{seed}", options, everything, origin)
-
-# %% [markdown]
-# ## What we found
-
-# %% tags=["hide-input"]
-Markdown(
-    f"- Without a single label the model is right for {top[best]['value']:.1f} % of {len(kept)} chips of {len(class_names)} classes; guessing "
-    f"gives {top[best]['chance']:.1f} %.\n"
-    f"- The prompt is worth {top[best]['value'] - top[worst]['value']:.1f} points: `{best}` against `{worst}`. With the prompt of the paper, "
-    f"which these captions do not resemble, it is {top['paper']['value']:.1f} %.\n"
-    f"- Everyday names of the same classes cost {max(ours) - max(theirs):.1f} points.\n"
-    f"- {last} labelled pictures of each class lift the book's model to {mine['text', str(last)]:.1f} % with texts and {mine['linear', str(last)]:.1f} % "
-    f"without; {first} to {mine['text', str(first)]:.1f} and {mine['linear', str(first)]:.1f} %. Texts are worth most where pictures are fewest.\n"
-    f"- Calibration errors lie between {min(row['value'] for row in ece.values()):.1f} and {max(row['value'] for row in ece.values()):.1f} "
-    "points, by the prompt."
+saved = save_result(
+    "classification",
+    run_name or f"{profile}-seed{seed}",
+    options,
+    everything,
+    origin,
 )
 
 # %% [markdown]
-# ### Four edits to try
+# ## Exercise
 #
-# - Write a prompt of your own into `prompts`, say “land that is {class}”. Can you beat the training captions' words?
-# - Change the classes: chips with many islands, with lakes, with a coast in the west. Which can the model tell?
-# - Give the few shots a text that misleads, `vectors["paper"]`: with how many pictures is it overruled?
-# - `-p model=open_clip:ViT-B-32:FILE -p data=FOLDER`: a published model on RSICD's scenes, with its own scale.
+# Give the few shots a text that misleads: `vectors["paper"]` in place of `vectors["as in training"]`. Where does the curve with texts begin
+# then, and where does it end?
+#
+# ```{dropdown} Answer
+# It begins at the accuracy of the prompt `paper` alone, for without a picture there is nothing but the text. The regression is held to
+# its texts by a penalty, not bound to them: each labelled picture pulls, and with more of them the pull of the texts counts for less. So the
+# curve rises faster than the one above, and ends near the linear probe, which knows no text. A bad sentence costs most where pictures are
+# fewest: the mirror of the result above.
+# ```
+#
+# ## Takeaways
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
+numbers.points(
+    f"Without a single label the model is right for {top[best]['value']:.1f} % "
+    f"of {len(kept)} chips of "
+    f"{numbers.counted(len(class_names), 'class', 'classes')}; guessing gives "
+    f"{top[best]['chance']:.1f} %.",
+    "The words decide: the prompt is worth "
+    f"{top[best]['value'] - top[worst]['value']:.1f} points (`{best}` against "
+    f"`{worst}`), and everyday names of the same classes cost "
+    f"{max(ours) - max(theirs):.1f}.",
+    f"{last} labelled pictures of each class lift the model to "
+    f"{mine['text', str(last)]:.1f} % with texts and "
+    f"{mine['linear', str(last)]:.1f} % without. Texts are worth most where "
+    "pictures are fewest.",
+    "Calibration errors lie between "
+    f"{min(row['value'] for row in ece.values()):.1f} and "
+    f"{max(row['value'] for row in ece.values()):.1f} points, by the prompt.",
+)
+
+# %% tags=["remove-input"]
 tables.provenance(origin)

@@ -10,6 +10,7 @@ In the order of a page, from what is measured to what is looked at:
     tables       lists and reports of texts, and where the numbers of a page come from
     wording      words of a text marked: by their worth, by what another text has in their place
     strips       a sentence, its answers in one row, and always the right one
+    numbers      numbers in tables and sentences: minus signs, intervals, nothing for what is missing
     galleries    images in a grid, and images with the texts that belong to them
     atlas        maps that move: chips on the Earth, landmarks on chips, regions of a scene
     interactive  sliders, a swipe, lines that one can point at
