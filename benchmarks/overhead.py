@@ -182,8 +182,11 @@ def _rate(passed: np.ndarray) -> dict:
 
 def colours(pictures: Iterable[np.ndarray]) -> np.ndarray:
     """Measure how often each of 18 levels of each channel is there: `(N, 54)` float32."""
-    bins = np.arange(BINS + 1) * 256 / BINS
-    rows = [[np.histogram(picture[..., c], bins)[0] / picture[..., c].size for c in range(3)] for picture in pictures]
+    level = (np.arange(256) * BINS // 256)[:, None] + BINS * np.arange(3)  # of each value in each channel
+    rows = []
+    for picture in pictures:
+        places = level[picture.reshape(-1, 3), np.arange(3)].ravel()
+        rows.append(np.bincount(places, minlength=3 * BINS) * (3 / picture.size))
     return np.array(rows, np.float32).reshape(-1, 3 * BINS)
 
 

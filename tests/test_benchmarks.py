@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -16,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rsvlm.errors import DataError
-from rsvlm.records import stages
+from rsvlm.records import results, stages
 
 SMALL = {"batch": 2, "repeats": 1, "text_tokens": 6, "vocabulary": 300, "context": 12, "device": "cpu"}
 
@@ -238,6 +239,16 @@ def test_what_is_stored_of_an_overhead_filter_is_its_sets_in_percent():
     precision = found["all of them", "precision_at_20_percent"]
     assert precision["value"] == pytest.approx(100 * 0.2 * 0.75 / (0.2 * 0.75 + 0.8 * 0.1)) and precision["chance"] == 20
     assert found["all of them", "auc"]["chance"] == 50 and not any(row["dataset"] == "OpenAerialMap" for row in stored)
+
+
+def test_levels_of_colour_are_counted_as_a_histogram_counts_them():
+    bench = importlib.import_module("benchmarks.overhead")
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    picture[:9, :28].reshape(-1, 3)[:252] = np.arange(252)[:, None]
+    edges = np.arange(19) * 256 / 18
+    expected = np.concatenate([np.histogram(picture[..., channel], edges)[0] for channel in range(3)]) / 2000
+    np.testing.assert_allclose(bench.colours([picture])[0], expected, rtol=1e-6)
+    assert bench.colours([]).shape == (0, 54)
 
 
 def test_the_colour_baseline_finds_as_many_labelled_pictures_as_the_head_beside_it():

@@ -1,6 +1,6 @@
 """Is a picture taken from above? A linear head on the features of a tower that ImageNet taught.
 
-The tower is EfficientNet-Lite0 by its weights from ImageNet, at a fixed small size; the head is a logistic regression, 1,281 numbers.
+The tower is EfficientNet-Lite0 by its weights from ImageNet, at a fixed small size; the head is a logistic regression, 1,585 numbers.
 The one that comes along is `overhead_head.json`, which says what it was trained on; `overhead_training` trains one of your own.
 
 A precision holds for a share of pictures from above among those that are judged, and on the web that share is small. So both are
