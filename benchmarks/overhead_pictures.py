@@ -98,7 +98,7 @@ def _from_above(scenes: Path | None, seed: int) -> Iterator[tuple[str, str, byte
         strip = number % 4  # of the western half: the small web holds the other one back
         style = str(rng.choice(web_pictures.OVERHEAD_STYLES))
         picture = web_pictures.from_above(style, rng, (strip / 8, (strip + 1) / 8))
-        yield "overhead/earth", f"strip {strip}", images.encode_png(picture)
+        yield "overhead/earth", f"strip {strip} {style}", images.encode_png(picture)
 
 
 def _others(seed: int) -> Iterator[tuple[str, str, bytes]]:

@@ -221,14 +221,14 @@ def test_a_batch_norm_in_the_convolution_before_it_computes_the_same():
     import torch
 
     torch.manual_seed(0)
-    model = timm.create_model(overhead.TOWER, num_classes=0).eval()
+    model = timm.create_model(overhead.TOWER, num_classes=0).eval().double()
     for name, values in model.state_dict().items():
         if name.endswith(("running_mean", "running_var")):
             values.uniform_(0.1, 1.0)
-    pictures = torch.rand(2, 3, 64, 64)
+    pictures = torch.rand(2, 3, 64, 64, dtype=torch.float64)
     with torch.inference_mode():
         expected = model(pictures)
-        np.testing.assert_allclose(overhead.folded(model)(pictures), expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(overhead.folded(model)(pictures), expected, rtol=1e-9, atol=1e-9)
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules())
     with pytest.raises(DataError, match="follow no convolution"):
         overhead.folded(torch.nn.Sequential(torch.nn.BatchNorm2d(3)))
