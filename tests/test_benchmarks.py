@@ -241,6 +241,25 @@ def test_what_is_stored_of_an_overhead_filter_is_its_sets_in_percent():
     assert found["all of them", "auc"]["chance"] == 50 and not any(row["dataset"] == "OpenAerialMap" for row in stored)
 
 
+def test_rows_of_the_overhead_filter_are_stored_under_a_name(tmp_path, monkeypatch):
+    main, bench = (importlib.import_module(f"benchmarks.{name}") for name in ("__main__", "overhead"))
+    judged = bench.judged({"vhr10": (True, [])}, {"vhr10": np.array([0.9, 0.1])}, 0.5, 0.1)
+    monkeypatch.setattr(bench, "measure", lambda **options: [{"method": "filter"} | row for row in judged])
+    monkeypatch.setenv("RSVLM_RESULTS", str(tmp_path))
+    done = CliRunner().invoke(main.app, ["overhead", "--share", "0.1", "--store", "mine"])
+    assert done.exit_code == 0, done.output
+    made = {
+        name: json.loads((tmp_path / "overhead" / "mine" / f"{name}.json").read_text())
+        for name in ("metrics", "provenance", "config")
+    }
+    assert made["metrics"] == bench.stored([{"method": "filter"} | row for row in judged]) and len(made["metrics"]) == 2
+    assert (
+        made["provenance"]["command"].startswith("python -m benchmarks overhead ")
+        and "--share 0.1" in made["provenance"]["command"]
+    )
+    assert made["provenance"]["data_hash"] == bench.identity() and made["config"]["web"]["overhead_share"] == 0.1
+
+
 def test_levels_of_colour_are_counted_as_a_histogram_counts_them():
     bench = importlib.import_module("benchmarks.overhead")
     picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
