@@ -17,7 +17,7 @@ import typer
 
 from rsvlm import config
 from rsvlm.errors import RsvlmError
-from rsvlm.records import files, provenance
+from rsvlm.records import files, provenance, results
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Measure speed.")
 
@@ -82,17 +82,27 @@ def overhead(
     labelled: Annotated[str, typer.Option(help="Labelled pictures to train the colour baseline on; none: no baseline.")] = "",
     changed: Annotated[int, typer.Option(min=0, help="Pictures of each set also scored changed; 0: none.")] = 50,
     speed: Annotated[int, typer.Option(min=0, help="Pictures timed; 0: none.")] = 256,
+    store: Annotated[str, typer.Option(help="Name under which the rows are stored in results/overhead/; none: nowhere.")] = "",
     json_out: JsonOut = None,
 ) -> None:
     """What the overhead filter takes of real pictures it never learnt from (RSVLM_DATA, else ../shared/data), and its speed."""
     options = {"head": head, "precision": precision, "share": share, "labelled": labelled}
-    _report("overhead", json_out, **options, n_changed=changed, n_speed=speed)
+    started = time.time()
+    rows, command = _report("overhead", json_out, **options, n_changed=changed, n_speed=speed)
+    if store:
+        from benchmarks import overhead as benchmark
+
+        settings = config.load(overrides={"web.overhead_precision": precision, "web.overhead_share": share})
+        origin = provenance.provenance(settings, benchmark.identity(head), "cpu", started, command)
+        results.save_result("overhead", store, settings, benchmark.stored(rows), origin)
 
 
 @app.command("overhead-pictures")
 def overhead_pictures(
     folder: Annotated[Path, typer.Argument(help="Folder for overhead/ and other/, which `rsvlm web train-filter` takes.")],
-    scenes: Annotated[Path, typer.Option(help="Folder of large pictures of the ground, to be cut up.")],
+    scenes: Annotated[
+        Path | None, typer.Option(help="Folder of large pictures of the ground, to be cut up; none: those of packages, 94 MB.")
+    ] = None,
 ) -> None:
     """Write the pictures that the shipped overhead filter was trained on (RSVLM_DATA, else ../shared/data)."""
     from benchmarks import overhead_pictures as pictures
@@ -255,8 +265,8 @@ def search(
     _report("search", json_out, **options, repeats=repeats, threads=threads)
 
 
-def _report(name: str, json_out: Path | None, **arguments) -> None:
-    """Measure, print the rows, and write them with where they came from."""
+def _report(name: str, json_out: Path | None, **arguments) -> tuple[list[dict], str]:
+    """Measure, print the rows, and write them with where they came from; return them, and the command that repeats them."""
     started = time.time()
     benchmark = importlib.import_module(f"benchmarks.{name}")
     rows = benchmark.measure(**arguments)
@@ -265,13 +275,14 @@ def _report(name: str, json_out: Path | None, **arguments) -> None:
     else:
         for row in rows:
             typer.echo("  ".join(f"{k} {cell:.3g}" if isinstance(cell, float) else f"{k} {cell}" for k, cell in row.items()))
+    named = {name.removeprefix("n_").replace("_", "-"): value for name, value in arguments.items()}
+    each = [(k, v) for k, values in named.items() for v in (values if isinstance(values, list | tuple) else [values])]
+    options = [f"--{'' if v else 'no-'}{k}" if isinstance(v, bool) else f"--{k} {v}" for k, v in each]
+    command = " ".join([f"python -m benchmarks {name}", *options])
     if json_out:
-        named = {name.removeprefix("n_").replace("_", "-"): value for name, value in arguments.items()}
-        each = [(k, v) for k, values in named.items() for v in (values if isinstance(values, list | tuple) else [values])]
-        options = [f"--{'' if v else 'no-'}{k}" if isinstance(v, bool) else f"--{k} {v}" for k, v in each]
-        command = " ".join([f"python -m benchmarks {name}", *options])
         origin = provenance.provenance(config.load(), "none", rows[0].get("device", "cpu"), started, command)
         files.write_atomic(json_out, json.dumps({"rows": rows, "provenance": origin}, indent=1) + "\n")
+    return rows, command
 
 
 def main() -> None:

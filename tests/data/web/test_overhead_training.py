@@ -21,9 +21,16 @@ def two_clouds(rng, count, distance, width=20):
     return (rng.normal(size=(count, width)) + labels[:, None] * distance).astype(np.float32), labels
 
 
+def by_hand(labels, sources):
+    """The twin of the weights: a class has 1, each of its sources the same part of it, each picture the same part of that."""
+    keys = list(zip(labels.tolist(), sources.tolist(), strict=True))
+    of_class = {label: len({source for other, source in keys if other == label}) for label in (True, False)}
+    return np.array([1 / of_class[key[0]] / keys.count(key) for key in keys])
+
+
 def left_out(found, labels, sources, share):
     """The twin of the threshold's scores: fit by hand without each fold, and score it."""
-    weight = np.where(labels, share / labels.mean(), (1 - share) / (1 - labels.mean()))
+    weight = by_hand(labels, sources) * np.where(labels, share, 1 - share)
     scores, folds = np.empty(len(labels)), training._folds(labels, sources)
     for fold in range(5):
         out = folds == fold
@@ -59,18 +66,33 @@ def test_threshold_is_the_lowest_that_keeps_the_precision_on_sources_not_seen():
     for precision, share in ((0.7, 0.5), (0.9, 0.5), (0.7, 0.2)):
         head = training.fit(found, labels, sources, precision, share)
         scores = left_out(found, labels, sources, share)
-        weight = np.where(labels, share / labels.sum(), (1 - share) / (~labels).sum())
+        part = by_hand(labels, sources)
+        weight = part * np.where(labels, share, 1 - share)
         passed = scores >= head.threshold
         assert np.average(labels[passed], weights=weight[passed]) >= precision
         lower = np.sort(scores[~passed])[::-1]
         assert all(np.average(labels[scores >= level], weights=weight[scores >= level]) < precision for level in lower)
-        assert head.recall == pytest.approx(labels[passed].mean() * passed.sum() / labels.sum()) and head.sources == 40
-        assert head.auc == pytest.approx((scores[labels][:, None] > scores[~labels]).mean(), abs=1e-4)
-        assert head.false_positive_rate == pytest.approx((passed & ~labels).sum() / (~labels).sum(), abs=1e-6)
+        assert head.recall == pytest.approx(part[passed & labels].sum()) and head.sources == 40
+        pairs = part[labels][:, None] * part[~labels]
+        assert head.auc == pytest.approx(((scores[labels][:, None] > scores[~labels]) * pairs).sum(), abs=1e-4)
+        assert head.false_positive_rate == pytest.approx(part[passed & ~labels].sum(), abs=1e-6)
+        assert head.others == round(1 / (part[~labels] ** 2).sum()) < (~labels).sum()
         again = head.at(precision, share)
         assert again.recall == head.recall and again.threshold == scores[passed].min().round(6) >= head.threshold
         recalls.append(head.recall)
     assert recalls[0] > recalls[1] > 0 and recalls[0] > recalls[2] > 0
+
+
+def test_a_source_counts_as_much_as_another_however_many_pictures_it_has():
+    rng = np.random.default_rng(4)
+    found, labels = two_clouds(rng, 400, 0.8)
+    sources = np.where(np.arange(400) < 200, 0, np.arange(400) // 2)  # half of each class is of one source
+    weight = training.evenly(labels, sources)
+    np.testing.assert_allclose(weight, by_hand(labels, sources))
+    assert weight[labels].sum() == pytest.approx(1) and weight[labels & (sources == 0)].sum() == pytest.approx(1 / 101)
+    many = np.concatenate([np.arange(400), np.arange(200), np.arange(200)])  # all of that source, three times
+    head, more = (training.fit(found[rows], labels[rows], sources[rows], 0.6, 0.5) for rows in (np.arange(400), many))
+    assert more.recall == pytest.approx(head.recall, abs=0.03) and more.auc == pytest.approx(head.auc, abs=0.01)
 
 
 def test_what_is_not_counted_is_learnt_from_and_sets_no_threshold():
@@ -79,7 +101,7 @@ def test_what_is_not_counted_is_learnt_from_and_sets_no_threshold():
     counted = np.arange(400) < 300
     head = training.fit(found, labels, np.arange(400), 0.8, 0.5, counted)
     scores = left_out(found, labels, np.arange(400), 0.5)
-    assert head.recall == pytest.approx((scores[counted & labels] >= head.threshold).mean())
+    assert head.recall == pytest.approx((scores[counted & labels] >= head.threshold).mean())  # a source each
     assert head.sources == 400 and head.auc != training.fit(found, labels, np.arange(400), 0.8, 0.5).auc
 
 
@@ -105,14 +127,26 @@ def test_pictures_of_one_source_and_hopeless_labels_are_refused():
 
 def test_views_show_the_same_thing_as_other_collections_would():
     picture = noise(120, 200)
-    views = [training.varied(picture, np.random.default_rng(n)) for n in range(60)]
+    views = [training.varied(picture, np.random.default_rng(n), True) for n in range(60)]
     assert all(view.dtype == np.uint8 and view.ndim == 3 and min(view.shape[:2]) >= 16 for view in views)
     assert len({view.shape for view in views}) > 30  # sizes and proportions
     assert any((view[..., 0] == view[..., 1]).all() for view in views)  # grey
     assert any((view[0].max() < 30) and view.max() > 100 for view in views)  # a black border
-    again = training.varied(picture, np.random.default_rng(7))
+    again = training.varied(picture, np.random.default_rng(7), True)
     assert (again == views[7]).all()
-    assert training.varied(noise(1, 1), np.random.default_rng(0)).ndim == 3
+    assert training.varied(noise(1, 1), np.random.default_rng(0), False).ndim == 3
+
+
+def test_pictures_from_above_are_also_turned_and_others_are_not():
+    lit = np.zeros((64, 64, 3), np.uint8)
+    lit[:32] = 255  # light above
+    sideways = {}
+    for is_overhead in (True, False):
+        views = [training.varied(lit, np.random.default_rng(n), is_overhead).mean(axis=2) for n in range(60)]
+        halves = [[np.array_split(view, 2, axis) for axis in (0, 1)] for view in views]
+        high, wide = np.array([[abs(a.mean() - b.mean()) for a, b in view] for view in halves]).T
+        sideways[is_overhead] = int((wide > high + 20).sum())
+    assert sideways[True] > 10 and sideways[False] < 5  # a frame that is wider at one side
 
 
 @pytest.fixture
