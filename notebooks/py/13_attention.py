@@ -99,6 +99,8 @@ galleries.gallery(
 steps = [1, 3, 5, 7, 9, 2 * side - 1]
 pooled = {window: smoothing.smooth_pool(scores, values, window) for window in steps}
 right = {window: 100 * float((np.sign(z) == truth).mean()) for window, z in pooled.items()}
+
+# %%
 attention.explore(
     [
         {
