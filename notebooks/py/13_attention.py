@@ -192,8 +192,9 @@ written = writer.captions(batch[:1], max_new_tokens=40)[0].split()
 pairs = [*itertools.pairwise(written)]
 again = 100 * (1 - len(set(pairs)) / max(len(pairs), 1))
 why = (
-    f"{again:.0f} % of its pairs of neighbouring words stand in it before. Captions were half of the loss in {options.train.steps} steps from "
-    "nothing: enough for words that often follow each other, too little for a sentence. So what its heads look at is shown for a text that is given."
+    f"{again:.0f} % of its pairs of neighbouring words stand in it before. {options.train.steps} steps from nothing, with a weight of "
+    f"{options.train.caption_weight:g} on captions, teach which words often follow each other, and no sentences yet. So the heads are shown "
+    "while they read a text that is given."
 )
 Markdown(f"> {' '.join(written)}\n\n" + (why if again > 10 else "It hardly repeats itself."))
 
@@ -503,6 +504,7 @@ eight, isaid = (
 eight, isaid = (part.set_index("system")["value"] for part in (eight, isaid))
 clip, tips, tuned = "CLIP, ViT-B/16", "TIPS, ViT-B/14-448", "FarSLIP-s1, ViT-B/16"
 told = ", ".join(f"{value:g} % for {name}" for name, value in gains.items())
+others = dense[dense["protocol"] == "skysense-o"].set_index("system")["value"]
 sizes_of = dense[dense["model"] == "TIPSv2"].set_index("backbone")["value"]
 
 # %% tags=["hide-input"]
@@ -510,9 +512,10 @@ Markdown(
     f"- Training for dense features pays on photographs, and not by itself from above: over eight sets of aerial pictures TIPS has {eight[tips]:.1f} %, "
     f"CLIP {eight[clip]:.1f} %, and FarSLIP, which has read captions of such pictures, {eight[tuned]:.1f} %. On the small things of iSAID it is "
     f"{isaid[tips]:.1f}, {isaid[clip]:.1f} and {isaid[tuned]:.1f} %. Most of these were read from a figure.\n"
-    f"- Nor does size alone help: TIPSv2 has on photographs {sizes_of.min():.1f} to {sizes_of.max():.1f} %, the most with {sizes_of.idxmax()}, "
-    f"and {sizes_of['ViT-g/14']:.1f} % with the largest, {'ViT-g/14'}.\n"
-    f"- Without training of the model SegEarth-OV reports gains of {told} over the best before it."
+    f"- Nor does size alone help: on photographs of ADE20K TIPSv2 has {sizes_of.min():.1f} to {sizes_of.max():.1f} %, the most with "
+    f"{sizes_of.idxmax()}, and {sizes_of['ViT-g/14']:.1f} % with the largest, {'ViT-g/14'}.\n"
+    f"- Without training of the model SegEarth-OV reports gains of {told} over the best before it. As "
+    f"SkySense-O prints iSAID, it has {others['SegEarth-OV, ViT-B/16']:.1f} % there and SkySense-O, which is trained, {others['SkySense-O']:.1f} %."
 )
 
 # %% [markdown]
