@@ -229,7 +229,7 @@ Markdown(
 
 # %%
 windows = [1, 3, 5, 7, 15]
-titles = ["1: raw patches", "3", "5", "7", "15: whole chip"]
+titles = ["1, raw patches", "3", "5", "7", "15, whole chip"]
 odds = np.stack([[heat.maps(net, pixels[i], vectors, window=w, background=[])[0] for w in windows] for i in shown])
 told, sea_of = odds > 0.5, truths[shown, :1]
 ious = 100 * (told & sea_of).sum((-1, -2)) / (told | sea_of).sum((-1, -2))

@@ -101,7 +101,7 @@ def explore(
     start = int(np.argmax(spans))
     own = "its own lowest value (dark) to its own highest (yellow)"
     told = f"{len(states)} maps. " * (len(states) > 1) + "Colours go from "
-    told += f"{own}" if limits is None else f"{limits[0]:g} (dark) to {limits[1]:g} (yellow) in all maps"
+    told += f"{own}" if limits is None else f"{_signed(limits[0])} (dark) to {_signed(limits[1])} (yellow) in all maps"
     told += (
         f"; the line encloses what is above the middle. Grey is a map whose range is below {100 * UNIFORM:.0f} % of its mean."
     )
@@ -182,7 +182,7 @@ def _of_values(
         return State(_png(colours), "", said, short, about(low), about(high), True, box), 0.0
     told = f"{between}, mean {about(mean)}; highest {_where(np.where(known, grid, -np.inf))}"
     path = _outline(known & (grid > (bottom + top) / 2))
-    ends = (write(low), write(high)) if limits is None else (f"{bottom:g} {unit}".strip(), f"{top:g} {unit}".strip())
+    ends = (write(low), write(high)) if limits is None else tuple(f"{_signed(end)} {unit}".strip() for end in limits)
     return State(_png(colours), path, _sentence(names, told, note), between, *ends, False, box), float(high - low)
 
 
@@ -303,6 +303,10 @@ def _writer(span: float, unit: str) -> Callable[..., str]:
     decimals = min(max(1 - math.floor(math.log10(span)), 0), 6) if span > 0 else 1
     tail = f" {unit}" if unit else ""
     return lambda value, whole=True: f"{value:.{decimals}f}".replace("-", "−") + tail * whole
+
+
+def _signed(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
 
 
 def _where(grid: np.ndarray) -> str:
