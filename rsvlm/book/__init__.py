@@ -6,6 +6,6 @@ In: notebooks and what the rooms above make. Out: executed notebooks, tables of 
     matrix        many runs, for every combination of values
     build         all notebooks that changed, and the pages
     live_search   the page on which a reader types a query
-    figures/      charts, galleries, maps, tables, sliders
+    figures/      charts, galleries, maps, tables, attention
     commands      `rsvlm run`, `rsvlm book`
 """

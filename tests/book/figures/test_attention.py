@@ -114,7 +114,7 @@ def test_fixed_and_broken_differ_in_colour_and_in_pattern():
         [ITEM], [np.stack([BEFORE, AFTER])], [TRUTH], ["round 0", "round 1"], {"sea": "#0072B2", HOSTILE: "#fff"}
     )
     change, before, after, truth = states(text)
-    assert change["said"] == "From round 0 to round 1 40 % of the pixels are fixed (blue), 20 % broken (orange stripes)."
+    assert change["said"] == "From round 0 to round 1: 40 % of the pixels are fixed (blue), 20 % broken (orange stripes)."
     assert [state["short"] for state in (before, after, truth)] == ["60 % right", "80 % right", ""]
     large = pixels(change["png"])
     side = large.shape[1] // 3
