@@ -192,7 +192,7 @@ def _of_changes(before: np.ndarray, after: np.ndarray, right: np.ndarray, names:
     marks = np.where(scored & now & ~was, 1, 0) + np.where(scored & was & ~now, 2, 0)
     fixed, broken = (100 * (marks == mark).sum() / max(scored.sum(), 1) for mark in (1, 2))
     said = (
-        f"From {names[0]} to {names[1]} {fixed:.0f} % of the pixels are fixed (blue), {broken:.0f} % broken (orange stripes)."
+        f"From {names[0]} to {names[1]}: {fixed:.0f} % of the pixels are fixed (blue), {broken:.0f} % broken (orange stripes)."
     )
     png = _png(_striped(marks, max(400 // max(marks.shape), 1)))
     return State(
