@@ -127,7 +127,7 @@ def test_a_look_at_a_room_loads_no_torch():
 
 
 # The files of figures, in the order in which they build on each other.
-FIGURES = "style markup scale charts amounts numbers wording strips galleries tables atlas interactive".split()
+FIGURES = "style markup scale charts amounts numbers wording strips galleries tables atlas attention interactive".split()
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -469,22 +469,31 @@ numbers.prose(
 # %% [markdown]
 # ## Where does it look while it writes?
 #
-# Cross-attention of the last layer that has one, mean of its heads, for the three tokens that gained most from the picture: where
-# the state looks that has to guess them.
+# Cross-attention of the last layer that has one, over the picture: where the state looks that has to guess a token. Choose a token, and a
+# head; `<eos>` is the end of the text.
 
 # %%
-last = [layer.cross_attention for layer in model.layers if layer.cross_attention is not None][-1]
-looks = watch_attention(last, lambda: model.caption_states(tokens, patches))
-side = model.config.image_size // model.config.patch_size
-asked = np.sort(np.argsort(-gain)[:3])
-maps = {f"“{words[k + 1]}”, token {k + 2}": looks[k, -side * side :].reshape(side, side) for k in asked}
-galleries.attention_maps(picture, maps)
+from rsvlm.book.figures import attention
+from rsvlm.localization import heat
+
+read = 100 * heat.cross_attention(model, batch, [caption], by_token=True)[0, 0, :, -1]  # (tokens, heads, h, w)
+looks = np.concatenate([read.mean(axis=1, keepdims=True), read], axis=1)
+saved = [f"With the picture the token costs {abs(nats):.2f} nats {'less' if nats > 0 else 'more'}." for nats in gain]
+attention.explore(
+    [{"image": picture, "alt": "The satellite picture that the caption describes", "ground": sample.record}],
+    [looks],
+    "%",
+    texts=words[1:],
+    views=["mean of heads", *(f"head {number + 1}" for number in range(read.shape[1]))],
+    kinds=("token that is guessed", "head"),
+    notes=[[[note] * looks.shape[1] for note in saved]],
+)
 
 # %% tags=["hide-input"]
-most = {name: 100 * float(part.max()) for name, part in maps.items()}
+cells = read[0, 0].size
 Markdown(
-    f"Spread evenly, every patch would get {100 / side**2:.1f} %; the most looked-at patch gets {min(most.values()):.1f} to "
-    f"{max(most.values()):.1f} %. Attention of a model trained to match whole pictures is a hint, not a proof, of what it used."
+    f"Spread evenly, every patch would get {100 / cells:.1f} %; the patch that a head looks at most gets {read.max(axis=(2, 3)).min():.1f} to "
+    f"{read.max():.1f} %. Attention of a model trained to match whole pictures is a hint, not a proof, of what it used."
 )
 
 # %% [markdown]

@@ -47,12 +47,13 @@ from IPython.display import Markdown
 # %% tags=["hide-input"]
 import rsvlm
 from rsvlm import config
-from rsvlm.book.figures import charts, galleries, interactive, tables
+from rsvlm.book.figures import attention, charts, galleries, tables
+from rsvlm.book.figures.style import PALETTE
 from rsvlm.data import benchmarks
 from rsvlm.data.demo import earth, earth_masks, recipe
 from rsvlm.evaluation import shared_ground
 from rsvlm.localization import heat, smoothing, true_masks
-from rsvlm.model import images
+from rsvlm.model import images, tokenizer
 from rsvlm.model.device import resolve_device
 
 # %% tags=["hide-input"]
@@ -90,18 +91,29 @@ galleries.gallery(
     [{"image": galleries.heat_image(v, -2, 2), "alt": f"Toy grid: {n}", "caption": n} for n, v in toy.items()], 110
 )
 
+# %% [markdown]
+# Here windows of several sizes pool that grid, laid over the truth. The line is where the pooled value changes its sign, and so the coast as a
+# window sees it.
+
 # %%
 steps = [1, 3, 5, 7, 9, 2 * side - 1]
 pooled = {window: smoothing.smooth_pool(scores, values, window) for window in steps}
 right = {window: 100 * float((np.sign(z) == truth).mean()) for window, z in pooled.items()}
-told = {window: f"Window {window}: {right[window]:.0f} % of the cells are on the right side." for window in steps}
-cells = [
-    [{"image": galleries.heat_image(z, -2, 2), "alt": f"The pooled grid. {told[w]}", "caption": told[w]}]
-    + [{"image": galleries.heat_image(np.sign(z) == truth), "alt": "Right cells", "caption": "yellow: right, dark: wrong"}]
-    for w, z in pooled.items()
-]
-names = [*map(str, steps[:-1]), f"{steps[-1]}: all"]
-interactive.slider([galleries.gallery(pair, 200) for pair in cells], {"window, in cells": names}, start=1)
+
+# %%
+attention.explore(
+    [
+        {
+            "image": galleries.heat_image(truth, -2, 2),
+            "alt": "Toy grid with a coast from the lower left corner to the upper right",
+        }
+    ],
+    [np.stack([*pooled.values()])[None]],
+    views=[f"window {w}" if w < steps[-1] else "all cells" for w in steps],
+    kinds=("", "window, in cells"),
+    notes=[[[f"{share:.0f} % of the cells are on the right side." for share in right.values()]]],
+    limits=(-2, 2),
+)
 
 # %% tags=["hide-input"]
 best = max(right, key=right.get)
@@ -131,22 +143,19 @@ blocks = shared_ground.blocks([records[item.key] for item in items])
 vectors = [heat.text_vectors(net, texts) for texts in ground_cover.SEA_AND_LAND.values()]
 truths = np.stack([[item.masks.get(name, np.zeros((64, 64), bool)) for name in ground_cover.SEA_AND_LAND] for item in items])
 shown = np.argsort(np.abs(truths[:, 0].mean(axis=(1, 2)) - 0.5), kind="stable")[:3]  # coasts through the middle
-asked = {"similarity to sea": "raw", "contribution to sea": "attention"}
-rows_of = {"the chip": [pixels[i] for i in shown], "its sea": [galleries.heat_image(truths[i, 0]) for i in shown]}
-for name, method in asked.items():
-    maps = np.stack([heat.maps(net, pixels[i], vectors, method=method, size="patches")[0] for i in shown])
-    rows_of[f"{name}, {maps.min():.2f} to {maps.max():.2f}"] = [galleries.heat_image(m, maps.min(), maps.max()) for m in maps]
-told = [
-    {"image": image, "caption": f"chip {n}: {name}", "ground": records[items[i].key]}
-    for name, row in rows_of.items()
-    for n, (i, image) in enumerate(zip(shown, row), 1)
-]
-galleries.gallery([cell | {"alt": cell["caption"]} for cell in told], 200)
+three = [{"image": pixels[i], "name": f"chip {n}", "ground": records[items[i].key]} for n, i in enumerate(shown, 1)]
+three = [one | {"alt": f"Satellite picture of a coast, {one['name']}"} for one in three]
+covers = list(ground_cover.SEA_AND_LAND)
+asked = {"similarity": "raw", "contribution": "attention"}
+found = [[heat.maps(net, pixels[i], vectors, method=method, size="patches") for method in asked.values()] for i in shown]
+attention.explore(
+    three, [np.stack(maps, axis=1) for maps in found], texts=covers, views=list(asked), kinds=("what is asked for", "map")
+)
 
 # %% tags=["hide-input"]
 Markdown(
-    f"Three of {len(items)} test chips, one to a column where the page is wide enough; yellow is high. *Similarity* is the cosine of each patch with the "
-    "sentences of the sea; *contribution* is what each patch adds to the cosine of the whole chip."
+    f"Three of {len(items)} test chips, those whose coast runs most nearly through the middle. *Similarity* is the cosine of each patch with "
+    "the sentences of the sea or of the land; *contribution* is what each patch adds to the score of the whole chip."
 )
 
 # %% [markdown]
@@ -154,29 +163,40 @@ Markdown(
 #
 # The decoder that describes a picture looks at its patches while it writes; the pooling weighs them. Both are attention, in several
 # heads, and the decoder in several layers. The small model was not taught to write; the decoder here is that of [](02_training), while it
-# reads “Dark blue sea.” for each of the three chips. Colours go from no attention (dark) to the most that any patch gets (yellow).
+# reads “Dark blue sea.” for each of the three chips. Choose a token to see where it looked to guess it. `<eos>` is the end of the text.
 
 # %%
 writer = rsvlm.load(train.load_or_train(*recipe.prepare(options)) / "model", device=target).eval()
 torch.set_grad_enabled(False)
-batch = heat.to_batch(writer, [pixels[i] for i in shown], 64, 64)
-read = heat.cross_attention(writer, batch, ["Dark blue sea."])[:, 0]  # (3, layers, heads, h, w)
-layers, heads = read.shape[1:3]
+batch, sentence = heat.to_batch(writer, [pixels[i] for i in shown], 64, 64), "Dark blue sea."
+tokens = tokenizer.encode(writer.tokenizer, [sentence])[0][1:]
+read = heat.cross_attention(writer, batch, [sentence], by_token=True)[:, 0]  # (3, tokens, layers, heads, h, w)
+layers, heads = read.shape[2:4]
 
 # %%
-frames = []
-for layer, head in np.ndindex(layers, heads + 1):
-    part = read[:, layer].mean(axis=1) if head == 0 else read[:, layer, head - 1]
-    said = [
-        f"{100 * m[truths[i, 0].reshape(8, 8, 8, 8).mean((1, 3)) > 0.5].sum():.0f} % on the sea" for i, m in zip(shown, part)
-    ]
-    said = [f"chip {n}: {text}" for n, text in enumerate(said, 1)]
-    cells = [
-        {"image": galleries.heat_image(m, 0, read.max()), "alt": f"Attention, {s}", "caption": s} for s, m in zip(said, part)
-    ]
-    frames.append(galleries.gallery(cells, 200))
-every = ["mean of all", *map(str, range(1, heads + 1))]
-interactive.slider(frames, {"decoder layer that sees the picture": list(map(str, range(1, layers + 1))), "head": every})
+both = 100 * np.concatenate([read.mean(axis=3, keepdims=True), read], axis=3)
+attention.explore(
+    three,
+    both.reshape(*both.shape[:2], -1, *both.shape[4:]),
+    "%",
+    texts=[writer.tokenizer.decode([token]).strip() for token in tokens.tolist()],
+    views=[f"layer {k + 1}, {f'head {n}' if n else 'mean'}" for k, n in np.ndindex(layers, heads + 1)],
+    kinds=("token that is guessed", "layer and head"),
+)
+
+# %% [markdown]
+# What does this decoder write when nobody tells it the words? One specimen, cut off after forty tokens:
+
+# %% tags=["hide-input"]
+written = writer.captions(batch[:1], max_new_tokens=40)[0].split()
+pairs = [*itertools.pairwise(written)]
+again = 100 * (1 - len(set(pairs)) / max(len(pairs), 1))
+why = (
+    f"{again:.0f} % of its pairs of neighbouring words stand in it before. {options.train.steps} steps from nothing, with a weight of "
+    f"{options.train.caption_weight:g} on captions, teach which words often follow each other, and no sentences yet. So the heads are shown "
+    "while they read a text that is given."
+)
+Markdown(f"> {' '.join(written)}\n\n" + (why if again > 10 else "It hardly repeats itself."))
 
 # %% [markdown]
 # And the pooling of the small model:
@@ -188,41 +208,33 @@ def look(pictures):
 
 
 weights = look([pixels[i] for i in shown]).scores.flatten(2).softmax(-1).unflatten(-1, (8, 8)).cpu().numpy()  # (3, n, 8, 8)
-weights = np.concatenate([weights.mean(axis=1, keepdims=True), weights], axis=1)
-cells = [[] for _ in range(weights.shape[1])]
-for chip, head in np.ndindex(*weights.shape[:2]):
-    said = f"chip {chip + 1}: at most {100 * weights[chip, head].max():.1f} %"
-    cells[head].append(
-        {"image": galleries.heat_image(weights[chip, head], 0, weights.max()), "alt": f"Weights, {said}", "caption": said}
-    )
-pools = ["mean of all", *map(str, range(1, weights.shape[1]))]
-interactive.slider([galleries.gallery(row, 200) for row in cells], {"head of the pooling": pools})
+means = np.concatenate([weights.mean(axis=1, keepdims=True), weights], axis=1)
+pools = ["mean of all", *(f"head {k + 1}" for k in range(weights.shape[1]))]
+attention.explore(three, 100 * means[:, None], "%", views=pools, kinds=("", "head of the pooling"))
 
 # %% tags=["hide-input"]
 at_sea = np.stack([truths[i, 0].reshape(8, 8, 8, 8).mean((1, 3)) > 0.5 for i in shown])
-on_sea = (read * at_sea[:, None, None]).sum((-1, -2)).mean(0)
+on_sea = (read * at_sea[:, None, None, None]).sum((-1, -2)).mean((0, 1))
 Markdown(
     f"{100 * at_sea.mean():.0f} % of the patches of these chips are sea. Reading “Dark blue sea.”, the heads put {100 * on_sea.min():.0f} to "
     f"{100 * on_sea.max():.0f} % of their attention on it. The pooling knows no text: its weights are the same whatever is asked "
-    f"for, and its largest is {100 * weights[:, 1:].max():.1f} %, where {100 / 64:.1f} % would be even."
+    f"for, and its largest is {100 * weights.max():.1f} %, where {100 / 64:.1f} % would be even."
 )
 
 # %% [markdown]
 # ## Smoothing on pictures
 #
-# The same window on the three chips: the sea's share in its contrast with land, from 0 (dark) to 1 (yellow).
+# The same window on the three chips: the sea's share in its contrast with land, from 0 (dark) to 1 (yellow). What the line encloses is called
+# sea.
 
 # %%
 windows = [1, 3, 5, 7, 15]
-titles = ["1: raw patches", "3", "5", "7", "15: the whole chip"]
-frames = []
-for window in windows:
-    odds = [heat.maps(net, pixels[i], vectors, window=window, background=[])[0] for i in shown]
-    hit = [100 * ((m > 0.5) & truths[i, 0]).sum() / ((m > 0.5) | truths[i, 0]).sum() for i, m in zip(shown, odds)]
-    said = [f"chip {n}: IoU of the sea {value:.0f} %" for n, value in enumerate(hit, 1)]
-    cells = [{"image": galleries.heat_image(m), "alt": s, "caption": s} for m, s in zip(odds, said)]
-    frames.append(galleries.gallery(cells, 200))
-interactive.slider(frames, {"window, in patches": titles}, start=1)
+titles = ["1, raw patches", "3", "5", "7", "15, whole chip"]
+odds = np.stack([[heat.maps(net, pixels[i], vectors, window=w, background=[])[0] for w in windows] for i in shown])
+told, sea_of = odds > 0.5, truths[shown, :1]
+ious = 100 * (told & sea_of).sum((-1, -2)) / (told | sea_of).sum((-1, -2))
+said = [[[f"IoU of the sea: {value:.0f} %." for value in row]] for row in ious]
+attention.explore(three, odds[:, None], views=titles, kinds=("", "window, in patches"), notes=said, limits=(0, 1))
 
 # %% [markdown]
 # ## How large a window, and is it the pooling or only blur?
@@ -344,7 +356,7 @@ table.style.format(precision=1)
 # %% [markdown]
 # ## The best, the median and the worst
 #
-# Chips by the mean IoU of windows of three: blue is sea that was found, orange land that was called sea, purple sea that was missed.
+# Chips by the mean IoU of windows of three, and what the window changes in them: it fixes some places and breaks others.
 
 
 # %%
@@ -356,15 +368,17 @@ def of_chips(name):
 # %%
 each = {name: 100 * of_chips(name) for name in ("raw", "smooth, 3")}
 order = np.argsort(each["smooth, 3"], kind="stable")
-tiles = []
-for place, i in {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}.items():
-    whole = {"image": pixels[i], "alt": f"The {place} chip", "ground": records[items[i].key]}
-    tiles.append(whole | {"caption": f"{place}: {items[i].key}"})
-    for name, of_chip in each.items():
-        painted = galleries.mask_image(pixels[i], np.diff(methods[name](pixels[i]), axis=0)[0] <= 0, truths[i, 0])
-        said = f"{place}, {name}: mean IoU {of_chip[i]:.0f} %"
-        tiles.append({"image": np.kron(painted, np.ones((3, 3, 1), np.uint8)), "alt": said, "caption": said})
-galleries.gallery(tiles, 200)
+picked = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
+beside = [{"image": pixels[i], "name": name, "ground": records[items[i].key]} for name, i in picked.items()]
+beside = [one | {"alt": f"Satellite picture, the {one['name']} chip by mean IoU"} for one in beside]
+answers = [np.stack([methods[name](pixels[i]).argmax(axis=0) for name in each]) for i in picked.values()]
+truth_of = [np.where(truths[i].any(axis=0), truths[i].argmax(axis=0), -1) for i in picked.values()]
+colours = dict(zip(covers, (PALETTE["sky"], PALETTE["yellow"]), strict=True))
+attention.changes(beside, answers, truth_of, ["raw patches", "windows of 3"], colours)
+
+# %% tags=["hide-input"]
+said = (f"{name} ({items[i].key}): {each['raw'][i]:.0f} %, {each['smooth, 3'][i]:.0f} %" for name, i in picked.items())
+Markdown(f"Mean IoU of single patches, and of windows of three: {'; '.join(said)}.")
 
 # %% [markdown]
 # ## Where does smoothing lose?
@@ -462,6 +476,49 @@ Markdown(
 )
 
 # %% [markdown]
+# ## What others do about it: train for dense features, or sharpen what there is
+#
+# The operation changes no weight of the model. Two lines of work go further. TIPS {cite:p}`maninis2025tips` trains for dense features:
+# beside the captions of the web it learns from synthetic ones that describe the whole picture, and beside the contrastive loss from
+# self-distillation and masked patches, so that each patch has to know what lies on it. SegEarth-OV {cite:p}`li2024segearth` leaves CLIP as it
+# is: an upsampler that has learned from unlabelled imagery gives its patches their detail back, and a share of the vector of the whole
+# picture is subtracted from every patch (`global_share` does that here). FarSLIP {cite:p}`li2025farslip` finetunes CLIP on remote sensing
+# with distillation from patch to patch.
+#
+# Mean IoU as printed, in percent. Numbers of one column were measured alike; those of different columns were not, even where the data set
+# has the same name.
+
+# %%
+printed = results.published().assign(system=results.systems)
+dense = printed[(printed["task"] == "segmentation") & printed["dataset"].isin(["mean of 8 OVSS sets", "iSAID", "ADE20K-150"])]
+side_by_side = dense.pivot(index="system", columns=["dataset", "protocol"], values="value")
+order_of = side_by_side.iloc[:, 0].fillna(0).sort_values(ascending=False, kind="stable").index
+side_by_side.loc[order_of].style.format(precision=1, na_rep="")
+
+# %%
+# Gains over the best before, as the abstract of SegEarth-OV tells them (arXiv 2410.01768)
+gains = {"semantic segmentation": 5.8, "buildings": 8.2, "roads": 4.0, "floods": 15.3}
+eight, isaid = (
+    dense[(dense["dataset"] == name) & (dense["protocol"] == "farslip")] for name in ("mean of 8 OVSS sets", "iSAID")
+)
+eight, isaid = (part.set_index("system")["value"] for part in (eight, isaid))
+clip, tips, tuned = "CLIP, ViT-B/16", "TIPS, ViT-B/14-448", "FarSLIP-s1, ViT-B/16"
+told = ", ".join(f"{value:g} % for {name}" for name, value in gains.items())
+others = dense[dense["protocol"] == "skysense-o"].set_index("system")["value"]
+sizes_of = dense[dense["model"] == "TIPSv2"].set_index("backbone")["value"]
+
+# %% tags=["hide-input"]
+Markdown(
+    f"- Training for dense features pays on photographs, and not by itself from above: over eight sets of aerial pictures TIPS has {eight[tips]:.1f} %, "
+    f"CLIP {eight[clip]:.1f} %, and FarSLIP, which has read captions of such pictures, {eight[tuned]:.1f} %. On the small things of iSAID it is "
+    f"{isaid[tips]:.1f}, {isaid[clip]:.1f} and {isaid[tuned]:.1f} %. Most of these were read from a figure.\n"
+    f"- Nor does size alone help: on photographs of ADE20K TIPSv2 has {sizes_of.min():.1f} to {sizes_of.max():.1f} %, the most with "
+    f"{sizes_of.idxmax()}, and {sizes_of['ViT-g/14']:.1f} % with the largest, {'ViT-g/14'}.\n"
+    f"- Without training of the model SegEarth-OV reports gains of {told} over the best before it. As "
+    f"SkySense-O prints iSAID, it has {others['SegEarth-OV, ViT-B/16']:.1f} % there and SkySense-O, which is trained, {others['SkySense-O']:.1f} %."
+)
+
+# %% [markdown]
 # ## On real masks
 #
 # VHR-10 has outlines of ten kinds of things in aerial pictures. What is shown below them are all stored runs of `rsvlm evaluate localize`; where the
@@ -476,17 +533,19 @@ real_items = list(true_masks.read(vhr, "coco", limit=4)) if vhr else []
 reader = rsvlm.load(model, device=target).eval() if model else None
 
 # %%
-tiles = []
+tiles, over, answers = [], [], []
 for item in real_items:
     picture, name = images.decode(item.image), max(item.masks, key=lambda kind: item.masks[kind].sum(), default="")
     mask, said = item.masks.get(name, np.zeros(picture.shape[:2], bool)), f"{item.key}: {name or 'nothing'}"
     tiles.append({"image": galleries.mask_image(picture, mask, mask), "alt": f"{said}, mask", "caption": f"{said}, mask"})
     if reader and name:
-        answer = heat.maps(reader, picture, [f"a photo of a {name}"])[0]
-        shown_map = galleries.heat_image(answer, answer.min(), answer.max())
-        tiles.append({"image": shown_map, "alt": f"{said}, map", "caption": f"{said}, map"})
+        over.append({"image": picture, "name": said, "alt": f"Aerial picture {said}"})
+        answers.append(heat.maps(reader, picture, [f"a photo of a {name}"], size="patches")[None])
 absent = "VHR-10 is not on disk: `-p data=FOLDER` names the folder that holds `instances.json`."
 galleries.gallery(tiles, 200) if tiles else Markdown(absent)
+
+# %% tags=["hide-input"]
+attention.explore(over, answers, "") if over else Markdown("")
 
 # %% tags=["hide-input"]
 stored = list((stages.root() / "results" / "localize").glob("*/metrics.json"))

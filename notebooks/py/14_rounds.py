@@ -44,7 +44,8 @@ from IPython.display import Markdown
 # %% tags=["hide-input"]
 import rsvlm
 from rsvlm import config
-from rsvlm.book.figures import charts, galleries, interactive, tables
+from rsvlm.book.figures import attention, charts, tables
+from rsvlm.book.figures.style import PALETTE
 from rsvlm.data import benchmarks
 from rsvlm.data.demo import earth, earth_masks
 from rsvlm.localization import heat, true_masks
@@ -191,11 +192,11 @@ Markdown(
 # %% [markdown]
 # ## Before and after
 #
-# Of sixty chips the one that the rounds helped most, and then the one that they hurt most. Sea is blue, other land green, desert orange,
-# ice pale, lakes grey.
+# Of sixty chips the one that the rounds helped most, and the one that they hurt most. What lies over the picture is first the change:
+# what round 0 had wrong and the last round has right is fixed, the other way round it is broken. Then come the covers that each round sees,
+# and those of the masks; an arrow key goes from one to the next.
 
 # %%
-paint = np.array([[0, 114, 178], [0, 158, 115], [230, 159, 0], [225, 240, 250]], np.uint8)
 of = [asked(pupil) for pupil in pupils]
 
 
@@ -205,33 +206,23 @@ def truth_of(item, side):
 
 
 some = [(pixels := images.decode(item.image), truth_of(item, len(pixels))) for item in items[:60]]
-right = np.array(
-    [[100 * np.mean(which(pixels).argmax(axis=0) == truth) for which in (of[0], of[-1])] for pixels, truth in some]
-)
-helped, hurt = (int(pick(right[:, 1] - right[:, 0])) for pick in (np.argmax, np.argmin))
-
+seen = [np.stack([which(pixels).argmax(axis=0) for which in of]) for pixels, _ in some]
+right = np.array([[100 * np.mean(cover == truth) for cover in each] for each, (_, truth) in zip(seen, some, strict=True)])
+gained = right[:, -1] - right[:, 0]
 
 # %%
-def tiles(pixels, truth):
-    told = {"masks": truth} | {f"round {number}": which(pixels).argmax(axis=0) for number, which in enumerate(of)}
-    yield {"image": pixels, "alt": "The chip", "caption": "the chip"}
-    for name, cover in told.items():
-        shares = ", ".join(f"{100 * (cover == number).mean():.0f} % {one}" for number, one in enumerate(covers))
-        said = f"{name}: {shares}" + f"; {100 * np.mean(cover == truth):.0f} % right" * (name != "masks")
-        yield {"image": np.where(cover[..., None] < 0, np.uint8(128), paint[cover]), "alt": said, "caption": said}
-
-
-galleries.gallery([*tiles(*some[helped]), *tiles(*some[hurt])])
-
-# %% [markdown]
-# The chip that was helped most, before the rounds and after:
-
-# %%
-interactive.swipe(
-    *(paint[which(some[helped][0]).argmax(axis=0)] for which in (of[0], of[-1])),
-    ("round 0", f"round {len(of) - 1}"),
-    f"Covers of one chip before and after the rounds: {right[helped][0]:.0f} and {right[helped][1]:.0f} % of the pixels are right.",
-)
+records = {sample.key: sample.record for sample in benchmarks.samples(chips, "test")}
+picked = {"helped most": int(gained.argmax()), "hurt most": int(gained.argmin())}
+about = {
+    name: f"{right[i, 0]:.0f} % of the pixels right in round 0, {right[i, -1]:.0f} % in the last" for name, i in picked.items()
+}
+shown = [
+    {"image": some[i][0], "name": name, "alt": f"Chip that was {name}: {about[name]}", "ground": records[items[i].key]}
+    for name, i in picked.items()
+]
+paint = dict(zip(covers, [PALETTE["blue"], PALETTE["green"], PALETTE["orange"], "#e1f0fa"], strict=True))
+names = [f"round {number}" for number in range(len(of))]
+attention.changes(shown, [seen[i] for i in picked.values()], [some[i][1] for i in picked.values()], names, paint)
 
 # %% [markdown]
 # ## Where round 0 leaves little to gain

@@ -7,6 +7,6 @@ In: notebooks and what the rooms above make. Out: executed notebooks, tables of 
     build         all notebooks that changed, and the pages
     live_search   the page on which a reader types a query
     failures      why a sentence does not find its picture first
-    figures/      charts, galleries, maps, tables, sliders
+    figures/      charts, galleries, maps, tables, attention
     commands      `rsvlm run`, `rsvlm book`
 """

@@ -187,10 +187,12 @@ def _by_other_attention(encoder: Encoder, block: LastBlock, method: str) -> Tens
     return project(encoder, pooled[:, :, ahead:].unflatten(2, block.grid), rest)
 
 
-def cross_attention(model: Mammut | Encoder, images: Tensor, texts: Sequence[str], gradient: bool = False) -> np.ndarray:
+def cross_attention(
+    model: Mammut | Encoder, images: Tensor, texts: Sequence[str], gradient: bool = False, by_token: bool = False
+) -> np.ndarray:
     """Where the decoder looks while it reads each text after each image: (B, M, L, n, h, w) float32.
 
-    Attention to the patches, mean over the words to be read; the sum over a grid is 1. With `gradient` each weight is first
+    Attention to the patches, mean over the tokens to be read; the sum over a grid is 1. With `gradient` each weight is first
     multiplied by the slope of the text's log-likelihood with respect to it, and what is below 0 is left out.
 
     Args:
@@ -198,6 +200,8 @@ def cross_attention(model: Mammut | Encoder, images: Tensor, texts: Sequence[str
         images: (B, 3, H, W) normalised, on the model's device.
         texts: M texts.
         gradient: Weigh by the slope. Source: Chefer et al. (arXiv 2103.15679), equation 5, for one layer at a time.
+        by_token: Keep the T tokens that are to be read apart, the end of the text being the last: (B, M, T, L, n, h, w), 0 where a
+            text is shorter.
 
     Raises:
         DataError: No text.
@@ -234,8 +238,10 @@ def cross_attention(model: Mammut | Encoder, images: Tensor, texts: Sequence[str
                     likely = model.vocabulary(states).log_softmax(-1).gather(-1, targets[..., None])[..., 0]  # (M, T-1)
                     slopes = torch.autograd.grad((likely * real).sum(), [noted[i][2] for i in range(len(layers))])
                 weights = [_attention(layer, *noted[i][:2], slopes[i]) for i, layer in enumerate(layers)]  # (M, n, T-1, P)
-                words = torch.stack(weights, dim=1) * (real / real.sum(1, keepdim=True))[:, None, None, :, None]
-                maps.append(words.sum(dim=3)[..., -h * w :].unflatten(-1, (h, w)).detach())
+                share = real if by_token else real / real.sum(1, keepdim=True)
+                each = torch.stack(weights, dim=1) * share[:, None, None, :, None]  # (M, L, n, T-1, P)
+                grids = each.movedim(3, 1) if by_token else each.sum(dim=3)
+                maps.append(grids[..., -h * w :].unflatten(-1, (h, w)).detach())
     finally:
         for hook in hooks:
             hook.remove()

@@ -276,7 +276,6 @@ def picture_of(block) -> bytes:
 
 # Not a picture of the block: the ring around a control in use changes that one, too.
 SHOWN = """async block => {
-  if (block.matches(".rsvlm-swipe")) return getComputedStyle(block.querySelector("img + img")).clipPath;
   const shown = [...block.lastElementChild.children].flatMap((frame, k) => frame.checkVisibility() ? [k] : []);
   const drawn = [...block.lastElementChild.querySelectorAll("img")].filter(i => i.checkVisibility());
   await Promise.all(drawn.map(i => { i.loading = "eager"; return i.decode().catch(() => null); }));
@@ -346,12 +345,12 @@ def turn(control, on: bool) -> None:
 @needs_browser
 def test_every_slider_and_list_changes_what_is_seen_and_comes_back(site):
     address, browser = site
-    names = holding('class="rsvlm-slider"', 'class="rsvlm-swipe"')
-    assert {Path(name).stem for name in names} >= {"03_retrieval", "13_attention", "14_rounds"}
+    names = holding('class="rsvlm-slider"')
+    assert {Path(name).stem for name in names} >= {"03_retrieval"}
     page = browser.new_page(viewport=PHONE)
     for name in names:
         page.goto(address + name, wait_until="load")
-        for block in page.locator(".rsvlm-slider, .rsvlm-swipe").all():
+        for block in page.locator(".rsvlm-slider").all():
             block.scroll_into_view_if_needed()
             for control in block.locator("input:visible, select:visible").all():
                 first, on = block.evaluate(SHOWN), control.input_value() != control.get_attribute("max")
@@ -360,6 +359,38 @@ def test_every_slider_and_list_changes_what_is_seen_and_comes_back(site):
                 turn(control, not on)
                 assert "broken" not in first + second and second != first, f"{name}: a control that changes nothing"
                 assert block.evaluate(SHOWN) == first, f"{name}: a control that does not come back"
+    page.close()
+
+
+# What a map and its outline cover, beside what the picture does; and what is seen of a map.
+BOXES = """form => [".rsvlm-stage > div:not([hidden]) img", ".rsvlm-over", ".rsvlm-stage svg"].map(name => {
+  const box = form.querySelector(name).getBoundingClientRect(); return [box.left, box.top, box.width, box.height].map(Math.round); })"""
+MAP = """form => ["src", "alt"].map(name => form.querySelector(".rsvlm-over")[name]).join() + form.querySelector(".rsvlm-said").textContent"""
+
+
+@needs_site
+@needs_browser
+def test_every_map_lies_over_its_picture_and_clicks_and_keys_choose_it(site):
+    address, browser = site
+    names = holding('class="rsvlm-attention"')
+    assert {Path(name).stem for name in names} >= {"04_mammut", "13_attention", "14_rounds"}
+    page = browser.new_page(viewport=PHONE)
+    for name in names:
+        page.goto(address + name, wait_until="load")
+        for form in page.locator(".rsvlm-attention").all():
+            form.scroll_into_view_if_needed()
+            first, *others = form.evaluate(BOXES)
+            assert others == [first, first] and min(first[2:]) > 200, f"{name}: a map beside its picture"
+            for group in form.locator("fieldset").all():
+                before = form.evaluate(MAP)
+                chosen = int(group.locator("input:checked").get_attribute("value"))
+                buttons = group.locator("label")
+                buttons.nth((chosen + 1) % buttons.count()).click()
+                after = form.evaluate(MAP)
+                assert after != before, f"{name}: a button that changes nothing"
+                group.locator("input:checked").press("ArrowLeft")
+                assert form.evaluate(MAP) == before, f"{name}: a key that does not lead back"
+                assert form.evaluate(BOXES) == [first] * 3, f"{name}: a map that moved away from its picture"
     page.close()
 
 
@@ -396,12 +427,12 @@ def test_without_scripts_pages_keep_their_pictures_and_one_frame_of_each_slider(
     address, browser = site
     context = browser.new_context(viewport=PHONE, java_script_enabled=False)
     page = context.new_page()
-    for name in holding('class="rsvlm-slider"', 'class="rsvlm-swipe"'):
+    for name in holding('class="rsvlm-slider"', 'class="rsvlm-attention"'):
         page.goto(address + name, wait_until="load")
         for block in page.locator(".rsvlm-slider").all():
             said = " ".join(block.locator("noscript p:visible").all_inner_texts())
             assert block.locator("img:visible").count() and "needs scripts" in said, name
             assert not block.locator("input:visible, select:visible").count(), name
-        for block in page.locator(".rsvlm-swipe").all():
-            assert block.locator("img:visible").count() == 2 and not block.locator("input:visible").count(), name
+        for block in page.locator(".rsvlm-attention").all():
+            assert block.locator(".rsvlm-over:visible").count() == 1 and not block.locator("input:visible").count(), name
     context.close()

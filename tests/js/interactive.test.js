@@ -3,7 +3,6 @@ const assert = require("node:assert/strict");
 const test = require("node:test");
 const { Element } = require("./fakes.js");
 const { choose, frameAt } = require("../../rsvlm/book/figures/slider.js");
-const { uncover } = require("../../rsvlm/book/figures/swipe.js");
 
 // A block as `interactive.slider` writes it: a label with its input for each slider, then the frames.
 function block(steps, drop = false) {
@@ -49,12 +48,4 @@ test("a list says by itself where it stands", () => {
   choose(made);
   assert.deepEqual(shown(made), [2]);
   assert.deepEqual(list.attributes, {});
-});
-
-test("a swipe uncovers the upper picture from the left", () => {
-  const [lower, upper] = [new Element("img"), new Element("img")];
-  const input = Object.assign(new Element("input"), { value: "30" });
-  new Element("div").append(new Element("div").append(lower, upper), input);
-  uncover(input);
-  assert.deepEqual([lower.style, upper.style], [{}, { clipPath: "inset(0 0 0 30%)" }]);
 });

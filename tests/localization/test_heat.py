@@ -139,6 +139,10 @@ def test_cross_attention_of_each_text_adds_up_to_one(model, picture):
     np.testing.assert_allclose(found.sum((-2, -1)), 1, atol=1e-5)
     alone = heat.cross_attention(model, batch, ["tan land"])
     np.testing.assert_allclose(found[:, 1], alone[:, 0], atol=1e-5)  # padding adds nothing
+    single = heat.cross_attention(model, batch, ["the sea to the east", "tan land"], by_token=True)  # (1, 2, T, 2, 2, 4, 6)
+    real = single.sum((-2, -1)).mean((-2, -1)) > 0.5
+    assert real[0, 0].all() and 0 < real[0, 1].sum() < real.shape[2]  # nothing where a text is shorter
+    np.testing.assert_allclose(single.sum(2) / real.sum(2)[..., None, None, None, None], found, atol=1e-5)
     weighed = heat.cross_attention(model, batch, ["tan land"], gradient=True)
     assert weighed.shape == alone.shape and weighed.min() >= 0 and 0 < (weighed > 0).mean() < 1
     assert all(parameter.grad is None for parameter in model.parameters())

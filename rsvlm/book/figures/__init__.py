@@ -13,7 +13,8 @@ In the order of a page, from what is measured to what is looked at:
     numbers      numbers in tables and sentences: minus signs, intervals, nothing for what is missing
     galleries    images in a grid, and images with the texts that belong to them
     atlas        maps that move: chips on the Earth, landmarks on chips, regions of a scene
-    interactive  sliders, a swipe, lines that one can point at
+    attention    maps over the picture that they are of, word by word and head by head, and what a change fixed and broke
+    interactive  sliders, lines that one can point at
     scale        how much ground a picture shows, and where: a bar on it, and words
     style        colours, and the empty figure that all charts begin with
     markup       HTML that all of them are made of

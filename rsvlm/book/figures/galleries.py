@@ -232,23 +232,6 @@ def scenes_beside(answers: Mapping[str, object]) -> Html:
     return Html(markup.stylesheet("queries.css") + "".join(blocks))
 
 
-def attention_maps(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> Html:
-    """Show a picture and, in one scale of colours, where in it each word looks.
-
-    Args:
-        image: (H, W, 3) uint8.
-        maps: A title to (h, w) shares that add up to 1.
-    """
-    high = max(float(part.max()) for part in maps.values())
-    items = [{"image": image, "alt": "The picture", "caption": f"Colours go from 0 % (dark) to {100 * high:.0f} % (yellow)."}]
-    for title, part in maps.items():
-        large = _coloured(part / high).repeat(32, axis=0).repeat(32, axis=1)
-        row, column = np.unravel_index(part.argmax(), part.shape)
-        where = f"most in row {row + 1}, column {column + 1}: {100 * part.max():.0f} %"
-        items.append({"image": large, "alt": f"{title}: attention {where}", "caption": f"{title}: {where}"})
-    return gallery(items, thumbnail_px=120)
-
-
 def patches(image: np.ndarray, patch_size_px: int) -> Figure:
     """Draw a picture, and beside it the same picture pulled apart into the patches that a vision tower reads.
 

@@ -1,4 +1,4 @@
-"""Figures that a reader moves: sliders, a swipe, lines that one can point at. Each is whole without scripts, too."""
+"""Figures that a reader moves: sliders, and lines that one can point at. Each is whole without scripts, too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from html import escape
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from rsvlm.book.figures import markup
 from rsvlm.book.figures.markup import Html
@@ -53,34 +52,6 @@ def slider(frames: Sequence[str], steps: Mapping[str, Sequence[str]], start: int
     return Html(
         f'{markup.stylesheet("slider.css")}<div class="rsvlm-slider" oninput="{markup.handler("slider.js", "choose(this)")}">'
         f"{''.join(controls)}<noscript>{quiet}</noscript><div>{''.join(cells)}</div></div>"
-    )
-
-
-def swipe(before: np.ndarray, after: np.ndarray, names: tuple[str, str], alt: str, side_px: int = 320) -> Html:
-    """Lay two pictures over each other, with a slider for where one ends and the other begins; without scripts, half of each.
-
-    Args:
-        before: (H, W, 3) uint8, seen on the left.
-        after: The same ground, as large, seen on the right.
-        names: What the two are called.
-        alt: What there is to see, for those who do not see it.
-        side_px: The longer side becomes about as long.
-
-    Raises:
-        DataError: Pictures of different sizes.
-    """
-    if before.shape != after.shape:
-        raise DataError(f"a swipe needs two pictures of one size, not {before.shape} and {after.shape}")
-    times = max(side_px // max(before.shape[:2]), 1)
-    large = [Image.fromarray(one.repeat(times, axis=0).repeat(times, axis=1)) for one in (before, after)]
-    left, right = (markup.data_uri("webp", markup.webp(one, quality=90)) for one in large)
-    first, second = map(escape, names)
-    styles = f"{markup.stylesheet('swipe.css')}<noscript>{markup.stylesheet('swipe_off.css')}</noscript>"
-    return Html(
-        f'{styles}<div class="rsvlm-swipe" style="max-width:{large[0].width}px"><div>'
-        f'<img class="dark-light" src="{left}" alt="{escape(alt)}"><img class="dark-light" src="{right}" alt=""></div>'
-        f'<input type="range" min="0" max="100" value="50" autocomplete="off" aria-label="{first} on the left, {second} on the right" '
-        f'oninput="{markup.handler("swipe.js", "uncover(this)")}"><p><span>← {first}</span><span>{second} →</span></p></div>'
     )
 
 

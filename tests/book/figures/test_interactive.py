@@ -1,16 +1,13 @@
-"""Figures that a reader moves: a slider and a swipe that work alone, and without scripts show one frame and half of each picture."""
+"""Figures that a reader moves: a slider that works alone, and without scripts shows one frame."""
 
 from __future__ import annotations
 
 import html
-import io
 import json
 import re
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from rsvlm.book.figures import interactive, markup
 from rsvlm.errors import DataError
@@ -66,13 +63,11 @@ def test_keys_move_the_slider_and_its_frame(tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
-def test_a_drop_down_chooses_and_a_swipe_uncovers(tmp_path):
+def test_a_drop_down_chooses(tmp_path):
     sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     names = ["first", HOSTILE, "third"]
-    black, white = np.zeros((4, 6, 3), np.uint8), np.full((4, 6, 3), 255, np.uint8)
-    swipe = interactive.swipe(black, white, ("before", HOSTILE), HOSTILE, side_px=60)
     chosen = interactive.slider(FRAMES[:3], {"sentence": names}, start=1, drop_down=True)
-    (tmp_path / "page.html").write_text(markup.page("A page", chosen + swipe))
+    (tmp_path / "page.html").write_text(markup.page("A page", chosen))
     with sync.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
@@ -82,20 +77,7 @@ def test_a_drop_down_chooses_and_a_swipe_uncovers(tmp_path):
         assert listed.locator("option").all_inner_texts() == names and page.locator("script").count() == 0
         listed.select_option("third")
         assert page.locator("p:visible").first.inner_text() == "frame 2"
-
-        def light() -> float:
-            return (
-                np.asarray(Image.open(io.BytesIO(page.locator(".rsvlm-swipe > div").screenshot())).convert("L")).mean() / 255
-            )
-
-        assert 0.45 < light() < 0.55
-        page.get_by_label("before on the left").press("Home")
-        assert light() > 0.95
-        page.get_by_label("before on the left").press("End")
-        assert light() < 0.05
         quiet = browser.new_context(java_script_enabled=False).new_page()
         quiet.goto((tmp_path / "page.html").as_uri())
         assert "frame 1" in quiet.locator("p:visible").all_inner_texts() and not quiet.locator("select:visible").count()
         browser.close()
-    with pytest.raises(DataError, match="one size"):
-        interactive.swipe(black, white[:3], ("a", "b"), "")
