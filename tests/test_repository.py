@@ -195,7 +195,7 @@ class TestNotebook:
         assert after <= {path.stem for path in NOTEBOOKS if path.stem < notebook.stem}
         code = "\n".join(cell["source"] for cell in cells(notebook, "code"))
         if "earth.load_or_build(options" in code and notebook.stem != "01_landmarks":
-            trains = "train.load_or_train(options, " in code and notebook.stem != "02_training"
+            trains = "train.load_or_train(*recipe.prepare(options)" in code and notebook.stem != "02_training"
             assert after >= {"02_training" if trains else "01_landmarks"}
 
     def test_it_starts_with_a_title_and_a_claim(self, notebook):
