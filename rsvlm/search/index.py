@@ -64,6 +64,7 @@ def index(
     device: str = "auto",
     fresh: bool = False,
     allow_loopback: bool = False,
+    contact: str = "",
     progress: bool = True,
 ) -> dict:
     """Embed every chip of imagery, one batch in memory at a time.
@@ -92,6 +93,7 @@ def index(
         device: Device on which other processes open the model.
         fresh: Do all anew.
         allow_loopback: Also read imagery from addresses of this machine.
+        contact: Page or e-mail address that servers of tiles are told.
         progress: Show a bar.
 
     Returns:
@@ -117,7 +119,7 @@ def index(
     with files.sole_writer(out):
         before = None if fresh else _before(out)
         known = _known(before, shown, model.fingerprint)
-        places = [tile_servers.local(place, out / "imagery", allow_loopback, progress) for place in places]
+        places = [tile_servers.local(place, out / "imagery", allow_loopback, progress, contact) for place in places]
         layout = _Layout(places, looks, shown, known, model.fingerprint)
         done = _Done(out, fresh)
         missing = list({part.id: part for part in layout.parts if part.id not in done}.values())
