@@ -102,16 +102,19 @@ def fetch_tiles(where: str, folder: Path, allow_loopback: bool = False, progress
     place = folder / f"{name_of(urlsplit(pattern).hostname or 'tiles')}-z{zoom}-{digest}"
     # Each tile once, its neighbours after it: this is one host.
     options = config.Fetch(allow_loopback=allow_loopback, retry_failed=True, contact=contact)
-    summary = fetch.download(urls, place / "fetched", options, progress=progress)
-    got = refusals = 0
-    for row in fetch.results(place / "fetched", urls):
+    lacking = {url: tile for url, tile in urls.items() if not _is_there(place / "tiles", tile)}
+    # A refusal is remembered, but one of nobody is none of somebody.
+    journal = place / ("fetched" + (f"-{hashlib.sha256(contact.encode()).hexdigest()[:6]}" if contact else ""))
+    summary = fetch.download(lacking, journal, options, progress=progress)
+    got, refusals = len(urls) - len(lacking), 0
+    for row in fetch.results(journal, lacking):
         kind = _KINDS.get(row.extension)
         refusals += row.status in _REFUSALS
         if row.reason != "ok" or kind is None:
             summary.counts.update({"of no kind that tiles are": 1} if row.reason == "ok" else {})
             continue
         z, x, y = urls[row.url]
-        _put(fetch.image_path(place / "fetched", row), place / "tiles" / f"{z}" / f"{x}" / f"{y}.{kind}")
+        _put(fetch.image_path(journal, row), place / "tiles" / f"{z}" / f"{x}" / f"{y}.{kind}")
         got += 1
     missing = {reason: count for reason, count in summary.counts.items() if reason != "ok"}
     said = ", ".join(f"{count:,} {_meaning(reason)}" for reason, count in missing.items())
@@ -203,6 +206,11 @@ def _wanted(fragment: str, where: str) -> tuple[int, tuple[float, float, float, 
             f"{shown(where.partition('#')[0])} needs, behind a #, the zoom level and the box in degrees that are wanted, as in {_EXAMPLE}"
         )
     return zoom, (west, south, east, north)
+
+
+def _is_there(folder: Path, tile: tuple[int, int, int]) -> bool:
+    z, x, y = tile
+    return any((folder / f"{z}" / f"{x}" / f"{y}.{kind}").is_file() for kind in set(_KINDS.values()))
 
 
 def _put(source: Path, target: Path) -> None:

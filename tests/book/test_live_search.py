@@ -27,11 +27,17 @@ def test_pictures_places_and_captions_belong_to_their_chips(home):
     for row in range(CHIPS):
         picture = images.decode((page / "pictures" / "000" / f"{row:06d}.webp").read_bytes()).astype(int)
         assert np.abs(picture - conftest.toy_sample(row)[0]).mean() < 25  # WebP, not another chip
-        assert columns["key"][row] == f"toy-{row:05d}" and columns["captions"][row][-1] in (HOSTILE, conftest.toy_sample(row)[1][-1])
+        assert columns["key"][row] == f"toy-{row:05d}" and columns["captions"][row][-1] in (
+            HOSTILE,
+            conftest.toy_sample(row)[1][-1],
+        )
         west, north = steps[row, 0] * np.array(about["unit"]) + about["origin"]
         assert (west, north) == pytest.approx((-172 + 14 * row, 62 - 5 * row), abs=1e-6)
     assert columns["captions"][3][0] == HOSTILE and set(columns["gsd_m"]) == {13_900.0}
-    assert about["overview"] == [-180, -90, 180, 90] and images.decode((page / "data" / "overview.webp").read_bytes()).shape[1] == 360
+    assert (
+        about["overview"] == [-180, -90, 180, 90]
+        and images.decode((page / "data" / "overview.webp").read_bytes()).shape[1] == 360
+    )
 
 
 def test_pictures_without_a_place_are_refused(home, tmp_path, monkeypatch):

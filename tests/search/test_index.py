@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -184,3 +185,20 @@ def test_an_archive_answers_pictures_by_a_tower_without_texts(tmp_path):
     assert matches["score"][0] == pytest.approx(1, abs=1e-4) and matches["score"][1] < 0.9999
     with pytest.raises(ModelError, match="reads no texts"):
         archive.query(tmp_path / "out", TEXTS[:1], encoder)
+
+
+def test_memory_does_not_grow_with_the_number_of_scenes(tmp_path):
+    """Of each scene more a few thousand bytes stay in memory that name it, and not its pixels."""
+    model, pixels, peaks = tiny_model(TEXTS), picture(256, 256), {}
+    for count in (1, 10, 200):  # what the first one loads is not counted
+        for number in range(count):
+            place = from_origin(400_000 + 2560 * (number % 20), 4_300_000 - 2560 * (number // 20), 10, 10)
+            write(tmp_path / f"{count}" / f"{number:03d}.tif", pixels, transform=place)
+        tracemalloc.start()
+        facts = archive.index(
+            tmp_path / f"{count}", model, tmp_path / f"index-{count}", size_px=128, batch_size=16, progress=False
+        )
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert facts["chips"] == 4 * count
+    assert (peaks[200] - peaks[10]) / 190 < pixels.nbytes / 4, peaks

@@ -67,7 +67,14 @@ SCRIPTS += [(0x4E00, 0x9000), (0xAC00, 0xD7A0), (0x1F300, 0x1FAFF), (0, 0x40), (
 ODD = ["a" * 10_000, "land " * 2000, "🏝️" * 2500, "陸" * 10_000, "<b>&amp;</b><script>alert(1)</script>", "<pad><eos> <bos>"]
 ODD += ["   land   sea  ", "it's we'll I'D don’t", "\x85\ufeffx\u180ey\u3000z\x1c", "x\n\n\ty  ", "\u0301e\u0301"]
 ODD += [" \u00a0 land \u00a0"]
-OF_CLIP = ["A River, seen from ABOVE", "ΟΔΟΣ Σ ΣΑΣ", "İstanbul", "10 m × 20 m = 200 m²", "<|endoftext|> a <|startoftext|>b", "don't I'LL"]
+OF_CLIP = [
+    "A River, seen from ABOVE",
+    "ΟΔΟΣ Σ ΣΑΣ",
+    "İstanbul",
+    "10 m × 20 m = 200 m²",
+    "<|endoftext|> a <|startoftext|>b",
+    "don't I'LL",
+]
 
 
 def captions_of_the_grammar(folder: Path) -> list[str]:

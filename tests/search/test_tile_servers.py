@@ -114,13 +114,18 @@ def test_a_contact_is_told_and_its_lack_is_said_where_a_server_refuses(site, tmp
     agents = {value for _, _, headers in site.asked for name, value in headers.items() if name.lower() == "user-agent"}
     assert len(agents) == 1 and "(+maps@example.org)" in agents.pop()
     for status, contact, words in ((403, "", True), (403, "maps@example.org", False), (404, "", False)):
-        for path in list(site.routes):
-            if path.startswith("/t/"):
-                site.routes[path] = (status, {}, b"")
+        for path in [path for path in site.routes if path.startswith("/t/")]:
+            site.routes[path] = (status, {}, b"")
         with pytest.raises(DataError, match="no tile of .* could be had") as error:
             folder = tmp_path / f"{status}{contact}"
             tile_servers.fetch_tiles(address, folder, allow_loopback=True, progress=False, contact=contact)
         assert ("may want to know who asks" in str(error.value) and "--contact" in str(error.value)) is words
+    # What was refused to nobody is asked for again once somebody asks, and then it is there for all.
+    shown(site)
+    many = len(site.paths())
+    tile_servers.fetch_tiles(address, tmp_path / "403", allow_loopback=True, progress=False, contact="maps@example.org")
+    tile_servers.fetch_tiles(address, tmp_path / "403", allow_loopback=True, progress=False)
+    assert len(site.paths()) == many + 9
 
 
 def test_servers_whose_terms_ask_for_a_contact_are_not_asked_without(tmp_path, monkeypatch):
