@@ -10,10 +10,9 @@ export function makeChosen(root, site) {
   of("opacity").addEventListener("input", (event) => (of("heat").style.opacity = event.target.value / 100));
 
   // Heat is of what is searched for, and not of what labels teach.
-  async function showHeat(direction, row) {
-    const wanted = site.facts.grid && direction ? { direction, row } : null;
-    const same = wanted && shown?.row === row && shown.direction === direction;
-    if (same) return;
+  async function showHeat({ start: direction, question }, row) {
+    const wanted = site.facts.grid && direction ? { question, row } : null;
+    if (wanted && shown?.row === row && shown.question === question) return;
     shown = wanted;
     of("heat").hidden = of("heat-words").hidden = true;
     const heat = wanted && (await loadHeat(site, direction, row).catch(() => null));
@@ -27,9 +26,10 @@ export function makeChosen(root, site) {
   }
 
   return {
-    show(row, { scores, probabilities, labels, order, direction }) {
+    show(row, answer) {
       of("chip").hidden = row < 0;
       if (row < 0) return;
+      const { scores, probabilities, labels, order } = answer;
       const photo = of("photo");
       const address = site.window(row) ?? site.picture(row);
       if (photo.src !== address) photo.src = address;
@@ -51,7 +51,7 @@ export function makeChosen(root, site) {
       of("captions").replaceChildren(...others.map((caption) => element("li", { textContent: caption })));
       of("captions").parentElement.hidden = !others.length;
       for (const name of ["yes", "no"]) of(name).setAttribute("aria-pressed", labels.get(row) === name);
-      showHeat(direction, row);
+      showHeat(answer, row);
     },
   };
 }

@@ -43,7 +43,7 @@ function run(site) {
   const input = of("query");
   const page = Math.min(facts.shown, site.count);
   let shown = page;
-  let answer = null; // {scores, order, probabilities, labels, next, …} of the state that is shown
+  let answer = null; // {scores, order, probabilities, labels, next, start, question, …} of the state that is shown
   let chosen = -1;
   let from = null; // the strip in which it was chosen
   let asked = 0;
@@ -93,7 +93,7 @@ function run(site) {
     }
     if (mine !== asked) return; // a newer question is on its way
     const key = JSON.stringify([state.text, state.like]);
-    answer = { ...learner.answer(begins.start, key, state.labels, shown), labels: state.labels, cut: begins.cut, direction: begins.start };
+    answer = { ...learner.answer(begins.start, key, state.labels, shown), labels: state.labels, ...begins, question: key };
     if (!moved || chosen < 0) chosen = answer.order[0];
     draw();
     const took = performance.now() - begun;
