@@ -187,6 +187,15 @@ def test_an_archive_answers_pictures_by_a_tower_without_texts(tmp_path):
         archive.query(tmp_path / "out", TEXTS[:1], encoder)
 
 
+def test_what_is_no_source_counts_once_at_several_scales_and_blurred_chips_are_told(tmp_path, caplog):
+    write(tmp_path / "scenes" / "a.tif", picture(96, 96))
+    (tmp_path / "scenes" / "broken.tif").write_bytes(b"II*\0garbage")
+    facts = archive.index(tmp_path / "scenes", tiny_model(TEXTS), tmp_path / "index", chip_m=(40, 320, 480), progress=False)
+    assert facts["skipped"]["raster cannot be used"] == 1
+    told = [record.getMessage() for record in caplog.records if "blurred" in record.getMessage()]
+    assert len(told) == 1 and "chips of 40 m of 1 sources" in told[0] and "those of a have 4 pixels a side" in told[0]
+
+
 def test_memory_does_not_grow_with_the_number_of_scenes(tmp_path):
     """Of each scene more a few thousand bytes stay in memory that name it, and not its pixels."""
     model, pixels, peaks = tiny_model(TEXTS), picture(256, 256), {}
