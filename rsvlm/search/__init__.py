@@ -17,10 +17,10 @@ In: a scene of any size or an archive, a model, texts. Out: polygons, heat, the 
     label_files   labels as GeoJSON, laid on chips
     lessons       an index taught by a file of labels
     simulated     a user who answers as the truth is, to measure what answers are worth
-    page          model and gallery as files that a browser searches
-    page_texts    the half of a model that reads queries there
-    page_runtime  what runs that half in a browser, from npm
     site          an index as a page that searches
+    page_texts    the half of a model that reads queries there
+    page_heat     what the parts of a chip add to its vector, for that page
+    page_runtime  what runs that half in a browser, from npm
     serve         that page from this machine, with the model in Python
     notebook      that page in a cell: `rsvlm.search.show(index)`
     commands      `rsvlm search`

@@ -58,6 +58,11 @@ TileRows = Annotated[
 ]
 
 
+Contact = Annotated[
+    str, typer.Option(help="Page or e-mail address of yours, told to servers of tiles and maps; some ask for one.")
+]
+
+
 @app.command("scene")
 @writes_alone("out")
 def in_scene(
@@ -99,6 +104,7 @@ def in_scene(
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where it is fast.")] = "auto",
     gpkg: Annotated[bool, typer.Option("--gpkg", help="Also polygons.gpkg, a GeoPackage.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Also polygons.csv, a table.")] = False,
+    contact: Contact = "",
     device: Device = "auto",
 ) -> None:
     """Find texts in one scene of any size: polygons, a map of confidence, and a page that shows both.
@@ -115,7 +121,7 @@ def in_scene(
     if not texts or out is None:
         raise DataError('a search needs a text and a folder for the results: --text "..." --out DIR')
     chips = load_config("laptop", None, 0, more=meaning_of_pixels(band, limits, nodata)).chips
-    scene = tile_servers.local(scene, out / "imagery")
+    scene = tile_servers.local(scene, out / "imagery", contact=contact)
     opened = scene_files.open_scene(scene, chips.bands, chips.limits, chips.nodata, tile_rows)
     loaded = [load_model(name, device)[0] for name in model or [None]]
     look = {"window": window, "tile_px": tile_px, "overlap": overlap, "min_px": min_px, "precision": precision}
@@ -175,6 +181,7 @@ def index(
     engine: Annotated[str, typer.Option(help="local (processes) or ray, which may be several machines.")] = "local",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core, or as many as fit.")] = 1,
     fresh: Annotated[bool, typer.Option(help="Embed all anew, instead of what is new alone.")] = False,
+    contact: Contact = "",
     device: Device = "auto",
 ) -> None:
     """Embed the chips of an archive of imagery, for `query`.
@@ -189,6 +196,7 @@ def index(
     options = {"model_folder": origin, "size_px": size_px, "chip_m": chip_m or (), "stride": stride, "batch_size": batch_size}
     options |= {"cover_edges": edges, "tile_rows": tile_rows, "engine": engine, "workers": workers, "fresh": fresh}
     options |= {"bands": chips.bands, "limits": chips.limits, "nodata": chips.nodata, "device": device}
+    options["contact"] = contact
     facts = archive.index(imagery, loaded, out, **options)
     typer.echo("\n".join(archive.told(out, facts)))
 
@@ -298,6 +306,12 @@ def page(
     ] = None,
     title: Annotated[str, typer.Option(help="Title of the page; none: the name of the index's folder.")] = "",
     picture_px: Annotated[int, typer.Option(min=16, max=512, help="Side of the pictures of chips, in pixels.")] = 128,
+    heat: Annotated[
+        bool,
+        typer.Option(
+            help="Also show which parts of a chip fit, for models whose parts add up, as those trained here; a look at every chip."
+        ),
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Write an index as a page that searches and learns from yes and no, without a server of its own and without a network.
@@ -308,12 +322,14 @@ def page(
 
     opened = index_files.open_index(index)
     encoder = load_model(model or opened.facts["model"], device)[0]
-    options = {"title": title, "texts": texts, "picture_px": picture_px}
+    options = {"title": title, "texts": texts, "picture_px": picture_px, "heat": heat}
     facts = site.write_site(opened, out, encoder, examples=example or site.EXAMPLES, **options)
     size = sum(path.stat().st_size for path in (out / "data").iterdir()) / 1e6
     typer.echo(f"{out}: {facts['chips']:,} chips; {size:.1f} MB to search them, and their pictures")
     if facts["no_texts"]:
         typer.echo(f"  without texts of the reader's own: {facts['no_texts']}; `rsvlm search serve {index}` answers them")
+    if heat and not facts["grid"]:
+        typer.echo(f"  without heat: what the parts of a chip add does not add up in {facts['model']}")
     if facts["unread"]:
         typer.echo(f"  pictures that cannot be read now: {facts['unread']:,}")
     typer.echo(f"  python -m http.server --bind 127.0.0.1 --directory {shlex.quote(str(out))}")

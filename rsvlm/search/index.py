@@ -40,6 +40,7 @@ from rsvlm.search.result_files import features
 __all__ = ["Index", "features", "index", "open_index", "pictures", "query", "read_facts"]
 
 log = logging.getLogger(__name__)
+_BLURRED = 4  # times that a chip is enlarged, at most, before it is told
 _SHOWN = ("bands", "limits", "nodata", "tile_rows")  # options that say what pixels mean
 
 
@@ -64,6 +65,7 @@ def index(
     device: str = "auto",
     fresh: bool = False,
     allow_loopback: bool = False,
+    contact: str = "",
     progress: bool = True,
 ) -> dict:
     """Embed every chip of imagery, one batch in memory at a time.
@@ -92,6 +94,7 @@ def index(
         device: Device on which other processes open the model.
         fresh: Do all anew.
         allow_loopback: Also read imagery from addresses of this machine.
+        contact: Page or e-mail address that servers of tiles are told.
         progress: Show a bar.
 
     Returns:
@@ -117,7 +120,7 @@ def index(
     with files.sole_writer(out):
         before = None if fresh else _before(out)
         known = _known(before, shown, model.fingerprint)
-        places = [tile_servers.local(place, out / "imagery", allow_loopback, progress) for place in places]
+        places = [tile_servers.local(place, out / "imagery", allow_loopback, progress, contact) for place in places]
         layout = _Layout(places, looks, shown, known, model.fingerprint)
         done = _Done(out, fresh)
         missing = list({part.id: part for part in layout.parts if part.id not in done}.values())
@@ -169,13 +172,29 @@ class _Layout:
             # Which tiles are taken depends on the scale, rasters are the same.
             sources = rasters or imagery.open_imagery(places, _options(**shown, **asdict(look)), known=known)
             rasters = sources if all(source.kind == "raster" for source in sources) else []
-            notes = self.skipped[look.name] = Counter()
+            notes, blurred = Counter(), []
+            self.skipped[look.name] = notes
             for source in sources:
                 parts, of_source = index_parts.plan(source, look, model)
                 self.parts += parts
+                if parts and (wide := index_parts.pixels_of_chips(source, look)) < look.size_px / _BLURRED:
+                    blurred.append((source.name, wide))
                 self.sources.append((look, source))
                 for note in of_source:
                     notes[note["reason"]] += note["count"]
+            if blurred:
+                name, wide = min(blurred, key=lambda one: one[1])
+                log.warning(
+                    "chips of %s of %d sources are blurred, those of %s have %.0f pixels a side where the model sees %d: larger chips "
+                    "(--chip-m) suit such imagery", look.name, len(blurred), name, wide, look.size_px,
+                )  # fmt: skip
+
+    def left_out(self) -> Counter:
+        """Count what is no source, by reason; at several scales it is the same, and counts once."""
+        result: Counter = Counter()
+        for notes in self.skipped.values():
+            result |= notes
+        return result
 
 
 class _Done:
@@ -236,7 +255,7 @@ def _look_at(path: Path) -> tuple[int, dict[str, int]] | None:
 def _put_together(out: Path, layout: _Layout, done: _Done, model: Encoder, facts: dict) -> dict:
     """Write the files of the index from its parts, a part in memory at a time, and return what `index.json` says."""
     parts = [done.facts(part.id) for part in layout.parts]
-    skipped = sum(layout.skipped.values(), Counter())
+    skipped = layout.left_out()
     for part in parts:
         skipped.update(part["skipped"])
     if not any(part["chips"] for part in parts):

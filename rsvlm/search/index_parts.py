@@ -95,6 +95,12 @@ def plan(source: Source, look: Look, model: str) -> tuple[list[Part], list[dict]
     return [Part(source, look, start, min(start + CHIPS, len(chips)), model) for start in range(0, len(chips), CHIPS)], notes
 
 
+def pixels_of_chips(source: Source, look: Look) -> float:
+    """Return how many pixels of a source lie along the side of its chips, in the middle."""
+    chips = lay_out(source, look)[0]
+    return float(np.median(np.sqrt(chips["width_px"] * chips["height_px"])))
+
+
 def embed_parts(parts: Iterable[Part], model: Encoder, folder: Path, batch_size: int) -> Iterator[tuple[Part, int]]:
     """Embed parts, and write each to a file of `folder`: `<id>.parquet`. Batches are read while others are embedded.
 

@@ -184,7 +184,8 @@ def place(features: Sequence[Mapping], chips: pd.DataFrame) -> Placed:
 
 
 def _label(value: object, where: str) -> str | None:
-    """Read a label as people and programs write it."""
+    """Read a label as people and programs write it; a column of 1, 0 and nothing is one of 1.0 and 0.0 in a table."""
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
     word = str(value).strip().lower() if isinstance(value, str | int | float | bool) else "" if value is None else "?"
     if word not in _WORDS:
         told = text.one_line(str(value))[:_LONGEST]

@@ -69,7 +69,9 @@ def teach(
     rows, yes, left_out = placed.rows, placed.yes, dict(placed.left_out)
     if left_out and not len(rows):
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.items())
-        raise DataError(f"no label can be used ({reasons}): are these labels of the imagery of {index.folder}?")
+        lie_elsewhere = len(placed.both) < sum(left_out.values())
+        advice = f"are these labels of the imagery of {index.folder}?" if lie_elsewhere else "leave one of the two away"
+        raise DataError(f"no label can be used ({reasons}): {advice}")
     if len(rows) > teaching.MOST:
         kept = sorted(range(len(rows)), key=lambda at: text.rank(str(chips["key"].iloc[rows[at]]), 0))[: teaching.MOST]
         left_out[f"labels more than the {teaching.MOST:,} that are learnt from, drawn by their keys"] = len(rows) - len(kept)

@@ -56,6 +56,15 @@ def runtime() -> Path:
     return stages.stage("page-runtime", parts, _fetch)
 
 
+def problem() -> str | None:
+    """Return why the packages cannot be had, or None where they are here."""
+    try:
+        runtime()
+    except RsvlmError as error:
+        return str(error)
+    return None
+
+
 def _fetch(out: Path) -> None:
     for package in PACKAGES:
         with tempfile.TemporaryDirectory() as folder:

@@ -3,11 +3,12 @@
     index.html         the page; opened as a file it says what to do, and shows the answers to the examples
     page/              its scripts and its style sheet
     pictures/000/      a small WebP of each chip, by its number
+    heat/000/          what each part of a chip adds to its vector, as of `page_heat`, where that was asked for
     data/              what is searched; last of all `manifest.json`, with size and hash of each file
 
 `data/` has `index.json` (facts, and the vectors of the examples), `vectors.bin` (N, E) int8, `columns.bin` (2, E) float32, what is
 added to a column of these after it was multiplied with the other, `places.bin` (N, points, 2) uint32, the outlines in steps of `unit` degrees from `origin`,
-`chips.json.gz` (keys and files), `overview.webp` (the chips as a map), and, where the text half of the model is small enough, that
+`chips.json.gz` (keys, files, how much ground a pixel shows, and captions where there are any), `overview.webp` (the chips as a map), and, where the text half of the model is small enough, that
 half as `text.onnx`, its `tokenizer.json` and what runs both. Numbers are little-endian.
 """
 
@@ -35,13 +36,16 @@ from rsvlm.errors import DataError, RsvlmError
 from rsvlm.model import images
 from rsvlm.model.encoder import Encoder
 from rsvlm.records import files, stages
-from rsvlm.search import page_runtime, page_texts
+from rsvlm.search import page_heat, page_runtime, page_texts
 from rsvlm.search.index_files import Index
 
 log = logging.getLogger(__name__)
 
-ROOMS = ("search/site", "search/page_texts", "search/page_runtime", "search/index_files", "model", "data/imagery", "data/*")
-"""Rooms whose files decide what is made here, for `stages.source_hash`; `page_hash` stands for the scripts."""
+ROOMS = (
+    "search/site", "search/page_heat", "search/page_texts", "search/page_runtime", "search/page_files", "search/index_files",
+    "localization", "model", "data/imagery", "data/*",
+)  # fmt: skip
+"""Rooms whose files decide what is made here, for `stages.source_hash`."""
 
 DATA = "data"  # folder of what is searched
 EXAMPLES = ("buildings", "water", "a forest", "a road")
@@ -115,12 +119,15 @@ def write_site(
     examples: Sequence[str] = EXAMPLES,
     texts: str = "auto",
     picture_px: int = PICTURE_PX,
+    heat: bool = False,
+    ground: tuple[bytes, Sequence[float]] | None = None,
     progress: bool = True,
 ) -> dict:
     """Write the page of an index.
 
     Args:
-        index: The index.
+        index: The index; or what has chips, vectors and pictures as one has. Where its `chips` have a column `captions`, the page shows
+            these beside a chip.
         out: Folder of the page; one that holds other things is refused.
         encoder: The model of the index. If None, the page takes chips as questions, and no texts.
         title: Title of the page. If empty, the name of the index's folder.
@@ -128,11 +135,13 @@ def write_site(
         texts: Where texts are read: `browser` (or an error that says why not), `server` (`serve` answers them), or `auto`, the
             browser where the text half of the model is small enough.
         picture_px: Side of the pictures, in pixels.
+        heat: Show which parts of a chip fit what is searched for, where the parts of the model add up: see `page_heat`.
+        ground: Picture on which the map shows the chips, as WebP, and its west, south, east and north. If None, the chips themselves.
         progress: Show a bar.
 
     Returns:
         Content of `data/index.json`: among it `tower` (bytes and precision of the text half; None where it stays out),
-        `no_texts` (why), `kept_neighbours` (percent), and `unread` (chips whose picture could not be read).
+        `grid` (parts of a chip that have heat, down and across; None without any), `no_texts` (why), `kept_neighbours` (percent), and `unread` (chips whose picture could not be read).
 
     Raises:
         DataError: The folder holds something else, or the imagery cannot be read.
@@ -165,17 +174,24 @@ def write_site(
         "files": names,
         "file": [number[name] for name in table["file"].astype(str)],
     }
+    if "captions" in table:
+        named["captions"] = [list(captions) for captions in table["captions"]]
+    if {"gsd_m", "size_px"} <= set(table.columns):
+        named["gsd_m"] = [float(f"{gsd:.4g}") for gsd in table["gsd_m"]]
+        named["size_px"] = table["size_px"].astype(int).tolist()
     content = json.dumps(named, ensure_ascii=False, separators=(",", ":")).encode()
     files.write_atomic(data / "chips.json.gz", gzip.compress(content, mtime=0))
 
     overview = _Overview(table)
     unread = _pictures(index, out / "pictures", overview, picture_px, progress)
-    files.write_atomic(data / "overview.webp", overview.webp())
+    picture, bounds = ground or (overview.webp(), overview.bounds)
+    files.write_atomic(data / "overview.webp", picture)
+    grid = page_heat.write(index, encoder, out / "heat", progress) if heat and encoder is not None else None
 
     facts = {
         "title": title or index.folder.resolve().name, "chips": len(index), "width": int(index.vectors.shape[1]), "shown": SHOWN,
         "model": encoder.name if encoder is not None else _short(index.facts["model"]), "fingerprint": _fingerprint(index, whole),
-        "licences": _licences(index), "placed": True, **places, "overview": overview.bounds,
+        "licences": _licences(index), "placed": True, **places, "overview": list(bounds), "grid": grid,
         "examples": [{"text": text, "vector": np.round(vector.astype(float), 6).tolist()} for text, vector in zip(asked, vectors)],
         "tower": tower, "no_texts": None if tower else reason, "unread": unread,
         "kept_neighbours": round(kept_neighbours(index.vectors, whole, columns), 2),
@@ -192,7 +208,7 @@ def write_site(
 def load_or_write(index: Index, encoder: Encoder, examples: Sequence[str] = EXAMPLES, title: str = "") -> Path:
     """Return the folder of an index's page without a text half, written now unless it was before."""
     parts = {"index": files.file_sha256(index.folder / "index.json"), "folder": str(index.folder.resolve()), "title": title}
-    parts |= {"examples": list(examples), "page": page_hash(), "source": stages.source_hash(*ROOMS)}
+    parts |= {"examples": list(examples), "source": stages.source_hash(*ROOMS)}
 
     def write(folder: Path) -> None:
         write_site(index, folder / "page", encoder, examples=examples, texts="server", title=title)
@@ -200,24 +216,16 @@ def load_or_write(index: Index, encoder: Encoder, examples: Sequence[str] = EXAM
     return stages.stage("search-page", parts, write) / "page"
 
 
-def page_hash() -> str:
-    """Hash what the page itself is made of, so that an older one is written anew."""
-    digest = hashlib.sha256()
-    for file in sorted(resources.files("rsvlm.search").joinpath("page_files").iterdir(), key=lambda file: file.name):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
 def _clear(out: Path) -> None:
     """Take away what an earlier call wrote, its manifest first; refuse a folder of other things."""
     there = [path.name for path in out.iterdir() if not path.name.startswith(".lock")] if out.is_dir() else []
-    known = {"index.html", "page", "pictures", "data"}
+    known = {"index.html", "page", "pictures", "heat", "data"}
     if others := sorted(set(there) - known):
         raise DataError(f"{out} holds other things ({others[0]}): name a folder of its own for the page")
     if there and not ((out / "data").is_dir() and set(there) <= known):
         raise DataError(f"{out} is no page of an index: name a new folder")
     (out / "data" / "manifest.json").unlink(missing_ok=True)
-    for name in ("data", "pictures", "page"):
+    for name in ("data", "pictures", "heat", "page"):
         if (out / name).exists():
             shutil.rmtree(out / name)
 

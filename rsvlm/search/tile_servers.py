@@ -2,7 +2,8 @@
 
 An address names no file but a pattern: XYZ or WMTS, `https://host/{z}/{x}/{y}.png`, or WMS, `https://host/wms?layers=NAME`. Behind a `#`,
 which no server sees, it says which part is wanted: `#zoom=14&bbox=WEST,SOUTH,EAST,NORTH`. Tiles are fetched as pictures of the web are:
-never from inside this machine or a private network, as robots.txt and other files of the site allow, at its pace, and none twice.
+never from inside this machine or a private network, as robots.txt and other files of the site allow, at its pace, and none twice. Every
+request names this package, and `contact` where one is given: some servers answer nobody who does not say who asks.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ _PLACES = {
     "quadkey": "q",
 }
 _EXAMPLE = "https://host/{z}/{x}/{y}.png#zoom=14&bbox=-54.7,-25.5,-54.5,-25.3"
+_ASKING = ("tile.openstreetmap.org", "openstreetmap.fr", "openstreetmap.de", "opentopomap.org", "tile.opencyclemap.org")
+"""Hosts, and those below them, whose terms want to know who asks."""
+_REFUSALS = (403, 418, 429)  # what servers answer that want to know it
 _KINDS = {"jpg": "jpg", "png": "png", "webp": "webp"}  # as mosaics of tiles hold them
 
 
@@ -56,7 +60,7 @@ def is_server(where: str) -> bool:
     return bool(_names(where)) or _is_wms(where)
 
 
-def local(where: str, folder: Path, allow_loopback: bool = False, progress: bool = True) -> str:
+def local(where: str, folder: Path, allow_loopback: bool = False, progress: bool = True, contact: str = "") -> str:
     """Return where the imagery of a place lies on this machine: the place itself, or the folder into which its tiles were fetched.
 
     Args:
@@ -64,18 +68,25 @@ def local(where: str, folder: Path, allow_loopback: bool = False, progress: bool
         folder: Folder for the tiles of all servers; tiles that are there are not fetched again.
         allow_loopback: Also servers of this machine.
         progress: Show a bar.
+        contact: Page or e-mail address that owners of servers are told, as `fetch.contact`.
 
     Raises:
-        ConfigError: The address does not say which part is wanted, or far too much of it.
+        ConfigError: The address does not say which part is wanted, or far too much of it; or the server's terms ask for a contact.
         DataError: No tile could be had.
     """
-    return str(fetch_tiles(where, folder, allow_loopback, progress)) if is_server(where) else where
+    return str(fetch_tiles(where, folder, allow_loopback, progress, contact)) if is_server(where) else where
 
 
-def fetch_tiles(where: str, folder: Path, allow_loopback: bool = False, progress: bool = True) -> Path:
+def fetch_tiles(where: str, folder: Path, allow_loopback: bool = False, progress: bool = True, contact: str = "") -> Path:
     """Fetch the tiles that an address names into a folder of its own inside a folder, as `z/x/y.ext`, and return it; as `local`."""
     pattern, _, wanted = where.partition("#")
     zoom, box = _wanted(wanted, where)
+    host = (urlsplit(pattern).hostname or "").lower()
+    if not contact and any(host == one or host.endswith(f".{one}") for one in _ASKING):
+        raise ConfigError(
+            f"{host} asks those who fetch from it to say who they are, and forbids much fetching: read its terms, and give a page or an "
+            "e-mail address of yours, --contact"
+        )
     tiles = tiles_in(zoom, box)
     if len(tiles) > MOST:
         raise ConfigError(
@@ -90,19 +101,25 @@ def fetch_tiles(where: str, folder: Path, allow_loopback: bool = False, progress
     digest = hashlib.sha256(where.encode()).hexdigest()[:6]
     place = folder / f"{name_of(urlsplit(pattern).hostname or 'tiles')}-z{zoom}-{digest}"
     # Each tile once, its neighbours after it: this is one host.
-    options = config.Fetch(allow_loopback=allow_loopback, retry_failed=True)
-    summary = fetch.download(urls, place / "fetched", options, progress=progress)
-    got = 0
-    for row in fetch.results(place / "fetched", urls):
+    options = config.Fetch(allow_loopback=allow_loopback, retry_failed=True, contact=contact)
+    lacking = {url: tile for url, tile in urls.items() if not _is_there(place / "tiles", tile)}
+    # A refusal is remembered, but one of nobody is none of somebody.
+    journal = place / ("fetched" + (f"-{hashlib.sha256(contact.encode()).hexdigest()[:6]}" if contact else ""))
+    summary = fetch.download(lacking, journal, options, progress=progress)
+    got, refusals = len(urls) - len(lacking), 0
+    for row in fetch.results(journal, lacking):
         kind = _KINDS.get(row.extension)
+        refusals += row.status in _REFUSALS
         if row.reason != "ok" or kind is None:
             summary.counts.update({"of no kind that tiles are": 1} if row.reason == "ok" else {})
             continue
         z, x, y = urls[row.url]
-        _put(fetch.image_path(place / "fetched", row), place / "tiles" / f"{z}" / f"{x}" / f"{y}.{kind}")
+        _put(fetch.image_path(journal, row), place / "tiles" / f"{z}" / f"{x}" / f"{y}.{kind}")
         got += 1
     missing = {reason: count for reason, count in summary.counts.items() if reason != "ok"}
     said = ", ".join(f"{count:,} {_meaning(reason)}" for reason, count in missing.items())
+    if not contact and refusals:
+        said += "; it may want to know who asks: give a page or an e-mail address of yours, --contact"
     if not got:
         raise DataError(f"no tile of {shown(pattern)} could be had: {said}")
     if missing:
@@ -189,6 +206,11 @@ def _wanted(fragment: str, where: str) -> tuple[int, tuple[float, float, float, 
             f"{shown(where.partition('#')[0])} needs, behind a #, the zoom level and the box in degrees that are wanted, as in {_EXAMPLE}"
         )
     return zoom, (west, south, east, north)
+
+
+def _is_there(folder: Path, tile: tuple[int, int, int]) -> bool:
+    z, x, y = tile
+    return any((folder / f"{z}" / f"{x}" / f"{y}.{kind}").is_file() for kind in set(_KINDS.values()))
 
 
 def _put(source: Path, target: Path) -> None:

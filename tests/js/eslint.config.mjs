@@ -20,7 +20,6 @@ export default [
     languageOptions: { sourceType: "script", globals: { ...globals.browser, L: "readonly", module: "writable" } },
   },
   { files: ["rsvlm/search/page_files/*.js"], languageOptions: { sourceType: "module", globals: globals.browser } },
-  { files: ["book/_static/search.js"], languageOptions: { sourceType: "module", globals: globals.browser } },
   { files: ["book/_static/book.js"], languageOptions: { sourceType: "script", globals: globals.browser } },
   { files: ["tests/js/*.js"], languageOptions: { sourceType: "commonjs", globals: globals.node } },
   { files: ["tests/js/*.mjs"], languageOptions: { sourceType: "module", globals: globals.node } },

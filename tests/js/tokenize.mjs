@@ -1,9 +1,10 @@
-// node tokenize.mjs SCRIPT GIVEN: ids of the texts in a JSON file, and whether they were cut, by the tokenizer of the search page.
+// node tokenize.mjs FOLDER: ids of the texts in its given.json, and whether they were cut, by the page's script and the library, both there.
 import { readFileSync } from "node:fs";
+import path from "node:path";
 import { pathToFileURL } from "node:url";
 
-const [script, given] = process.argv.slice(2);
-const { makeTokenizer } = await import(pathToFileURL(script));
-const { tokenizer, facts, texts } = JSON.parse(readFileSync(given, "utf8"));
-const tokenize = makeTokenizer(tokenizer, facts);
+const at = (name) => path.resolve(process.argv[2], name);
+const [{ makeTokenizer }, { Tokenizer }] = await Promise.all(["texts.js", "tokenizers.js"].map((name) => import(pathToFileURL(at(name)))));
+const { tokenizer, facts, texts } = JSON.parse(readFileSync(at("given.json"), "utf8"));
+const tokenize = makeTokenizer(Tokenizer, tokenizer, facts);
 process.stdout.write(JSON.stringify(texts.map((text) => Object.values(tokenize(text)))));

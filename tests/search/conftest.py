@@ -1,4 +1,4 @@
 """The galleries that the tests of the search page share are made once."""
 
 from indexed import indexed, page_folder  # noqa: F401
-from searching import clip, clip_made, home  # noqa: F401
+from searching import clip, clip_page, home  # noqa: F401

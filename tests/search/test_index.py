@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -184,3 +185,29 @@ def test_an_archive_answers_pictures_by_a_tower_without_texts(tmp_path):
     assert matches["score"][0] == pytest.approx(1, abs=1e-4) and matches["score"][1] < 0.9999
     with pytest.raises(ModelError, match="reads no texts"):
         archive.query(tmp_path / "out", TEXTS[:1], encoder)
+
+
+def test_what_is_no_source_counts_once_at_several_scales_and_blurred_chips_are_told(tmp_path, caplog):
+    write(tmp_path / "scenes" / "a.tif", picture(96, 96))
+    (tmp_path / "scenes" / "broken.tif").write_bytes(b"II*\0garbage")
+    facts = archive.index(tmp_path / "scenes", tiny_model(TEXTS), tmp_path / "index", chip_m=(40, 320, 480), progress=False)
+    assert facts["skipped"]["raster cannot be used"] == 1
+    told = [record.getMessage() for record in caplog.records if "blurred" in record.getMessage()]
+    assert len(told) == 1 and "chips of 40 m of 1 sources" in told[0] and "those of a have 4 pixels a side" in told[0]
+
+
+def test_memory_does_not_grow_with_the_number_of_scenes(tmp_path):
+    """Of each scene more a few thousand bytes stay in memory that name it, and not its pixels."""
+    model, pixels, peaks = tiny_model(TEXTS), picture(256, 256), {}
+    for count in (1, 10, 200):  # what the first one loads is not counted
+        for number in range(count):
+            place = from_origin(400_000 + 2560 * (number % 20), 4_300_000 - 2560 * (number // 20), 10, 10)
+            write(tmp_path / f"{count}" / f"{number:03d}.tif", pixels, transform=place)
+        tracemalloc.start()
+        facts = archive.index(
+            tmp_path / f"{count}", model, tmp_path / f"index-{count}", size_px=128, batch_size=16, progress=False
+        )
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert facts["chips"] == 4 * count
+    assert (peaks[200] - peaks[10]) / 190 < pixels.nbytes / 4, peaks

@@ -139,6 +139,8 @@ def test_a_key_that_lies_elsewhere_is_of_another_archive():
         ("yes", "yes"),
         (" Yes ", "yes"),
         (True, "yes"),
+        (1.0, "yes"),
+        (0.0, "no"),
         (1, "yes"),
         ("no", "no"),
         (False, "no"),

@@ -108,6 +108,44 @@ def test_what_a_site_forbids_or_lacks_is_told(site, tmp_path, caplog):
         tile_servers.fetch_tiles(address.replace(f":{site.port}", ""), tmp_path / "inside", progress=False)
 
 
+def test_a_contact_is_told_and_its_lack_is_said_where_a_server_refuses(site, tmp_path):
+    _, address = shown(site)
+    tile_servers.fetch_tiles(address, tmp_path / "told", allow_loopback=True, progress=False, contact="maps@example.org")
+    agents = {value for _, _, headers in site.asked for name, value in headers.items() if name.lower() == "user-agent"}
+    assert len(agents) == 1 and "(+maps@example.org)" in agents.pop()
+    for status, contact, words in ((403, "", True), (403, "maps@example.org", False), (404, "", False)):
+        for path in [path for path in site.routes if path.startswith("/t/")]:
+            site.routes[path] = (status, {}, b"")
+        with pytest.raises(DataError, match="no tile of .* could be had") as error:
+            folder = tmp_path / f"{status}{contact}"
+            tile_servers.fetch_tiles(address, folder, allow_loopback=True, progress=False, contact=contact)
+        assert ("may want to know who asks" in str(error.value) and "--contact" in str(error.value)) is words
+    # What was refused to nobody is asked for again once somebody asks, and then it is there for all.
+    shown(site)
+    many = len(site.paths())
+    tile_servers.fetch_tiles(address, tmp_path / "403", allow_loopback=True, progress=False, contact="maps@example.org")
+    tile_servers.fetch_tiles(address, tmp_path / "403", allow_loopback=True, progress=False)
+    assert len(site.paths()) == many + 9
+
+
+def test_servers_whose_terms_ask_for_a_contact_are_not_asked_without(tmp_path, monkeypatch):
+    contacts = []
+
+    def download(urls, folder, options, **_):
+        contacts.append(options.contact)
+        raise DataError("asked")
+
+    monkeypatch.setattr(tile_servers.fetch, "download", download)
+    for host in ("tile.openstreetmap.org", "A.tile.openstreetmap.org", "b.tile.opentopomap.org"):
+        where = f"https://{host}/{{z}}/{{x}}/{{y}}.png#zoom={ZOOM}&bbox={BOX}"
+        with pytest.raises(ConfigError, match="say who they are.*--contact"):
+            tile_servers.local(where, tmp_path)
+        assert not contacts
+    with pytest.raises(DataError, match="asked"):
+        tile_servers.local(where, tmp_path, contact="https://example.org/us")
+    assert contacts == ["https://example.org/us"]
+
+
 def test_addresses_that_say_too_little_or_too_much_are_refused(tmp_path):
     tiles = "https://tiles.example.org/{z}/{x}/{y}.png"
     for address, words in (

@@ -53,6 +53,9 @@ export function siteOf(manifest, facts, names, vectors, columns, places) {
     file: (row) => names.files[names.file[row]] ?? "",
     rowOf: (key) => rows.get(key) ?? -1,
     placed: facts.placed,
+    captions: (row) => names.captions?.[row] ?? [],
+    extent: (row) => (names.gsd_m ? extentOf(names.gsd_m[row], names.size_px[row]) : ""),
+    digits: digitsOf(at(0, 0, 1) - at(0, points >> 1, 1)),
     // Points of the outline, as in the index: clockwise from the upper left corner
     outline: (row) => Array.from({ length: points }, (_, point) => [at(row, point, 0), at(row, point, 1)]),
     centre(row) {
@@ -65,10 +68,24 @@ export function siteOf(manifest, facts, names, vectors, columns, places) {
     },
     picture(row) {
       const number = String(row).padStart(6, "0");
-      return new URL(`../pictures/${number.slice(0, -3)}/${number}.webp`, HERE).href;
+      return new URL(`../pictures/${number.slice(0, -3)}/${number}.webp?${facts.fingerprint}`, HERE).href;
     },
     // The chip at its full resolution, where a server with the imagery is behind the page
     window: (row) => (manifest.server?.windows ? new URL(`../window/${row}`, HERE).href : null),
     overview: facts.overview ? addressOf("overview.webp", files["overview.webp"]) : null,
   };
+}
+
+// Digits of a degree that tell chips of this height apart
+export const digitsOf = (height) => Math.min(Math.max(2 - Math.floor(Math.log10(Math.abs(height) || 1)), 1), 6);
+
+// How much ground a chip shows, from its resolution and its side in pixels
+export function extentOf(gsd, side) {
+  return gsd > 0 && side > 0 ? `${length(gsd * side)} wide, ${length(gsd)} to a pixel` : "";
+}
+
+function length(metres) {
+  const [size, unit] = metres >= 999.5 ? [1000, "km"] : metres >= 0.9995 ? [1, "m"] : [0.01, "cm"];
+  const value = metres / size;
+  return `${value < 9.95 ? Number(value.toFixed(1)) : Math.round(value).toLocaleString("en")} ${unit}`;
 }

@@ -1,5 +1,6 @@
 // The page: what is asked, what it finds, what is said of it.
 
+import { makeChosen } from "./chosen.js";
 import { download, element, part } from "./dom.js";
 import { labelled, labelsGeojson, makeHistory, MOST_BYTES, readLabels } from "./labels.js";
 import { makeLearner } from "./learning.js";
@@ -7,7 +8,7 @@ import { makeMap } from "./map.js";
 import { best, rowOf, unit } from "./ranking.js";
 import { resultsCsv, resultsGeojson } from "./results.js";
 import { openSite } from "./site.js";
-import { makeStrip, nameOf } from "./strip.js";
+import { makeStrip } from "./strip.js";
 import { openTexts } from "./texts.js";
 
 const root = document.getElementById("rsvlm-search");
@@ -15,6 +16,9 @@ const of = (name) => part(root, name);
 const say = (message) => (of("status").textContent = message);
 
 const served = "“rsvlm search serve” shows it with a model that reads them.";
+
+// A page of the book that shows this one as a part of itself has the text in its address.
+const shell = globalThis.rsvlmShell ?? window;
 
 const EMPTY = { text: "", like: [], labels: new Map() };
 
@@ -39,7 +43,7 @@ function run(site) {
   const input = of("query");
   const page = Math.min(facts.shown, site.count);
   let shown = page;
-  let answer = null; // {scores, order, probabilities, labels, next, …} of the state that is shown
+  let answer = null; // {scores, order, probabilities, labels, next, start, question, …} of the state that is shown
   let chosen = -1;
   let from = null; // the strip in which it was chosen
   let asked = 0;
@@ -48,6 +52,7 @@ function run(site) {
   const acts = { onLike: like, onChoose: choose, onLabel: (row, label) => setLabel(row, label, false) };
   const strip = makeStrip(of("strip"), site, acts);
   const next = makeStrip(of("next"), site, acts);
+  const panel = makeChosen(root, site);
   const map = site.placed ? makeMap(of("canvas"), site, (row) => choose(row)) : (of("map").remove(), null);
 
   // What is searched for: the mean of the text's direction and of the examples', each of length 1
@@ -88,7 +93,7 @@ function run(site) {
     }
     if (mine !== asked) return; // a newer question is on its way
     const key = JSON.stringify([state.text, state.like]);
-    answer = { ...learner.answer(begins.start, key, state.labels, shown), labels: state.labels, cut: begins.cut };
+    answer = { ...learner.answer(begins.start, key, state.labels, shown), labels: state.labels, ...begins, question: key };
     if (!moved || chosen < 0) chosen = answer.order[0];
     draw();
     const took = performance.now() - begun;
@@ -146,25 +151,8 @@ function run(site) {
   }
 
   function drawChosen() {
-    of("chip").hidden = chosen < 0;
-    if (chosen < 0) return;
-    const { scores, probabilities, labels, order } = answer;
-    const photo = of("photo");
-    const address = site.window(chosen) ?? site.picture(chosen);
-    if (photo.src !== address) photo.src = address;
-    photo.alt = nameOf(site, chosen);
-    of("name").textContent = nameOf(site, chosen);
-    const rank = order.indexOf(chosen) + 1;
-    const lines = [
-      rank && scores ? `rank ${rank}` : "",
-      scores ? `score ${scores[chosen].toFixed(3)}` : "",
-      probabilities ? `confidence ${Math.round(100 * probabilities[chosen])} %` : "",
-      site.file(chosen),
-      site.key(chosen),
-    ];
-    of("facts").textContent = lines.filter(Boolean).join(" · ");
-    for (const name of ["yes", "no"]) of(name).setAttribute("aria-pressed", labels.get(chosen) === name);
-    root.dataset.chosen = chosen;
+    panel.show(chosen, answer);
+    if (chosen >= 0) root.dataset.chosen = chosen;
   }
 
   // The sentences cost more than the answer: the page shows that first.
@@ -190,7 +178,7 @@ function run(site) {
 
   function ask(text) {
     shown = page;
-    if (text && text.length < 500) globalThis.history.replaceState(null, "", `?q=${encodeURIComponent(text)}`);
+    if (text && text.length < 500) shell.history.replaceState(null, "", `?q=${encodeURIComponent(text)}`);
     return change({ text: text.trim() });
   }
 
@@ -354,7 +342,7 @@ function run(site) {
   // The first answer: the text of the address, else the first example, whose vector lies in the index
 
   async function first() {
-    const wanted = new URLSearchParams(location.search).get("q")?.trim() || facts.examples[0]?.text || "";
+    const wanted = new URLSearchParams(shell.location.search).get("q")?.trim() || facts.examples[0]?.text || "";
     history.change({ text: wanted, labels: await kept() });
     while (history.length > 1) history.undo();
     input.value = wanted;

@@ -3,7 +3,7 @@
 import { degrees, element } from "./dom.js";
 
 export function nameOf(site, row) {
-  return site.placed ? `Chip at ${degrees(...site.centre(row))}` : `Chip ${site.key(row)}`;
+  return site.placed ? `Chip at ${degrees(...site.centre(row), site.digits)}` : `Chip ${site.key(row)}`;
 }
 
 // A strip that shows rows; elements of rows that stay are kept, so that nothing flickers

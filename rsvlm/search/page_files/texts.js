@@ -17,7 +17,7 @@ export function makeTokenizer(Tokenizer, rules, { context, bos, eos }) {
 }
 
 export function openTexts({ manifest, facts }) {
-  const known = new Map(facts.examples.map(({ text, vector }) => [text, Float32Array.from(vector)]));
+  const known = new Map(facts.examples.map(({ text, vector }) => [text, { vector: Float32Array.from(vector), cut: false }]));
   let tower = null;
   const open = manifest.server?.texts ? server : manifest.tower ? browser : null;
   return {
@@ -26,13 +26,13 @@ export function openTexts({ manifest, facts }) {
     // The tower is fetched once, when the first text asks for it, or earlier.
     warm: () => open && (tower ??= open(manifest, facts)).catch(() => {}),
     async embed(text) {
-      if (known.has(text)) return { vector: known.get(text), cut: false };
+      if (known.has(text)) return known.get(text);
       if (!open) throw new Error("this page has no text half of the model");
       tower ??= open(manifest, facts);
       tower.catch(() => (tower = null)); // the next text tries again
       const answer = await (await tower)(text);
       if (known.size > 500) known.clear();
-      known.set(text, answer.vector);
+      known.set(text, answer);
       return answer;
     },
   };
