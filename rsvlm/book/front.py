@@ -1,4 +1,4 @@
-"""Pictures of the front page, made by the models that the chapters trained: a city in Landsat, chips for a sentence, the sea in chips.
+"""Pictures of the front page, made by the models that the chapters trained: a word in Landsat, chips for a sentence, the sea in chips.
 
 Nothing is chosen by how well it came out: a rule that the caption tells decides which picture is shown.
 """
@@ -22,15 +22,27 @@ from rsvlm.errors import DataError
 from rsvlm.evaluation import embeddings
 from rsvlm.localization import heat, rounds
 from rsvlm.model import embed, images
+from rsvlm.model.encoder import Encoder
 from rsvlm.model.others import opening
 from rsvlm.records import files, stages
 from rsvlm.training import train
 
 log = logging.getLogger(__name__)
-PLACE, TIMES = "An aerial picture of a city.", 8
-"""What is asked for in the south of Itaipu, and of how many chips of the answer."""
+ASKED = {
+    "water": "An aerial picture of water.",
+    "river": "An aerial picture of a river.",
+    "city": "An aerial picture of a city.",
+    "village": "An aerial picture of a village.",
+    "forest": "An aerial picture of a forest.",
+    "fields": "An aerial picture of fields.",
+    "bare ground": "An aerial picture of bare ground.",
+}
+"""What may be asked for in the south of Itaipu. The north, where it was held out, says which of these the model knows best."""
 
-SENTENCE, GRID = "Many islands in a dark blue sea.", (2, 3)
+LEAST, TIMES = 5, 8
+"""Chips that a label needs in the north to be judged there, and chips of the answer."""
+
+SENTENCE, GRID = "Sea to the west.", (2, 3)
 """What is asked for among chips of the Blue Marble, and the rows and columns of the answers that are shown."""
 
 SIDE_PX, GAP_PX = 160, 4
@@ -63,7 +75,11 @@ def pictures(options: config.Config) -> str:
     """Make the three pictures with their captions, as a block of HTML that Markdown can hold; two where Itaipu cannot be had."""
     data = earth.load_or_build(options)
     made = []
-    for draw in (lambda: city(options), lambda: islands(options, data), lambda: sea(options, data)):
+    for draw in (
+        lambda: found_in_landsat(options),
+        lambda: found_on_the_blue_marble(options, data),
+        lambda: sea(options, data),
+    ):
         try:
             made.append(draw())
         except DataError as error:
@@ -95,19 +111,23 @@ def _enlarged(array: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(array).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def city(options: config.Config) -> dict[str, str]:
-    """Itaipu's south, which no training saw: where the best chips for a city lie.
+def found_in_landsat(options: config.Config) -> dict[str, str]:
+    """Itaipu's south, which no training saw: where the best chips lie for the label that the model knows best in the north.
 
     Raises:
         DataError: The package with the ground cannot be had.
     """
     scene = ground.itaipu()
-    chips, table = itaipu.labelled(scene, "test")
+    held, chips = (itaipu.labelled(scene, split) for split in ("val", "test"))
     own = recipe.load(options.profile, {})
     encoder = opening.open_encoder(str(train.load_or_train(*recipe.prepare(own)) / "model"), device=options.device)
-    vectors = embed.unit(np.concatenate([encoder.images(list(part)) for part in np.array_split(chips, 8)]), "chips")
-    order = np.argsort(-(vectors @ heat.text_vectors(encoder, [PLACE])[0]), kind="stable")[:TIMES]
+    texts = heat.text_vectors(encoder, list(ASKED.values()))
+    scores, of_held = (_unit(encoder, part[0]) @ texts.T for part in (chips, held))
+    best = _best_known(of_held, held[1][list(ASKED)].to_numpy())
+    (name, text), table = list(ASKED.items())[best], chips[1]
+    order = np.argsort(-scores[:, best], kind="stable")[:TIMES]
     places = table[["row", "col"]].to_numpy()[order]
+    right = table[name].to_numpy()[order] == itaipu.YES
 
     # The window with most of the answers, the northernmost of equals.
     high, wide = WINDOW
@@ -120,17 +140,33 @@ def city(options: config.Config) -> dict[str, str]:
     side = itaipu.SIDE_PX
     picture = mosaic.reshape(high, wide, side, side, 3).transpose(0, 2, 1, 3, 4).reshape(high * side, wide * side, 3)
 
-    seen = (table["city"].to_numpy()[order] == itaipu.YES).sum()
-    boxes = "".join(_box((row - corner[0]) / high, (col - corner[1]) / wide) for row, col in places[shown].tolist())
+    boxes = "".join(
+        _box((row - corner[0]) / high, (col - corner[1]) / wide, one)
+        for (row, col), one in zip(places[shown].tolist(), right[shown].tolist(), strict=True)
+    )
     record = {"gsd_m": ground.PIXEL_M, "size_px": wide * side}
-    alt = (
-        f"Satellite picture of the ground south of Itaipu; {shown.sum()} squares are outlined as the best answers to: {PLACE}"
-    )
+    alt = f"Satellite picture of ground at Itaipu; {shown.sum()} squares are outlined, the best answers to: {text}"
     caption = (
-        f"<b>“{escape(PLACE)}”</b> The {shown.sum()} of the best {TIMES} chips that lie here, of {len(table)} from ground that "
-        f"it was never trained on. Two looks saw a city in {seen} of the {TIMES}. Landsat 8, one pixel is {scale.length(ground.PIXEL_M)}."
+        f"<b>“{escape(text)}”</b> {right.sum()} of the first {TIMES} among {len(table)} chips are right, on ground that it was never "
+        f"trained on; {shown.sum()} lie here (dashed: wrong). Of {len(ASKED)} words it knew this one best elsewhere. "
+        f"Landsat 8, one pixel is {scale.length(ground.PIXEL_M)}."
     )
-    return {"image": _picture(picture, alt, record, boxes), "caption": caption, "page": "18_find_it"}
+    return {"image": _picture(picture, alt, record, boxes), "caption": caption, "page": "11_itaipu"}
+
+
+def _unit(encoder: Encoder, chips: np.ndarray) -> np.ndarray:
+    return embed.unit(np.concatenate([encoder.images(list(part)) for part in np.array_split(chips, 8)]), "chips")
+
+
+def _best_known(scores: np.ndarray, truth: np.ndarray) -> int:
+    """The column in which the mean precision of an order by score is highest above the share of what is right."""
+    gains = []
+    for column in range(scores.shape[1]):
+        sure = truth[:, column] != itaipu.UNKNOWN
+        yes = (truth[sure, column] == itaipu.YES)[np.argsort(-scores[sure, column], kind="stable")]
+        precision = np.cumsum(yes) / np.arange(1, len(yes) + 1)
+        gains.append(precision[yes].mean() - yes.mean() if LEAST <= yes.sum() < len(yes) else -1.0)
+    return int(np.argmax(gains))
 
 
 def _inside(places: np.ndarray, corner: Sequence[int]) -> np.ndarray:
@@ -138,13 +174,13 @@ def _inside(places: np.ndarray, corner: Sequence[int]) -> np.ndarray:
     return ((away >= 0) & (away < np.asarray(WINDOW))).all(axis=1)
 
 
-def _box(top: float, left: float) -> str:
+def _box(top: float, left: float, right: bool) -> str:
     where = f'x="{100 * left + 0.4:.2f}" y="{100 * top + 0.6:.2f}"'
     size = f'width="{100 / WINDOW[1] - 0.8:.2f}" height="{100 / WINDOW[0] - 1.2:.2f}"'
-    return "".join(f'<rect class="{name}" {where} {size}/>' for name in ("under", "line"))
+    return "".join(f'<rect class="{name}" {where} {size}/>' for name in ("under", "line" if right else "line wrong"))
 
 
-def islands(options: config.Config, data: Path) -> dict[str, str]:
+def found_on_the_blue_marble(options: config.Config, data: Path) -> dict[str, str]:
     """The first answers to a sentence, among the chips of the test split."""
     model = train.load_or_train(options, data) / "model"
     found = embeddings.read(embeddings.load_or_embed(model, data, "test", device=options.device))
@@ -154,10 +190,12 @@ def islands(options: config.Config, data: Path) -> dict[str, str]:
     by_key = {sample.key: sample for sample in benchmarks.samples(data, "test") if sample.key in best}
     picture = _tiled([_lighter(_enlarged(images.decode(by_key[key].image), SIDE_PX)) for key in best])
     record = by_key[best[0]].record
+    seas = {key: masks["sea"] for key, _, masks, _ in earth_masks.read(data, "test") if key in best and "sea" in masks}
+    west = sum(mask[:, : mask.shape[1] // 2].mean() > mask[:, mask.shape[1] // 2 :].mean() for mask in seas.values())
     alt = f"{len(best)} chips of the Earth from space, the first answers to: {SENTENCE}"
     caption = (
         f"<b>“{escape(SENTENCE)}”</b> The first {len(best)} of {len(found.keys)} chips from blocks of the globe that it was never "
-        f"trained on. Blue Marble, brightened here, one pixel is {scale.length(record['gsd_m'])}."
+        f"trained on; by the coastlines {west} have more sea in the west than in the east. Blue Marble, brightened here, one pixel is {scale.length(record['gsd_m'])}."
     )
     return {"image": _picture(picture, alt, _ground(record)), "caption": caption, "page": "03_retrieval"}
 
@@ -199,22 +237,22 @@ def sea(options: config.Config, data: Path, most: int = 150) -> dict[str, str]:
     record = next(sample.record for sample in benchmarks.samples(data, "test") if sample.key == shown[0][1])
 
     plain = [_lighter(_enlarged(chip, SIDE_PX)) for *_, chip, _ in shown]
-    picture = _tiled([*plain, *(_tinted(chip, told) for chip, (*_, told) in zip(plain, shown, strict=True))])
-    alt = "Above, three chips of coasts; below, the same with what the model takes for sea tinted orange"
+    picture = _tiled([*plain, *(_lit(chip, told) for chip, (*_, told) in zip(plain, shown, strict=True))])
+    alt = "Above, three chips of coasts; below, the same, darkened where the model sees no sea"
     ious = " and ".join(f"{100 * iou:.0f}" for iou, *_ in shown).replace(" and ", ", ", 1)
     caption = (
-        f"<b>Where is the sea?</b> Tinted below by a model that has read captions and seen no mask: IoU {ious} %, the quarters of "
+        f"<b>Where is the sea?</b> Bright below, says a model that has read captions and seen no mask: IoU {ious} %, the quarters of "
         f"{len(judged)} unseen chips with a coast. Blue Marble, brightened here, one pixel is {scale.length(record['gsd_m'])}."
     )
     return {"image": _picture(picture, alt, _ground(record)), "caption": caption, "page": "13_attention"}
 
 
-def _tinted(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Tint a mask orange, with a white edge."""
+def _lit(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Darken a picture outside of a mask, with a white edge between."""
     large = np.asarray(Image.fromarray(mask).resize(picture.shape[1::-1], Image.Resampling.NEAREST))
-    inner = large.copy()
-    for axis, step in ((0, 2), (0, -2), (1, 2), (1, -2)):
-        inner &= np.roll(large, step, axis)
-    tinted = np.where(large[..., None], 0.5 * picture + 0.5 * np.array([255, 176, 0]), picture)
-    tinted[large & ~inner] = 255
-    return tinted.astype(np.uint8)
+    wide = np.pad(large, 2, mode="edge")  # the end of the picture is no edge of the mask
+    height, width = large.shape
+    inner = np.logical_and.reduce([wide[y : y + height, x : x + width] for y, x in ((0, 2), (4, 2), (2, 0), (2, 4))])
+    lit = np.where(large[..., None], picture, 0.35 * picture)
+    lit[large & ~inner] = 255
+    return lit.astype(np.uint8)

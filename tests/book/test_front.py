@@ -98,11 +98,24 @@ def test_places_in_the_window_are_told(front):
     assert front._inside(places, (30, 4)).tolist() == [True, True, False, False]
 
 
-def test_a_mask_is_tinted_and_edged(front):
+def test_the_label_that_is_shown_is_the_best_known_one_of_those_that_can_be_judged(front):
+    yes, no, unknown = front.itaipu.YES, front.itaipu.NO, front.itaipu.UNKNOWN
+    scores = np.tile(np.arange(20, 0, -1.0)[:, None], (1, 4))
+    truth = np.full((20, 4), no)
+    truth[::2, 0] = yes  # as chance
+    truth[:10, 1] = yes  # the best
+    truth[:2, 2] = yes  # too few
+    truth[:, 3] = yes  # nothing to tell apart
+    assert front._best_known(scores, truth) == 1
+    truth[10:, 1] = unknown  # nothing wrong is known any more
+    assert front._best_known(scores, truth) == 0
+
+
+def test_outside_of_a_mask_it_is_dark_with_a_white_edge_between(front):
     mask = np.zeros((8, 8), bool)
     mask[:, 4:] = True
-    tinted = front._tinted(np.zeros((80, 80, 3), np.uint8), mask)
-    assert (tinted[:, :40] == 0).all() and (tinted[40, 41] == 255).all() and tinted[40, 60].tolist() == [127, 88, 0]
+    lit = front._lit(np.full((80, 80, 3), 100, np.uint8), mask)
+    assert (lit[:, :40] == 35).all() and (lit[40, 41] == 255).all() and (lit[:, 50:] == 100).all()
 
 
 def test_without_the_package_of_the_ground_there_are_two_pictures(front, monkeypatch, caplog):
@@ -117,7 +130,7 @@ def test_without_the_package_of_the_ground_there_are_two_pictures(front, monkeyp
         }
 
     monkeypatch.setattr(front.earth, "load_or_build", lambda options: None)
-    for name, made in (("city", lacks), ("islands", picture), ("sea", picture)):
+    for name, made in (("found_in_landsat", lacks), ("found_on_the_blue_marble", picture), ("sea", picture)):
         monkeypatch.setattr(front, name, made)
     text = front.pictures(config.load("smoke"))
     assert text.count("<figure>") == 2 and "no package" in caplog.text and "a &quot;sea&quot;" in text
