@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_pages_browser import SITE, needs_browser, needs_site, site  # noqa: F401
 
 from rsvlm import config
 from rsvlm.errors import DataError
+from tests.book.test_pages_browser import SITE, needs_browser, needs_site, site  # noqa: F401
 
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 FIRST = "book/index.html"
