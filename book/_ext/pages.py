@@ -11,11 +11,11 @@ from rsvlm.errors import DataError
 from rsvlm.records import files, results, stages
 
 KINDS = {"int": "whole number", "float": "number", "str": "text", "bool": "`True` or `False`", "tuple": "list, commas between"}
-FRONT = """```{figure} _static/retrieval.webp
-:alt: Three sentences, each with the five chips of the Earth that a trained model finds for it among unseen ones; the right one comes first.
+FRONT = """```{figure} _static/front.webp
+:alt: Three pictures, of chips that answer to bare ground and to sea to the west, and of coasts that are dark where a model sees no sea.
 :width: 100%
 
-What a model of this book found among chips from parts of the globe that it was never trained on. Of this build there are no pictures yet.
+What models of an earlier build found. Of this build there are no pictures yet.
 ```
 """
 LIMITS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}", "min_length": "at least {} of them"}
