@@ -14,7 +14,7 @@ HEADLINE = (
     + ("test", "one-to-one", "both", "mR"),
     ("What covers the ground, by its name alone?", "08_classification", "classification", "laptop-seed0")
     + ("test", "as in training", "i2t", "top1"),
-    ("Which picture of RSICD is meant, starting from random weights?", "12_rsicd", "rsicd", "rsicd-standard-seed0")
+    ("Which picture of RSICD is meant, starting from a tower that has seen ImageNet?", "12_rsicd", "rsicd", "imagenet-seed0")
     + ("val", "plain", "both", "mR"),
     ("Where in a picture of VHR-10 is what is asked for, without a mask to learn from?", "13_attention", "localize")
     + ("vhr10-rsicd-standard-without-chosen-on", "all without chosen-on", "raw", "t2i", "pointing"),

@@ -11,6 +11,13 @@ from rsvlm.errors import DataError
 from rsvlm.records import files, results, stages
 
 KINDS = {"int": "whole number", "float": "number", "str": "text", "bool": "`True` or `False`", "tuple": "list, commas between"}
+FRONT = """```{figure} _static/front.webp
+:alt: Three pictures, of chips that answer to bare ground and to sea to the west, and of coasts that are dark where a model sees no sea.
+:width: 100%
+
+What models of an earlier build found. Of this build there are no pictures yet.
+```
+"""
 LIMITS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}", "min_length": "at least {} of them"}
 
 
@@ -92,7 +99,11 @@ def status_page(home: Path) -> str:
     )
     rows, total = [], 0.0
     for name in re.findall(r"book/executed/(\w+)", (home / "_toc.yml").read_text(encoding="utf-8")):
-        executed = json.loads((home / "book" / "executed" / f"{name}.ipynb").read_text(encoding="utf-8"))
+        path = home / "book" / "executed" / f"{name}.ipynb"
+        if not path.is_file():  # among the first pages of a book whose notebooks still run
+            rows.append((f"{{doc}}`../executed/{name}`", "not run yet", *[""] * 6))
+            continue
+        executed = json.loads(path.read_text(encoding="utf-8"))
         made = executed["metadata"].get("rsvlm", {})
         total += made.get("duration_s", 0.0)
         title = next("".join(cell["source"]) for cell in executed["cells"] if cell["cell_type"] == "markdown")
@@ -143,6 +154,9 @@ def write_pages(app) -> None:
     search = home / "book" / "generated" / "search.html"
     if not search.is_file():  # `rsvlm book` writes it; the builder alone has no model to ask
         files.write_atomic(search, "<p>Nothing was made for this page: build the book with <code>rsvlm book</code>.</p>\n")
+    front = home / "book" / "generated" / "front.inc"
+    if (home / "book" / "index.md").is_file() and not front.is_file():  # likewise
+        files.write_atomic(front, FRONT)
 
 
 def mend_page(app, pagename: str, templatename: str, context: dict, doctree) -> None:

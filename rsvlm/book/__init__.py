@@ -5,6 +5,8 @@ In: notebooks and what the rooms above make. Out: executed notebooks, tables of 
     notebooks     a notebook run with parameters, once
     matrix        many runs, for every combination of values
     build         all notebooks that changed, and the pages
+    first_pages   pages of the first notebook, while the others run
+    front         the pictures of the front page
     live_search   the page on which a reader types a query
     failures      why a sentence does not find its picture first
     figures/      charts, galleries, maps, tables, attention

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -301,6 +301,7 @@ def run_all(
     environment: Mapping[str, str] | None = None,
     stop_early: bool = False,
     done_before: int = 0,
+    when_done: Callable[[Path], None] | None = None,
 ) -> list[Ending | None]:
     """Run notebooks, each in a process of its own, several at a time, and each once those are done that it waits for.
 
@@ -311,6 +312,7 @@ def run_all(
         environment: Variables for the processes, where the caller's environment does not set them.
         stop_early: Whether nothing new begins once one has failed; what is under way is finished.
         done_before: Number of further runs that were there already, for the bar.
+        when_done: Called with the path of each notebook that was made, once it is done; it has to be quick.
 
     Returns:
         How each ended, in the order of `tasks`; None for one that was not begun.
@@ -347,6 +349,8 @@ def run_all(
                 if endings[number].state == "failed" and stop_early and waiting:
                     waiting.clear()
                     logger.warning("%s failed; nothing new is begun", tasks[number].notebook.name)
+                if endings[number].state == "made" and when_done:
+                    when_done(tasks[number].notebook)
                 bar.update()
             if ready or done:
                 failed = sum(ending.state == "failed" for ending in endings.values())
