@@ -19,7 +19,7 @@
 # **One model on one test split gets a different score under each of the five protocols that papers use without naming them; ties, captions
 # per image and the size of the gallery move it further, so only numbers that share all of these can be compared.**
 #
-# Cost: seconds, once the model of chapter 2 is trained. With RSICD on disk (`-p data=FOLDER`), its captions are counted as well.
+# Cost: seconds, once the model of [](02_training) is trained. With RSICD on disk (`-p data=FOLDER`), its captions are counted as well.
 
 # %% tags=["parameters", "after:02_training"]
 profile = "laptop"
@@ -105,7 +105,7 @@ Markdown(
 # %% [markdown]
 # ## Counted before the eyes
 #
-# Four searches of the model of chapter 2 among its test chips, each by the first caption of a chip: the right one comes first, among the first
+# Four searches of the model of [](02_training) among its test chips, each by the first caption of a chip: the right one comes first, among the first
 # five, among the first ten, or later, each with a middling rank of its kind. Only the rank counts: an answer that shows the same ground from a little further east (dashed) is as wrong
 # as one from another continent.
 
@@ -142,7 +142,7 @@ galleries.text_to_image(list(map(strip, drawn, words)))
 # %% [markdown]
 # ## The same vectors under five protocols
 #
-# The model of chapter 2, its test chips, all captions of each. The five protocols found in public code:
+# The model of [](02_training), its test chips, all captions of each. The five protocols found in public code:
 
 # %%
 pd.DataFrame(retrieval.PROTOCOLS.items(), columns=["protocol", "rule"]).style.hide(axis="index")
@@ -282,7 +282,7 @@ drawn = {n: [recall_within(np.sort(rng.choice(N, n, replace=False))) for _ in ra
 curve = pd.DataFrame([{"x": n, "value": np.mean(v), "ci_low": min(v), "ci_high": max(v)} for n, v in drawn.items()])
 guess = pd.DataFrame({"x": sizes, "value": 100 * np.minimum(5 / sizes, 1)})
 charts.picture(
-    charts.curves_with_bands({"the model of chapter 2": curve}, "images in the gallery", "text → image R@5, percent", guess),
+    charts.curves_with_bands({"the trained model": curve}, "images in the gallery", "text → image R@5, percent", guess),
     "R@5 falls as the gallery grows, and guessing falls faster.",
 )
 

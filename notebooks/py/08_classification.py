@@ -19,7 +19,7 @@
 # **A model that was trained on captions alone sorts pictures into classes that are nothing but words; how well depends on the words as much
 # as on the pictures.**
 #
-# Time: a quarter of an hour to read; two minutes to run, once the model of chapter 2 is trained. With RSICD on disk and a model worth it
+# Time: a quarter of an hour to read; two minutes to run, once the model of [](02_training) is trained. With RSICD on disk and a model worth it
 # (`-p data=FOLDER -p model=FOLDER`), its scene classes are tried as well.
 #
 # A classifier is trained for its classes: a new class needs new labels and a new training. A model that compares pictures with

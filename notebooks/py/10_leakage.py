@@ -20,7 +20,7 @@
 # what a share of leaked test pairs does to a score is measured with the overlap, without it, and without as many others. What RSICD's own
 # splits share is sentences, not pictures.**
 #
-# Time: a quarter of an hour to read; two minutes to run on two CPU cores the first time, once the model of chapter 2 is trained. With
+# Time: a quarter of an hour to read; two minutes to run on two CPU cores the first time, once the model of [](02_training) is trained. With
 # RSICD on disk (`-p data=FOLDER`) its own splits are compared as well, which takes half a minute more.
 #
 # Models are trained on millions of pictures from everywhere, and tested on a thousand from somewhere. Nobody has looked whether the thousand
@@ -192,7 +192,7 @@ copies = pd.DataFrame(
 overlap = leakage.find(planted, chips, split="test")
 
 # %% [markdown]
-# The whole training set of chapter 2 is searched too: it lies on other ground than the test chips, so whatever is found in it is
+# The whole training set of [](02_training) is searched too: it lies on other ground than the test chips, so whatever is found in it is
 # a false alarm.
 
 # %% mystnb={"code_prompt_show": "Code: searches, with several limits"} tags=["hide-input"]
@@ -334,7 +334,7 @@ numbers.table(copied.groupby("reason").head(2), digits=2)
 # %% [markdown]
 # ## What does it do to the scores?
 #
-# The model of chapter 2 goes on for a few steps, on equally many pairs each time and with the same settings: once all of them are from
+# The model of [](02_training) goes on for a few steps, on equally many pairs each time and with the same settings: once all of them are from
 # the training split, once a tenth of all test pairs is among them, once two fifths. Further training alone changes scores too, so the
 # model that saw no test pair is what the others are compared with.
 

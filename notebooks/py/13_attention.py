@@ -480,7 +480,7 @@ Markdown(
 #
 # The operation changes no weight of the model. Two lines of work go further. TIPS {cite:p}`maninis2025tips` trains for dense features:
 # beside the captions of the web it learns from synthetic ones that describe the whole picture, and beside the contrastive loss from
-# self-distillation and masked patches, so that each patch has to know what lies on it. SegEarth-OV {cite:p}`li2024segearth` leaves CLIP as it
+# self-distillation and masked patches, so that each patch has to know what lies on it. SegEarth-OV {cite:p}`li2025segearth` leaves CLIP as it
 # is: an upsampler that has learned from unlabelled imagery gives its patches their detail back, and a share of the vector of the whole
 # picture is subtracted from every patch (`global_share` does that here). FarSLIP {cite:p}`li2025farslip` finetunes CLIP on remote sensing
 # with distillation from patch to patch.
