@@ -308,14 +308,14 @@ class Config(Section):
 
 # The recipe in small: a tower that has seen ImageNet, words in a row, and turned twins in each batch, so that directions have to be read.
 _RECIPE = {
-    "steps": 600,
+    "steps": 700,
     "vision_start": "timm:tf_efficientnet_lite0",
-    "vision_rate": 0.15,
+    "vision_rate": 0.3,
     "vision_frozen": 1,
     "layers_rate": 0.3,
     "warmup_steps": 40,
     "ema": 0.98,
-    "twins": 4,
+    "twins": 3,
     "captioned_share": 0.25,
     "checkpoint_every": 100,
 }
