@@ -119,8 +119,7 @@ def found_in_landsat(options: config.Config) -> dict[str, str]:
     """
     scene = ground.itaipu()
     held, chips = (itaipu.labelled(scene, split) for split in ("val", "test"))
-    own = recipe.load(options.profile, {})
-    encoder = opening.open_encoder(str(train.load_or_train(*recipe.prepare(own)) / "model"), device=options.device)
+    encoder = opening.open_encoder(str(train.load_or_train(*recipe.prepare(options)) / "model"), device=options.device)
     texts = heat.text_vectors(encoder, list(ASKED.values()))
     scores, of_held = (_unit(encoder, part[0]) @ texts.T for part in (chips, held))
     best = _best_known(of_held, held[1][list(ASKED)].to_numpy())
@@ -182,7 +181,7 @@ def _box(top: float, left: float, right: bool) -> str:
 
 def found_on_the_blue_marble(options: config.Config, data: Path) -> dict[str, str]:
     """The first answers to a sentence, among the chips of the test split."""
-    model = train.load_or_train(options, data) / "model"
+    model = train.load_or_train(*recipe.prepare(options)) / "model"
     found = embeddings.read(embeddings.load_or_embed(model, data, "test", device=options.device))
     encoder = opening.open_encoder(str(model), device=options.device)
     scores = embed.unit(np.asarray(found.image_embeddings), "chips") @ heat.text_vectors(encoder, [SENTENCE])[0]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from rsvlm.book.figures import atlas
 from rsvlm.data import benchmarks, reading
-from rsvlm.data.demo import earth
+from rsvlm.data.demo import earth, recipe
 from rsvlm.errors import DataError
 from rsvlm.evaluation import embeddings
 from rsvlm.model import embed
@@ -91,7 +91,7 @@ def load_or_build(config: Config) -> Path:
     Where what reads texts in a browser cannot be fetched, the page is made without it, and made again when it can.
     """
     data = earth.load_or_build(config)
-    model = train.load_or_train(config, data) / "model"
+    model = train.load_or_train(*recipe.prepare(config)) / "model"
     parts = {"model": embed.fingerprint(model), "data": benchmarks.fingerprint(data), "texts": page_runtime.problem() is None}
     parts["source"] = stages.source_hash(*site.ROOMS, "evaluation", "book/live_search")
 

@@ -280,11 +280,11 @@ def load_model(name: str | Path | None, device: str):
     from rsvlm.model.others.opening import open_encoder
 
     if not name:
-        from rsvlm.data.demo import earth
+        from rsvlm.data.demo import recipe
         from rsvlm.training import train as training
 
         options = load_config("laptop", None, 0, device)
-        name = training.load_or_train(options, earth.load_or_build(options)) / "model"
+        name = training.load_or_train(*recipe.prepare(options)) / "model"
     return open_encoder(name, device), name
 
 
