@@ -169,6 +169,23 @@ numbers.prose(
     f"picture's is {float(image_embedding @ text_embedding.T):.2f}."
 )
 
+# %% tags=["remove-input"]
+places, longest = model.config.vision_places, model.config.text_ngrams
+numbers.prose(
+    (
+        "Two things are this book's and not MaMMUT's. Most channels of the "
+        f"tower belong to one of {places} × {places} windows on the picture "
+        "each, and count there alone, so that a mean over patches still knows "
+        "where a colour was. And a token's vector is the sum of its own and "
+        f"those of the runs of 2 to {longest} tokens that end at it: which "
+        "colour belongs to which direction is there from the first step. "
+        "The lab log has what each of them is worth."
+    )
+    if places and longest > 1
+    else "This miniature has a small transformer as its tower; the book's "
+    "model has a convolutional one that has seen ImageNet."
+)
+
 # %% [markdown]
 # This is the whole of a decoder layer, as the package runs it. Two arguments make the passes: `causal`, and `image_states`, which are
 # missing in the contrastive pass.

@@ -127,7 +127,7 @@ Markdown(
 # %% [markdown]
 # ## A model whose patches know of themselves
 #
-# The transformer of [](02_training) shows every patch the whole chip, so that its patches know the chip and not themselves. Here a
+# The tower of [](02_training) sees most of the chip around every patch, so that its patches know the chip and not themselves. Here a
 # small convolutional tower reads the same captions: two stages, eight by eight patches, each sees some forty pixels around its own
 # eight, and one learned query pools them. No mask is read in training. Sea and land are asked for with several sentences in the words
 # of the captions, chosen on validation chips; the best one in a patch speaks for its class there.
