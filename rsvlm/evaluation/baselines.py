@@ -386,7 +386,7 @@ def beside(
         place = (row["protocol"], row["direction"], row["metric"])
         if place in theirs and "[" not in row["metric"]:
             share = units if row["metric"] != "median_rank" else None
-            gap = statistics.gap(draws[place], theirs[place], share)
+            gap = statistics.gap(draws[place], theirs[place], share, images=row["n"])
             told.append(dict(row) | gap | {"protocol": f"{row['protocol']}: model - {name}", "chance": None})
     return told
 

@@ -216,7 +216,7 @@ def ablation(
         rows += [row | {"protocol": f"{row['protocol']}: {name}"} if name else row for row in measured]
         for row in measured if name else ():
             place = (row["protocol"], row["direction"], row["metric"])
-            difference = statistics.gap(draws[place], usual[place], units)
+            difference = statistics.gap(draws[place], usual[place], units, images=len(np.unique(owners)))
             rows.append(row | {"protocol": f"{row['protocol']}: {name} - unchanged", "chance": None} | difference)
         if name:
             share = 100 * np.mean([one != other for one, other in zip(wordings[name], captions, strict=True)])

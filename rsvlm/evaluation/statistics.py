@@ -204,12 +204,15 @@ def _variance(draws: np.ndarray, units: int) -> float:
     return float(np.var(draws)) * units / max(units - 1, 1)
 
 
-def gap(ours: np.ndarray, theirs: np.ndarray, units: int | None, counted: bool = True) -> dict[str, float | None]:
+def gap(
+    ours: np.ndarray, theirs: np.ndarray, units: int | None, counted: bool = True, images: int | None = None
+) -> dict[str, float | None]:
     """Return the difference of two metrics over the same resamples, as `interval`, whose arguments are these.
 
-    `counted` says that each unit is right or wrong, and not half right, as an intersection over union may be.
+    `counted` says that each unit is right or wrong, and not half right, as an intersection over union may be; `images` is the number of
+    images in units that are blocks.
 
-    Of shares that differ in few units, or are of few, it is value ± t times its standard error, as if one more unit were right for
+    Of shares that differ in few units, or are of few, it is value ± t times its standard error, as if one more image were right for
     the one alone and one for the other alone. Of two that are right everywhere, or nowhere, it is 0, give or take the share that so many
     images may have missed; of two that never differ, it is 0.
 
@@ -230,7 +233,7 @@ def gap(ours: np.ndarray, theirs: np.ndarray, units: int | None, counted: bool =
     variance = _variance(draws, units)
     differing = units**2 * variance / 1e4 + units * (value / 100) ** 2
     if units < FEW_UNITS or differing < FEW_HITS:
-        half = student(max(units - 1, 1)) * np.sqrt(variance + 2e4 / (units + 2) ** 2)
+        half = student(max(units - 1, 1)) * np.sqrt(variance + 2e4 / ((images or units) + 2) ** 2)
         result |= {"ci_low": float(max(value - half, -100)), "ci_high": float(min(value + half, 100))}
     return result
 

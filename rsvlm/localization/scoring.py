@@ -421,12 +421,14 @@ def _rows(
     counts |= dict.fromkeys(labels, int(m.scored.sum())) | {"presence_auc": int(m.told.any(1).sum())}
     counts |= {f"presence_auc[{name}]": int(m.told[:, c].sum()) for c, name in enumerate(m.classes)}
     most = statistics.count_blocks(blocks, len(m.keys))
-    result, units = [], {metric: min(count, most) for metric, count in _units(m).items()}
+    result, images = [], _units(m)
+    units = {metric: min(count, most) for metric, count in images.items()}
     for metric, values in draws.items():
         if minus is None:
             numbers = statistics.interval(100 * values, units.get(metric))
         elif metric in minus:
-            numbers = statistics.gap(100 * values, 100 * minus[metric], units.get(metric), metric.startswith("pointing"))
+            of_units = units.get(metric), metric.startswith("pointing"), images.get(metric)
+            numbers = statistics.gap(100 * values, 100 * minus[metric], *of_units)
         else:
             continue
         if np.isfinite(numbers["value"]):

@@ -282,6 +282,28 @@ def test_a_sum_of_magnitudes_may_be_nothing_but_noise():
     assert statistics.magnitude_interval(gaps[None])["ci_low"] is None
 
 
+@pytest.mark.parametrize("sizes", [[68] * 9, [19, 33, 33, 55, 63, 77, 95, 106, 130], [13] * 43])
+def test_differences_over_blocks_hold_the_truth_and_tell_something(sizes):
+    """Two models that are right in some blocks more than in others; the truth is the mean over all blocks that there could be."""
+    rng, sizes, K = np.random.default_rng(0), np.array(sizes), len(sizes)
+
+    def chances(count):
+        common, apart = rng.normal(0, 0.5, count), rng.normal(0, 0.3, count)
+        return [1 / (1 + np.exp(-(common + sign * (0.4 + apart / 2)))) for sign in (1, -1)]
+
+    one, other = chances(200_000)
+    truth, held, widths = 100 * float(np.mean(one - other)), [], []
+    for _ in range(300):
+        ours, theirs = (rng.binomial(sizes, chance) for chance in chances(K))
+        times = np.concatenate([np.ones((1, K)), rng.multinomial(K, np.ones(K) / K, size=300)])
+        shares = [100 * times @ right / (times @ sizes) for right in (ours, theirs)]
+        found = statistics.gap(*shares, K, images=int(sizes.sum()))
+        held.append(found["ci_low"] <= truth <= found["ci_high"])
+        widths.append(found["ci_high"] - found["ci_low"])
+    assert 0.92 <= np.mean(held) <= 0.99
+    assert np.mean(widths) < 20  # as if each block were one picture it was above 60 with nine
+
+
 def test_seeds_widen_an_interval_as_far_as_they_differ():
     rng = np.random.default_rng(1)
     images = rng.normal(size=(2001, 1)) * 2 + 70
