@@ -131,7 +131,8 @@ def ridge(
 ) -> np.ndarray:
     """Learn labels from features by ridge regression, the supervised rival of a model that was never shown a label.
 
-    One penalty serves all labels: that with the highest mean average precision on pictures held out.
+    One penalty serves all labels: that with the highest mean average precision on pictures held out. With it the labels are learned again from all
+    pictures, those included, for a place that only they show would be unknown otherwise.
 
     Args:
         features: (T, D) of the training pictures, as of `baselines.colours`.
@@ -144,18 +145,21 @@ def ridge(
         (N, L) float64 scores. A label that no training picture shows has the same score everywhere.
     """
     features, labels = np.asarray(features, np.float64), np.asarray(labels)
-    centre, width = features.mean(0), features.std(0)
-    scaled = [
-        np.column_stack([(x - centre) / np.where(width > 1e-6, width, 1), np.ones(len(x))]) for x in (features, held, asked)
-    ]
-    once, best = np.ones((1, len(held)), int), (-np.inf, scaled[2])
+    once, best = np.ones((1, len(held)), int), (-np.inf, PENALTIES[0])
     for penalty in PENALTIES:
-        weights = np.zeros((scaled[0].shape[1], labels.shape[1]))
-        for label in range(labels.shape[1]):
-            known = labels[:, label] != UNKNOWN
-            x, y = scaled[0][known], labels[known, label] == YES
-            gram = x.T @ x + penalty * len(x) * np.diag([*np.ones(x.shape[1] - 1), 0])
-            weights[:, label] = np.linalg.solve(gram, x.T @ y)
-        precision = np.nanmean(average_precisions(scaled[1] @ weights, held_labels, once))
-        best = max(best, (precision, scaled[2] @ weights), key=lambda pair: pair[0])
-    return best[1]
+        scores = _linear(features, labels, penalty, held)
+        best = max(best, (np.nanmean(average_precisions(scores, held_labels, once)), penalty), key=lambda pair: pair[0])
+    return _linear(np.concatenate([features, held]), np.concatenate([labels, held_labels]), best[1], asked)
+
+
+def _linear(features: np.ndarray, labels: np.ndarray, penalty: float, asked: np.ndarray) -> np.ndarray:
+    """Learn labels by ridge regression from (T, D) features, with a penalty as a share of T, and score (N, D) others: (N, L)."""
+    centre, width = features.mean(0), features.std(0)
+    scaled = [np.column_stack([(x - centre) / np.where(width > 1e-6, width, 1), np.ones(len(x))]) for x in (features, asked)]
+    weights = np.zeros((scaled[0].shape[1], labels.shape[1]))
+    for label in range(labels.shape[1]):
+        known = labels[:, label] != UNKNOWN
+        x, y = scaled[0][known], labels[known, label] == YES
+        gram = x.T @ x + penalty * len(x) * np.diag([*np.ones(x.shape[1] - 1), 0])
+        weights[:, label] = np.linalg.solve(gram, x.T @ y)
+    return scaled[1] @ weights
