@@ -28,6 +28,20 @@ METRICS = {"mR": "mean recall", "top1": "top-1 accuracy", "miou": "mean IoU", "p
 
 # What each file of results/bench compares, and which of its columns are shown under which name.
 PARTS = {
+    "teaching": (
+        "A search that learns: mean average precision after so many labels, and the share of the way to all of them",
+        {
+            "set": "set",
+            "policy": "what is labelled",
+            "labels": "labels",
+            "value": "mAP, percent",
+            "ci_low": "from",
+            "ci_high": "to",
+            "share": "share of the way, percent",
+            "share_low": "from",
+            "share_high": "to",
+        },
+    ),
     "chips": ("Chips of the embedded Earth", {"stage": "stage", "n": "chips", "chips_per_s": "chips/s"}),
     "landmarks": (
         "Any imagery and any map to audited shards",

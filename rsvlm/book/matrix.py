@@ -159,12 +159,13 @@ def _check_name(name: str, known: Mapping[Path, Mapping[str, object]], options: 
     names = sorted({parameter for parameters in known.values() for parameter in parameters} - set(OURS)) + list(options)
     section, _, last = name.rpartition(".")
 
-    def likeness(other: str) -> tuple[bool, float]:
-        """The usual abbreviations first: `train.lr` is `train.learning_rate`."""
+    def likeness(other: str) -> tuple[bool, bool, float]:
+        """The usual abbreviations first: `train.lr` is `train.learning_rate`, and not another option of these initials."""
         of_other, _, last_of_other = other.rpartition(".")
         short = "".join(word[0] for word in last_of_other.split("_")) == last
         close = difflib.SequenceMatcher(None, last, last_of_other).ratio()
-        return short and section in ("", of_other), close + (0.3 if section == of_other else 0)
+        usual = (last, last_of_other) == ("lr", "learning_rate")
+        return usual, short and section in ("", of_other), close + (0.3 if section == of_other else 0)
 
     raise ConfigError(f"unknown option '{name}': did you mean '{max(names, key=likeness)}'?")
 
