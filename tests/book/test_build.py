@@ -329,6 +329,8 @@ APART = {
     "bd-sidebar-primary",
     "bd-sidebar-secondary",
     "headerlink",
+    "caption-number",
+    "section-number",
 }
 DECIMAL = re.compile(r"(?<![\w.:/-])(?<!arXiv )\d+\.\d+(?![\w./-]*\d)")
 VERSION = re.compile(r"\b(Python|CUDA|PyTorch|Sphinx|CC[ -]BY[\w -]*|ODbL|License|version|v)[ -]?\d+\.\d+", re.IGNORECASE)
