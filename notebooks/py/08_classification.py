@@ -55,6 +55,8 @@ from rsvlm.evaluation import (
     coverage,
     embeddings,
     few_shots,
+    shared_ground,
+    statistics,
 )
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
@@ -146,7 +148,7 @@ vectors = {
 }
 
 # %% [markdown]
-# How often each of them is right; intervals resample the test chips, and the broken line is {term}`chance`:
+# How often each of them is right; intervals resample {term}`blocks <block>` of test chips that share ground, and the broken line is {term}`chance`:
 
 # %% mystnb={"code_prompt_show": "Code: scores of the prompts"} tags=["hide-input"]
 found = embeddings.read(
@@ -161,7 +163,10 @@ settings = {
     "seed": seed,
     "logit_scale": encoder.logit_scale,
 }
-settings |= {"bootstrap_samples": options.evaluate.bootstrap_samples}
+settings |= {
+    "bootstrap_samples": options.evaluate.bootstrap_samples,
+    "blocks": shared_ground.blocks([samples[i].record for i in kept]),
+}
 rows = []
 for name, of_classes in vectors.items():
     rows += classification.evaluate(
@@ -648,7 +653,26 @@ of_shots = [
     for system, of_system in shot_rows.items()
     for row in of_system
 ]
-everything = rows + scene_rows + of_shots
+beside, resampled = [], {}
+if shot_names == class_names:
+    of_model = (
+        image_embeddings,
+        labels,
+        vectors["as in training"],
+        class_names,
+    )
+    facts = settings | {"protocol": "as in training"}
+    model_rows = classification.evaluate(
+        *of_model, resampled=resampled, **facts
+    )
+    of_colours = known_colours, known_labels, asked_colours, labels, class_names
+    many = statistics.count_blocks(settings["blocks"], len(labels))
+    without = baselines.of_classes(*of_colours, **facts)
+    for which, (which_rows, drawn) in without.items():
+        beside += baselines.beside(
+            model_rows, resampled, which, which_rows, drawn, many
+        )
+everything = rows + beside + scene_rows + of_shots
 saved = save_result(
     "classification",
     run_name or f"{profile}-seed{seed}",
