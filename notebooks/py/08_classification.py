@@ -636,23 +636,6 @@ numbers.prose(
 )
 
 # %% tags=["remove-input"]
-origin = provenance(
-    options,
-    benchmarks.fingerprint(chips),
-    str(resolve_device(device)),
-    started,
-    "rsvlm run notebooks/08_classification.ipynb",
-)
-of_shots = [
-    row
-    | (
-        {}
-        if system == "the book's model"
-        else {"protocol": f"{row['protocol']} of {system}"}
-    )
-    for system, of_system in shot_rows.items()
-    for row in of_system
-]
 beside, resampled = [], {}
 if shot_names == class_names:
     of_model = (
@@ -672,6 +655,25 @@ if shot_names == class_names:
         beside += baselines.beside(
             model_rows, resampled, which, which_rows, drawn, many
         )
+
+# %% tags=["remove-input"]
+origin = provenance(
+    options,
+    benchmarks.fingerprint(chips),
+    str(resolve_device(device)),
+    started,
+    "rsvlm run notebooks/08_classification.ipynb",
+)
+of_shots = [
+    row
+    | (
+        {}
+        if system == "the book's model"
+        else {"protocol": f"{row['protocol']} of {system}"}
+    )
+    for system, of_system in shot_rows.items()
+    for row in of_system
+]
 everything = rows + beside + scene_rows + of_shots
 saved = save_result(
     "classification",
