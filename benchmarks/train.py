@@ -205,7 +205,7 @@ def _make_ours(setting: Setting) -> Contender:
 
     def backward(images: Tensor, tokens: Tensor) -> Tensor:
         longest = int((tokens != tokenizer.PAD_ID).sum(1).max())
-        batch = Batch([(images, [tokens[:, :longest]])], [], Place(), Counter())
+        batch = Batch([(images, [tokens[:, :longest]], [slice(None)])], [], Place(), Counter())
         return train.backward(model, batch, objective, options)["loss"]
 
     def check(images: Tensor, tokens: Tensor) -> dict[str, tuple]:

@@ -138,7 +138,8 @@ def test_what_may_pass_is_asked_again_by_its_kind(monkeypatch, first, waits, pro
                 return
             with connection:
                 connection.recv(4096)
-                connection.sendall(answer)
+                # said, for whoever kept the connection would find it closed now and then, and ask once more
+                connection.sendall(answer.replace(b"\r\nContent-Length", b"\r\nConnection: close\r\nContent-Length"))
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=listen, daemon=True).start()
