@@ -1,7 +1,7 @@
 """Embeddings of several tokens in a row: who reads "green in the north" as one thing need not learn first which words belong together.
 
-A transformer of a few layers takes thousands of steps to find out which colour belongs to which direction; a table of n-grams knows it
-from the first step on. The n-grams of all lengths share the rows of one table by their hash, and add to the embedding of their last token.
+A transformer of a few layers takes hundreds of steps to begin to find out which colour belongs to which direction; in a table of n-grams
+the two stand in one row from the start. The n-grams of all lengths share the rows of one table by their hash, and add to the embedding of their last token.
 
 Source: Pagnoni et al. 2024 (Byte Latent Transformer, arXiv 2412.09871), section 3.2.1, there over bytes; here over tokens, in one table.
 """
