@@ -151,11 +151,8 @@ def write_pages(app) -> None:
     pages = {"options": options_page(), "results": results_page(), "status": status_page(home)}
     for name, text in pages.items():
         files.write_atomic(home / "book" / "generated" / f"{name}.md", text)
-    search = home / "book" / "generated" / "search.html"
-    if not search.is_file():  # `rsvlm book` writes it; the builder alone has no model to ask
-        files.write_atomic(search, "<p>Nothing was made for this page: build the book with <code>rsvlm book</code>.</p>\n")
     front = home / "book" / "generated" / "front.inc"
-    if (home / "book" / "index.md").is_file() and not front.is_file():  # likewise
+    if (home / "book" / "index.md").is_file() and not front.is_file():  # `rsvlm book` writes it; the builder alone has no model to ask
         files.write_atomic(front, FRONT)
 
 

@@ -89,13 +89,11 @@ def lay_out(home: Path, folder: Path) -> tuple[int, int]:
         if path.name not in ("book", "runs", "data", "_build") and not path.name.startswith("."):
             (folder / path.name).symlink_to(path)
     named = re.findall(r"book/executed/(\w+)", (home / "_toc.yml").read_text(encoding="utf-8"))
-    executed, generated = folder / "book" / "executed", folder / "book" / "generated"
+    executed = folder / "book" / "executed"
     missing = [name for name in named if not (executed / f"{name}.ipynb").is_file()]
     for name in missing:
         files.write_atomic(executed / f"{name}.md", f"# {title(home / 'notebooks' / f'{name}.ipynb')}\n\n{WAITING}\n")
     # What needs a trained model, where there is none from before.
-    if not (generated / "search.html").is_file():
-        files.write_atomic(generated / "search.html", f"<p>{WAITING}</p>\n")
     page = folder / "book" / "_static" / "search" / "index.html"
     if not page.is_file():
         files.write_atomic(page, f'<!doctype html><html lang="en"><title>Search</title><p>{WAITING}</p></html>\n')

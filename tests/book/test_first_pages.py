@@ -32,7 +32,7 @@ def test_what_has_not_run_says_so_under_its_own_title(home):
     assert sorted(path.name for path in executed.iterdir()) == ["01_a.ipynb", "02_b.md"]
     assert (executed / "02_b.md").read_text().startswith("# A title\n\nThis page is still being made")
     assert (folder / "results").is_symlink() and not (folder / "runs").exists() and not (folder / ".git").exists()
-    assert "still being made" in (folder / "book" / "generated" / "search.html").read_text()
+    assert "still being made" in (folder / "book" / "_static" / "search" / "index.html").read_text()
     assert not (home / "book" / "generated").exists() and not (executed.parent / "_static" / "search").is_symlink()
 
 
