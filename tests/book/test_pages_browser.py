@@ -362,10 +362,11 @@ def test_every_slider_and_list_changes_what_is_seen_and_comes_back(site):
     page.close()
 
 
-# What a map and its outline cover, beside what the picture does; and what is seen of a map.
+# What a map and its outline cover, beside what the picture does; and what is seen: two uniform maps are alike in all but the picture.
 BOXES = """form => [".rsvlm-stage > div:not([hidden]) img", ".rsvlm-over", ".rsvlm-stage svg"].map(name => {
   const box = form.querySelector(name).getBoundingClientRect(); return [box.left, box.top, box.width, box.height].map(Math.round); })"""
-MAP = """form => ["src", "alt"].map(name => form.querySelector(".rsvlm-over")[name]).join() + form.querySelector(".rsvlm-said").textContent"""
+MAP = """form => [".rsvlm-stage > div:not([hidden]) img", ".rsvlm-over"].map(name => form.querySelector(name)).map(
+  image => [image.src, image.alt]).join() + form.querySelector(".rsvlm-said").textContent"""
 
 
 @needs_site
