@@ -189,6 +189,15 @@ class Model(Section):
         description="Longest run of tokens with an embedding of its own (`model.ngrams`), 1: none; none: as the preset says.",
     )
     text_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout behind each part of the text decoder, in training.")
+    word_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of the tokens that the contrastive pass leaves out, in training."
+    )
+    vision_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout of whole channels of a vision_tower's maps, and of the pooled image before its linear map, in training.",
+    )
 
 
 class Stage(Section):
@@ -247,7 +256,16 @@ class Train(Section):
         (), description="Sides of the training images in pixels, each for an equal part of the run; empty: the model's own."
     )
     held_px: int = Field(0, ge=0, description="Side at which decoded images are kept in memory, in pixels; 0: none are kept.")
+    held_maps: bool = Field(
+        False,
+        description="Keep what a frozen network makes of each picture and turn in memory (16 bits a value), so that it works once; goes "
+        "with vision_frozen=all and whole pictures of one size and their own light.",
+    )
     contrastive_loss: Literal["softmax", "sigmoid", "focal"] = Field("softmax", description="Which contrastive loss.")
+    equal_texts: Literal["negatives", "ignored"] = Field(
+        "negatives",
+        description="What pairs of a batch with one text are to each other: negatives like all others, or left out of the softmax.",
+    )
     focal_gamma: float = Field(1.0, ge=0, description="Exponent of the focal loss (MaMMUT leaves it unstated; our choice).")
     contrastive_weight: float = Field(2.0, ge=0, description="Weight of the contrastive loss (MaMMUT: 2 for retrieval).")
     caption_weight: float = Field(0.5, ge=0, description="Weight of the caption cross-entropy (MaMMUT: 0.5 for retrieval).")

@@ -62,6 +62,8 @@ class MammutConfig(PreTrainedConfig):
         context_length: Longest text, in tokens.
         text_ngrams: Longest run of tokens that has an embedding of its own, as in `ngrams`; 1: none. They share `text_ngram_rows`.
         text_dropout: Dropout behind attention and MLP of the decoder's layers, in training.
+        word_dropout: Share of the tokens that the contrastive pass leaves out, in training; never the first.
+        vision_dropout: Dropout of whole channels of a `vision_tower`'s maps, and of the pooled image before its linear map, in training.
         image_mean: Mean of each channel of images in 0…1; likewise `image_std`. If None, what `vision_tower` was made for, or
             0.5 and 0.25.
         image_resize: How images come to be square, as in `preprocessing.squared`; likewise `image_interpolation`.
@@ -103,6 +105,8 @@ class MammutConfig(PreTrainedConfig):
         text_ngrams: int = 1,
         text_ngram_rows: int = 8192,
         text_dropout: float = 0.0,
+        word_dropout: float = 0.0,
+        vision_dropout: float = 0.0,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
         image_resize: str = "squash",
@@ -169,7 +173,8 @@ class Attention(nn.Module):
 def _vision_tower(config: MammutConfig) -> nn.Module:
     if config.vision_tower:
         blocks = config.vision_layers, config.vision_heads, config.image_size
-        return trunk.TimmTower(config.vision_tower, config.patch_size, config.vision_width, *blocks, config.vision_places)
+        more = *blocks, config.vision_places, config.vision_dropout
+        return trunk.TimmTower(config.vision_tower, config.patch_size, config.vision_width, *more)
     if config.vision_stages:
         return ConvTower(config.vision_stages, config.vision_width, config.vision_standard_weights)
     width = config.vision_width
@@ -277,6 +282,7 @@ class Mammut(PreTrainedModel):
         self.pool = AttentionPool(config.vision_width, config.vision_heads) if config.image_pooling == "attention" else None
         linear = config.projects_image
         self.image_projection = nn.Linear(config.vision_width, width, bias=False) if linear else nn.Identity()
+        self.drop_image = nn.Dropout(config.vision_dropout)
         self.image_map = nn.Linear(config.vision_width, width, bias=config.image_map_bias)
         self.token_embedding = nn.Embedding(config.vocab_size, width)
         self.position_embedding = nn.Embedding(config.context_length, width)
@@ -303,17 +309,20 @@ class Mammut(PreTrainedModel):
         """The factor (a scalar, 1/τ) that multiplies cosines in the contrastive loss."""
         return self.log_scale.exp()
 
-    def image_tokens(self, images: Tensor, crops: Tensor | None = None, placed: bool = True) -> Tensor:
+    def image_tokens(self, images: Tensor | Sequence[Tensor], crops: Tensor | None = None, placed: bool = True) -> Tensor:
         """Run the vision tower: (B, P, Dv) patch tokens, the class token first where there is one.
 
         Args:
-            images: (B, 3, H, W) float, normalised; H and W are any multiples of the patch size.
+            images: (B, 3, H, W) float, normalised; H and W are any multiples of the patch size. Or the maps that the network of a
+                `vision_tower` has made of them, as of `trunk.TimmTower.maps`.
             crops: (B, 4) boxes (x0, y0, x1, y1) in 0…1: each image is told that it is this part of a larger one.
             placed: Whether channels count in their windows alone, where there are `vision_places`.
 
         Raises:
             ModelError: Images of another shape.
         """
+        if not isinstance(images, Tensor):
+            return self.vision.tokens(images, placed)  # (B, P, Dv)
         side = self.config.patch_size
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % side or images.shape[3] % side:
             raise ModelError(
@@ -358,7 +367,7 @@ class Mammut(PreTrainedModel):
         pooled = image_tokens.mean(dim=1) if self.pool is None else self.pool(image_tokens)  # (B, Dv)
         if self.config.norm_after_pooling:
             pooled = self.vision.norm(pooled)
-        pooled = self.image_projection(pooled)  # (B, E)
+        pooled = self.image_projection(self.drop_image(pooled))  # (B, E)
         return F.normalize(pooled, dim=-1) if normalize else pooled
 
     def encode_image(self, images: Tensor, normalize: bool = True) -> Tensor:
@@ -377,6 +386,10 @@ class Mammut(PreTrainedModel):
             pooled = self._decode(tokens).mean(dim=1)  # (B, E)
         else:
             real = tokens != self.config.pad_token_id  # (B, T)
+            if self.training and self.config.word_dropout:
+                left_out = torch.rand(real.shape, device=real.device) < self.config.word_dropout
+                left_out[:, 0] = False
+                real = real & ~left_out
             if not self.training and not torch.compiler.is_compiling() and not real.any(dim=1).all():
                 raise ModelError("a text holds nothing but padding: its embedding would mean nothing")
             states = self._decode(tokens, real[:, None, None, :])  # (B, T, D): no query attends to a pad
@@ -405,7 +418,7 @@ class Mammut(PreTrainedModel):
 
     def forward(
         self,
-        images: Tensor,
+        images: Tensor | Sequence[Tensor],
         tokens: Tensor | Sequence[Tensor],
         with_caption=True,
         crops: Tensor | None = None,

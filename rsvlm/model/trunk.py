@@ -17,6 +17,7 @@ Letters: B batch, H W pixels, h w grid of cells, P = h · w, Dv vision width.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 import timm
@@ -42,13 +43,22 @@ class TimmTower(nn.Module):
         heads: Heads of each block.
         side_px: Side of the pictures that the positions are for; those of other pictures are interpolated.
         places: Windows a side that channels belong to, as in `windows`; 0: all channels count everywhere.
+        dropout: Dropout of whole channels of the network's maps, in training.
 
     Raises:
         ModelError: As `layout`, or the network has no map of such cells.
     """
 
     def __init__(
-        self, name: str, stride: int, width: int, layers: int = 0, heads: int = 8, side_px: int = 128, places: int = 0
+        self,
+        name: str,
+        stride: int,
+        width: int,
+        layers: int = 0,
+        heads: int = 8,
+        side_px: int = 128,
+        places: int = 0,
+        dropout: float = 0.0,
     ):
         super().__init__()
         maps = layout(name)
@@ -58,6 +68,7 @@ class TimmTower(nn.Module):
             )
         self.trunk = timm.create_model(name, num_classes=0)
         self.places = places
+        self.drop = nn.Dropout2d(dropout)
         self.indices = [index for index, side in enumerate(maps) if side >= stride]
         self.laterals = nn.ModuleList(nn.Conv2d(channels, width, 1) for side, channels in maps.items() if side >= stride)
         for lateral in self.laterals[:-1]:
@@ -93,14 +104,30 @@ class TimmTower(nn.Module):
 
         If not `placed`, all channels count everywhere, whatever `places` is: what a token is does not depend on where it lies.
         """
+        return self.tokens(self.maps(images), placed)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """What the network itself makes of (B, 3, H, W): the maps (B, C, h, w) that tokens are made of, from fine to coarse.
+
+        Of a frozen network they stay what they are, so that a training can keep them.
+        """
         if torch.is_autocast_enabled("cpu"):  # convolutions of single channels are twice as slow in bf16 there
             with torch.autocast("cpu", enabled=False):
-                return self._tokens(images.float(), placed)
-        return self._tokens(images, placed)
+                last, maps = self.trunk.forward_intermediates(images.float(), indices=self.indices)
+        else:
+            last, maps = self.trunk.forward_intermediates(images, indices=self.indices)
+        return [*maps[:-1], last]
 
-    def _tokens(self, images: Tensor, placed: bool) -> Tensor:
-        last, maps = self.trunk.forward_intermediates(images, indices=self.indices)
-        x = self.laterals[-1](last)  # (B, Dv, h, w) of the coarsest grid
+    def tokens(self, maps: Sequence[Tensor], placed: bool = True) -> Tensor:
+        """Make the tokens of `maps`; as `forward`."""
+        if torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self._tokens([part.float() for part in maps], placed)
+        return self._tokens(maps, placed)
+
+    def _tokens(self, maps: Sequence[Tensor], placed: bool) -> Tensor:
+        maps = [self.drop(part) for part in maps]
+        x = self.laterals[-1](maps[-1])  # (B, Dv, h, w) of the coarsest grid
         for finer, lateral in zip(maps[-2::-1], self.laterals[-2::-1] if len(maps) > 1 else ()):
             x = lateral(finer) + F.interpolate(x, finer.shape[2:], mode="bilinear")
         size, x = x.shape[2:], x.flatten(2).transpose(1, 2)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rsvlm.data import benchmarks, shards, tables
 from rsvlm.errors import DataError
-from rsvlm.model import images, tokenizer as tokenizers
+from rsvlm.model import images, losses, tokenizer as tokenizers
 from rsvlm.training import augment, processes
 
 if TYPE_CHECKING:
@@ -57,13 +57,14 @@ class Share:
     """One process's share of a batch.
 
     Attributes:
-        images: n decoded images, each (S, S, 3) uint8, S being `side_at` the step; those that could not be decoded are left out.
+        images: n decoded images, each (S, S, 3) uint8, S being `side_at` the step; those that could not be decoded are left out. Or
+            what `make_maps` made of each.
         captions: n captions.
         keys: Names of the samples of the whole batch, as `data set/key` where there are several sets.
         place: Place of the reader after this batch.
     """
 
-    images: list[np.ndarray]
+    images: list[np.ndarray] | list[list[np.ndarray]]
     captions: list[str]
     keys: list[str]
     place: Place
@@ -74,13 +75,14 @@ class Batch:
     """One process's share of a batch, as the model takes it.
 
     Attributes:
-        parts: Micro-batches, as the `forward` of an objective takes them. Of pairs: images (b, 3, S, S) float32, groups of token
-            rows (b1, T1), (b2, T2), …, and the rows of each group that the caption loss is of, as `Mammut.forward` takes them.
+        parts: Micro-batches, as the `forward` of an objective takes them. Of pairs: images (b, 3, S, S) float32, or the maps (b, C, h, w)
+            float16 of a frozen network; groups of token rows (b1, T1), (b2, T2), …; and the rows of each group that the caption loss
+            is of, as `Mammut.forward` takes them.
         keys: Names of the samples of the whole batch, of all processes.
         place: Place of the reader after this batch.
         counts: Pairs left out and texts cut; of the whole batch only after `train.backward`.
         seed: Seed of what dropout draws.
-        text_numbers: Numbers (B,) of the texts of the whole batch, as of `losses.text_numbers`. If None, all texts count as
+        text_numbers: Numbers (B,) of the texts, as of `losses.text_numbers`, in the order of the parts. If None, all texts count as
             different.
     """
 
@@ -119,7 +121,15 @@ def side_at(step: int, options: Train, size_px: int) -> int:
 
 
 def read(
-    data: Mapping[str, Path], options: Train, seed: int, size_px: int, place: Place, step: int, rank: int = 0, ranks: int = 1
+    data: Mapping[str, Path],
+    options: Train,
+    seed: int,
+    size_px: int,
+    place: Place,
+    step: int,
+    rank: int = 0,
+    ranks: int = 1,
+    make_maps: Callable[[np.ndarray], list[np.ndarray]] | None = None,
 ) -> Iterator[Share]:
     """Yield this process's share of every batch after `step`, to the last.
 
@@ -132,13 +142,15 @@ def read(
         step: Number of steps taken before.
         rank: Number of this process: it decodes samples rank, rank + ranks, … of each batch.
         ranks: Number of processes that share a batch.
+        make_maps: Function from an image (S, S, 3) uint8 to what a frozen network makes of it; it is asked once for each image and
+            turn, and what it gave is kept and stands for the image.
 
     Raises:
         DataError: A data set has no sample that can be used.
     """
     names, counts = list(data), Counter(place.counts)
     positions = {name: (epoch, position) for name, (epoch, position) in place.positions.items()}
-    held: dict[str, np.ndarray] = {}
+    held: dict = {}
     sources = {name: _endless(folder, seed, *positions.get(name, (0, 0)), counts) for name, folder in data.items()}
     with ThreadPoolExecutor(max(options.workers, 1)) as pool:
         decode_all = pool.map if options.workers else map
@@ -163,6 +175,7 @@ def read(
             # the images of this process's share
             share = range(rank, len(samples), ranks)
             view = partial(_view, side_at(number, options, size_px), options.held_px, held)
+            view = view if make_maps is None else partial(_maps, make_maps, view, held)
             views = _draw_views(np.random.default_rng([seed, number, *_VIEW]), len(samples), options)
             arrays = list(decode_all(view, *zip(*((keys[i], samples[i], turns[i], *views[i]) for i in share))))
             readable = {i: array for i, array in zip(share, arrays) if array is not None}
@@ -179,7 +192,9 @@ def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place:
     options, settings = config.train, model.config
     share = options.batch_size // processes.size()
     n_parts, every = math.ceil(share / (options.micro_batch_size or share)), max(1, round(1 / options.captioned_share))
-    shares = read(data, options, config.seed, settings.image_size, place, step, processes.rank(), processes.size())
+    make_maps = partial(_of_frozen, model) if options.held_maps else None
+    where = place, step, processes.rank(), processes.size()
+    shares = read(data, options, config.seed, settings.image_size, *where, make_maps)
     for number, rows in enumerate(shares, step + 1):
         if len(rows.images) < n_parts:
             readable = f"only {len(rows.images)} of {share} images of a batch are readable"
@@ -187,18 +202,30 @@ def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place:
         counts = Counter({"broken image": share - len(rows.images)})
         tokens = tokenizers.encode(model.tokenizer, rows.captions, counts)
         lengths = (tokens != settings.pad_token_id).sum(axis=1)
-        parts = []
+        parts, order = [], np.argsort(lengths, kind="stable")
         # texts of similar length go through the decoder together
-        for part in np.array_split(np.argsort(lengths, kind="stable"), n_parts):
+        for part in np.array_split(order, n_parts):
             groups = [group for group in np.array_split(part, TEXT_GROUPS) if len(group)]
-            pixels = np.stack([rows.images[i] for i in part])
-            normal = torch.from_numpy(images.normalise(pixels, settings.image_mean, settings.image_std))
+            if make_maps is None:
+                pixels = np.stack([rows.images[i] for i in part])
+                shown = torch.from_numpy(images.normalise(pixels, settings.image_mean, settings.image_std))
+            else:
+                shown = [torch.from_numpy(np.stack(maps)) for maps in zip(*(rows.images[i] for i in part))]
             captioned = [
                 torch.from_numpy(np.flatnonzero((group * processes.size() + processes.rank()) % every == 0))
                 for group in groups
             ]
-            parts.append((normal, [torch.from_numpy(tokens[group, : lengths[group[-1]]]) for group in groups], captioned))
-        yield Batch(parts, rows.keys, rows.place, +counts, dropout_seed(config.seed, number))
+            parts.append((shown, [torch.from_numpy(tokens[group, : lengths[group[-1]]]) for group in groups], captioned))
+        numbers = losses.text_numbers(torch.from_numpy(tokens[order]))
+        yield Batch(parts, rows.keys, rows.place, +counts, dropout_seed(config.seed, number), numbers)
+
+
+@torch.inference_mode()
+def _of_frozen(model: Mammut, picture: np.ndarray) -> list[np.ndarray]:
+    """What the network of a model's tower makes of a picture: maps (C, h, w) float16. One by one, so that no batch shows in a byte."""
+    normal = torch.from_numpy(images.normalise(picture[None], model.config.image_mean, model.config.image_std))
+    normal = normal.to(model.device, memory_format=torch.channels_last)
+    return [one[0].half().contiguous().cpu().numpy() for one in model.vision.maps(normal)]
 
 
 def dropout_seed(*draw: int) -> int:
@@ -277,6 +304,15 @@ def _draw_views(rng: np.random.Generator, count: int, options: Train) -> list[tu
     boxes = augment.draw_boxes(rng, count, options.smallest_crop) if options.smallest_crop < 1 else [None] * count
     lights = augment.draw_light(rng, count, options.light) if options.light else [None] * count
     return list(zip(boxes, lights))
+
+
+def _maps(make: Callable, view: Callable, held: dict, key: str, sample: shards.Sample, turn: int, *variation) -> list | None:
+    if (key, turn) not in held:
+        array = view(key, sample, turn, *variation)
+        if array is None:
+            return None
+        held[key, turn] = make(array)
+    return held[key, turn]
 
 
 def _view(side_px: int, held_px: int, held: dict, key: str, sample: shards.Sample, turn: int, box, light) -> np.ndarray | None:

@@ -65,11 +65,16 @@ def check(config: Config) -> None:
             "train.start and train.vision_start exclude each other: a model to go on from has its tower's weights"
         )
     if options.vision_frozen and options.start:
-        tower.freeze(weights.load(Path(options.start)), options.vision_frozen)
+        model = tower.freeze(weights.load(Path(options.start)), options.vision_frozen)
     elif options.vision_start or options.vision_frozen:
         with torch.device("meta"):
             model = Mammut(mammut.MammutConfig(**mammut.PRESETS[config.model.preset]))
         tower.freeze(tower.begin(model, options.vision_start), options.vision_frozen)
+    if options.held_maps and not model.config.vision_tower:
+        raise ModelError(
+            "train.held_maps keeps what a network of timm makes, and this model's tower is none: leave it out, or take "
+            "model.preset=lite2-frozen, lite0 or lite2"
+        )
 
 
 def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
@@ -100,6 +105,8 @@ def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
             vocab_size=len(tokenizer),
             context_length=config.model.context_length,
             text_dropout=config.model.text_dropout,
+            word_dropout=config.model.word_dropout,
+            vision_dropout=config.model.vision_dropout,
             # with as many negatives as SigLIP's loss has, a bias of 0 would start every pair as a likely match
             initial_scale=1 / 0.07 if softmax else 10.0,
             initial_bias=0.0 if softmax else -10.0,

@@ -134,6 +134,24 @@ def check(options: Train) -> None:
     if options.batch_size % size:
         shared = f"train.batch_size={options.batch_size} cannot be shared by {size} processes"
         raise ConfigError(f"{shared}: take a multiple of {size}")
+    if options.equal_texts == "ignored" and options.contrastive_loss != "softmax":
+        raise ConfigError(
+            f"train.equal_texts=ignored goes with train.contrastive_loss=softmax, not {options.contrastive_loss}"
+        )
+    if options.held_maps:
+        varied = {
+            "vision_frozen": options.vision_frozen != "all",
+            "smallest_crop": options.smallest_crop < 1,
+            "light": options.light > 0,
+            "sizes_px": len(set(options.sizes_px)) > 1,
+            "fsdp": options.fsdp,
+        }
+        if any(varied.values()):
+            name = next(name for name, is_so in varied.items() if is_so)
+            raise ConfigError(
+                f"train.held_maps keeps what a frozen network makes of whole pictures: that does not go with train.{name}="
+                f"{getattr(options, name)}"
+            )
     if options.fsdp and size == 1:
         raise ConfigError("train.fsdp shards a model over several processes: start it with torchrun")
     if options.fsdp and options.precision == "fp16":
@@ -283,15 +301,21 @@ def objective(options: Train) -> Objective:
     def forward(model: Mammut, part: tuple[Tensor, list[Tensor], list[Tensor]], with_means: bool) -> Output:
         images, groups, captioned = part
         groups = [group.to(model.device) for group in groups]
-        output = model(images.to(model.device), groups, with_caption=with_means and with_caption, captioned=captioned)
+        held = not isinstance(images, Tensor)  # what a frozen network has made of them, in 16 bits
+        images = [one.to(model.device, torch.float32) for one in images] if held else images.to(model.device)
+        output = model(images, groups, with_caption=with_means and with_caption, captioned=captioned)
         means = {} if output.caption_loss is None else {"caption": output.caption_loss}
         targets = sum(
             (group[rows, 1:] != model.config.pad_token_id).sum() for group, rows in zip(groups, captioned, strict=True)
         )
         return Output(output.image_embeddings, output.text_embeddings, model.logit_scale, means, {"caption": targets})
 
-    def contrast(model: Mammut, _: Batch, image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:
+    def contrast(model: Mammut, batch: Batch, image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:
         pair = image_embeddings.float(), text_embeddings.float()
+        if options.contrastive_loss == "softmax" and options.equal_texts == "ignored":
+            own = batch.text_numbers[:, None].to(model.device, torch.float32)  # 24 bits, which these hold
+            numbers, _ = processes.gather(own, options.batch_size // processes.size())
+            return losses.softmax_loss(*pair, scale, numbers[:, 0])
         if options.contrastive_loss == "softmax":
             return losses.softmax_loss(*pair, scale)
         if options.contrastive_loss == "sigmoid":
@@ -335,7 +359,10 @@ def backward(
         return {"loss": loss, **parts}
 
     # the embeddings of all pairs, of all micro-batches and processes
-    dropped = model.config.text_dropout > 0  # then both forwards have to draw the same
+    settings = model.config
+    dropped = (
+        max(settings.text_dropout, settings.word_dropout, settings.vision_dropout) > 0
+    )  # then both forwards draw the same
     with torch.no_grad():
         outputs = [run(i, with_means=dropped) for i in range(len(batch.parts) - 1)]
     outputs.append(run(len(outputs)))

@@ -1,6 +1,7 @@
 """The two passes behave as the paper says, the losses as worked by hand, and a folder comes back as it was saved."""
 
 import io
+import itertools
 import json
 import math
 import re
@@ -411,6 +412,39 @@ def test_dropout_is_of_the_texts_and_of_training_alone():
         first, second = (model.train()(images, tokens) for _ in range(2))
     assert torch.equal(first.image_embeddings, second.image_embeddings)
     assert (first.text_embeddings - second.text_embeddings).abs().max() > 1e-2 and first.caption_loss != second.caption_loss
+
+
+def test_words_are_left_out_of_the_contrastive_pass_in_training_alone():
+    model, tokens = tiny(word_dropout=0.5), torch.tensor([[1, 5, 6, 7, 8, 9, 2, 0]])
+    with torch.no_grad():
+        whole = model.eval().encode_text(tokens)
+        torch.testing.assert_close(tiny().eval().encode_text(tokens), whole)
+        found = torch.cat([model.train().encode_text(tokens) for _ in range(200)])
+        possible = []
+        for kept in itertools.product([True, False], repeat=6):  # the first token always stays, a pad never counts
+            real = torch.tensor([True, *kept, False])[None]
+            states = model._decode(tokens, real[:, None, None, :])
+            possible.append(torch.nn.functional.normalize(states[real].mean(0), dim=0))
+        captions = [model.caption_logits(torch.zeros(1, 3, 32, 32), tokens) for _ in range(2)]
+    distances = torch.cdist(found, torch.stack(possible), compute_mode="donot_use_mm_for_euclid_dist")
+    assert distances.min(dim=1).values.max() < 1e-5
+    assert len(distances.argmin(dim=1).unique()) > 40  # of 64
+    assert torch.equal(*captions)
+
+
+def test_channels_of_a_tower_and_of_the_pooled_image_are_dropped_in_training_alone():
+    how = {"vision_tower": "test_efficientnet", "patch_size": 16, "vision_width": 24}
+    model, images = tiny(**how, vision_dropout=0.5), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval().encode_image(images), tiny(**how).eval().encode_image(images))
+        tokens = model.image_tokens(images)
+        first, second = (model.train().image_embedding(tokens) for _ in range(2))
+        assert (first - second).abs().max() > 1e-2
+        seen = []
+        model.vision.laterals[-1].register_forward_hook(lambda _, inputs, output: seen.append(inputs[0]))
+        model.image_tokens(images)
+    whole = seen[0].flatten(2).abs().amax(2) == 0
+    assert 0.2 < whole.float().mean() < 0.8 and not ((seen[0] == 0).flatten(2).any(2) & ~whole).any()
 
 
 def test_convolutional_tokens_are_cells_in_reading_order():

@@ -18,7 +18,8 @@ from rsvlm.model import mammut
 from rsvlm.records import files
 from rsvlm.training import batches, checkpoints, processes as distributed, starting, train
 
-LOSSES = ("softmax", "sigmoid", "focal")
+LOSSES = {name: {"train__contrastive_loss": name} for name in ("softmax", "sigmoid", "focal")}
+LOSSES["equal"] = {"train__equal_texts": "ignored"}
 
 
 TOWER = {"image_size": 32, "patch_size": 16, "vision_width": 32, "vision_heads": 2, "vision_tower": "test_efficientnet"}
@@ -34,8 +35,8 @@ def one_of_two(rank, port, preset, data, out):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     mammut.PRESETS |= {"test": preset, "tower": TOWER}
     with distributed.joined(torch.device("cpu")):
-        for loss in LOSSES:
-            settings = options(train__contrastive_loss=loss, train__micro_batch_size=3)
+        for loss, changed in LOSSES.items():
+            settings = options(**changed, train__micro_batch_size=3)
             gradient(settings, data, out / f"{loss}.safetensors")
         gradient(options(), data.parent / "broken", out / "broken.safetensors")
         train.train(options(), data, out / "two")
@@ -107,8 +108,8 @@ def worlds(tmp_path_factory):
         patch.setitem(mammut.PRESETS, "test", preset)
         patch.setitem(mammut.PRESETS, "tower", TOWER)
         train.train(options(**WITH_TOWER), data, one / "tower")
-        for loss in LOSSES:
-            gradient(options(train__contrastive_loss=loss), data, one / f"{loss}.safetensors")
+        for loss, changed in LOSSES.items():
+            gradient(options(**changed), data, one / f"{loss}.safetensors")
         assert gradient(options(), broken, one / "broken.safetensors").counts["broken image"] > 0
         train.train(options(), data, one / "run")
         train.train(options(**TWINS), {"a": data, "b": write_toy(home / "few", {"train": 10})}, one / "twins")

@@ -274,6 +274,62 @@ def test_a_killed_run_ends_in_the_same_bytes(preset, file, toy_shards, tmp_path,
     assert changed and not changed & norms and not any(name.startswith(("conv_stem", "blocks.0", "bn")) for name in changed)
 
 
+HELD = {"train__vision_frozen": "all", "train__held_maps": True}
+
+
+@pytest.mark.parametrize("stride", [16, 32])
+def test_a_frozen_network_works_once_for_each_picture_and_turn(
+    stride, preset, file, toy_shards, tmp_path, monkeypatch, network
+):
+    monkeypatch.setitem(mammut.PRESETS, "test", SIZES | {"vision_tower": NAME, "patch_size": stride, "vision_layers": 1})
+    loop = HELD | {"train__vision_start": str(file), "train__steps": 9, "train__augment": True, "train__checkpoint_every": 3}
+    made, real = [], batches._of_frozen
+    monkeypatch.setattr(batches, "_of_frozen", lambda model, picture: made.append(picture.tobytes()) or real(model, picture))
+    whole = weights(train.train(options(**loop), toy_shards, tmp_path / "held"))
+    assert 0 < len(made) < 9 * 16 and len(set(made)) >= len(made) / 2  # toys may look alike from two sides
+    monkeypatch.setattr(batches, "_of_frozen", real)
+    each_time = weights(train.train(options(**loop | {"train__held_maps": False}), toy_shards, tmp_path / "each time"))
+    assert all(torch.allclose(whole[name], each_time[name], atol=2e-3) for name in whole)
+    assert not all(torch.equal(whole[name], each_time[name]) for name in whole)  # they are held in 16 bits
+    assert all(torch.equal(whole.get(f"vision.trunk.{name}", value), value) for name, value in load_file(file).items())
+    save = checkpoints.save
+
+    def save_and_die(out, step, *rest):
+        save(out, step, *rest)
+        if step == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(options(**loop), toy_shards, tmp_path / "cut")
+    monkeypatch.setattr(checkpoints, "save", save)
+    again = weights(train.train(options(**loop, train__workers=2), toy_shards, tmp_path / "cut"))
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_micro_batches_of_held_maps_have_the_gradient_of_the_whole(preset, toy_shards):
+    losses, gradient = direct(options(**HELD), toy_shards)
+    found, other = direct(options(**HELD), toy_shards, micro_batch_size=5)
+    assert found == pytest.approx(losses, rel=1e-5) and furthest(gradient, other) < 1e-4
+    assert gradient["vision.laterals.0.weight"] is not None and gradient["vision.trunk.conv_stem.weight"] is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "told"),
+    [
+        ({"train__vision_frozen": 2}, ConfigError, "does not go with train.vision_frozen=2"),
+        ({"train__smallest_crop": 0.5}, ConfigError, "does not go with train.smallest_crop=0.5"),
+        ({"train__light": 0.1}, ConfigError, "does not go with train.light=0.1"),
+        ({"train__sizes_px": (32, 48)}, ConfigError, "does not go with train.sizes_px"),
+        ({"model__preset": "nano"}, ModelError, "this model's tower is none"),
+    ],
+)
+def test_maps_are_held_of_whole_pictures_and_a_frozen_network_alone(changed, error, told, preset, toy_shards, tmp_path):
+    with pytest.raises(error, match=told):
+        train.train(options(**HELD | changed), toy_shards, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_pictures_are_normalised_as_the_named_network(monkeypatch, tmp_path, toy_shards):
     shape = {"image_size": 32, "patch_size": 16, "vision_width": 192, "vision_heads": 3, "vision_layers": 12}
     monkeypatch.setitem(mammut.PRESETS, "test", SIZES | shape | {"vision_class_token": True})

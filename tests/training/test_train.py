@@ -181,8 +181,9 @@ def test_a_loss_of_each_micro_batch_alone_would_be_another(toy_shards, tiny_pres
     assert furthest({n: g for n, g in gradient.items() if g is not None}, mean) > 1e-2
 
 
-def test_micro_batches_drop_the_same_in_both_forwards(toy_shards, tiny_preset):
-    settings = options(model__text_dropout=0.3)
+@pytest.mark.parametrize("dropout", ["text_dropout", "word_dropout", "vision_dropout"])
+def test_micro_batches_drop_the_same_in_both_forwards(toy_shards, tiny_preset, dropout):
+    settings = options(**{f"model__{dropout}": 0.3})
     losses, gradient, batch = direct(settings, toy_shards, micro_batch_size=8)
     model, outputs = starting.build(settings, toy_shards).train(), []
     for i, (images, groups, _) in enumerate(batch.parts):
@@ -240,6 +241,33 @@ def test_half_precision_is_near_and_trains(toy_shards, tiny_preset, tmp_path, pr
     assert np.mean(found[-5:]) < 0.8 * found[0]
     state = json.loads((checkpoints.newest(tmp_path / "run") / "state.json").read_text())
     assert bool(state["scaler"]) == (precision == "fp16")
+
+
+def test_pairs_of_one_text_are_no_negatives_where_they_are_ignored(toy_shards, tiny_preset):
+    settings = options(train__equal_texts="ignored", train__caption_weight=0.0)  # toys have few texts: some are equal
+    model = starting.prepare(starting.build(settings, toy_shards), settings.train).train()
+    batch = next(batches.read_batches(model, {"data": toy_shards}, settings, batches.Place(), 0))
+    images, groups, _ = batch.parts[0]
+    rows = [tuple(row[row > 0].tolist()) for group in groups for row in group]
+    assert 1 < len(set(rows)) < len(rows)
+    found = train.backward(model, batch, train.objective(settings.train), settings.train)["contrastive"]
+    with torch.no_grad():
+        output = model(images, groups, with_caption=False)
+        logits = model.logit_scale * output.image_embeddings @ output.text_embeddings.T
+    losses = []
+    for i, row in enumerate(rows):
+        others = [j for j, other in enumerate(rows) if other != row]
+        for line in (logits[i], logits[:, i]):
+            losses.append(torch.logsumexp(line[[i, *others]], 0) - line[i])
+    assert float(found) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+    first, gradient, _ = direct(settings, toy_shards)
+    second, other, _ = direct(settings, toy_shards, micro_batch_size=5)
+    assert second["contrastive"] == pytest.approx(first["contrastive"], rel=1e-5)
+    assert all(torch.allclose(gradient[n], other[n], atol=1e-5) for n in gradient if gradient[n] is not None)
+    plain, _, _ = direct(settings, toy_shards, equal_texts="negatives")
+    assert plain["contrastive"] > first["contrastive"]
+    with pytest.raises(ConfigError, match="equal_texts=ignored goes with"):
+        train.check(options(train__equal_texts="ignored", train__contrastive_loss="focal").train)
 
 
 def test_the_model_ends_with_the_averaged_weights(toy_shards, tiny_preset, tmp_path):
