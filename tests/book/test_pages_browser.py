@@ -332,6 +332,24 @@ def test_pictures_of_chips_are_told_by_what_is_seen_and_not_by_file_names(page):
     assert alts and not [alt for alt in alts if not re.match(r"Chip near [0-9]+° ", alt)]
 
 
+SMALL = """() => [...document.querySelectorAll("img[data-letters]")].map(i => [i.alt, i.dataset.letters * i.getBoundingClientRect().width])
+  .filter(([alt, size]) => size > 0 && size < 10).map(([alt, size]) => size.toFixed(1) + " px: " + alt.slice(0, 80))"""
+
+
+@needs_site
+@needs_browser
+def test_letters_of_charts_can_be_read_on_a_phone(site):
+    address, browser = site
+    names = holding("data-letters=")
+    assert {Path(name).stem for name in names} >= {"01_landmarks", "08_classification"}
+    page, small = browser.new_page(viewport=PHONE), {}
+    for name in names:
+        page.goto(address + name, wait_until="load")
+        small[name] = page.evaluate(SMALL)
+    page.close()
+    assert not {name: found for name, found in small.items() if found}
+
+
 def turn(control, on: bool) -> None:
     """Move a slider or a list by one, or back again."""
     if control.evaluate("e => e.tagName") == "SELECT":
