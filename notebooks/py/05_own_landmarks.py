@@ -240,8 +240,8 @@ numbers.prose(
     f"{len(records):,} of {funnel.groupby('split')['in'].max().sum():,} chips "
     f"are left ({', '.join(f'{n:,} {split}' for split, n in sizes.items())}).",
     f"The map has {manifest['map']['features']:,} features here; "
-    f"{sum(manifest['map']['counts'].values()):,} lie elsewhere. Each cell of a "
-    "hexagonal grid belongs to one split; no chip comes nearer than its own "
+    f"{sum(manifest['map']['counts'].values()):,} lie elsewhere. Each cell of "
+    "a hexagonal grid belongs to one split; no chip comes nearer than its own "
     "side to a cell of a later split.",
 )
 
@@ -277,8 +277,8 @@ shown = sum(mark["visible"] for mark in chip["landmarks"])
 hidden = [mark for mark in chip["landmarks"] if not mark["visible"]]
 numbers.prose(
     f"{shown} of the table's {numbers.counted(len(chip['landmarks']), 'row')} "
-    f"{'is' if shown == 1 else 'are'} visible; a row with a count above 1 stands "
-    "for several things without a name. A pixel is "
+    f"{'is' if shown == 1 else 'are'} visible; a row with a count above 1 "
+    "stands for several things without a name. A pixel is "
     f"{chip['gsd_m'] / 1000:.1f} km wide. Each category has a smallest size in "
     "pixels, or cannot be seen from above at all."
 )
@@ -319,8 +319,8 @@ galleries.captions_beside(
 said = " ".join(chip["captions"])
 numbers.prose(
     f"The hostile name is {'**in them**' if 'pwned' in said else 'not in them'}"
-    "; of the names of hidden landmarks "
-    f"{sum(bool(mark['name']) and mark['name'] in said for mark in hidden)} are."
+    ". Names of hidden landmarks in them: "
+    f"{sum(bool(mark['name']) and mark['name'] in said for mark in hidden)}."
 )
 
 # %% [markdown]
@@ -349,9 +349,9 @@ marks = pd.DataFrame(
 )
 charts.picture(
     amounts.size_strips(marks),
-    "A strip of dots for each category along an axis of size in pixels, visible "
-    "and hidden landmarks in two colours: in each category the hidden ones are "
-    "the smaller.",
+    "A strip of dots for each category along an axis of size in pixels, "
+    "visible and hidden landmarks in two colours: in each category "
+    "the hidden ones are the smaller.",
 )
 
 # %% tags=["remove-input"]
@@ -533,9 +533,9 @@ precision, recall, recalls = (
 numbers.prose(
     f"On {len(alarms):,} true and {len(wrong):,} spoiled captions the audit "
     f"has a precision of **{precision:.1f} %** and a recall of **{recall:.1f} "
-    f"%**; {numbers.counted(int(alarms.sum()), 'true caption')} flagged. Recall "
-    "over all faults depends on how many captions each of them fits, so read it "
-    "row by row."
+    f"%**; {numbers.counted(int(alarms.sum()), 'true caption')} flagged. "
+    "Recall over all faults depends on how many captions each of them fits, so "
+    "read it row by row."
 )
 
 # %% [markdown]

@@ -128,8 +128,8 @@ numbers.prose(
     f"{len(kept)} of {len(samples)} test chips fall into "
     f"{numbers.counted(len(class_names), 'class', 'classes')}; "
     f"{measured.isna().sum()} are mixed, and {few_of_a_kind} belong to classes "
-    f"of fewer than 5 chips. Always answering “{class_names[0]}” would be right "
-    f"for {100 * counts.iloc[0] / len(kept):.0f} %."
+    f"of fewer than 5 chips. Always answering “{class_names[0]}” would be "
+    f"right for {100 * counts.iloc[0] / len(kept):.0f} %."
 )
 
 # %% [markdown]
@@ -158,7 +158,7 @@ vectors = {
 # How often is each of them right? Intervals resample {term}`blocks <block>` of test chips that share ground; grey marks are
 # {term}`chance`.
 
-# %% mystnb={"code_prompt_show": "Code: scores of the prompts"} tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: prompts, evaluated"} tags=["hide-input"]
 found = embeddings.read(
     embeddings.load_or_embed(
         run / "model", chips, "test", recompute=recompute, device=device
@@ -185,6 +185,8 @@ for name, of_classes in vectors.items():
         protocol=name,
         **settings,
     )
+
+# %% mystnb={"code_prompt_show": "Code: scores of the prompts"} tags=["hide-input"]
 top = {row["protocol"]: row for row in rows if row["metric"] == "top1"}
 best, worst = (
     pick(top, key=lambda name: top[name]["value"]) for pick in (max, min)
@@ -327,9 +329,9 @@ bins = {
 }
 charts.picture(
     charts.reliability(bins),
-    "Reliability diagrams of two prompt sets: above, the share of right answers "
-    "against confidence, beside the dashed line of equal values; below, how "
-    "many answers have each confidence.",
+    "Reliability diagrams of two prompt sets: above, the share of right "
+    "answers against confidence, beside the dashed line of equal "
+    "values; below, how many answers have each confidence.",
 )
 
 # %% tags=["remove-input"]
@@ -447,8 +449,8 @@ charts.picture(
     charts.curves_with_bands(
         curves, "labelled pictures of each class", "top-1, percent", chance
     ),
-    "Curves of top-1 by the number of labelled pictures of each class, from the "
-    f"fewest to the most: {ends}.",
+    "Curves of top-1 by the number of labelled pictures of each class, from "
+    f"the fewest to the most: {ends}.",
 )
 
 # %% tags=["remove-input"]
