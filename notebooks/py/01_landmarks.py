@@ -171,7 +171,11 @@ numbers.prose(f"Rejected: {numbers.cell(reasons[reasons > 0].to_dict())}.")
 
 # %% tags=["remove-input"]
 words = chips["caption"].str.split().str.len()
-same = splits["test"]["caption"].duplicated(keep=False).mean()
+shortest = splits["test"]["captions"].map(lambda told: min(told, key=len))
+same, short_same = (
+    100 * texts.duplicated(keep=False).mean()
+    for texts in (splits["test"]["caption"], shortest)
+)
 vocabulary = (
     chips["caption"].str.lower().str.findall(r"[\w-]+").explode().nunique()
 )
@@ -179,7 +183,8 @@ numbers.prose(
     f"{len(chips):,} chips have {chips['captions'].str.len().sum():,} "
     f"captions with {vocabulary:,} different words, names included. The first "
     f"caption of a chip has a median of {words.median():.0f} words.",
-    f"{100 * same:.1f} % of the test chips share it with another test chip.",
+    f"{same:.1f} % of the test chips share it with another test chip; "
+    f"{short_same:.1f} % share their shortest caption with another.",
 )
 
 # %% [markdown]
@@ -208,13 +213,13 @@ numbers.table(
 # %% [markdown]
 # ## Exercise
 #
-# With `-p overrides="landmarks.size_px=96"` chips have half again as many pixels to a side, over more ground. What happens to the share of
-# test chips with equal captions, and what to the size of the training split?
+# With `rsvlm run notebooks/01_landmarks.ipynb --set landmarks.size_px=96` a chip has one and a half times as many pixels to a side, and
+# covers more ground. What happens to the share of test chips with the same shortest caption, and what to the size of the training split?
 #
 # ```{dropdown} Answer
-# A larger chip holds more landmarks and colours, so its caption has more to say and fewer captions are equal. The training split shrinks:
-# fewer chips fit onto the globe, fewer lie wholly inside a block, and the distance that training chips keep grows with the side of a
-# chip. Better captions are paid for with fewer of them; the funnel above shows how many.
+# A larger chip holds more landmarks and colours, so even its shortest caption has more to say, and fewer of them are equal. The training
+# split shrinks to less than a third: fewer chips fit onto the globe, fewer lie wholly inside a block, and training chips keep a distance
+# that grows with the side of a chip. Better captions are paid for with fewer of them.
 # ```
 #
 # ## Takeaways
