@@ -625,11 +625,11 @@ leak_of_texts = (
 numbers.prose(
     f"**{leak_of_texts}.** A few sentences cause this: {once:.0f} % of the "
     f"{len(different):,} different ones are known from training, and each of "
-    f"these occurs {seen['in val'].mean():.0f} times in the validation split on "
-    "average. A model that trained on RSICD has read such a query with other "
-    "pictures as its answers; a model that did not, has not. This is the leak "
-    "that matters when the two are compared, and no search for equal pictures "
-    "finds it."
+    f"these occurs {seen['in val'].mean():.0f} times in the validation split "
+    "on average. A model that trained on RSICD has read such a query with "
+    "other pictures as its answers; a model that did not, has not. This is the "
+    "leak that matters when the two are compared, and no search for equal "
+    "pictures finds it."
     if rsicd_rows
     else ""
 )
