@@ -170,7 +170,7 @@ numbers.prose(
 #
 # It is measured on the validation split: 1,094 images and their captions. The rows marked *8 views* average the embeddings of the eight
 # rotations and mirrorings of each image, at eight times the work. What is shown is the stored run. Its curve was drawn on 550 training
-# images that were held out, and it looked at the validation split once, when it was done.
+# images that were held out, and it looked at the validation split once, when it was done. [](07_recall_at_k) explains the protocols.
 
 # %% tags=["remove-input"]
 first = f"rsicd-standard-seed{seed}"  # from random weights
@@ -362,8 +362,9 @@ where = (
 )
 numbers.prose(
     f"The best without a model is {CALLED[best]} with {without[best]:.1f} %. "
-    f"The model {CALLED[name]} is {where} it by {ahead:+.1f} points; its own "
-    f"interval is {plain['ci_low'][name]:.1f} to {plain['ci_high'][name]:.1f}."
+    f"The model {CALLED[name]} differs from it by {ahead:+.1f} points, and is "
+    f"{where} it: its own interval is {plain['ci_low'][name]:.1f} to "
+    f"{plain['ci_high'][name]:.1f}."
     if best and is_stored
     else ""
 )
@@ -400,7 +401,7 @@ for which in (first, name) if is_stored else ():
     recipes[which] = pd.json_normalize(
         {part: config_of[part] for part in ("model", "train")}
     ).iloc[0]
-    recipes[which]["CPU-seconds"] = round(origin_of["training"]["cpu_s"])
+    recipes[which]["CPU-seconds, spent"] = round(origin_of["training"]["cpu_s"])
 both = pd.DataFrame(recipes).astype(object).fillna("not yet an option")
 both = both.map(written)
 both = both[both.nunique(axis=1) > 1].rename(columns=CALLED)
@@ -437,18 +438,18 @@ numbers.prose(
 #
 # Published figures are for RSICD's *test* split, and for systems that started from weights trained on ImageNet or on hundreds of millions
 # of pairs. Ours are for the *validation* split. So they have a table of their own, with a column for each protocol: a difference between
-# the two tables is no measurement. Mean recall in percent:
+# the two tables is no measurement. Mean recall in percent, over both directions or over one of them:
 
 # %% mystnb={"code_prompt_show": "Code: table of published figures"} tags=["hide-input"]
 printed = results.published()
 printed = printed[
     (printed["dataset"] == "RSICD") & (printed["metric"] == "mR")
 ].assign(system=results.systems)
-printed = printed.rename(columns={"trained_on_dataset": "trained on RSICD"})
+printed = printed.assign(
+    what=printed["protocol"] + " " + printed["direction"].replace("both", "")
+).rename(columns={"trained_on_dataset": "trained on RSICD"})
 printed = printed.pivot(
-    index=["system", "direction", "trained on RSICD"],
-    columns="protocol",
-    values="value",
+    index=["system", "trained on RSICD"], columns="what", values="value"
 ).rename_axis(columns=None)
 numbers.table(printed.reset_index())
 
