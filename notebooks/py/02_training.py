@@ -59,7 +59,7 @@ options = config.load(profile, given | config.pairs(overrides))
 # runs twice: in the {term}`contrastive pass` it sees a whole sentence and no image, and gives a vector that should match the chip's; in
 # the {term}`caption pass` it sees the patches and the words so far, and predicts the next word. The losses of both passes are added.
 #
-# `train.load_or_train` does all of it. If the same options, data and code have made the run before, it takes that one:
+# `train.load_or_train` does all of it. If there is a run with the same options, data and code, it takes that one:
 
 # %%
 data = earth.load_or_build(options)
@@ -139,7 +139,7 @@ numbers.prose(
 # with the first point of the curve. And what is the caption loss of such a model?
 #
 # ```{dropdown} Answer
-# The right text has the probability $1/B$, in both directions, so the loss is $\ln B$. The curve begins below it, for by the first logged
+# The right text has the probability $1/B$, in both directions, so the loss is $\ln B$. The curve begins below it, because by the first logged
 # step a little has been learned. In the same way the caption loss begins near $\ln V$, with $V$ entries in the vocabulary. It falls fast
 # at first: a model learns which words are frequent before it learns anything about pictures. This is also why losses of different batch
 # sizes or vocabularies cannot be compared.

@@ -711,7 +711,7 @@ saved = save_result(
 # now, and where does it end?
 #
 # ```{dropdown} Answer
-# With no picture it is at the accuracy of the prompt `paper`, for there is nothing but the text. A penalty holds the regression to its
+# With no picture it is at the accuracy of the prompt `paper`, because there is nothing but the text. A penalty holds the regression to its
 # texts but does not bind it: each labelled picture pulls, and the more there are, the less the texts count. So the curve rises faster
 # than the one above and ends near the linear probe, which knows no text. A bad sentence costs most where pictures are fewest, as a good
 # one is worth most there.

@@ -17,7 +17,7 @@
 # # Unseen classes
 #
 # **Remove every chip that shows the sea from the training data, and every caption that says the word. What does the model still know of
-# the sea, beside one that saw as many chips of all kinds?**
+# the sea, compared with one that saw as many chips of all kinds?**
 #
 # Time: ten minutes to read; three to four to run on two CPU cores in profile `laptop`, seconds in `smoke`. There are six short trainings,
 # three kinds of data with two seeds each; a run that exists is not trained again.

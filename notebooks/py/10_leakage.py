@@ -250,19 +250,19 @@ charts.picture(
 # %% tags=["remove-input"]
 lost = matrix["not found"] / matrix.sum(axis=1)
 told = ", ".join(
-    f"{kind} ({100 * share:.0f} % not found)"
+    f"{kind} ({100 * share:.0f} % missed)"
     for kind, share in lost[lost > 0].items()
 )
 numbers.prose(
     f"{int(matrix.drop(columns='not found').to_numpy().sum())} of "
     f"{len(copies)} copies are found.",
-    f"Lost, wholly or in part: {told}." if told else "No kind is lost.",
+    f"Not always found: {told}." if told else "Every kind is found.",
 )
 
 # %% [markdown]
 # Here are some of them in pairs: the copy in the training set, then the test picture that it copies.
 
-# %% mystnb={"code_prompt_show": "Code: copies beside what they are of"} tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: copies beside their originals"} tags=["hide-input"]
 items = leakage.look(copied, planted, chips, split="test", count=12, seed=seed)
 grounds = {sample.key: sample.record for sample in shards.stream(chips, "test")}
 cells = []
@@ -694,7 +694,7 @@ numbers.points(
     f"{len(copies)} planted copies are found, with "
     f"{numbers.counted(false_alarms, 'false alarm')} "
     f"by picture among {searched:,} training chips."
-    f"{f' Lost, wholly or in part: {told}.' if told else ''}",
+    f"{f' Not always found: {told}.' if told else ''}",
     *told_gains,
     f"In RSICD {leak_of_texts}." if leak_of_texts else "",
 )
