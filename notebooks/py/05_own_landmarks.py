@@ -406,10 +406,10 @@ def rename(text, record):
 
 # %% mystnb={"code_prompt_show": "Code: ways of spoiling captions"} tags=["hide-input"]
 SPOILERS = {
-    "direction turned, names": lambda text, _: (
+    "direction reversed, with names": lambda text, _: (
         text if re.search(UNNAMED, text) else turn(text)
     ),
-    "direction turned, no names": lambda text, _: (
+    "direction reversed, no names": lambda text, _: (
         turn(text) if re.search(UNNAMED, text) else text
     ),
     "far too many": lambda text, _: re.sub(NUMBER, "ninety", text, count=1),

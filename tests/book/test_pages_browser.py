@@ -326,7 +326,9 @@ def test_every_strip_of_the_book_is_one_row_on_a_desk_and_whole_on_a_phone(site)
 
 
 @needs_site
-@pytest.mark.parametrize("page", ["03_retrieval", "07_recall_at_k"])
+@pytest.mark.parametrize(
+    "page", ["01_landmarks", "03_retrieval", "05_own_landmarks", "07_recall_at_k", "08_classification", "09_unseen_classes"]
+)
 def test_pictures_of_chips_are_told_by_what_is_seen_and_not_by_file_names(page):
     alts = re.findall(r'alt="(Chip[^"]*)"', (SITE / "book" / "executed" / f"{page}.html").read_text(encoding="utf-8"))
     assert alts and not [alt for alt in alts if not re.match(r"Chip near [0-9]+° ", alt)]
