@@ -45,7 +45,7 @@ UNSAYABLE = {
     ),
     "phone number": re.compile(r"(?:\+|\b00)\d[\d\s().-]{6,}\d|\b\d{3}\)?[ .-]\d{3}[ .-]\d{4}\b|\b[Tt]el[.:]\s*\d"),
     "coordinates": re.compile(
-        r"\d+(?:\.\d{3}|\.\d+\s*[,;/]\s*-?\d+\.\d|\.\d+\s*[°º]?\s*[NSEW]\b|\s*[°º]\s*[\dnsew]\b"
+        r"\d(?:\.\d{3}|\.\d+\s*[,;/]\s*-?\d+\.\d|\.\d+\s*[°º]?\s*[NSEW]\b|\s*[°º]\s*[\dnsew]\b"
         r"|\s*[°º]\s*\d|\s*degrees\s+(?:north|south|east|west|latitude|longitude|[NSEW]\b))"
         r"|\b(?:[Ll]at|[Ll]on|[Ll]ng|[Ll]atitude|[Ll]ongitude|[Ee]asting|[Nn]orthing)\b\.?\s*(?:of|is|about)?\s*[:=]?\s*-?\d"
         r"|(?<=[2-9CFGHJMPQRVWX]{4})\+[2-9CFGHJMPQRVWX]{2,3}\b|\b\d{1,2}[C-X]\s?[A-Z]{2}\s?\d{4,10}\b|\bEPSG:\d"
