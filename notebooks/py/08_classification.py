@@ -320,10 +320,9 @@ numbers.prose(
 # 80 % sure. The expected calibration error is the mean distance from the dashed line.
 
 # %% mystnb={"code_prompt_show": "Code: reliability diagrams"} tags=["hide-input"]
-scale = encoder.logit_scale
 bins = {
     name: classification.reliability(
-        image_embeddings, labels, vectors[name], scale
+        image_embeddings, labels, vectors[name], encoder.logit_scale
     )
     for name in ("paper", best)
 }
