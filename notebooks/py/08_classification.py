@@ -309,8 +309,8 @@ easy, hard = (
 numbers.prose(
     f"“{easy['label']}” is recognised best ({easy['value']:.0f} % of "
     f"{easy['n']}), “{hard['label']}” worst ({hard['value']:.0f} % of "
-    f"{hard['n']}). The commonest error is to say “{class_names[said]}” of "
-    f"“{class_names[true]}”: {errors.max()} of {errors.sum()} errors."
+    f"{hard['n']}). The commonest error is to call “{class_names[true]}” "
+    f"“{class_names[said]}”: {errors.max()} of {errors.sum()} errors."
 )
 
 # %% [markdown]
