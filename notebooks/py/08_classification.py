@@ -14,17 +14,17 @@
 # ---
 
 # %% [markdown]
-# # Zero-shot classification
+# # Names, prompts and few shots
 #
-# **A model that was trained on captions alone sorts pictures into classes that are nothing but words; how well depends on the words as much
-# as on the pictures.**
+# **A model trained on captions alone sorts pictures into classes that are only words: {term}`zero-shot` classification. How well it does
+# depends on the words as much as on the pictures.**
 #
-# Time: a quarter of an hour to read; two minutes to run, once the model of [](02_training) is trained. With RSICD on disk and a model worth it
-# (`-p data=FOLDER -p model=FOLDER`), its scene classes are tried as well.
+# Time: a quarter of an hour to read; two minutes to run, once the model of [](02_training) is trained. With RSICD on disk and a model that
+# knows such scenes (`-p data=FOLDER -p model=FOLDER`), RSICD's classes are tried as well.
 #
-# A classifier is trained for its classes: a new class needs new labels and a new training. A model that compares pictures with
-# sentences needs neither; one writes down the names. That is what {term}`zero-shot` promises. How much of it holds for classes that nobody
-# had in mind, for other words of the same things, and against a few labelled pictures?
+# A classifier is trained for its classes: a new class needs new labels and a new training. A model that compares pictures with sentences
+# needs neither; you write down the names. That is the promise. How much of it holds for classes that nobody had in mind, for other words
+# for the same things, and against a few labelled pictures?
 
 # %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "after:02_training", "hide-input"]
 profile = "laptop"
@@ -45,7 +45,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rsvlm import config
-from rsvlm.book.figures import amounts, charts, galleries, numbers, tables
+from rsvlm.book.figures import (
+    amounts,
+    charts,
+    galleries,
+    numbers,
+    scale,
+    tables,
+)
 from rsvlm.data import benchmarks
 from rsvlm.data.catalogue import prompt_set
 from rsvlm.data.demo import earth, recipe
@@ -76,10 +83,10 @@ run = train.load_or_train(*recipe.prepare(options))
 encoder = encoders.open_encoder(str(run / "model"), device=device)
 
 # %% [markdown]
-# ## Classes out of measurements
+# ## Classes that are measured
 #
-# Nobody labelled these {term}`chips <chip>`: their class is measured. A chip that is at least half sea is “sea”; one whose land has one
-# colour in at least five of its nine sectors is land of that colour; the others are mixed, and left out.
+# Nobody labelled these {term}`chips <chip>`; their classes are measured. A chip that is at least half sea is “sea”. If its land has the
+# same colour in at least five of its nine sectors, it is land of that colour. All others are mixed, and left out.
 
 
 # %%
@@ -105,7 +112,7 @@ galleries.gallery(
     [
         {
             "image": pictures[i],
-            "alt": f"A chip of class {class_names[labels[i]]}",
+            "alt": scale.described(samples[kept[i]].record),
             "caption": f"{class_names[labels[i]]}: "
             f"{numbers.counted(int(counts[class_names[labels[i]]]), 'chip')}",
         }
@@ -121,16 +128,16 @@ numbers.prose(
     f"{len(kept)} of {len(samples)} test chips fall into "
     f"{numbers.counted(len(class_names), 'class', 'classes')}; "
     f"{measured.isna().sum()} are mixed, and {few_of_a_kind} belong to classes "
-    f"of fewer than 5 chips. Always guessing “{class_names[0]}” would be right "
-    f"for {100 * counts.iloc[0] / len(kept):.0f} %."
+    f"of fewer than 5 chips. Always answering “{class_names[0]}” would be "
+    f"right for {100 * counts.iloc[0] / len(kept):.0f} %."
 )
 
 # %% [markdown]
 # ## Which prompt?
 #
-# A class becomes a vector by way of a sentence; the picture goes to the class with the nearest vector. `paper` is the sentence of the paper,
-# `plain` the class's words alone, `ensemble` the mean of several sentences, and `as in training` the beginnings that the captions of the
-# training set have.
+# A sentence turns a class into a vector, and a picture goes to the class with the nearest one. `paper` is the paper's sentence, `plain`
+# the name of the class alone, `clip` and `skyscript` the sentences of those projects, `ensemble` the mean of several sentences, and `as in
+# training` the ways in which captions of the training set begin.
 
 # %%
 prompts = {
@@ -148,9 +155,10 @@ vectors = {
 }
 
 # %% [markdown]
-# How often each of them is right; intervals resample {term}`blocks <block>` of test chips that share ground, and the broken line is {term}`chance`:
+# How often is each of them right? Intervals resample {term}`blocks <block>` of test chips that share ground; grey marks are
+# {term}`chance`.
 
-# %% mystnb={"code_prompt_show": "Code: scores of the prompts"} tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: prompts, evaluated"} tags=["hide-input"]
 found = embeddings.read(
     embeddings.load_or_embed(
         run / "model", chips, "test", recompute=recompute, device=device
@@ -177,6 +185,12 @@ for name, of_classes in vectors.items():
         protocol=name,
         **settings,
     )
+
+# %% mystnb={"code_prompt_show": "Code: scores of the prompts"} tags=["hide-input"]
+top = {row["protocol"]: row for row in rows if row["metric"] == "top1"}
+best, worst = (
+    pick(top, key=lambda name: top[name]["value"]) for pick in (max, min)
+)
 PANELS = {"top1": "top-1", "balanced_accuracy": "mean over classes"}
 shown = [
     row | {"label": row["protocol"], "panel": PANELS[row["metric"]]}
@@ -185,28 +199,25 @@ shown = [
 ]
 charts.picture(
     charts.interval_dots(shown, "right, percent"),
-    "Top-1 and balanced accuracy of each prompt set, with intervals and "
-    "chance.",
+    "Dots with intervals: top-1 and the mean over classes for each prompt set, "
+    f"beside marks of chance. The highest top-1 is that of {best}, the lowest "
+    f"that of {worst}.",
 )
 
 # %% tags=["remove-input"]
-top = {row["protocol"]: row for row in rows if row["metric"] == "top1"}
-best, worst = (
-    pick(top, key=lambda name: top[name]["value"]) for pick in (max, min)
-)
 numbers.prose(
     f"`{best}` is right for **{numbers.interval(top[best], unit='%')}** of "
     f"{len(kept)} chips, `{worst}` for "
     f"{numbers.interval(top[worst], unit='%')}; guessing gives "
-    f"{top[best]['chance']:.1f} %. The same pictures, the same model, other "
-    "words."
+    f"{top[best]['chance']:.1f} %. Pictures and model are the same; only the "
+    "words differ."
 )
 
 # %% [markdown]
 # ## Other names for the same things
 #
-# The classes are called as the training captions call them. A person would say “desert” or “forest”; the model never read these words in
-# a caption. The same chips, the same prompt, other names:
+# These classes have the names that the training captions use. A person would say “desert” or “forest”, words that the model never read
+# in a caption. The same chips and prompts, with everyday names:
 
 # %% mystnb={"code_prompt_show": "Code: everyday words"} tags=["hide-input"]
 EVERYDAY = {
@@ -250,7 +261,8 @@ for series, names, systems in (
         ]
 charts.picture(
     charts.interval_dots(told, "top-1, percent"),
-    "Top-1 with the captions' words and with everyday words.",
+    "Dots with intervals of top-1 for three prompts: with the words of the "
+    "captions, and with everyday words.",
 )
 
 # %% tags=["remove-input"]
@@ -261,14 +273,15 @@ ours, theirs = (
 numbers.prose(
     "With everyday words the best of the three prompts reaches "
     f"{max(theirs):.1f} %, with the captions' words {max(ours):.1f} %. A "
-    "zero-shot classifier knows the words that it was trained on: a low score "
-    "on somebody's class list need not be about the pictures."
+    "zero-shot classifier knows the words that it was trained on, so a low "
+    "score on somebody's list of classes may have nothing to do with the "
+    "pictures."
 )
 
 # %% [markdown]
-# ## Which classes are taken for which?
+# ## Which classes does it confuse?
 #
-# Rows are what was measured, columns what the model says, with the best of the prompts above.
+# Rows are what was measured, columns what the model says with the best of the prompts above.
 
 # %% mystnb={"code_prompt_show": "Code: confusion matrix"} tags=["hide-input"]
 matrix = classification.confusion(image_embeddings, labels, vectors[best])
@@ -277,8 +290,9 @@ charts.picture(
     amounts.share_matrix(
         pd.DataFrame(matrix, short, short), "said by the model", "measured"
     ),
-    "Confusion matrix in percent of each row: what was measured against what "
-    "the model says.",
+    "Confusion matrix in percent of each row, what was measured against what "
+    f"the model says: {np.diag(matrix).sum()} of {matrix.sum()} chips lie on "
+    "the diagonal.",
 )
 
 # %% tags=["remove-input"]
@@ -295,28 +309,28 @@ easy, hard = (
 numbers.prose(
     f"“{easy['label']}” is recognised best ({easy['value']:.0f} % of "
     f"{easy['n']}), “{hard['label']}” worst ({hard['value']:.0f} % of "
-    f"{hard['n']}). The commonest error is to say “{class_names[said]}” of "
-    f"“{class_names[true]}”: {errors.max()} of {errors.sum()} errors."
+    f"{hard['n']}). The commonest error is to call “{class_names[true]}” "
+    f"“{class_names[said]}”: {errors.max()} of {errors.sum()} errors."
 )
 
 # %% [markdown]
 # ## Does it know how sure it is?
 #
 # The model's own scale turns scores into probabilities of the classes. A calibrated model is right in 80 % of the cases in which it is
-# 80 % sure; the expected calibration error is the mean distance from the broken line.
+# 80 % sure. The expected calibration error is the mean distance from the dashed line.
 
 # %% mystnb={"code_prompt_show": "Code: reliability diagrams"} tags=["hide-input"]
-scale = encoder.logit_scale
 bins = {
     name: classification.reliability(
-        image_embeddings, labels, vectors[name], scale
+        image_embeddings, labels, vectors[name], encoder.logit_scale
     )
     for name in ("paper", best)
 }
 charts.picture(
     charts.reliability(bins),
-    "Reliability diagrams of two prompt sets: accuracy against confidence, and "
-    "how many answers have it.",
+    "Reliability diagrams of two prompt sets: above, the share of right "
+    "answers against confidence, beside the dashed line of equal "
+    "values; below, how many answers have each confidence.",
 )
 
 # %% tags=["remove-input"]
@@ -335,18 +349,19 @@ numbers.prose(
 )
 
 # %% [markdown]
-# ## A few labelled pictures
+# ## What are a few labelled pictures worth?
 #
-# Whoever has a list of classes often has a few pictures of each. Three ways of using them, none fitted to the pictures that are tested:
+# If you have a list of classes, you often have a few pictures of each. There are three ways of using them; none is fitted to the test
+# pictures:
 #
 # - the nearest class mean;
-# - logistic regression that starts from the texts and is held to them;
+# - logistic regression that starts from the texts and is penalised for leaving them;
 # - logistic regression that knows no text, a *linear probe*.
 #
-# Shots are drawn from the training split, five times over; the curves are means over these draws, with intervals over test
-# chips and draws together. The penalties are fixed beforehand; that of the linear probe on all pictures is chosen on a fifth of the
-# training pictures. The {term}`baseline` beside the book's model is the chip's colours: mean and deviation of each channel in nine sectors,
-# 54 numbers and no training. The same from the command line:
+# Shots are drawn from the training split five times. The curves are means over these draws; their intervals cover test chips and draws
+# together. Penalties are fixed beforehand, except for the linear probe on all pictures, whose penalty is chosen on a fifth of the training
+# pictures. The {term}`baseline` is the chip's colours: mean and deviation of each channel in nine sectors, 54 numbers without any
+# training. The same from the command line:
 #
 # ```text
 # rsvlm evaluate classify --model MODEL --root FOLDER --split test \
@@ -425,12 +440,16 @@ guess = 100 / len(shot_names)
 chance = pd.DataFrame(
     {"x": [min(how["shots"]), max(how["shots"])], "value": [guess, guess]}
 )
+ends = "; ".join(
+    f"{name} from {curve['value'].iloc[0]:.0f} to {curve['value'].iloc[-1]:.0f}"
+    for name, curve in curves.items()
+)
 charts.picture(
     charts.curves_with_bands(
         curves, "labelled pictures of each class", "top-1, percent", chance
     ),
-    "Top-1 by the number of labelled pictures of each class, for the book's "
-    "model with and without texts and for colours, with intervals.",
+    "Curves of top-1 by the number of labelled pictures of each class, from "
+    f"the fewest to the most: {ends}.",
 )
 
 # %% tags=["remove-input"]
@@ -452,34 +471,35 @@ mine = {
     for key, row in shot.items()
     if key[0] == "the book's model"
 }
-most_part = (
-    " for the most part"
+used_up = (
+    "most of"
     if mine["text", str(last)] - mine["linear", str(last)] > 1
-    else ""
+    else "all of"
 )
 numbers.prose(
     "With one sentence and no picture the book's model is right for "
     f"{mine['text', '0']:.1f} % of {len(tested)} chips of {len(shot_names)} "
-    f"classes. With {numbers.counted(first, 'picture')} of each class beside "
-    f"the sentence it is {mine['text', str(first)]:.1f} %, without a sentence "
-    f"{mine['linear', str(first)]:.1f} %; with {last} it is "
-    f"{mine['text', str(last)]:.1f} and {mine['linear', str(last)]:.1f} %, so "
-    f"what the sentence is worth is used up by then{most_part}.",
+    f"classes. With {numbers.counted(first, 'picture')} of each class as well "
+    f"it is right for {mine['text', str(first)]:.1f} %, and without the "
+    f"sentence for {mine['linear', str(first)]:.1f} %. With {last} pictures it "
+    f"is {mine['text', str(last)]:.1f} and {mine['linear', str(last)]:.1f} %: "
+    f"by then {used_up} the sentence's advantage is gone.",
     f"On all {len(known_labels)} training chips, at most {most} of a class, "
     f"the linear probe reaches {mine['linear', 'all']:.1f} %, colours alone "
     f"{shot['colours', 'linear', 'all']['value']:.1f} %.",
 )
 
 # %% [markdown]
-# The model has seen these training chips, with their captions and without these labels; the test chips lie elsewhere. With other weights
-# (`--model open_clip:NAME:FILE`, or vectors in a file) that question has to be asked again: [](10_leakage).
+# The model has seen these training chips, with their captions but without these labels; the test chips lie elsewhere. With other weights
+# (`--model open_clip:NAME:FILE`, or vectors in a file) you have to ask again what was seen: [](10_leakage).
 
 # %% [markdown]
-# ## Do the intervals hold what they say?
+# ## Do the intervals keep their promise?
 #
-# Of a hundred 95 % intervals about 95 should hold the truth. Whether they do can be counted where the truth is known: test sets are drawn from
-# models with a known score, and each gets its interval, by percentiles over resamples and as this package does it. Percentiles are kept where
-# there are a hundred units and fifteen hits and misses; elsewhere, and for calibration errors and few-shot seeds, something wider stands.
+# Of a hundred 95 % intervals, about 95 should contain the truth. Where the truth is known this can be counted. So test sets are drawn from
+# models with a known score, and each gets two intervals: percentiles over resamples, and this package's own. The package uses percentiles
+# if there are at least a hundred independent units and fifteen hits and misses; in all other cases, and for calibration errors and
+# few-shot seeds, it uses something wider. Each row is one kind of test set.
 
 # %% mystnb={"code_prompt_show": "Code: table of how often intervals hold the truth"} tags=["hide-input"]
 rng = np.random.default_rng(seed)
@@ -512,37 +532,37 @@ counted = coverage.simulate(
     seed=seed,
 )
 HEADS = {
-    "percentiles": "percentiles, % that hold it",
-    "shipped": "this package's, %",
+    "kind": "test set",
     "truth": "true score",
-    "units": "independent units",
+    "images": "images",
+    "units": "units",
+    "percentiles": "percentiles, %",
+    "shipped": "package, %",
 }
-numbers.table(
-    counted.rename(columns=HEADS).drop(
-        columns=["width_percentiles", "width_shipped"]
-    )
-)
+of_rows = counted["metric"] + ": " + counted["kind"]
+numbers.table(counted.assign(kind=of_rows)[list(HEADS)].rename(columns=HEADS))
 
 # %% tags=["remove-input"]
 single = counted["kind"] == "overlapping chips, resampled one by one"
 short = counted[~single & (counted["percentiles"] < coverage.TARGET)]
 left = counted[~single & (counted["shipped"] < coverage.TARGET)]
 numbers.prose(
-    f"Percentiles hold the truth less often than in {coverage.TARGET:.0f} of "
-    f"100 cases in {len(short)} of {(~single).sum()} rows, the worst in "
-    f"{counted['percentiles'][~single].min():.0f}; the intervals of this "
-    f"package in {len(left)}, the worst in "
-    f"{counted['shipped'][~single].min():.0f} (a share of {10 if few else 200} "
-    "sets is itself uncertain by three points). No method helps who resamples "
-    "chips one by one that hang together: "
+    "Percentiles contain the truth in fewer than "
+    f"{coverage.TARGET:.0f} of 100 cases in {len(short)} of {(~single).sum()} "
+    "rows, at worst in "
+    f"{counted['percentiles'][~single].min():.0f}; this package's intervals in "
+    f"{numbers.counted(len(left), 'row')}, at worst in "
+    f"{counted['shipped'][~single].min():.0f}. (A share of "
+    f"{10 if few else 200} sets is itself uncertain by three points.) If chips "
+    "that share ground are resampled one by one, no method helps: "
     f"{counted['shipped'][single].iloc[0]:.0f} of 100."
 )
 
 # %% [markdown]
 # ## The clearest chips, and the worst mistakes
 #
-# By how far the true class's score lies above the best other's: first the clearest chip of each of six classes, then the six chips with the
-# largest lag.
+# Chips are ordered by how far the score of the true class is above the best other. First come the clearest chips of six classes, then the
+# six chips whose true class is furthest behind.
 
 # %% mystnb={"code_prompt_show": "Code: clearest chips and worst mistakes"} tags=["hide-input"]
 scores = image_embeddings @ vectors[best].T
@@ -557,7 +577,7 @@ galleries.gallery(
     [
         {
             "image": pictures[i],
-            "alt": f"Chip of class {class_names[labels[i]]}",
+            "alt": scale.described(samples[kept[i]].record),
             "badge": "✓" if lead[i] > 0 else "✗",
         }
         | {
@@ -573,7 +593,7 @@ galleries.gallery(
 # %% [markdown]
 # ## Scenes of RSICD
 #
-# The file names of RSICD carry a scene class. The toy model of this book has never seen an airport; give a model that has, in any form
+# RSICD's file names tell the class of a scene. The small model of this book has never seen an airport; give one that has, in any form
 # that `rsvlm evaluate classify --model` takes.
 
 # %% mystnb={"code_prompt_show": "Code: scenes of RSICD"} tags=["hide-input"]
@@ -632,7 +652,7 @@ numbers.prose(
     f"{len(names)} classes: {'; '.join(lines)}. Guessing gives "
     f"{told['plain']['chance']:.1f} %."
     if scene_rows
-    else f"{missing}: nothing is measured here."
+    else f"{missing}, so nothing is measured here."
 )
 
 # %% tags=["remove-input"]
@@ -686,14 +706,14 @@ saved = save_result(
 # %% [markdown]
 # ## Exercise
 #
-# Give the few shots a text that misleads: `vectors["paper"]` in place of `vectors["as in training"]`. Where does the curve with texts begin
-# then, and where does it end?
+# Give the few shots a text that misleads: `vectors["paper"]` instead of `vectors["as in training"]`. Where does the curve with texts begin
+# now, and where does it end?
 #
 # ```{dropdown} Answer
-# It begins at the accuracy of the prompt `paper` alone, for without a picture there is nothing but the text. The regression is held to
-# its texts by a penalty, not bound to them: each labelled picture pulls, and with more of them the pull of the texts counts for less. So the
-# curve rises faster than the one above, and ends near the linear probe, which knows no text. A bad sentence costs most where pictures are
-# fewest: the mirror of the result above.
+# With no picture it is at the accuracy of the prompt `paper`, because there is nothing but the text. A penalty holds the regression to its
+# texts but does not bind it: each labelled picture pulls, and the more there are, the less the texts count. So the curve rises faster
+# than the one above and ends near the linear probe, which knows no text. A bad sentence costs most where pictures are fewest, as a good
+# one is worth most there.
 # ```
 #
 # ## Takeaways
@@ -701,10 +721,10 @@ saved = save_result(
 # %% tags=["remove-input"]
 numbers.points(
     f"Without a single label the model is right for {top[best]['value']:.1f} % "
-    f"of {len(kept)} chips of "
+    f"of {len(kept)} chips from "
     f"{numbers.counted(len(class_names), 'class', 'classes')}; guessing gives "
     f"{top[best]['chance']:.1f} %.",
-    "The words decide: the prompt is worth "
+    "The words decide: the choice of prompt is worth "
     f"{top[best]['value'] - top[worst]['value']:.1f} points (`{best}` against "
     f"`{worst}`), and everyday names of the same classes cost "
     f"{max(ours) - max(theirs):.1f}.",
@@ -712,9 +732,9 @@ numbers.points(
     f"{mine['text', str(last)]:.1f} % with texts and "
     f"{mine['linear', str(last)]:.1f} % without. Texts are worth most where "
     "pictures are fewest.",
-    "Calibration errors lie between "
+    "Depending on the prompt, the calibration error is between "
     f"{min(row['value'] for row in ece.values()):.1f} and "
-    f"{max(row['value'] for row in ece.values()):.1f} points, by the prompt.",
+    f"{max(row['value'] for row in ece.values()):.1f} points.",
 )
 
 # %% tags=["remove-input"]

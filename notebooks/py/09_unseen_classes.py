@@ -16,15 +16,15 @@
 # %% [markdown]
 # # Unseen classes
 #
-# **Take every chip that shows the sea out of the training data, and every caption that says the word: what the model still knows of
-# it can be measured against one that saw as many chips of all kinds.**
+# **Remove every chip that shows the sea from the training data, and every caption that says the word. What does the model still know of
+# the sea, compared with one that saw as many chips of all kinds?**
 #
-# Time: ten minutes to read; three to four to run on two CPU cores in profile `laptop`, seconds in `smoke`. Six short trainings, three kinds
-# of data with two seeds each; a run that is there is not trained again.
+# Time: ten minutes to read; three to four to run on two CPU cores in profile `laptop`, seconds in `smoke`. There are six short trainings,
+# three kinds of data with two seeds each; a run that exists is not trained again.
 #
-# A zero-shot model is praised for knowing what it was never taught. But was it never taught? A class that is missing from the
-# labels may well stand in the captions, under its own name or another. The only way to be sure is to take a thing out of the
-# training data, whole, and to look at what is left.
+# {term}`Zero-shot <zero-shot>` models are praised for knowing what they were never taught. But were they never taught it? A class that is
+# missing from the labels may well be in the captions, under its own name or another. The only way to be sure is to remove a thing from the
+# training data altogether, and to see what is left.
 
 # %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "after:01_landmarks", "hide-input"]
 profile = "laptop"
@@ -48,7 +48,7 @@ import numpy as np
 import pandas as pd
 import rsvlm
 from rsvlm import config
-from rsvlm.book.figures import charts, galleries, numbers, tables
+from rsvlm.book.figures import charts, galleries, numbers, scale, tables
 from rsvlm.data import benchmarks
 from rsvlm.data.demo import categories, earth
 from rsvlm.evaluation import (
@@ -88,13 +88,13 @@ settings |= (
 # ## What is left out?
 #
 # The paper trains without 89 landmark classes and finds that they are still recognised. Its model had read the web before, where those
-# classes have names; ours has seen ImageNet's pictures, and no words. So there are three kinds of training data, in equal numbers of pairs:
+# classes have names; ours has seen ImageNet's pictures, but no words. So there are three kinds of training data, with equal numbers of
+# pairs:
 #
-# - **all**: as many {term}`chips <chip>` as the next has, drawn at random from all.
-# - **held out**: no chip with a held-out {term}`landmark` in its record, and no caption that contains a held-out word, not even within
-#   another.
-# - **held out + names**: the same, but every eighth pair is a chip of a held-out category with nothing but its name, `An aerial image
-#   of a sea`. It stands for what a web at large tells: the word and the look, and no landmark caption.
+# - **all**, the control: {term}`chips <chip>` drawn at random from all of them.
+# - **held out**: no chip with a held-out {term}`landmark` in its record, and no caption with a held-out word, not even inside another word.
+# - **held out + names**: the same, but every eighth pair is a chip of a held-out category with its name alone, `An aerial image of a sea`.
+#   This stands for what the web at large tells: the word and the look, without any landmark caption.
 
 # %%
 held, control = (
@@ -106,12 +106,12 @@ sets = unseen.hold_out(folder, held, seed, recompute)
 # %% tags=["remove-input"]
 counts = json.loads((sets / "counts.json").read_text())
 numbers.prose(
-    f"Of {counts['train']:,} training samples {counts['shown']:,} show what is "
-    f"held out and {counts['told']:,} name it; {counts['kept']:,} are kept."
+    f"Of {counts['train']:,} training samples, {counts['shown']:,} show what "
+    f"is held out and {counts['told']:,} name it; {counts['kept']:,} are kept."
 )
 
 # %% [markdown]
-# One model is trained for each kind of data and each seed, and the test chips are embedded with it:
+# One model is trained for each kind of data and each seed, and it embeds the test chips:
 
 # %%
 models, vectors = {}, {}
@@ -129,10 +129,10 @@ for arm, number in itertools.product(unseen.ARMS, seed_list):
 # %% [markdown]
 # ## Can it find a chip by a caption that names what it never saw?
 #
-# All captions of the test chips ask for their chip. Those that name a held-out category stand apart from the others, for models
-# differ in all. A caption says more than one thing, so what is lost is the share of one word in it. Beside the models stands what
-# **colours alone** reach: a ridge regression from 54 colours of a chip to the words of its captions, learnt from training chips of all
-# kinds. Chips that share ground are resampled as one.
+# Every caption of a test chip is a query for that chip. Captions that name a held-out category are counted apart from the others, because
+# models differ on both. A caption says more than one thing, so what can be lost is the share of one word. **Colours alone** is the
+# {term}`baseline`: a ridge regression from 54 colour values of a chip to the words of its captions, learned from training chips of all
+# kinds. Intervals resample chips that share ground together.
 
 # %% mystnb={"code_prompt_show": "Code: colours alone, and what is asked"} tags=["hide-input"]
 found = vectors["all", seed_list[0]]
@@ -186,8 +186,8 @@ shown = statistics.dots(
 )
 charts.picture(
     charts.interval_dots(shown, "recall at 10, text → image, percent"),
-    "Recall at 10 of captions that name a held-out category and of others, for "
-    "three kinds of training data and colours alone.",
+    "Dots with intervals of recall at 10, for captions that name a held-out "
+    "category and for others: three kinds of training data, and colours alone.",
 )
 
 # %% tags=["remove-input"]
@@ -201,7 +201,7 @@ lost = {
 first, second = groups
 called = held_out.replace(",", " or ")
 numbers.prose(
-    "Without chips and words, recall changes by "
+    "Without the chips and the words, recall changes by "
     f"{statistics.in_words(lost['held out'][first])} on the {names_it.sum():,} "
     f"captions that name {called}, and by "
     f"{statistics.in_words(lost['held out'][second])} on the "
@@ -209,24 +209,24 @@ numbers.prose(
     "With names alone it changes by "
     f"{statistics.in_words(lost['held out + names'][first])} and "
     f"{statistics.in_words(lost['held out + names'][second])}. Small dots are "
-    "single seeds; intervals resample the images, and do not know how another "
-    "seed would turn out.",
+    "single seeds. Intervals resample images; they say nothing about another "
+    "seed.",
 )
 
 # %% [markdown]
 # ## Does it know whether a chip shows the thing?
 #
-# Zero-shot: all test chips are ordered by how much more they agree with one sentence than with the average caption (models of few
-# steps put some chips near every text). The area under the ROC curve is the probability that a chip that shows the thing comes before
-# one that does not; 50 % is guessing. Four sentences each:
+# Test chips are ordered by how much closer they are to one sentence than to the average caption. (After few steps, models put some chips
+# near every text.) The area under the ROC curve is the probability that a chip that shows the thing comes before one that does not; 50 %
+# is guessing. Each category is asked for with four sentences:
 #
 # - the *paper*'s prompt;
-# - a *sentence* in the manner of the captions;
-# - its *frame*, the same without the word, to see what the words around it are worth;
+# - a *sentence* in the style of the captions;
+# - its *frame*, which is the same without the word, to see what the other words are worth;
 # - a *description* in words that were not held out.
 #
-# A word without training can point anywhere, so a value far from 50 % on a single seed is no knowledge: look whether the dots of the
-# seeds lie together.
+# An untrained word can point anywhere, so a value far from 50 % with one seed is no proof of knowledge. Check that the dots of the seeds
+# lie together.
 
 # %% mystnb={"code_prompt_show": "Code: areas under the curve of all sentences"} tags=["hide-input"]
 present = {
@@ -279,8 +279,9 @@ charts.picture(
     charts.interval_dots(
         statistics.dots(lines, 50.0), "area under the ROC curve, percent"
     ),
-    "Area under the curve for each category and sentence, dots with intervals; "
-    "held-out categories stand first.",
+    "Dots with intervals of the area under the curve, a line for each category "
+    "and sentence, a colour for each kind of training data; held-out "
+    "categories stand first.",
 )
 
 
@@ -301,26 +302,26 @@ for name in [c.name for c in held if (c.name, "sentence", "all") in known]:
     doubt = (
         ""
         if sure
-        else " **The control itself does not know it in every seed, so the "
-        "rest of this line shows nothing.**"
+        else " **The control itself does not know it with every seed, so these "
+        "differences show nothing.**"
     )
     sentences.append(
         f"*{name}*: {value['all']:.0f} % where it was seen; "
-        f"{value['held out']:.0f} % where it was not, that is "
+        f"{value['held out']:.0f} % where it was not, a difference of "
         f"{statistics.in_words(gaps['held out'])}; "
-        f"{value['held out + names']:.0f} % with its name alone, "
-        f"{statistics.in_words(gaps['held out + names'])}; "
+        f"{value['held out + names']:.0f} % with its name alone, a difference "
+        f"of {statistics.in_words(gaps['held out + names'])}; "
         f"{known[name, 'sentence', palette]['value']:.0f} % by colours "
         f"alone.{doubt}"
     )
-numbers.prose("By the sentence in the manner of the captions:", *sentences)
+numbers.prose("With the sentence in the style of the captions:", *sentences)
 
 # %% [markdown]
 # ## Is it the right thing to hold out?
 #
-# What is held out must be something that the control knows, or nothing could be lost: by both sentences and with every seed. And it must
-# be possible to take it away: not with most of the chips, and not so that something else that stays in tells of it all the same. Of
-# the control alone, no further training:
+# The control must know what is held out, with both sentences and every seed, or there is nothing to lose. And it must be possible to
+# remove it without removing most of the chips, and without leaving something behind that gives it away. This is measured on the control
+# alone, without further training:
 
 
 # %% mystnb={"code_prompt_show": "Code: table of what could be held out"} tags=["hide-input"]
@@ -335,10 +336,10 @@ def choice(c):
         if o.name != c.name:
             others[o.name] = 100 * present[o.name][here].mean()
     most = max(others, key=others.get, default="")
-    row = {"category": c.name, "of the test chips, %": 100 * here.mean()}
-    row["worst of seeds and sentences, %"] = worst(c)
+    row = {"category": c.name, "test chips, %": 100 * here.mean()}
+    row["lowest area, %"] = worst(c)
     also = f"{others[most]:.0f} ({most})" if most else ""
-    return row | {"chips that show another as well, %": also}
+    return row | {"of these, %, also show": also}
 
 
 choices = pd.DataFrame(
@@ -347,27 +348,25 @@ choices = pd.DataFrame(
 numbers.table(choices, digits=0)
 
 # %% tags=["remove-input"]
-firm = list(
-    choices.loc[choices["worst of seeds and sentences, %"] >= 80, "category"]
-)
+firm = list(choices.loc[choices["lowest area, %"] >= 80, "category"])
 weak = [c.name for c in held if c.name not in firm]
 numbers.prose(
-    "By both sentences and with every seed the control knows "
-    f"{', '.join(firm) or 'none of them'} (80 % or more).",
-    f"Of {', '.join(weak)} it knows too little for this page to show anything: "
+    "The lowest area is over seeds and both sentences. With all of them the "
+    f"control knows {', '.join(firm) or 'none of these'} (80 % or more).",
+    f"It knows too little of {', '.join(weak)} for this page to show anything: "
     "give it more steps."
     if weak
     else "",
 )
 
 # %% [markdown]
-# Colours of land are not things, and land of one colour shades into the next. Islands are rarer than the sea, which would leave more to
-# train on; but where there is an island there is the sea, and a model that never saw an island still learns what lies around it. So the
-# sea is what this page holds out unless told otherwise, though it takes half of the chips along.
+# A colour of land is not a thing, and one colour shades into the next. Islands are rarer than the sea, which would leave more chips to
+# train on. But where there is an island there is the sea, and a model that never saw an island still learns what lies around it. So by
+# default this page holds out the sea, although half of the chips go with it.
 #
-# ## What comes first?
+# ## Which chips come first?
 #
-# The chips that each model puts first for the first category. A tick marks those that show it.
+# These are the chips that each model ranks first for the first category. A tick marks those that show it.
 
 # %% mystnb={"code_prompt_show": "Code: chips that come first"} tags=["hide-input"]
 category = held[0]
@@ -380,7 +379,7 @@ for arm in unseen.ARMS:
     shown = [
         {
             "image": pictures[i],
-            "alt": min(by_key[found.keys[i]].captions, key=len),
+            "alt": scale.described(records[found.keys[i]]),
             "right": present[category.name][i],
         }
         | {"ground": records[found.keys[i]]}
@@ -431,13 +430,13 @@ for arm in shown_arms:
 # ## Exercise
 #
 # Suppose that a model without the sea recognises it by the *frame*, a sentence without the word, nearly as well as by the *sentence*. What
-# has it shown? And what would one have to hold out to close this way?
+# has it shown? And what else would have to be held out to rule this out?
 #
 # ```{dropdown} Answer
-# That it knows the other words of the sentence: “to the west covers about half of the picture” is said of lakes too, and a large even
-# surface at one side is what these words came to mean. It is knowledge of a neighbour, not of the sea. To close the way one would have to hold
-# out what shares the words, lakes and their captions (`-p held_out=sea,lake -p seen=island`), and have less left to train on. What counts as
-# unseen is decided by the captions as much as by the list of classes.
+# It has shown that it knows the other words: “to the west covers about half of the picture” is said of lakes too, and these words have come
+# to mean a large even surface at one side. That is knowledge of something similar, not of the sea. To rule it out, hold out whatever
+# shares the words, that is, lakes and their captions (`-p held_out=sea,lake -p seen=island`); then less is left to train on. The captions
+# decide what counts as unseen as much as the list of classes does.
 # ```
 #
 # ## Takeaways
@@ -451,12 +450,12 @@ described = [
 numbers.points(
     f"{counts['kept']:,} of {counts['train']:,} training samples neither show "
     f"nor name {called}.",
-    "Without it, recall at 10 of captions that name it changes by "
-    f"{numbers.interval(lost['held out'][first], signed=True, unit='points')}, "
-    "of others by "
-    f"{numbers.interval(lost['held out'][second], signed=True)}.",
+    "Without it, recall at 10 changes by "
+    f"{numbers.interval(lost['held out'][first], signed=True, unit='points')} "
+    "for captions that name it, and by "
+    f"{numbers.interval(lost['held out'][second], signed=True)} for others.",
     *(
-        f"*{c.name}*, by the sentence: "
+        f"*{c.name}*, with the sentence: "
         f"{known[c.name, 'sentence', 'held out']['value']:.0f} % without it, "
         f"{known[c.name, 'sentence', 'held out + names']['value']:.0f} % with "
         "its name alone, "
@@ -465,8 +464,8 @@ numbers.points(
         if (c.name, "sentence", "all") in known
     ),
     *(
-        f"A description of *{name}* in seen words reaches {entry['value']:.0f} "
-        "% where it was not seen."
+        f"Where *{name}* was not seen, a description of it in known words "
+        f"reaches {entry['value']:.0f} %."
         for entry, name in described
     ),
 )

@@ -16,16 +16,15 @@
 # %% [markdown]
 # # Leakage: test images in the training set
 #
-# **Copies of test images are found in a training set however they were rotated, mirrored or re-encoded, though not when they were cropped;
-# what a share of leaked test pairs does to a score is measured with the overlap, without it, and without as many others. What RSICD's own
-# splits share is sentences, not pictures.**
+# **Copies of test images in a training set can be found, even if they were rotated, mirrored or re-encoded, but not if they were cropped.
+# What leaked test pairs do to a score is measured too. What RSICD's own splits share is sentences, not pictures.**
 #
 # Time: a quarter of an hour to read; two minutes to run on two CPU cores the first time, once the model of [](02_training) is trained. With
 # RSICD on disk (`-p data=FOLDER`) its own splits are compared as well, which takes half a minute more.
 #
-# Models are trained on millions of pictures from everywhere, and tested on a thousand from somewhere. Nobody has looked whether the thousand
-# are among the millions; where somebody did, they often were. A score on pictures that were trained on is memory, not understanding. So: can
-# the copies be found, and how much is a leak worth?
+# Models are trained on millions of pictures from everywhere, and tested on a thousand from somewhere. Few people check whether the thousand
+# are among the millions. A score on pictures from the training set measures memory, not understanding. So: can copies be found, and how
+# much is a leak worth?
 
 # %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "after:02_training", "hide-input"]
 profile = "laptop"
@@ -70,7 +69,7 @@ run = train.load_or_train(*recipe.prepare(options))
 # %% [markdown]
 # ## A training set with test images in it
 #
-# Test {term}`chips <chip>` are copied into a training set, each in one way:
+# Some test {term}`chips <chip>` are copied into a training set, each changed in one way. Two of the changes need a function:
 
 
 # %%
@@ -86,14 +85,14 @@ def cropped(array, share):
 
 
 # %% [markdown]
-# As the file that it is, saved anew, rotated, mirrored, made smaller, brighter or cropped:
+# A copy is the same file, or it is saved again, rotated, mirrored, made smaller, brighter or cropped:
 
 # %%
 PICTURES = {
     "the same file": None,
-    "saved as PNG anew": lambda a: a,
+    "saved again as PNG": lambda a: a,
     "saved as JPEG": jpeg,
-    "turned a quarter": lambda a: np.rot90(a),
+    "rotated by 90°": lambda a: np.rot90(a),
     "mirrored, as JPEG": lambda a: jpeg(a[:, ::-1]),
     "half as large": lambda a: images.resize(a, len(a) // 2, len(a) // 2),
     "brighter": lambda a: np.clip(1.2 * a + 10.0, 0, 255).astype(np.uint8),
@@ -103,8 +102,8 @@ PICTURES = {
 
 
 # %% [markdown]
-# Or only its captions, over another picture. Copies of pictures bring their captions along, in another order: that is how benchmarks leak
-# into each other.
+# Other copies take only the captions, with another picture. Copies of pictures keep their captions in another order, which is how
+# benchmarks leak into each other.
 
 
 # %% mystnb={"code_prompt_show": "Code: copies of captions"} tags=["hide-input"]
@@ -185,15 +184,15 @@ copies = pd.DataFrame(
 # %% [markdown]
 # ## Are they found?
 #
-# A copy of a picture should be found by its picture, a copied caption by its words. `rsvlm evaluate leakage` does it from the command
-# line; this is the call:
+# A copied picture should be found by its pixels, a copied caption by its words. `rsvlm evaluate leakage` does this from the command
+# line; in Python it is one call:
 
 # %%
 overlap = leakage.find(planted, chips, split="test")
 
 # %% [markdown]
-# The whole training set of [](02_training) is searched too: it lies on other ground than the test chips, so whatever is found in it is
-# a false alarm.
+# The whole training set of [](02_training) is searched too. It lies on other ground than the test chips, so whatever is found there is a
+# false alarm.
 
 # %% mystnb={"code_prompt_show": "Code: searches, with several limits"} tags=["hide-input"]
 LIMITS = range(0, 17, 2)
@@ -243,51 +242,48 @@ matrix = pd.crosstab(copies["kind"], copies["found by"]).reindex(
 )
 charts.picture(
     amounts.share_matrix(matrix, "found by", "kind of copy"),
-    "Matrix of kinds of copies against what found them, in percent of each "
-    "row.",
+    "Matrix in percent of each row, kinds of copies against what found them: "
+    f"{(copies['found by'] == 'not found').sum()} of {len(copies)} copies are "
+    "in the last column, not found.",
 )
 
 # %% tags=["remove-input"]
 lost = matrix["not found"] / matrix.sum(axis=1)
 told = ", ".join(
-    f"{kind} ({100 * share:.0f} % not found)"
+    f"{kind} ({100 * share:.0f} % missed)"
     for kind, share in lost[lost > 0].items()
 )
 numbers.prose(
     f"{int(matrix.drop(columns='not found').to_numpy().sum())} of "
     f"{len(copies)} copies are found.",
-    f"Lost, wholly or in part: {told}." if told else "No kind is lost.",
+    f"Not always found: {told}." if told else "Every kind is found.",
 )
 
 # %% [markdown]
-# How they are found, side by side: the copy in the training set, and the test picture that it is of.
+# Here are some of them in pairs: the copy in the training set, then the test picture that it copies.
 
-# %% mystnb={"code_prompt_show": "Code: copies beside what they are of"} tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: copies beside their originals"} tags=["hide-input"]
 items = leakage.look(copied, planted, chips, split="test", count=12, seed=seed)
 grounds = {sample.key: sample.record for sample in shards.stream(chips, "test")}
 cells = []
 for item in items:
-    note = f"{item['reason']}, {item['distance']:.2g}, turn {item['turn']}"
-    for side, words in (
-        ("train", "training picture"),
-        ("benchmark", "test picture"),
-    ):
+    for side, words in (("train", "copy"), ("benchmark", "test picture")):
         text = item[f"{side}_captions"][0]
         cell = {
             "image": item[f"{side}_image"],
-            "alt": f"A {words}, found as {item['reason']}",
-            "badge": side,
+            "alt": f"The {words}, found as {item['reason']}: {text}",
+            "badge": words,
         }
         cell["ground"] = (
             grounds.get(item["benchmark_key"]) if side == "benchmark" else None
         )
-        cells.append(cell | {"caption": f"{note}: {text[:60]}…"})
+        cells.append(cell | {"caption": f"{item['reason']}: {text[:60]}…"})
 galleries.gallery(cells, thumbnail_px=130)
 
 # %% [markdown]
-# ## And what is found that is no copy?
+# ## How many false alarms are there?
 #
-# Short captions are equal by chance, which is why captions alone do not count as an overlap unless asked for.
+# Short captions are often equal by chance, so equal captions alone do not count as an overlap unless you ask for it.
 
 # %% mystnb={"code_prompt_show": "Code: table of false alarms"} tags=["hide-input"]
 alarms = clean.drop_duplicates(["train_key", "reason"])["reason"].value_counts()
@@ -299,7 +295,7 @@ table["precision, %"] = 100 * table["copies found"] / table.sum(axis=1)
 numbers.table(table.rename_axis("found by").reset_index())
 
 # %% [markdown]
-# How near is near? Two pictures are near when at most 6 of the 64 bits of their hashes differ, under the best of eight rotations and
+# How near is near? Two pictures are near if at most 6 of the 64 bits of their hashes differ, under the best of eight rotations and
 # mirrorings. The same search with other limits:
 
 # %% mystnb={"code_prompt_show": "Code: table of limits"} tags=["hide-input"]
@@ -326,17 +322,18 @@ for limit in LIMITS:
 numbers.table(pd.DataFrame(lines), digits=0)
 
 # %% [markdown]
-# What others can use is a plain list, a file of keys, reasons and rotations, without pictures or captions:
+# For others to use there is a plain list of keys and reasons, without pictures or captions. `distance` is in bits of the hash, and for
+# texts 1 minus their Jaccard similarity; `turn`, from 0 to 7, is the rotation or mirroring that takes the copy back, and −1 for texts:
 
 # %% mystnb={"code_prompt_show": "Code: list of overlaps"} tags=["hide-input"]
-numbers.table(copied.groupby("reason").head(2), digits=2)
+numbers.table(copied.groupby("reason").head(1), digits=2)
 
 # %% [markdown]
 # ## What does it do to the scores?
 #
-# The model of [](02_training) goes on for a few steps, on equally many pairs each time and with the same settings: once all of them are from
-# the training split, once a tenth of all test pairs is among them, once two fifths. Further training alone changes scores too, so the
-# model that saw no test pair is what the others are compared with.
+# The model of [](02_training) is trained a little further, three times, with the same settings and equally many pairs. Once all pairs are
+# from the training split; once they include a tenth of all test pairs; once two fifths. Further training alone changes scores too, so
+# the model that saw no test pair is the one to compare with.
 
 # %% mystnb={"code_prompt_show": "Code: training sets with and without test pairs"} tags=["hide-input"]
 SHARES = {"none": 0.0, "a tenth": 0.1, "two fifths": 0.4}  # of the test pairs
@@ -397,8 +394,9 @@ for name in SHARES:
         overlaps[name] = leakage.find(leaks / name, chips, split="test")
 
 # %% [markdown]
-# `leakage.compare` scores each on the whole test split; without the pictures that `leakage.find` finds in its training pairs; and, because a
-# smaller gallery is an easier one, without as many others. So is the model without test pairs, on the same pictures.
+# `leakage.compare` scores each model three times: on the whole test split; without the overlap, which are the pictures that
+# `leakage.find` finds in its training pairs; and, because a smaller gallery is easier, without as many other pictures. The model
+# without test pairs is scored on the same pictures.
 
 # %% mystnb={"code_prompt_show": "Code: mean recalls with and without test pairs"} tags=["hide-input"]
 about = {
@@ -421,8 +419,9 @@ shown = [
 ]
 charts.picture(
     charts.interval_dots(shown, "mean recall, percent"),
-    "Mean recall with and without test pairs in training: on the whole split, "
-    "without the overlap, and without as many others.",
+    "Dots with intervals of mean recall with and without test pairs in "
+    "training, a panel for each leaked share: on the whole split, without the "
+    "overlap, and without as many others.",
 )
 
 # %% tags=["remove-input"]
@@ -450,8 +449,8 @@ told_gains = [
 numbers.prose(*told_gains)
 
 # %% [markdown]
-# The same, query by query: text → image R@5 in the whole gallery, of captions whose chip was leaked and of the others, against the model
-# without test pairs.
+# The same, query by query: how text → image R@5 in the whole gallery differs from the model without test pairs, for captions whose chip
+# was leaked and for the others.
 
 # %% mystnb={"code_prompt_show": "Code: changes of leaked chips and of others"} tags=["hide-input"]
 image = vectors["none"].image_of_caption
@@ -488,26 +487,27 @@ dots = [
 ]
 charts.picture(
     charts.interval_dots(dots, "change of text → image R@5, points"),
-    "Change of R@5 of leaked chips and of the others, for two shares of leaked "
-    "test pairs, with intervals.",
+    "Dots with intervals of the change of R@5, a line for each share of leaked "
+    "test pairs, one dot for leaked chips and one for the others.",
 )
 
 # %% tags=["remove-input"]
 numbers.prose(
     *(
-        f"With {share} leaked, R@5 of the leaked chips changes by "
-        f"{statistics.in_words(rise[share, 'leaked'])}, of the others by "
-        f"{statistics.in_words(rise[share, 'not leaked'])}."
+        f"With {share} leaked, R@5 changes by "
+        f"{statistics.in_words(rise[share, 'leaked'])} for leaked chips and by "
+        f"{statistics.in_words(rise[share, 'not leaked'])} for the others."
         for share in list(SHARES)[1:]
     ),
-    "A score on the whole split mixes both.",
+    "A score on the whole split mixes the two.",
 )
 
 # %% [markdown]
 # ## RSICD against itself
 #
-# RSICD is cut from web maps, several times over the same ground. Its training split against its validation split, and the captions of other
-# data sets against the same validation split, where they are on disk:
+# RSICD is cut from web maps, several times from the same ground. Here its training split is compared with its validation split, and so are
+# the captions of other data sets, if they are on disk. Rows that begin with *images* count validation images, rows that begin with
+# *captions* count validation captions, in percent:
 
 # %% mystnb={"code_prompt_show": "Code: search in RSICD"} tags=["hide-input"]
 home = Path(
@@ -558,13 +558,12 @@ wide = pd.DataFrame(rsicd_rows, columns=ROW).pivot(
     index="metric", columns="protocol", values="value"
 )
 numbers.table(wide.reset_index(), digits=2) if rsicd_rows else numbers.prose(
-    "Not measured here: this takes RSICD on disk (`-p data=FOLDER`) and the "
+    "Not measured here: this needs RSICD on disk (`-p data=FOLDER`) and the "
     "profile `laptop`."
 )
 
 # %% [markdown]
-# A caption counts above as often as it stands in the validation split. Each different one counted once, and those that most validation
-# captions repeat:
+# In the table a caption counts as often as it stands in the validation split. These known captions are repeated most often there:
 
 # %% mystnb={"code_prompt_show": "Code: table of repeated captions"} tags=["hide-input"]
 listed = (
@@ -615,22 +614,22 @@ if rsicd_rows:
 
 # %% tags=["remove-input"]
 leak_of_texts = (
-    f"{value['captions: same text']:.0f} % of the validation captions stand "
+    f"{value['captions: same text']:.0f} % of the validation captions are "
     "word for word in the training split, and "
     f"{value['images: same text']:.0f} % of the validation images have such a "
-    f"caption; only {value['images: any picture']:.1f} % of the "
-    f"{rsicd_rows[0]['n']:,} images are, or nearly are, there as well"
+    f"caption; but only {value['images: any picture']:.1f} % of the "
+    f"{rsicd_rows[0]['n']:,} images have an equal or nearly equal picture there"
     if rsicd_rows
     else ""
 )
 numbers.prose(
-    f"**{leak_of_texts}.** Few sentences do it: {once:.0f} % of the "
+    f"**{leak_of_texts}.** A few sentences cause this: {once:.0f} % of the "
     f"{len(different):,} different ones are known from training, and each of "
-    f"these stands {seen['in val'].mean():.0f} times in the validation split "
+    f"these occurs {seen['in val'].mean():.0f} times in the validation split "
     "on average. A model that trained on RSICD has read such a query with "
-    "other pictures as its answers; one that did not has not. This is the leak "
-    "that matters when the two are compared, and no search for equal pictures "
-    "finds it."
+    "other pictures as its answers; a model that did not, has not. This is the "
+    "leak that matters when the two are compared, and no search for equal "
+    "pictures finds it."
     if rsicd_rows
     else ""
 )
@@ -674,14 +673,14 @@ saved = save_result(
 # %% [markdown]
 # ## Exercise
 #
-# A benchmark has 1,000 test images; 100 of them were in the training set. On these the model has a recall of 90 %, on the others of 50 %. What
-# does the score on the whole split say, and what the score without the overlap? Why must the second be compared with the score without 100
+# A benchmark has 1,000 test images; 100 of them were in the training set. On these the model has a recall of 90 %, on the others of 50 %.
+# What is the score on the whole split, and what is it without the overlap? Why must the second be compared with the score without 100
 # *other* images?
 #
 # ```{dropdown} Answer
-# The whole split says 54 %: a tenth of 90 and nine tenths of 50. Without the overlap it is near 50 %, but not quite: each query is now
-# ranked among 900 images instead of 1,000, which makes the question easier for any model, leaked or not. To see what the leak alone is
-# worth, the gallery has to shrink as much in the comparison: by as many images that were not leaked.
+# On the whole split it is 54 %: a tenth of 90 plus nine tenths of 50. Without the overlap it is about 50 %, but not exactly: each query is
+# now ranked among 900 images instead of 1,000, which is easier for any model, leaked or not. To see what the leak alone is worth, the
+# gallery of the comparison has to shrink by as many images that were not leaked.
 # ```
 #
 # ## Takeaways
@@ -695,7 +694,7 @@ numbers.points(
     f"{len(copies)} planted copies are found, with "
     f"{numbers.counted(false_alarms, 'false alarm')} "
     f"by picture among {searched:,} training chips."
-    f"{f' Lost, wholly or in part: {told}.' if told else ''}",
+    f"{f' Not always found: {told}.' if told else ''}",
     *told_gains,
     f"In RSICD {leak_of_texts}." if leak_of_texts else "",
 )

@@ -326,10 +326,30 @@ def test_every_strip_of_the_book_is_one_row_on_a_desk_and_whole_on_a_phone(site)
 
 
 @needs_site
-@pytest.mark.parametrize("page", ["03_retrieval", "07_recall_at_k"])
+@pytest.mark.parametrize(
+    "page", ["01_landmarks", "03_retrieval", "05_own_landmarks", "07_recall_at_k", "08_classification", "09_unseen_classes"]
+)
 def test_pictures_of_chips_are_told_by_what_is_seen_and_not_by_file_names(page):
     alts = re.findall(r'alt="(Chip[^"]*)"', (SITE / "book" / "executed" / f"{page}.html").read_text(encoding="utf-8"))
     assert alts and not [alt for alt in alts if not re.match(r"Chip near [0-9]+° ", alt)]
+
+
+SMALL = """() => [...document.querySelectorAll("img[data-letters]")].map(i => [i.alt, i.dataset.letters * i.getBoundingClientRect().width])
+  .filter(([alt, size]) => size > 0 && size < 10).map(([alt, size]) => size.toFixed(1) + " px: " + alt.slice(0, 80))"""
+
+
+@needs_site
+@needs_browser
+def test_letters_of_charts_can_be_read_on_a_phone(site):
+    address, browser = site
+    names = holding("data-letters=")
+    assert {Path(name).stem for name in names} >= {"01_landmarks", "08_classification"}
+    page, small = browser.new_page(viewport=PHONE), {}
+    for name in names:
+        page.goto(address + name, wait_until="load")
+        small[name] = page.evaluate(SMALL)
+    page.close()
+    assert not {name: found for name, found in small.items() if found}
 
 
 def turn(control, on: bool) -> None:

@@ -12,9 +12,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, canvas, literal
+from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, canvas, for_phones, is_narrow, literal, small
 
 
+@for_phones
 def funnel(rows: Sequence[Mapping[str, object]]) -> Figure:
     """Bars of what each stage of a pipeline kept and rejected, one panel per split.
 
@@ -33,10 +34,15 @@ def funnel(rows: Sequence[Mapping[str, object]]) -> Figure:
         axes.set(title=split, xlabel="chips")
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
         axes.grid(axis="y", visible=False)
-    np.atleast_1d(panels)[0].legend(loc="lower right")
+    first = np.atleast_1d(panels)[0]
+    if is_narrow():
+        figure.legend(*first.get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    else:
+        first.legend(loc="lower right")
     return figure
 
 
+@for_phones
 def funnel_sankey(rows: Sequence[Mapping[str, object]]) -> Figure:
     """Draw a funnel as one stream from left to right; at each stage what was rejected leaves it downwards.
 
@@ -49,6 +55,8 @@ def funnel_sankey(rows: Sequence[Mapping[str, object]]) -> Figure:
         stage = stages.setdefault(str(row["stage"]), {"in": 0, "kept": 0, "reasons": Counter()})
         stage["in"], stage["kept"] = stage["in"] + int(row["in"]), stage["kept"] + int(row["kept"])
         stage["reasons"].update(dict(row["reasons"]))
+    if is_narrow():
+        return _funnel_list(stages)
     figure, axes = canvas(width=9.0, height=4.4)
     axes.set_axis_off()
     whole = max((stage["in"] for stage in stages.values()), default=0) or 1
@@ -59,10 +67,7 @@ def funnel_sankey(rows: Sequence[Mapping[str, object]]) -> Figure:
         axes.fill_between([x, x + 1], 1 - kept, 1, color=PALETTE["blue"], linewidth=0)
         _stream(axes, (x, 1 - entering, 1 - kept), (x + 0.6, -0.12 - (entering - kept), -0.12), PALETTE["orange"])
         axes.text(x + 0.02, 1.03, f"{name}\n{stage['in']:,}", va="bottom", fontweight="bold")
-        reasons = sorted(stage["reasons"].items(), key=lambda item: (-item[1], item[0]))
-        lines = [f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons[:4]]
-        if rest := sum(count for _, count in reasons[4:]):
-            lines.append(f"{rest:,} others")
+        lines = _reasons(stage["reasons"], 4)
         low = -0.16 - (entering - kept)
         axes.text(x + 0.3, low, "\n".join(lines), va="top", fontsize=8, parse_math=False)
         gone = max(gone, -low + 0.055 * len(lines))
@@ -70,6 +75,30 @@ def funnel_sankey(rows: Sequence[Mapping[str, object]]) -> Figure:
     axes.text(len(stages) + 0.05, 1 - kept / whole / 2, f"kept\n{kept:,}", va="center", fontweight="bold")
     axes.set(xlim=(0, len(stages) + 0.55), ylim=(-gone - 0.05, 1.2))
     return figure
+
+
+def _funnel_list(stages: Mapping[str, Mapping]) -> Figure:
+    """Draw a funnel as bars one below the other, the reasons below each: on a phone a stream has no room for its words."""
+    lines = [_reasons(stage["reasons"], 3) for stage in stages.values()]
+    figure, axes = canvas(height=0.3 + sum(0.68 + 0.15 * len(each) for each in lines))
+    axes.set_axis_off()
+    whole, y = max((stage["in"] for stage in stages.values()), default=0) or 1, 0.0
+    for (name, stage), reasons in zip(stages.items(), lines, strict=True):
+        axes.text(0, y, f"{name}: {stage['kept']:,} of {stage['in']:,} kept", va="bottom", fontweight="bold")
+        axes.barh(y + 0.14, stage["kept"] / whole, 0.2, color=PALETTE["blue"])
+        axes.barh(y + 0.14, (stage["in"] - stage["kept"]) / whole, 0.2, stage["kept"] / whole, color=PALETTE["orange"])
+        axes.text(0, y + 0.28, "\n".join(reasons), va="top", fontsize=small(8), parse_math=False)
+        y += 0.68 + 0.15 * len(reasons)
+    axes.set(xlim=(0, 1), ylim=(y - 0.2, -0.25))
+    return figure
+
+
+def _reasons(reasons: Mapping[str, int], most: int) -> list[str]:
+    """Return the commonest reasons with their counts, a line for each, and one for the sum of the others."""
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    lines = [f"{count:,} {reason.replace('_', ' ')}" for reason, count in ordered[:most]]
+    rest = sum(count for _, count in ordered[most:])
+    return [*lines, f"{rest:,} others"] if rest else lines
 
 
 def _stream(axes: Axes, start: tuple[float, float, float], end: tuple[float, float, float], colour: str) -> None:
@@ -94,6 +123,7 @@ def _all_stages(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, objec
     return whole
 
 
+@for_phones
 def count_bars(counts: Mapping[str, int], xlabel: str) -> Figure:
     """Draw bars of the twelve commonest names, the longest first, and of all others; names are text, whatever they hold."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -109,6 +139,7 @@ def count_bars(counts: Mapping[str, int], xlabel: str) -> Figure:
     return figure
 
 
+@for_phones
 def stacked_shares(table: pd.DataFrame, xlabel: str) -> Figure:
     """Horizontal bars that add up to 100 %, a bar per row and a colour per column.
 
@@ -124,10 +155,11 @@ def stacked_shares(table: pd.DataFrame, xlabel: str) -> Figure:
         left += shares[name].to_numpy()
     axes.set(xlabel=xlabel, xlim=(0, 100))
     axes.grid(axis="y", visible=False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=len(shares.columns))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=1 if is_narrow() else len(shares.columns))
     return figure
 
 
+@for_phones
 def share_matrix(counts: pd.DataFrame, xlabel: str, ylabel: str) -> Figure:
     """Draw a matrix of counts, coloured and labelled by their share of their row.
 
@@ -143,16 +175,23 @@ def share_matrix(counts: pd.DataFrame, xlabel: str, ylabel: str) -> Figure:
     for row, column in np.argwhere(shares > 0):
         share = shares[row, column]
         text, colour = "<1" if share < 1 else f"{share:.0f}", "black" if share > 60 else "white"
-        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(np.arange(shares.shape[1]) + 0.5, map(literal, counts.columns), rotation=35, ha="right")
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=small(8), color=colour)
+    axes.set_xticks(np.arange(shares.shape[1]) + 0.5, map(literal, counts.columns), **_slope())
     axes.set_yticks(np.arange(len(counts)) + 0.5, [literal(f"{name} ({total:,})") for name, total in totals.items()])
-    axes.set(xlabel=f"{xlabel}; numbers: percent of the row", ylabel=ylabel)
+    told = f"{xlabel};{chr(10) if is_narrow() else ' '}numbers: percent of the row"
+    axes.set(xlabel=told, ylabel="" if is_narrow() else ylabel)
     axes.tick_params(length=0)
     axes.invert_yaxis()
     axes.grid(visible=False)
     return figure
 
 
+def _slope() -> dict:
+    """How names of columns are turned: upright on a phone, where columns are narrow."""
+    return {"rotation": 90} if is_narrow() else {"rotation": 35, "ha": "right"}
+
+
+@for_phones
 def size_strips(marks: pd.DataFrame, most: int = 14) -> Figure:
     """Draw landmarks as dots along an axis of their size, a strip per category, visible and hidden ones in two colours.
 

@@ -11,15 +11,17 @@ import matplotlib as mpl
 import matplotlib.colors
 import matplotlib.lines
 import matplotlib.patches
+import matplotlib.text
 import matplotlib.ticker
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 from rsvlm.book.figures import markup
 from rsvlm.book.figures.markup import Html
-from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, STYLE, canvas, literal
+from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, STYLE, canvas, for_phones, is_narrow, literal, small
 from rsvlm.errors import DataError
 
 
@@ -31,27 +33,52 @@ def picture(figure: Figure, alt: str) -> Html:
         alt: Sentence that says what the figure shows, for those who cannot see it.
 
     Returns:
-        One `<img>` that holds the figure as SVG, or as WebP where it has many points or images.
+        An element that holds the figure as SVG, or as WebP where it has many points or images; on a phone it shows the drawing for
+        phones, where there is one.
 
     Raises:
         DataError: The alternative text is empty.
     """
     if not alt.strip():
         raise DataError("a figure needs alternative text: say in one sentence what it shows")
-    svg = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        kind, data = "svg+xml", svg.getvalue()
-        if len(data) > 150_000:
-            png = io.BytesIO()
-            figure.savefig(png, format="png", dpi=200)
-            kind, data = "webp", markup.webp(Image.open(png), quality=90)
+    narrow = getattr(figure, "narrow", None)
     style = (
         f"width:{round(figure.get_figwidth() * 100)}px;max-width:100%;height:auto;background:#fff;padding:0;border-radius:4px"
     )
-    return Html(f'<img class="dark-light" style="{style}" alt="{escape(alt)}" src="{markup.data_uri(kind, data)}">')
+    letters = f'data-letters="{_smallest_letter(narrow or figure):.4f}"'
+    image = f'<img class="dark-light" style="{style}" alt="{escape(alt)}" {letters} src="{_uri(figure)}">'
+    if narrow is None:
+        return Html(image)
+    return Html(f'<picture><source media="(max-width: 600px)" srcset="{_uri(narrow)}">{image}</picture>')
 
 
+def _uri(figure: Figure) -> str:
+    """Return an address that holds the figure: as SVG, or as WebP where it has many points or images."""
+    svg = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        if len(svg.getvalue()) <= 150_000:
+            return markup.data_uri("svg+xml", svg.getvalue())
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=200)
+    return markup.data_uri("webp", markup.webp(Image.open(png), quality=90))
+
+
+def _smallest_letter(figure: Figure) -> float:
+    """Return the size of the smallest letters of a figure, as a share of its width."""
+    texts = [text for text in figure.findobj(mpl.text.Text) if text.get_visible() and text.get_text().strip()]
+    return min((text.get_fontsize() for text in texts), default=10.0) / 72 / figure.get_figwidth()
+
+
+def _legend(figure: Figure, axes: Axes, **named) -> None:
+    """Put the legend of some axes into them, or above them on a phone, where it would lie on what is drawn."""
+    if is_narrow():
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    else:
+        axes.legend(**named)
+
+
+@for_phones
 def training_curves(metrics: pd.DataFrame) -> Figure:
     """Losses, validation recall and speed against the optimizer step.
 
@@ -78,6 +105,7 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
     return figure
 
 
+@for_phones
 def rank_histogram(ranks: Mapping[str, np.ndarray], gallery_size: int) -> Figure:
     """Share of queries whose right answer is within each rank, on a logarithmic axis, against guessing.
 
@@ -91,10 +119,11 @@ def rank_histogram(ranks: Mapping[str, np.ndarray], gallery_size: int) -> Figure
         axes.plot(grid, 100 * np.searchsorted(np.sort(values), grid, side="right") / len(values), color=colour, label=name)
     axes.plot(grid, 100 * grid / gallery_size, "--", color="#666666", label="guessing")
     axes.set(xscale="log", xlabel=f"rank of the right answer among {gallery_size:,}", ylabel="queries at or below, percent")
-    axes.legend(loc="upper left")
+    _legend(figure, axes, loc="upper left")
     return figure
 
 
+@for_phones
 def recall_bars(systems: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
     """Recall of each system with its 95 % interval, both directions, and chance as a line on every bar.
 
@@ -120,6 +149,7 @@ def recall_bars(systems: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure
     return figure
 
 
+@for_phones
 def interval_dots(rows: Sequence[Mapping[str, object]], xlabel: str) -> Figure:
     """Draw values as dots with their intervals, one line per label, one colour per series, and chance as a grey mark.
 
@@ -144,7 +174,7 @@ def interval_dots(rows: Sequence[Mapping[str, object]], xlabel: str) -> Figure:
             axes.plot(row["value"], y, "o", markersize=5, color=colour)
             if not pd.isna(row["chance"]):
                 axes.plot(row["chance"], y, "|", markersize=9, markeredgewidth=2, color="#777777")
-        axes.set_yticks(range(len(labels)), ["" if number else literal(label) for label in labels])
+        axes.set_yticks(range(len(labels)), ["" if number and not is_narrow() else literal(label) for label in labels])
         axes.set(title=literal(panel), xlabel=xlabel, ylim=(len(labels) - 0.4, -0.6))
         axes.grid(axis="y", visible=False)
     limits = [axes.get_xlim() for axes in all_axes]
@@ -155,10 +185,11 @@ def interval_dots(rows: Sequence[Mapping[str, object]], xlabel: str) -> Figure:
     if table["chance"].notna().any():
         marks.append(line([], [], marker="|", linestyle="", markeredgewidth=2, color="#777777", label="chance"))
     if marks:
-        figure.legend(handles=marks, loc="outside upper left", ncols=min(len(marks), 4))
+        figure.legend(handles=marks, loc="outside upper left", ncols=min(len(marks), 1 if is_narrow() else 4))
     return figure
 
 
+@for_phones
 def curves_with_bands(
     curves: Mapping[str, pd.DataFrame], xlabel: str, ylabel: str, guessing: pd.DataFrame | None = None, scale: str = "log"
 ) -> Figure:
@@ -182,10 +213,11 @@ def curves_with_bands(
     places = sorted({float(x) for curve in curves.values() for x in curve["x"]})
     axes.set_xticks(places, [f"{x:g}" for x in places])
     axes.minorticks_off()
-    axes.legend()
+    _legend(figure, axes)
     return figure
 
 
+@for_phones
 def reliability(bins: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw how often answers of each confidence are right, a panel per system, and below how many answers there are.
 
@@ -204,6 +236,7 @@ def reliability(bins: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+@for_phones
 def roc(curves: Mapping[str, np.ndarray], points: Mapping[str, tuple[float, float]]) -> Figure:
     """Draw receiver operating characteristics, and the chosen threshold on each.
 
@@ -223,6 +256,7 @@ def roc(curves: Mapping[str, np.ndarray], points: Mapping[str, tuple[float, floa
     return figure
 
 
+@for_phones
 def score_matrix(
     scores: np.ndarray,
     right: np.ndarray,
@@ -276,22 +310,27 @@ def token_matrices(
     shown = [np.ma.masked_invalid(matrix) for matrix in shown]
     low, high = min(matrix.min() for matrix in shown), max(matrix.max() for matrix in shown)
     scale = mpl.colors.LogNorm(low, high) if logarithmic else mpl.colors.PowerNorm(0.5, 0, high)  # small shares show
-    pictures = []
-    for title, matrix in zip(panels, shown, strict=True):
-        figure, axes = canvas(width=5.4, height=5.0)
+
+    @for_phones
+    def one(title: str, matrix: np.ndarray) -> Figure:
+        figure, axes = canvas(width=5.4, height=5.0 if not is_narrow() else 1.4 + 0.14 * len(tokens))
         drawn = axes.pcolormesh(matrix, norm=scale, cmap=SEQUENTIAL, edgecolors="white", linewidth=0.3)
-        axes.set(title=title, xlabel=labels[0], ylabel=labels[1], aspect="equal")
-        places, size = np.arange(len(tokens)) + 0.5, min(9, 240 / len(tokens))
-        axes.set_xticks(places, tokens, rotation=90, fontsize=size)
+        axes.set(title=title, xlabel=labels[0], ylabel=labels[1], aspect="auto" if is_narrow() else "equal")
+        places, size = np.arange(len(tokens)) + 0.5, small(min(9, 240 / len(tokens)))
+        every = 1 + is_narrow() * (len(tokens) // 18)  # there is room for so many labels
+        axes.set_xticks(places[::every], tokens[::every], rotation=90, fontsize=size)
         axes.set_yticks(places, tokens, fontsize=size)
         axes.tick_params(length=0)
         axes.invert_yaxis()
         axes.grid(visible=False)
-        figure.colorbar(drawn, ax=axes, label=labels[2], shrink=0.75)
-        pictures.append(f"<div>{picture(figure, f'{title}. {alt}')}</div>")
+        figure.colorbar(drawn, ax=axes, label=labels[2], shrink=0.75, location="bottom" if is_narrow() else "right")
+        return figure
+
+    pictures = [f"<div>{picture(one(*panel), f'{panel[0]}. {alt}')}</div>" for panel in zip(panels, shown, strict=True)]
     return Html(markup.stylesheet("beside.css") + f'<div class="rsvlm-beside">{"".join(pictures)}</div>')
 
 
+@for_phones
 def token_bars(tokens: Sequence[str], series: Mapping[str, np.ndarray], ylabel: str) -> Figure:
     """Bars over the tokens of one text, one colour per series.
 
@@ -300,12 +339,18 @@ def token_bars(tokens: Sequence[str], series: Mapping[str, np.ndarray], ylabel: 
         series: A name to T values.
         ylabel: What they are, with the unit.
     """
-    figure, axes = canvas(width=9.0, height=3.4)
+    upright = not is_narrow()  # on a phone the tokens stand one below the other
+    figure, axes = canvas(width=9.0, height=3.4 if upright else 1.2 + 0.2 * len(tokens))
     width = 0.8 / len(series)
     for offset, ((name, values), colour) in enumerate(zip(series.items(), PALETTE.values(), strict=False)):
-        axes.bar(np.arange(len(tokens)) + (offset - (len(series) - 1) / 2) * width, values, width, color=colour, label=name)
-    axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
-    axes.set(ylabel=ylabel, xlim=(-0.6, len(tokens) - 0.4))
-    axes.grid(axis="x", visible=False)
-    axes.legend()
+        places = np.arange(len(tokens)) + (offset - (len(series) - 1) / 2) * width
+        (axes.bar if upright else axes.barh)(places, values, width, color=colour, label=name)
+    if upright:
+        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
+        axes.set(ylabel=ylabel, xlim=(-0.6, len(tokens) - 0.4))
+    else:
+        axes.set_yticks(range(len(tokens)), tokens, fontsize=small(8))
+        axes.set(xlabel=ylabel, ylim=(len(tokens) - 0.4, -0.6))
+    axes.grid(axis="x" if upright else "y", visible=False)
+    _legend(figure, axes)
     return figure

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from rsvlm.book.figures import markup, scale, strips, wording
 from rsvlm.book.figures.markup import Html
-from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, canvas
+from rsvlm.book.figures.style import PALETTE, SEQUENTIAL, canvas, for_phones
 from rsvlm.errors import DataError
 
 
@@ -232,6 +232,7 @@ def scenes_beside(answers: Mapping[str, object]) -> Html:
     return Html(markup.stylesheet("queries.css") + "".join(blocks))
 
 
+@for_phones
 def patches(image: np.ndarray, patch_size_px: int) -> Figure:
     """Draw a picture, and beside it the same picture pulled apart into the patches that a vision tower reads.
 

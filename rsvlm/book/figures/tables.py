@@ -5,6 +5,7 @@ All text is text, never markup.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -93,9 +94,16 @@ def finding_table(rows: Sequence[Mapping[str, object]]) -> Html:
     cells = []
     for row in rows:
         reasons = zip(row["reasons"], row["details"], strict=True)
-        verdict = ", ".join(f"{reason} ({detail})" if detail else reason for reason, detail in reasons)
+        original = str(row["original"])
+        verdict = ", ".join(f"{reason} ({_whole(detail, original)})" if detail else reason for reason, detail in reasons)
         cells.append([row["fault"], row["original"], verdict or "nothing", row["text"] or "rejected"])
     return _list(["fault", "caption", "what the audit says", "what is left"], cells)
+
+
+def _whole(detail: str, caption: str) -> str:
+    """Return what an audit found in a caption from the start of its first word or number: `61.69° N`, where a rule matched `1.69° N`."""
+    match = re.search(rf"[\w.]*{re.escape(detail)}", caption)
+    return match[0] if match else detail
 
 
 def prompt_text(instructions: str, message: str) -> Html:

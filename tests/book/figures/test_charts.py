@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from rsvlm.book.figures import charts
+from rsvlm.book.figures import amounts, charts, style
 
 HOSTILE = r"$\frac{1}{0}$ <script>alert(1)</script>"
 
@@ -87,3 +89,68 @@ def test_reliability_leaves_empty_bins_out(names):
     bars = figure.axes[len(names)].patches
     assert [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in bars] == [(0.5, 0.5, 7)]
     charts.picture(figure, "Reliability")
+
+
+# A phone of 390 pixels has room for a picture of so many.
+PHONE_PX = 358
+
+
+def drawings():
+    """One of each chart that pages show."""
+    rng, tokens = np.random.default_rng(0), [f"token{number}" for number in range(30)]
+    bins = pd.DataFrame({"low": [0.0, 0.5], "high": [0.5, 1.0], "n": [3, 7], "confidence": [0.3, 0.8], "accuracy": [0.2, 0.6]})
+    curve = pd.DataFrame({"x": [1, 10], "value": [50.0, 20.0]})
+    stage = {"split": "train", "stage": "cut", "in": 9, "kept": 5, "rejected": 4, "reasons": {"no_data": 3, "cloud": 1}}
+    counts = pd.DataFrame([[8, 1], [0, 9]], ["sea", "land"], ["sea", "land"])
+    marks = pd.DataFrame({"category": ["lake", "city"], "size_px": [3.0, 9.0], "visible": [True, False]})
+    logged = pd.DataFrame(
+        {"step": [1, 2], "contrastive": [4.0, 3.0], "val_R@5": [1, 9], "val_chance_R@5": 1, "samples_per_s": 9}
+    )
+    names = (["image A", "image B"], ["a lake", "the sea"])
+    return {
+        "dots": charts.interval_dots(ROWS, "percent"),
+        "curves": charts.curves_with_bands({"a": curve}, "x", "y"),
+        "reliability": charts.reliability({"paper": bins, "plain": bins}),
+        "training": charts.training_curves(logged),
+        "scores": charts.score_matrix(rng.random((2, 2)), np.eye(2, dtype=bool), names, ([1, 1], [1, 2])),
+        "tokens": charts.token_bars(tokens, {"share": rng.random(30)}, "percent"),
+        "ranks": charts.rank_histogram({"a": np.array([1, 2])}, 100),
+        "funnel": amounts.funnel([stage, stage | {"split": "test"}]),
+        "stream": amounts.funnel_sankey([stage]),
+        "matrix": amounts.share_matrix(counts, "said", "true"),
+        "shares": amounts.stacked_shares(counts, "chips"),
+        "bars": amounts.count_bars({"a": 3}, "pictures"),
+        "sizes": amounts.size_strips(marks),
+    }
+
+
+def letters_px(element: str) -> list[float]:
+    """How large the smallest letters of pictures are on a phone."""
+    return [PHONE_PX * float(share) for share in re.findall(r'data-letters="([^"]*)"', element)]
+
+
+def test_letters_of_every_chart_can_be_read_on_a_phone():
+    for name, figure in drawings().items():
+        element = charts.picture(figure, "A chart")
+        assert '<source media="(max-width: 600px)"' in element, name
+        assert min(letters_px(element)) >= 10, name
+        wide, narrow = figure.get_size_inches(), figure.narrow.get_size_inches()
+        assert narrow[0] < wide[0] or wide[0] < 4.5, name
+    tokens = [f"token{number}" for number in range(40)]
+    element = charts.token_matrices({"caption pass": np.ones((40, 40))}, tokens, ("read", "reads", "share"), "A matrix")
+    assert min(letters_px(element)) >= 10
+
+
+def test_on_a_phone_panels_stand_below_each_other_and_each_has_its_labels():
+    figure = charts.interval_dots(ROWS, "percent")
+    assert [axes.get_subplotspec().get_geometry()[:2] for axes in figure.axes] == [(1, 2)] * 2
+    assert [axes.get_subplotspec().get_geometry()[:2] for axes in figure.narrow.axes] == [(2, 1)] * 2
+    told = [[label.get_text() for label in axes.get_yticklabels()] for axes in figure.narrow.axes]
+    assert told[0] == told[1] and told[0][0] == "plain"
+    values = [sorted(x for x, _ in lines(axes, "o")) for axes in figure.narrow.axes]
+    assert values == [[20.0, 30.0], [40.0]]
+
+
+def test_a_chart_that_nobody_drew_for_phones_is_one_picture():
+    figure, _ = style.canvas()
+    assert charts.picture(figure, "Empty").startswith("<img ")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import re
 
+import pytest
+
 from rsvlm import config
 from rsvlm.book.figures import tables
 from rsvlm.data.captions import audit, prompts as prompting
@@ -68,3 +70,9 @@ def test_findings_tell_the_fault_the_reason_and_what_is_left():
     assert one[1] == bad["one"] and "markup" in one[2] and "<img" not in table
     assert two[2].startswith("refusal (I'm sorry") and two[3] == "rejected"
     assert three == ["three", "A lake lies in the north.", "nothing", "A lake lies in the north."]
+
+
+@pytest.mark.parametrize(("detail", "told"), [("1.69° N", "61.69° N"), ("north of", "north of"), ("not in it", "not in it")])
+def test_what_an_audit_found_begins_at_the_start_of_a_word(detail, told):
+    row = {"fault": "coordinates", "original": "It lies at 61.69° N, north of a lake.", "reasons": ["coordinates"]}
+    assert f"coordinates ({told})" in cells(tables.finding_table([row | {"details": [detail], "text": ""}]))[1][2]
