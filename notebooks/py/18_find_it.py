@@ -607,11 +607,15 @@ if is_there:
 #
 # ## Exercise
 #
-# The user here is never in doubt. Let every tenth answer be wrong, drawn by chance. Which of the three ways loses most of what it gained by ten answers, and
-# why?
+# The user here never errs. Let every tenth answer be wrong, drawn by chance. How much of the gain of ten answers is left, and which of the three
+# ways suffers most?
 #
 # ```{dropdown} Answer
-# ANSWER
+# In `lessons`, hand on `np.where(rng.random(len(yes)) < 0.1, ~yes, yes)` in place of `yes`, with `rng = np.random.default_rng(word)`; `measured` goes on
+# with the truth. Done so over ten halvings, with a draw of its own for each, the model of the stored run lost 45 % of its gain with
+# proposals (27 to 62), 40 % with Rocchio (23 to 53) and 36 % with chips at random (22 to 48). So a wrong answer in ten costs more than a third, and
+# which way suffers most cannot be told: the intervals overlap. With ten labels each one moves the line, and nothing outvotes a wrong
+# one.
 # ```
 #
 # ## Takeaways
