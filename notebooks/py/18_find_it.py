@@ -501,14 +501,18 @@ if is_there:
     display(atlas.scene_map(found))
 
 # %% tags=["remove-input"]
+sure = {
+    name: (int((learnt[text][at][south] >= 0.5).sum()), int(counts[name]))
+    for text, name in enumerate(SHOWN)
+}
 numbers.prose(
-    "With a probability of one half or more: "
+    f"In the south, of {numbers.counted(len(south), 'chip')}, the probability "
+    "is one half or more for "
     + ", ".join(
-        f"*{one['text']}* in {numbers.counted(one['regions'], 'chip')}"
-        for one in said
+        f"*{name}* in {many:,} (the looks saw it in {seen:,})"
+        for name, (many, seen) in sure.items()
     )
-    + ". Ten answers order the chips better than they count them, so look "
-    "below one half, too."
+    + ". Ten answers put chips in order; they are too few to count by."
     if is_there
     else ""
 )
@@ -627,11 +631,10 @@ numbers.points(
             "Ten answers go "
             f"{numbers.interval(shares[10], 0, unit='%')} of the way from the "
             "text alone to all labels of a half.",
-            "How one learns counts: "
-            f"{numbers.interval(gaps['Rocchio'], signed=True)} points ahead of "
-            "Rocchio. Which chips one is asked about: "
-            f"{numbers.interval(gaps['at random'], signed=True)} points "
-            "against chips at random.",
+            "How one learns: against Rocchio, proposals have "
+            f"{numbers.interval(gaps['Rocchio'], signed=True)} points. Which "
+            "chips one is asked about: against chips at random they have "
+            f"{numbers.interval(gaps['at random'], signed=True)}.",
             f"*{gains.idxmax().capitalize()}* gains most, by "
             f"{gains.max():.1f} points; *{gains.idxmin()}* least, by "
             f"{gains.min():.1f}.",
