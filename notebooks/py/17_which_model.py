@@ -21,10 +21,9 @@
 #
 # Time: seven minutes to read; less than a minute to run, once the model of [](02_training) is there.
 #
-# Which model to take is asked more often than any other question, and tables of other people's benchmarks answer another one: how well a model
-# does on their imagery, with their words. What counts is your ground and your questions. The way to find out is the same for every
-# model: look at the answers, then count the right ones on chips of which you know what they show, and never believe a score that a plain
-# rule reaches too.
+# Whoever has imagery asks which model to take. Published tables answer another question: how well a model does on other people's imagery,
+# with their words. What counts is your ground and your questions. The way to find out is the same for every model: look at the answers,
+# count the right ones on chips of which you know what they show, and trust no score that a plain rule reaches too.
 
 # %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "after:02_training", "hide-input"]
 profile = "laptop"
@@ -136,7 +135,7 @@ scene = imagery or work / "scene.tif"
 asked = [text.strip() for text in queries.split(";") if text.strip()]
 
 # %% [markdown]
-# ## Where, says a text?
+# ## Maps for a text
 #
 # A model that reads texts gives a map of confidence for each, from black (no) to yellow (sure). One call searches a scene; `rsvlm search SCENE
 # --text "sea" --model A --model B --out DIR` makes the same page.
