@@ -116,12 +116,12 @@ numbers.prose(
 )
 
 # %% [markdown]
-# A text becomes a vector, and the chips whose vectors are nearest to it come first. Two texts, five answers each:
+# A text becomes a vector, and the chips whose vectors are nearest to it come first. Two texts, four answers each:
 
 # %%
 if is_there:
     asked = ["a city", "a reservoir"]
-    matches = archive.query(index, asked, encoder, k=5)
+    matches = archive.query(index, asked, encoder, k=4)
 
 # %% mystnb={"code_prompt_show": "Code: answers to the texts"} tags=["hide-input"]
 if is_there:
@@ -129,7 +129,7 @@ if is_there:
     display(galleries.chip_matches(matches.to_dict("records"), pictures))
 
 # %% [markdown]
-# Nothing in these answers says where they stop being right: each question has its five best chips, also one that makes no sense. And some things are
+# Nothing in these answers says where they stop being right: each question has its best chips, also one that makes no sense. And some things are
 # easier to show than to name. This is a click on the river below the dam, and what is most like that chip, which itself comes first:
 
 # %%
@@ -137,7 +137,7 @@ CLICK = (-54.622, -25.455)  # longitude and latitude
 if is_there:
     parts = query.parts(index, encoder, places=[CLICK])
     like = query.join(index, parts, "like this")
-    matches = query.ask(index, [like], 6)
+    matches = query.ask(index, [like], 4)
 
 # %% mystnb={"code_prompt_show": "Code: answers to the click"} tags=["hide-input"]
 if is_there:
