@@ -23,6 +23,8 @@ TAUGHT = {  # their plumbing is folded, and they end with an exercise and its an
     "09_unseen_classes",
     "10_leakage",
     "12_rsicd",
+    "17_which_model",
+    "18_find_it",
 }
 WRAPPED = TAUGHT - {"04_mammut"}  # notebooks/ruff.toml names the others
 REQUIRED = ["profile", "seed", "device", "recompute", "run_name"]

@@ -8,23 +8,44 @@ from rsvlm.errors import DataError
 from rsvlm.records import files, results, without_model
 
 # The first page's table: a question, the page that answers it, and the one row of a record that does (experiment, run, split,
-# protocol, direction, metric).
+# protocol, direction, metric). What nobody has tried without a model has no place in it.
 HEADLINE = (
-    ("Which place is meant by a sentence, among places never seen?", "03_retrieval", "retrieval", "laptop-seed0")
+    ("Which place on Earth is meant by a sentence? 7 km to a pixel", "03_retrieval", "retrieval", "laptop-seed0")
     + ("test", "one-to-one", "both", "mR"),
-    ("What covers the ground, by its name alone?", "08_classification", "classification", "laptop-seed0")
-    + ("test", "as in training", "i2t", "top1"),
-    ("Which picture of RSICD is meant, starting from a tower that has seen ImageNet?", "12_rsicd", "rsicd", "imagenet-seed0")
+    ("Which chips at Itaipu show a river, a city, a forest? 30 m to a pixel", "11_itaipu", "itaipu", "laptop-seed0")
+    + ("test", "zero-shot", "t2i", "mAP"),
+    ("Which picture of RSICD is meant? Trained on it, from ImageNet's weights", "12_rsicd", "rsicd", "imagenet-seed0")
     + ("val", "plain", "both", "mR"),
-    ("Where in a picture of VHR-10 is what is asked for, without a mask to learn from?", "13_attention", "localize")
+    ("Where in a picture of VHR-10 is it? No mask to learn from", "13_attention", "localize")
     + ("vhr10-rsicd-standard-without-chosen-on", "all without chosen-on", "raw", "t2i", "pointing"),
-    ("Is a picture of the web taken from above?", "06_web", "web", "laptop-seed0")
-    + ("held-back", "overhead", "both", "precision"),
+    ("Is a picture of the web taken from above, where a fifth are?", "06_web", "overhead", "shipped")
+    + ("held out", "overhead, never learnt from", "both", "precision_at_20_percent"),
 )
 # Rows of the same data set, split, direction and metric that took no model, beside those that `without_model` finds: by experiment, the
 # runs of the same protocol, and the protocols of the same run.
-BASELINES = {"rsicd": (("scene-class", "colour"), ()), "localize": ((), ("random", "centre", "brightness"))}
-METRICS = {"mR": "mean recall", "top1": "top-1 accuracy", "miou": "mean IoU", "pointing": "pointing game"}
+BASELINES = {
+    "itaipu": ((), ("colours, supervised",)),
+    "rsicd": (("scene-class", "colour"), ()),
+    "localize": ((), ("random", "centre", "brightness")),
+    "overhead": ((), ("overhead, never learnt from: colours",)),
+}
+# What baselines are called on the first page.
+CALLED = {
+    "scene-class": "the kind of place",
+    "colour": "colours",
+    "colour, whitened": "colours",
+    "colours, supervised": "colours, with labels",
+    "overhead, never learnt from: colours": "colours",
+    "centre": "the middle",
+}
+METRICS = {
+    "mR": "mean recall",
+    "mAP": "mean average precision",
+    "top1": "top-1 accuracy",
+    "miou": "mean IoU",
+    "pointing": "pointing game",
+    "precision_at_20_percent": "precision",
+}
 
 # What each file of results/bench compares, and which of its columns are shown under which name.
 PARTS = {
@@ -130,48 +151,55 @@ def headline() -> str:
     """The table of HEADLINE, each number with its interval, the best that was reached without a model, and what guessing gives.
 
     Raises:
-        DataError: A record is missing; it is named.
+        DataError: A record is missing, or nothing stands beside it that took no model; it is named.
     """
     everything = results.table()
     measured = without_model.beside(everything)
-    text = "| question | measured | value | 95 % interval | without a model | chance | n |\n"
-    text += "| --- | --- | --: | --: | --: | --: | --: |\n"
+    text = "| question | reached, 95 % interval | without a model | difference | chance | n |\n"
+    text += "| --- | --: | --: | --: | --: | --: |\n"
     for question, where, experiment, run, *rest in HEADLINE:
         names = ("split", "protocol", "direction", "metric")
         found = measured[(measured["experiment"] == experiment) & (measured["run"] == run)]
         for name, wanted in zip(names, rest, strict=True):
             found = found[found[name] == wanted]
+        path = f"results/{experiment}/{run}/metrics.json"
         if len(found) != 1:
-            path = f"results/{experiment}/{run}/metrics.json"
             raise DataError(
                 f"{path} has {len(found)} rows of {', '.join(rest)}, the first page quotes one: run the notebook {where}"
             )
         row = found.iloc[0]
+        value, name, gap = _without_model(row, everything)
+        if not name:
+            raise DataError(f"{path} has nothing without a model beside {', '.join(rest)}: take the row off the first page")
         what = f"{METRICS.get(row.metric, row.metric)}, {row.protocol}"
-        chance = f"{row.chance:.1f}".replace("nan", "")
-        interval = f"{row.ci_low:.1f} to {row.ci_high:.1f}"
-        cells = (f"{row.value:.1f}\u00a0%", interval, _without_model(row, everything), chance, f"{row.n:,}")
-        text += f"| {{doc}}`{question} </book/executed/{where}>` | {what} | {' | '.join(cells)} |\n"
+        reached = f"{_points(row.value)}\u00a0% ({_points(row.ci_low)} to {_points(row.ci_high)})"
+        beside = f"{_points(value)} ({escape(CALLED.get(name, name))})"
+        gained = f"{gap[0]:+.1f} ({gap[1]:+.1f} to {gap[2]:+.1f})".replace("-", "\u2212") if gap else ""
+        cells = (reached, beside, gained, _points(row.chance), f"{row.n:,}")
+        text += f"| {{doc}}`{question} </book/executed/{where}>`: {what} | {' | '.join(cells)} |\n"
     return text
 
 
-def _without_model(row, everything) -> str:
+def _points(value: float) -> str:
+    return "" if value != value else f"{value:.1f}"
+
+
+def _without_model(row, everything) -> tuple[float, str, tuple[float, float, float] | None]:
     """The best that no model reached, its name, and the difference where it was measured on the same resamples."""
-    best = (row.baseline_value, row.baseline, row.gap, row.gap_low, row.gap_high)
+    value, name = row.baseline_value, row.baseline
+    gap = (row.gap, row.gap_low, row.gap_high) if name else None
     runs, protocols = BASELINES.get(row.experiment, ((), ()))
     same = everything[everything["experiment"] == row.experiment]
-    for name in ("dataset", "split", "direction", "metric"):
-        same = same[same[name] == getattr(row, name)]
+    for key in ("dataset", "split", "direction", "metric"):
+        same = same[same[key] == getattr(row, key)]
     for other in same.itertuples():
         is_run = other.run in runs and other.protocol == row.protocol
         if is_run or (other.protocol in protocols and other.run == row.run):
-            if not best[1] or other.value > best[0]:
-                best = (other.value, other.run if is_run else other.protocol, None, None, None)
-    value, name, gap, low, high = best
-    if not name:
-        return ""
-    told = f"{value:.1f} ({escape(name)})"
-    return told if gap is None else f"{told}; {gap:+.1f} ({low:+.1f} to {high:+.1f})"
+            if not name or other.value > value:
+                value, name = other.value, other.run if is_run else other.protocol
+                gained = same[(same["run"] == row.run) & (same["protocol"] == f"{row.protocol} - {name}")]
+                gap = None if gained.empty else tuple(gained.iloc[0][["value", "ci_low", "ci_high"]])
+    return value, name, gap
 
 
 def page(folder: Path) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 
 import rsvlm
 from rsvlm import config
+from rsvlm.book import itaipu_words
 from rsvlm.book.figures import markup, scale
 from rsvlm.data import benchmarks
 from rsvlm.data.demo import earth, earth_masks, ground, ground_cover, itaipu, recipe
@@ -22,21 +23,12 @@ from rsvlm.errors import DataError
 from rsvlm.evaluation import embeddings
 from rsvlm.localization import heat, rounds
 from rsvlm.model import embed, images
-from rsvlm.model.encoder import Encoder
 from rsvlm.model.others import opening
 from rsvlm.records import files, stages
 from rsvlm.training import train
 
 log = logging.getLogger(__name__)
-ASKED = {
-    "water": "An aerial picture of water.",
-    "river": "An aerial picture of a river.",
-    "city": "An aerial picture of a city.",
-    "village": "An aerial picture of a village.",
-    "forest": "An aerial picture of a forest.",
-    "fields": "An aerial picture of fields.",
-    "bare ground": "An aerial picture of bare ground.",
-}
+ASKED = ("water", "river", "city", "village", "forest", "fields", "bare ground")
 """What may be asked for in the south of Itaipu. The north, where it was held out, says which of these the model knows best."""
 
 LEAST, TIMES = 5, 8
@@ -120,20 +112,17 @@ def found_in_landsat(options: config.Config) -> dict[str, str]:
     scene = ground.itaipu()
     held, chips = (itaipu.labelled(scene, split) for split in ("val", "test"))
     encoder = opening.open_encoder(str(train.load_or_train(*recipe.prepare(options)) / "model"), device=options.device)
-    texts = heat.text_vectors(encoder, list(ASKED.values()))
-    scores, of_held = (_unit(encoder, part[0]) @ texts.T for part in (chips, held))
+    columns = [list(itaipu_words.WORDS).index(name) for name in ASKED]
+    scores, of_held = (itaipu_words.contrast(itaipu_words.cosines(encoder, part[0]))[:, columns] for part in (chips, held))
     best = _best_known(of_held, held[1][list(ASKED)].to_numpy())
-    (name, text), table = list(ASKED.items())[best], chips[1]
+    name, table = ASKED[best], chips[1]
     order = np.argsort(-scores[:, best], kind="stable")[:TIMES]
     places = table[["row", "col"]].to_numpy()[order]
     right = table[name].to_numpy()[order] == itaipu.YES
 
     # The window with most of the answers, the northernmost of equals.
     high, wide = WINDOW
-    known = {tuple(place) for place in table[["row", "col"]].to_numpy().tolist()}
-    corners = sorted((row, col) for row, col in known if (row + high - 1, col + wide - 1) in known)
-    inside = [_inside(places, corner).sum() for corner in corners]
-    corner = corners[int(np.argmax(inside))]
+    corner = _corner(places, {tuple(place) for place in table[["row", "col"]].to_numpy().tolist()})
     shown = _inside(places, corner)
     mosaic = itaipu.pictures(scene, [itaipu.name(corner[0] + i, corner[1] + j) for i in range(high) for j in range(wide)])
     side = itaipu.SIDE_PX
@@ -144,17 +133,25 @@ def found_in_landsat(options: config.Config) -> dict[str, str]:
         for (row, col), one in zip(places[shown].tolist(), right[shown].tolist(), strict=True)
     )
     record = {"gsd_m": ground.PIXEL_M, "size_px": wide * side}
-    alt = f"Satellite picture of ground at Itaipu; {shown.sum()} squares are outlined, the best answers to: {text}"
+    dashed = "" if right[shown].all() else " (dashed: wrong)"
+    alt = f"Satellite picture of ground at Itaipu; {shown.sum()} squares are outlined, the best answers to: {name}"
     caption = (
-        f"<b>“{escape(text)}”</b> {right.sum()} of the first {TIMES} among {len(table)} chips are right, on ground that it was never "
-        f"trained on; {shown.sum()} lie here (dashed: wrong). Of {len(ASKED)} words it knew this one best elsewhere. "
+        f"<b>“{escape(name)}”</b> {right.sum()} of the first {TIMES} among {len(table)} chips are right, on ground that the model was "
+        f"never trained on; {shown.sum()} lie here{dashed}. It was asked for the one of {len(ASKED)} words that it knew best elsewhere. "
         f"Landsat 8, one pixel is {scale.length(ground.PIXEL_M)}."
     )
     return {"image": _picture(picture, alt, record, boxes), "caption": caption, "page": "11_itaipu"}
 
 
-def _unit(encoder: Encoder, chips: np.ndarray) -> np.ndarray:
-    return embed.unit(np.concatenate([encoder.images(list(part)) for part in np.array_split(chips, 8)]), "chips")
+def _corner(places: np.ndarray, known: set[tuple[int, int]]) -> tuple[int, int]:
+    """The window with most of the answers; all of its chips are known, or, where there is no such window, two of its corners."""
+    high, wide = WINDOW
+    whole = [(i, j) for i in range(high) for j in range(wide)]
+    for wanted in (whole, [whole[0], whole[-1]]):
+        corners = sorted((row, col) for row, col in known if known >= {(row + i, col + j) for i, j in wanted})
+        if corners:
+            return corners[int(np.argmax([_inside(places, corner).sum() for corner in corners]))]
+    return tuple(places[0].tolist())
 
 
 def _best_known(scores: np.ndarray, truth: np.ndarray) -> int:

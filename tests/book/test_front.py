@@ -1,10 +1,21 @@
-"""The front page: what it says within its first screen, and its pictures.
+"""The front page: what it says within its first screen, within two minutes and within ten, and its pictures.
 
 A person who knows CLIP and not this project has two minutes. So the first screen, on a desk and on a phone, holds the sentence that says what this
-is, a box to type into, and a picture, all of them whole.
+is, a box to type into, and a picture, all of them whole. What that person can say after two minutes of reading:
+
+    It is an open implementation of a recipe for models that match places, seen from above, with sentences. Captions come from maps, the model
+    is a MaMMUT, and one can search one's own imagery with it. To make all of it takes half an hour of two CPU cores, no GPU, no account.
+    At seven kilometres to a pixel it knows the Earth, at thirty metres one stretch of ground; it knows no houses. It finds a place
+    better than colours do, and at thirty metres that is not shown.
+
+And after ten minutes, with the page on the recipe: what is new beside CLIP, what the paper says of each part, what it leaves silent, what is ours,
+and who does what better.
 """
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +82,58 @@ def test_both_doors_and_the_table_with_baselines_are_there():
     assert "without a model" in text and "95 % interval" in text
 
 
+# Two minutes, and ten
+
+BOOK = Path(__file__).parents[2] / "book"
+WORDS_A_MINUTE = 200
+"""What a reader of a second language reads of a text with terms."""
+
+
+def _words(text: str) -> int:
+    """Number of words that a page shows: no fences, no options, no addresses."""
+    shown = re.sub(r"(?ms)^---.*?^---|^```\{(?:raw|include)\}.*?^```|^:\S*:.*?$|^[:`]{3,}.*?$", "", text)
+    return len(re.findall(r"[^\W\d_][\w’'-]*", re.sub(r"\{\w+:?\w*\}`[^`]*`", "link", shown)))
+
+
+def test_after_two_minutes_one_can_say_what_it_is_and_what_it_costs_and_knows():
+    text = (BOOK / "index.md").read_text(encoding="utf-8")
+    read, _, rest = text.partition("## What is new, if you know CLIP")
+    assert rest and _words(read) + 100 < 2 * WORDS_A_MINUTE, "with the table's words it is more than two minutes"
+    first = " ".join(read.partition("```")[0].split())
+    for answer in ("first open implementation", "captions made from maps", "MaMMUT", "search in your own imagery"):
+        assert answer in first, f"what it is: {answer}"
+    for answer in ("half an hour of two CPU cores", "no GPU", "no account"):
+        assert answer in first, f"what it costs: {answer}"
+    for answer in ("seven kilometres to a pixel", "thirty metres", "not houses"):
+        assert answer in first, f"what it knows, at which resolution: {answer}"
+    assert "generated/headline.inc" in read and "*Without a model*" in read, "how good it is, and beside what"
+
+
+def test_after_ten_minutes_one_can_say_what_is_new():
+    front, recipe = ((BOOK / f"{name}.md").read_text(encoding="utf-8") for name in ("index", "recipe"))
+    assert _words(front) + _words(recipe) < 10 * WORDS_A_MINUTE
+    new = front.partition("## What is new, if you know CLIP")[2].partition("\n## ")[0]
+    told = re.findall(r"(?ms)^- \*\*(.+?)\*\*(.+?)(?=^- |^The )", new)
+    assert len(told) == 5 and all("{doc}`executed/" in text for _, text in told), "each leads to its chapter"
+    assert "the paper's" in new and "ours" in new, "whose it is"
+    for heading in ("## The story", "## What the paper says, what it leaves silent, what is ours", "## Who does what better"):
+        assert heading in recipe
+
+
+@needs_site
+@needs_browser
+def test_each_number_of_the_front_page_stands_beside_what_took_no_model(site):  # noqa: F811
+    address, browser = site
+    page = browser.new_page()
+    page.goto(address + FIRST, wait_until="load")
+    rows = page.locator("article table tbody tr").all()
+    assert rows
+    for row in rows:
+        cells = [cell.inner_text() for cell in row.locator("td").all()]
+        assert re.search(r"\d \(.*[a-z]", cells[2]), f"{cells[0]}: nothing beside it that took no model"
+    page.close()
+
+
 # The pictures
 
 
@@ -96,6 +159,14 @@ def test_chips_are_tiled_with_white_between_and_none_is_cut(front):
 def test_places_in_the_window_are_told(front):
     places = np.array([[30, 4], [33, 9], [34, 9], [33, 10]])
     assert front._inside(places, (30, 4)).tolist() == [True, True, False, False]
+
+
+def test_the_window_holds_most_answers_and_no_ground_that_is_not_there(front):
+    places = np.array([[0, 0], [1, 1], [2, 2], [12, 12]])
+    grid = {(row, col) for row in range(20) for col in range(20)}
+    assert front._corner(places, grid) == (0, 0)
+    assert front._corner(places, grid - {(1, 3)}) == (2, 0)  # what would hold all three has a gap
+    assert front._corner(places, {(5, 5), (8, 10)}) == (5, 5)  # whole nowhere: two corners are enough
 
 
 def test_the_label_that_is_shown_is_the_best_known_one_of_those_that_can_be_judged(front):

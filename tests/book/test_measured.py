@@ -97,8 +97,32 @@ def test_the_best_that_no_model_reached_stands_beside(measured, monkeypatch):
     monkeypatch.setattr(measured.results, "table", lambda: pd.DataFrame(rows))
     names = [(r["experiment"], r["run"], r["split"], r["protocol"]) for r in (rows[0], rows[3], rows[8])]
     monkeypatch.setattr(measured, "HEADLINE", [("?", "03_retrieval", *one, "both", "mR") for one in names])
-    cells = [line.split(" | ")[4] for line in measured.headline().splitlines()[2:]]
-    assert cells == ["46.0 (colour); -9.0 (+1.0 to +2.0)", "14.6 (scene-class)", "18.5 (centre)"]
+    cells = [line.split(" | ")[2:4] for line in measured.headline().splitlines()[2:]]
+    assert cells == [
+        ["46.0 (colours)", "\u22129.0 (+1.0 to +2.0)"],
+        ["14.6 (the kind of place)", ""],
+        ["18.5 (the middle)", ""],
+    ]
+
+
+def test_a_number_with_nothing_beside_it_that_took_no_model_is_none_for_the_first_page(measured, monkeypatch):
+    row = {"experiment": "web", "run": "r", "dataset": "d", "split": "test", "direction": "both", "metric": "mR"}
+    row |= {"protocol": "plain", "value": 99.0, "ci_low": 98.0, "ci_high": 100.0, "chance": 50.0, "n": 9}
+    monkeypatch.setattr(measured.results, "table", lambda: pd.DataFrame([row]))
+    monkeypatch.setattr(measured, "HEADLINE", [("?", "06_web", "web", "r", "test", "plain", "both", "mR")])
+    with pytest.raises(DataError, match="nothing without a model"):
+        measured.headline()
+
+
+def test_a_difference_that_a_notebook_stored_stands_in_its_column(measured, monkeypatch):
+    row = {"experiment": "itaipu", "run": "r", "dataset": "d", "split": "test", "direction": "t2i", "metric": "mAP"}
+    row |= {"ci_low": 1.0, "ci_high": 2.0, "chance": 34.0, "n": 9}
+    values = {"zero-shot": 60.0, "colours, supervised": 57.0, "zero-shot - colours, supervised": 3.0}
+    rows = [row | {"protocol": protocol, "value": value} for protocol, value in values.items()]
+    monkeypatch.setattr(measured.results, "table", lambda: pd.DataFrame(rows))
+    monkeypatch.setattr(measured, "HEADLINE", [("?", "11_itaipu", "itaipu", "r", "test", "zero-shot", "t2i", "mAP")])
+    cells = measured.headline().splitlines()[2].split(" | ")[1:4]
+    assert cells == ["60.0\u00a0% (1.0 to 2.0)", "57.0 (colours, with labels)", "+3.0 (+1.0 to +2.0)"]
 
 
 def test_a_missing_record_is_named(measured, monkeypatch):
