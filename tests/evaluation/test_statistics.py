@@ -258,10 +258,16 @@ def test_few_misses_in_blocks_are_taken_to_hang_together():
     independent = 0.97 * 0.03 / 200
     assert statistics.effective_images(0.97, independent, 200) == pytest.approx(200), "of single images nothing changes"
     assert statistics.effective_images(0.97, independent * 2, 200) == pytest.approx(100), "nor where they vary more than these"
-    blocks, few, some = (statistics.effective_images(share, share * (1 - share) / 400, 20) for share in (0.001, 0.01, 0.3))
-    assert 20 < blocks < few < some < 400 and some > 380, "400 images in 20 blocks: the fewer hits, the nearer to 20"
-    low, high = statistics.exact_interval(0.001, 0.001 * 0.999 / 400, 20)
+    blocks, few, some = (
+        statistics.effective_images(share, share * (1 - share) / 400, statistics.Blocks(20)) for share in (0.001, 0.01, 0.3)
+    )
+    assert 20 < blocks < few < some < 400 and some > 360, "400 images in 20 blocks: the fewer hits, the nearer to 20"
+    low, high = statistics.exact_interval(0.001, 0.001 * 0.999 / 400, statistics.Blocks(20))
     assert low < 0.1 < high and high > 0.5 * statistics.most_missed(20), "as of none, about"
+    alone = statistics.effective_images(0.01, 0.01 * 0.99 / 400, 20)
+    assert few < alone < 400, "units that are images are pulled less"
+    assert isinstance(statistics.count_blocks(["a", "a", "b"], 3), statistics.Blocks)
+    assert not isinstance(statistics.count_blocks(None, 3), statistics.Blocks)
 
 
 def test_quantiles_are_those_of_the_textbook():
