@@ -2,6 +2,7 @@
 
 A world is a metric, a model with a known score of it, and a size. Many test sets are drawn from it; of each, the metric is measured and
 given an interval twice: by percentiles over resamples, and as this package does it (`statistics.interval`, `gap`, `magnitude_interval`).
+Differences over very unequal blocks (`gap`) are in no world here.
 """
 
 from __future__ import annotations
