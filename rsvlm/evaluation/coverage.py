@@ -2,6 +2,7 @@
 
 A world is a metric, a model with a known score of it, and a size. Many test sets are drawn from it; of each, the metric is measured and
 given an interval twice: by percentiles over resamples, and as this package does it (`statistics.interval`, `gap`, `magnitude_interval`).
+Differences over very unequal blocks (`gap`) are in no world here.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def usual(seed: int = 0) -> Iterator[World]:
         for truth in (5, 40, 90):
             yield captions(n, truth, rng)
     for count in (10, 20, 50, 100, 300):
-        for truth in (30, 90):
+        for truth in (30, 90, 97):
             yield blocks(count, truth, rng)
     yield blocks(100, 30, rng, whole=False)
     for smallest in (5, 20):
@@ -99,6 +100,8 @@ def usual(seed: int = 0) -> Iterator[World]:
         yield from (area(n, positive, shift) for shift in (1.0, 2.5))
     for n, positive in ((100, 5), (200, 20), (500, 250)):
         yield precision(n, positive, 1.5, seed)
+    for n in (50, 100, 300):
+        yield from (gallery(n, noise, seed) for noise in (0.7, 2.0))
     for n in (50, 200, 1000):
         for both in ((50, 45), (95, 90), (99, 97)):
             yield difference(n, *both)
@@ -188,6 +191,31 @@ def precision(n: int, positive: int, shift: float, seed: int) -> World:
         return [_both(100 * statistics.average_precision(row, present, totals, times), positive) for row in drawn]
 
     return World("AP", f"{positive} images with the thing", n, positive, truth, intervals)
+
+
+def gallery(n: int, noise: float, seed: int, captions: int = 3, width: int = 16) -> World:
+    """Mean average precision of images that ask for their captions among those of all; the truth is its mean over 2,000 galleries.
+
+    Images are random directions, captions their images with so much noise. A gallery is drawn anew for each test set, which no resample
+    of its images shows.
+    """
+
+    def precisions(rng: np.random.Generator) -> np.ndarray:  # (n,)
+        images = rng.normal(size=(n, width))
+        texts = images[:, None] + noise * rng.normal(size=(n, captions, width))
+        images, texts = (one / np.linalg.norm(one, axis=-1, keepdims=True) for one in (images, texts))
+        scores = images @ texts.reshape(-1, width).T
+        own = -np.sort(-scores[np.arange(n)[:, None], np.arange(n * captions).reshape(n, captions)])
+        ranks = 1 + (scores[:, None] > own[..., None]).sum(axis=2)
+        return (np.arange(1, captions + 1) / ranks).mean(axis=1)
+
+    drawn = np.random.default_rng([seed, n])
+    truth = 100 * float(np.mean([precisions(drawn).mean() for _ in range(2000)]))
+
+    def intervals(rng: np.random.Generator, times: np.ndarray, sets: int) -> list[tuple[Interval, Interval]]:
+        return _of_shares(times, np.stack([precisions(rng) for _ in range(sets)], axis=1), np.ones((n, 1)), n)
+
+    return World("mAP", f"galleries of {n} images", n, n, truth, intervals)
 
 
 def difference(n: int, ours: float, theirs: float) -> World:

@@ -146,8 +146,8 @@ def evaluate(
     """Retrieval metrics as rows `{dataset, split, protocol, direction, metric, value, ci_low, ci_high, chance, n}`.
 
     Metrics are `R@k` and `mAP` in percent, `mR`, the mean of all R@k of both directions, and `median_rank`. An image without
-    captions asks nothing but stays in the gallery; an empty caption is left out, counted and said in the log. The interval is the
-    2.5 to 97.5 percentile over bootstrap resamples of the *images*, each with its captions; a caption that several images share is
+    captions asks nothing but stays in the gallery; an empty caption is left out, counted and said in the log. The interval is
+    `statistics.interval` over bootstrap resamples of the *images*, each with its captions; a caption that several images share is
     shared out among them. `chance` is the exact expectation under a random ranking (for median ranks: the median expected rank).
 
     Protocols differ in what they compare and in how captions are written. The second is up to whoever embeds: give embeddings of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rsvlm.evaluation import coverage
+from rsvlm.evaluation import coverage, statistics
 
 SETS = 150
 LEAST = coverage.TARGET - 100 * 2.6 * np.sqrt(0.93 * 0.07 / SETS)  # of 1,000 that are at the target, 5 lie below this
@@ -25,9 +25,13 @@ def test_intervals_of_every_metric_hold_the_truth():
         coverage.captions(200, 40, rng),
         coverage.blocks(20, 30, rng),
         coverage.blocks(50, 90, rng),
+        coverage.blocks(300, 90, rng),
+        coverage.blocks(100, 97, rng),
         coverage.balanced(20, classes=5),
         coverage.area(100, 5, 2.5),
         coverage.precision(100, 10, 1.5, 0),
+        coverage.gallery(100, 0.7, 0),
+        coverage.gallery(100, 2.0, 0),
         coverage.difference(50, 99, 97),
         coverage.difference(200, 60, 50),
         coverage.calibration(200, 1.0),
@@ -36,7 +40,32 @@ def test_intervals_of_every_metric_hold_the_truth():
     )
     assert (table["shipped"] >= LEAST).all(), table.to_string()
     wide = table["width_shipped"] / table["width_percentiles"].clip(lower=0.1)
-    assert wide[[0, 4]].between(0.99, 1.01).all(), "of many images, and neither few hits nor misses, percentiles stay"
+    assert wide[[0, 4]].between(0.99, 1.02).all(), "of many images, and neither few hits nor misses, percentiles stay"
+    assert wide[13] < 1.03, "galleries of a hundred are hardly wider"
+
+
+def held_over_blocks(sizes, truth, together, sets=1000):
+    """Percent of intervals over blocks of these sizes that hold the truth; the smaller `together`, the more blocks differ."""
+    rng, sizes, p = np.random.default_rng(0), np.array(sizes), truth / 100
+    hits = rng.binomial(sizes, rng.beta(together * p, together * (1 - p), (sets, len(sizes))))
+    times = np.concatenate([np.ones((1, len(sizes))), rng.multinomial(len(sizes), np.ones(len(sizes)) / len(sizes), 200)])
+    units = statistics.count_blocks(np.repeat(np.arange(len(sizes)), sizes), int(sizes.sum()))
+    found = [statistics.interval(values, units) for values in 100 * (hits @ times.T) / (times @ sizes)]
+    return 100 * np.mean([one["ci_low"] <= truth <= one["ci_high"] for one in found])
+
+
+UNEQUAL = [158, 126, 83, 72, 57, 49] + [6] * 75
+
+
+@pytest.mark.parametrize("sizes", [UNEQUAL, [177, 158, 51, 46] + [10] * 96, [300] + [10] * 70], ids=["six", "four", "one"])
+@pytest.mark.parametrize("truth", [90, 97])
+def test_intervals_over_very_unequal_blocks_hold_the_truth(sizes, truth):
+    assert min(held_over_blocks(sizes, truth, together) for together in (3, 10)) >= coverage.TARGET
+
+
+def test_over_unequal_blocks_the_assumption_of_whole_blocks_is_needed(monkeypatch):
+    monkeypatch.setattr(statistics, "WHOLE_BLOCKS", 0)
+    assert held_over_blocks(UNEQUAL, 97, 3) < coverage.TARGET - 2
 
 
 @pytest.mark.parametrize(

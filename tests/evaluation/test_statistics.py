@@ -240,9 +240,34 @@ def test_few_misses_and_few_units_have_clopper_s_and_pearson_s_interval():
         width = 100 * (known.high - known.low)
         assert found["ci_low"] == pytest.approx(100 * known.low, abs=0.1 * width)
         assert found["ci_high"] == pytest.approx(100 * known.high, abs=0.1 * width)
-    values = 100 * statistics.resamples(400, 500, 0) @ (np.arange(400) < 200) / 400
-    assert statistics.interval(values, 400) == statistics.interval(values), "of many, percentiles stay"
+    values = 50 + 2.5 * np.append(0, np.random.default_rng(0).normal(size=20_000))
+    wider = [found["ci_high"] - found["ci_low"] for found in (statistics.interval(values, 400), statistics.interval(values))]
+    assert 1 < wider[0] / wider[1] < 1.01, "of many, percentiles stay, but for Student's t"
     assert statistics.exact_interval(0.5, 0.01, 1) == (0, 100)
+
+
+def test_percentiles_of_a_share_lie_as_much_further_out_as_student_s_t_does():
+    stats = pytest.importorskip("scipy.stats")
+    for units in (10, 100, 1093):
+        t = stats.t.ppf(0.975, units - 1) * np.sqrt(units / (units - 1))
+        assert statistics._outside(units) == pytest.approx(100 * stats.norm.sf(t), rel=0.01)
+    assert statistics._outside(10**7) == pytest.approx(2.5, rel=1e-4)
+
+
+def test_few_misses_in_blocks_are_taken_to_hang_together():
+    independent = 0.97 * 0.03 / 200
+    assert statistics.effective_images(0.97, independent, 200) == pytest.approx(200), "of single images nothing changes"
+    assert statistics.effective_images(0.97, independent * 2, 200) == pytest.approx(100), "nor where they vary more than these"
+    blocks, few, some = (
+        statistics.effective_images(share, share * (1 - share) / 400, statistics.Blocks(20)) for share in (0.001, 0.01, 0.3)
+    )
+    assert 20 < blocks < few < some < 400 and some > 360, "400 images in 20 blocks: the fewer hits, the nearer to 20"
+    low, high = statistics.exact_interval(0.001, 0.001 * 0.999 / 400, statistics.Blocks(20))
+    assert low < 0.1 < high and high > 0.5 * statistics.most_missed(20), "as of none, about"
+    alone = statistics.effective_images(0.01, 0.01 * 0.99 / 400, 20)
+    assert few < alone < 400, "units that are images are pulled less"
+    assert isinstance(statistics.count_blocks(["a", "a", "b"], 3), statistics.Blocks)
+    assert not isinstance(statistics.count_blocks(None, 3), statistics.Blocks)
 
 
 def test_quantiles_are_those_of_the_textbook():

@@ -12,9 +12,12 @@ import pytest
 from rsvlm.data import catalogue
 from rsvlm.records import results, tables
 
-SOURCE = re.compile(
-    r"https://github\.com/[\w.-]+/[\w.-]+(/blob/[0-9a-f]{7,40}/[\w./-]+\.(md|png|csv|ipynb))?(?=[\s;)]|$)|arXiv \d{4}\.\d{5}\b"
+COMMIT = r"https://github\.com/[\w.-]+/[\w.-]+/blob/[0-9a-f]{7,40}/[\w./-]+"
+OPEN = re.compile(
+    rf"{COMMIT}\.(md|png|csv|ipynb)(?=[\s;)]|$)|https://openaccess\.thecvf\.com/[\w/.-]+\.pdf|arXiv \d{{4}}\.\d{{5}}\b"
 )
+PLACE = re.compile(r'\btable ([IVX]+|\d+)\b|(table|figure) "[^"]+"|\.(png|csv)(?=[\s;)]|$)|\.ipynb \(an output\b')
+UNCHECKED = "not checked there", "third-party", "quoted by others"
 SETS = "SkyScript AID EuroSAT fMoW Million-AID PatternNet RESISC45 RSI-CB256".split()
 
 
@@ -26,9 +29,30 @@ def figures():
 # What the rows say
 
 
-def test_every_source_can_be_opened(figures):
-    assert not (bad := [text for text in figures["source"] if not SOURCE.search(text)]), bad
-    assert not [text for text in figures["source"] if text.count("://") != len(re.findall(r"https://github\.com/", text))]
+def test_every_source_can_be_opened_and_says_where_to_look(figures):
+    assert not (closed := [text for text in figures["source"] if not OPEN.search(text)]), closed
+    nowhere = {text for text in figures["source"] if not PLACE.search(text)}
+    assert all("third-party" in text and text.endswith("table not known here") for text in nowhere), nowhere
+    assert not [text for text in figures["source"] if "github.com" in text and not re.search(COMMIT, text)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://github.com/zqcrafts/SkySense-O (its README shows it); table 2",
+        "FarSLIP table 2",
+        "https://github.com/NJU-LHRS/FarSLIP/blob/main/README.md (table 2)",
+    ],
+)
+def test_what_nobody_could_open_is_noticed(text):
+    assert not OPEN.search(text)
+    assert not PLACE.search("https://github.com/NJU-LHRS/FarSLIP/blob/1c4874a/README.md")
+
+
+def test_what_was_not_read_at_its_source_says_so_and_is_beside_nothing(figures):
+    unchecked = figures[figures["source"].str.contains("|".join(UNCHECKED))]
+    assert set(unchecked["model"].str.partition(" (")[0]) >= {"PIR", "SkySense-O", "SegEarth-OV", "RS-MaMMUT or RS-SigLIP2"}
+    assert set(unchecked["protocol"]) == {"unstated", "skysense-o"}, "no evaluator here has such a protocol"
 
 
 def test_what_was_read_from_a_picture_says_so(figures):
