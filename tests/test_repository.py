@@ -19,10 +19,13 @@ TAUGHT = {  # their plumbing is folded, and they end with an exercise and its an
     "02_training",
     "04_mammut",
     "05_own_landmarks",
+    "06_web",
     "08_classification",
     "09_unseen_classes",
     "10_leakage",
+    "11_itaipu",
     "12_rsicd",
+    "15_scene",
 }
 WRAPPED = TAUGHT - {"04_mammut"}  # notebooks/ruff.toml names the others
 REQUIRED = ["profile", "seed", "device", "recompute", "run_name"]
