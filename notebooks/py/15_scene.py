@@ -215,7 +215,7 @@ numbers.prose(
 # %% [markdown]
 # ## Are the towns right?
 #
-# For Itaipu the {term}`ground truth` is the labels of [](11_itaipu): whether a chip of 1.9 km shows a city or a village. How much of what is
+# For Itaipu the ground truth is the labels of [](11_itaipu): whether a chip of 1.9 km shows a city or a village. How much of what is
 # outlined as *buildings and streets* lies in such chips? The {term}`baseline` needs no model. It outlines as much ground, where grey values vary
 # most within half a kilometre, for towns are grainy. {term}`Chance <chance>` is the share of such chips.
 
@@ -334,8 +334,26 @@ scores = pd.DataFrame(
         "IoU, %": 100 * (mask & truth).sum() / (mask | truth).sum(),
     }
     for mask in answers.values()
-).set_index(pd.Index(answers, name="outlined"))
-numbers.table(scores, index=True)
+).set_index(pd.Index(answers, name="answer"))
+numbers.table(scores.reset_index())
+
+# %% mystnb={"code_prompt_show": "Code: pictures of both answers"} tags=["hide-input"]
+galleries.gallery(
+    [
+        {
+            "image": galleries.mask_image(earth_pixels, answers[name], truth),
+            "alt": f"The Mediterranean in grey; painted is the answer {name}: "
+            f"{scores.loc[name, 'of it sea, %']:.0f} % of it is sea",
+            "caption": name,
+        }
+        for name in ("the search", "bluer than red")
+    ],
+    thumbnail_px=330,
+    whole=True,
+)
+
+# %% [markdown]
+# Blue is what is rightly taken for sea, orange what is land, purple the sea that is lacking.
 
 # %% tags=["remove-input"]
 iou, of_it = scores["IoU, %"], scores["of it sea, %"]
@@ -352,10 +370,9 @@ numbers.prose(
     "What is outlined is one blob, over land and water alike."
     if blobs(told_of(sea))
     else "",
-    "A tile here is as wide as a country. Its captions named seas that lie "
-    "anywhere in it, so the model learned which tiles have sea, and not "
-    "where in them. Before you trust a search, ask it for something whose "
-    "place you know."
+    "A likely reason: a tile here is as wide as a country, and the captions "
+    "that the model learned from name seas anywhere in one.",
+    "Before you trust a search, ask it for something whose place you know."
     if mine < others.max()
     else "",
 )
@@ -437,7 +454,8 @@ for text, part in chips.groupby("text", sort=False):
 
 # %% tags=["remove-input"]
 numbers.points(
-    f"At 30 m a pixel, {by_outlines}; chance is {spans[ANY]['value']:.1f} %."
+    f"At 30 m a pixel, {by_outlines}; chance is {spans[ANY]['value']:.1f} %, "
+    f"and grain alone has {spans[PLAIN]['value']:.1f} %."
     if by_outlines
     else "",
     f"At 7 km a pixel, {by_sea}; “{others.idxmax()}” has an IoU of "
