@@ -329,7 +329,6 @@ METRICS = {
     "found, %": ("recall", "recall"),
     "others that pass, %": ("passes", "false_positive_rate"),
     "precision where rare, %": ("rare", at_share),
-    "area under the curve, %": ("auc", "auc"),
 }
 ours = {"filter": scored, "colours": by_colours}
 counts = {
@@ -347,8 +346,8 @@ for name, (here, stored) in (
         ("this web", here, 0),
         ("real pictures", stored, 1),
     ):
-        line = {"pictures": which, "told by": name}
-        line |= dict(zip(("from above", "others"), counts[which], strict=True))
+        n = "{:,} from above, {:,} others".format(*counts[which])
+        line = {"pictures": f"{which}: {n}", "told by": name}
         for title, metric in METRICS.items():
             line[title] = numbers.interval(table.loc[metric[place]])
         lines.append(line)
