@@ -371,7 +371,9 @@ numbers.prose(
     if blobs(told_of(sea))
     else "",
     "A likely reason: a tile here is as wide as a country, and the captions "
-    "that the model learned from name seas anywhere in one.",
+    "that the model learned from name seas anywhere in one."
+    if outlined_as_sea.any() and mine < others.max()
+    else "",
     "Before you trust a search, ask it for something whose place you know."
     if mine < others.max()
     else "",
