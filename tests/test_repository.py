@@ -19,12 +19,15 @@ TAUGHT = {  # their plumbing is folded, and they end with an exercise and its an
     "02_training",
     "04_mammut",
     "05_own_landmarks",
+    "06_web",
     "08_classification",
     "09_unseen_classes",
     "10_leakage",
+    "11_itaipu",
     "12_rsicd",
     "17_which_model",
     "18_find_it",
+    "15_scene",
 }
 WRAPPED = TAUGHT - {"04_mammut"}  # notebooks/ruff.toml names the others
 REQUIRED = ["profile", "seed", "device", "recompute", "run_name"]

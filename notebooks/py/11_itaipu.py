@@ -16,12 +16,17 @@
 # %% [markdown]
 # # Real ground: Itaipu
 #
-# **One pixel is 30 m here, a chip not quite two kilometres wide: rivers, forests, towns and the plots of farms can be seen. A model that learnt
+# **One pixel is 30 m here and a chip not quite two kilometres wide: rivers, forests, towns and the plots of farms can be seen. A model that learned
 # from captions of the Blue Marble and of the north is asked for nine words in the south, where each chip was labelled by looking at it.**
 #
-# Cost: about a minute of one core in profile `laptop`, once the model is trained; `smoke` trains too little to know.
+# Time: seven minutes to read; a minute to run on one core, once the model of [](02_training) is trained. Profile `smoke` trains too little to know
+# anything.
+#
+# The captions of this book are made by rules from maps and pixels. A model may learn these rules, and nothing of the ground. So it needs a test by
+# another hand: pictures that somebody looked at, labels that no rule wrote, on ground that no training touched. And it needs a rival:
+# water is dark and forest is green, and a model that knows no more than colours has learned little.
 
-# %% tags=["parameters", "after:02_training"]
+# %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "after:02_training", "hide-input"]
 profile = "laptop"
 seed = 0
 device = "auto"
@@ -30,16 +35,15 @@ run_name = ""
 overrides = ""
 model = ""
 
-# %% tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: imports"} tags=["hide-input"]
 import time
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
-
-# %% tags=["hide-input"]
+import rasterio
+from rasterio import warp
 from rsvlm import config
-from rsvlm.book.figures import charts, galleries, tables
+from rsvlm.book.figures import charts, galleries, numbers, scale, tables
 from rsvlm.data.demo import ground, itaipu, recipe
 from rsvlm.errors import DataError
 from rsvlm.evaluation import baselines, labels, statistics
@@ -51,54 +55,95 @@ from rsvlm.records.provenance import provenance
 from rsvlm.records.results import save_result
 from rsvlm.training import train
 
-# %% tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: options and ground"} tags=["hide-input"]
 started = time.time()
-options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
+given = {"seed": seed, "device": device}
+options = config.load(profile, given | config.pairs(overrides))
 try:
     scene = ground.itaipu()
 except DataError as error:
     scene, reason = None, error
 is_there = scene is not None
 
-# %% tags=["hide-input"]
-Markdown(
-    "The ground comes in a package of the registry, which is read and not run: two scenes of Landsat 8 of 18 May 2020, "
-    f"{ground.ITAIPU_SOURCE['attribution']}, {ground.ITAIPU_SOURCE['license']}."
+# %% tags=["remove-input"]
+numbers.prose(
+    "The ground comes in a package of the registry, which is read and not "
+    "run: two scenes of Landsat 8 of 18 May 2020, "
+    f"{ground.ITAIPU_SOURCE['attribution']}, "
+    f"{ground.ITAIPU_SOURCE['license']}."
     if is_there
-    else f"The package with the ground could not be had, so this chapter is empty: {reason}"
+    else "The package with the ground could not be had, so this chapter is "
+    f"empty: {reason}"
 )
 
 # %% [markdown]
 # ## What is to be seen?
 #
 # The dam and its reservoir, the towns on both sides of the river, the forest of the national park, and farmland. The north trains, the south
-# tests; no chip of one touches the other. Each label was set by two independent looks at the chip, by a guideline; where they
-# disagree, the label is unknown and counts neither way. The looks were those of a vision-language assistant: nobody was on the ground.
+# tests; no chip of one touches the other. A vision-language assistant looked at each chip twice, independently and by a guideline. Where its two looks
+# disagree, the label is unknown and counts neither way. Nobody was on the ground.
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: table of labels"} tags=["hide-input"]
+LABELS = list(itaipu.LABELS)
 if is_there:
     pictures, table = itaipu.labelled(scene, "test")
-    truth = table[list(itaipu.LABELS)].to_numpy()
+    truth = table[LABELS].to_numpy()
     train_pictures, train_table = itaipu.labelled(scene, "train")
     held_pictures, held_table = itaipu.labelled(scene, "val")
-    parts = {"north, for training": train_table, "north, held out": held_table, "south, for the test": table}
-    shown = pd.DataFrame({name: (part[list(itaipu.LABELS)] == itaipu.YES).sum() for name, part in parts.items()})
-    shown.loc["chips"] = [len(part) for part in parts.values()]
-    display(shown.rename_axis(index="chips that show").style)
+    parts = {
+        "north, for training": train_table,
+        "north, held out": held_table,
+        "south, for the test": table,
+    }
+    shown = pd.DataFrame(
+        {name: (of[LABELS] == itaipu.YES).sum() for name, of in parts.items()}
+    )
+    shown.loc["all chips"] = [len(part) for part in parts.values()]
+    shown = shown.rename_axis("chips that show").reset_index()
+    display(numbers.table(shown))
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: where chips lie and what they show"} tags=["hide-input"]
+SIDE = itaipu.SIDE_PX
+
+
+def described(table):
+    with rasterio.open(scene / "picture.tif") as file:
+        grid, crs = file.transform, file.crs
+    middle = SIDE * (table[["col", "row"]].to_numpy().T + 0.5)
+    xs, ys = grid.c + grid.a * middle[0], grid.f + grid.e * middle[1]
+    places = zip(*warp.transform(crs, "EPSG:4326", xs, ys), strict=True)
+    held = (table[LABELS] == itaipu.YES).to_numpy()
+    seen = (", ".join(np.array(LABELS)[row]) or "nothing sure" for row in held)
+    return [
+        {"gsd_m": ground.PIXEL_M, "size_px": SIDE, "captions": [text]}
+        | {"lon": lon, "lat": lat}
+        for (lon, lat), text in zip(places, seen, strict=True)
+    ]
+
+
+def chip(number):
+    record = records[number]
+    return {
+        "image": pictures[number],
+        "alt": scale.described(record),
+        "ground": record,
+    }
+
+
+records = described(table) if is_there else []
+
+# %% [markdown]
+# One chip of the south for each label:
+
+# %% mystnb={"code_prompt_show": "Code: a chip of each label"} tags=["hide-input"]
 if is_there:
-    CHIP = {"gsd_m": ground.PIXEL_M, "size_px": itaipu.SIDE_PX}
-    side = f"{itaipu.SIDE_PX * ground.PIXEL_M / 1000:.1f} km"
-    typical = {label: np.flatnonzero(truth[:, i] == itaipu.YES) for i, label in enumerate(itaipu.LABELS)}
+    of = {
+        label: np.flatnonzero(truth[:, column] == itaipu.YES)
+        for column, label in enumerate(LABELS)
+    }
     items = [
-        {
-            "image": pictures[rows[len(rows) // 2]],
-            "alt": f"A chip of {side} that shows: {label}",
-            "caption": label,
-            "ground": CHIP,
-        }
-        for label, rows in typical.items()
+        chip(rows[len(rows) // 2]) | {"caption": label}
+        for label, rows in of.items()
         if len(rows)
     ]
     display(galleries.gallery(items, thumbnail_px=128))
@@ -106,10 +151,8 @@ if is_there:
 # %% [markdown]
 # ## Which words does it know?
 #
-# A label becomes a vector by way of a few words for it, in the sentences of the captions: the words were chosen before any look at the
-# south, and are these. Some chips are near every text, so what counts is how much better a label fits than the others do: a chip's score
-# is its cosine minus the mean of its cosines with all labels. That was chosen on the validation chips of the north; what cosines alone
-# have stands beside it in the results.
+# This is a {term}`zero-shot` test: no label trains the model. A label becomes a vector by way of a few words for it, which were chosen before any
+# look at the south:
 
 # %%
 WORDS = {
@@ -123,96 +166,207 @@ WORDS = {
     "dam": ["a dam"],
     "island": ["an island", "islands"],
 }
-SENTENCES = ["An aerial picture of {}.", "{}, seen from above.", "An overhead view of {}.", "A picture with {}."]
 
-# %%
+# %% [markdown]
+# Each word stands in four sentences like those of the captions, and the label's vector is their mean. Some chips are near every text. So a chip's
+# score for a label is its cosine minus the mean of its cosines with all labels. That rule was chosen on the held-out chips of the north.
+
+# %% mystnb={"code_prompt_show": "Code: scores of the model"} tags=["hide-input"]
+SENTENCES = [
+    "An aerial picture of {}.",
+    "{}, seen from above.",
+    "An overhead view of {}.",
+    "A picture with {}.",
+]
 rows, draws = [], {}
 if is_there:
-    folder = model or str(train.load_or_train(*recipe.prepare(options)) / "model")
+    folder = model or str(
+        train.load_or_train(*recipe.prepare(options)) / "model"
+    )
     encoder = opening.open_encoder(folder, device=device)
-    vectors = embed.unit(np.concatenate([encoder.images(list(part)) for part in np.array_split(pictures, 8)]), "chips")
+    parts = [encoder.images(list(of)) for of in np.array_split(pictures, 8)]
+    vectors = embed.unit(np.concatenate(parts), "chips")
     of_labels = []
-    for label in itaipu.LABELS:
-        sentences = [sentence.format(word) for word in WORDS[label] for sentence in SENTENCES]
-        of_labels.append(embed.unit(np.asarray(encoder.texts(sentences)), "texts").mean(0))
+    for label in LABELS:
+        texts = [s.format(word) for word in WORDS[label] for s in SENTENCES]
+        of_label = np.asarray(encoder.texts(texts))
+        of_labels.append(embed.unit(of_label, "texts").mean(0))
     cosines = vectors @ embed.unit(np.stack(of_labels), "labels").T
     zero_shot = cosines - cosines.mean(1, keepdims=True)
 
-# %%
+# %% [markdown]
+# The {term}`baseline` sees colours alone: histograms and means, no shapes. But it is given the labels of the north, of which the model gets none.
+# The score is the average precision: how early chips with the label come when all are sorted by their score.
+
+# %% mystnb={"code_prompt_show": "Code: scores of colours, and all intervals"} tags=["hide-input"]
+OURS, PLAIN = "zero-shot", "colours, supervised"
 if is_there:
+    several = pictures, train_pictures, held_pictures
     colours, of_train, of_held = (
-        np.stack([baselines.colours(picture) for picture in part]) for part in (pictures, train_pictures, held_pictures)
+        np.stack([baselines.colours(picture) for picture in part])
+        for part in several
     )
-    known = [part[list(itaipu.LABELS)].to_numpy() for part in (train_table, held_table)]
+    known = [part[LABELS].to_numpy() for part in (train_table, held_table)]
     by_colour = labels.ridge(of_train, known[0], of_held, known[1], colours)
-
-# %%
-if is_there:
-    about = {"dataset": "itaipu-south", "blocks": [itaipu.block(chip) for chip in table.index], "seed": seed}
-    about |= {"bootstrap_samples": options.evaluate.bootstrap_samples, "resampled": draws}
-    ways = {"zero-shot": zero_shot, "zero-shot, cosines alone": cosines, "colours, supervised": by_colour}
+    about = {
+        "dataset": "itaipu-south",
+        "blocks": [itaipu.block(name) for name in table.index],
+        "seed": seed,
+        "bootstrap_samples": options.evaluate.bootstrap_samples,
+        "resampled": draws,
+    }
+    ways = {
+        OURS: zero_shot,
+        "zero-shot, cosines alone": cosines,
+        PLAIN: by_colour,
+    }
     for name, scores in ways.items():
-        rows += labels.evaluate(scores, truth, itaipu.LABELS, protocol=name, **about)
-    both = [draws[name, "t2i", "mAP"] for name in ("zero-shot", "colours, supervised")]
+        rows += labels.evaluate(scores, truth, LABELS, protocol=name, **about)
+    told = {(row["protocol"], row["metric"]): row for row in rows}
+    both = [draws[name, "t2i", "mAP"] for name in (OURS, PLAIN)]
     gap = statistics.gap(*both, None)
-    mean = next(row for row in rows if row["protocol"] == "zero-shot" and row["metric"] == "mAP")
-    rows.append(mean | gap | {"protocol": "zero-shot - colours, supervised", "chance": None})
+    ends = {"protocol": f"{OURS} - {PLAIN}", "chance": None}
+    rows.append(told[OURS, "mAP"] | gap | ends)
 
-# %%
-SHOWN = ["zero-shot", "colours, supervised"]
+# %% mystnb={"code_prompt_show": "Code: figure of average precisions"} tags=["hide-input"]
 if is_there:
-    panels = {row["metric"]: row["metric"].removeprefix("AP[").rstrip("]") for row in rows}
-    dots = [row | {"label": panels[row["metric"]], "series": row["protocol"]} for row in rows if row["protocol"] in SHOWN]
+    names = {f"AP[{label}]": label for label in LABELS} | {"mAP": "mean"}
+    dots = [
+        {**row, "label": names[metric], "series": name}
+        for (name, metric), row in told.items()
+        if name in (OURS, PLAIN)
+    ]
+    counted = [
+        label
+        for label in LABELS
+        if told.get((OURS, f"AP[{label}]"), {"n": 0})["n"] >= labels.LEAST
+    ]
+    lead = {
+        label: told[OURS, f"AP[{label}]"]["value"]
+        - told[PLAIN, f"AP[{label}]"]["value"]
+        for label in counted
+    }
+    above = ", ".join(label for label in counted if lead[label] > 0)
     display(
         charts.picture(
             charts.interval_dots(dots, "average precision, percent"),
-            "Average precision of each label, of the model without labels and of colours with them, with intervals over blocks and chance.",
+            "A line for each label, with two dots and their intervals: the "
+            "model without labels, and colours with them. The model's dot "
+            f"is the one further right for {above or 'none'}.",
         )
     )
 
-# %% tags=["hide-input"]
-told = {(row["protocol"], row["metric"]): row for row in rows}
-
-
-def span(row):
-    return f"{row['value']:.1f} ({row['ci_low']:.1f} to {row['ci_high']:.1f})"
-
-
-# %% tags=["hide-input"]
-Markdown(
-    f"Over the labels that at least {labels.LEAST} chips of the south show, the mean average precision without a single label is "
-    f"**{span(told['zero-shot', 'mAP'])}**; a random order has {told['zero-shot', 'mAP']['chance']:.1f}. The strongest trivial rival is given "
-    f"the labels of the north and sees {colours.shape[1]} numbers of colour: it has {span(told['colours, supervised', 'mAP'])}. The difference is "
-    f"{gap['value']:+.1f} ({gap['ci_low']:+.1f} to {gap['ci_high']:+.1f}). Intervals are over {len(set(about['blocks']))} blocks of four by four "
-    "chips, for neighbours are alike."
-    if is_there
-    else ""
-)
+# %% tags=["remove-input"]
+if is_there:
+    beyond = gap["ci_low"] > 0
+    verdict = (
+        "so it knows more than colours"
+        if beyond
+        else "so nothing shows that it knows more than colours"
+    )
+    less = told["zero-shot, cosines alone", "mAP"]
+    said = (
+        f"Over the labels that at least {labels.LEAST} chips of the south "
+        "show, the mean average precision without a single label is "
+        f"**{numbers.interval(told[OURS, 'mAP'])}**; a random order has "
+        f"{told[OURS, 'mAP']['chance']:.1f}, and cosines without the mean "
+        f"taken off have {numbers.interval(less)}.",
+        f"Colours, {colours.shape[1]} numbers of each chip, have "
+        f"{numbers.interval(told[PLAIN, 'mAP'])} with the labels of the "
+        "north. The difference is "
+        f"{numbers.interval(gap, signed=True)}, {verdict} on the average.",
+        f"Intervals are over {len(set(about['blocks']))} blocks of four by "
+        "four chips, for neighbours are alike; n = "
+        f"{told[OURS, 'mAP']['n']} chips.",
+    )
+numbers.prose(*said) if is_there else numbers.prose("")
 
 # %% [markdown]
-# ## What comes first
+# ## What comes first?
 #
-# For each word the five chips that the model holds for the likeliest; ✓ where both looks saw it, ? where one of them did.
+# For each label the five chips that the model puts first. Those that both looks saw it in have a green frame. Where none of the five is right,
+# the first right one stands behind the gap, with its rank.
 
-# %%
-MARKS = {itaipu.YES: "✓", itaipu.NO: "✗", itaipu.UNKNOWN: "?"}
+
+# %% mystnb={"code_prompt_show": "Code: best chips for each label"} tags=["hide-input", "full-width"]
+def strip(column):
+    order = np.argsort(-zero_shot[:, column], kind="stable")
+    right = truth[order, column] == itaipu.YES
+    unsure = (truth[order[:5], column] == itaipu.UNKNOWN).sum()
+    note = f"{right[:5].sum()} of 5 right"
+    note += f", {unsure} unknown" if unsure else ""
+    row = [
+        chip(j) | {"right": bool(is_right)}
+        for j, is_right in zip(order[:5], right[:5])
+    ]
+    first = int(np.argmax(right))
+    behind = {"right_one": chip(order[first]) | {"rank": first + 1}}
+    shown = {"query": LABELS[column], "note": note, "images": row}
+    return shown | (behind if first >= 5 else {})
+
+
 if is_there:
-    for i, label in enumerate(itaipu.LABELS):
-        if not (truth[:, i] == itaipu.YES).any():
-            continue
-        first = np.argsort(-zero_shot[:, i], kind="stable")[:5]
-        row = [
-            {"image": pictures[j], "badge": MARKS[int(truth[j, i])], "caption": ", ".join(
-                name for name, held in zip(itaipu.LABELS, truth[j]) if held == itaipu.YES
-            ) or "nothing sure", "ground": CHIP, "alt": f"Answer {rank} to {label}: chip {table.index[j]}"}
-            for rank, j in enumerate(first, 1)
-        ]  # fmt: skip
-        display(Markdown(f"**{label}**"), galleries.gallery(row, thumbnail_px=112))
+    shown_by = (truth == itaipu.YES).any(axis=0)
+    columns = np.flatnonzero(shown_by)
+    display(galleries.text_to_image(list(map(strip, columns))))
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
+if is_there:
+    first = np.argsort(-zero_shot, axis=0, kind="stable")[:5]
+    right = {
+        LABELS[column]: int((truth[first[:, column], column] == 1).sum())
+        for column in columns
+    }
+    lost = [name for name, count in right.items() if not count]
+    all_right = [name for name, count in right.items() if count == 5]
+    water, river = LABELS.index("water"), LABELS.index("river")
+    wet = int((truth[first[:, river], water] == itaipu.YES).sum())
+    said = (
+        f"All five are right for {', '.join(all_right) or 'no label'}; none "
+        f"is for {', '.join(lost) or 'no label'}.",
+        f"For *river*, {wet} of the first five show a lake or the reservoir: "
+        "the model knows water, and not its shape."
+        if "river" in lost and wet > 2
+        else "",
+    )
+numbers.prose(*said) if is_there else numbers.prose("")
+
+# %% [markdown]
+# ## Exercise
+#
+# In *Code: scores of colours, and all intervals*, write `"blocks": None`: now chips are drawn one by one in the bootstrap, and not with their
+# neighbours. What becomes of the numbers of colours, and of their intervals? Which would you print?
+#
+# ```{dropdown} Answer
+# The numbers stay; the intervals shrink. Those of water, city and forest become about half as wide, that of the mean loses a third. But
+# nothing new was learned. A lake covers many chips side by side; whoever finds one finds them all, so they are fewer independent facts than chips.
+# {term}`Blocks <block>` are drawn whole for that reason, and their wider intervals are the ones to print.
+# ```
+#
+# ## Takeaways
+
+# %% tags=["remove-input"]
+numbers.points(
+    f"Without a label, and on ground it never saw, the model has a mean "
+    f"average precision of {numbers.interval(told[OURS, 'mAP'])}; chance is "
+    f"{told[OURS, 'mAP']['chance']:.1f}.",
+    "Colours that were given labels come "
+    f"{'no nearer' if beyond else 'as near'}: the difference is "
+    f"{numbers.interval(gap, signed=True)}.",
+    f"Its number is the higher one for {above or 'no label'}. None of its "
+    "first five answers "
+    f"is right for {', '.join(lost) or 'no label'}.",
+) if is_there else numbers.prose("")
+
+# %% tags=["remove-input"]
 if is_there:
     origin = provenance(
-        options, file_sha256(itaipu.FILE), str(resolve_device(device)), started, "rsvlm run notebooks/11_itaipu.ipynb"
+        options,
+        file_sha256(itaipu.FILE),
+        str(resolve_device(device)),
+        started,
+        "rsvlm run notebooks/11_itaipu.ipynb",
     )
-    save_result("itaipu", run_name or f"{profile}-seed{seed}", options, rows, origin)
+    name = run_name or f"{profile}-seed{seed}"
+    save_result("itaipu", name, options, rows, origin)
     display(tables.provenance(origin))

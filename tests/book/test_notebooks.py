@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from rsvlm.book import build, notebooks
+from rsvlm.book.figures import numbers
 from rsvlm.errors import ConfigError, DataError, RsvlmError
 
 PARAMETERS = 'profile = "laptop"\nseed = 0\ndevice = "auto"\nrecompute = False\nrun_name = ""'
@@ -48,7 +49,7 @@ def test_the_page_of_the_web_finds_the_stage_of_texts_by_its_name():
     cell = next(part for part in page.split("# %%") if "pictures with a text" in part)
     rows = [{"stage": "read", "in": 9, "kept": 4}, {"stage": "text", "in": 4, "kept": 2}]
     manifest = {"splits": {"train": {"samples": 1}}, "funnel": rows, "crawl": {"pages": 3}}
-    names = {"report": {"manifest": manifest}, "Markdown": str}
+    names = {"report": {"manifest": manifest}, "numbers": numbers}
     exec(compile(cell.partition("\n")[2], "06_web.py", "exec"), names)
     assert names["first"] == rows[1]
 

@@ -297,14 +297,18 @@ def mask_image(image: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> n
 
 
 def web_pairs(items: Sequence[Mapping[str, object]]) -> Html:
-    """Show pairs of a data set from the web, `{"record", "image"}` each: picture, text, and where it was found, all as text."""
+    """Show pairs of a data set from the web: picture, text, and where it was found, all as text.
+
+    Args:
+        items: `{"record", "image"}` each and, where known, `alt`, what the picture shows; without it, its text, true or not, stands in.
+    """
     cells = []
     for item in items:
         record = item["record"]
         text = markup.plain_text(record["captions"][0])
         caption = f"{text} — {markup.plain_text(record.get('attribution'))[:80]}"
         badge = f"{record['scores']['overhead']:.2f}"
-        cells.append({"image": item["image"], "alt": text, "caption": caption, "badge": badge})
+        cells.append({"image": item["image"], "alt": item.get("alt") or text, "caption": caption, "badge": badge})
     return gallery(cells)
 
 
