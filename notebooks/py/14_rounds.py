@@ -485,7 +485,7 @@ saved = results.save_result("rounds", name, options, rows, origin)
 # Flips agree on all of them: a model that always says the same agrees with itself. So agreement alone would welcome it, and would have
 # called it better than any round before. Mean recall need not fall either, for captions are matched by the pooled vector and not by single patches. What
 # refuses it is the third part of the rule: a round is not kept if a class is told in less than a quarter of the patches that it had
-# at round 0. Such a guard only sees what vanishes. A pupil that takes half of the desert for other land passes all three; only masks find it.
+# at round 0. Such a guard only sees what vanishes. A pupil that takes half of the desert for other land can pass all three; only masks find it.
 # ```
 #
 # ## Takeaways
