@@ -19,10 +19,10 @@
 # **A model that has read nothing but captions maps sea, ice, desert and other land. Its own surest patches, seen enlarged and flipped,
 # become the labels of the next round; masks only measure what each round gains and loses.**
 #
-# Time: ten minutes to read; about five minutes to run on two CPU cores, once the small model of {doc}`13_attention` is there: three rounds
-# on four covers, one on two, and one with each choice of losses.
+# Time: ten minutes to read; about five minutes to run on two CPU cores, once the small model of {doc}`the chapter before <13_attention>` is there: three
+# rounds on four covers, one on two, and one with each choice of losses.
 #
-# The maps of {doc}`13_attention` cost no mask, but they are coarse, and the model errs at coasts. To train it on masks would help, but
+# The maps of {doc}`the chapter before <13_attention>` cost no mask, but they are coarse, and the model errs at coasts. To train it on masks would help, but
 # somebody would have to draw them. Yet the same model gives better maps if it sees a picture enlarged, and more of them if it sees the picture
 # flipped. Can it learn from its own better maps? And is what it learns worth more than the same number of steps on captions alone?
 
@@ -66,7 +66,7 @@ few = options.train.steps < 100
 # %% [markdown]
 # ## Round 0: captions
 #
-# Round 0 is the small model of {doc}`13_attention`. Each class is asked for with several sentences in the words of the captions; the one
+# Round 0 is the small model of {doc}`the chapter before <13_attention>`. Each class is asked for with several sentences in the words of the captions; the one
 # that fits a {term}`patch` best speaks for its class there:
 
 # %%

@@ -101,7 +101,7 @@ def explore(
     start = int(np.argmax(spans))
     told = f"{len(states)} maps. " * (len(states) > 1)
     if limits is None:
-        told += "In each, colours go" if len(states) > 1 else "Colours go"
+        told += "In each, colours go" if len(states) > 1 else "Colours of the map go"
         told += " from its lowest value (dark) to its highest (yellow)"
     else:
         told += f"Colours go from {_signed(limits[0])} (dark) to {_signed(limits[1])} (yellow) in all maps"
