@@ -252,8 +252,8 @@ numbers.prose(
 
 # %% mystnb={"code_prompt_show": "Code: model of the training page"} tags=["hide-input"]
 run = train.load_or_train(*recipe.prepare(options))
+torch.set_grad_enabled(False)  # nothing is trained below
 writer = rsvlm.load(run / "model", device=target).eval()
-torch.set_grad_enabled(False)
 
 # %% [markdown]
 # Its cross-attention, token by token, as an array of chips, tokens, layers, heads, rows and columns:
