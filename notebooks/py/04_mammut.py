@@ -47,14 +47,14 @@ import time
 
 import numpy as np
 import pandas as pd
-import torch
-from IPython.display import Markdown
-
 import rsvlm
+import torch
 from rsvlm import config
-from rsvlm.book.figures import charts, galleries, numbers, tables
+from rsvlm.book.figures import attention, charts, galleries, numbers, tables
+from rsvlm.book.figures.scale import described
 from rsvlm.data import benchmarks, shards
 from rsvlm.data.demo import earth, recipe
+from rsvlm.localization import heat
 from rsvlm.model import embed, flops, images, mammut, tokenizer
 from rsvlm.model.device import resolve_device
 from rsvlm.records.provenance import provenance
@@ -490,27 +490,42 @@ numbers.prose(
 # head; `<eos>` is the end of the text.
 
 # %%
-from rsvlm.book.figures import attention
-from rsvlm.localization import heat
+read = heat.cross_attention(model, batch, [caption], by_token=True)
+read = 100 * read[0, 0, :, -1]  # (tokens, heads, h, w), in percent
 
-read = 100 * heat.cross_attention(model, batch, [caption], by_token=True)[0, 0, :, -1]  # (tokens, heads, h, w)
+# %% mystnb={"code_prompt_show": "Code: attention over the picture"} tags=["hide-input"]
 looks = np.concatenate([read.mean(axis=1, keepdims=True), read], axis=1)
-saved = [f"With the picture the token costs {abs(nats):.2f} nats {'less' if nats > 0 else 'more'}." for nats in gain]
+saved = [
+    f"With the picture the token costs {abs(nats):.2f} nats "
+    f"{'less' if nats > 0 else 'more'}."
+    for nats in gain
+]
 attention.explore(
-    [{"image": picture, "alt": "The satellite picture that the caption describes", "ground": sample.record}],
+    [
+        {
+            "image": picture,
+            "alt": described(sample.record),
+            "ground": sample.record,
+        }
+    ],
     [looks],
     "%",
     texts=words[1:],
-    views=["mean of heads", *(f"head {number + 1}" for number in range(read.shape[1]))],
+    views=[
+        "mean of heads",
+        *(f"head {number + 1}" for number in range(read.shape[1])),
+    ],
     kinds=("token that is guessed", "head"),
     notes=[[[note] * looks.shape[1] for note in saved]],
 )
 
-# %% tags=["hide-input"]
-cells = read[0, 0].size
-Markdown(
-    f"Spread evenly, every patch would get {100 / cells:.1f} %; the patch that a head looks at most gets {read.max(axis=(2, 3)).min():.1f} to "
-    f"{read.max():.1f} %. Attention of a model trained to match whole pictures is a hint, not a proof, of what it used."
+# %% tags=["remove-input"]
+most = read.max(axis=(2, 3))
+numbers.prose(
+    f"Spread evenly, every patch would get {100 / read[0, 0].size:.1f} %. The "
+    f"patch that a head looks at most gets {most.min():.1f} to "
+    f"{most.max():.1f} %. Attention of a model trained to match whole pictures "
+    "is a hint, not a proof, of what it used."
 )
 
 # %% [markdown]

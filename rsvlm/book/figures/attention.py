@@ -99,12 +99,15 @@ def explore(
         states.append(state)
         spans.append(span)
     start = int(np.argmax(spans))
-    own = "its own lowest value (dark) to its own highest (yellow)"
-    told = f"{len(states)} maps. " * (len(states) > 1) + "Colours go from "
-    told += f"{own}" if limits is None else f"{_signed(limits[0])} (dark) to {_signed(limits[1])} (yellow) in all maps"
-    told += (
-        f"; the line encloses what is above the middle. Grey is a map whose range is below {100 * UNIFORM:.0f} % of its mean."
-    )
+    told = f"{len(states)} maps. " * (len(states) > 1)
+    if limits is None:
+        told += "In each, colours go" if len(states) > 1 else "Colours of the map go"
+        told += " from its lowest value (dark) to its highest (yellow)"
+    else:
+        told += f"Colours go from {_signed(limits[0])} (dark) to {_signed(limits[1])} (yellow) in all maps"
+    told += "; the line encloses what is above the middle of that range."
+    if any(state.grey for state in states):
+        told += f" A map is grey where its range is below {100 * UNIFORM:.0f} % of its mean, or no value is known."
     if len(states) > 1:
         told += " Shown first is the map with the largest range."
     return _figure(items, states, names, kinds, start, told, _bar(states[start]))

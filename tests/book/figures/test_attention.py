@@ -54,6 +54,9 @@ def test_the_map_of_the_largest_range_is_first_and_its_range_is_told():
     assert html.unescape(shown[1]) == first["said"] and shown[2] == first["png"]
     assert first["said"] == f"“{HOSTILE}”, head 1: 1 to 41 %, mean 2.7 %; highest at the bottom right."
     assert "Shown first is the map with the largest range" in text and "6 maps" in text
+    assert "6 maps. In each, colours go from its lowest value (dark) to its highest (yellow)" in text
+    assert "A map is grey where" in text
+    assert "A map is grey" not in attention.explore([ITEM], [MAPS[1:2, :1]]), "nothing is said of what is not there"
     assert '<span>1 %</span><i class="rsvlm-colours"' in text and "<span>41 %</span>" in text
 
 
