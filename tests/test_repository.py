@@ -17,12 +17,15 @@ COLUMNS = 80
 TAUGHT = {  # their plumbing is folded, and they end with an exercise and its answer
     "01_landmarks",
     "02_training",
+    "03_retrieval",
     "04_mammut",
     "05_own_landmarks",
+    "07_recall_at_k",
     "08_classification",
     "09_unseen_classes",
     "10_leakage",
     "12_rsicd",
+    "16_compare",
 }
 WRAPPED = TAUGHT - {"04_mammut"}  # notebooks/ruff.toml names the others
 REQUIRED = ["profile", "seed", "device", "recompute", "run_name"]

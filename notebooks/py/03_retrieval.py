@@ -161,7 +161,8 @@ def judged(gap):
 numbers.prose(
     "Mean recall over both directions is "
     f"**{numbers.interval(mean, unit='%')}**.",
-    f"Colours alone reach {mean_colour['value']:.1f} %; the model {judged(gap)} "
+    f"Colours alone reach {mean_colour['value']:.1f} %; the model "
+    f"{judged(gap)} "
     f"them, by {numbers.interval(gap, signed=True, unit='points')}.",
     f"With shuffled captions it has {mean_control['value']:.2f} %, and "
     f"guessing gives {mean['chance']:.2f} %.",
@@ -538,6 +539,7 @@ losses = {
 }
 most = min(losses, key=lambda name: losses[name]["value"])
 idle = [name for name, row in losses.items() if row["ci_high"] >= 0]
+knows_not = negated[0]["ci_low"] > negated[0]["chance"]
 numbers.points(
     f"On ground that it never saw the model reaches {mean['value']:.1f} % mean "
     f"recall and {judged(gap)} colours alone, which reach "
@@ -554,7 +556,8 @@ numbers.points(
         else "; each exchange costs something beyond chance."
     ),
     f"In telling a chip from its turns it {judged(apart)} colours alone; "
-    f"{'of negation it knows something' if negated[0]['ci_low'] > negated[0]['chance'] else 'of negation it knows nothing beyond chance'}.",
+    f"of negation it knows {'something' if knows_not else 'nothing'} beyond "
+    "chance.",
 )
 
 # %% tags=["remove-input"]
