@@ -162,8 +162,8 @@ numbers.prose(
     "Mean recall over both directions is "
     f"**{numbers.interval(mean, unit='%')}**.",
     f"Colours alone reach {mean_colour['value']:.1f} %; the model "
-    f"{judged(gap)} "
-    f"them, by {numbers.interval(gap, signed=True, unit='points')}.",
+    f"{judged(gap)} them; the difference is "
+    f"{numbers.interval(gap, signed=True, unit='points')}.",
     f"With shuffled captions it has {mean_control['value']:.2f} %, and "
     f"guessing gives {mean['chance']:.2f} %.",
 )

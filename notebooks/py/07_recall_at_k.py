@@ -129,13 +129,13 @@ agree = np.array_equal(library[0], image_ranks) and np.array_equal(
     library[1], caption_ranks
 )
 numbers.prose(
-    f"Image → text, {np.sum(image_ranks == 1)} of 4 images have a right "
-    f"caption in first place: R@1 is {100 * np.mean(image_ranks == 1):.0f} %. "
-    f"Text → image, {np.sum(caption_ranks == 1)} of 8 captions find their "
-    f"image first: R@1 is {100 * np.mean(caption_ranks == 1):.0f} %.",
+    f"R@1 image → text is {100 * np.mean(image_ranks == 1):.0f} %: "
+    f"{np.sum(image_ranks == 1)} of 4 has a right caption in first place.",
+    f"R@1 text → image is {100 * np.mean(caption_ranks == 1):.0f} %: "
+    f"{np.sum(caption_ranks == 1)} of 8 have their image there.",
     f"`retrieval.ranks` counts {'the same' if agree else 'something else'}.",
-    f"Images B and C have rank {image_ranks[1]} and {image_ranks[2]}, because "
-    "the other's “tan land” scores as high as their own.",
+    f"Images B and C have rank {image_ranks[1]}, because the other's “tan "
+    "land” scores as high as their own.",
 )
 
 # %% [markdown]
@@ -315,11 +315,11 @@ units = statistics.count_blocks(blocks, len(test))
 lowest, low, highest, high, spread = extremes(worded, by_words)
 counting = extremes(counted, by_count)[-1]
 numbers.prose(
-    f"From `{low}` to `{high}` mean recall goes up by "
-    f"{numbers.interval(spread, signed=True, unit='points')}, by counting "
-    f"alone by {numbers.interval(counting, signed=True)}. The intervals of "
-    "single protocols overlap, but these are differences on the same chips: "
-    "what chips are drawn moves all protocols together.",
+    f"Between `{low}` and `{high}` mean recall differs by "
+    f"{numbers.interval(spread, unit='points')}; by the counting alone, "
+    f"protocols differ by up to {numbers.interval(counting)}.",
+    "Intervals of single protocols may overlap all the same: which chips are "
+    "drawn moves all of them together.",
 )
 
 # %% [markdown]
@@ -476,7 +476,7 @@ for (protocol, way, _, dataset, split), part in means.groupby(quantity):
     top = part.loc[part["value"].idxmax()]
     about = {"protocol": protocol, "direction": ways.get(way, way)}
     about |= {"data set": f"{dataset}, {split}", "figures": len(part)}
-    about |= {"highest": top["value"], "of": top["system"]}
+    about |= {"highest": top["value"], "by": top["system"]}
     lines.append(about)
 numbers.table(pd.DataFrame(lines))
 
@@ -497,8 +497,8 @@ numbers.prose(
     f"With recalls at single k there are {len(listed)} figures of "
     f"{len(cells)} quantities: of {pairs:,} pairs of figures {comparable:,} "
     f"may be compared, {100 * comparable / pairs:.0f} %. "
-    f"{numbers.counted(int(cells.sum() - stated.sum()), 'figure')} of the "
-    "whole come without a protocol.",
+    f"{numbers.counted(int(cells.sum() - stated.sum()), 'figure')} come "
+    "without a protocol.",
 )
 
 # %% [markdown]
@@ -527,7 +527,7 @@ averages = pd.DataFrame(
 )
 averages = averages.join(printed).sort_values("over eight", ascending=False)
 averages = averages.dropna(subset=printed.columns, how="all")
-numbers.table(averages.reset_index())
+numbers.table(averages.reset_index(), digits=2)
 
 # %% tags=["remove-input"]
 first, second = "DOFA-CLIP, SigLIP So400M/14-384", "SkyCLIP-50, ViT-L/14"
