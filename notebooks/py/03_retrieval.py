@@ -115,7 +115,7 @@ facts = {
 settings = facts | {"protocol": "one-to-one", "blocks": blocks}
 
 # %% [markdown]
-# All three are scored by the same call, on the same draws of test chips:
+# All three are scored by the same call. Which ground is drawn says nothing of captions that are shuffled, so there single chips are drawn:
 
 # %%
 ours, theirs = {}, {}
@@ -124,7 +124,7 @@ coloured = retrieval.evaluate(
     by_colour, ridge.texts(found.captions), owners, resampled=theirs, **settings
 )
 shuffled = np.random.default_rng(seed).permutation(len(test))[owners]
-control = retrieval.evaluate(*vectors, shuffled, **settings)
+control = retrieval.evaluate(*vectors, shuffled, **settings | {"blocks": None})
 
 # %% mystnb={"code_prompt_show": "Code: bars of recall"} tags=["hide-input"]
 systems = {
@@ -238,12 +238,12 @@ galleries.text_to_image(list(map(strip, queries, important)))
 # %% [markdown]
 # ## Image → text: what does the model say first?
 #
-# For four chips drawn at random: the three sentences that the model puts first, and the right one. Underlined is what the right one does
+# For three chips drawn at random: the three sentences that the model puts first, and the right one. Underlined is what the right one does
 # not say.
 
-# %% mystnb={"code_prompt_show": "Code: sentences of four chips"} tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: sentences of three chips"} tags=["hide-input"]
 _, sentences = embeddings.search(found.image_embeddings, captions, k=3)
-shown = np.random.default_rng(seed).choice(len(texts), 4, replace=False)
+shown = np.random.default_rng(seed).choice(len(texts), 3, replace=False)
 galleries.image_to_text(
     [
         chip(i)
@@ -356,9 +356,9 @@ charts.picture(
 # A sentence can be found by a few of its words. Here are three tests of that, each of the model and of colours alone.
 #
 # *Words of a kind*: each colour, direction or count in the captions is exchanged for another one, east for west, or all words are put into
-# another order. What mean recall loses is what these words were worth:
+# another order. What mean recall loses is what these words were worth.
 
-# %%
+# %% mystnb={"code_prompt_show": "Code: exchanges of words"} tags=["hide-input"]
 exchanges = {
     name: words.changes()[name]
     for name in (
@@ -369,12 +369,15 @@ exchanges = {
         "order shuffled",
     )
 }
-
-# %% mystnb={"code_prompt_show": "Code: losses by each exchange"} tags=["hide-input"]
 asked_of = {
     "model": (found.image_embeddings, encoder.texts),
     "colours alone": (by_colour, ridge.texts),
 }
+
+# %% [markdown]
+# Each time the captions are written anew, embedded, and scored as before:
+
+# %%
 ablated = {
     who: reading.ablation(
         of_images,
@@ -386,6 +389,8 @@ ablated = {
     )
     for who, (of_images, texts_of) in asked_of.items()
 }
+
+# %% mystnb={"code_prompt_show": "Code: losses by each exchange"} tags=["hide-input"]
 worth = {
     (who, row["protocol"].removeprefix("one-to-one: "), row["metric"]): row
     for who, of in ablated.items()

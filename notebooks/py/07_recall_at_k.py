@@ -350,8 +350,11 @@ tied = []
 for (name, ties), rows in scored.items():
     for row in rows:
         series = METRICS.get((row["direction"], row["metric"]))
+        shown = {"label": ties, "panel": name, "series": series}
+        if name != "trained model":  # whichever chips are drawn, it is the same
+            shown |= {"ci_low": None, "ci_high": None}
         if series:
-            tied.append(row | {"label": ties, "panel": name, "series": series})
+            tied.append(row | shown)
 charts.picture(
     charts.interval_dots(tied, "percent"),
     "Recall under three rules for ties: close together for the trained model, "
@@ -463,8 +466,8 @@ numbers.prose(
 # %% [markdown]
 # ## Which published numbers may be compared?
 #
-# Mean recalls as others published them. A row is one quantity: the same protocol, direction, data set and split. Only figures of one row
-# can be compared; one whose protocol is not stated can be compared with none.
+# Mean recalls as others published them. A row is one quantity: the same protocol, direction, data set and split (the test split, where
+# none is named). Only figures of one row can be compared; one whose protocol is not stated can be compared with none.
 
 # %% mystnb={"code_prompt_show": "Code: table of published quantities"} tags=["hide-input"]
 published = results.published().assign(system=results.systems)
@@ -474,9 +477,10 @@ means = listed[listed["metric"] == "mR"]
 lines = []
 for (protocol, way, _, dataset, split), part in means.groupby(quantity):
     top = part.loc[part["value"].idxmax()]
-    about = {"protocol": protocol, "direction": ways.get(way, way)}
-    about |= {"data set": f"{dataset}, {split}", "figures": len(part)}
-    about |= {"highest": top["value"], "by": top["system"]}
+    named = f"{protocol}, {ways[way]}" if way in ways else protocol
+    where = dataset if split == "test" else f"{dataset}, {split}"
+    about = {"protocol": named, "data set": where, "figures": len(part)}
+    about |= {"highest": f"{top['value']:.1f}, {top['system']}"}
     lines.append(about)
 numbers.table(pd.DataFrame(lines))
 
@@ -515,9 +519,7 @@ sets = published[
     & (published["protocol"] == "skyscript")
 ]
 single = sets.pivot(index="system", columns="dataset", values="value")
-printed = single[[EIGHT, SEVEN]].rename(
-    columns={EIGHT: "printed, over eight", SEVEN: "printed, over seven"}
-)
+printed = single[[EIGHT, SEVEN]].set_axis(["over eight", "over seven"], axis=1)
 single = single.drop(columns=[EIGHT, SEVEN]).dropna()
 averages = pd.DataFrame(
     {
@@ -525,17 +527,21 @@ averages = pd.DataFrame(
         "over seven": single.drop(columns="SkyScript").mean(axis=1),
     }
 )
-averages = averages.join(printed).sort_values("over eight", ascending=False)
-averages = averages.dropna(subset=printed.columns, how="all")
+averages = averages.loc[printed.dropna(how="all").index]
+averages = averages.sort_values("over eight", ascending=False)
+averages["printed"] = [
+    "; ".join(f"{value:.2f} {over}" for over, value in row.dropna().items())
+    for _, row in printed.loc[averages.index].iterrows()
+]
 numbers.table(averages.reset_index(), digits=2)
 
 # %% tags=["remove-input"]
 first, second = "DOFA-CLIP, SigLIP So400M/14-384", "SkyCLIP-50, ViT-L/14"
 as_printed = (
-    averages.loc[first, "printed, over eight"]
-    - averages.loc[second, "printed, over seven"]
+    printed.loc[first, "over eight"] - printed.loc[second, "over seven"]
 )
-lead = averages.loc[first] - averages.loc[second]
+both = averages[["over eight", "over seven"]]
+lead = both.loc[first] - both.loc[second]
 numbers.prose(
     f"As printed, {first} leads {second} by {as_printed:.1f} points; over the "
     f"same eight sets it is {lead['over eight']:.1f}, over the same seven "
