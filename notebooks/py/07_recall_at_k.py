@@ -510,7 +510,7 @@ numbers.prose(
 #
 # Zero-shot classification is often told as one number, the mean accuracy over SkyScript's own set and seven others. SkyScript's authors leave
 # their own out. DOFA-CLIP's table has its own rows over eight sets, and most rivals' over seven, in one column. Both averages of each system
-# whose average was printed:
+# whose single figures and whose average were printed:
 
 # %% mystnb={"code_prompt_show": "Code: table of averages"} tags=["hide-input"]
 EIGHT, SEVEN = (f"mean of {number} SkyScript sets" for number in (8, 7))
@@ -527,7 +527,8 @@ averages = pd.DataFrame(
         "over seven": single.drop(columns="SkyScript").mean(axis=1),
     }
 )
-averages = averages.loc[printed.dropna(how="all").index]
+printed = printed.dropna(how="all")
+averages = averages[averages.index.isin(printed.index)]
 averages = averages.sort_values("over eight", ascending=False)
 averages["printed"] = [
     "; ".join(f"{value:.2f} {over}" for over, value in row.dropna().items())
