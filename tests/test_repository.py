@@ -14,24 +14,6 @@ from conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COLUMNS = 80
-TAUGHT = {  # their plumbing is folded, and they end with an exercise and its answer
-    "01_landmarks",
-    "02_training",
-    "04_mammut",
-    "05_own_landmarks",
-    "06_web",
-    "08_classification",
-    "09_unseen_classes",
-    "10_leakage",
-    "11_itaipu",
-    "12_rsicd",
-    "17_which_model",
-    "18_find_it",
-    "15_scene",
-    "13_attention",
-    "14_rounds",
-}
-WRAPPED = TAUGHT  # notebooks/ruff.toml names the others
 REQUIRED = ["profile", "seed", "device", "recompute", "run_name"]
 MACHINE_PATH = re.compile(r"(?<![\w.:/~{}$-])/(?:home|Users|root|work|mnt|data|tmp|content|farm)/[\w.]")
 TEXT = {
@@ -217,29 +199,20 @@ class TestNotebook:
 
     def test_its_cells_are_short(self, notebook):
         limits = {True: 40, False: 15}  # lines that are folded, or not shown at all, and lines that everybody reads
-        long = [
-            cell["source"].splitlines()[0] for cell in cells(notebook) if _lines(cell) > limits[_is_folded(cell, notebook)]
-        ]
+        long = [cell["source"].splitlines()[0] for cell in cells(notebook) if _lines(cell) > limits[_is_folded(cell)]]
         assert not long, f"{long}: above 15 lines, or 40 where they are folded, so it belongs into the package"
-        most = 20 if notebook.stem in TAUGHT else 10
         for cell in cells(notebook):
             for node in ast.walk(parsed(cell)):
                 if isinstance(node, ast.FunctionDef):
-                    assert node.end_lineno - node.lineno < most, (
-                        f"{node.name}: above {most} lines, so it belongs into the package"
-                    )
+                    assert node.end_lineno - node.lineno < 20, f"{node.name}: above 20 lines, so it belongs into the package"
 
     def test_no_line_of_its_code_is_cut_off(self, notebook):
         """Beside the list of contents a window of 1280 pixels has room for so many letters."""
-        if notebook.stem not in WRAPPED:
-            pytest.skip("this page is still wider")
         wide = [line for cell in cells(notebook) for line in cell["source"].splitlines() if len(line) > COLUMNS]
         wide += [line for block in _blocks(notebook) for line in block if len(line) > COLUMNS]
         assert not wide, f"above {COLUMNS} columns: {wide}; `ruff format notebooks` wraps all but texts"
 
     def test_it_shows_code_after_a_sentence_and_names_what_is_folded(self, notebook):
-        if notebook.stem not in TAUGHT:
-            pytest.skip("its plumbing still shows")
         names, before = [], ""
         for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
             tags = cell["metadata"].get("tags", [])
@@ -248,14 +221,11 @@ class TestNotebook:
             elif cell["cell_type"] == "code" and "remove-input" not in tags:
                 assert before == "markdown", f"no sentence stands before: {''.join(cell['source'])[:80]}"
             before = cell["cell_type"]
-        if notebook.stem in WRAPPED:
-            assert all(name.startswith("Code: ") for name in names) and len(set(names)) == len(names), names
+        assert all(name.startswith("Code: ") for name in names) and len(set(names)) == len(names), names
 
     def test_it_ends_with_an_exercise(self, notebook):
         """One exercise whose answer is folded below it, and then what one takes away."""
         texts = "\n".join(cell["source"] for cell in cells(notebook, "markdown"))
-        if notebook.stem not in TAUGHT:
-            pytest.skip("its edits to try have no answer yet")
         assert re.search(r"(?m)^## Exercise\n\n(?:.+\n)+\n```\{dropdown\} Answer\n(?:.+\n)+```\n\n## Takeaways$", texts)
         assert texts.count("## Exercise") == 1 and "edits to try" not in texts
         assert re.search(r"(?m)^Time: .*to read", texts.partition("\n## ")[0]), "how long it takes, at the top"
@@ -266,8 +236,8 @@ def _lines(cell: dict) -> int:
     return len(cell["source"].strip().splitlines())
 
 
-def _is_folded(cell: dict, notebook: Path) -> bool:
-    return notebook.stem in TAUGHT and bool({"hide-input", "remove-input"} & set(cell["metadata"].get("tags", [])))
+def _is_folded(cell: dict) -> bool:
+    return bool({"hide-input", "remove-input"} & set(cell["metadata"].get("tags", [])))
 
 
 def _blocks(notebook: Path) -> list[list[str]]:

@@ -16,11 +16,15 @@
 # %% [markdown]
 # # Compare runs
 #
-# **A matrix of options is one command; its runs stand side by side in a table, and as lines over shared axes.**
+# **A matrix of options is one command. Its runs stand side by side in a table, and as lines over shared axes.**
 #
-# Cost: four short trainings, two at once: about two minutes of two CPU cores in profile `laptop`, less in `smoke`.
+# Time: five minutes to read; a minute or two to run on two CPU cores, for four short trainings, two at once; less in profile `smoke`.
+#
+# One run with another learning rate ended better than the last one. Was it the rate, or would another seed have done as much? To know, one
+# has to run both rates with several seeds, and to lay the results side by side. Copying notebooks and filling in tables by hand is
+# where such comparisons go wrong; here a matrix is planned, run and read by three calls.
 
-# %% tags=["parameters"]
+# %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "hide-input"]
 profile = "laptop"
 seed = 0
 device = "auto"
@@ -28,91 +32,128 @@ recompute = False
 run_name = ""
 overrides = ""
 
-# %% tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: imports"} tags=["hide-input"]
 import time
-
-from IPython.display import Markdown
 
 from rsvlm import config
 from rsvlm.book import matrix
-from rsvlm.book.figures import interactive, tables
+from rsvlm.book.figures import interactive, numbers, tables
 from rsvlm.model.device import resolve_device
 from rsvlm.records import stages
 from rsvlm.records.provenance import provenance
 
+# %% mystnb={"code_prompt_show": "Code: options of all runs"} tags=["hide-input"]
 started = time.time()
-options = config.load(profile, {"seed": seed, "device": device} | config.pairs(overrides))
+given = {"seed": seed, "device": device}
+options = config.load(profile, given | config.pairs(overrides))
+short = [
+    "landmarks.max_chips=192",
+    "landmarks.ground=false",
+    "landmarks.train_stride=0.8",
+    "landmarks.test_stride=0.8",
+    "train.warmup_steps=5",
+    "train.steps=10" if profile == "smoke" else "train.steps=60",
+    "train.batch_size=32",
+    "train.log_every=5",
+    *overrides.split(),
+]
+book = stages.root() / "notebooks" / "02_training.ipynb"
+common = {"profile": profile, "device": device}
 
 # %% [markdown]
 # ## Does the learning rate matter more than luck?
 #
-# Two learning rates, two seeds: every combination is a run of the page on training, much shortened. In a terminal the same is
-#
-# ```bash
-# rsvlm run notebooks/02_training.ipynb --grid train.learning_rate=5e-4,2e-3 --grid seed=0,1 --jobs 2
-# ```
-#
-# A run has its own folder, log, results and executed copy; one that fails stops no other; one that is there is not made again.
+# Two learning rates and two seeds: every combination is a run of [](02_training), much shortened.
 
 # %%
 axes = matrix.axes(["train.learning_rate=5e-4,2e-3", f"seed={seed},{seed + 1}"])
-short = ["landmarks.max_chips=192", "landmarks.ground=false", "landmarks.train_stride=0.8", "landmarks.test_stride=0.8", "train.warmup_steps=5"]
-short += ["train.steps=10" if profile == "smoke" else "train.steps=60", "train.batch_size=32", "train.log_every=5"]
-book = stages.root() / "notebooks" / "02_training.ipynb"
-planned = matrix.plan([book], axes, {"profile": profile, "device": device}, [*short, *overrides.split()])
+planned = matrix.plan([book], axes, common, short)
 endings = matrix.run_all(planned, jobs=2, recompute=recompute)
-failed = [f"{run.key}: {ending.last_line}" for run, ending in zip(planned, endings, strict=True) if ending.state == "failed"]
+
+# %% tags=["remove-input"]
+failed = [
+    f"{run.key}: {ending.last_line}"
+    for run, ending in zip(planned, endings, strict=True)
+    if ending.state == "failed"
+]
 assert not failed, "\n".join(failed)
 
 # %% [markdown]
+# In a terminal the same, at full length, is
+#
+# ```bash
+# rsvlm run notebooks/02_training.ipynb --jobs 2 \
+#   --grid train.learning_rate=5e-4,2e-3 --grid seed=0,1
+# ```
+#
+# Each run has its own folder, log, results and executed notebook. One that fails stops no other; one whose {term}`key` is there is
+# not made again.
+#
 # ## One row per run
 #
-# What differs between the runs, and what each measured: recall of the right caption or chip among the first five of the validation
-# blocks, in percent, and both losses of the last batches, in nats. A column holds numbers of one protocol.
+# A row says what is special about a run, and what it measured: {term}`R@5 <R@K>` on the validation blocks, both directions together, in
+# percent, and both losses of the last batches, in nats. A column holds numbers of one {term}`protocol`.
 
 # %%
 table = matrix.table([run.key for run in planned])
 compared = matrix.wide(table).drop(columns="seconds")
-compared.style.format(precision=2).format("{:g}", subset=["train.learning_rate"])
+
+# %% mystnb={"code_prompt_show": "Code: table of runs"} tags=["hide-input"]
+shown = compared.rename(columns=lambda name: name.replace("_", " "))
+shown = shown.rename(columns={"train.learning rate": "learning rate"})
+numbers.table(
+    shown.reset_index(),
+    {"learning rate": 4, "R@5": 1}
+    | dict.fromkeys(["contrastive loss", "caption loss"], 2),
+)
 
 # %% [markdown]
 # ## The same as lines
 #
-# Each line is a run, coloured by its recall. Point at one, or go through them with the tab key, and it is read out. Where the
-# lines of one learning rate stay together up to the last axis, the rate decides; where they part, the seed does.
+# Each line is a run, coloured by its recall. Point at one, or go through them with the tab key, and it is read out. Where the lines of one
+# learning rate stay together up to the last axis, the rate decides; where they part, the seed does.
 
 # %%
 interactive.parallel_coordinates(compared, colour_by="R@5")
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 by_rate = compared.groupby("train.learning_rate")["contrastive_loss"]
-between, within = by_rate.mean().max() - by_rate.mean().min(), (by_rate.max() - by_rate.min()).max()
+mean = by_rate.mean()
+between = mean.max() - mean.min()
+within = (by_rate.max() - by_rate.min()).max()
 verdict = "more than" if between > within else "no more than"
-Markdown(
-    f"The rate {by_rate.mean().idxmin():g} ends with the lower contrastive loss, {by_rate.mean().min():.2f} nats over its seeds, "
-    f"{between:.2f} below the other. Two seeds of one rate lie up to {within:.2f} apart: in runs this short, the rate matters {verdict} "
-    "luck."
+numbers.prose(
+    f"On average over the seeds, the contrastive loss of the two rates "
+    f"differs by {between:.2f} nats. Two seeds of one rate lie up to "
+    f"{within:.2f} apart: in runs this short, the rate matters {verdict} luck.",
 )
 
 # %% [markdown]
-# ## What we found
-
-# %% tags=["hide-input"]
-chance = table.loc[table["metric"] == "R@5", "chance"].mean()
-Markdown(
-    f"- {len(planned)} runs, recall from {compared['R@5'].min():.1f} to {compared['R@5'].max():.1f} %; guessing gives {chance:.1f} %.\n"
-    f"- Between rates lie {between:.2f} nats, between seeds {within:.2f}. One seed alone would have shown the first number and hidden "
-    "the second."
-)
-
-# %% [markdown]
-# ### Three edits to try
+# ## Exercise
 #
-# - Add a third value to `axes`, as in `train.learning_rate=5e-4,2e-3,8e-3`: the four runs above are there, two are made.
-# - Name another axis, `train.caption_weight=0,0.5`: the table and the lines get it by themselves.
-# - `matrix.table()` without keys reads every run of every matrix that is stored.
+# Give `axes` above a third rate and a third seed: `train.learning_rate=5e-4,2e-3,8e-3` and `seed=0,1,2`. How many runs are planned, and
+# how many of them are trained anew? You then report the recall of the best one. What is wrong with this number?
+#
+# ```{dropdown} Answer
+# Nine are planned, and five trained: the four above are there already. The best of nine owes its place to its seed as well as to its
+# rate, and another seed will not do so well: on average, the largest of nine draws is too good. Choose the rate by its mean over
+# the seeds, and report that mean with the spread of the seeds; or measure the chosen rate on seeds, and on test data, that had no part
+# in the choice.
+# ```
+#
+# ## Takeaways
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
+chance = table.loc[table["metric"] == "R@5", "chance"].mean()
+numbers.points(
+    f"{len(planned)} runs by one command, with recalls from "
+    f"{compared['R@5'].min():.1f} % to {compared['R@5'].max():.1f} %; guessing "
+    f"gives {chance:.1f} %.",
+    f"The rate mattered {verdict} luck. One seed alone would have shown a "
+    "difference between the rates, and hidden that between the seeds.",
+)
+
+# %% tags=["remove-input"]
 origin = provenance(
     options,
     stages.key(runs=[run.key for run in planned]),

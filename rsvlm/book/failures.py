@@ -60,7 +60,7 @@ def reason(kind: str, overlap: float, asked: str, first: str, hindering: str = "
         [f"{word} {_listed(names)}"] if names else [] for word, names in (("lacks", ours - theirs), ("adds", theirs - ours))
     )
     if kind == COLOURS:
-        return f"against the sentence, the first answer's caption {' and '.join(lacks + adds)}."
+        return f"the first answer's caption {' and '.join(lacks + adds)}."
     return {
         FOUND: "the right one comes first.",
         NEAR: f"the first answer shows {max(round(100 * overlap), 1)} % of the right one's ground.",

@@ -145,7 +145,7 @@ def recall_bars(systems: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure
             axes.set_xticks(range(len(part)), [row["metric"] for row in part])
         axes.set(title=title, ylabel="recall, percent")
         axes.grid(axis="x", visible=False)
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(systems) + 1)
     return figure
 
 
