@@ -511,7 +511,8 @@ worlds += [
     coverage.captions(n, p, rng) for n, p in ((50, 5), (200, 40), (1000, 90))
 ]
 worlds += [
-    coverage.blocks(n, p, rng) for n, p in ((20, 30), (50, 90), (300, 60))
+    coverage.blocks(n, p, rng)
+    for n, p in ((20, 30), (50, 90), (300, 60), (300, 97))
 ]
 worlds += [coverage.blocks(100, 30, rng, whole=False)]
 worlds += [
