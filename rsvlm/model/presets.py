@@ -25,8 +25,10 @@ PRESETS: dict[str, dict] = {
     "lite0": dict(_LITE, vision_tower="tf_efficientnet_lite0"),  # 3,728,384 + 27,226,626
     "lite0-places": dict(_LITE | _PLACES, vision_tower="tf_efficientnet_lite0"),  # 3,738,880 + 14,235,906
     "lite2": dict(_LITE, vision_tower="tf_efficientnet_lite2", image_size=160, text_layers=3),  # 5,170,496 + 28,280,578
-    # One whose tower stays as ImageNet left it: see `train.held_maps`.
-    "lite2-frozen": dict(zip(_SIZES, (224, 32, 512, 1, 8, 384, 2, 6)), vision_tower="tf_efficientnet_lite2"),
+    # One whose tower may stay as ImageNet left it, for a block of its own follows: see `train.held_maps`.
+    "lite0-frozen": dict(
+        zip(_SIZES, (192, 32, 384, 1, 6, 384, 2, 6)), vision_tower="tf_efficientnet_lite0", text_ngrams=3
+    ),  # 5,652,736 + 45,411,074
     "tiny": dict(zip(_SIZES, (224, 16, 192, 12, 3, 192, 6, 3))),  # 5,524,032 + 22,141,058
     "s32": dict(zip(_SIZES, (224, 32, 384, 12, 6, 384, 12, 6))),  # 22,493,184 + 62,974,466
     "b32": dict(zip(_SIZES, (224, 32, 768, 12, 12, 512, 12, 8))),  # 87,453,696 + 95,565,826

@@ -73,7 +73,7 @@ def check(config: Config) -> None:
     if options.held_maps and not model.config.vision_tower:
         raise ModelError(
             "train.held_maps keeps what a network of timm makes, and this model's tower is none: leave it out, or take "
-            "model.preset=lite2-frozen, lite0 or lite2"
+            "model.preset=lite0-frozen, lite0 or lite2"
         )
 
 

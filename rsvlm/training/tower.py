@@ -72,9 +72,7 @@ def begin(model: Mammut, start: str) -> Mammut:
     network = model.config.vision_tower
     fitting = f"model.preset has the vision tower {network}, so give timm:{network}, or choose another preset"
     if not network:
-        fitting = (
-            "model.preset has a vision tower of its own, no network of timm; presets lite0, lite0-places and lite2 have one"
-        )
+        fitting = "model.preset has a vision tower of its own, no network of timm; presets lite0, lite0-places, lite0-frozen and lite2 have one"
     name, path, _ = find(start)
     if name and network and name.partition(".")[0] != network.partition(".")[0]:  # weights may fit, and work differently
         raise ModelError(f"train.vision_start={start} is another network: {fitting}")
