@@ -24,7 +24,7 @@ from PIL import Image
 from rsvlm.errors import DataError, RsvlmError, need
 from rsvlm.model.encoder import Encoder
 from rsvlm.records import files
-from rsvlm.search import site
+from rsvlm.search import page_texts, site
 from rsvlm.search.index_files import Index
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,10 @@ class Labels:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        self.read()
+
+    def read(self) -> None:
+        """Take what the file holds now, where one is named and there. Raises DataError."""
         if self.path is not None and self.path.is_file():
             self.content = checked_labels(self.path.read_bytes(), str(self.path))
 
@@ -110,9 +114,9 @@ def application(folder: Path, index: Index, encoder: Encoder, token: str, port: 
 
     model_lock, imagery_lock = threading.Lock(), threading.Lock()
 
-    def embed(text: str) -> list[float]:
+    def embed(text: str) -> dict:
         with model_lock:
-            return encoder.texts([text])[0].astype(float).tolist()
+            return {"vector": encoder.texts([text])[0].astype(float).tolist(), "cut": page_texts.cut_to(encoder, text)}
 
     def read(row: int) -> bytes | None:
         with imagery_lock:
@@ -136,7 +140,7 @@ def application(folder: Path, index: Index, encoder: Encoder, token: str, port: 
             text = json.loads(await body_of(request))["text"]
             if not isinstance(text, str) or not text.strip() or len(text) > MOST_TEXT:
                 raise DataError(f"expected a text of 1 to {MOST_TEXT:,} letters")
-            return JSONResponse({"vector": await run_in_threadpool(embed, text)})
+            return JSONResponse(await run_in_threadpool(embed, text))
         except (ValueError, KeyError, TypeError, RecursionError):
             return JSONResponse({"error": 'expected {"text": "..."}'}, 400)
         except RsvlmError as error:
