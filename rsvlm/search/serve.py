@@ -33,6 +33,7 @@ LOOPBACK = "127.0.0.1"
 MOST_WINDOW_PX = 1024
 MOST_TEXT = 20_000  # letters; more than any model reads
 MOST_BODY = 20_000_000  # bytes of a request
+OTHERS = "this server answers only its own page: if a frame shows this, open its address in a tab of its own"
 NO_LABELS = '{"type": "FeatureCollection", "features": []}'
 
 
@@ -190,10 +191,10 @@ def guarded(app: Callable, token: str, port: int, framed: bool = False) -> Calla
             return 421, "this server answers only at its loopback address"
         reading = scope["method"] in ("GET", "HEAD")
         if origin and origin != [f"http://{host[0].lower()}"] or not origin and not reading:
-            return 403, "this server answers only its own page"
+            return 403, OTHERS
         site_of, mode = (headers.get(name, [""])[0] for name in ("sec-fetch-site", "sec-fetch-mode"))
         if site_of in ("cross-site", "same-site") and not (reading and mode == "navigate"):
-            return 403, "this server answers only its own page"
+            return 403, OTHERS
         first = scope["path"].split("/")[1:2]
         if not secrets.compare_digest((first or [""])[0].encode(), token.encode()):
             return 403, "the address lacks its token: open the whole address that was printed"
