@@ -273,7 +273,7 @@ def _together(table: pd.DataFrame) -> pd.DataFrame:
     around = np.sort(middles % 360)
     start = around[(np.diff(around, append=around[0] + 360).argmax() + 1) % len(around)]  # behind the widest gap
     turned = start + (middles - start) % 360
-    if np.ptp(turned) > np.ptp(middles) / 2:
+    if np.ptp(turned) >= np.ptp(middles) / 2:
         return table
     turned -= 360 * np.round((turned.min() + turned.max()) / 720)
     shift = 360 * np.rint((turned - middles) / 360)
