@@ -151,11 +151,16 @@ def told(out: Path, facts: Mapping) -> list[str]:
     if len(facts["scales"]) > 1:
         for name, scale in facts["scales"].items():
             lines.append(f"  {name}: {scale['chips']:,} chips, on {100 * scale['ground_under_chips']:.0f} % of the ground")
-    lines += [f"  left out: {count:,} {reason}" for reason, count in facts["skipped"].items()]
+    lines += [f"  left out: {counted}" for counted in _counted(facts["skipped"])]
     for source in facts["sources"]:
         if not source["chips"]:
             lines.append(f"  nothing of it in the index, at {source['scale']}: {source['file']}")
     return lines
+
+
+def _counted(reasons: Mapping[str, int]) -> list[str]:
+    """Write reasons with their counts behind them, as `raster cannot be used (2)`: they are of one thing each."""
+    return [f"{reason} ({count:,})" for reason, count in reasons.items()]
 
 
 class _Layout:
@@ -259,7 +264,9 @@ def _put_together(out: Path, layout: _Layout, done: _Done, model: Encoder, facts
     for part in parts:
         skipped.update(part["skipped"])
     if not any(part["chips"] for part in parts):
-        raise DataError(f"no chip of {', '.join(layout.places)} could be read: {dict(skipped)}")
+        raise DataError(
+            f"no chip of {', '.join(layout.places)} could be read: {', '.join(_counted(skipped)) or 'there is none'}"
+        )
     coverage = _Coverage(layout)
 
     def tables() -> Iterator[pa.Table | None]:

@@ -58,6 +58,11 @@ class Index:
         """Return N."""
         return self.facts["chips"]
 
+    @property
+    def model_name(self) -> str:
+        """Name of its model for those who are given results: without the path that it has on this machine."""
+        return self.facts.get("model_name") or Path(str(self.facts["model"])).name
+
     @cached_property
     def chips(self) -> pd.DataFrame:
         """The table of all chips, N rows, numbered from 0; in memory, so ask `rows` for a few of many.

@@ -86,7 +86,7 @@ def teach(
     expected = confidence.expectations(lesson, rows, yes, KS)
     told = confidence.history(vectors, about, rows, yes) if expected else []
     facts = {
-        "asked": name, "index": str(index.folder.resolve()), "model": index.facts["model"], "fingerprint": index.facts["fingerprint"],
+        "asked": name, "index": index.folder.resolve().name, "model": index.model_name, "fingerprint": index.facts["fingerprint"],
         "chips": len(chips), "labels": {"yes": int(yes.sum()), "no": int((~yes).sum()), "left_out": left_out},
         "method": lesson.method, "freedom": lesson.classifier and lesson.classifier.freedom,
         "on_labels": lesson.classifier and confidence.precision_on_labels(lesson.classifier, yes), "about_on_labels": BIASED,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rsvlm.errors import ModelError, need
 from rsvlm.model import embed, exporting, tokenizer
@@ -66,6 +66,24 @@ def open_texts(encoder: Encoder) -> Texts:
     if not _known(json.loads(texts.tokens.backend_tokenizer.to_str())):
         raise ModelError(f"the tokenizer of {encoder.name} is not one that the search page reads: {_INSTEAD}")
     return texts
+
+
+def cut_to(encoder: Encoder, text: str) -> int:
+    """Return to how many tokens a model cuts a text; 0 where it reads all of it, or does not say how it reads."""
+    tokens = getattr(encoder, "tokenizer", None) or getattr(encoder.model, "tokenizer", None)
+    if isinstance(tokens, PreTrainedTokenizerBase):
+        positions = getattr(
+            getattr(encoder.model.config, "text_config", None), "max_position_embeddings", tokens.model_max_length
+        )
+        return _over(len(tokens(text, split_special_tokens=True, verbose=False)["input_ids"]), positions)
+    longest = getattr(tokens, "context_length", None)  # a tokenizer of open_clip, its own or one of transformers
+    if longest and isinstance(inner := getattr(tokens, "tokenizer", None), PreTrainedTokenizerBase):
+        return _over(len(inner(text, verbose=False)["input_ids"]), longest)
+    return _over(len(tokens.encode(text)) + 2, longest) if longest and hasattr(tokens, "encode") else 0
+
+
+def _over(count: int, longest: int) -> int:
+    return longest if count > longest else 0
 
 
 _INSTEAD = (

@@ -184,8 +184,8 @@ def ask(index: Index, questions: Sequence[Question], k: int = 10) -> pd.DataFram
     """Find the k best chips for each question, exactly, in one pass over the vectors on disk.
 
     Returns:
-        A row for each: `text` (name of the question), `rank` from 1, `score` (cosine of the chip and the question), `model`, the columns of
-        the chip table, and `licence` and `attribution` of the imagery; what its file says of itself is text of strangers.
+        A row for each: `text` (name of the question), `rank` from 1, `score` (cosine of the chip and the question), `model` (its name), the
+        columns of the chip table, `model_hash` (what names its weights), and `licence` and `attribution` of the imagery; what its file says of itself is text of strangers.
     """
     scores, rows = best(index, np.stack([question.vector for question in questions]), k)
     matches = index.rows(rows.reshape(-1))
@@ -193,7 +193,8 @@ def ask(index: Index, questions: Sequence[Question], k: int = 10) -> pd.DataFram
     matches.insert(0, "text", np.repeat([question.name for question in questions], count).astype(object))
     matches.insert(1, "rank", np.tile(np.arange(1, count + 1), len(rows)))
     matches.insert(2, "score", scores.reshape(-1))
-    matches.insert(3, "model", index.facts["model"])
+    matches.insert(3, "model", index.model_name)
+    matches["model_hash"] = index.facts["fingerprint"]
     said = {source["name"]: source for source in index.facts["sources"]}
     for column in ("licence", "attribution"):
         matches[column] = [said.get(name, {}).get(column, "") for name in matches["source"]]

@@ -15,7 +15,21 @@ import pandas as pd
 from rsvlm.errors import need
 from rsvlm.records import files, text
 
-PROPERTIES = ("text", "rank", "score", "key", "source", "file", "scale", "model", "lon", "lat", "licence", "attribution")
+PROPERTIES = (
+    "text",
+    "rank",
+    "score",
+    "key",
+    "source",
+    "file",
+    "scale",
+    "model",
+    "model_hash",
+    "lon",
+    "lat",
+    "licence",
+    "attribution",
+)
 """What is said of each chip, where it is known."""
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 from rsvlm.errors import DataError, RsvlmError, need
 from rsvlm.model.encoder import Encoder
 from rsvlm.records import files
-from rsvlm.search import site
+from rsvlm.search import page_texts, site
 from rsvlm.search.index_files import Index
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ LOOPBACK = "127.0.0.1"
 MOST_WINDOW_PX = 1024
 MOST_TEXT = 20_000  # letters; more than any model reads
 MOST_BODY = 20_000_000  # bytes of a request
+OTHERS = "this server answers only its own page: if a frame shows this, open its address in a tab of its own"
 NO_LABELS = '{"type": "FeatureCollection", "features": []}'
 
 
@@ -45,6 +46,10 @@ class Labels:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        self.read()
+
+    def read(self) -> None:
+        """Take what the file holds now, where one is named and there. Raises DataError."""
         if self.path is not None and self.path.is_file():
             self.content = checked_labels(self.path.read_bytes(), str(self.path))
 
@@ -110,9 +115,9 @@ def application(folder: Path, index: Index, encoder: Encoder, token: str, port: 
 
     model_lock, imagery_lock = threading.Lock(), threading.Lock()
 
-    def embed(text: str) -> list[float]:
+    def embed(text: str) -> dict:
         with model_lock:
-            return encoder.texts([text])[0].astype(float).tolist()
+            return {"vector": encoder.texts([text])[0].astype(float).tolist(), "cut": page_texts.cut_to(encoder, text)}
 
     def read(row: int) -> bytes | None:
         with imagery_lock:
@@ -136,7 +141,7 @@ def application(folder: Path, index: Index, encoder: Encoder, token: str, port: 
             text = json.loads(await body_of(request))["text"]
             if not isinstance(text, str) or not text.strip() or len(text) > MOST_TEXT:
                 raise DataError(f"expected a text of 1 to {MOST_TEXT:,} letters")
-            return JSONResponse({"vector": await run_in_threadpool(embed, text)})
+            return JSONResponse(await run_in_threadpool(embed, text))
         except (ValueError, KeyError, TypeError, RecursionError):
             return JSONResponse({"error": 'expected {"text": "..."}'}, 400)
         except RsvlmError as error:
@@ -186,10 +191,10 @@ def guarded(app: Callable, token: str, port: int, framed: bool = False) -> Calla
             return 421, "this server answers only at its loopback address"
         reading = scope["method"] in ("GET", "HEAD")
         if origin and origin != [f"http://{host[0].lower()}"] or not origin and not reading:
-            return 403, "this server answers only its own page"
+            return 403, OTHERS
         site_of, mode = (headers.get(name, [""])[0] for name in ("sec-fetch-site", "sec-fetch-mode"))
         if site_of in ("cross-site", "same-site") and not (reading and mode == "navigate"):
-            return 403, "this server answers only its own page"
+            return 403, OTHERS
         first = scope["path"].split("/")[1:2]
         if not secrets.compare_digest((first or [""])[0].encode(), token.encode()):
             return 403, "the address lacks its token: open the whole address that was printed"

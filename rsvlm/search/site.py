@@ -149,7 +149,7 @@ def write_site(
     """
     out = Path(out)
     _clear(out)
-    data, table = out / "data", index.chips
+    data, table = out / "data", index.chips if ground else _together(index.chips)
     if encoder is not None:
         index.check(encoder)
     data.mkdir(parents=True, exist_ok=True)
@@ -190,9 +190,12 @@ def write_site(
 
     facts = {
         "title": title or index.folder.resolve().name, "chips": len(index), "width": int(index.vectors.shape[1]), "shown": SHOWN,
-        "model": encoder.name if encoder is not None else _short(index.facts["model"]), "fingerprint": _fingerprint(index, whole),
-        "licences": _licences(index), "placed": True, **places, "overview": list(bounds), "grid": grid,
-        "examples": [{"text": text, "vector": np.round(vector.astype(float), 6).tolist()} for text, vector in zip(asked, vectors)],
+        "model": encoder.name if encoder is not None else index.model_name, "fingerprint": _fingerprint(index, whole),
+        "licences": _licences(index), "placed": True, **places, "bounds": _bounds(table), "overview": list(bounds), "grid": grid,
+        "examples": [
+            {"text": text, "vector": np.round(vector.astype(float), 6).tolist(), "cut": page_texts.cut_to(encoder, text)}
+            for text, vector in zip(asked, vectors)
+        ],
         "tower": tower, "no_texts": None if tower else reason, "unread": unread,
         "kept_neighbours": round(kept_neighbours(index.vectors, whole, columns), 2),
     }  # fmt: skip
@@ -264,6 +267,28 @@ def _text_half(encoder: Encoder, data: Path, texts: str) -> tuple[dict | None, s
     return {"bytes": size, "precision": precision, **bounds}, None
 
 
+def _together(table: pd.DataFrame) -> pd.DataFrame:
+    """Turn chips on both sides of the 180th meridian, whole turns, so that they lie together on a map; others stay where they are."""
+    middles = table[["west", "east"]].mean(axis=1).to_numpy(float)
+    around = np.sort(middles % 360)
+    start = around[(np.diff(around, append=around[0] + 360).argmax() + 1) % len(around)]  # behind the widest gap
+    turned = start + (middles - start) % 360
+    if np.ptp(turned) >= np.ptp(middles) / 2:
+        return table
+    turned -= 360 * np.round((turned.min() + turned.max()) / 720)
+    shift = 360 * np.rint((turned - middles) / 360)
+    outlines = [np.asarray(outline, float) + [by, 0] * (len(outline) // 2) for outline, by in zip(table["outline"], shift)]
+    return table.assign(west=table["west"] + shift, east=table["east"] + shift, outline=outlines)
+
+
+def _bounds(table: pd.DataFrame) -> list[float]:
+    """West, south, east and north of a map of the chips. One at a pole has all longitudes, or many, and does not make the map wider."""
+    boxes = table[["west", "south", "east", "north"]].to_numpy(float)
+    polar = (np.abs(boxes[:, [1, 3]]).max(axis=1) > 89.999) & (boxes[:, 2] - boxes[:, 0] >= 90)
+    boxes = boxes if polar.all() else boxes[~polar]
+    return [*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()]
+
+
 def _places(table: pd.DataFrame) -> dict:
     """Outlines in whole steps: `steps` (N, points, 2) uint32, and `points`, `origin` and `unit` (longitude, latitude) in degrees."""
     rings = [np.asarray(outline, float).reshape(-1, 2) for outline in table["outline"]]
@@ -281,9 +306,7 @@ class _Overview:
 
     def __init__(self, table: pd.DataFrame) -> None:
         self.boxes = table[["west", "south", "east", "north"]].to_numpy(float)
-        west, south = self.boxes[:, :2].min(axis=0)
-        east, north = self.boxes[:, 2:].max(axis=0)
-        self.bounds = [west, south, east, north]
+        self.bounds = west, south, east, north = _bounds(table)
         middle = math.cos(math.radians((south + north) / 2))
         wide, high = max((east - west) * max(middle, 0.2), 1e-9), max(north - south, 1e-9)
         scale = OVERVIEW_PX / max(wide, high)
@@ -300,7 +323,9 @@ class _Overview:
         )
         left, right = math.floor((west - self.bounds[0]) * scale[0]), math.ceil((east - self.bounds[0]) * scale[0])
         top, bottom = math.floor((self.bounds[3] - north) * scale[1]), math.ceil((self.bounds[3] - south) * scale[1])
-        left, top = min(left, self.size[0] - 1), min(top, self.size[1] - 1)
+        if min(left, top) < -1:  # at a pole, beyond the picture
+            return
+        left, top = min(max(left, 0), self.size[0] - 1), min(max(top, 0), self.size[1] - 1)
         shape = min(right, self.size[0]) - left, min(bottom, self.size[1]) - top
         if min(shape) < 1:
             return
@@ -381,11 +406,6 @@ def _licences(index: Index) -> list[str]:
     told = [(source.get("licence", ""), source.get("attribution", "")) for source in index.facts.get("sources", [])]
     named = (", ".join(part for part in pair if part not in ("", "unknown")) for pair in told)
     return list(dict.fromkeys(filter(None, named)))[:5]
-
-
-def _short(model: object) -> str:
-    """Name a model without the path that it has on this machine."""
-    return Path(str(model)).name if Path(str(model)).is_absolute() else str(model or "an unnamed model")
 
 
 def _fingerprint(index: Index, whole: np.ndarray) -> str:

@@ -211,3 +211,15 @@ def test_memory_does_not_grow_with_the_number_of_scenes(tmp_path):
         tracemalloc.stop()
         assert facts["chips"] == 4 * count
     assert (peaks[200] - peaks[10]) / 190 < pixels.nbytes / 4, peaks
+
+
+def test_what_is_left_out_is_told_with_its_count_behind_it(tmp_path):
+    facts = {"ground_under_chips": 1, "sources": [], "chips": 3, "embedded": 3, "scales": {}}
+    told = archive.told(tmp_path, facts | {"skipped": {"raster cannot be used": 2, "all nodata": 1_500}})
+    assert told[1:] == ["  left out: raster cannot be used (2)", "  left out: all nodata (1,500)"]
+
+
+def test_where_no_chip_can_be_read_the_reasons_are_words(tmp_path):
+    write(tmp_path / "in" / "a.tif", np.zeros((3, 64, 64), np.uint8), nodata=0)
+    with pytest.raises(DataError, match=r"could be read: all nodata \(4\)"):
+        archive.index(tmp_path / "in", tiny_model(TEXTS), tmp_path / "out", progress=False)

@@ -110,7 +110,8 @@ def test_licence_and_provenance_come_along(tmp_path):
     assert facts == json.loads((tmp_path / "out" / "index.json").read_text())
     matches = archive.query(tmp_path / "out", TEXTS[:1], model, k=2)
     properties = archive.features(matches)["features"][0]["properties"]
-    assert properties["licence"] == "CC-BY-4.0" and properties["attribution"] == text and properties["model"] == "FOLDER"
+    assert properties["licence"] == "CC-BY-4.0" and properties["attribution"] == text and properties["model"] == "mammut"
+    assert properties["model_hash"] == facts["fingerprint"]
 
 
 def test_an_address_with_a_key_is_not_kept():

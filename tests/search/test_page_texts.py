@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def random_texts(count: int, written: list[str]) -> list[str]:
 
 
 def in_javascript(tokens, ends: dict, texts: list[str], folder: Path) -> list:
-    """Ids of each text by the page's script, and whether it was cut."""
+    """Ids of each text by the page's script, and to how many tokens it was cut, or 0."""
     try:
         node, library = page_runtime.node(), page_runtime.runtime() / "tokenizers.js"
     except RsvlmError as error:
@@ -124,8 +125,8 @@ def in_javascript(tokens, ends: dict, texts: list[str], folder: Path) -> list:
     return json.loads(done.stdout)
 
 
-def assert_alike(tokens, ends: dict, texts: list[str], folder: Path) -> list[bool]:
-    """Compare the ids of both; return whether each text was cut."""
+def assert_alike(tokens, ends: dict, texts: list[str], folder: Path) -> list[int]:
+    """Compare the ids of both; return to how many tokens each text was cut, or 0."""
     expected = [tokenizer.encode(tokens, [text])[0].tolist() for text in texts]
     found = in_javascript(tokens, ends, texts, folder)
     wrong = [ascii(text)[:80] for text, ids, (theirs, _) in zip(texts, expected, found, strict=True) if ids != theirs]
@@ -133,12 +134,28 @@ def assert_alike(tokens, ends: dict, texts: list[str], folder: Path) -> list[boo
     return [cut for _, cut in found]
 
 
+@pytest.mark.parametrize("kind", ["own", "clip", "open_clip"])
+def test_what_a_model_does_not_read_is_known(kind, clip, home):
+    if kind == "open_clip":
+        encoder = SimpleNamespace(model=None, tokenizer=pytest.importorskip("open_clip").tokenizer.SimpleTokenizer())
+    else:
+        encoder = opening.open_encoder(home / "model" if kind == "own" else f"hf:{clip}", "cpu")
+    longest = 24 if kind == "own" else 77
+    known = [words for words in range(1, 90) if not page_texts.cut_to(encoder, "red " * words)]
+    assert known == list(range(1, known[-1] + 1)) and page_texts.cut_to(encoder, "red " * 90) == longest
+    # It is the first text that a further word does not change
+    if kind != "open_clip":
+        vectors = encoder.texts(["red " * (known[-1] + more) for more in (-1, 0, 1, 2)])
+        assert np.abs(vectors[0] - vectors[1]).max() > 1e-5 and np.abs(vectors[2] - vectors[3]).max() < 1e-6
+    assert page_texts.cut_to(SimpleNamespace(model=None), "red " * 90) == 0  # who does not say how it reads
+
+
 def test_the_page_gives_the_ids_of_clip(clip, tmp_path):
     tokens = page_texts.open_texts(opening.open_encoder(f"hf:{clip}", "cpu")).tokens
     written = ["a satellite image of an airport with two runways", "It's a Harbour's quay."]
     texts = [*ODD, *OF_CLIP, *random_texts(400, written)]
     cut = assert_alike(tokens, {"context": 77, "bos": 49406, "eos": 49407}, texts, tmp_path)
-    assert cut[:4] == [True] * 4 and not cut[texts.index("İstanbul")]
+    assert cut[:4] == [77] * 4 and not cut[texts.index("İstanbul")]
 
 
 def test_the_page_gives_the_ids_of_a_tokenizer_trained_here(tmp_path):
@@ -146,7 +163,7 @@ def test_the_page_gives_the_ids_of_a_tokenizer_trained_here(tmp_path):
     tokens = tokenizer.train(written * 9, 400, 96)
     texts = [*written, *ODD, *random_texts(400, written)]
     cut = assert_alike(tokens, {"context": 96, "bos": tokens.bos_token_id, "eos": tokens.eos_token_id}, texts, tmp_path)
-    assert cut[3:7] == [True] * 4 and not any(cut[:3]) and not cut[7]
+    assert cut[3:7] == [96] * 4 and not any(cut[:3]) and not cut[7]
 
 
 @pytest.mark.slow

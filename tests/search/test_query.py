@@ -39,7 +39,7 @@ def test_a_chip_and_a_place_are_most_like_themselves(asked):
     assert found.groupby("rank")["key"].first()[1] == row["key"] and found["rank"].tolist() == [1, 2, 3, 4, 5] * 2
     assert found["key"].tolist()[:5] == found["key"].tolist()[5:] and found["score"][0] == pytest.approx(1, abs=1e-3)
     assert found["text"].unique().tolist() == [f"like {row['key']}", f"like {row['lon']:g}, {row['lat']:g}"]
-    assert found["model"].unique().tolist() == ["NAME"] and found["licence"].unique().tolist() == ["unknown"]
+    assert found["model"].unique().tolist() == [index.model_name] and found["licence"].unique().tolist() == ["unknown"]
 
 
 def test_scores_are_cosines_and_order_is_exact(asked):

@@ -57,6 +57,9 @@ def test_the_page_gets_what_it_asks_for(running, indexed):
     question = json.dumps({"text": "red in the north"}).encode()
     told = json.loads(ask(running, "ask", "POST", question, origin=origin(running))[1])
     np.testing.assert_allclose(told["vector"], encoder.texts(["red in the north"])[0], atol=1e-6)
+    assert told["cut"] == 0
+    question = json.dumps({"text": "red in the north " * 200}).encode()
+    assert json.loads(ask(running, "ask", "POST", question, origin=origin(running))[1])["cut"] == 96
     answer, body = ask(running, "window/3")
     np.testing.assert_array_equal(images.decode(body), index.pictures([3])[0])  # chips of this index have all their pixels
 
@@ -164,6 +167,28 @@ def test_a_notebook_shows_the_page_and_gets_its_labels(indexed, tmp_path, monkey
         content = json.dumps({"type": "FeatureCollection", "features": [{"properties": {"label": "no"}}]}).encode()
         ask(shown._running, "labels", "PUT", content, origin=origin(shown._running))
         assert shown.labels()["features"][0]["properties"]["label"] == "no"
+        again = rsvlm.search.show(indexed[0], indexed[1])  # the cell, run again: the same page, with its labels
+        assert again.address == shown.address and again.labels() == shown.labels()
     finally:
         shown.stop()
     assert HOSTILE_FILE not in html
+    fresh = rsvlm.search.show(indexed[0], indexed[1])
+    assert fresh.address != shown.address and fresh.labels()["features"] == [] and shown.labels()["features"]
+    fresh.stop()
+
+
+def test_a_cell_that_is_run_again_reads_the_file_of_labels_again(indexed, tmp_path, monkeypatch):
+    monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
+    shown = rsvlm.search.show(*indexed, labels=tmp_path / "labels.geojson")
+    edited = {"type": "FeatureCollection", "features": [{"properties": {"label": "yes"}}]}
+    (tmp_path / "labels.geojson").write_text(json.dumps(edited))  # as in QGIS
+    assert rsvlm.search.show(*indexed, labels=tmp_path / "labels.geojson").labels() == edited
+    shown.stop()
+
+
+def test_where_the_frame_is_gone_or_dead_a_sentence_says_what_to_do(indexed, tmp_path, monkeypatch):
+    monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
+    shown = rsvlm.search.show(*indexed)
+    shown.stop()
+    before, frame = shown._repr_html_().split("<iframe")
+    assert "run this cell again" in before and shown.address in before and frame  # untrusted notebooks lose the frame alone

@@ -131,3 +131,36 @@ def test_the_verb_says_what_it_made_and_how_to_see_it(indexed, tmp_path, monkeyp
         "84 chips" in done.output and "python -m http.server --bind 127.0.0.1" in done.output and "search serve" in done.output
     )
     assert json.loads((tmp_path / "page" / "data" / "index.json").read_text())["examples"][0]["text"] == "red"
+
+
+def table_of(*boxes: tuple[float, float, float, float]) -> pd.DataFrame:
+    """A chip table with these boxes: west, south, east, north."""
+    table = pd.DataFrame(boxes, columns=["west", "south", "east", "north"])
+    table["outline"] = table[["west", "north", "east", "north", "east", "south", "west", "south"]].to_numpy().tolist()
+    return table
+
+
+def test_both_sides_of_the_180th_meridian_lie_together_on_the_map():
+    table = site._together(table_of((179, -18, 179.5, -17), (179.9, -18, 180.1, -17), (-179.8, -18, -179, -17)))
+    west, _, east, _ = site._bounds(table)
+    assert east - west == pytest.approx(2.0) and -180.5 <= (west + east) / 2 <= 180.5
+    np.testing.assert_allclose([np.reshape(ring, (-1, 2))[:, 0].min() for ring in table["outline"]], table["west"])
+    assert (np.diff(table["west"]) > 0).all()  # in their order from west to east
+    # Chips of one side, or of the whole Earth, stay as they are
+    for boxes in (
+        [(-54, -25, -53, -24), (-50, -25, -49, -24)],
+        [(lon, 0, lon + 10, 5) for lon in range(-180, 180, 30)],
+        [(170, 0, 171, 1)],
+    ):
+        pd.testing.assert_frame_equal(site._together(table_of(*boxes)), table_of(*boxes))
+
+
+def test_a_chip_at_a_pole_does_not_stretch_the_map():
+    near = [(10, 80, 12, 80.5), (14, 81, 15, 81.5)]
+    for polar in ((-180, 89, 180, 90), (135, 89, 315, 90)):
+        assert site._bounds(table_of(*near, polar)) == [10, 80, 15, 81.5]
+    assert site._bounds(table_of((-180, 89, 180, 90))) == [-180, 89, 180, 90]
+    overview = site._Overview(table_of(*near, (-180, 89, 180, 90)))
+    for row in range(3):
+        overview.add(row, np.full((8, 8, 3), 50 * (row + 1), np.uint8))
+    assert set(np.unique(overview.pixels[..., 0])) == {0, 50, 100}

@@ -94,6 +94,32 @@ def test_texts_examples_and_clicks_are_answered_as_in_python(tab, address, index
     assert tab.locator(".pill").count() == 1
 
 
+def test_undo_goes_back_to_the_beginning_and_no_further(tab, address):
+    opened(tab, address)
+    assert tab.is_disabled("[data-part=undo]")
+    tab.locator("[data-part=strip] .picture").first.focus()
+    after(tab, lambda: tab.keyboard.press("y"))
+    assert tab.is_enabled("[data-part=undo]")
+    tab.reload()  # the label was kept, and is where this page begins
+    tab.wait_for_selector("#rsvlm-search[data-state=answered]")
+    assert tab.is_disabled("[data-part=undo]")
+    tab.locator("[data-part=strip] .picture").first.focus()
+    tab.keyboard.press("u")
+    after(tab, lambda: tab.keyboard.press("n"))
+    after(tab, lambda: tab.keyboard.press("u"))
+    tab.keyboard.press("u")
+    until(tab, "() => document.querySelector('[data-part=learned]').textContent.startsWith('1 yes, 0 no')")
+
+
+def test_a_text_that_is_cut_is_told(browser, running):
+    page = browser.new_page()
+    opened(page, running.address)
+    page.fill("#rsvlm-query", "red in the north " * 200)
+    after(page, lambda: page.press("#rsvlm-query", "Enter"))
+    assert "it was cut to 96 tokens" in page.inner_text("[data-part=status]")
+    page.close()
+
+
 def test_keys_teach_and_undo(tab, address):
     opened(tab, address)
     tab.locator("[data-part=strip] .picture").first.focus()

@@ -14,8 +14,11 @@ export function download(name, type, content) {
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
 
+// A place whose longitude is in -180…180
+export const inTurn = ([lon, lat]) => [((((lon + 180) % 360) + 360) % 360) - 180, lat];
+
 export function degrees(lon, lat, digits = 4) {
-  const turned = ((((lon + 180) % 360) + 360) % 360) - 180;
+  const [turned] = inTurn([lon, lat]);
   const side = (value, positive, negative) => `${Math.abs(value).toFixed(digits)}° ${value < 0 ? negative : positive}`;
   return `${side(lat, "N", "S")}, ${side(turned, "E", "W")}`;
 }

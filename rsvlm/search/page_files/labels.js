@@ -14,6 +14,11 @@ export function makeHistory(begun) {
     get length() {
       return before.length;
     },
+    // What there is before anybody does anything: no undo goes back behind it
+    begin(values) {
+      before.length = 0;
+      now = Object.freeze({ ...now, ...values });
+    },
     change(values) {
       before.push(now);
       if (before.length > 500) before.shift();
@@ -37,9 +42,12 @@ export function labelled(labels, row, label) {
 
 export const rowsOf = (labels, label) => [...labels].filter(([, one]) => one === label).map(([row]) => row);
 
-// A polygon of GeoJSON: closed, counter-clockwise
+// A polygon of GeoJSON: closed, counter-clockwise; its west in -180…180, whichever turn the map has it in
 export function polygon(site, row) {
-  const ring = site.outline(row).map((point) => point.map((value) => Number(value.toFixed(8))));
+  const points = site.outline(row);
+  const west = Math.min(...points.map(([lon]) => lon));
+  const turn = 360 * Math.floor((west + 180 + 1e-7) / 360);
+  const ring = points.map(([lon, lat]) => [lon - turn, lat].map((value) => Number(value.toFixed(8))));
   return { type: "Polygon", coordinates: [[ring[0], ...ring.slice(1).reverse(), ring[0]]] };
 }
 

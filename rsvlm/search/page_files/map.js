@@ -22,11 +22,7 @@ function boxesOf(site) {
 
 export function makeMap(canvas, site, onChoose) {
   const boxes = boxesOf(site);
-  const all = [0, 1, 2, 3].map((side) => {
-    let value = side < 2 ? Infinity : -Infinity;
-    for (let i = side; i < boxes.length; i += 4) value = side < 2 ? Math.min(value, boxes[i]) : Math.max(value, boxes[i]);
-    return value;
-  });
+  const all = site.facts.bounds;
   const middle = (all[1] + all[3]) / 2;
   const narrow = Math.max(Math.cos((middle * Math.PI) / 180), 0.2); // a degree of longitude, in degrees of latitude
   const view = { lon: 0, lat: 0, zoom: 1 }; // pixels of the screen per degree of latitude

@@ -1,5 +1,6 @@
 // The best chips as files: GeoJSON for a GIS, CSV for a table.
 
+import { inTurn } from "./dom.js";
 import { polygon } from "./labels.js";
 
 function recordOf(site, { scores, probabilities, labels }, row, rank) {
@@ -28,7 +29,7 @@ function cell(value) {
 
 export function resultsCsv(site, answer, rows) {
   const records = rows.map((row, i) => {
-    const [lon, lat] = site.placed ? site.centre(row).map((value) => Number(value.toFixed(7))) : ["", ""];
+    const [lon, lat] = site.placed ? inTurn(site.centre(row)).map((value) => Number(value.toFixed(7))) : ["", ""];
     return { ...recordOf(site, answer, row, i + 1), lon, lat };
   });
   const names = Object.keys(records[0] ?? {});

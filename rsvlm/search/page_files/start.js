@@ -23,6 +23,7 @@ const shell = globalThis.rsvlmShell ?? window;
 const EMPTY = { text: "", like: [], labels: new Map() };
 
 async function start() {
+  say("Loading …"); // until now the page said what to do where its scripts may not run
   let site;
   try {
     site = await openSite();
@@ -59,7 +60,7 @@ function run(site) {
 
   async function direction(state) {
     const parts = [];
-    let cut = false;
+    let cut = 0;
     if (state.text) {
       const embedded = await texts.embed(state.text);
       parts.push(unit(embedded.vector));
@@ -104,7 +105,7 @@ function run(site) {
   }
 
   function told(took) {
-    const cut = answer.cut ? ` The text was cut to ${texts.context} tokens.` : "";
+    const cut = answer.cut ? ` The text is longer than the model reads: it was cut to ${answer.cut} tokens.` : "";
     const what = answer.scores ? "ranked" : "shown as they lie; type a text, or click one";
     say(`${site.count.toLocaleString("en")} chips, ${what}, in ${Math.max(1, Math.round(took))} ms.${cut}`);
   }
@@ -124,7 +125,8 @@ function run(site) {
   function drawStrips() {
     const { scores, probabilities, labels } = answer;
     const value = (row) => (probabilities ? `${Math.round(100 * probabilities[row])} %` : scores ? scores[row].toFixed(3) : "");
-    const title = probabilities ? "confidence, learned from your labels" : "cosine of the search and the chip";
+    const cosine = labels.size ? "score, moved by your labels" : "cosine of the search and the chip";
+    const title = probabilities ? "confidence, learned from your labels" : cosine;
     strip.show(answer.order.slice(0, shown), { value, title, labels, chosen });
     next.show(answer.next, { value, title, labels, chosen });
     of("next").hidden = of("next-title").hidden = !answer.next.length;
@@ -343,8 +345,7 @@ function run(site) {
 
   async function first() {
     const wanted = new URLSearchParams(shell.location.search).get("q")?.trim() || facts.examples[0]?.text || "";
-    history.change({ text: wanted, labels: await kept() });
-    while (history.length > 1) history.undo();
+    history.begin({ text: wanted, labels: await kept() });
     input.value = wanted;
     root.dataset.state = "ready";
     await update();

@@ -1,4 +1,5 @@
-// A text as a vector: by the tower in this page, or by the server behind it. Vectors of the examples lie in the index.
+// A text as {vector, cut}: by the tower in this page, or by the server behind it. `cut` is to how many tokens it was cut, or 0.
+// Vectors of the examples lie in the index.
 
 import { addressOf, file, json } from "./site.js";
 
@@ -12,17 +13,16 @@ export function makeTokenizer(Tokenizer, rules, { context, bos, eos }) {
     // Letter by letter, as in Python: JavaScript lowers a Σ at the end of a word to another letter.
     const written = lowers ? Array.from(short.normalize("NFC"), (letter) => letter.toLowerCase()).join("") : short;
     const { ids } = inner.encode(written, { add_special_tokens: false });
-    return { ids: [bos, ...ids.slice(0, context - 2), eos], cut: ids.length > context - 2 };
+    return { ids: [bos, ...ids.slice(0, context - 2), eos], cut: ids.length > context - 2 ? context : 0 };
   };
 }
 
 export function openTexts({ manifest, facts }) {
-  const known = new Map(facts.examples.map(({ text, vector }) => [text, { vector: Float32Array.from(vector), cut: false }]));
+  const known = new Map(facts.examples.map(({ text, vector, cut = 0 }) => [text, { vector: Float32Array.from(vector), cut }]));
   let tower = null;
   const open = manifest.server?.texts ? server : manifest.tower ? browser : null;
   return {
     any: open !== null,
-    context: facts.tower?.context,
     // The tower is fetched once, when the first text asks for it, or earlier.
     warm: () => open && (tower ??= open(manifest, facts)).catch(() => {}),
     async embed(text) {
@@ -64,6 +64,6 @@ async function server() {
     const answer = await fetch(new URL("../ask", import.meta.url), asked);
     const told = await answer.json().catch(() => ({}));
     if (!answer.ok) throw new Error(told.error ?? `the server answered ${answer.status}`);
-    return { vector: Float32Array.from(told.vector), cut: Boolean(told.cut) };
+    return { vector: Float32Array.from(told.vector), cut: told.cut ?? 0 };
   };
 }
