@@ -257,9 +257,7 @@ class Train(Section):
     )
     held_px: int = Field(0, ge=0, description="Side at which decoded images are kept in memory, in pixels; 0: none are kept.")
     held_maps: bool = Field(
-        False,
-        description="Keep what a frozen network makes of each picture and turn in memory (16 bits a value), so that it works once; goes "
-        "with vision_frozen=all and whole pictures of one size and their own light.",
+        False, description="Keep what a frozen network makes of whole pictures in memory; goes with vision_frozen=all."
     )
     contrastive_loss: Literal["softmax", "sigmoid", "focal"] = Field("softmax", description="Which contrastive loss.")
     equal_texts: Literal["negatives", "ignored"] = Field(

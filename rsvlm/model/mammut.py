@@ -23,12 +23,12 @@ from timm.layers import resample_abs_pos_embed_nhwc
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, Cache, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers import AutoConfig, AutoModel, Cache, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from rsvlm.errors import ModelError
 from rsvlm.model import losses, positions, tokenizer as tokenizers, trunk
+from rsvlm.model.captioner import Captioner
 from rsvlm.model.convolutions import ConvTower
 from rsvlm.model.ngrams import NgramEmbedding
 from rsvlm.model.presets import PRESETS as PRESETS
@@ -484,28 +484,3 @@ class Mammut(PreTrainedModel):
 
 AutoConfig.register("mammut", MammutConfig)
 AutoModel.register(MammutConfig, Mammut)
-
-
-class Captioner(PreTrainedModel, GenerationMixin):
-    """The caption pass in the form that transformers' `generate` drives: one token at a time, with a cache."""
-
-    config_class = MammutConfig
-    main_input_name = "input_ids"
-
-    def __init__(self, model: Mammut):
-        super().__init__(model.config)
-        self.model = model
-        ids = {name: getattr(model.config, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-        self.generation_config = GenerationConfig(**ids)
-
-    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, image_states=None, **_) -> dict:
-        """Pass on the tokens that the cache does not hold yet."""
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
-        new = {"input_ids": input_ids[:, past:], "before": input_ids[:, :past]}
-        return new | {"past_key_values": past_key_values, "image_states": image_states}
-
-    def forward(self, input_ids: Tensor, image_states: Tensor, past_key_values: Cache | None = None, before=None, **_):
-        """Logits (B, T, V) after the (B, T) new tokens; `image_states` is (B, layers with cross-attention, P, 2D)."""
-        states = iter(image_states.unbind(dim=1))
-        x = self.model._decode(input_ids, None, input_ids.shape[1] > 1, lambda layer: next(states), past_key_values, before)
-        return CausalLMOutputWithPast(logits=self.model.vocabulary(x), past_key_values=past_key_values)
