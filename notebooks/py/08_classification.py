@@ -423,6 +423,8 @@ systems = {
     ),
     "colours": (known_colours, asked_colours, {}),
 }
+
+# %% mystnb={"code_prompt_show": "Code: few-shot classifiers, scored"} tags=["hide-input"]
 how = {
     "dataset": f"{earth.NAME}-cover",
     "seed": seed,
