@@ -215,7 +215,7 @@ numbers.prose(
 # %% [markdown]
 # ## Are the towns right?
 #
-# For Itaipu the ground truth is the labels of [](11_itaipu): whether a chip of 1.9 km shows a city or a village. How much of what is
+# For Itaipu the ground truth is the labels of [](11_itaipu): whether a chip shows a city or a village. How much of what is
 # outlined as *buildings and streets* lies in such chips? The {term}`baseline` needs no model. It outlines as much ground, where grey values vary
 # most within half a kilometre, for towns are grainy. {term}`Chance <chance>` is the share of such chips.
 
