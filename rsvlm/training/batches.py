@@ -82,8 +82,8 @@ class Batch:
         place: Place of the reader after this batch.
         counts: Pairs left out and texts cut; of the whole batch only after `train.backward`.
         seed: Seed of what dropout draws.
-        text_numbers: Numbers (B,) of the texts, as of `losses.text_numbers`, in the order of the parts. If None, all texts count as
-            different.
+        text_numbers: Numbers (n,) of this share's texts, as of `losses.text_numbers`, in the order of the parts; of `rounds` those of the
+            whole batch. If None, all texts count as different.
     """
 
     parts: list
