@@ -63,6 +63,8 @@ bench: $(DEV)
 	$(BIN)/python -m benchmarks scenes --threads 2 --many 5000 --many 10000 --many 20000 --json results/bench/scenes.json
 	$(BIN)/python -m benchmarks retrieval --json results/bench/retrieval.json
 	$(BIN)/python -m benchmarks retrieval --images 0 --many 100000 --threads 2 --json results/bench/retrieval-memory.json
+	$(BIN)/python -m benchmarks search --many 10000000 --scenes 50 --scenes 200 --json results/bench/search.json
+	$(BIN)/python -m benchmarks search_page --json results/bench/search_page.json
 	@test ! -f _build/html/book/search.html || $(BIN)/python -m benchmarks page --json results/bench/page.json
 
 # From the root of the repository: jupytext.toml, which pairs each notebook with its script, is read from there.

@@ -140,6 +140,29 @@ PARTS = {
             "peak_mb": "memory, MB",
         },
     ),
+    "search": (
+        "An index: one question beside reading the vectors once, indexing beside the bare tower",
+        {
+            "stage": "stage",
+            "size": "vectors, pixels a side, or scenes",
+            "seconds": "seconds",
+            "ratio": "its time over reading, or its speed over the tower's",
+            "min": "least",
+            "max": "most",
+            "peak_mb": "memory, MB",
+        },
+    ),
+    "search_page": (
+        "The page of an index of 20,000 chips in the browser",
+        {
+            "stage": "what",
+            "n": "times",
+            "seconds": "seconds",
+            "min": "least",
+            "max": "most",
+            "value": "MB, or percent",
+        },
+    ),
     "page": (
         "The page that searches in the browser",
         {"stage": "from what to the answer", "n": "times", "seconds": "seconds", "min": "least", "max": "most"},

@@ -1,10 +1,12 @@
-"""The chips nearest to a question, exactly: vectors in half precision, read from disk once, a block at a time.
+"""The chips nearest to a question, exactly: vectors in half precision, read from disk once, a block at a time, by each core a part.
 
 Reading them takes longest. What a block needs more is done while it lies in the processor's cache, and nothing of it is kept but the best.
 """
 
 from __future__ import annotations
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numba
@@ -13,6 +15,7 @@ import numpy as np
 from rsvlm.errors import DataError
 
 _BLOCK_BYTES = 1 << 20  # what is read at once: it stays in the cache of one core
+_PART_BYTES = 1 << 25  # fewer are not worth a thread of their own
 _ROWS = 1 << 16  # scores that are ranked at once
 _SCALE = np.float32(2.0**112)  # between the exponents of half and of single precision
 
@@ -35,16 +38,35 @@ def nearest(path: Path, questions: np.ndarray, k: int) -> tuple[np.ndarray, np.n
     questions = np.ascontiguousarray(questions, np.float32) * _SCALE
     with open(path, "rb", buffering=0) as file:
         count, width = _shape(file, path)
-        if questions.shape[1] != width:
-            raise DataError(f"{path} holds vectors of {width} numbers, the question has {questions.shape[1]}")
-        k = min(k, count)
-        scores = np.empty((len(questions), 0), np.float32)
-        rows = np.empty((len(questions), 0), np.int64)
-        step = max(1, _BLOCK_BYTES // (2 * width))
-        block, of_block = np.empty((step, width), np.uint16), np.empty((len(questions), step), np.float32)
-        fresh = np.empty((len(questions), _ROWS), np.float32)
-        for start in range(0, count, _ROWS):
-            many = min(_ROWS, count - start)
+        begin = file.tell()
+    if questions.shape[1] != width:
+        raise DataError(f"{path} holds vectors of {width} numbers, the question has {questions.shape[1]}")
+    k, line = min(k, count), 2 * width
+    parts = max(1, min(numba.get_num_threads(), count * line // _PART_BYTES))
+    edges = [count * part // parts for part in range(parts + 1)]
+    with ThreadPoolExecutor(parts) as pool:
+        tasks = [
+            pool.submit(_of_rows, path, begin + first * line, (first, last), questions, k)
+            for first, last in itertools.pairwise(edges)
+        ]
+        found = [task.result() for task in tasks]
+    scores, rows = (np.concatenate(each, axis=1) for each in zip(*found, strict=True))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def _of_rows(path: Path, begin: int, between: tuple[int, int], questions: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same of the rows from one number up to another, which begin at a byte of the file."""
+    width = questions.shape[1]
+    scores = np.empty((len(questions), 0), np.float32)
+    rows = np.empty((len(questions), 0), np.int64)
+    step = max(1, _BLOCK_BYTES // (2 * width))
+    block, of_block = np.empty((step, width), np.uint16), np.empty((len(questions), step), np.float32)
+    fresh = np.empty((len(questions), _ROWS), np.float32)
+    with open(path, "rb", buffering=0) as file:
+        file.seek(begin)
+        for start in range(*between, _ROWS):
+            many = min(_ROWS, between[1] - start)
             for first in range(0, many, step):
                 part = block[: min(step, many - first)]
                 _fill(file, part, path)

@@ -14,12 +14,14 @@ def halves(count: int, width: int, seed: int = 0) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
+@pytest.mark.parametrize("part_bytes", [1 << 25, 16, 4096])
 @pytest.mark.parametrize(
     ("count", "width", "questions", "k"), [(1000, 48, 1, 10), (257, 16, 3, 257), (5, 8, 2, 9), (3, 1, 1, 1)]
 )
-def test_it_is_what_the_whole_product_says(tmp_path, monkeypatch, count, width, questions, k):
+def test_it_is_what_the_whole_product_says(tmp_path, monkeypatch, part_bytes, count, width, questions, k):
     monkeypatch.setattr(nearest, "_ROWS", 100)
     monkeypatch.setattr(nearest, "_BLOCK_BYTES", 700)
+    monkeypatch.setattr(nearest, "_PART_BYTES", part_bytes)
     vectors, asked = halves(count, width), halves(questions, width, 1).astype(np.float32)
     np.save(tmp_path / "v.npy", vectors)
     scores, rows = nearest.nearest(tmp_path / "v.npy", asked, k)
@@ -42,6 +44,7 @@ def test_every_half_is_read_as_it_is(tmp_path):
 
 def test_of_equal_ones_the_first_comes_first(tmp_path, monkeypatch):
     monkeypatch.setattr(nearest, "_ROWS", 7)
+    monkeypatch.setattr(nearest, "_PART_BYTES", 64)
     np.save(tmp_path / "v.npy", np.ones((40, 4), np.float16))
     _, rows = nearest.nearest(tmp_path / "v.npy", np.ones((2, 4), np.float32), 12)
     assert rows.tolist() == [list(range(12))] * 2

@@ -35,9 +35,11 @@ export function makeMap(canvas, site, onChoose) {
     picture.src = site.overview;
   }
 
-  const size = () => [canvas.clientWidth || 1, canvas.clientHeight || 1];
-  const x = (lon) => size()[0] / 2 + (lon - view.lon) * narrow * view.zoom;
-  const y = (lat) => size()[1] / 2 - (lat - view.lat) * view.zoom;
+  // Asked once for a picture, and not for each of its chips: the browser counts anew whenever it is asked.
+  let sides = [1, 1];
+  const size = () => (sides = [canvas.clientWidth || 1, canvas.clientHeight || 1]);
+  const x = (lon) => sides[0] / 2 + (lon - view.lon) * narrow * view.zoom;
+  const y = (lat) => sides[1] / 2 - (lat - view.lat) * view.zoom;
 
   function whole() {
     const [width, height] = size();
