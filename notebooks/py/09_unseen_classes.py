@@ -19,8 +19,8 @@
 # **Remove every chip that shows the sea from the training data, and every caption that says the word. What does the model still know of
 # the sea, compared with one that saw as many chips of all kinds?**
 #
-# Time: ten minutes to read; three to four to run on two CPU cores in profile `laptop`, seconds in `smoke`. There are six short trainings,
-# three kinds of data with two seeds each; a run that exists is not trained again.
+# Time: ten minutes to read, and seconds to run: what six short trainings gave, three kinds of data with two seeds each, is read from
+# `results/`. With `-p recompute=True` they run here, in three to four minutes on two CPU cores.
 #
 # {term}`Zero-shot <zero-shot>` models are praised for knowing what they were never taught. But were they never taught it? A class that is
 # missing from the labels may well be in the captions, under its own name or another. The only way to be sure is to remove a thing from the
@@ -113,76 +113,203 @@ numbers.prose(
 # %% [markdown]
 # One model is trained for each kind of data and each seed, and it embeds the test chips:
 
+
 # %%
-models, vectors = {}, {}
-for arm, number in itertools.product(unseen.ARMS, seed_list):
-    parts, stages = unseen.arm_data(sets, arm, steps)
-    chosen = settings | config.pairs(overrides)
-    chosen |= {"seed": number, "device": device, "train.stages": stages}
-    run = train.load_or_train(config.load(profile, chosen), parts, recompute)
-    models[arm, number] = rsvlm.load(run / "model", device=device)
-    stored = embeddings.load_or_embed(
-        run / "model", folder, "test", device=device
+def trained():
+    models, vectors = {}, {}
+    for arm, number in itertools.product(unseen.ARMS, seed_list):
+        parts, stages = unseen.arm_data(sets, arm, steps)
+        chosen = settings | config.pairs(overrides)
+        chosen |= {"seed": number, "device": device, "train.stages": stages}
+        chosen = config.load(profile, chosen)
+        model = train.load_or_train(chosen, parts, recompute) / "model"
+        stored = embeddings.load_or_embed(model, folder, "test", device=device)
+        models[arm, number] = rsvlm.load(model, device=device)
+        vectors[arm, number] = embeddings.read(stored)
+    return models, vectors
+
+
+# %% [markdown]
+# ## What is asked
+#
+# **By captions.** Every caption of a test chip is a query for that chip. Captions that name a held-out category are counted apart from the
+# others, because models differ on both. A caption says more than one thing, so what can be lost is the share of one word.
+#
+# **By one sentence.** Test chips are ordered by how much closer they are to one sentence than to the average caption. (After few steps,
+# models put some chips near every text.) The area under the ROC curve is the probability that a chip that shows the thing comes before
+# one that does not; 50 % is guessing. Each category is asked for with four sentences:
+#
+# - the *paper*'s prompt;
+# - a *sentence* in the style of the captions;
+# - its *frame*, which is the same without the word, to see what the other words are worth;
+# - a *description* in words that were not held out.
+#
+# **Colours alone** is the {term}`baseline`: a ridge regression from 54 colour values of a chip to the words of its captions, learned from
+# training chips of all kinds. Intervals resample chips that share ground together.
+
+# %% mystnb={"code_prompt_show": "Code: test chips, and what they show"} tags=["hide-input"]
+by_key = {sample.key: sample for sample in benchmarks.samples(folder, "test")}
+palette = "colours alone"
+shown_arms = (*unseen.ARMS, palette)
+first, second = groups = ("captions that name it", "other captions")
+present = {
+    c.name: {
+        key: unseen.shows(sample.record, c) for key, sample in by_key.items()
+    }
+    for c in held + control
+}
+asked = [
+    (c, kind, text)
+    for c in held + control
+    for kind, text in unseen.prompts(c).items()
+    if 0 < sum(present[c.name].values()) < len(by_key)
+]
+category = held[0]
+
+
+def of_colours(found):
+    """The ridge, and its vectors of the test chips and their captions."""
+    known, captions_of, _ = baselines.read(
+        itertools.islice(benchmarks.samples(folder, "train"), 2000)
     )
-    vectors[arm, number] = embeddings.read(stored)
+    ridge = baselines.colour_ridge(known, captions_of, seed=seed)
+    pixels = [images.decode(by_key[key].image) for key in found.keys]
+    here = ridge.images(np.stack([baselines.colours(one) for one in pixels]))
+    return ridge, here, ridge.texts(found.captions)
+
+
+def plain(entry):
+    names = ("value", "ci_low", "ci_high", "seeds")
+    return {name: entry[name] for name in names}
+
+
+def against(entries, control):
+    """Differences to one of several summaries."""
+    return {
+        name: plain(statistics.difference(entry, entries[control]))
+        for name, entry in entries.items()
+        if name in unseen.ARMS
+    }
+
+
+# %% mystnb={"code_prompt_show": "Code: how recalls are measured"} tags=["hide-input"]
+def recalled(vectors, by_colour, times):
+    """Recall at 10 of each kind of captions and data, and what is lost."""
+    found = vectors["all", seed_list[0]]
+    names_it = np.array(
+        [any(unseen.speaks_of(t, c) for c in held) for t in found.captions]
+    )
+    ranks = {arm: [] for arm in shown_arms}
+    pairs = {
+        key: (one.image_embeddings, one.caption_embeddings)
+        for key, one in vectors.items()
+    }
+    for (arm, _), pair in (pairs | {(palette, 0): by_colour}).items():
+        ranks[arm].append(retrieval.ranks(*pair, found.image_of_caption)[1])
+    measured = {}
+    for name, group in zip(groups, (names_it, ~names_it), strict=True):
+        recalls = {
+            arm: statistics.summary(
+                statistics.recall,
+                [np.stack(ranks[arm])[:, group]],
+                found.image_of_caption[group],
+                10,
+                times=times,
+            )
+            for arm in shown_arms
+        }
+        measured[name] = {
+            "n": int(group.sum()),
+            "recall": {arm: plain(entry) for arm, entry in recalls.items()},
+            "lost": against(recalls, "all"),
+        }
+    return measured
+
+
+# %% mystnb={"code_prompt_show": "Code: how areas under the curve are measured"} tags=["hide-input"]
+def told_apart(models, vectors, ridge, by_colour, times):
+    """The area of each sentence and kind of data, and what is lost."""
+    texts = [text for _, _, text in asked]
+    pictures, captions = by_colour
+    mine = pictures @ (ridge.texts(texts) - captions.mean(axis=0)).T
+    scores = {palette: mine[None]}
+    for arm in unseen.ARMS:
+        beyond = [
+            (one, embed.texts(models[key], texts))
+            for key, one in vectors.items()
+            if key[0] == arm
+        ]
+        scores[arm] = np.stack(
+            [
+                one.image_embeddings
+                @ (text - one.caption_embeddings.mean(axis=0)).T
+                for one, text in beyond
+            ]
+        )  # (S, N, prompts)
+    keys = vectors["all", seed_list[0]].keys
+    measured = {}
+    for place, (c, kind, _) in enumerate(asked):
+        shown = np.array([present[c.name][key] for key in keys])
+        areas = {
+            arm: statistics.summary(
+                statistics.mean_auc,
+                [scores[arm][:, :, place]],
+                shown,
+                times=times,
+            )
+            for arm in shown_arms
+        }
+        measured.setdefault(c.name, {})[kind] = {
+            "area": {arm: plain(entry) for arm, entry in areas.items()},
+            "lost": against(areas, "all"),
+        }
+    return measured
+
+
+# %% mystnb={"code_prompt_show": "Code: read what was measured, or train"} tags=["hide-input"]
+def measured():
+    models, vectors = trained()
+    found = vectors["all", seed_list[0]]
+    blocks = shared_ground.blocks([by_key[key].record for key in found.keys])
+    often = options.evaluate.bootstrap_samples
+    times = statistics.resamples(len(found.keys), often, seed, blocks)
+    ridge, *by_colour = of_colours(found)
+    come_first = {}
+    for arm in unseen.ARMS:
+        asking = embed.texts(models[arm, seed_list[0]], [category.sentence])
+        there = vectors[arm, seed_list[0]].image_embeddings
+        places = embeddings.search(asking, there, k=6)[1][0]
+        come_first[arm] = [found.keys[place] for place in places]
+    return {
+        "captions": recalled(vectors, by_colour, times),
+        "sentences": told_apart(models, vectors, ridge, by_colour, times),
+        "first": come_first,
+    }
+
+
+where = run_name or f"{profile}-seeds{'-'.join(map(str, seed_list))}"
+decides = {"data": data, "held_out": held_out, "seen": seen, "steps": steps}
+before = None
+if not recompute:
+    before = results.stored("unseen-classes", f"{where}-all", options, decides)
+found = before or decides | measured()
+
+# %% tags=["remove-input"]
+numbers.measured_before(before, "The six trainings")
 
 # %% [markdown]
 # ## Can it find a chip by a caption that names what it never saw?
-#
-# Every caption of a test chip is a query for that chip. Captions that name a held-out category are counted apart from the others, because
-# models differ on both. A caption says more than one thing, so what can be lost is the share of one word. **Colours alone** is the
-# {term}`baseline`: a ridge regression from 54 colour values of a chip to the words of its captions, learned from training chips of all
-# kinds. Intervals resample chips that share ground together.
 
-# %% mystnb={"code_prompt_show": "Code: colours alone, and what is asked"} tags=["hide-input"]
-found = vectors["all", seed_list[0]]
-by_key = {sample.key: sample for sample in benchmarks.samples(folder, "test")}
-records = {key: by_key[key].record for key in found.keys}
-blocks = shared_ground.blocks(list(records.values()))
-times = statistics.resamples(
-    len(found.keys), options.evaluate.bootstrap_samples, seed, blocks
-)
-known_colours, captions_of, _ = baselines.read(
-    itertools.islice(benchmarks.samples(folder, "train"), 2000)
-)
-ridge = baselines.colour_ridge(known_colours, captions_of, seed=seed)
-pictures = [images.decode(by_key[key].image) for key in found.keys]
-by_colour = ridge.images(
-    np.stack([baselines.colours(picture) for picture in pictures])
-)
-colour_texts = ridge.texts(found.captions)
-palette = "colours alone"
-shown_arms = (*unseen.ARMS, palette)
-
-# %% mystnb={"code_prompt_show": "Code: recalls of captions that name it, and of others"} tags=["hide-input"]
-names_it = np.array(
-    [any(unseen.speaks_of(text, c) for c in held) for text in found.captions]
-)
-groups = {"captions that name it": names_it, "other captions": ~names_it}
-ranks = {arm: [] for arm in shown_arms}
-for (arm, _), one in vectors.items():
-    ranks[arm].append(
-        retrieval.ranks(
-            one.image_embeddings, one.caption_embeddings, one.image_of_caption
-        )[1]
-    )
-ranks[palette].append(
-    retrieval.ranks(by_colour, colour_texts, found.image_of_caption)[1]
-)
-recalls = {
-    (arm, name): statistics.summary(
-        statistics.recall,
-        [np.stack(ranks[arm])[:, group]],
-        found.image_of_caption[group],
-        10,
-        times=times,
-    )
-    for arm in shown_arms
-    for name, group in groups.items()
-}
-chance = 1000 / len(found.keys)
+# %% mystnb={"code_prompt_show": "Code: dots of the recalls"} tags=["hide-input"]
+captions = found["captions"]
+chance = 1000 / len(by_key)
 shown = statistics.dots(
-    {(name, arm): entry for (arm, name), entry in recalls.items()}, chance
+    {
+        (name, arm): captions[name]["recall"][arm]
+        for arm in shown_arms
+        for name in groups
+    },
+    chance,
 )
 charts.picture(
     charts.interval_dots(shown, "recall at 10, text → image, percent"),
@@ -192,20 +319,16 @@ charts.picture(
 
 # %% tags=["remove-input"]
 lost = {
-    arm: {
-        name: statistics.difference(recalls[arm, name], recalls["all", name])
-        for name in groups
-    }
+    arm: {name: captions[name]["lost"][arm] for name in groups}
     for arm in unseen.ARMS
 }
-first, second = groups
 called = held_out.replace(",", " or ")
 numbers.prose(
     "Without the chips and the words, recall changes by "
-    f"{statistics.in_words(lost['held out'][first])} on the {names_it.sum():,} "
-    f"captions that name {called}, and by "
+    f"{statistics.in_words(lost['held out'][first])} on the "
+    f"{captions[first]['n']:,} captions that name {called}, and by "
     f"{statistics.in_words(lost['held out'][second])} on the "
-    f"{(~names_it).sum():,} others.",
+    f"{captions[second]['n']:,} others.",
     "With names alone it changes by "
     f"{statistics.in_words(lost['held out + names'][first])} and "
     f"{statistics.in_words(lost['held out + names'][second])}. Small dots are "
@@ -216,64 +339,16 @@ numbers.prose(
 # %% [markdown]
 # ## Does it know whether a chip shows the thing?
 #
-# Test chips are ordered by how much closer they are to one sentence than to the average caption. (After few steps, models put some chips
-# near every text.) The area under the ROC curve is the probability that a chip that shows the thing comes before one that does not; 50 %
-# is guessing. Each category is asked for with four sentences:
-#
-# - the *paper*'s prompt;
-# - a *sentence* in the style of the captions;
-# - its *frame*, which is the same without the word, to see what the other words are worth;
-# - a *description* in words that were not held out.
-#
 # An untrained word can point anywhere, so a value far from 50 % with one seed is no proof of knowledge. Check that the dots of the seeds
 # lie together.
 
-# %% mystnb={"code_prompt_show": "Code: areas under the curve of all sentences"} tags=["hide-input"]
-present = {
-    c.name: np.array([unseen.shows(records[key], c) for key in found.keys])
-    for c in held + control
-}
-asked = [
-    (c, kind, text)
-    for c in held + control
-    for kind, text in unseen.prompts(c).items()
-]
-asked = [
-    (c, kind, text)
-    for c, kind, text in asked
-    if 0 < present[c.name].sum() < len(found.keys)
-]
-texts = [text for _, _, text in asked]
-known = {}
-all_scores = {
-    palette: (by_colour @ (ridge.texts(texts) - colour_texts.mean(axis=0)).T)[
-        None
-    ]
-}
-for arm in unseen.ARMS:
-    pairs = [
-        (vectors[arm, number], models[arm, number]) for number in seed_list
-    ]
-    beyond = [
-        (one, embed.texts(model, texts) - one.caption_embeddings.mean(axis=0))
-        for one, model in pairs
-    ]
-    all_scores[arm] = np.stack(
-        [one.image_embeddings @ text.T for one, text in beyond]
-    )  # (S, N, prompts)
-for arm in shown_arms:
-    for place, (c, kind, _) in enumerate(asked):
-        known[c.name, kind, arm] = statistics.summary(
-            statistics.mean_auc,
-            [all_scores[arm][:, :, place]],
-            present[c.name],
-            times=times,
-        )
-
 # %% mystnb={"code_prompt_show": "Code: dots of the areas under the curve"} tags=["hide-input"]
+areas = found["sentences"]
+sentences_asked = [(name, kind) for name in areas for kind in areas[name]]
 lines = {
-    (f"{name}, {kind}", arm): entry
-    for (name, kind, arm), entry in known.items()
+    (f"{name}, {kind}", arm): areas[name][kind]["area"][arm]
+    for name, kind in sentences_asked
+    for arm in shown_arms
 }
 charts.picture(
     charts.interval_dots(
@@ -287,18 +362,10 @@ charts.picture(
 
 # %% tags=["remove-input"]
 sentences = []
-for name in [c.name for c in held if (c.name, "sentence", "all") in known]:
-    gaps = {
-        arm: statistics.difference(
-            known[name, "sentence", arm], known[name, "sentence", "all"]
-        )
-        for arm in unseen.ARMS
-    }
-    value = {arm: known[name, "sentence", arm]["value"] for arm in unseen.ARMS}
-    sure = (
-        known[name, "sentence", "all"]["ci_low"] > 50
-        and min(known[name, "sentence", "all"]["seeds"]) > 50
-    )
+for name in [c.name for c in held if c.name in areas]:
+    value = areas[name]["sentence"]["area"]
+    gaps = areas[name]["sentence"]["lost"]
+    sure = value["all"]["ci_low"] > 50 and min(value["all"]["seeds"]) > 50
     doubt = (
         ""
         if sure
@@ -306,13 +373,12 @@ for name in [c.name for c in held if (c.name, "sentence", "all") in known]:
         "differences show nothing.**"
     )
     sentences.append(
-        f"*{name}*: {value['all']:.0f} % where it was seen; "
-        f"{value['held out']:.0f} % where it was not, a difference of "
+        f"*{name}*: {value['all']['value']:.0f} % where it was seen; "
+        f"{value['held out']['value']:.0f} % where it was not, a difference of "
         f"{statistics.in_words(gaps['held out'])}; "
-        f"{value['held out + names']:.0f} % with its name alone, a difference "
-        f"of {statistics.in_words(gaps['held out + names'])}; "
-        f"{known[name, 'sentence', palette]['value']:.0f} % by colours "
-        f"alone.{doubt}"
+        f"{value['held out + names']['value']:.0f} % with its name alone, a "
+        f"difference of {statistics.in_words(gaps['held out + names'])}; "
+        f"{value[palette]['value']:.0f} % by colours alone.{doubt}"
     )
 numbers.prose("With the sentence in the style of the captions:", *sentences)
 
@@ -325,26 +391,33 @@ numbers.prose("With the sentence in the style of the captions:", *sentences)
 
 
 # %% mystnb={"code_prompt_show": "Code: table of what could be held out"} tags=["hide-input"]
-def worst(c):
-    kinds = [k for k in ("paper", "sentence") if (c.name, k, "all") in known]
-    return np.min([known[c.name, kind, "all"]["seeds"] for kind in kinds])
+SENTENCES = ("paper", "sentence")
 
 
-def choice(c):
-    here, others = present[c.name], {}
-    for o in held + control:
-        if o.name != c.name:
-            others[o.name] = 100 * present[o.name][here].mean()
+def choice(name):
+    here = [key for key, shown in present[name].items() if shown]
+    others = {
+        other: 100 * np.mean([chips[key] for key in here])
+        for other, chips in present.items()
+        if other != name
+    }
     most = max(others, key=others.get, default="")
-    row = {"category": c.name, "test chips, %": 100 * here.mean()}
-    row["lowest area, %"] = worst(c)
-    also = f"{others[most]:.0f} ({most})" if most else ""
-    return row | {"of these, %, also show": also}
+    seeds_of = [
+        areas[name][kind]["area"]["all"]["seeds"]
+        for kind in SENTENCES
+        if kind in areas[name]
+    ]
+    return {
+        "category": name,
+        "test chips, %": 100 * len(here) / len(by_key),
+        "lowest area, %": np.min(seeds_of),
+        "of these, %, also show": f"{others[most]:.0f} ({most})"
+        if most
+        else "",
+    }
 
 
-choices = pd.DataFrame(
-    [choice(c) for c in dict((c.name, c) for c, _, _ in asked).values()]
-)
+choices = pd.DataFrame([choice(name) for name in areas])
 numbers.table(choices, digits=0)
 
 # %% tags=["remove-input"]
@@ -369,21 +442,16 @@ numbers.prose(
 # These are the chips that each model ranks first for the first category. A tick marks those that show it.
 
 # %% mystnb={"code_prompt_show": "Code: chips that come first"} tags=["hide-input"]
-category = held[0]
 queries = []
-for arm in unseen.ARMS:
-    asking = embed.texts(models[arm, seed_list[0]], [category.sentence])
-    places = embeddings.search(
-        asking, vectors[arm, seed_list[0]].image_embeddings, k=6
-    )[1][0]
+for arm, keys in found["first"].items():
     shown = [
         {
-            "image": pictures[i],
-            "alt": scale.described(records[found.keys[i]]),
-            "right": present[category.name][i],
+            "image": images.decode(by_key[key].image),
+            "alt": scale.described(by_key[key].record),
+            "right": present[category.name][key],
+            "ground": by_key[key].record,
         }
-        | {"ground": records[found.keys[i]]}
-        for i in places
+        for key in keys
     ]
     queries.append({"query": category.sentence, "note": arm, "images": shown})
 galleries.text_to_image(queries)
@@ -397,33 +465,26 @@ origin = provenance.provenance(
     "rsvlm run notebooks/09_unseen_classes.ipynb",
 )
 about = {"dataset": benchmarks.name(folder), "split": "test"}
-where = run_name or f"{profile}-seeds{'-'.join(map(str, seed_list))}"
-for arm in shown_arms:
+
+
+def rows_of(arm):
     rows = []
-    for name, group in groups.items():
-        more = {
-            "protocol": "plain",
-            "direction": "t2i",
-            "metric": f"R@10[{name}]",
-            "chance": chance,
-            "n": int(group.sum()),
-        }
-        rows.append(about | statistics.row(recalls[arm, name]) | more)
-    for c, kind, _ in asked:
-        more = {
-            "protocol": kind,
-            "direction": "both",
-            "metric": f"auc[{c.name}]",
-            "chance": 50.0,
-            "n": len(found.keys),
-        }
-        rows.append(about | statistics.row(known[c.name, kind, arm]) | more)
+    for name in groups:
+        more = {"protocol": "plain", "direction": "t2i", "chance": chance}
+        more |= {"metric": f"R@10[{name}]", "n": captions[name]["n"]}
+        rows.append(more | statistics.row(captions[name]["recall"][arm]))
+    for name, kind in sentences_asked:
+        more = {"protocol": kind, "direction": "both", "chance": 50.0}
+        more |= {"metric": f"auc[{name}]", "n": len(by_key)}
+        rows.append(more | statistics.row(areas[name][kind]["area"][arm]))
+    return [about | row for row in rows]
+
+
+for arm in reversed(shown_arms) if before is None else ():
+    name = f"{where}-{arm.replace(' + ', '-').replace(' ', '-')}"
+    kept = found if arm == "all" else None
     results.save_result(
-        "unseen-classes",
-        f"{where}-{arm.replace(' + ', '-').replace(' ', '-')}",
-        options,
-        rows,
-        origin,
+        "unseen-classes", name, options, rows_of(arm), origin, kept
     )
 
 # %% [markdown]
@@ -442,11 +503,9 @@ for arm in shown_arms:
 # ## Takeaways
 
 # %% tags=["remove-input"]
-described = [
-    (known[c.name, "description", "held out"], c.name)
-    for c in held
-    if (c.name, "description", "held out") in known
-]
+of_sentence = {
+    c.name: areas[c.name]["sentence"]["area"] for c in held if c.name in areas
+}
 numbers.points(
     f"{counts['kept']:,} of {counts['train']:,} training samples neither show "
     f"nor name {called}.",
@@ -455,18 +514,16 @@ numbers.points(
     "for captions that name it, and by "
     f"{numbers.interval(lost['held out'][second], signed=True)} for others.",
     *(
-        f"*{c.name}*, with the sentence: "
-        f"{known[c.name, 'sentence', 'held out']['value']:.0f} % without it, "
-        f"{known[c.name, 'sentence', 'held out + names']['value']:.0f} % with "
-        "its name alone, "
-        f"{known[c.name, 'sentence', 'all']['value']:.0f} % where it was seen."
-        for c in held
-        if (c.name, "sentence", "all") in known
+        f"*{name}*, with the sentence: {area['held out']['value']:.0f} % "
+        f"without it, {area['held out + names']['value']:.0f} % with its name "
+        f"alone, {area['all']['value']:.0f} % where it was seen."
+        for name, area in of_sentence.items()
     ),
     *(
         f"Where *{name}* was not seen, a description of it in known words "
-        f"reaches {entry['value']:.0f} %."
-        for entry, name in described
+        f"reaches {kinds['description']['area']['held out']['value']:.0f} %."
+        for name, kinds in areas.items()
+        if name in of_sentence and "description" in kinds
     ),
 )
 

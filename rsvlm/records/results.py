@@ -46,7 +46,12 @@ UNSTATED = "unstated"
 
 
 def save_result(
-    experiment: str, run_name: str, config: Config, rows: Sequence[Mapping[str, object]], provenance: Mapping
+    experiment: str,
+    run_name: str,
+    config: Config,
+    rows: Sequence[Mapping[str, object]],
+    provenance: Mapping,
+    found: Mapping[str, object] | None = None,
 ) -> Path:
     """Write what a run measured to `results/<experiment>/<run_name>/`; a run of the same name is replaced.
 
@@ -58,9 +63,10 @@ def save_result(
         config: Options of the run.
         rows: Rows with the keys of `ROW`, recalls and accuracies in percent; `ci_low`, `ci_high` and `chance` may be None.
         provenance: Origin, as of `provenance.provenance`.
+        found: What else a page shows of the run, of values that JSON knows: `stored` reads it.
 
     Returns:
-        The folder, with config.json, provenance.json and metrics.json.
+        The folder, with config.json, provenance.json, metrics.json and, where something was found, found.json.
 
     Raises:
         DataError: A row with a missing or unknown key, a value that is no finite number, or a row that is there twice.
@@ -78,9 +84,43 @@ def save_result(
         if (other := json.loads((folder / "config.json").read_text())["profile"]) not in ("smoke", config.profile):
             raise ConfigError(f"{folder} holds a run of profile {other}, not {config.profile}: give this run another name")
     # The metrics come last: a folder without them is not read as a result.
-    for name, value in (("config", config.model_dump(mode="json")), ("provenance", dict(provenance)), ("metrics", rows)):
+    parts = {"config": config.model_dump(mode="json"), "provenance": dict(provenance)}
+    parts |= {"found": dict(found)} if found is not None else {}
+    for name, value in (parts | {"metrics": rows}).items():
         files.write_atomic(folder / f"{name}.json", json.dumps(value, indent=1, allow_nan=False) + "\n")
     return folder
+
+
+def stored(experiment: str, run_name: str, config: Config, given: Mapping[str, object] | None = None) -> dict | None:
+    """Return what a run found, if it was made before with the same options.
+
+    A page that takes long reads by this what was measured once, and measures only if it is told to.
+
+    Args:
+        experiment: As for `save_result`.
+        run_name: As for `save_result`.
+        config: Options of the run; on which device it ran makes no difference.
+        given: Other values that decide what is found; they are compared with those of the same name in what was found.
+
+    Returns:
+        What `save_result` got as `found`, with the keys `commit`, `started` and `duration_s` of the run. None if `results/` has no such run
+        or one of other options, or if the environment variable RSVLM_RESULTS names another folder.
+
+    Raises:
+        DataError: The run is not complete.
+    """
+    folder = stages.root() / "results" / experiment / str(run_name)
+    if os.environ.get("RSVLM_RESULTS") or not (folder / "found.json").is_file():
+        return None
+    try:
+        found, made, options = (json.loads((folder / f"{n}.json").read_text()) for n in ("found", "provenance", "config"))
+        if options | {"device": ""} != config.model_dump(mode="json") | {"device": ""}:
+            return None
+        if any(found.get(name) != json.loads(json.dumps(value)) for name, value in (given or {}).items()):
+            return None
+        return found | {name: made[name] for name in ("commit", "started", "duration_s")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} is not a complete result ({error!r}): run it again or remove it") from None
 
 
 def check_name(name: str) -> str:

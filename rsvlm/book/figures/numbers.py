@@ -42,6 +42,22 @@ def points(*lines: str) -> Prose:
     return Prose(minus("".join(f"- {line}\n" for line in lines if line)))
 
 
+def measured_before(found: Mapping[str, object] | None, what: str) -> Prose:
+    """Say of stored numbers when and by which code they were measured, and how to measure them anew.
+
+    Args:
+        found: As of `results.stored`; None if they were measured just now, which needs no word.
+        what: What was not run now, as in "The six trainings".
+    """
+    if found is None:
+        return Prose("")
+    took = f"{found['duration_s'] / 60:.0f} minutes" if found["duration_s"] >= 90 else f"{found['duration_s']:.0f} seconds"
+    return Prose(
+        f"{what} did not run now. What follows was measured before, in {took}, on {str(found['started'])[:10]} at commit "
+        f"`{str(found['commit'])[:7]}`; `-p recompute=True` measures it anew."
+    )
+
+
 def interval(row: Mapping[str, object], digits: int = 1, signed: bool = False, unit: str = "") -> str:
     """Write a number with its interval, `62.9 % (58.1 to 67.1)`; without one, the number alone.
 
