@@ -68,9 +68,8 @@ from rsvlm.evaluation import (
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
 from rsvlm.model.others import opening as encoders
-from rsvlm.records import stages
+from rsvlm.records import results, stages
 from rsvlm.records.provenance import provenance
-from rsvlm.records.results import save_result
 from rsvlm.records.text import batched
 from rsvlm.training import train
 
@@ -389,42 +388,12 @@ shot_labels = np.array(
     [shot_names.index(class_names[label]) for label in labels[tested]], int
 )
 
-# %% mystnb={"code_prompt_show": "Code: few-shot classifiers, fitted"} tags=["hide-input"]
-tower = encoders.open_encoder("timm:tf_efficientnet_lite0", device)
+# %% mystnb={"code_prompt_show": "Code: few-shot classifiers"} tags=["hide-input"]
 TOWER = "ImageNet's tower"
-asked_pictures = [pictures[i] for i in tested]
-
-
-def vectors_of(one, several):
-    return np.concatenate([one.images(part) for part in batched(several, 64)])
-
-
-shown_sets = {
-    "as in training": vectors["as in training"][
-        [class_names.index(name) for name in shot_names]
-    ]
-}
-known_colours = np.stack(
-    [baselines.colours(picture) for picture in known_pictures]
+known_colours, asked_colours = (
+    np.stack([baselines.colours(picture) for picture in several])
+    for several in (known_pictures, [pictures[i] for i in tested])
 )
-asked_colours = np.stack(
-    [baselines.colours(picture) for picture in asked_pictures]
-)
-systems = {
-    "the book's model": (
-        vectors_of(encoder, known_pictures),
-        image_embeddings[tested],
-        shown_sets,
-    ),
-    TOWER: (
-        vectors_of(tower, known_pictures),
-        vectors_of(tower, asked_pictures),
-        {},
-    ),
-    "colours": (known_colours, asked_colours, {}),
-}
-
-# %% mystnb={"code_prompt_show": "Code: few-shot classifiers, scored"} tags=["hide-input"]
 how = {
     "dataset": f"{earth.NAME}-cover",
     "seed": seed,
@@ -434,12 +403,60 @@ how |= {
     "shots": (1, 2) if few else few_shots.SHOTS,
     "seeds": 2 if few else few_shots.SEEDS,
 }
-shot_rows = {
-    name: few_shots.evaluate(
-        known, known_labels, asked, shot_labels, shot_names, texts, **how
+
+
+def vectors_of(one, several):
+    return np.concatenate([one.images(part) for part in batched(several, 64)])
+
+
+def few_shot_rows():
+    """Rows of both models and of the colours."""
+    tower = encoders.open_encoder("timm:tf_efficientnet_lite0", device)
+    columns = [class_names.index(name) for name in shot_names]
+    shown = {"as in training": vectors["as in training"][columns]}
+    asked = [pictures[i] for i in tested]
+    mine = vectors_of(encoder, known_pictures), image_embeddings[tested], shown
+    theirs = vectors_of(tower, known_pictures), vectors_of(tower, asked), {}
+    systems = {"the book's model": mine, TOWER: theirs}
+    systems["colours"] = known_colours, asked_colours, {}
+    return {
+        name: few_shots.evaluate(
+            known, known_labels, asked, shot_labels, shot_names, texts, **how
+        )
+        for name, (known, asked, texts) in systems.items()
+    }
+
+
+# %% mystnb={"code_prompt_show": "Code: read what few shots gave, or fit them"} tags=["hide-input"]
+name = run_name or f"{profile}-seed{seed}"
+before = None
+decides = {"most": most, "classes": shot_names}
+if not recompute:
+    before = results.stored("few-shots", name, options, decides)
+if before is None:
+    begun = time.time()
+    shot_rows = few_shot_rows()
+    of_shots = [
+        row | {"protocol": f"{row['protocol']} of {system}"}
+        for system, of_system in shot_rows.items()
+        for row in of_system
+    ]
+    origin = provenance(
+        options,
+        benchmarks.fingerprint(chips),
+        str(resolve_device(device)),
+        begun,
+        "rsvlm run notebooks/08_classification.ipynb -p recompute=True",
     )
-    for name, (known, asked, texts) in systems.items()
-}
+    kept_shots = decides | {"rows": shot_rows}
+    results.save_result(
+        "few-shots", name, options, of_shots, origin, kept_shots
+    )
+else:
+    shot_rows = before["rows"]
+
+# %% tags=["remove-input"]
+numbers.measured_before(before, "The few shots")
 
 # %% mystnb={"code_prompt_show": "Code: curves of accuracy by number of shots"} tags=["hide-input"]
 curves = {}
@@ -704,23 +721,8 @@ origin = provenance(
     started,
     "rsvlm run notebooks/08_classification.ipynb",
 )
-of_shots = [
-    row
-    | (
-        {}
-        if system == "the book's model"
-        else {"protocol": f"{row['protocol']} of {system}"}
-    )
-    for system, of_system in shot_rows.items()
-    for row in of_system
-]
-everything = rows + beside + scene_rows + of_shots
-saved = save_result(
-    "classification",
-    run_name or f"{profile}-seed{seed}",
-    options,
-    everything,
-    origin,
+saved = results.save_result(
+    "classification", name, options, rows + beside + scene_rows, origin
 )
 
 # %% [markdown]

@@ -52,7 +52,7 @@ short = [
     "landmarks.train_stride=0.8",
     "landmarks.test_stride=0.8",
     "train.warmup_steps=5",
-    "train.steps=10" if profile == "smoke" else "train.steps=60",
+    "train.steps=10" if profile == "smoke" else "train.steps=30",
     "train.batch_size=32",
     "train.log_every=5",
     *overrides.split(),
