@@ -428,11 +428,11 @@ def few_shot_rows():
 
 
 # %% mystnb={"code_prompt_show": "Code: read what few shots gave, or fit them"} tags=["hide-input"]
-name = run_name or f"{profile}-seed{seed}"
+saved_as = run_name or f"{profile}-seed{seed}"
 before = None
 decides = {"most": most, "classes": shot_names}
 if not recompute:
-    before = results.stored("few-shots", name, options, decides)
+    before = results.stored("few-shots", saved_as, options, decides)
 if before is None:
     begun = time.time()
     shot_rows = few_shot_rows()
@@ -450,7 +450,7 @@ if before is None:
     )
     kept_shots = decides | {"rows": shot_rows}
     results.save_result(
-        "few-shots", name, options, of_shots, origin, kept_shots
+        "few-shots", saved_as, options, of_shots, origin, kept_shots
     )
 else:
     shot_rows = before["rows"]
@@ -722,7 +722,7 @@ origin = provenance(
     "rsvlm run notebooks/08_classification.ipynb",
 )
 saved = results.save_result(
-    "classification", name, options, rows + beside + scene_rows, origin
+    "classification", saved_as, options, rows + beside + scene_rows, origin
 )
 
 # %% [markdown]
