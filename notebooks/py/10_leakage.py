@@ -53,9 +53,9 @@ from rsvlm.data.demo import earth, recipe
 from rsvlm.evaluation import embeddings, leakage, retrieval, statistics
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
+from rsvlm.records import results
 from rsvlm.records.files import write_atomic
 from rsvlm.records.provenance import provenance
-from rsvlm.records.results import ROW, save_result
 from rsvlm.records.stages import root, source_hash, stage
 from rsvlm.training import train
 
@@ -361,16 +361,8 @@ def leak(folder):
 
 # %% mystnb={"code_prompt_show": "Code: further training on each of them"} tags=["hide-input"]
 code_of_pairs = source_hash("data/*")
-known = {
-    "chips": benchmarks.fingerprint(chips),
-    "seed": seed,
-    "shares": SHARES,
-    "code": code_of_pairs,
-}
-leaks = stage("leaks", known, leak, recompute)
 steps, batch = {"smoke": (4, 16)}.get(profile, (16, 64))
 more = {
-    "train.start": str(run / "model"),
     "train.learning_rate": 1e-3,
     "train.warmup_steps": 2,
     "train.batch_size": batch,
@@ -380,38 +372,123 @@ more |= {
     "train.checkpoint_every": steps,
     "train.caption_weight": 0,
 }
-going_on = config.load(
-    profile, {"seed": seed, "device": device} | config.pairs(overrides) | more
-)
-vectors, overlaps = {}, {}
-for name in SHARES:
-    folder = train.load_or_train(going_on, {"pairs": leaks / name}, recompute)
-    stored = embeddings.load_or_embed(
-        folder / "model", chips, "test", recompute=recompute, device=device
-    )
-    vectors[name] = embeddings.read(stored)
-    if SHARES[name]:
-        overlaps[name] = leakage.find(leaks / name, chips, split="test")
+
+
+def trained_on_leaks():
+    """Vectors of the test chips by each model, and the overlaps."""
+    known = {"chips": benchmarks.fingerprint(chips), "seed": seed}
+    known |= {"shares": SHARES, "code": code_of_pairs}
+    leaks = stage("leaks", known, leak, recompute)
+    given = {"seed": seed, "device": device} | config.pairs(overrides)
+    begin = {"train.start": str(run / "model")}
+    going_on = config.load(profile, given | more | begin)
+    vectors, overlaps = {}, {}
+    for name in SHARES:
+        model = train.load_or_train(
+            going_on, {"pairs": leaks / name}, recompute
+        )
+        stored = embeddings.load_or_embed(
+            model / "model", chips, "test", recompute=recompute, device=device
+        )
+        vectors[name] = embeddings.read(stored)
+        if SHARES[name]:
+            overlaps[name] = leakage.find(leaks / name, chips, split="test")
+    return vectors, overlaps
+
 
 # %% [markdown]
 # `leakage.compare` scores each model three times: on the whole test split; without the overlap, which are the pictures that
 # `leakage.find` finds in its training pairs; and, because a smaller gallery is easier, without as many other pictures. The model
 # without test pairs is scored on the same pictures.
 
+# %% mystnb={"code_prompt_show": "Code: how the models are scored"} tags=["hide-input"]
+often = options.evaluate.bootstrap_samples
+
+
+def compared(vectors, overlaps):
+    """Rows of recalls, of each share of leaked pairs and of none."""
+    about = {"dataset": earth.NAME, "bootstrap_samples": often, "seed": seed}
+    rows = []
+    for share in list(SHARES)[1:]:
+        for name in ("none", share):
+            scored = leakage.compare(
+                vectors[name], overlaps[share], split="test", **about
+            )
+            series = "no test pair" if name == "none" else "with test pairs"
+            rows += [row | {"share": share, "series": series} for row in scored]
+    return rows
+
+
+def changes(vectors, overlaps):
+    """By how much R@5 changes for captions of leaked chips and of others."""
+    none = vectors["none"]
+    image = none.image_of_caption
+    times = statistics.resamples(len(none.keys), often, seed)
+    ranks = {
+        n: retrieval.ranks(v.image_embeddings, v.caption_embeddings, image)[1]
+        for n, v in vectors.items()
+    }
+    changed = []
+    for share in list(SHARES)[1:]:
+        is_picture = overlaps[share]["reason"].isin(leakage.PICTURES)
+        pictures = set(overlaps[share].loc[is_picture, "benchmark_key"])
+        leaked = np.isin(np.array(none.keys)[image], list(pictures))
+        for name, group in (("leaked", leaked), ("not leaked", ~leaked)):
+            one, other = (
+                statistics.summary(
+                    statistics.recall,
+                    [ranks[n][None][:, group]],
+                    image[group],
+                    5,
+                    times=times,
+                )
+                for n in (share, "none")
+            )
+            gap = statistics.difference(one, other)
+            gap = statistics.row(gap) | {"seeds": gap["seeds"]}
+            changed.append({"label": share, "series": name} | gap)
+    return changed
+
+
+# %% mystnb={"code_prompt_show": "Code: read what the leaks did, or train"} tags=["hide-input"]
+saved_as = run_name or f"{profile}-seed{seed}"
+before = None
+decides = {"shares": SHARES, "options": more}
+if not recompute:
+    before = results.stored("leaks", saved_as, options, decides)
+if before is None:
+    begun = time.time()
+    of_leaks = trained_on_leaks()
+    measured = {"rows": compared(*of_leaks), "rise": changes(*of_leaks)}
+    results.save_result(
+        "leaks",
+        saved_as,
+        options,
+        [
+            {name: row[name] for name in results.ROW}
+            | {
+                "protocol": f"{row['protocol']}, {row['share']} leaked, "
+                f"{row['series']}"
+            }
+            for row in measured["rows"]
+        ],
+        provenance(
+            options,
+            benchmarks.fingerprint(chips),
+            str(resolve_device(device)),
+            begun,
+            "rsvlm run notebooks/10_leakage.ipynb -p recompute=True",
+        ),
+        decides | measured,
+    )
+else:
+    measured = before
+
+# %% tags=["remove-input"]
+numbers.measured_before(before, "These three trainings")
+
 # %% mystnb={"code_prompt_show": "Code: mean recalls with and without test pairs"} tags=["hide-input"]
-about = {
-    "dataset": earth.NAME,
-    "bootstrap_samples": options.evaluate.bootstrap_samples,
-    "seed": seed,
-}
-rows = []
-for share in list(SHARES)[1:]:
-    for name in ("none", share):
-        scored = leakage.compare(
-            vectors[name], overlaps[share], split="test", **about
-        )
-        series = "no test pair" if name == "none" else "with test pairs"
-        rows += [row | {"share": share, "series": series} for row in scored]
+rows = measured["rows"]
 shown = [
     row | {"label": row["split"], "panel": f"{row['share']} leaked"}
     for row in rows
@@ -453,38 +530,8 @@ numbers.prose(*told_gains)
 # was leaked and for the others.
 
 # %% mystnb={"code_prompt_show": "Code: changes of leaked chips and of others"} tags=["hide-input"]
-image = vectors["none"].image_of_caption
-times = statistics.resamples(
-    len(vectors["none"].keys), options.evaluate.bootstrap_samples, seed
-)
-ranks = {
-    n: retrieval.ranks(
-        v.image_embeddings, v.caption_embeddings, v.image_of_caption
-    )[1][None]
-    for n, v in vectors.items()
-}
-rise = {}
-for share in list(SHARES)[1:]:
-    pictures = overlaps[share].loc[
-        overlaps[share]["reason"].isin(leakage.PICTURES), "benchmark_key"
-    ]
-    leaked = np.isin(np.array(vectors["none"].keys)[image], list(set(pictures)))
-    for name, group in (("leaked", leaked), ("not leaked", ~leaked)):
-        one, other = (
-            statistics.summary(
-                statistics.recall,
-                [ranks[n][:, group]],
-                image[group],
-                5,
-                times=times,
-            )
-            for n in (share, "none")
-        )
-        rise[share, name] = statistics.difference(one, other)
-dots = [
-    {"label": share, "series": name, **gap}
-    for (share, name), gap in rise.items()
-]
+rise = {(one["label"], one["series"]): one for one in measured["rise"]}
+dots = measured["rise"]
 charts.picture(
     charts.interval_dots(dots, "change of text → image R@5, points"),
     "Dots with intervals of the change of R@5, a line for each share of leaked "
@@ -554,7 +601,7 @@ if rsicd and profile != "smoke":
     )
 
 # %% mystnb={"code_prompt_show": "Code: table of what RSICD's splits share"} tags=["hide-input"]
-wide = pd.DataFrame(rsicd_rows, columns=ROW).pivot(
+wide = pd.DataFrame(rsicd_rows, columns=results.ROW).pivot(
     index="metric", columns="protocol", values="value"
 )
 numbers.table(wide.reset_index(), digits=2) if rsicd_rows else numbers.prose(
@@ -642,15 +689,6 @@ origin = provenance(
     started,
     "rsvlm run notebooks/10_leakage.ipynb",
 )
-kept = [
-    {
-        **row,
-        "protocol": f"{row['protocol']}, {row['share']} leaked, "
-        f"{row['series']}",
-    }
-    for row in rows
-]
-kept = [{name: row[name] for name in ROW} for row in kept]
 found_row = {
     "dataset": earth.NAME,
     "split": "test",
@@ -658,16 +696,12 @@ found_row = {
     "direction": "both",
 }
 found_row |= {"ci_low": None, "ci_high": None, "chance": None, "n": each}
-kept += [
+kept = [
     found_row | {"metric": f"found: {kind}", "value": 100 * (1 - lost[kind])}
     for kind in KINDS
 ]
-saved = save_result(
-    "leakage",
-    run_name or f"{profile}-seed{seed}",
-    options,
-    kept + rsicd_rows,
-    origin,
+saved = results.save_result(
+    "leakage", saved_as, options, kept + rsicd_rows, origin
 )
 
 # %% [markdown]
