@@ -164,7 +164,7 @@ def execute(
     Args:
         notebook: Path of the notebook, which has one cell tagged `parameters`.
         parameters: Values for names of that cell, as for `read_values`.
-        recompute: Whether to run it even when nothing changed.
+        recompute: Whether to run it even when nothing changed; the notebook's parameter of that name does so, too.
         folder: Folder of the executed copy. If None, `book/executed/`.
         progress: Whether to show a bar of its cells.
 
@@ -180,6 +180,7 @@ def execute(
     notebook = Path(notebook)
     executed = (folder or stages.root() / "book" / "executed") / notebook.name
     parameters, known = read_values(notebook, parameters), defaults(notebook)
+    recompute = recompute or parameters.get("recompute") is True
     run_key = notebook_key(notebook, parameters)
     if not recompute and _executed_key(executed) == run_key:
         return executed

@@ -85,6 +85,10 @@ def test_execute_runs_once_and_again_when_something_changed(home, monkeypatch):
     injected = [cell for cell in copy["cells"] if "injected-parameters" in cell["metadata"].get("tags", [])]
     assert ["remove-cell" in cell["metadata"]["tags"] for cell in injected] == [True]  # says what the cell above says
     assert [path.name for path in made.parent.iterdir()] == ["01_a.ipynb"]
+    count = (home / "count").read_text()
+    for value, times in (("no", 0), ("True", 1), (True, 2)):
+        notebooks.execute(notebook, {"profile": "laptop", "recompute": value})
+        assert (home / "count").read_text() == count + times * "x"
 
 
 def test_execute_names_the_cell_that_failed_and_keeps_it(home):
