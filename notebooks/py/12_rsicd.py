@@ -203,6 +203,12 @@ if is_whole and run:
     origin = provenance(options, *facts) | {"training": spent}
     saved = results.save_result("rsicd", name, options, rows, origin)
     write_atomic(saved / "curve.json", json.dumps(lines))
+    captions = by_name.captions(
+        str(run / "model"), folder, "RSICD", scorings[0], split="val"
+    )
+    results.save_result(
+        "rsicd", f"{name}-captions", options, captions.rows, origin
+    )
 
 # %% mystnb={"code_prompt_show": "Code: eight rotations and mirrorings"} tags=["hide-input"]
 if is_whole and run:
@@ -371,6 +377,31 @@ numbers.prose(
     f"{plain['ci_high'][name]:.1f}."
     if best and is_stored
     else ""
+)
+
+# %% [markdown]
+# ## Does it write captions?
+#
+# The decoder writes a caption of each validation picture, the likeliest next word each time. They are scored by sacrebleu (BLEU) and by
+# COCO's own code (ROUGE-L, CIDEr-D), times 100, against all captions that people wrote of the picture. Without a model there are three ways:
+# the caption that is most frequent in training, one at random, and that of the training picture with the nearest colours.
+
+# %% mystnb={"code_prompt_show": "Code: table of scores of captions"} tags=["hide-input"]
+of_captions = measured[measured["run"] == f"{name}-captions"]
+by_way = of_captions.assign(
+    scored=[
+        numbers.interval(row, signed=" minus " in row["protocol"])
+        for row in of_captions.to_dict("records")
+    ]
+).pivot(index="protocol", columns="metric", values="scored")
+by_way = by_way.reindex(
+    index=of_captions["protocol"].unique(),
+    columns=of_captions["metric"].unique(),
+)
+by_way = by_way.dropna(how="all").fillna("").rename_axis(columns=None)
+by_way = by_way.reset_index(names="captions")
+numbers.table(by_way) if len(of_captions) else numbers.prose(
+    f"No captions are scored in `results/rsicd/{name}-captions` yet."
 )
 
 # %% [markdown]
