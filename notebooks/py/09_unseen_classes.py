@@ -178,115 +178,99 @@ def of_colours(found):
     return ridge, here, ridge.texts(found.captions)
 
 
-def plain(entry):
-    names = ("value", "ci_low", "ci_high", "seeds")
-    return {name: entry[name] for name in names}
-
-
-def against(entries, control):
-    """Differences to one of several summaries."""
-    return {
-        name: plain(statistics.difference(entry, entries[control]))
-        for name, entry in entries.items()
-        if name in unseen.ARMS
-    }
-
-
 # %% mystnb={"code_prompt_show": "Code: how recalls are measured"} tags=["hide-input"]
-def recalled(vectors, by_colour, times):
-    """Recall at 10 of each kind of captions and data, and what is lost."""
-    found = vectors["all", seed_list[0]]
-    names_it = np.array(
-        [any(unseen.speaks_of(t, c) for c in held) for t in found.captions]
-    )
+def ranked(vectors, by_colour):
+    """(S, M) ranks of each kind of data, a row for each seed."""
+    owners = vectors["all", seed_list[0]].image_of_caption
     ranks = {arm: [] for arm in shown_arms}
-    pairs = {
-        key: (one.image_embeddings, one.caption_embeddings)
-        for key, one in vectors.items()
+    for (arm, _), one in vectors.items():
+        pair = one.image_embeddings, one.caption_embeddings
+        ranks[arm].append(retrieval.ranks(*pair, owners)[1])
+    ranks[palette].append(retrieval.ranks(*by_colour, owners)[1])
+    return {arm: np.stack(several) for arm, several in ranks.items()}
+
+
+def recalled(ranks, owners, group, times):
+    """Recall at 10 of some captions by each kind of data."""
+    each = {
+        arm: statistics.summary(
+            statistics.recall,
+            [several[:, group]],
+            owners[group],
+            10,
+            times=times,
+        )
+        for arm, several in ranks.items()
     }
-    for (arm, _), pair in (pairs | {(palette, 0): by_colour}).items():
-        ranks[arm].append(retrieval.ranks(*pair, found.image_of_caption)[1])
-    measured = {}
-    for name, group in zip(groups, (names_it, ~names_it), strict=True):
-        recalls = {
-            arm: statistics.summary(
-                statistics.recall,
-                [np.stack(ranks[arm])[:, group]],
-                found.image_of_caption[group],
-                10,
-                times=times,
-            )
-            for arm in shown_arms
-        }
-        measured[name] = {
-            "n": int(group.sum()),
-            "recall": {arm: plain(entry) for arm, entry in recalls.items()},
-            "lost": against(recalls, "all"),
-        }
-    return measured
+    return {"n": int(group.sum())} | unseen.compared(each)
 
 
 # %% mystnb={"code_prompt_show": "Code: how areas under the curve are measured"} tags=["hide-input"]
-def told_apart(models, vectors, ridge, by_colour, times):
-    """The area of each sentence and kind of data, and what is lost."""
+def scored(models, vectors, ridge, by_colour):
+    """(S, N, sentences) of each kind of data: how close chips are."""
     texts = [text for _, _, text in asked]
     pictures, captions = by_colour
-    mine = pictures @ (ridge.texts(texts) - captions.mean(axis=0)).T
-    scores = {palette: mine[None]}
-    for arm in unseen.ARMS:
-        beyond = [
-            (one, embed.texts(models[key], texts))
-            for key, one in vectors.items()
-            if key[0] == arm
-        ]
-        scores[arm] = np.stack(
-            [
-                one.image_embeddings
-                @ (text - one.caption_embeddings.mean(axis=0)).T
-                for one, text in beyond
-            ]
-        )  # (S, N, prompts)
-    keys = vectors["all", seed_list[0]].keys
-    measured = {}
+    scores = {arm: [] for arm in shown_arms}
+    beyond = ridge.texts(texts) - captions.mean(axis=0)
+    scores[palette].append(pictures @ beyond.T)
+    for (arm, number), one in vectors.items():
+        beyond = embed.texts(models[arm, number], texts)
+        beyond = beyond - one.caption_embeddings.mean(axis=0)
+        scores[arm].append(one.image_embeddings @ beyond.T)
+    return {arm: np.stack(several) for arm, several in scores.items()}
+
+
+def told_apart(scores, keys, times):
+    """The area under the curve of each sentence and kind of data."""
+    areas = {}
     for place, (c, kind, _) in enumerate(asked):
         shown = np.array([present[c.name][key] for key in keys])
-        areas = {
+        each = {
             arm: statistics.summary(
                 statistics.mean_auc,
-                [scores[arm][:, :, place]],
+                [several[:, :, place]],
                 shown,
                 times=times,
             )
-            for arm in shown_arms
+            for arm, several in scores.items()
         }
-        measured.setdefault(c.name, {})[kind] = {
-            "area": {arm: plain(entry) for arm, entry in areas.items()},
-            "lost": against(areas, "all"),
-        }
-    return measured
+        areas.setdefault(c.name, {})[kind] = unseen.compared(each)
+    return areas
 
 
-# %% mystnb={"code_prompt_show": "Code: read what was measured, or train"} tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: all of it, with the trainings"} tags=["hide-input"]
+def come_first(models, vectors):
+    """Keys of the six chips that each model finds first."""
+    first = {}
+    for arm in unseen.ARMS:
+        asking = embed.texts(models[arm, seed_list[0]], [category.sentence])
+        found = vectors[arm, seed_list[0]]
+        places = embeddings.search(asking, found.image_embeddings, k=6)[1][0]
+        first[arm] = [found.keys[place] for place in places]
+    return first
+
+
 def measured():
     models, vectors = trained()
     found = vectors["all", seed_list[0]]
+    owners = found.image_of_caption
     blocks = shared_ground.blocks([by_key[key].record for key in found.keys])
     often = options.evaluate.bootstrap_samples
     times = statistics.resamples(len(found.keys), often, seed, blocks)
     ridge, *by_colour = of_colours(found)
-    come_first = {}
-    for arm in unseen.ARMS:
-        asking = embed.texts(models[arm, seed_list[0]], [category.sentence])
-        there = vectors[arm, seed_list[0]].image_embeddings
-        places = embeddings.search(asking, there, k=6)[1][0]
-        come_first[arm] = [found.keys[place] for place in places]
-    return {
-        "captions": recalled(vectors, by_colour, times),
-        "sentences": told_apart(models, vectors, ridge, by_colour, times),
-        "first": come_first,
-    }
+    ranks = ranked(vectors, by_colour)
+    names_it = np.array(
+        [any(unseen.speaks_of(t, c) for c in held) for t in found.captions]
+    )
+    of_groups = zip(groups, (names_it, ~names_it), strict=True)
+    captions = {n: recalled(ranks, owners, g, times) for n, g in of_groups}
+    scores = scored(models, vectors, ridge, by_colour)
+    areas = told_apart(scores, found.keys, times)
+    first = come_first(models, vectors)
+    return {"captions": captions, "sentences": areas, "first": first}
 
 
+# %% mystnb={"code_prompt_show": "Code: read what was measured, or train"} tags=["hide-input"]
 where = run_name or f"{profile}-seeds{'-'.join(map(str, seed_list))}"
 decides = {"data": data, "held_out": held_out, "seen": seen, "steps": steps}
 before = None
@@ -305,7 +289,7 @@ captions = found["captions"]
 chance = 1000 / len(by_key)
 shown = statistics.dots(
     {
-        (name, arm): captions[name]["recall"][arm]
+        (name, arm): captions[name]["each"][arm]
         for arm in shown_arms
         for name in groups
     },
@@ -346,7 +330,7 @@ numbers.prose(
 areas = found["sentences"]
 sentences_asked = [(name, kind) for name in areas for kind in areas[name]]
 lines = {
-    (f"{name}, {kind}", arm): areas[name][kind]["area"][arm]
+    (f"{name}, {kind}", arm): areas[name][kind]["each"][arm]
     for name, kind in sentences_asked
     for arm in shown_arms
 }
@@ -363,7 +347,7 @@ charts.picture(
 # %% tags=["remove-input"]
 sentences = []
 for name in [c.name for c in held if c.name in areas]:
-    value = areas[name]["sentence"]["area"]
+    value = areas[name]["sentence"]["each"]
     gaps = areas[name]["sentence"]["lost"]
     sure = value["all"]["ci_low"] > 50 and min(value["all"]["seeds"]) > 50
     doubt = (
@@ -394,27 +378,23 @@ numbers.prose("With the sentence in the style of the captions:", *sentences)
 SENTENCES = ("paper", "sentence")
 
 
+def worst(name):
+    kinds = [kind for kind in SENTENCES if kind in areas[name]]
+    return np.min([areas[name][kind]["each"]["all"]["seeds"] for kind in kinds])
+
+
 def choice(name):
     here = [key for key, shown in present[name].items() if shown]
+    row = {"category": name, "test chips, %": 100 * len(here) / len(by_key)}
+    row["lowest area, %"] = worst(name)
     others = {
         other: 100 * np.mean([chips[key] for key in here])
         for other, chips in present.items()
         if other != name
     }
     most = max(others, key=others.get, default="")
-    seeds_of = [
-        areas[name][kind]["area"]["all"]["seeds"]
-        for kind in SENTENCES
-        if kind in areas[name]
-    ]
-    return {
-        "category": name,
-        "test chips, %": 100 * len(here) / len(by_key),
-        "lowest area, %": np.min(seeds_of),
-        "of these, %, also show": f"{others[most]:.0f} ({most})"
-        if most
-        else "",
-    }
+    also = f"{others[most]:.0f} ({most})" if most else ""
+    return row | {"of these, %, also show": also}
 
 
 choices = pd.DataFrame([choice(name) for name in areas])
@@ -472,11 +452,11 @@ def rows_of(arm):
     for name in groups:
         more = {"protocol": "plain", "direction": "t2i", "chance": chance}
         more |= {"metric": f"R@10[{name}]", "n": captions[name]["n"]}
-        rows.append(more | statistics.row(captions[name]["recall"][arm]))
+        rows.append(more | statistics.row(captions[name]["each"][arm]))
     for name, kind in sentences_asked:
         more = {"protocol": kind, "direction": "both", "chance": 50.0}
         more |= {"metric": f"auc[{name}]", "n": len(by_key)}
-        rows.append(more | statistics.row(areas[name][kind]["area"][arm]))
+        rows.append(more | statistics.row(areas[name][kind]["each"][arm]))
     return [about | row for row in rows]
 
 
@@ -504,7 +484,7 @@ for arm in reversed(shown_arms) if before is None else ():
 
 # %% tags=["remove-input"]
 of_sentence = {
-    c.name: areas[c.name]["sentence"]["area"] for c in held if c.name in areas
+    c.name: areas[c.name]["sentence"]["each"] for c in held if c.name in areas
 }
 numbers.points(
     f"{counts['kept']:,} of {counts['train']:,} training samples neither show "

@@ -374,25 +374,28 @@ more |= {
 }
 
 
-def trained_on_leaks():
-    """Vectors of the test chips by each model, and the overlaps."""
-    known = {"chips": benchmarks.fingerprint(chips), "seed": seed}
-    known |= {"shares": SHARES, "code": code_of_pairs}
-    leaks = stage("leaks", known, leak, recompute)
+def vectors_after(pairs_of):
+    """Vectors of the test chips, once the model has learned from pairs."""
     given = {"seed": seed, "device": device} | config.pairs(overrides)
     begin = {"train.start": str(run / "model")}
     going_on = config.load(profile, given | more | begin)
-    vectors, overlaps = {}, {}
-    for name in SHARES:
-        model = train.load_or_train(
-            going_on, {"pairs": leaks / name}, recompute
-        )
-        stored = embeddings.load_or_embed(
-            model / "model", chips, "test", recompute=recompute, device=device
-        )
-        vectors[name] = embeddings.read(stored)
-        if SHARES[name]:
-            overlaps[name] = leakage.find(leaks / name, chips, split="test")
+    model = train.load_or_train(going_on, {"pairs": pairs_of}, recompute)
+    stored = embeddings.load_or_embed(
+        model / "model", chips, "test", recompute=recompute, device=device
+    )
+    return embeddings.read(stored)
+
+
+def trained_on_leaks():
+    """Vectors by each model, and the overlap of each share."""
+    known = {"chips": benchmarks.fingerprint(chips), "seed": seed}
+    known |= {"shares": SHARES, "code": code_of_pairs}
+    leaks = stage("leaks", known, leak, recompute)
+    vectors = {name: vectors_after(leaks / name) for name in SHARES}
+    overlaps = {
+        name: leakage.find(leaks / name, chips, split="test")
+        for name in list(SHARES)[1:]
+    }
     return vectors, overlaps
 
 
@@ -419,32 +422,33 @@ def compared(vectors, overlaps):
     return rows
 
 
+def recall_of(vectors, group, times):
+    """R@5 of some captions."""
+    v = vectors
+    ranks = retrieval.ranks(
+        v.image_embeddings, v.caption_embeddings, v.image_of_caption
+    )[1]
+    owners = v.image_of_caption[group]
+    return statistics.summary(
+        statistics.recall, [ranks[None][:, group]], owners, 5, times=times
+    )
+
+
+# %% mystnb={"code_prompt_show": "Code: how leaked captions are scored"} tags=["hide-input"]
 def changes(vectors, overlaps):
     """By how much R@5 changes for captions of leaked chips and of others."""
-    none = vectors["none"]
-    image = none.image_of_caption
-    times = statistics.resamples(len(none.keys), often, seed)
-    ranks = {
-        n: retrieval.ranks(v.image_embeddings, v.caption_embeddings, image)[1]
-        for n, v in vectors.items()
-    }
+    keys, image = vectors["none"].keys, vectors["none"].image_of_caption
+    times = statistics.resamples(len(keys), often, seed)
     changed = []
-    for share in list(SHARES)[1:]:
-        is_picture = overlaps[share]["reason"].isin(leakage.PICTURES)
-        pictures = set(overlaps[share].loc[is_picture, "benchmark_key"])
-        leaked = np.isin(np.array(none.keys)[image], list(pictures))
+    for share, overlap in overlaps.items():
+        is_picture = overlap["reason"].isin(leakage.PICTURES)
+        pictures = set(overlap.loc[is_picture, "benchmark_key"])
+        leaked = np.isin(np.array(keys)[image], list(pictures))
         for name, group in (("leaked", leaked), ("not leaked", ~leaked)):
-            one, other = (
-                statistics.summary(
-                    statistics.recall,
-                    [ranks[n][None][:, group]],
-                    image[group],
-                    5,
-                    times=times,
-                )
-                for n in (share, "none")
+            gap = statistics.difference(
+                recall_of(vectors[share], group, times),
+                recall_of(vectors["none"], group, times),
             )
-            gap = statistics.difference(one, other)
             gap = statistics.row(gap) | {"seeds": gap["seeds"]}
             changed.append({"label": share, "series": name} | gap)
     return changed

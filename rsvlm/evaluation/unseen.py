@@ -14,6 +14,7 @@ import numpy as np
 
 from rsvlm.data import benchmarks, pairs
 from rsvlm.errors import ConfigError, DataError
+from rsvlm.evaluation import statistics
 from rsvlm.records import files, stages
 
 ROOMS = ("evaluation", "data/*", "model")
@@ -89,6 +90,24 @@ def prompts(category: Category) -> dict[str, str]:
     article = "" if category.name.split()[-1] in ("sea", "land") else "an " if category.name[0] in "aeiou" else "a "
     texts = {name: getattr(category, name) for name in ("sentence", "frame", "description")}
     return {"paper": f"An aerial image of {article}{category.name}"} | {name: text for name, text in texts.items() if text}
+
+
+def compared(summaries: Mapping[str, Mapping]) -> dict[str, dict[str, dict]]:
+    """Return what a page stores of a measure: the summary of each kind of data, and its difference to the control.
+
+    Args:
+        summaries: Kind of data, or baseline → as of `statistics.summary`; those of `ARMS` are among them.
+
+    Returns:
+        `each`: name → `value ci_low ci_high seeds`; `lost`: the same of the differences of `ARMS` to the first of them.
+    """
+    control = summaries[next(iter(ARMS))]
+    lost = {arm: statistics.difference(summaries[arm], control) for arm in ARMS}
+    names = ("value", "ci_low", "ci_high", "seeds")
+    kinds = {"each": summaries, "lost": lost}
+    return {
+        kind: {name: {part: one[part] for part in names} for name, one in of_kind.items()} for kind, of_kind in kinds.items()
+    }
 
 
 # Data sets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from conftest import png, toy_sample
 
@@ -11,7 +12,7 @@ from rsvlm import config
 from rsvlm.data import benchmarks, pairs
 from rsvlm.data.demo import categories
 from rsvlm.errors import ConfigError, DataError
-from rsvlm.evaluation import unseen
+from rsvlm.evaluation import statistics, unseen
 from rsvlm.training import batches, starting
 
 
@@ -117,3 +118,20 @@ def test_the_tokenizer_of_a_held_out_run_has_never_read_the_word(data, tiny_pres
             assert sum("lake" in text for text in captions) == 12 * 2
     with pytest.raises(ConfigError, match="no arm"):
         unseen.arm_data(folder, "none", 5)
+
+
+def test_what_a_page_stores_are_the_summaries_and_their_differences_to_the_control():
+    rng = np.random.default_rng(0)
+    times = statistics.resamples(40, 50, 0)
+    found = {name: rng.random((2, 40)) < chance for name, chance in zip((*unseen.ARMS, "colours"), (0.8, 0.5, 0.6, 0.4))}
+    ranks = {name: np.where(right, 1, 11) for name, right in found.items()}
+    owners = np.arange(40)
+    summaries = {name: statistics.summary(statistics.recall, [one], owners, 10, times=times) for name, one in ranks.items()}
+    stored = json.loads(json.dumps(unseen.compared(summaries)))
+    assert list(stored["each"]) == list(summaries) and list(stored["lost"]) == list(unseen.ARMS)
+    for name, right in found.items():
+        np.testing.assert_allclose(stored["each"][name]["seeds"], 100 * right.mean(axis=1))
+    lost = stored["lost"]["held out"]
+    assert lost["value"] == pytest.approx(100 * (found["held out"].mean() - found["all"].mean()))
+    assert lost["ci_low"] < lost["value"] < lost["ci_high"]
+    assert stored["lost"]["all"]["value"] == 0
