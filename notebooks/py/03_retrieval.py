@@ -533,7 +533,7 @@ saved = results.save_result("reading", where, options, measured, origin)
 # The interval over single chips narrows: with four times as many it would be half as wide, were mean recall to stay as it is. The one over
 # blocks does not, for no new ground was looked at, and so no more is known of the model. Mean recall falls: each chip has more neighbours
 # that look almost like it, and its sentence has to tell it from them. The way back shows it: of every second chip of every second
-# row, a quarter of those above, the model finds many more, with a wider interval over chips and about the same over blocks.
+# row, a quarter of those above, the model finds many more, with a wider interval over chips.
 # ```
 #
 # ## Takeaways
@@ -548,8 +548,9 @@ knows_not = negated[0]["ci_low"] > negated[0]["chance"]
 numbers.points(
     f"On ground that it never saw the model reaches {mean['value']:.1f} % mean "
     f"recall and {judged(gap)} colours alone, which reach "
-    f"{mean_colour['value']:.1f} %. With shuffled captions nothing is left: "
-    "the score is the match itself.",
+    f"{mean_colour['value']:.1f} %. With shuffled captions it has "
+    f"{mean_control['value']:.1f} %, and guessing gives "
+    f"{mean['chance']:.1f} %.",
     f"The median rank is {np.median(text_to_image):.0f} of {len(texts)} for "
     f"text → image, and {np.median(image_to_text):.0f} for image → text.",
     f"An interval over single chips would have been {wide / narrow:.1f} times "
