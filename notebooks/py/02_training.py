@@ -25,7 +25,7 @@
 # kind: the losses fall for the same reasons, and any model can be asked about ground that it has never seen. This chapter trains the
 # model that most of this book looks at; [](04_mammut) shows what happens inside it.
 
-# %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "after:01_landmarks", "hide-input"]
+# %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "alone", "after:01_landmarks", "hide-input"]
 profile = "laptop"
 seed = 0
 device = "auto"

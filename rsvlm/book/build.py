@@ -1,7 +1,8 @@
 """The book: every notebook that changed is run, two at a time where there are cores for it, and the pages are built.
 
-A notebook says by a tag `after:NAME` on its cell of parameters that it reads what another one makes. Notebooks run in the order of
-`_toc.yml`. Where there are no pages yet, those of the first notebook are built as soon as it is done, while the others run.
+A notebook says by a tag `after:NAME` on its cell of parameters that it reads what another one makes, and by `alone` that it keeps all
+cores at work. Notebooks run in the order of `_toc.yml`. Where there are no pages yet, those of the first notebook are built as soon as it
+is done, while the others run.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def execute_all(
 ) -> None:
     """Run notebooks that changed, several at a time, each once those are done that its tags `after:NAME` name.
 
-    They begin in the order of `_toc.yml`, and those that it does not name last. Threads wait for work without turning, for otherwise
+    They begin in the order of `_toc.yml`, and those that it does not name last; one with the tag `alone` has all cores. Threads wait for work without turning, for otherwise
     two runs take each other's cores; their number stays what it is alone, and with it every result.
 
     Args:
@@ -99,7 +100,12 @@ def execute_all(
                 when_done(path)
         return
     logs = stages.root() / "runs"
-    tasks = [notebooks.Task(path, parameters, logs / f"book-{path.stem}.log", after[path]) for path in waiting]
+    tasks = [
+        notebooks.Task(
+            path, parameters, logs / f"book-{path.stem}.log", after[path], alone=bool(notebooks.tagged(path, "alone"))
+        )
+        for path in waiting
+    ]
     # Read by OpenMP when it starts.
     environment = {"OMP_WAIT_POLICY": "passive"}
     endings = notebooks.run_all(tasks, jobs, recompute, environment, stop_early=True, when_done=when_done)

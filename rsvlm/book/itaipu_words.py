@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rsvlm.evaluation import reading
 from rsvlm.model import embed
 from rsvlm.model.encoder import Encoder
 
@@ -28,18 +29,21 @@ SENTENCES = ("An aerial picture of {}.", "{}, seen from above.", "An overhead vi
 AT_ONCE = 64
 
 
-def cosines(encoder: Encoder, pictures: Sequence[np.ndarray]) -> np.ndarray:
+def cosines(encoder: Encoder, pictures: Sequence[np.ndarray], turned: bool = True) -> np.ndarray:
     """Measure how near each picture is to each label: to the mean of all sentences with words for it.
 
     Args:
         encoder: Model that reads texts.
         pictures: Of each (H, W, 3) uint8.
+        turned: Whether a picture stands for itself in its eight rotations and mirrorings, by the mean of their vectors: no label says which
+            way is up.
 
     Returns:
         (N, L) float, with the labels as in `WORDS`.
     """
     parts = [list(pictures[start : start + AT_ONCE]) for start in range(0, len(pictures), AT_ONCE)]
-    vectors = embed.unit(np.concatenate([encoder.images(part) for part in parts]), "chips")
+    seen = [reading.turned_vectors(encoder, part).mean(axis=1) if turned else encoder.images(part) for part in parts]
+    vectors = embed.unit(np.concatenate(seen), "chips")
     of_labels = []
     for words in WORDS.values():
         sentences = [sentence.format(word) for word in words for sentence in SENTENCES]

@@ -60,8 +60,9 @@ def defaults(notebook: Path | str) -> dict[str, object]:
 
 
 def tagged(notebook: Path, name: str) -> list[str]:
-    """Return what the tags `NAME:…` on a notebook's cell of parameters say. Raises as `defaults`."""
-    return [tag.removeprefix(f"{name}:") for tag in _read(notebook)[1] if tag.startswith(f"{name}:")]
+    """Return what the tags `NAME:…` on a notebook's cell of parameters say; of a tag that is NAME alone "". Raises as `defaults`."""
+    tags = _read(notebook)[1]
+    return [tag[len(name) + 1 :] for tag in tags if tag == name or tag.startswith(f"{name}:")]
 
 
 def read_values(notebook: Path | str, given: Mapping[str, object]) -> dict[str, object]:
@@ -284,6 +285,7 @@ class Task:
     log: Path  # what the process writes
     after: frozenset[str] = frozenset()  # names of notebooks, without .ipynb, that have to be done before
     parts: Mapping[str, object] | None = None  # what decides the folder of a run of a matrix; if None, it is one of the book
+    alone: bool = False  # it keeps all cores at work: two such beside each other take longer than one after the other
 
 
 @dataclass(frozen=True)
@@ -334,7 +336,7 @@ def run_all(
     try:
         while running or waiting:
             # Begin what can begin.
-            ready = [number for number in waiting if not tasks[number].after & unfinished][: jobs - len(running)]
+            ready = _ready(tasks, waiting, list(running), unfinished, jobs)
             for number in ready:
                 waiting.remove(number)
                 running[number] = _start(tasks[number], recompute, environment or {}), time.monotonic()
@@ -361,6 +363,21 @@ def run_all(
         bar.close()
         _stop([process for process, _ in running.values()])
     return [endings.get(number) for number in range(len(tasks))]
+
+
+def _ready(tasks: Sequence[Task], waiting: Sequence[int], running: list[int], unfinished: set[str], jobs: int) -> list[int]:
+    """Return the numbers of the tasks that can begin now; those behind one that waits to be alone wait, too, so that its turn comes."""
+    ready: list[int] = []
+    for number in waiting:
+        beside = running + ready
+        if len(beside) == jobs or any(tasks[other].alone for other in beside):
+            break
+        if tasks[number].after & unfinished:
+            continue
+        if tasks[number].alone and beside:
+            break
+        ready.append(number)
+    return ready
 
 
 def _start(task: Task, recompute: bool, environment: Mapping[str, str]) -> subprocess.Popen:

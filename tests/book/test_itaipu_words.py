@@ -9,17 +9,17 @@ from rsvlm.book import itaipu_words
 
 
 class Encoder:
-    """Sees the brightness of a picture, and reads how many letters a text has; all vectors lean to one side."""
+    """Sees the brightness of a picture and of its upper half, and reads how many letters a text has; all vectors lean to one side."""
 
     def __init__(self):
         self.read = []
 
     def images(self, pictures):
-        return np.array([[picture.mean() / 255, 1.0, 3.0] for picture in pictures])
+        return np.array([[picture.mean() / 255, 1.0, 3.0, picture[:2].mean() / 255] for picture in pictures])
 
     def texts(self, sentences):
         self.read.append(sentences)
-        return np.array([[len(text) / 50, 1.0, 3.0] for text in sentences])
+        return np.array([[len(text) / 50, 1.0, 3.0, 0.5] for text in sentences])
 
 
 def test_the_words_are_for_the_labels_in_their_order():
@@ -34,6 +34,15 @@ def test_a_picture_is_compared_with_every_word_in_every_sentence():
     assert scores.shape == (70, len(itaipu_words.WORDS)) and (np.abs(scores) <= 1 + 1e-6).all()
     assert [len(part) for part in encoder.read] == [4 * len(words) for words in itaipu_words.WORDS.values()]
     assert np.allclose(itaipu_words.cosines(encoder, pictures[65:]), scores[65:])
+
+
+def test_which_way_is_up_makes_no_difference_unless_it_is_asked_for():
+    pictures = np.random.default_rng(0).integers(0, 255, (5, 4, 4, 3), np.uint8)
+    upside_down = pictures[:, ::-1]
+    seen = itaipu_words.cosines(Encoder(), pictures)
+    assert np.allclose(itaipu_words.cosines(Encoder(), upside_down), seen)
+    as_it_is = itaipu_words.cosines(Encoder(), pictures, turned=False)
+    assert not np.allclose(itaipu_words.cosines(Encoder(), upside_down, turned=False), as_it_is)
 
 
 def test_labels_are_judged_against_each_other():

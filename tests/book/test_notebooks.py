@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 import signal
@@ -240,6 +241,19 @@ def test_notebooks_run_two_at_a_time_and_after_those_they_need(home):
     before = (home / "order").read_text()
     build.execute_all(books, {"profile": "smoke"}, jobs=2)
     assert (home / "order").read_text() == before
+
+
+def test_one_that_needs_all_cores_has_them(home):
+    pytest.importorskip("papermill", reason="the extra [book] is not installed")
+    tags = {"01_a": [], "02_b": ["alone"], "03_c": ["alone"], "04_d": []}
+    books = [
+        write_notebook(home / "notebooks" / f"{n}.ipynb", NOTE.format(name=n, two=False), tags=t) for n, t in tags.items()
+    ]
+    build.execute_all(books, {"profile": "smoke"}, jobs=3)
+    times = {name: (float(a), float(b)) for name, a, b in map(str.split, (home / "order").read_text().splitlines())}
+    assert list(times) == list(tags)
+    for one, other in itertools.pairwise(times.values()):
+        assert one[1] <= other[0]
 
 
 def test_when_a_notebook_fails_none_is_begun_and_none_is_cut_off(home):
