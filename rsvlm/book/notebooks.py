@@ -312,7 +312,7 @@ def run_all(
         tasks: The notebooks, in the order in which they begin; a name in `after` that is none of theirs is not waited for.
         jobs: Number of processes at once.
         recompute: Whether to run also those that are there.
-        environment: Variables for the processes, where the caller's environment does not set them.
+        environment: Variables for the processes that have others beside them, where the caller's environment does not set them.
         stop_early: Whether nothing new begins once one has failed; what is under way is finished.
         done_before: Number of further runs that were there already, for the bar.
         when_done: Called with the path of each notebook that was made, once it is done; it has to be quick.
@@ -339,7 +339,8 @@ def run_all(
             ready = _ready(tasks, waiting, list(running), unfinished, jobs)
             for number in ready:
                 waiting.remove(number)
-                running[number] = _start(tasks[number], recompute, environment or {}), time.monotonic()
+                variables = {} if tasks[number].alone else environment or {}
+                running[number] = _start(tasks[number], recompute, variables), time.monotonic()
             if not running:
                 names = ", ".join(tasks[number].notebook.name for number in waiting)
                 raise DataError(f"{names} wait for each other: mend their tags after:NAME")

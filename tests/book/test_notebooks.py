@@ -254,6 +254,8 @@ def test_one_that_needs_all_cores_has_them(home):
     assert list(times) == list(tags)
     for one, other in itertools.pairwise(times.values()):
         assert one[1] <= other[0]
+    waits = {n: "passive" in (home / "book" / "executed" / f"{n}.ipynb").read_text() for n in tags}
+    assert waits == {"01_a": True, "02_b": False, "03_c": False, "04_d": True}
 
 
 def test_when_a_notebook_fails_none_is_begun_and_none_is_cut_off(home):
