@@ -19,8 +19,8 @@
 # **A model that has read nothing but captions maps sea, ice, desert and other land. Its own surest patches, seen enlarged and flipped,
 # become the labels of the next round; masks only measure what each round gains and loses.**
 #
-# Time: ten minutes to read; about two minutes to run on two CPU cores, once the small model of {doc}`the chapter before <13_attention>` is there: three
-# rounds on four covers. Five more rounds, which say what does the work, are read from `results/` unless you ask for them.
+# Time: ten minutes to read, and seconds to run: what three rounds on four covers gave, and five more that say what does the work, is read from
+# `results/`. With `-p recompute=True` they run here, in about three minutes on two CPU cores.
 #
 # The maps of {doc}`the chapter before <13_attention>` cost no mask, but they are coarse, and the model errs at coasts. To train it on masks would help, but
 # somebody would have to draw them. Yet the same model gives better maps if it sees a picture enlarged, and more of them if it sees the picture
@@ -69,11 +69,8 @@ few = options.train.steps < 100
 # Round 0 is the small model of {doc}`the chapter before <13_attention>`. Each class is asked for with several sentences in the words of the captions; the one
 # that fits a {term}`patch` best speaks for its class there:
 
+
 # %%
-begun = rounds.load_or_begin(options, chips, ground_cover.SIZES, recompute)
-start = rsvlm.load(begun, device=target).eval()
-
-
 def asked(model, classes=ground_cover.COVERS, **how):
     vectors = [heat.text_vectors(model, texts) for texts in classes.values()]
     return functools.partial(heat.maps, model, texts=vectors, **how)
@@ -123,43 +120,27 @@ def dots(rows, axis, alt):
     return charts.picture(charts.interval_dots(shown, axis), alt)
 
 
-# %% [markdown]
-# What does the model know of sea and land? `raw` are single patches, `smooth` windows of three, `attention` what each patch adds to the
-# score of its chip; some see the picture enlarged twice.
+# %% mystnb={"code_prompt_show": "Code: how round 0 is scored"} tags=["hide-input"]
+two, covers = ground_cover.SEA_AND_LAND, list(ground_cover.COVERS)
 
-# %% mystnb={"code_prompt_show": "Code: mean IoU of round 0"} tags=["hide-input"]
-two = ground_cover.SEA_AND_LAND
-methods = {
-    name: asked(start, two, method=name) for name in ("attention", "raw")
-}
-methods["smooth, 3"] = asked(start, two)
-methods |= {
-    f"{name}, enlarged": asked(start, two, method=name, scale=2)
-    for name in ("raw", "smooth")
-}
-first = scored(methods, two, "attention")
-dots(
-    first,
-    "mean IoU of sea and land, percent",
-    "Mean IoU of each kind of map, with intervals.",
-)
 
-# %% tags=["remove-input"]
-score = {name: row["value"] for name, row in means(first).items()}
-count = len(set(blocks.tolist()))
-head_start = score["raw, enlarged"] - score["smooth, 3"]
-numbers.prose(
-    f"n = {len(items)} test chips in {numbers.counted(count, 'block')}. Single "
-    f"patches of the enlarged picture have a mean IoU of "
-    f"{score['raw, enlarged']:.1f} %, windows of three in the picture as it is "
-    f"{score['smooth, 3']:.1f} %. The difference, {head_start:.1f} points, is "
-    "what a teacher can hand on."
-)
+def scores_of_start(start):
+    """Rows of each kind of map of sea and land."""
+    methods = {
+        name: asked(start, two, method=name) for name in ("attention", "raw")
+    }
+    methods["smooth, 3"] = asked(start, two)
+    methods |= {
+        f"{name}, enlarged": asked(start, two, method=name, scale=2)
+        for name in ("raw", "smooth")
+    }
+    return scored(methods, two, "attention")
+
 
 # %% [markdown]
 # ## Three rounds
 #
-# Now four covers are asked for: sea, ice, desert and other land. The sentences of the last three name the colours by which the masks tell
+# Then four covers are asked for: sea, ice, desert and other land. The sentences of the last three name the colours by which the masks tell
 # them apart, such as *The land is tan throughout.* None was chosen by a mask.
 #
 # The teacher is the average of the last weights ({term}`EMA`). It sees pictures at twice their size and in four flips. Of the patches that
@@ -184,43 +165,198 @@ setting = rounds.Options(
     sure_share=0.9,
     seed=seed,
 )
+once = dataclasses.replace(setting, rounds=1)
 
-# %% mystnb={"code_prompt_show": "Code: run of the rounds"} tags=["hide-input"]
-most = 64 if few else 500
-unlabelled = pictures.read(chips, "train", 64, most=most, seed=seed)
-validation = pictures.read(chips, "val", 64, seed=seed)
-rule = {
-    "start": embed.fingerprint(begun),
-    "data": benchmarks.fingerprint(chips),
-    "few": few,
-    "source": stages.source_hash(*rounds.ROOMS),
-    "teacher": teacher,
+# %% [markdown]
+# And which loss does the work? One round is run with each choice of losses, from the same start and the same labels. *Captions* means more
+# steps of the image-text loss alone: what a round gains has to be more than what it would have gained without any label.
+
+# %%
+none = {"patch_weight": 0.0}
+variants = {
+    "captions": none,
+    "captions, regions": none | {"region_weight": 0.5},
+    "captions, patches, regions": {"region_weight": 0.5},
+    "patches": {"contrastive_weight": 0.0},
 }
 
+# %% mystnb={"code_prompt_show": "Code: how rounds are run"} tags=["hide-input"]
+most = 64 if few else 500
 
-def go(chosen, labels=b"", classes=ground_cover.COVERS):
-    """The folder of a run; `labels` are a teacher's, if they are given."""
 
-    def work(out):
-        if labels:
-            files.write_atomic(out / "round-1" / "labels.npz", labels)
-        given = (begun, unlabelled, validation, classes, out, chosen)
-        rounds.run(*given, teacher=teacher or None, device=target)
+def run_of(begun):
+    """A function from options to the folder of their rounds."""
+    unlabelled = pictures.read(chips, "train", 64, most=most, seed=seed)
+    validation = pictures.read(chips, "val", 64, seed=seed)
+    rule = {"start": embed.fingerprint(begun), "few": few, "teacher": teacher}
+    rule["data"] = benchmarks.fingerprint(chips)
+    rule["source"] = stages.source_hash(*rounds.ROOMS)
 
-    how = {"classes": classes, "options": dataclasses.asdict(chosen)}
-    return stages.stage("rounds", rule | how, work, recompute)
+    def go(chosen, labels=b"", classes=ground_cover.COVERS):
+        def work(out):
+            if labels:  # a teacher's, instead of the first round's own
+                files.write_atomic(out / "round-1" / "labels.npz", labels)
+            given = (begun, unlabelled, validation, classes, out, chosen)
+            rounds.run(*given, teacher=teacher or None, device=target)
 
+        how = {"classes": classes, "options": dataclasses.asdict(chosen)}
+        return stages.stage("rounds", rule | how, work, recompute)
+
+    return go
+
+
+def pupils_of(begun, folder):
+    """The models of a run's rounds, from round 0 on."""
+    run = json.loads((folder / "rounds.json").read_text())
+    places = [begun]
+    for row in run["rounds"][1:]:
+        places.append(folder / f"round-{row['round']}" / "model")
+    return [rsvlm.load(place, device=target).eval() for place in places]
+
+
+# %% mystnb={"code_prompt_show": "Code: how captions and covers are scored"} tags=["hide-input"]
+def recall(pupil):
+    """Row of mean recall over all captions of the test chips."""
+    texts = [text for sample in testing for text in sample.captions]
+    counts = [len(sample.captions) for sample in testing]
+    owners = np.repeat(np.arange(len(testing)), counts)
+    ground = shared_ground.blocks([sample.record for sample in testing])
+    pixels = [images.decode(sample.image) for sample in testing]
+    vectors = embed.images(pupil, pixels), embed.texts(pupil, texts)
+    ks = [k for k in (1, 5, 10) if k <= len(testing)]
+    rows = retrieval.evaluate(*vectors, owners, ks=ks, blocks=ground, **common)
+    return next(row for row in rows if row["metric"] == "mR")
+
+
+def truth_of(item, side):
+    empty = np.zeros((side, side), bool)
+    masks = [item.masks.get(name, empty) for name in covers]
+    return np.stack([empty, *masks]).argmax(axis=0) - 1  # -1: none of them
+
+
+def changed_most(pupils):
+    """Of sixty chips the two that the rounds helped and hurt most."""
+    of, gained, seen = [asked(pupil) for pupil in pupils], [], []
+    for item in items[:60]:
+        pixels = images.decode(item.image)
+        seen.append(np.stack([which(pixels).argmax(axis=0) for which in of]))
+        right = seen[-1] == truth_of(item, len(pixels))
+        gained.append(right[-1].mean() - right[0].mean())
+    picked = {"helped most": np.argmax(gained), "hurt most": np.argmin(gained)}
+    return {
+        name: {"item": int(i), "covers": rounds_as_text(seen[i])}
+        for name, i in picked.items()
+    }
+
+
+def rounds_as_text(seen):
+    """A digit for each pixel, a text for each line: (rounds, H, W)."""
+    return [["".join(map(str, line)) for line in one] for one in seen]
+
+
+# %% mystnb={"code_prompt_show": "Code: all rounds, and their scores"} tags=["hide-input"]
+def three_rounds(begun, go):
+    """What three rounds gave, and the folder they lie in."""
+    folder = go(setting)
+    pupils = pupils_of(begun, folder)
+    by_round = {f"round {n}": asked(pupil) for n, pupil in enumerate(pupils)}
+    by_round |= {
+        f"round {n}, raw": asked(pupil, method="raw")
+        for n, pupil in enumerate(pupils)
+    }
+    return folder, {
+        "rounds": json.loads((folder / "rounds.json").read_text()),
+        "later": scored(by_round, covers, "round 0"),
+        "recalls": [recall(pupil) for pupil in pupils],
+        "changed": changed_most(pupils),
+    }
+
+
+def of_two_covers(begun, go):
+    """Rows of one round for sea and land alone."""
+    of_two = pupils_of(begun, go(once, classes=two))
+    asks = {
+        f"two classes, round {number}": asked(pupil, two)
+        for number, pupil in enumerate(of_two)
+    }
+    return scored(asks, two, "two classes, round 0")
+
+
+# %% mystnb={"code_prompt_show": "Code: one round with each loss, and all of it"} tags=["hide-input"]
+def of_each_loss(start, folder, go):
+    """Rows of mean IoU, and of mean recall, of a round with each loss."""
+    labels = (folder / "round-1" / "labels.npz").read_bytes()
+    taught = {
+        name: go(dataclasses.replace(once, **weights), labels)
+        for name, weights in variants.items()
+    }
+    taught["captions, patches"] = folder
+    tried = {"round 0": start} | {
+        name: rsvlm.load(place / "round-1" / "model", device=target).eval()
+        for name, place in taught.items()
+    }
+    asks = {name: asked(pupil) for name, pupil in tried.items()}
+    rows = scored(asks, covers, "round 0")
+    rows = [row for row in rows if row["metric"] == "miou"]
+    return rows, {name: recall(pupil) for name, pupil in tried.items()}
+
+
+def measured():
+    sizes = ground_cover.SIZES
+    begun = rounds.load_or_begin(options, chips, sizes, recompute)
+    start, go = rsvlm.load(begun, device=target).eval(), run_of(begun)
+    folder, of_rounds = three_rounds(begun, go)
+    losses, recalled = of_each_loss(start, folder, go)
+    found = {"first": scores_of_start(start)} | of_rounds
+    found["pairs"] = of_two_covers(begun, go)
+    return found | {"losses": losses, "recall": recalled}
+
+
+# %% mystnb={"code_prompt_show": "Code: read what they gave, or run them"} tags=["hide-input"]
+name = run_name or f"{profile}-seed{seed}"
+decides = {"setting": dataclasses.asdict(setting), "variants": variants}
+decides |= {"teacher": teacher}
+before = None
+if not recompute:
+    before = results.stored("rounds", name, options, decides)
+found = before or decides | measured()
+first, later, pairs, ablation, of_recall = (
+    found[part] for part in ("first", "later", "pairs", "losses", "recall")
+)
+recalls, table = found["recalls"], found["rounds"]
+
+# %% tags=["remove-input"]
+numbers.measured_before(before, "The rounds")
+
+# %% [markdown]
+# What does round 0 know of sea and land? `raw` are single patches, `smooth` windows of three, `attention` what each patch adds to the
+# score of its chip; some see the picture enlarged twice.
+
+# %% mystnb={"code_prompt_show": "Code: mean IoU of round 0"} tags=["hide-input"]
+dots(
+    first,
+    "mean IoU of sea and land, percent",
+    "Mean IoU of each kind of map, with intervals.",
+)
+
+# %% tags=["remove-input"]
+score = {name: row["value"] for name, row in means(first).items()}
+count = len(set(blocks.tolist()))
+head_start = score["raw, enlarged"] - score["smooth, 3"]
+numbers.prose(
+    f"n = {len(items)} test chips in {numbers.counted(count, 'block')}. Single "
+    f"patches of the enlarged picture have a mean IoU of "
+    f"{score['raw, enlarged']:.1f} %, windows of three in the picture as it is "
+    f"{score['smooth, 3']:.1f} %. The difference, {head_start:.1f} points, is "
+    "what a teacher can hand on."
+)
 
 # %% [markdown]
 # What is known of each round without a mask, in percent: how many patches flips agree on, mean recall of the validation captions, and
 # which share of the patches each class gets from the pupil, and has in the labels it learned from. Round 0 had no labels.
 
+
 # %% mystnb={"code_prompt_show": "Code: table of rounds"} tags=["hide-input"]
-folder = go(setting)
-found = json.loads((folder / "rounds.json").read_text())
-covers = list(ground_cover.COVERS)
-
-
 def parts(row, kind):
     shares = [row.get(f"{kind}[{name}]") for name in covers]
     if None in shares:
@@ -239,7 +375,7 @@ numbers.table(
                 f"pupil: {named}": parts(row, "told"),
                 f"labels: {named}": parts(row, "labelled"),
             }
-            for row in found["rounds"]
+            for row in table["rounds"]
         ]
     )
 )
@@ -249,23 +385,6 @@ numbers.table(
 
 # %% mystnb={"code_prompt_show": "Code: mean IoU by round"} tags=["hide-input"]
 
-
-def pupils_of(folder):
-    """The models of a run's rounds, from round 0 on."""
-    run = json.loads((folder / "rounds.json").read_text())
-    places = [begun]
-    for row in run["rounds"][1:]:
-        places.append(folder / f"round-{row['round']}" / "model")
-    return [rsvlm.load(place, device=target).eval() for place in places]
-
-
-pupils = pupils_of(folder)
-by_round = {f"round {n}": asked(pupil) for n, pupil in enumerate(pupils)}
-by_round |= {
-    f"round {n}, raw": asked(pupil, method="raw")
-    for n, pupil in enumerate(pupils)
-}
-later = scored(by_round, covers, "round 0")
 dots(
     later,
     "mean IoU of four covers, percent",
@@ -289,34 +408,13 @@ by_class = by_class.reindex(columns=[f"iou[{name}]" for name in covers])
 by_class.columns = covers
 numbers.table(by_class.reset_index(names="maps"))
 
-# %% mystnb={"code_prompt_show": "Code: mean recall of test captions"} tags=["hide-input"]
-test_pixels = [images.decode(sample.image) for sample in testing]
-test_texts = [text for sample in testing for text in sample.captions]
-owners = np.repeat(
-    np.arange(len(testing)), [len(sample.captions) for sample in testing]
-)
-test_blocks = shared_ground.blocks([sample.record for sample in testing])
-
-
-def recall(pupil):
-    """Row of mean recall over all captions of the test chips."""
-    vectors = embed.images(pupil, test_pixels), embed.texts(pupil, test_texts)
-    ks = [k for k in (1, 5, 10) if k <= len(testing)]
-    rows = retrieval.evaluate(
-        *vectors, owners, ks=ks, blocks=test_blocks, **common
-    )
-    return next(row for row in rows if row["metric"] == "mR")
-
-
-recalls = [recall(pupil) for pupil in pupils]
-
 # %% tags=["remove-input"]
 change = {name: row for name, row in means(later).items() if " - " in name}
 zero = {"value": 0.0, "ci_low": 0.0, "ci_high": 0.0}
-kept = change.get(f"round {found['kept']} - round 0", zero)
-back = recalls[found["kept"]]
+kept = change.get(f"round {table['kept']} - round 0", zero)
+back = recalls[table["kept"]]
 numbers.prose(
-    f"Kept is round {found['kept']} ({found['why']}). Against round 0 it "
+    f"Kept is round {table['kept']} ({table['why']}). Against round 0 it "
     "changes the mean IoU of windows of three by "
     f"{numbers.interval(kept, signed=True)} points. Mean recall of the test "
     f"captions goes from {numbers.interval(recalls[0], unit='%')} to "
@@ -330,137 +428,40 @@ numbers.prose(
 # round 0 had wrong and the last round has right is fixed; what is the other way round is broken. Then come the covers that each round sees,
 # and those of the masks. An arrow key goes from one to the next.
 
-# %% mystnb={"code_prompt_show": "Code: covers of sixty chips"} tags=["hide-input"]
-of = [asked(pupil) for pupil in pupils]
-
-
-def truth_of(item, side):
-    empty = np.zeros((side, side), bool)
-    masks = [item.masks.get(name, empty) for name in covers]
-    return np.stack([empty, *masks]).argmax(axis=0) - 1  # -1: none of them
-
-
-chosen = items[:60]
-decoded = [images.decode(item.image) for item in chosen]
-truths = [
-    truth_of(item, len(pixels))
-    for item, pixels in zip(chosen, decoded, strict=True)
-]
-seen = [
-    np.stack([which(pixels).argmax(axis=0) for which in of])
-    for pixels in decoded
-]
-right = 100 * np.array(
-    [
-        [np.mean(cover == truth) for cover in each]
-        for each, truth in zip(seen, truths, strict=True)
-    ]
-)
-gained = right[:, -1] - right[:, 0]
-
 # %% mystnb={"code_prompt_show": "Code: what the rounds fixed and broke"} tags=["hide-input"]
-picked = {"helped most": gained.argmax(), "hurt most": gained.argmin()}
+shown = [
+    (
+        which,
+        items[one["item"]],
+        np.array([[*map(list, of)] for of in one["covers"]], int),
+    )
+    for which, one in found["changed"].items()
+]
+decoded = [images.decode(item.image) for _, item, _ in shown]
 colours = [PALETTE["blue"], PALETTE["green"], PALETTE["orange"], "#e1f0fa"]
 attention.changes(
     [
         {
-            "image": decoded[i],
-            "name": name,
-            "alt": scale.described(records[chosen[i].key]),
-            "ground": records[chosen[i].key],
+            "image": pixels,
+            "name": which,
+            "alt": scale.described(records[item.key]),
+            "ground": records[item.key],
         }
-        for name, i in picked.items()
+        for (which, item, _), pixels in zip(shown, decoded, strict=True)
     ],
-    [seen[i] for i in picked.values()],
-    [truths[i] for i in picked.values()],
-    [f"round {number}" for number in range(len(of))],
+    [seen for _, _, seen in shown],
+    [
+        truth_of(item, len(pixels))
+        for (_, item, _), pixels in zip(shown, decoded, strict=True)
+    ],
+    [f"round {number}" for number in range(len(recalls))],
     dict(zip(covers, colours, strict=True)),
 )
 
 # %% [markdown]
 # ## Where round 0 leaves little to gain, and which loss does it?
 #
-# Two more questions. Sea and land alone are told apart well by round 0: is a round worth anything there? And what does the work? Here is one
-# round with each choice of losses, from the same start and the same labels. *Captions* means more steps of the image-text loss alone: what a
-# round gains has to be more than what it would have gained without any label.
-
-# %%
-once = dataclasses.replace(setting, rounds=1)
-none = {"patch_weight": 0.0}
-variants = {
-    "captions": none,
-    "captions, regions": none | {"region_weight": 0.5},
-    "captions, patches, regions": {"region_weight": 0.5},
-    "patches": {"contrastive_weight": 0.0},
-}
-
-# %% mystnb={"code_prompt_show": "Code: five more rounds"} tags=["hide-input"]
-
-
-def of_two_covers():
-    """Rows of one round for sea and land alone."""
-    of_two = pupils_of(go(once, classes=two))
-    asks = {
-        f"two classes, round {number}": asked(pupil, two)
-        for number, pupil in enumerate(of_two)
-    }
-    return scored(asks, two, "two classes, round 0")
-
-
-def of_each_loss():
-    """Rows of mean IoU, and of mean recall, of a round with each loss."""
-    labels = (folder / "round-1" / "labels.npz").read_bytes()
-    taught = {
-        name: go(dataclasses.replace(once, **weights), labels)
-        for name, weights in variants.items()
-    }
-    taught["captions, patches"] = folder
-    tried = {
-        name: rsvlm.load(place / "round-1" / "model", device=target).eval()
-        for name, place in taught.items()
-    }
-    asks = {"round 0": asked(start)}
-    asks |= {name: asked(pupil) for name, pupil in tried.items()}
-    rows = scored(asks, covers, "round 0")
-    recalled = {name: recall(pupil) for name, pupil in tried.items()}
-    recalled = {"round 0": recalls[0]} | recalled
-    return [row for row in rows if row["metric"] == "miou"], recalled
-
-
-# %% mystnb={"code_prompt_show": "Code: read what they gave, or run them"} tags=["hide-input"]
-name = run_name or f"{profile}-seed{seed}"
-decides = {"once": dataclasses.asdict(once), "variants": variants}
-decides |= {"teacher": teacher}
-before = None
-if not recompute:
-    before = results.stored("rounds-losses", name, options, decides)
-if before is None:
-    begun_at = time.time()
-    pairs = of_two_covers()
-    ablation, of_recall = of_each_loss()
-    found_losses = decides | {"pairs": pairs, "losses": ablation}
-    found_losses |= {"recall": of_recall}
-    kept_rows = [row for row in pairs + ablation if row["metric"] == "miou"]
-    kept_rows += [row | {"protocol": n} for n, row in of_recall.items()]
-    losses_origin = provenance.provenance(
-        options,
-        benchmarks.fingerprint(chips),
-        target,
-        begun_at,
-        "rsvlm run notebooks/14_rounds.ipynb -p recompute=True",
-    )
-    results.save_result(
-        "rounds-losses", name, options, kept_rows, losses_origin, found_losses
-    )
-else:
-    pairs, ablation = before["pairs"], before["losses"]
-    of_recall = before["recall"]
-
-# %% tags=["remove-input"]
-numbers.measured_before(before, "These five rounds")
-
-# %% [markdown]
-# One round for sea and land alone:
+# Sea and land alone are told apart well by round 0. One round for these two:
 
 # %% mystnb={"code_prompt_show": "Code: sea and land by round"} tags=["hide-input"]
 dots(
@@ -508,11 +509,14 @@ origin = provenance.provenance(
     started,
     "rsvlm run notebooks/14_rounds.ipynb",
 )
-rows = [row for row in first + later if row["metric"] == "miou"] + single
-rows += [
-    row | {"protocol": f"round {number}"} for number, row in enumerate(recalls)
-]
-saved = results.save_result("rounds", name, options, rows, origin)
+named = {f"round {number}": row for number, row in enumerate(recalls)}
+named |= {which: row for which, row in of_recall.items() if which != "round 0"}
+rows = [row for row in first + later + pairs if row["metric"] == "miou"]
+rows += single
+rows += [row for row in ablation if not row["protocol"].startswith("round 0")]
+rows += [row | {"protocol": which} for which, row in named.items()]
+if before is None:
+    results.save_result("rounds", name, options, rows, origin, found)
 
 # %% [markdown]
 # ## Exercise
@@ -536,7 +540,7 @@ whole, control = (
 )
 of_last = means(pairs).get("two classes, round 1 - two classes, round 0", zero)
 numbers.points(
-    f"Round {found['kept']}, kept without looking at a mask, is worth "
+    f"Round {table['kept']}, kept without looking at a mask, is worth "
     f"{numbers.interval(kept, signed=True)} points of mean IoU of four covers, "
     f"and {back['value'] - recalls[0]['value']:+.1f} points of mean recall.",
     f"One round with labels changes mean IoU by {whole} points; as many steps "

@@ -18,7 +18,8 @@
 #
 # **A matrix of options is one command. Its runs stand side by side in a table, and as lines over shared axes.**
 #
-# Time: five minutes to read; a minute or two to run on two CPU cores, for four short trainings, two at once; less in profile `smoke`.
+# Time: five minutes to read, and seconds to run: what four short trainings measured is read from `results/`. With `-p recompute=True` they run
+# here, two at once, in a minute on two CPU cores.
 #
 # One run with another learning rate ended better than the last one. Was it the rate, or would another seed have done as much? To know, one
 # has to run both rates with several seeds, and to lay the results side by side. Copying notebooks and filling in tables by hand is
@@ -33,13 +34,15 @@ run_name = ""
 overrides = ""
 
 # %% mystnb={"code_prompt_show": "Code: imports"} tags=["hide-input"]
+import json
 import time
 
+import pandas as pd
 from rsvlm import config
 from rsvlm.book import matrix
 from rsvlm.book.figures import interactive, numbers, tables
 from rsvlm.model.device import resolve_device
-from rsvlm.records import stages
+from rsvlm.records import results, stages
 from rsvlm.records.provenance import provenance
 
 # %% mystnb={"code_prompt_show": "Code: options of all runs"} tags=["hide-input"]
@@ -68,15 +71,45 @@ common = {"profile": profile, "device": device}
 # %%
 axes = matrix.axes(["train.learning_rate=5e-4,2e-3", f"seed={seed},{seed + 1}"])
 planned = matrix.plan([book], axes, common, short)
-endings = matrix.run_all(planned, jobs=2, recompute=recompute)
+
+
+def run_them():
+    endings = matrix.run_all(planned, jobs=2, recompute=recompute)
+    failed = [end.last_line for end in endings if end.state == "failed"]
+    assert not failed, "\n".join(failed)
+    return matrix.table([run.key for run in planned])
+
+
+# %% mystnb={"code_prompt_show": "Code: read what they measured, or run them"} tags=["hide-input"]
+name = run_name or f"{profile}-seed{seed}"
+decides = {"short": short}
+before = None
+if not recompute:
+    before = results.stored("compare", name, options, decides)
+measured = None if before else run_them()
+origin = provenance(
+    options,
+    stages.key(runs=[run.key for run in planned]),
+    str(resolve_device(device)),
+    started,
+    "rsvlm run notebooks/16_compare.ipynb",
+)
+if measured is not None:
+    text = measured.to_json(orient="records", double_precision=15)
+    before = decides | {"table": json.loads(text)}
+    rows = [
+        {part: row[part] for part in results.ROW}
+        | {
+            "protocol": f"{row['protocol']}, rate {row['train.learning_rate']}"
+            f", seed {row['seed']}"
+        }
+        for row in before["table"]
+    ]
+    results.save_result("compare", name, options, rows, origin, before)
+table = pd.DataFrame(before["table"])
 
 # %% tags=["remove-input"]
-failed = [
-    f"{run.key}: {ending.last_line}"
-    for run, ending in zip(planned, endings, strict=True)
-    if ending.state == "failed"
-]
-assert not failed, "\n".join(failed)
+numbers.measured_before(before if "commit" in before else None, "The four runs")
 
 # %% [markdown]
 # In a terminal the same, at full length, is
@@ -95,7 +128,6 @@ assert not failed, "\n".join(failed)
 # percent, and both losses of the last batches, in nats. A column holds numbers of one {term}`protocol`.
 
 # %%
-table = matrix.table([run.key for run in planned])
 compared = matrix.wide(table).drop(columns="seconds")
 
 # %% mystnb={"code_prompt_show": "Code: table of runs"} tags=["hide-input"]
@@ -135,7 +167,7 @@ numbers.prose(
 # how many of them are trained anew? You then report the recall of the best one. What is wrong with this number?
 #
 # ```{dropdown} Answer
-# Nine are planned, and five trained: the four above are there already. The best of nine owes its place to its seed as well as to its
+# Nine are planned, and five trained if the four above have run here (`-p recompute=True`). The best of nine owes its place to its seed as well as to its
 # rate, and another seed will not do so well: on average, the largest of nine draws is too good. Choose the rate by its mean over
 # the seeds, and report that mean with the spread of the seeds; or measure the chosen rate on seeds, and on test data, that had no part
 # in the choice.
@@ -154,11 +186,4 @@ numbers.points(
 )
 
 # %% tags=["remove-input"]
-origin = provenance(
-    options,
-    stages.key(runs=[run.key for run in planned]),
-    str(resolve_device(device)),
-    started,
-    "rsvlm run notebooks/16_compare.ipynb",
-)
 tables.provenance(origin)
