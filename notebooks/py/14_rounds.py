@@ -26,7 +26,7 @@
 # somebody would have to draw them. Yet the same model gives better maps if it sees a picture enlarged, and more of them if it sees the picture
 # flipped. Can it learn from its own better maps? And is what it learns worth more than the same number of steps on captions alone?
 
-# %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "alone", "after:01_landmarks", "hide-input"]
+# %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "after:01_landmarks", "hide-input"]
 profile = "laptop"
 seed = 0
 device = "auto"

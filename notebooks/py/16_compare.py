@@ -25,7 +25,7 @@
 # has to run both rates with several seeds, and to lay the results side by side. Copying notebooks and filling in tables by hand is
 # where such comparisons go wrong; here a matrix is planned, run and read by three calls.
 
-# %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "alone", "hide-input"]
+# %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "hide-input"]
 profile = "laptop"
 seed = 0
 device = "auto"
