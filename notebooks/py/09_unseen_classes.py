@@ -501,7 +501,7 @@ numbers.points(
     ),
     *(
         f"Where *{name}* was not seen, a description of it in known words "
-        f"reaches {kinds['description']['area']['held out']['value']:.0f} %."
+        f"reaches {kinds['description']['each']['held out']['value']:.0f} %."
         for name, kinds in areas.items()
         if name in of_sentence and "description" in kinds
     ),
