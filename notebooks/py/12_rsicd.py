@@ -114,8 +114,8 @@ numbers.table(pd.DataFrame(rows))
 # %% [markdown]
 # ## Does it train here?
 #
-# `rsvlm train --profile rsicd --data FOLDER --out FOLDER` is the whole recipe. In profile `rsicd` this page runs it. In the others it takes
-# ten steps on 64 pictures, which shows only that everything works.
+# `rsvlm train --profile rsicd --data FOLDER --out FOLDER` is the whole recipe. In the profiles `rsicd` and `rsicd-scratch` this page runs it.
+# In the others it takes ten steps on 64 pictures, which shows only that everything works.
 
 
 # %% mystnb={"code_prompt_show": "Code: what is trained on"} tags=["hide-input"]
