@@ -238,8 +238,8 @@ attention.explore(
 
 # %% tags=["remove-input"]
 numbers.prose(
-    f"These are three of {len(items)} test chips: those of which the sea "
-    "takes most nearly a half. *Similarity* is a cosine; *part of the score* "
+    f"These are three of {len(items)} test chips: those where sea and land "
+    "are most nearly equal. *Similarity* is a cosine; *part of the score* "
     "is what a patch adds to the score of its chip."
 )
 
@@ -519,7 +519,8 @@ numbers.prose(
 )
 
 # %% [markdown]
-# Beside it stand maps of other kinds, and three {term}`baselines <baseline>` that take no model. Mean IoU in percent:
+# Beside it stand maps of other kinds, and three {term}`baselines <baseline>` that take no model. *Contributions* are what each patch adds
+# to the score. Mean IoU in percent:
 
 # %% mystnb={"code_prompt_show": "Code: table of maps and baselines"} tags=["hide-input"]
 names = ["random", "centre", "brightness", "pooling weights", "contributions"]
@@ -717,8 +718,8 @@ turn = [
     if gain[f"smooth, 3 - raw, noise {level}"]["ci_low"] > 0
 ]
 never = (
-    "At no level does it win beyond chance. Noise that all patches share makes "
-    "them wrong in the same way, and the mean of wrong answers is wrong."
+    "At no level does it win beyond chance. If noise makes neighbouring "
+    "patches wrong in the same way, the mean of their answers is wrong, too."
 )
 numbers.prose(
     f"Against raw patches the operation is worth {signed('smooth, 3 - raw')} "
@@ -828,7 +829,7 @@ absent += "`instances.json`."
 galleries.gallery(tiles, 200) if tiles else numbers.prose(absent)
 
 # %% tags=["remove-input"]
-attention.explore(over, answers, "") if over else numbers.prose("")
+attention.explore(over, answers, "") if over else None
 
 # %% [markdown]
 # Stored runs of `rsvlm evaluate localize` are of two models that learned RSICD from random weights ({doc}`12_rsicd`); the second has

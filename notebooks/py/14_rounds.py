@@ -140,7 +140,7 @@ def scores_of_start(start):
 # %% [markdown]
 # ## Three rounds
 #
-# Then four covers are asked for: sea, ice, desert and other land. The sentences of the last three name the colours by which the masks tell
+# In the rounds four covers are asked for: sea, ice, desert and other land. The sentences of the last three name the colours by which the masks tell
 # them apart, such as *The land is tan throughout.* None was chosen by a mask.
 #
 # The teacher is the average of the last weights ({term}`EMA`). It sees pictures at twice their size and in four flips. Of the patches that
@@ -330,7 +330,7 @@ numbers.measured_before(before, "The rounds")
 
 # %% [markdown]
 # What does round 0 know of sea and land? `raw` are single patches, `smooth` windows of three, `attention` what each patch adds to the
-# score of its chip; some see the picture enlarged twice.
+# score of its chip; some see the picture at twice its size.
 
 # %% mystnb={"code_prompt_show": "Code: mean IoU of round 0"} tags=["hide-input"]
 dots(
@@ -352,8 +352,9 @@ numbers.prose(
 )
 
 # %% [markdown]
-# What is known of each round without a mask, in percent: how many patches flips agree on, mean recall of the validation captions, and
-# which share of the patches each class gets from the pupil, and has in the labels it learned from. Round 0 had no labels.
+# What is known of each round without a mask, in percent: how many patches flips agree on, mean recall of the validation captions, which
+# share of the patches of validation chips the pupil gives to each class, and which share of those of training chips has its label. Patches
+# without a label are the rest. Round 0 had no labels.
 
 
 # %% mystnb={"code_prompt_show": "Code: table of rounds"} tags=["hide-input"]

@@ -79,12 +79,13 @@ def _legend(figure: Figure, axes: Axes, **named) -> None:
 
 
 @for_phones
-def training_curves(metrics: pd.DataFrame) -> Figure:
+def training_curves(metrics: pd.DataFrame, pictures: str = "the validation split") -> Figure:
     """Losses, validation recall and speed against the optimizer step.
 
     Args:
         metrics: The lines of `metrics.jsonl`: `step` with `contrastive` and `caption` (nats), `val_R@5` and `val_chance_R@5`
             (percent), `samples_per_s`; each may be absent from a line.
+        pictures: On what recall was measured.
     """
     figure, (losses, recall, speed) = canvas(columns=3, width=10.0, height=3.2)
     for name, colour in (("contrastive", "blue"), ("caption", "orange")):
@@ -95,10 +96,10 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
     losses.legend()
     if "val_R@5" in metrics:
         part = metrics.dropna(subset=["val_R@5"])
-        recall.plot(part["step"], part["val_R@5"], "o-", color=PALETTE["green"], label="validation")
+        recall.plot(part["step"], part["val_R@5"], "o-", color=PALETTE["green"], label="model")
         recall.plot(part["step"], part["val_chance_R@5"], "--", color=PALETTE["vermilion"], label="chance")
         recall.legend()
-    recall.set(title="Recall@5 on the validation split", xlabel="step", ylabel="percent", ylim=(0, None))
+    recall.set(title=f"Recall@5 on {pictures}", xlabel="step", ylabel="percent", ylim=(0, None))
     part = metrics.dropna(subset=["samples_per_s"])
     speed.plot(part["step"], part["samples_per_s"], color=PALETTE["purple"])
     speed.set(title="Throughput", xlabel="step", ylabel="pairs per second", ylim=(0, None))
@@ -185,8 +186,17 @@ def interval_dots(rows: Sequence[Mapping[str, object]], xlabel: str) -> Figure:
     if table["chance"].notna().any():
         marks.append(line([], [], marker="|", linestyle="", markeredgewidth=2, color="#777777", label="chance"))
     if marks:
-        figure.legend(handles=marks, loc="outside upper left", ncols=min(len(marks), 1 if is_narrow() else 4))
+        _legend_above(figure, marks, 1 if is_narrow() else 4)
     return figure
+
+
+def _legend_above(figure: Figure, marks: Sequence[mpl.lines.Line2D], most: int) -> None:
+    """Put a legend above the axes, in `most` columns or in as many as the figure is wide enough for."""
+    for columns in range(min(len(marks), most), 0, -1):
+        legend = figure.legend(handles=marks, loc="outside upper left", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width < 0.97 * figure.bbox.width:
+            return
+        legend.remove()
 
 
 @for_phones

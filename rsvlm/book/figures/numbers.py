@@ -25,6 +25,11 @@ class Prose(str):
     def __repr__(self) -> str:
         return str(self)
 
+    def _ipython_display_(self) -> None:
+        """Show nothing where there is no text: an empty box would say that something is missing."""
+        if self:
+            raise NotImplementedError  # IPython then shows the Markdown
+
 
 def minus(text: str) -> str:
     """Put a minus sign for a hyphen ahead of a number, and none ahead of what was rounded to zero. Ranges (2-3), powers (1e-5) and what stands in `code` stay as they are."""

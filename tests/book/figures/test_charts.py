@@ -57,6 +57,13 @@ def test_dots_stand_at_their_values_with_intervals_and_chance_where_there_are_an
     charts.picture(figure, "Dots")  # a hostile label is no formula, which would stop here
 
 
+def test_a_legend_above_dots_is_no_wider_than_they_are():
+    names = ["one", "the other of the two", "all of them, pooled", "their median, in windows of three", "what is left"]
+    figure = charts.interval_dots([{"label": "a", "series": name, "value": 3} for name in names], "percent")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names and len(figure.legends) == 1
+    assert figure.legends[0].get_window_extent().width < figure.bbox.width
+
+
 def test_dots_need_nothing_but_labels_and_values():
     figure = charts.interval_dots([{"label": "a", "value": 3}, {"label": "b", "value": -4}], "points")
     assert [x for x, _ in lines(figure.axes[0], "o")] == [3, -4]

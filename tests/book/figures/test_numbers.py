@@ -30,6 +30,13 @@ def test_sentences_are_shown_as_text_even_where_markdown_is_not_understood():
     assert numbers.points("a", "", "-2")._repr_markdown_() == "- a\n- −2\n"
 
 
+def test_where_there_is_no_text_nothing_is_shown():
+    formatters = pytest.importorskip("IPython.core.formatters", reason="the extra [book] is not installed")
+    shown = formatters.DisplayFormatter().format
+    assert shown(numbers.prose("")) == shown(numbers.points("")) == ({}, {})
+    assert shown(numbers.prose("It is -1."))[0] == {"text/plain": "It is −1.", "text/markdown": "It is −1."}
+
+
 def test_an_interval_has_one_notation():
     row = {"value": 62.94, "ci_low": 58.1, "ci_high": 67.07}
     assert numbers.interval(row) == "62.9 (58.1 to 67.1)"
