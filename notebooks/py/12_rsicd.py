@@ -427,7 +427,7 @@ by_way = of_captions.assign(
 ).pivot(index="protocol", columns="metric", values="scored")
 by_way = by_way.reindex(
     index=of_captions["protocol"].unique(),
-    columns=of_captions["metric"].unique(),
+    columns=["BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr"],
 )
 by_way = by_way.dropna(how="all").fillna("").rename_axis(columns=None)
 by_way = by_way.reset_index(names="captions")
