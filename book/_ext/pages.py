@@ -19,7 +19,7 @@ FRONT = """```{figure} _static/front.webp
 What models of an earlier build found. Of this build there are no pictures yet.
 ```
 """
-LIMITS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}", "min_length": "at least {} of them"}
+LIMITS = {"ge": "from {}", "gt": "above {}", "le": "up to {}", "lt": "below {}", "min_length": "at least {} of them"}
 
 
 def options_page() -> str:
@@ -59,7 +59,12 @@ def _option(row: dict, profiles: dict[str, config.Config]) -> tuple[str, str, st
     ]
     choices = re.findall(r"'([^']*)'", row["type"]) if "Literal[" in row["type"] else []
     kind = ", ".join(f"`{choice}`" for choice in choices) or KINDS.get(row["type"].removesuffix(" | None"), row["type"])
-    return f"`{row['name']}`", f"{_code(usual)}{changed}", " ".join([kind, ", ".join(limits)]).strip(), row["description"]
+    return (
+        f"`{row['name']}`",
+        f"{_code(usual)}{changed}",
+        " ".join([kind, " and ".join(limits).replace(" and up to", " up to")]).strip(),
+        row["description"],
+    )
 
 
 def _code(value: object) -> str:
@@ -153,7 +158,9 @@ def write_pages(app) -> None:
     for name, text in pages.items():
         files.write_atomic(home / "book" / "generated" / f"{name}.md", text)
     front = home / "book" / "generated" / "front.inc"
-    if (home / "book" / "index.md").is_file() and not front.is_file():  # `rsvlm book` writes it; the builder alone has no model to ask
+    if (
+        home / "book" / "index.md"
+    ).is_file() and not front.is_file():  # `rsvlm book` writes it; the builder alone has no model to ask
         files.write_atomic(front, FRONT)
 
 
