@@ -111,13 +111,13 @@ PARTS = {
         },
     ),
     "retrieval-memory": (
-        "The same from mapped files: memory, and how much of it is no file's",
+        "The same from mapped files: memory, with and without these files",
         {
             "images": "images",
             "captions": "captions",
             "cpu_seconds": "CPU seconds",
             "peak_memory_mb": "memory, MB",
-            "own_memory_mb": "of it no file's, MB",
+            "own_memory_mb": "without the files, MB",
         },
     ),
     "localize": (
@@ -173,6 +173,9 @@ ABOUT = {
     "teaching": "A simulated user labels chips of one half of a set; mean average precision (mAP) is measured on the other half. The way "
     "is that from the text alone to a classifier on all labels of the first half. *Ours* is what the search does, *Rocchio* the formula "
     "of that name; both propose the chips to label, but for *random choice*.\n\n",
+    "search_page": "*Opened* is the time until the page shows its first answer, *loaded* the part of it after the page's load event, *text* "
+    "from typing to the answer, *click* from a label to the new order. *Megabytes* are those of the files that search; *kept neighbours* "
+    "is the percentage of the nearest ten of a chip that rounding keeps.\n\n",
 }
 
 # Rows of such a file that measure something else, by their policy: a table of their own below, since their columns mean other things.
@@ -261,7 +264,7 @@ def _without_model(row, everything) -> tuple[float, str, tuple[float, float, flo
 def page(folder: Path) -> str:
     """The page of all files there; a name that has no place in PARTS is shown with all its columns."""
     text = "# Performance\n\nWritten by `make bench`; every line is a record in `results/bench/`. Times of one table are of one machine "
-    text += "on one day, so read the ratios first. Memory is the most that the process held, in MB of 2\u00b2\u2070 bytes.\n"
+    text += "on one day, so read the ratios first: each is the median over rounds in which all took turns, and no quotient of columns. Memory is the most that the process held, in MB of 2\u00b2\u2070 bytes.\n"
     paths = sorted(folder.glob("*.json"), key=lambda path: [*PARTS, path.stem].index(path.stem))
     if not paths:
         raise DataError(f"{folder} holds no measurement: run make bench, or restore the folder")

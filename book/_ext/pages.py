@@ -34,7 +34,7 @@ def options_page() -> str:
     )
     described = {row["name"]: row for row in config.describe()}
     for section in dict.fromkeys(name.rpartition(".")[0] for name in described):
-        about = type(getattr(profiles["laptop"], section)).__doc__ if section else "Those of a whole run."
+        about = type(getattr(profiles["laptop"], section)).__doc__ if section else "Options of a whole run."
         page += f"\n## {section or 'General'}\n\n{about}\n\n"
         names = [name for name in described if name.rpartition(".")[0] == section]
         page += _table(("option", "default", "values", "meaning"), [_option(described[name], profiles) for name in names])
@@ -101,7 +101,7 @@ def status_page(home: Path) -> str:
     page = (
         "# State of the pages\n\nWhen and where each notebook last ran, for how long, and from which state of the repository. The key is made "
         "of the notebook's cells, the source of the package and the parameters: where it is the same, the page is. Times are wall times and "
-        "include what other stages did not find in `runs/`.\n\n"
+        "include every stage whose result was not yet in `runs/`.\n\n"
     )
     rows, total = [], 0.0
     for name in re.findall(r"book/executed/(\w+)", (home / "_toc.yml").read_text(encoding="utf-8")):
