@@ -37,7 +37,8 @@ def options_page() -> str:
         about = type(getattr(profiles["laptop"], section)).__doc__ if section else "Options of a whole run."
         page += f"\n## {section or 'General'}\n\n{about}\n\n"
         names = [name for name in described if name.rpartition(".")[0] == section]
-        page += _table(("option", "default", "values", "meaning"), [_option(described[name], profiles) for name in names])
+        table = _table(("option", "default", "values", "meaning"), [_option(described[name], profiles) for name in names])
+        page += f"```{{table}}\n:class: options\n\n{table}```\n"
     return page
 
 
@@ -48,8 +49,11 @@ def _option(row: dict, profiles: dict[str, config.Config]) -> tuple[str, str, st
         return getattr(getattr(of, section) if section else of, option)
 
     usual = row["default"]
-    others = {name: value(of) for name, of in profiles.items() if value(of) != usual and row["name"] != "profile"}
-    changed = "".join(f"; {name}: {_code(other)}" for name, other in others.items())
+    others: dict[str, list[str]] = {}
+    for name, of in profiles.items():
+        if value(of) != usual and row["name"] != "profile":
+            others.setdefault(_code(value(of)), []).append(name)
+    changed = "".join(f"; {', '.join(names)}: {other}" for other, names in others.items())
     fields = (type(getattr(profiles["laptop"], section)) if section else config.Config).model_fields
     limits = [
         text.format(f"{limit:,}" if isinstance(limit, int) else limit)
