@@ -50,15 +50,15 @@ METRICS = {
 # What each file of results/bench compares, and which of its columns are shown under which name.
 PARTS = {
     "teaching": (
-        "A search that learns: mean average precision after so many labels, and the share of the way to all of them",
+        "A search that learns: how far a few labels take it from the text alone to all labels",
         {
             "set": "set",
-            "policy": "what is labelled",
+            "policy": "how it learns",
             "labels": "labels",
             "value": "mAP, percent",
             "ci_low": "from",
             "ci_high": "to",
-            "share": "share of the way, percent",
+            "share": "of the way, percent",
             "share_low": "from",
             "share_high": "to",
         },
@@ -111,13 +111,13 @@ PARTS = {
         },
     ),
     "retrieval-memory": (
-        "The same from mapped files: memory, and how much of it is no file's",
+        "The same from mapped files: memory, with and without these files",
         {
             "images": "images",
             "captions": "captions",
             "cpu_seconds": "CPU seconds",
             "peak_memory_mb": "memory, MB",
-            "own_memory_mb": "of it no file's, MB",
+            "own_memory_mb": "without the files, MB",
         },
     ),
     "localize": (
@@ -166,6 +166,42 @@ PARTS = {
     "page": (
         "The page that searches in the browser",
         {"stage": "from what to the answer", "n": "times", "seconds": "seconds", "min": "least", "max": "most"},
+    ),
+}
+# What has to be known to read one of these tables, above it.
+ABOUT = {
+    "teaching": "A simulated user labels chips of one half of a set; mean average precision (mAP) is measured on the other half. The way "
+    "is that from the text alone to a classifier on all labels of the first half. *Ours* is what the search does, *Rocchio* the formula "
+    "of that name; both propose the chips to label, but for *random choice*.\n\n",
+    "search_page": "*Opened* is the time until the page shows its first answer, *loaded* the part of it after the page's load event, *text* "
+    "from typing to the answer, *click* from a label to the new order. *Megabytes* are those of the files that search; *kept neighbours* "
+    "is the percentage of the nearest ten of a chip that rounding keeps.\n\n",
+}
+
+# Rows of such a file that measure something else, by their policy: a table of their own below, since their columns mean other things.
+FURTHER = {
+    "confidence": (
+        "What the search expects of itself, beside what was so. In the interval: how often its 95 % interval held the truth",
+        {
+            "set": "set",
+            "labels": "labels",
+            "n": "cases",
+            "covered": "average precision: in the interval, percent",
+            "error": "off by, points",
+            "first_covered": "yes among the first 20: in the interval, percent",
+            "first_error": "off by, chips",
+        },
+    ),
+    "stop": (
+        "When the search says that these labels are enough, and the mAP in percent then (after the last label where it never says so)",
+        {
+            "set": "set",
+            "n": "cases",
+            "covered": "said so, percent",
+            "value": "labels by then, mean",
+            "then": "mAP then",
+            "last": "mAP after the last",
+        },
     ),
 }
 
@@ -228,7 +264,7 @@ def _without_model(row, everything) -> tuple[float, str, tuple[float, float, flo
 def page(folder: Path) -> str:
     """The page of all files there; a name that has no place in PARTS is shown with all its columns."""
     text = "# Performance\n\nWritten by `make bench`; every line is a record in `results/bench/`. Times of one table are of one machine "
-    text += "on one day, so read the ratios first. Memory is the most that the process held, in units of 2**20 bytes.\n"
+    text += "on one day, so read the ratios first: each is the median over rounds in which all took turns, and no quotient of columns. Memory is the most that the process held, in MB of 2\u00b2\u2070 bytes.\n"
     paths = sorted(folder.glob("*.json"), key=lambda path: [*PARTS, path.stem].index(path.stem))
     if not paths:
         raise DataError(f"{folder} holds no measurement: run make bench, or restore the folder")
@@ -236,13 +272,20 @@ def page(folder: Path) -> str:
         found = json.loads(path.read_text(encoding="utf-8"))
         rows, origin = found["rows"], found["provenance"]
         title, names = PARTS.get(path.stem, (path.stem, {name: name for row in rows for name in row}))
-        shown = {name: label for name, label in names.items() if any(row.get(name) is not None for row in rows)}
-        cells = [[_cell(row.get(name)) for name in shown] for row in rows]
-        lines = [[*shown.values()], ["--:" if _numbers(rows, name) else "---" for name in shown], *cells]
-        text += f"\n## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        text += f"\n## {title}\n\n{ABOUT.get(path.stem, '')}{_table([row for row in rows if row.get('policy') not in FURTHER], names)}"
+        for policy, (about, columns) in FURTHER.items():
+            if further := [row for row in rows if row.get("policy") == policy]:
+                text += f"\n{about}:\n\n{_table(further, columns)}"
         text += f"\n`{origin['command']}`, {origin['cpu']}, {origin['cores']} cores, {origin['device']}, {origin['started'][:10]}, "
-        text += f"commit `{origin['commit'][:12]}`.\n"
+        text += "commit not recorded.\n" if origin["commit"] == "unknown" else f"commit `{origin['commit'][:12]}`.\n"
     return text
+
+
+def _table(rows: list[dict], names: dict[str, str]) -> str:
+    shown = {name: label for name, label in names.items() if any(row.get(name) is not None for row in rows)}
+    cells = [[_cell(row.get(name)) for name in shown] for row in rows]
+    lines = [[*shown.values()], ["--:" if _numbers(rows, name) else "---" for name in shown], *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _numbers(rows: list[dict], name: str) -> bool:

@@ -19,7 +19,7 @@ FRONT = """```{figure} _static/front.webp
 What models of an earlier build found. Of this build there are no pictures yet.
 ```
 """
-LIMITS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}", "min_length": "at least {} of them"}
+LIMITS = {"ge": "from {}", "gt": "above {}", "le": "up to {}", "lt": "below {}", "min_length": "at least {} of them"}
 
 
 def options_page() -> str:
@@ -34,10 +34,11 @@ def options_page() -> str:
     )
     described = {row["name"]: row for row in config.describe()}
     for section in dict.fromkeys(name.rpartition(".")[0] for name in described):
-        about = type(getattr(profiles["laptop"], section)).__doc__ if section else "Those of a whole run."
+        about = type(getattr(profiles["laptop"], section)).__doc__ if section else "Options of a whole run."
         page += f"\n## {section or 'General'}\n\n{about}\n\n"
         names = [name for name in described if name.rpartition(".")[0] == section]
-        page += _table(("option", "default", "values", "meaning"), [_option(described[name], profiles) for name in names])
+        table = _table(("option", "default", "values", "meaning"), [_option(described[name], profiles) for name in names])
+        page += f"```{{table}}\n:class: options\n\n{table}```\n"
     return page
 
 
@@ -48,8 +49,11 @@ def _option(row: dict, profiles: dict[str, config.Config]) -> tuple[str, str, st
         return getattr(getattr(of, section) if section else of, option)
 
     usual = row["default"]
-    others = {name: value(of) for name, of in profiles.items() if value(of) != usual and row["name"] != "profile"}
-    changed = "".join(f"; {name}: {_code(other)}" for name, other in others.items())
+    others: dict[str, list[str]] = {}
+    for name, of in profiles.items():
+        if value(of) != usual and row["name"] != "profile":
+            others.setdefault(_code(value(of)), []).append(name)
+    changed = "".join(f"; {', '.join(names)}: {other}" for other, names in others.items())
     fields = (type(getattr(profiles["laptop"], section)) if section else config.Config).model_fields
     limits = [
         text.format(f"{limit:,}" if isinstance(limit, int) else limit)
@@ -59,7 +63,12 @@ def _option(row: dict, profiles: dict[str, config.Config]) -> tuple[str, str, st
     ]
     choices = re.findall(r"'([^']*)'", row["type"]) if "Literal[" in row["type"] else []
     kind = ", ".join(f"`{choice}`" for choice in choices) or KINDS.get(row["type"].removesuffix(" | None"), row["type"])
-    return f"`{row['name']}`", f"{_code(usual)}{changed}", " ".join([kind, ", ".join(limits)]).strip(), row["description"]
+    return (
+        f"`{row['name']}`",
+        f"{_code(usual)}{changed}",
+        " ".join([kind, " and ".join(limits).replace(" and up to", " up to")]).strip(),
+        row["description"],
+    )
 
 
 def _code(value: object) -> str:
@@ -96,7 +105,7 @@ def status_page(home: Path) -> str:
     page = (
         "# State of the pages\n\nWhen and where each notebook last ran, for how long, and from which state of the repository. The key is made "
         "of the notebook's cells, the source of the package and the parameters: where it is the same, the page is. Times are wall times and "
-        "include what other stages did not find in `runs/`.\n\n"
+        "include every stage whose result was not yet in `runs/`.\n\n"
     )
     rows, total = [], 0.0
     for name in re.findall(r"book/executed/(\w+)", (home / "_toc.yml").read_text(encoding="utf-8")):
@@ -153,7 +162,9 @@ def write_pages(app) -> None:
     for name, text in pages.items():
         files.write_atomic(home / "book" / "generated" / f"{name}.md", text)
     front = home / "book" / "generated" / "front.inc"
-    if (home / "book" / "index.md").is_file() and not front.is_file():  # `rsvlm book` writes it; the builder alone has no model to ask
+    if (
+        home / "book" / "index.md"
+    ).is_file() and not front.is_file():  # `rsvlm book` writes it; the builder alone has no model to ask
         files.write_atomic(front, FRONT)
 
 

@@ -1,9 +1,12 @@
-// A table or code block that scrolls inside itself can be reached, and so scrolled, with the keyboard.
+// A table or code block that scrolls inside itself can be reached, and so scrolled, with the keyboard, and shows that it goes on.
 (() => {
+  const fade = box => box.classList.toggle("goes-on", box.scrollLeft + box.clientWidth + 1 < box.scrollWidth);
   const reach = () => {
     for (const box of document.querySelectorAll(".bd-article :is(table, pre, .math-block > div, .cell_output .output)")) {
       if (box.scrollWidth > box.clientWidth + 1 && !box.querySelector("a[href], button, input, select, [tabindex]")) box.tabIndex = 0;
       else if (box.dataset.reach) box.removeAttribute("tabindex");
+      if (!box.dataset.reach) box.addEventListener("scroll", () => fade(box), { passive: true });
+      fade(box);
       box.dataset.reach = "1";
     }
   };

@@ -50,6 +50,26 @@ def test_speeds_are_shown_as_measured_and_as_text(measured, tmp_path):
     assert "`python -m benchmarks x`, a processor, 2 cores, cpu, 2026-01-02, commit `0123456789ab`" in page
 
 
+def test_rows_that_measure_something_else_have_a_table_of_their_own(measured, tmp_path):
+    learned = {"set": "RSICD", "policy": "ours", "labels": 40, "value": 95.8, "ci_low": 93.6, "ci_high": 97.8}
+    sure = {"set": "RSICD", "n": 300, "policy": "confidence", "labels": 40, "covered": 99.5, "error": 5.7}
+    stop = {
+        "set": "RSICD",
+        "n": 300,
+        "policy": "stop",
+        "labels": 40,
+        "value": 33.1,
+        "covered": 53.3,
+        "then": 95.6,
+        "last": 95.9,
+    }
+    write(tmp_path, "teaching", [learned, sure, stop])
+    page = measured.page(tmp_path)
+    assert "| RSICD | ours | 40 | 95.8 | 93.6 | 97.8 |" in page and page.count("| RSICD |") == 3
+    assert "| RSICD | 40 | 300 | 99.5 | 5.7 |" in page, "no cell is empty"
+    assert "labels by then, mean" in page and "| RSICD | 300 | 53.3 | 33.1 | 95.6 | 95.9 |" in page, "labels are no precision"
+
+
 def test_no_measurement_is_an_error_that_names_the_folder(measured, tmp_path):
     with pytest.raises(DataError, match=re.escape(str(tmp_path))):
         measured.page(tmp_path)
