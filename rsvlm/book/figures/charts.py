@@ -185,7 +185,9 @@ def interval_dots(rows: Sequence[Mapping[str, object]], xlabel: str) -> Figure:
     if table["chance"].notna().any():
         marks.append(line([], [], marker="|", linestyle="", markeredgewidth=2, color="#777777", label="chance"))
     if marks:
-        figure.legend(handles=marks, loc="outside upper left", ncols=min(len(marks), 1 if is_narrow() else 4))
+        longest = max(len(mark.get_label()) for mark in marks)
+        fitting = max(1, int(figure.get_figwidth() / (0.65 + 0.085 * longest)))  # inches: the mark with its gaps, and a letter
+        figure.legend(handles=marks, loc="outside upper left", ncols=min(len(marks), 1 if is_narrow() else fitting, 4))
     return figure
 
 

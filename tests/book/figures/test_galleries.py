@@ -38,7 +38,7 @@ def test_chips_of_several_models_stand_beside_each_other_query_by_query():
         for text in ("a <b>harbour</b>", "a runway")
     ]
     shown = str(galleries.chips_beside({"one": (rows, [picture, None]), "<two>": (rows[:1], [picture])}))
-    assert shown.count('class="rsvlm-query"') == 2 and shown.count("<img") == 3 and "1.00°, 2.00°: 0.50" in shown
+    assert shown.count('class="rsvlm-query"') == 2 and shown.count("<img") == 3 and "1.0° N 2.0° E: 0.50" in shown
     assert "a &lt;b&gt;harbour" in shown and "&lt;two&gt;" in shown and "<two>" not in shown
 
 
