@@ -135,7 +135,7 @@ numbers.prose(
 # ## What is where?
 #
 # The texts were picked by trying some on this scene, so they flatter the search. The last one is no language, and belongs nowhere.
-# `rsvlm search SCENE --text "buildings and streets" --out DIR` does the same as this:
+# Shares are of the scene. `rsvlm search SCENE --text "buildings and streets" --out DIR` does the same as this:
 
 # %%
 found = scenes.search(scene, asked, loaded, work / "found", progress=False)
@@ -145,8 +145,8 @@ SHOWN = {
     "text": "text",
     "regions": "regions",
     "highest_confidence": "highest confidence",
-    "outlined": "outlined, % of the scene",
-    "largest": "largest region, % of the scene",
+    "outlined": "outlined, %",
+    "largest": "largest region, %",
 }
 
 
@@ -207,7 +207,8 @@ atlas.scene_map(found)
 best = found.regions[0] if found.regions else None
 numbers.prose(
     f"The surest region is “{found.facts['texts'][best['text']]['text']}”, "
-    f"confidence {best['confidence']:.2f} over {best['area_px']:,.0f} pixels."
+    f"confidence {best['confidence']:.2f} on average over "
+    f"{best['area_px']:,.0f} pixels."
     if best
     else "No region is outlined: no text reaches the threshold anywhere."
 )
@@ -251,6 +252,7 @@ if is_checked:
     known = labels.notna().all(axis=1) & (labels != itaipu.UNKNOWN).all(axis=1)
     known |= (labels == itaipu.YES).any(axis=1)
     built = (labels == itaipu.YES).any(axis=1).to_numpy()
+    wet = itaipu.labels().reindex(names)["water"] == itaipu.YES
 
 # %% mystnb={"code_prompt_show": "Code: table of what is outlined"} tags=["hide-input"]
 OURS, PLAIN, ANY = "the search", "as much, where it is grainy", "chance"
@@ -290,12 +292,18 @@ if by_outlines:
         else "so nothing shows that the model sees more than grain."
     )
     share = 100 * of_chips(outlined, SIDE)[known & built].mean()
+    missed = [
+        f"And “water” is outlined on {part:.1f} % of the scene, though "
+        f"{100 * wet.mean():.0f} % of its chips show some."
+        for part in rows.loc[rows["text"] == "water", "outlined"]
+    ]
     said = (
         f"{by_outlines}; chance is {spans[ANY]['value']:.1f} %.",
         "The difference to the baseline is "
         f"{numbers.interval(gap, signed=True)} points, {beyond}",
         "Such a share says that what is outlined is right, not that all is "
         f"found: {share:.0f} % of the ground of those chips is outlined.",
+        *missed,
         f"Intervals are over {len(set(blocks))} blocks of "
         f"four by four chips; n = {known.sum()} chips.",
     )
@@ -342,7 +350,7 @@ galleries.gallery(
     [
         {
             "image": galleries.mask_image(earth_pixels, answers[name], truth),
-            "alt": f"The Mediterranean in grey; painted is the answer {name}: "
+            "alt": f"The Mediterranean in grey, painted by “{name}”: "
             f"{scores.loc[name, 'of it sea, %']:.0f} % of it is sea",
             "caption": name,
         }
@@ -353,7 +361,7 @@ galleries.gallery(
 )
 
 # %% [markdown]
-# Blue is what is rightly taken for sea, orange what is land, purple the sea that is lacking.
+# Blue is what is rightly taken for sea, orange is land that is taken for sea, purple is sea that is missed.
 
 # %% tags=["remove-input"]
 iou, of_it = scores["IoU, %"], scores["of it sea, %"]
@@ -443,7 +451,7 @@ for text, part in chips.groupby("text", sort=False):
 # %% [markdown]
 # ## Exercise
 #
-# Let the sea be a share $s$ of a scene, and let somebody outline a share $q$ at random. What IoU is that on average, and what IoU has it to outline
+# Let the sea be a share $s$ of a scene, and let somebody outline a share $q$ at random. What IoU is that on average, and what IoU does it give to outline
 # everything? Which of the two should a search be held against?
 #
 # ```{dropdown} Answer
@@ -462,8 +470,9 @@ numbers.points(
     else "",
     f"At 7 km a pixel, {by_sea}; “{others.idxmax()}” has an IoU of "
     f"{others.max():.1f} %, the search {mine:.1f} %.",
-    f"Of {len(rows)} texts {len(empty)} found nothing; a low confidence says "
-    "so. A high one is no proof.",
+    f"Of {len(rows)} texts {len(empty)} found nothing, and a low confidence "
+    "says so. But a high one is no proof that something is there, nor a low "
+    "one that it is not.",
     f"{found.facts['megapixels']:.2f} megapixels took "
     f"{found.facts['seconds']:.1f} s, files included.",
 )

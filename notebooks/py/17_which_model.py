@@ -138,7 +138,8 @@ asked = [text.strip() for text in queries.split(";") if text.strip()]
 # ## Maps for a text
 #
 # A model that reads texts gives a map of confidence for each, from black (no) to yellow (sure). One call searches a scene; `rsvlm search SCENE
-# --text "sea" --model A --model B --out DIR` makes the same page.
+# --text "sea" --model A --model B --out DIR` makes the same page. How much of such a map is right is another question: [](15_scene) counts it for
+# the sea.
 
 # %%
 maps = {}
@@ -173,8 +174,8 @@ numbers.prose(*(line[0].upper() + line[1:] for line in lines))
 # ## The first five chips
 #
 # Now all models rank the same {term}`chips <chip>` of the scene, half a side apart. Those that read texts are asked with the text. The others are asked
-# with a picture: the first answer of the first model that reads, so their own first answer is that chip again. Below a chip stand its place,
-# north and east, and the cosine. Cosines of different models cannot be compared, nor can those of texts with those of
+# with a picture: the first answer of the first model that reads, so their own first answer is that chip again. Below a chip stand its place
+# and the cosine. Cosines of different models cannot be compared, nor can those of texts with those of
 # pictures: only their order counts.
 #
 # First each model embeds the chips, once:
@@ -232,8 +233,8 @@ numbers.prose(
 # %% [markdown]
 # ## Which is right?
 #
-# Looking does not tell which model is better, for both lists look like sea. Counting does, on chips whose truth is known: here from the map of
-# coastlines and from colours of the land, measured pixel by pixel ([](14_rounds)). A test chip shows a cover if at least half of it is that. Each
+# Looking at five chips does not tell which model is better: two lists may look alike and both be wrong. Counting does, on chips whose truth is known: here
+# from the map of coastlines and from colours of the land, measured pixel by pixel ([](14_rounds)). A test chip shows a cover if at least half of it is that. Each
 # model ranks all test chips in two ways: by sentences about the cover, if it reads, and by examples, which are up to five
 # labelled chips of the training split, one at a time. The book's model has seen these examples in training; the test chips lie in other parts
 # of the world.
@@ -361,7 +362,7 @@ if gap["ci_low"] <= 0 <= gap["ci_high"]:
     verdict = "that may be chance"
 elif gap["value"] < 0:
     verdict = (
-        "what these covers show is colour, and a mean of three numbers tells it"
+        "over all covers, a mean of three numbers tells more than any model"
     )
 else:
     verdict = "the model sees more than a mean of three numbers"
@@ -429,11 +430,20 @@ top = {
     )
     for cover in covers
 }
-is_plain = [cover for cover in covers if top[cover]["series"] == PLAIN]
+best_for = {
+    way: [cover for cover in covers if top[cover]["series"] == way]
+    for way in ways
+}
 numbers.points(
-    "Against the mean colour of a chip the best model has "
+    "Over all covers, against the mean colour of a chip the best model has "
     f"{numbers.interval(gap, signed=True)} points.",
-    f"Mean colour is the best for {', '.join(is_plain)}." if is_plain else "",
+    "By its number the best for "
+    + "; for ".join(
+        f"{', '.join(part)} is *{way}*"
+        for way, part in best_for.items()
+        if part
+    )
+    + ".",
     "Every search has a first place: neither it nor a high cosine says that "
     "anything was found.",
     "Choose a model by a score on imagery and questions like your own, beside "

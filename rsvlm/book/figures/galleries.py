@@ -178,10 +178,12 @@ def chip_matches(rows: Sequence[Mapping[str, object]], pictures: Sequence[np.nda
     """
     queries: dict[str, list] = {}
     for row, image in zip(rows, pictures, strict=True):
-        caption = f"{row['key']}: {row['lat']:.4f}°, {row['lon']:.4f}°, cosine {row['score']:.3f}"
+        about = f"{scale.place(row)}, cosine {row['score']:.3f}".lstrip(", ")
         shown = np.zeros((8, 8, 3), np.uint8) if image is None else image
-        cell = {"image": shown, "alt": caption, "badge": row["rank"], "caption": caption, "ground": row}
-        queries.setdefault(str(row["text"]), []).append(cell)
+        text = str(row["text"])
+        alt = f"Answer {row['rank']} to “{text}”: {scale.described(row)}"
+        cell = {"image": shown, "alt": alt, "badge": row["rank"], "caption": f"{about} ({row['key']})", "ground": row}
+        queries.setdefault(text, []).append(cell)
     titles = (f'<p class="rsvlm-query">“{escape(text)}”</p>' for text in queries)
     grids = (gallery(cells, thumbnail_px=150) for cells in queries.values())
     return Html(markup.stylesheet("queries.css") + "".join(map(str.__add__, titles, grids)))
@@ -200,10 +202,10 @@ def chips_beside(answers: Mapping[str, tuple[Sequence[Mapping[str, object]], Seq
             cells = []
             for row, image in zip(rows, pictures, strict=True):
                 if row["text"] == text:
-                    place = f"{row['lat']:.2f}°, {row['lon']:.2f}°: {row['score']:.2f}"
+                    place = f"{scale.place(row)}: {row['score']:.2f}".lstrip(": ")
                     shown = np.zeros((8, 8, 3), np.uint8) if image is None else image
-                    cell = {"image": shown, "alt": f"{name}: {row['key']}", "badge": row["rank"], "caption": place}
-                    cells.append(cell | {"ground": row})
+                    alt = f"Answer {row['rank']} of {name} to “{text}”: {scale.described(row)}"
+                    cells.append({"image": shown, "alt": alt, "badge": row["rank"], "caption": place, "ground": row})
             columns += f"<div><p>{escape(str(name))}</p>{gallery(cells, thumbnail_px=90)}</div>"
         blocks.append(f'<p class="rsvlm-query">“{escape(str(text))}”</p><div class="rsvlm-columns">{columns}</div>')
     return Html(markup.stylesheet("queries.css") + "".join(blocks))
@@ -216,8 +218,12 @@ def scenes_beside(answers: Mapping[str, object]) -> Html:
         answers: `search.scene.SearchResult`s of one scene and the same texts, by what to call them.
     """
     first = next(iter(answers.values()))
-    told = f"{first.facts['scene']}. Colours go from confidence 0 (dark) to 1 (yellow); grey: no data"
-    scene = {"image": first.image, "alt": f"The scene {first.facts['scene']}", "caption": told}
+    name = f"The scene that is searched, “{first.facts['scene']}”"
+    scene = {
+        "image": first.image,
+        "alt": name,
+        "caption": f"{name}. Beside it, confidence 0 is dark and 1 yellow; grey: no data",
+    }
     blocks = []
     for number, text in enumerate(row["text"] for row in first.facts["texts"]):
         cells = [scene]

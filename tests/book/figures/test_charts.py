@@ -161,3 +161,14 @@ def test_on_a_phone_panels_stand_below_each_other_and_each_has_its_labels():
 def test_a_chart_that_nobody_drew_for_phones_is_one_picture():
     figure, _ = style.canvas()
     assert charts.picture(figure, "Empty").startswith("<img ")
+
+
+def test_the_legend_of_long_names_stays_inside_of_its_figure():
+    names = "the book's model, words", "the book's model, example", "EfficientNet-Lite0, example", "mean colour, example"
+    rows = [{"label": "sea", "series": name, "value": 50.0, "chance": 20.0} for name in names]
+    figure = charts.interval_dots(rows, "percent")
+    for drawn in (figure, figure.narrow):
+        drawn.draw_without_rendering()
+        box = drawn.legends[0].get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= drawn.bbox.x1
+        assert [text.get_text() for text in drawn.legends[0].get_texts()] == [*names, "chance"]

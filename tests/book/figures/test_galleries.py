@@ -38,7 +38,7 @@ def test_chips_of_several_models_stand_beside_each_other_query_by_query():
         for text in ("a <b>harbour</b>", "a runway")
     ]
     shown = str(galleries.chips_beside({"one": (rows, [picture, None]), "<two>": (rows[:1], [picture])}))
-    assert shown.count('class="rsvlm-query"') == 2 and shown.count("<img") == 3 and "1.00°, 2.00°: 0.50" in shown
+    assert shown.count('class="rsvlm-query"') == 2 and shown.count("<img") == 3 and "1.0° N 2.0° E: 0.50" in shown
     assert "a &lt;b&gt;harbour" in shown and "&lt;two&gt;" in shown and "<two>" not in shown
 
 
@@ -111,3 +111,13 @@ def test_shades_are_even_over_all_sentences_and_pictures_stand_beside():
 def test_words_without_a_place_are_refused(wrong, words):
     with pytest.raises(DataError, match=words):
         shaded(**wrong)
+
+
+def test_a_chip_that_answers_is_described_by_its_place_and_keeps_its_name():
+    row = {"text": "a city", "rank": 1, "score": 0.536, "key": "picture_64_0_0", "lon": -54.2976, "lat": -25.4497}
+    row |= {"gsd_m": 30.0, "size_px": 64}
+    shown = str(galleries.chip_matches([row], [np.zeros((4, 4, 3), np.uint8)]))
+    assert 'alt="Answer 1 to “a city”: Chip near 25.45° S 54.30° W"' in shown
+    assert "25.45° S 54.30° W, cosine 0.536 (picture_64_0_0)" in shown
+    nowhere = str(galleries.chip_matches([row | {"lon": float("nan"), "lat": float("nan")}], [None]))
+    assert "nan" not in nowhere and "cosine 0.536" in nowhere
