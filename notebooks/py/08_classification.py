@@ -19,8 +19,9 @@
 # **A model trained on captions alone sorts pictures into classes that are only words: {term}`zero-shot` classification. How well it does
 # depends on the words as much as on the pictures.**
 #
-# Time: a quarter of an hour to read; two minutes to run, once the model of [](02_training) is trained. With RSICD on disk and a model that
-# knows such scenes (`-p data=FOLDER -p model=FOLDER`), RSICD's classes are tried as well.
+# Time: a quarter of an hour to read; a minute to run, once the model of [](02_training) is trained. What the few shots gave is read from
+# `results/`; with `-p recompute=True` they run here. With RSICD on disk and a model that knows such scenes
+# (`-p data=FOLDER -p model=FOLDER`), RSICD's classes are tried as well.
 #
 # A classifier is trained for its classes: a new class needs new labels and a new training. A model that compares pictures with sentences
 # needs neither; you write down the names. That is the promise. How much of it holds for classes that nobody had in mind, for other words
@@ -358,8 +359,8 @@ numbers.prose(
 # - logistic regression that knows no text, a *linear probe*.
 #
 # Shots are drawn from the training split five times. The curves are means over these draws; their intervals cover test chips and draws
-# together. Penalties are fixed beforehand, except for the linear probe on all pictures, whose penalty is chosen on a fifth of the training
-# pictures. The second model is EfficientNet-Lite0 as ImageNet left it, which the book's model started from; it knows no text. The
+# together. (The class mean is not drawn; its numbers are in `results/`.) Penalties are fixed beforehand, except for the linear probe on
+# all pictures, whose penalty is chosen on a fifth of the training pictures. The second model is EfficientNet-Lite0 as ImageNet left it, which the book's model started from; it knows no text. The
 # {term}`baseline` is the chip's colours: mean and deviation of each channel in nine sectors, 54 numbers without any
 # training. The same from the command line:
 #
@@ -456,7 +457,7 @@ else:
     shot_rows = before["rows"]
 
 # %% tags=["remove-input"]
-numbers.measured_before(before, "The few shots")
+numbers.measured_before(before, "The few-shot classifiers")
 
 # %% mystnb={"code_prompt_show": "Code: curves of accuracy by number of shots"} tags=["hide-input"]
 curves = {}
@@ -728,8 +729,8 @@ saved = results.save_result(
 # %% [markdown]
 # ## Exercise
 #
-# Give the few shots a text that misleads: `vectors["paper"]` instead of `vectors["as in training"]`. Where does the curve with texts begin
-# now, and where does it end?
+# Give the few shots a text that misleads: `vectors["paper"]` instead of `vectors["as in training"]`, with `recompute = True`, or the page
+# reads what is stored. Where does the curve with texts begin now, and where does it end?
 #
 # ```{dropdown} Answer
 # With no picture it is at the accuracy of the prompt `paper`, because there is nothing but the text. A penalty holds the regression to its

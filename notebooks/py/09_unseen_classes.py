@@ -20,7 +20,7 @@
 # the sea, compared with one that saw as many chips of all kinds?**
 #
 # Time: ten minutes to read, and seconds to run: what six short trainings gave, three kinds of data with two seeds each, is read from
-# `results/`. With `-p recompute=True` they run here, in three to four minutes on two CPU cores.
+# `results/`. With `-p recompute=True` they run here, in a few minutes on two CPU cores.
 #
 # {term}`Zero-shot <zero-shot>` models are praised for knowing what they were never taught. But were they never taught it? A class that is
 # missing from the labels may well be in the captions, under its own name or another. The only way to be sure is to remove a thing from the
@@ -93,7 +93,7 @@ settings |= (
 #
 # - **all**, the control: {term}`chips <chip>` drawn at random from all of them.
 # - **held out**: no chip with a held-out {term}`landmark` in its record, and no caption with a held-out word, not even inside another word.
-# - **held out + names**: the same, but every eighth pair is a chip of a held-out category with its name alone, `An aerial image of a sea`.
+# - **held out + names**: the same, but every eighth pair is a chip of a held-out category with its name alone, `An aerial image of sea`.
 #   This stands for what the web at large tells: the word and the look, without any landmark caption.
 
 # %%
@@ -306,7 +306,13 @@ lost = {
     arm: {name: captions[name]["lost"][arm] for name in groups}
     for arm in unseen.ARMS
 }
-called = held_out.replace(",", " or ")
+called = " or ".join(f"*{c.name}*" for c in held)
+shares = {
+    arm: " and ".join(
+        f"{captions[name]['each'][arm]['value']:.1f}" for name in groups
+    )
+    for arm in shown_arms
+}
 numbers.prose(
     "Without the chips and the words, recall changes by "
     f"{statistics.in_words(lost['held out'][first])} on the "
@@ -318,6 +324,8 @@ numbers.prose(
     f"{statistics.in_words(lost['held out + names'][second])}. Small dots are "
     "single seeds. Intervals resample images; they say nothing about another "
     "seed.",
+    f"The control itself reaches {shares['all']} %; colours alone, learned "
+    f"from chips of all kinds, reach {shares[palette]} %.",
 )
 
 # %% [markdown]
@@ -364,13 +372,21 @@ for name in [c.name for c in held if c.name in areas]:
         f"difference of {statistics.in_words(gaps['held out + names'])}; "
         f"{value[palette]['value']:.0f} % by colours alone.{doubt}"
     )
+    if "description" in areas[name]:
+        told = areas[name]["description"]["each"]
+        sentences.append(
+            "A description of it in other words reaches "
+            f"{numbers.interval(told['all'], 0, unit='%')} where it was seen "
+            f"and {numbers.interval(told['held out'], 0, unit='%')} where it "
+            "was not; guessing gives 50 %."
+        )
 numbers.prose("With the sentence in the style of the captions:", *sentences)
 
 # %% [markdown]
 # ## Is it the right thing to hold out?
 #
 # The control must know what is held out, with both sentences and every seed, or there is nothing to lose. And it must be possible to
-# remove it without removing most of the chips, and without leaving something behind that gives it away. This is measured on the control
+# remove it without removing too many chips, and without leaving something behind that gives it away. This is measured on the control
 # alone, without further training:
 
 
@@ -401,13 +417,18 @@ choices = pd.DataFrame([choice(name) for name in areas])
 numbers.table(choices, digits=0)
 
 # %% tags=["remove-input"]
-firm = list(choices.loc[choices["lowest area, %"] >= 80, "category"])
-weak = [c.name for c in held if c.name not in firm]
+lowest = choices.set_index("category")["lowest area, %"]
+firm = list(lowest.index[lowest >= 80])
+weak = [
+    f"*{c.name}* ({lowest[c.name]:.0f} %)"
+    for c in held
+    if c.name in lowest.index and c.name not in firm
+]
 numbers.prose(
-    "The lowest area is over seeds and both sentences. With all of them the "
+    "The lowest area is that over all seeds and both sentences. By it the "
     f"control knows {', '.join(firm) or 'none of these'} (80 % or more).",
-    f"It knows too little of {', '.join(weak)} for this page to show anything: "
-    "give it more steps."
+    f"It knows less of {', '.join(weak)}: read what this page says of it with "
+    "care, or give the control more steps."
     if weak
     else "",
 )
@@ -415,11 +436,11 @@ numbers.prose(
 # %% [markdown]
 # A colour of land is not a thing, and one colour shades into the next. Islands are rarer than the sea, which would leave more chips to
 # train on. But where there is an island there is the sea, and a model that never saw an island still learns what lies around it. So by
-# default this page holds out the sea, although half of the chips go with it.
+# default this page holds out the sea, although more than half of the training chips go with it.
 #
 # ## Which chips come first?
 #
-# These are the chips that each model ranks first for the first category. A tick marks those that show it.
+# These are the chips that each model ranks first for the sentence of the first held-out category. A tick marks those that show it.
 
 # %% mystnb={"code_prompt_show": "Code: chips that come first"} tags=["hide-input"]
 queries = []

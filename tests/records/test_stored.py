@@ -38,7 +38,7 @@ def test_what_was_found_comes_back_and_says_when(home):
     )
     assert found["area"] == FOUND["area"]
     said = numbers.measured_before(found, "The six trainings")
-    assert said.startswith("The six trainings did not run now.") and "in 2 minutes" in said and "recompute=True" in said
+    assert said.startswith("The six trainings were not run again") and "in 2 minutes" in said and "recompute=True" in said
     assert numbers.measured_before(None, "The six trainings") == ""
 
 

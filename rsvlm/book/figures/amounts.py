@@ -178,7 +178,7 @@ def share_matrix(counts: pd.DataFrame, xlabel: str, ylabel: str) -> Figure:
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=small(8), color=colour)
     axes.set_xticks(np.arange(shares.shape[1]) + 0.5, map(literal, counts.columns), **_slope())
     axes.set_yticks(np.arange(len(counts)) + 0.5, [literal(f"{name} ({total:,})") for name, total in totals.items()])
-    told = f"{xlabel};{chr(10) if is_narrow() else ' '}numbers: percent of the row"
+    told = f"{xlabel};\nnumbers: percent\nof the row" if is_narrow() else f"{xlabel}; numbers: percent of the row"
     axes.set(xlabel=told, ylabel="" if is_narrow() else ylabel)
     axes.tick_params(length=0)
     axes.invert_yaxis()

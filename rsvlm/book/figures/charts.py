@@ -154,6 +154,8 @@ def recall_bars(systems: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure
 def interval_dots(rows: Sequence[Mapping[str, object]], xlabel: str) -> Figure:
     """Draw values as dots with their intervals, one line per label, one colour per series, and chance as a grey mark.
 
+    Further values of the same label and series, as of single seeds, are smaller dots.
+
     Args:
         rows: `{label, value}` in order and, where there are any, `series panel ci_low ci_high chance`. Panels stand side by side with
             the same labels and the same scale.
@@ -167,12 +169,14 @@ def interval_dots(rows: Sequence[Mapping[str, object]], xlabel: str) -> Figure:
     figure, all_axes = canvas(columns=len(panels), width=min(9.0, 5.0 + 2.2 * len(panels)), height=height)
     all_axes = np.atleast_1d(all_axes)
     for number, (panel, axes) in enumerate(zip(panels, all_axes, strict=True)):
+        drawn = set()
         for row in table[table["panel"] == panel].to_dict("records"):
             shift = 0.7 * (series.index(row["series"]) - (len(series) - 1) / 2) / len(series)
             y, colour = labels.index(row["label"]) + shift, colours[row["series"]]
             if not pd.isna(row["ci_low"]):
                 axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=colour, linewidth=2)
-            axes.plot(row["value"], y, "o", markersize=5, color=colour)
+            axes.plot(row["value"], y, "o", markersize=3 if y in drawn else 6, color=colour)
+            drawn.add(y)
             if not pd.isna(row["chance"]):
                 axes.plot(row["chance"], y, "|", markersize=9, markeredgewidth=2, color="#777777")
         axes.set_yticks(range(len(labels)), ["" if number and not is_narrow() else literal(label) for label in labels])

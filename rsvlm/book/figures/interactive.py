@@ -110,7 +110,12 @@ def _axis_places(column: pd.Series) -> tuple[np.ndarray, list[tuple[float, str]]
             return np.where(np.isnan(values), np.nan, 0.5), [(0.5, _short(low))]
         several = np.unique(values[~np.isnan(values)])
         shown = several if len(several) <= 4 else np.linspace(low, high, 4)
-        return (values - low) / (high - low), [((value - low) / (high - low), _short(value)) for value in shown]
+        ticks: list[tuple[float, str]] = []
+        for value in [low, high, *shown]:  # the ends, and between them what leaves room for a line of text
+            place = (value - low) / (high - low)
+            if all(abs(place - other) > 0.06 for other, _ in ticks):
+                ticks.append((place, _short(value)))
+        return (values - low) / (high - low), ticks
     names = list(dict.fromkeys(column.astype(str)))
     place = {name: (number + 0.5) / len(names) for number, name in enumerate(names)}
     return column.astype(str).map(place).to_numpy(float), [(p, name) for name, p in place.items()]

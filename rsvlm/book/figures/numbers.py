@@ -52,13 +52,13 @@ def measured_before(found: Mapping[str, object] | None, what: str) -> Prose:
 
     Args:
         found: As of `results.stored`; None if they were measured just now, which needs no word.
-        what: What was not run now, as in "The six trainings".
+        what: What was not run again, in the plural, as in "The six trainings".
     """
     if found is None:
         return Prose("")
     took = f"{found['duration_s'] / 60:.0f} minutes" if found["duration_s"] >= 90 else f"{found['duration_s']:.0f} seconds"
     return Prose(
-        f"{what} did not run now. What follows was measured before, in {took}, on {str(found['started'])[:10]} at commit "
+        f"{what} were not run again for this page. What follows was measured in {took}, on {str(found['started'])[:10]} at commit "
         f"`{str(found['commit'])[:7]}`; `-p recompute=True` measures it anew."
     )
 
