@@ -164,7 +164,8 @@ both, late = (
 numbers.prose(
     f"{len(both)} of these modules work in both passes, with the same weights; "
     f"{', '.join(f'`{name}`' for name in late[:-1])} and `{late[-1]}` work in "
-    "the caption pass alone. The contrastive pass ends with the mean of the tokens' states, a "
+    "the caption pass alone. The contrastive pass ends with the mean of the "
+    "tokens' states, a "
     f"vector of {text_embedding.shape[-1]} numbers; its cosine with the "
     f"picture's is {float(image_embedding @ text_embedding.T):.2f}."
 )
