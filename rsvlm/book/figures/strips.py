@@ -16,7 +16,7 @@ LONGEST_PX = 220
 LEAST = 0.25
 """Share of the most important word's worth that shades a word: without numbers, faint shades say nothing."""
 
-ORIGINAL = "Pictures are brightened for display; the model sees the original, as does who points at one."
+ORIGINAL = "Pictures are brightened for display; the model sees the original, and so do you if you point at one."
 
 
 def gain(image: object, target: int = 220, most: float = 3.0) -> float:
