@@ -59,11 +59,14 @@ options = config.load(profile, given | config.pairs(overrides))
 # runs twice: in the {term}`contrastive pass` it sees a whole sentence and no image, and gives a vector that should match the chip's; in
 # the {term}`caption pass` it sees the patches and the words so far, and predicts the next word. The losses of both passes are added.
 #
-# `train.load_or_train` does all of it. If there is a run with the same options, data and code, it takes that one:
+# `recipe.prepare` gives the data: the chips of the Blue Marble and, in the second half of the steps of profile `laptop`, as many of real
+# ground, the north of [Itaipu](11_itaipu). `train.load_or_train` does all the rest. If there is a run with the same options, data and
+# code, it takes that one:
 
 # %%
 data = earth.load_or_build(options)
-run = train.load_or_train(*recipe.prepare(options), recompute=recompute)
+plan, sets = recipe.prepare(options)
+run = train.load_or_train(plan, sets, recompute=recompute)
 model = rsvlm.load(run / "model", device="cpu")
 
 # %% [markdown]
@@ -121,15 +124,23 @@ numbers.prose(
 # long:
 
 # %% tags=["remove-input"]
-speed, seen = (
-    losses["samples_per_s"],
-    options.train.steps * options.train.batch_size,
+speed, batch = losses["samples_per_s"], options.train.batch_size
+seen = options.train.steps * batch
+real = batch * sum(
+    stage.steps * stage.data.get(recipe.GROUND, 0) / sum(stage.data.values())
+    for stage in plan.train.stages
 )
+passes = (seen - real) / shards.count(data, "train")
 numbers.prose(
     f"A median of {speed.median():.0f} pairs per second ({speed.min():.0f} "
-    f"to {speed.max():.0f}). {options.train.steps:,} steps of "
-    f"{options.train.batch_size} pairs are {seen:,} pairs, or "
-    f"{seen / shards.count(data, 'train'):.1f} passes over the training split."
+    f"to {speed.max():.0f}). {options.train.steps:,} steps of {batch} pairs "
+    f"are {seen:,} pairs, and {passes:.1f} passes over the training split of "
+    "the Blue Marble.",
+    f"About {real:,.0f} of the pairs are of real ground. They begin after step "
+    f"{plan.train.stages[0].steps}: where the losses jump there, the new "
+    "pictures are the reason."
+    if real
+    else "",
 )
 
 # %% [markdown]
@@ -194,8 +205,12 @@ numbers.points(
     "On blocks that were never shown, recall at 5 went from "
     f"{ends['val_R@5'].iloc[0]:.1f} % at step {ends['step'].iloc[0]:.0f} to "
     f"{ends['val_R@5'].iloc[-1]:.1f} % at step {ends['step'].iloc[-1]:.0f}, "
-    f"where guessing gives {guess:.1f} %; its best value is "
-    f"{recall['val_R@5'].max():.1f} %.",
+    f"where guessing gives {guess:.1f} %"
+    + (
+        f"; its best value on the way was {recall['val_R@5'].max():.1f} %."
+        if recall["val_R@5"].max() > ends["val_R@5"].iloc[-1]
+        else "."
+    ),
     "This is one run with one seed; the page does not say how far another "
     "would end from it.",
     "One set of weights learns to match and to describe at the same time.",

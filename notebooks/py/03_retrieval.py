@@ -18,8 +18,8 @@
 #
 # (retrieval-on-unseen-ground)=
 #
-# **Given a sentence, does the model put the right place first, among hundreds from ground that it never saw? Beside every number stands
-# what the colours of a chip tell without any model; at the end, which words of a sentence the model reads at all.**
+# **Given a sentence, does the model put the right place first, among hundreds from ground that it never saw? Beside the main numbers stands
+# what the colours of a chip alone tell; at the end, which words of a sentence the model reads at all.**
 #
 # Time: a quarter of an hour to read; a minute to run on two CPU cores, once the model of [](02_training) is trained.
 #
@@ -52,7 +52,7 @@ from rsvlm.book.figures import (
     tables,
 )
 from rsvlm.data import benchmarks
-from rsvlm.data.demo import earth, recipe
+from rsvlm.data.demo import earth, earth_facts, recipe
 from rsvlm.evaluation import (
     baselines,
     embeddings,
@@ -155,7 +155,9 @@ gap = next(
 def judged(gap):
     if gap["ci_low"] > 0:
         return "beats"
-    return "falls short of" if gap["ci_high"] < 0 else "cannot be told from"
+    return (
+        "falls short of" if gap["ci_high"] < 0 else "cannot be told apart from"
+    )
 
 
 numbers.prose(
@@ -290,8 +292,8 @@ interactive.slider(frames, {"sentence": asked}, drop_down=True)
 # ## How many places is that, really?
 #
 # Test chips overlap, for the grid that they are cut along is finer than their side. What a model gets right of one chip it tends to get
-# right of its neighbours, so an interval over single chips is too narrow. All intervals on this page draw whole {term}`blocks <block>`:
-# chips whose ground overlaps, or hangs together through others, stay together. The training chips lie at least a chip's side away from
+# right of its neighbours, so an interval over single chips is too narrow. But for shuffled captions, all intervals on this page draw whole
+# {term}`blocks <block>`: chips whose ground overlaps, directly or through others, stay together. The training chips lie at least a chip's side away from
 # them. That the landscape goes on beyond that is a leak, which no split of one planet can close. The same, over single chips:
 
 # %%
@@ -321,6 +323,7 @@ numbers.prose(
 # %% mystnb={"code_prompt_show": "Code: recall of each belt"} tags=["hide-input"]
 belts = pd.read_parquet(data / "chips.parquet").set_index("key")["belt"]
 belts = belts.loc[found.keys].tolist()
+order = [f"R@5[{belt}]" for _, belt in earth_facts.BELTS]
 per_belt = retrieval.evaluate(*vectors, owners, classes=belts, **settings)
 ways = {"i2t": "image → text", "t2i": "text → image"}
 dots = [
@@ -329,8 +332,10 @@ dots = [
         "label": f"{row['metric'][4:-1]} ({row['n']})",
         "series": ways[row["direction"]],
     }
-    for row in per_belt
-    if row["metric"].startswith("R@5[")
+    for row in sorted(
+        (row for row in per_belt if row["metric"] in order),
+        key=lambda row: order.index(row["metric"]),
+    )
 ]
 charts.picture(
     charts.interval_dots(dots, "R@5, percent"),
@@ -353,7 +358,7 @@ charts.picture(
 # %% [markdown]
 # ## Which words count?
 #
-# A sentence can be found by a few of its words. Here are three tests of that, each of the model and of colours alone.
+# A sentence can be found by a few of its words. Here are three tests of that, each of the model and of colours alone; then single words.
 #
 # *Words of a kind*: each colour, direction or count in the captions is exchanged for another one, east for west, or all words are put into
 # another order. What mean recall loses is what these words were worth.
@@ -471,12 +476,12 @@ negated = [
     for of in denied.values()
 ]
 numbers.prose(
-    "A sentence tells its chip from the seven other turns in "
-    f"{numbers.interval(by_model, unit='%')} of {len(few)} chips, colours "
-    f"alone in {numbers.interval(by_colours, unit='%')}, and guessing in "
+    "With the model a sentence finds its chip among the eight turns for "
+    f"{numbers.interval(by_model, unit='%')} of {len(few)} chips, with colours "
+    f"alone for {numbers.interval(by_colours, unit='%')}, and by guessing for "
     f"{by_model['chance']:.1f} %. The difference is "
     f"{numbers.interval(apart, signed=True, unit='points')}.",
-    f"Of negations the model has {numbers.interval(negated[0], unit='%')} "
+    f"Of negations the model gets {numbers.interval(negated[0], unit='%')} "
     f"right, colours alone {numbers.interval(negated[1], unit='%')}, and "
     f"guessing {negated[0]['chance']:.0f} %.",
 )
@@ -561,7 +566,7 @@ numbers.points(
         if idle
         else "; each exchange costs something beyond chance."
     ),
-    f"In telling a chip from its turns it {judged(apart)} colours alone; "
+    f"In finding a chip among its turns it {judged(apart)} colours alone; "
     f"of negation it knows {'something' if knows_not else 'nothing'} beyond "
     "chance.",
 )

@@ -17,7 +17,7 @@
 # # MaMMUT, slowly
 #
 # **One decoder is run twice with the same weights: without the picture and looking both ways it turns a sentence into a vector;
-# with the picture and looking back alone it writes one.**
+# with the picture, and looking only back, it writes one.**
 #
 # Time: half an hour to read; half a minute to run, once the model of the training page is there.
 #
@@ -86,7 +86,7 @@ words = [
 ]
 
 # %% [markdown]
-# The picture is cut into patches ({term}`patch`), the caption into {term}`tokens <token>`.
+# The picture is cut into {term}`patches <patch>`, the caption into {term}`tokens <token>`.
 
 # %% mystnb={"code_prompt_show": "Code: picture in patches"} tags=["hide-input"]
 charts.picture(
@@ -163,8 +163,9 @@ both, late = (
 )
 numbers.prose(
     f"{len(both)} of these modules work in both passes, with the same weights; "
-    f"{', '.join(f'`{name}`' for name in late)} work in the caption pass "
-    "alone. The contrastive pass ends with the mean of the tokens' states, a "
+    f"{', '.join(f'`{name}`' for name in late[:-1])} and `{late[-1]}` work in "
+    "the caption pass alone. The contrastive pass ends with the mean of the "
+    "tokens' states, a "
     f"vector of {text_embedding.shape[-1]} numbers; its cosine with the "
     f"picture's is {float(image_embedding @ text_embedding.T):.2f}."
 )
@@ -278,8 +279,8 @@ numbers.prose(
     f"In the contrastive pass {ahead['contrastive pass']:.0f} % of a token's "
     "attention goes to tokens that come after it, in the caption pass "
     f"{ahead['caption pass']:.0f} %. Pads get none, and are left out of the "
-    "mean: adding them moves no number of the text's vector by more than "
-    f"{unpadded:.1g}."
+    "mean: adding them moves no number of the text's vector"
+    + (f" by more than {unpadded:.1g}." if unpadded else " at all.")
 )
 
 # %% [markdown]
@@ -346,8 +347,9 @@ above = float(np.triu(moves["caption pass"], 1).max())
 numbers.prose(
     "Replacing the last token moves the state of the first by "
     f"{first['contrastive pass']:.1f} % in the contrastive pass. In the "
-    "caption pass nothing before a replaced token moves by more than "
-    f"{above:.1g} %: no state can know the word that it has to guess. Another "
+    "caption pass nothing before a replaced token moves"
+    + (f" by more than {above:.1g} %" if above else " at all")
+    + ": no state can know the word that it has to guess. Another "
     f"picture moves the states of the caption pass by {by_picture:.0f} % in "
     "the mean; the contrastive pass is not given any."
 )
@@ -360,8 +362,9 @@ numbers.prose(
 #
 # $$L_{\mathrm{con}} = -\frac{1}{2B} \sum_{i=1}^{B} [\, \log p(t_i \mid v_i) + \log p(v_i \mid t_i) \,]$$
 #
-# $$p(t_i \mid v_i) = \frac{e^{s\, v_i \cdot t_i}}{\sum_{j} e^{s\, v_i \cdot t_j}}, \qquad
-# p(v_i \mid t_i) = \frac{e^{s\, v_i \cdot t_i}}{\sum_{j} e^{s\, v_j \cdot t_i}}$$
+# $$p(t_i \mid v_i) = \frac{e^{s\, v_i \cdot t_i}}{\sum_{j} e^{s\, v_i \cdot t_j}}$$
+#
+# $$p(v_i \mid t_i) = \frac{e^{s\, v_i \cdot t_i}}{\sum_{j} e^{s\, v_j \cdot t_i}}$$
 #
 # In the package that is a cross-entropy whose right answers lie on the diagonal:
 #
@@ -496,8 +499,8 @@ read = 100 * read[0, 0, :, -1]  # (tokens, heads, h, w), in percent
 # %% mystnb={"code_prompt_show": "Code: attention over the picture"} tags=["hide-input"]
 looks = np.concatenate([read.mean(axis=1, keepdims=True), read], axis=1)
 saved = [
-    f"With the picture the token costs {abs(nats):.2f} nats "
-    f"{'less' if nats > 0 else 'more'}."
+    f"With its own picture the token costs {abs(nats):.2f} nats "
+    f"{'less' if nats > 0 else 'more'} than with others."
     for nats in gain
 ]
 attention.explore(
@@ -650,10 +653,14 @@ stuck = {
 numbers.prose(
     f"{numbers.counted(len(shown), 'picture')} get "
     f"{numbers.counted(different['greedy'], 'different caption')} by greedy "
-    f"writing and {different['nucleus']} by nucleus. {stuck['greedy']} of the "
-    f"greedy ones and {stuck['nucleus']} of the others say the same word three "
-    "times in a row: the sign of a model that was trained for "
-    f"{options.train.steps:,} steps."
+    f"writing and {different['nucleus']} by nucleus.",
+    f"{stuck['greedy']} of the greedy ones and {stuck['nucleus']} of the "
+    "others say the same word three times in a row: the sign of a model that "
+    f"was trained for {options.train.steps:,} steps."
+    if any(stuck.values())
+    else f"After {options.train.steps:,} steps none of them says the same word "
+    "three times in a row; whether it is true is another matter: compare the "
+    "directions with those of the references.",
 )
 
 # %% [markdown]

@@ -89,7 +89,7 @@ owner = np.repeat(np.arange(4), 2)
 right = owner == np.arange(4)[:, None]
 
 # %% [markdown]
-# Two images carry the same words, “tan land”, as happens in every remote-sensing caption set. A score cannot tell those two captions apart:
+# Two images carry the same words, “tan land”, as is common in remote-sensing caption sets. A score cannot tell those two captions apart:
 
 # %%
 scores = np.array(
@@ -252,7 +252,7 @@ for name in retrieval.PROTOCOLS:
     worded += score(name, vectors[name], "test", by_words)
 
 # %% [markdown]
-# The five protocols that were found in public code, and how many captions each asks with here:
+# The five protocols that were found in public code, and with how many captions each asks here:
 
 # %% mystnb={"code_prompt_show": "Code: table of protocols"} tags=["hide-input"]
 queries = {
@@ -374,8 +374,8 @@ worth = (
 repeated = Counter(found.captions)
 share = sum(n for n in repeated.values() if n > 1) / len(found.captions)
 numbers.prose(
-    f"{100 * share:.0f} % of the {len(found.captions):,} captions are also "
-    f"those of another chip. For the trained model the rule is worth "
+    f"{100 * share:.0f} % of the {len(found.captions):,} captions occur more "
+    f"than once. For the trained model the rule is worth "
     f"{worth:.2f} points of mean recall. For a model that answers nothing it "
     "is worth everything: code that sorts with a stable sort, and happens to "
     "list right answers first, gives it a perfect score.",
@@ -456,11 +456,15 @@ charts.picture(
 # %% tags=["remove-input"]
 small, large = curve.iloc[0], curve.iloc[-1]
 times = (curve["value"] / guess["value"]).tolist()
+ucm, rsicd = (
+    catalogue.populations()[name, "test"]["images"]
+    for name in ("UCM-Captions", "RSICD")
+)
 numbers.prose(
     f"The model is the same, and {times[0]:.1f} times as good as guessing "
     f"among {small['x']:.0f} chips, {times[-1]:.1f} times among "
-    f"{large['x']:.0f}. A test split of 210 images and one of 1,093 give "
-    "numbers of different size, whatever the model.",
+    f"{large['x']:.0f}. UCM-Captions with {ucm:,} test images and RSICD with "
+    f"{rsicd:,} give numbers of different size, whatever the model.",
 )
 
 # %% [markdown]
@@ -498,7 +502,7 @@ numbers.prose(
     "% on RSICD under its own protocol, and "
     f"{one['skyscript'].mean():.1f} %, the mean of both directions, under "
     "SkyScript's.",
-    f"With recalls at single k there are {len(listed)} figures of "
+    f"Counting recalls at single k as well, there are {len(listed)} figures of "
     f"{len(cells)} quantities: of {pairs:,} pairs of figures {comparable:,} "
     f"may be compared, {100 * comparable / pairs:.0f} %. "
     f"{numbers.counted(int(cells.sum() - stated.sum()), 'figure')} come "
@@ -661,8 +665,8 @@ numbers.points(
     "model that has collapsed; the default here is the pessimistic one.",
     f"From {small['x']:.0f} to {large['x']:.0f} images in the gallery R@5 "
     f"falls from {small['value']:.0f} % to {large['value']:.0f} %.",
-    f"Of the published retrieval figures, {100 * comparable / pairs:.0f} % of "
-    "the pairs may be compared.",
+    f"Of all pairs of published retrieval figures, "
+    f"{100 * comparable / pairs:.0f} % may be compared.",
     f"A lead of {as_printed:.1f} points between two printed averages of "
     f"classification is one of {lead['over seven']:.1f} over the same seven "
     f"sets, and of {lead['over eight']:.1f} over the same eight.",

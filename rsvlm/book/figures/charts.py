@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import cycle
@@ -146,7 +147,9 @@ def recall_bars(systems: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure
             axes.set_xticks(range(len(part)), [row["metric"] for row in part])
         axes.set(title=title, ylabel="recall, percent")
         axes.grid(axis="x", visible=False)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(systems) + 1)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2 if is_narrow() else len(systems) + 1
+    )
     return figure
 
 
@@ -164,6 +167,7 @@ def interval_dots(rows: Sequence[Mapping[str, object]], xlabel: str) -> Figure:
     blank = {"series": "", "panel": "", "ci_low": None, "ci_high": None, "chance": None}
     table = pd.DataFrame([blank | dict(row) for row in rows]).astype({"label": str, "series": str, "panel": str})
     labels, series, panels = (list(dict.fromkeys(table[name])) for name in ("label", "series", "panel"))
+    xlabel = textwrap.fill(xlabel, 26) if is_narrow() else xlabel  # beside long labels there is no more room
     colours = dict(zip(series, cycle(PALETTE.values()), strict=False))
     height = 1.1 + len(labels) * (0.2 + 0.16 * len(series))
     figure, all_axes = canvas(columns=len(panels), width=min(9.0, 5.0 + 2.2 * len(panels)), height=height)
@@ -297,7 +301,10 @@ def score_matrix(
     for row, rank in enumerate(ranks[0]):
         axes.text(M + 0.15, row + 0.5, f"rank {rank}", va="center", fontweight="bold")
     for column, rank in enumerate(ranks[1]):
-        axes.text(column + 0.5, N + 0.3, f"rank {rank}", ha="center", va="center", fontweight="bold")
+        told = str(rank) if is_narrow() else f"rank {rank}"
+        axes.text(column + 0.5, N + 0.3, told, ha="center", va="center", fontweight="bold")
+    if is_narrow():  # where there is no room for the word below each column
+        axes.text(-0.15, N + 0.3, "rank", ha="right", va="center", fontweight="bold")
     axes.set_yticks(np.arange(N) + 0.5, map(literal, names[0]))
     axes.set_xticks(np.arange(M) + 0.5, map(literal, names[1]), rotation=25, ha="left")
     axes.set(xlim=(0, M + 1.1), ylim=(N + 0.6, 0))

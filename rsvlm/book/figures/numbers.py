@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _MINUS = re.compile(r"(?<![\w.,`/\\^-])-(?=[\d∞])")
 _NOTHING = re.compile(r"−(?=0(?:\.0+)?(?![\d.]*\d))")  # rounded to zero
+_UNIT = re.compile(r"(?<=\d) (?=%)")
 
 
 class Prose(str):
@@ -38,13 +39,13 @@ def minus(text: str) -> str:
 
 
 def prose(*sentences: str) -> Prose:
-    """Join sentences to a paragraph of Markdown, with minus signs; empty ones are left out."""
-    return Prose(minus(" ".join(sentence for sentence in sentences if sentence)))
+    """Join sentences to a paragraph of Markdown, with minus signs, and no line begins with a percent sign; empty ones are left out."""
+    return Prose(_UNIT.sub("\u00a0", minus(" ".join(sentence for sentence in sentences if sentence))))
 
 
 def points(*lines: str) -> Prose:
-    """List sentences, one below the other, as Markdown with minus signs; empty ones are left out."""
-    return Prose(minus("".join(f"- {line}\n" for line in lines if line)))
+    """List sentences, one below the other, as Markdown with signs as in `prose`; empty ones are left out."""
+    return Prose(_UNIT.sub("\u00a0", minus("".join(f"- {line}\n" for line in lines if line))))
 
 
 def measured_before(found: Mapping[str, object] | None, what: str) -> Prose:

@@ -10,6 +10,7 @@ from html import escape
 from rsvlm.errors import DataError
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_MARKS = re.compile(r"[^\s\w]+")
 _SENTENCE = re.compile(r"\S.*?(?:[.!?]+(?=\s|$)|$)", re.DOTALL)
 
 
@@ -37,11 +38,16 @@ def shaded(
     if len(spans) != len(changes):
         raise DataError(f"“{text}”: {len(spans)} words and {len(changes)} changes: expected as many")
     end, parts = 0, []
-    for (start, stop), change in zip(spans, map(float, changes), strict=True):
+    following = [start for start, _ in spans[1:]] + [len(text)]
+    for (start, stop), change, limit in zip(spans, map(float, changes), following, strict=True):
         if not end <= start < stop <= len(text):
             raise DataError(f"“{text}”: word from {start} to {stop}: expected places in order, within the text")
-        parts += [escape(text[end:start]), _shade(text[start:stop], change, largest, numbers, least)]
-        end = stop
+        word = _shade(text[start:stop], change, largest, numbers, least)
+        parts, end = [*parts, escape(text[end:start])], stop
+        marks = _MARKS.match(text, stop, max(stop, limit))
+        if marks and word.startswith("<ruby"):  # no line begins with the full stop of the word before
+            word, end = f'<span class="rsvlm-whole">{word}{escape(marks[0])}</span>', marks.end()
+        parts.append(word)
     return "".join(parts) + escape(text[end:])
 
 

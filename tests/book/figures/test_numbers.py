@@ -28,6 +28,7 @@ def test_sentences_are_shown_as_text_even_where_markdown_is_not_understood():
     said = numbers.prose("It falls by -1.5 points.", "", "That is all.")
     assert said._repr_markdown_() == "It falls by −1.5 points. That is all." == repr(said)
     assert numbers.points("a", "", "-2")._repr_markdown_() == "- a\n- −2\n"
+    assert numbers.prose("From 65 to 1 %.") == "From 65 to 1\u00a0%." and "12\u00a0%" in numbers.points("12 % of all")
 
 
 def test_where_there_is_no_text_nothing_is_shown():

@@ -30,3 +30,10 @@ def test_what_another_text_lacks_is_marked_and_all_else_dimmed(text, other, mark
 def test_shades_without_numbers_take_no_room():
     html = wording.shaded("a lake", [(0, 1), (2, 6)], [0.0, -0.1], 0.1, numbers=False)
     assert html == 'a <span class="rsvlm-less" style="--rsvlm-worth: 0.50">lake</span>'
+
+
+def test_a_word_with_its_number_keeps_the_marks_behind_it():
+    html = wording.shaded("a lake, (sea)", [(0, 1), (2, 6), (9, 12)], [0.0, 0.1, 0.1], 0.1)
+    assert re.sub("<rt>.*?</rt>|<[^>]+>", "", html) == "a lake, (sea)"
+    assert re.findall("</ruby>(.*?)</span>", html) == [",", ")"]
+    assert re.findall("<ruby.*?</ruby>.", wording.shaded("a-b", [(0, 1), (1, 2), (2, 3)], [0.1] * 3, 0.1))
