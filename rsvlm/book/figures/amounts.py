@@ -72,7 +72,7 @@ def funnel_sankey(rows: Sequence[Mapping[str, object]]) -> Figure:
         _stream(axes, (x, 1 - entering, 1 - kept), (x + 0.6, -0.12 - (entering - kept), -0.12), PALETTE["orange"])
         axes.text(x + 0.02, 1.03, f"{name}\n{stage['in']:,}", va="bottom", fontweight="bold")
         # What is wider than its stage would lie on the next branch.
-        lines = _wrapped(_reasons(stage["reasons"], 4), 100 // (len(stages) + 1))
+        lines = _wrapped(_reasons(stage["reasons"], 4), max(20, 100 // (len(stages) + 1)))
         low = -0.16 - (entering - kept)
         axes.text(x + 0.3, low, "\n".join(lines), va="top", fontsize=8, parse_math=False)
         gone = max(gone, -low + 0.055 * len(lines))
