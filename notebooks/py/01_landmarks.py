@@ -205,6 +205,7 @@ columns = [
     "source",
 ]
 landmarks = pd.DataFrame(next(rich)["landmarks"]).reindex(columns=columns)
+landmarks = landmarks.dropna(axis="columns", how="all")
 numbers.table(
     landmarks.head(10).rename(columns={"area_km2": "area, km²"}),
     digits={"area, km²": 0, "population": 0, "prominence": 2},

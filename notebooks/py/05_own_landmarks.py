@@ -341,7 +341,8 @@ numbers.prose(
 #
 # ## Which categories, and how large?
 #
-# All landmarks of all chips: those that captions may name, and those that the rule of visibility holds back.
+# All landmarks of all chips: those that captions may name, and those that the rule of visibility holds back. What has no
+# size, like the café, has no dot.
 
 # %% mystnb={"code_prompt_show": "Code: sizes of landmarks by category"} tags=["hide-input"]
 marks = pd.DataFrame(

@@ -8,7 +8,7 @@ is, a box to type into, and a picture, all of them whole. What that person can s
     At seven kilometres to a pixel it knows the Earth, at thirty metres one stretch of ground; it knows no houses. It finds a place
     better than colours do, and at thirty metres that is not shown.
 
-And after ten minutes, with the page on the recipe: what is new beside CLIP, what the paper says of each part, what it leaves silent, what is ours,
+And after ten minutes, with the page on the recipe: what is new beside CLIP, what the paper says of each part, what it leaves open, what is ours,
 and who does what better.
 """
 
@@ -116,7 +116,7 @@ def test_after_ten_minutes_one_can_say_what_is_new():
     told = re.findall(r"(?ms)^- \*\*(.+?)\*\*(.+?)(?=^- |^The )", new)
     assert len(told) == 5 and all("{doc}`executed/" in text for _, text in told), "each leads to its chapter"
     assert "the paper's" in new and "ours" in new, "whose it is"
-    for heading in ("## The story", "## What the paper says, what it leaves silent, what is ours", "## Who does what better"):
+    for heading in ("## The story", "## What the paper says, what it leaves open, what is ours", "## Who does what better"):
         assert heading in recipe
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -29,8 +30,11 @@ def funnel(rows: Sequence[Mapping[str, object]]) -> Figure:
         part = table[table["split"] == split][::-1]
         axes.barh(part["stage"], part["kept"], color=PALETTE["blue"], label="kept")
         axes.barh(part["stage"], part["rejected"], left=part["kept"], color=PALETTE["orange"], label="rejected")
+        whole = (part["kept"] + part["rejected"]).max()
         for row in part.itertuples():
-            axes.annotate(f"{row.kept:,}", (0, row.stage), (4, 0), textcoords="offset points", va="center", color="white")
+            # A number that is wider than its bar stands behind the bar.
+            place, colour = (0, "white") if row.kept > 0.36 * whole else (row.kept, "black")
+            axes.annotate(f"{row.kept:,}", (place, row.stage), (4, 0), textcoords="offset points", va="center", color=colour)
         axes.set(title=split, xlabel="chips")
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
         axes.grid(axis="y", visible=False)
@@ -67,7 +71,8 @@ def funnel_sankey(rows: Sequence[Mapping[str, object]]) -> Figure:
         axes.fill_between([x, x + 1], 1 - kept, 1, color=PALETTE["blue"], linewidth=0)
         _stream(axes, (x, 1 - entering, 1 - kept), (x + 0.6, -0.12 - (entering - kept), -0.12), PALETTE["orange"])
         axes.text(x + 0.02, 1.03, f"{name}\n{stage['in']:,}", va="bottom", fontweight="bold")
-        lines = _reasons(stage["reasons"], 4)
+        # What is wider than its stage would lie on the next branch.
+        lines = _wrapped(_reasons(stage["reasons"], 4), max(20, 100 // (len(stages) + 1)))
         low = -0.16 - (entering - kept)
         axes.text(x + 0.3, low, "\n".join(lines), va="top", fontsize=8, parse_math=False)
         gone = max(gone, -low + 0.055 * len(lines))
@@ -79,7 +84,7 @@ def funnel_sankey(rows: Sequence[Mapping[str, object]]) -> Figure:
 
 def _funnel_list(stages: Mapping[str, Mapping]) -> Figure:
     """Draw a funnel as bars one below the other, the reasons below each: on a phone a stream has no room for its words."""
-    lines = [_reasons(stage["reasons"], 3) for stage in stages.values()]
+    lines = [_wrapped(_reasons(stage["reasons"], 3), 50) for stage in stages.values()]
     figure, axes = canvas(height=0.3 + sum(0.68 + 0.15 * len(each) for each in lines))
     axes.set_axis_off()
     whole, y = max((stage["in"] for stage in stages.values()), default=0) or 1, 0.0
@@ -98,7 +103,12 @@ def _reasons(reasons: Mapping[str, int], most: int) -> list[str]:
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     lines = [f"{count:,} {reason.replace('_', ' ')}" for reason, count in ordered[:most]]
     rest = sum(count for _, count in ordered[most:])
-    return [*lines, f"{rest:,} others"] if rest else lines
+    return [*lines, f"{rest:,} other{'s' if rest > 1 else ''}"] if rest else lines
+
+
+def _wrapped(lines: Sequence[str], width: int) -> list[str]:
+    """Break lines of more than `width` characters between words."""
+    return [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False)]
 
 
 def _stream(axes: Axes, start: tuple[float, float, float], end: tuple[float, float, float], colour: str) -> None:
@@ -170,16 +180,20 @@ def share_matrix(counts: pd.DataFrame, xlabel: str, ylabel: str) -> Figure:
     """
     totals = counts.sum(axis=1)
     shares = 100 * counts.div(totals.where(totals > 0), axis=0).to_numpy(float)
-    figure, axes = canvas(width=9.0, height=1.9 + 0.32 * len(counts))
+    figure, axes = canvas(width=9.0, height=1.9 + (0.38 if is_narrow() else 0.32) * len(counts))
     axes.pcolormesh(np.ma.masked_invalid(shares), cmap=SEQUENTIAL, vmin=0, vmax=100, edgecolors="white", linewidth=1)
     for row, column in np.argwhere(shares > 0):
         share = shares[row, column]
         text, colour = "<1" if share < 1 else f"{share:.0f}", "black" if share > 60 else "white"
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=small(8), color=colour)
     axes.set_xticks(np.arange(shares.shape[1]) + 0.5, map(literal, counts.columns), **_slope())
-    axes.set_yticks(np.arange(len(counts)) + 0.5, [literal(f"{name} ({total:,})") for name, total in totals.items()])
-    told = f"{xlabel};\nnumbers: percent\nof the row" if is_narrow() else f"{xlabel}; numbers: percent of the row"
-    axes.set(xlabel=told, ylabel="" if is_narrow() else ylabel)
+    names = [f"{name} ({total:,})" for name, total in totals.items()]
+    if is_narrow():
+        names = ["\n".join(textwrap.wrap(name, 20)) for name in names]
+    axes.set_yticks(np.arange(len(counts)) + 0.5, map(literal, names))
+    told = f"{xlabel};{chr(10) if is_narrow() else ' '}numbers: percent of the row"
+    axes.set_xlabel(told, loc="right" if is_narrow() else "center")
+    axes.set_ylabel("" if is_narrow() else ylabel)
     axes.tick_params(length=0)
     axes.invert_yaxis()
     axes.grid(visible=False)
@@ -195,11 +209,14 @@ def _slope() -> dict:
 def size_strips(marks: pd.DataFrame, most: int = 14) -> Figure:
     """Draw landmarks as dots along an axis of their size, a strip per category, visible and hidden ones in two colours.
 
+    A category none of whose landmarks has a size has no strip.
+
     Args:
         marks: A row per landmark: `category`, `size_px` (pixels), `visible`.
         most: Number of categories drawn, the commonest.
     """
-    names = marks["category"].value_counts().index[:most][::-1]
+    names = marks["category"].value_counts().index
+    names = names[names.isin(marks.loc[marks["size_px"] > 0, "category"])][:most][::-1]
     figure, axes = canvas(width=8.0, height=1.1 + 0.45 * len(names))
     rng = np.random.default_rng(0)  # of the places of dots across their strip, which mean nothing
     for visible, colour, shift in ((True, "blue", 0.18), (False, "orange", -0.18)):
