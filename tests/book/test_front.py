@@ -4,7 +4,7 @@ A person who knows CLIP and not this project has two minutes. So the first scree
 is, a box to type into, and a picture, all of them whole. What that person can say after two minutes of reading:
 
     It is an open implementation of a recipe for models that match places, seen from above, with sentences. Captions come from maps, the model
-    is a MaMMUT, and one can search one's own imagery with it. To make all of it takes half an hour of two CPU cores, no GPU, no account.
+    is a MaMMUT, and one can search one's own imagery with it. To make all of it takes a quarter of an hour of two CPU cores, no GPU, no account.
     At seven kilometres to a pixel it knows the Earth, at thirty metres one stretch of ground; it knows no houses. It finds a place
     better than colours do, and at thirty metres that is not shown.
 
@@ -102,7 +102,7 @@ def test_after_two_minutes_one_can_say_what_it_is_and_what_it_costs_and_knows():
     first = " ".join(read.partition("```")[0].split())
     for answer in ("first open implementation", "captions made from maps", "MaMMUT", "search in your own imagery"):
         assert answer in first, f"what it is: {answer}"
-    for answer in ("half an hour of two CPU cores", "no GPU", "no account"):
+    for answer in ("a quarter of an hour of two CPU cores", "no GPU", "no account"):
         assert answer in first, f"what it costs: {answer}"
     for answer in ("seven kilometres to a pixel", "thirty metres", "not houses"):
         assert answer in first, f"what it knows, at which resolution: {answer}"

@@ -3,10 +3,14 @@ const assert = require("node:assert/strict");
 const test = require("node:test");
 
 function box(scrollWidth, clientWidth, link = null) {
-  return {
-    scrollWidth, clientWidth, dataset: {}, querySelector: () => link,
+  const made = {
+    scrollWidth, clientWidth, scrollLeft: 0, dataset: {}, querySelector: () => link, goesOn: false, handlers: [],
+    classList: { toggle() {} },
+    addEventListener(name, handler) { this.handlers.push([name, handler]); },
     removeAttribute(name) { if (name === "tabindex") delete this.tabIndex; },
   };
+  made.classList.toggle = (name, on) => { if (name === "goes-on") made.goesOn = on; };
+  return made;
 }
 
 test("what scrolls inside itself can be reached with the keyboard, as long as it scrolls", () => {
@@ -17,8 +21,13 @@ test("what scrolls inside itself can be reached with the keyboard, as long as it
   require("../../book/_static/book.js");
   handlers.DOMContentLoaded();
   assert.deepEqual([wide.tabIndex, narrow.tabIndex, linked.tabIndex], [0, undefined, undefined]);
+  assert.deepEqual([wide.goesOn, narrow.goesOn, linked.goesOn], [true, false, true]);
+  wide.scrollLeft = 200;
+  for (const [name, handler] of wide.handlers) if (name === "scroll") handler();
+  assert.equal(wide.goesOn, false); // scrolled to its end
   wide.clientWidth = 500;
   narrow.clientWidth = 200;
   handlers.resize();
   assert.deepEqual([wide.tabIndex, narrow.tabIndex], [undefined, 0]);
+  assert.equal(wide.handlers.length, 1);
 });
