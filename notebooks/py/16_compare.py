@@ -80,29 +80,12 @@ def run_them():
     return matrix.table([run.key for run in planned])
 
 
-# %% mystnb={"code_prompt_show": "Code: are stored rows of these runs?"} tags=["hide-input"]
-def number(value):
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return value
-
-
-def of_these_runs(rows):
-    """Whether rows are of the planned runs, of all and of no other."""
-    wanted = {tuple(map(number, run.chosen.values())) for run in planned}
-    there = {tuple(number(row.get(name)) for name in axes) for row in rows}
-    return there == wanted
-
-
 # %% mystnb={"code_prompt_show": "Code: read what they measured, or run them"} tags=["hide-input"]
 name = run_name or f"{profile}-seed{seed}"
-decides = {"short": short}
+decides = {"short": short, "axes": axes}
 before = None
 if not recompute:
     before = results.stored("compare", name, options, decides)
-if before and not of_these_runs(before["table"]):
-    before = None
 measured = None if before else run_them()
 origin = provenance(
     options,
