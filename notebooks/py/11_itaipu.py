@@ -163,8 +163,8 @@ numbers.table(pd.Series(words, name="words").rename_axis("label").reset_index())
 # %% [markdown]
 # Each word stands in four sentences like those of the captions, and the label's vector is their mean. Some chips are near every text. So a chip's
 # score for a label is its cosine minus the mean of its cosines with all labels. And no label says which way is up: a chip's vector is the mean of
-# those of its eight rotations and mirrorings. Both rules were chosen on the held-out chips of the north. The south had been looked at before
-# with the first rule alone, by this model and by one before it ({doc}`../lab_log`).
+# those of its eight rotations and mirrorings. Both rules were chosen on the held-out chips of the north. The south had been looked at
+# twice before with this model and the first rule alone ({doc}`../lab_log`).
 
 # %% mystnb={"code_prompt_show": "Code: scores of the model"} tags=["hide-input"]
 rows, draws = [], {}

@@ -76,8 +76,9 @@ def execute_all(
 ) -> None:
     """Run notebooks that changed, several at a time, each once those are done that its tags `after:NAME` name.
 
-    They begin in the order of `_toc.yml`, and those that it does not name last; one with the tag `alone` has all cores. Threads wait for work without turning, for otherwise
-    two runs take each other's cores; their number stays what it is alone, and with it every result.
+    They begin in the order of `_toc.yml`, and those that it does not name last; one with the tag `alone` has all cores. Of others, threads
+    wait for work without turning, for otherwise two runs take each other's cores; their number stays what it is alone, and with it
+    every result.
 
     Args:
         books: Paths of the notebooks; a tag that names none of them is not waited for.
