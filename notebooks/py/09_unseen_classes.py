@@ -272,7 +272,8 @@ def measured():
 
 # %% mystnb={"code_prompt_show": "Code: read what was measured, or train"} tags=["hide-input"]
 where = run_name or f"{profile}-seeds{'-'.join(map(str, seed_list))}"
-decides = {"data": data, "held_out": held_out, "seen": seen, "steps": steps}
+decides = {"data": data, "held_out": held_out, "seen": seen}
+decides |= {"seeds": seed_list, "steps": steps}
 before = None
 if not recompute:
     before = results.stored("unseen-classes", f"{where}-all", options, decides)
@@ -458,12 +459,13 @@ for arm, keys in found["first"].items():
 galleries.text_to_image(queries)
 
 # %% tags=["remove-input"]
+again = "" if before else " -p recompute=True"
 origin = provenance.provenance(
     options,
     benchmarks.fingerprint(folder),
     str(resolve_device(device)),
     started,
-    "rsvlm run notebooks/09_unseen_classes.ipynb",
+    f"rsvlm run notebooks/09_unseen_classes.ipynb{again}",
 )
 about = {"dataset": benchmarks.name(folder), "split": "test"}
 
@@ -529,4 +531,4 @@ numbers.points(
 )
 
 # %% tags=["remove-input"]
-tables.provenance(origin)
+tables.provenance(origin, {"The six trainings": before})

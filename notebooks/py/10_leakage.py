@@ -764,4 +764,4 @@ numbers.points(
 )
 
 # %% tags=["remove-input"]
-tables.provenance(origin)
+tables.provenance(origin, {"These three trainings": before})

@@ -103,8 +103,8 @@ def stored(experiment: str, run_name: str, config: Config, given: Mapping[str, o
         given: Other values that decide what is found; they are compared with those of the same name in what was found.
 
     Returns:
-        What `save_result` got as `found`, with the keys `commit`, `started` and `duration_s` of the run. None if `results/` has no such run
-        or one of other options, or if the environment variable RSVLM_RESULTS names another folder.
+        What `save_result` got as `found`, with `origin`: the run's provenance, and as `n` the counts of items that its rows are over.
+        None if `results/` has no such run or one of other options, or if the environment variable RSVLM_RESULTS names another folder.
 
     Raises:
         DataError: The run is not complete.
@@ -113,12 +113,13 @@ def stored(experiment: str, run_name: str, config: Config, given: Mapping[str, o
     if os.environ.get("RSVLM_RESULTS") or not (folder / "found.json").is_file():
         return None
     try:
-        found, made, options = (json.loads((folder / f"{n}.json").read_text()) for n in ("found", "provenance", "config"))
+        names = ("found", "provenance", "config", "metrics")
+        found, made, options, rows = (json.loads((folder / f"{name}.json").read_text()) for name in names)
         if options | {"device": ""} != config.model_dump(mode="json") | {"device": ""}:
             return None
         if any(found.get(name) != json.loads(json.dumps(value)) for name, value in (given or {}).items()):
             return None
-        return found | {name: made[name] for name in ("commit", "started", "duration_s")}
+        return found | {"origin": made | {"n": sorted({row["n"] for row in rows})}}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} is not a complete result ({error!r}): run it again or remove it") from None
 

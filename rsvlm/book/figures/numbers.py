@@ -57,10 +57,11 @@ def measured_before(found: Mapping[str, object] | None, what: str) -> Prose:
     """
     if found is None:
         return Prose("")
-    took = f"{found['duration_s'] / 60:.0f} minutes" if found["duration_s"] >= 90 else f"{found['duration_s']:.0f} seconds"
+    origin = found["origin"]
+    took = f"{origin['duration_s'] / 60:.0f} minutes" if origin["duration_s"] >= 90 else f"{origin['duration_s']:.0f} seconds"
     return Prose(
-        f"{what} were not run again for this page. What follows was measured in {took}, on {str(found['started'])[:10]} at commit "
-        f"`{str(found['commit'])[:7]}`; `-p recompute=True` measures it anew."
+        f"{what} were not run again for this page. What follows was measured in {took}, on {str(origin['started'])[:10]} at commit "
+        f"`{str(origin['commit'])[:7]}`; `-p recompute=True` measures it anew."
     )
 
 

@@ -16,13 +16,32 @@ from rsvlm.book.figures.style import PALETTE
 _STATUS_COLOURS = {"kept": PALETTE["blue"], "repaired": PALETTE["yellow"], "rejected": PALETTE["vermilion"]}
 
 
-def provenance(origin: Mapping[str, object]) -> Html:
+def provenance(origin: Mapping[str, object], before: Mapping[str, Mapping[str, object] | None] | None = None) -> Html:
     """A folded line that says where the numbers of a page came from.
 
     Args:
-        origin: Origin of the numbers, as from `provenance.provenance`.
+        origin: Origin of what ran for this page, as from `provenance.provenance`.
+        before: Of what was measured before and is only shown here, by what it is called: as of `results.stored`, whose `origin` stands in a
+            column of its own, ahead of this page's. None, of what was measured just now, is left out.
     """
-    cells = {
+    stored = {f"{what}: measured before": found["origin"] for what, found in (before or {}).items() if found}
+    columns = {what: _origin_cells(one) for what, one in (stored | {"all else: run for this page": origin}).items()}
+    names = dict.fromkeys(name for cells in columns.values() for name in cells)
+    head = "".join(f"<th>{escape(what)}</th>" for what in ("", *columns)) if stored else ""
+    rows = [[name, *(cells.get(name, "") for cells in columns.values())] for name in names]
+    lines = [
+        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>"
+        for name, *cells in rows
+    ]
+    table = f"<table>{f'<tr>{head}</tr>' if head else ''}{''.join(lines)}</table>"
+    return Html(f"<details><summary>Where these numbers come from</summary>{table}</details>")
+
+
+def _origin_cells(origin: Mapping[str, object]) -> dict[str, object]:
+    """What is shown of a provenance, by its name."""
+    counts = origin.get("n", [])
+    several = f"{counts[0]:,} to {counts[-1]:,}, by row" if len(counts) > 1 else "".join(f"{n:,}" for n in counts)
+    return {
         "command": origin["command"],
         "commit": f"{origin['commit'][:12]}{' with changes' if origin['dirty'] else ''}",
         "package": origin["package_hash"][:12],
@@ -31,9 +50,7 @@ def provenance(origin: Mapping[str, object]) -> Html:
         "device": f"{origin['device']}: {origin['cpu']}, {origin['cores']} cores",
         "time": f"{origin['duration_s']} s, {origin['started']}",
         "versions": ", ".join(f"{name} {version}" for name, version in dict(origin["versions"]).items()),
-    }
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(cell))}</td></tr>" for name, cell in cells.items())
-    return Html(f"<details><summary>Where these numbers come from</summary><table>{rows}</table></details>")
+    } | ({"n": several} if counts else {})
 
 
 def landmark_table(marks: Sequence[Mapping[str, object]]) -> Html:
