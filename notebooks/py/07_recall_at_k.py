@@ -611,8 +611,11 @@ facts = {
 numbers.table(
     pd.DataFrame(facts.items(), columns=["RSICD, validation split", "number"])
 ) if texts else numbers.prose(
-    "RSICD is not on disk: `-p data=FOLDER` names the folder that holds "
-    "`dataset_rsicd.json` and `RSICD_images/`."
+    "Not counted in this build, which has no RSICD: `-p data=FOLDER` names the "
+    "folder that holds `dataset_rsicd.json` and `RSICD_images/`. Then a table "
+    "here counts captions that repeat another of their image and images that "
+    "share a caption, and a sentence says with how many strings each protocol "
+    "asks."
 )
 
 # %% tags=["remove-input"]

@@ -634,12 +634,19 @@ wide = pd.DataFrame(rsicd_rows, columns=results.ROW).pivot(
     index="metric", columns="protocol", values="value"
 )
 numbers.table(wide.reset_index(), digits=2) if rsicd_rows else numbers.prose(
-    "Not measured here: this needs RSICD on disk (`-p data=FOLDER`) and the "
-    "profile `laptop`."
+    "Not measured in this build: it takes RSICD on disk (`-p data=FOLDER`, "
+    "which holds `dataset_rsicd.json` and `RSICD_images/`) and the profile "
+    "`laptop`. Then the table stands here, and below it the captions of the "
+    "training split that the validation split repeats most often."
 )
 
-# %% [markdown]
-# In the table a caption counts as often as it stands in the validation split. These known captions are repeated most often there:
+# %% tags=["remove-input"]
+numbers.prose(
+    "In the table a caption counts as often as it stands in the validation "
+    "split. These known captions are repeated most often there:"
+    if rsicd_rows
+    else ""
+)
 
 # %% mystnb={"code_prompt_show": "Code: table of repeated captions"} tags=["hide-input"]
 listed = (
