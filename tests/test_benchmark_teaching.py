@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 from teaching_cases import archive
 from typer.testing import CliRunner
@@ -57,8 +59,10 @@ def test_a_user_who_labels_teaches(bench, data):
     assert "ours" in told and "text alone" in told and "in the interval" in told
 
 
-def test_the_verb_reads_vectors_that_were_kept(bench, data, tmp_path):
+def test_the_verb_reads_vectors_that_were_kept_and_records_the_commit_wherever_it_runs(bench, data, tmp_path, monkeypatch):
     from benchmarks.__main__ import app
+
+    monkeypatch.setenv("RSVLM_HOME", str(tmp_path))
 
     parts = {part: getattr(data, part) for part in ("vectors", "texts", "labels", "blocks")}
     np.savez(tmp_path / "RSICD-val.npz", classes=np.array(data.classes), **parts)
@@ -69,6 +73,8 @@ def test_the_verb_reads_vectors_that_were_kept(bench, data, tmp_path):
     stored = json.loads(out.read_text())
     assert {row["labels"] for row in stored["rows"] if row["policy"] == "Rocchio"} == {5, 10}
     assert "--labels 5 --labels 10" in stored["provenance"]["command"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    assert stored["provenance"]["commit"] == (head or "unknown")
     with pytest.raises(DataError, match="name a model"):
         bench.measure(benchmark=["VHR-10"], vectors=str(tmp_path))
     with pytest.raises(DataError, match="expected some of RSICD"):

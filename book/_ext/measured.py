@@ -47,21 +47,75 @@ METRICS = {
     "precision_at_20_percent": "precision",
 }
 
-# What each file of results/bench compares, and which of its columns are shown under which name.
+# What each file of results/bench compares, and which of its columns are shown under which name, in the order in which a reader asks:
+# training, embedding, search, data, the rest.
 PARTS = {
-    "teaching": (
-        "A search that learns: how far a few labels take it from the text alone to all labels",
+    "train": (
+        "A training step, beside other ways to write it",
         {
-            "set": "set",
-            "policy": "how it learns",
-            "labels": "labels",
-            "value": "mAP, percent",
-            "ci_low": "from",
-            "ci_high": "to",
-            "share": "of the way, percent",
-            "share_low": "from",
-            "share_high": "to",
+            "implementation": "implementation",
+            "samples_per_s": "samples/s",
+            "speedup": "its time over ours",
+            "matched": "how matched",
         },
+    ),
+    "scenes": (
+        "Searching a scene",
+        {
+            "side": "side, pixels",
+            "precision": "precision",
+            "mp": "megapixels",
+            "mp_per_s": "megapixels/s",
+            "peak_mb": "memory, MB",
+        },
+    ),
+    "search": (
+        "An index: one question beside reading the vectors once, indexing beside the bare tower",
+        {
+            "stage": "stage",
+            "size": "vectors, pixels a side, or scenes",
+            "seconds": "seconds",
+            "ratio": "its time over reading, or its speed over the tower's",
+            "min": "least",
+            "max": "most",
+            "peak_mb": "memory, MB",
+        },
+    ),
+    "retrieval": (
+        "Ranking in both directions, beside the bare product and its peers",
+        {
+            "images": "images",
+            "captions": "captions",
+            "implementation": "implementation",
+            "seconds": "seconds",
+            "ratio": "its time over the product's",
+            "peak_memory_mb": "memory, MB",
+        },
+    ),
+    "retrieval-memory": (
+        "The same from mapped files: memory, with and without these files",
+        {
+            "images": "images",
+            "captions": "captions",
+            "cpu_seconds": "CPU seconds",
+            "peak_memory_mb": "memory, MB",
+            "own_memory_mb": "without the files, MB",
+        },
+    ),
+    "search_page": (
+        "The page of an index of 20,000 chips in the browser",
+        {
+            "stage": "what",
+            "n": "times",
+            "seconds": "seconds",
+            "min": "least",
+            "max": "most",
+            "value": "MB, or percent",
+        },
+    ),
+    "page": (
+        "The page that searches in the browser",
+        {"stage": "from what to the answer", "n": "times", "seconds": "seconds", "min": "least", "max": "most"},
     ),
     "chips": ("Chips of the embedded Earth", {"stage": "stage", "n": "chips", "chips_per_s": "chips/s"}),
     "landmarks": (
@@ -90,36 +144,6 @@ PARTS = {
         "Reading shards, beside webdataset",
         {"implementation": "implementation", "samples_per_s": "samples/s", "speedup": "our speed over its"},
     ),
-    "train": (
-        "A training step, beside other ways to write it",
-        {
-            "implementation": "implementation",
-            "samples_per_s": "samples/s",
-            "speedup": "its time over ours",
-            "matched": "how matched",
-        },
-    ),
-    "retrieval": (
-        "Ranking in both directions, beside the bare product and its peers",
-        {
-            "images": "images",
-            "captions": "captions",
-            "implementation": "implementation",
-            "seconds": "seconds",
-            "ratio": "its time over the product's",
-            "peak_memory_mb": "memory, MB",
-        },
-    ),
-    "retrieval-memory": (
-        "The same from mapped files: memory, with and without these files",
-        {
-            "images": "images",
-            "captions": "captions",
-            "cpu_seconds": "CPU seconds",
-            "peak_memory_mb": "memory, MB",
-            "own_memory_mb": "without the files, MB",
-        },
-    ),
     "localize": (
         "The Smooth-Attention-Operation on a large map, beside its peers",
         {
@@ -130,42 +154,19 @@ PARTS = {
             "peak_memory_mb": "memory, MB",
         },
     ),
-    "scenes": (
-        "Searching a scene",
+    "teaching": (
+        "A search that learns: how far a few labels take it from the text alone to all labels",
         {
-            "side": "side, pixels",
-            "precision": "precision",
-            "mp": "megapixels",
-            "mp_per_s": "megapixels/s",
-            "peak_mb": "memory, MB",
+            "set": "set",
+            "policy": "how it learns",
+            "labels": "labels",
+            "value": "mAP, percent",
+            "ci_low": "from",
+            "ci_high": "to",
+            "share": "of the way, percent",
+            "share_low": "from",
+            "share_high": "to",
         },
-    ),
-    "search": (
-        "An index: one question beside reading the vectors once, indexing beside the bare tower",
-        {
-            "stage": "stage",
-            "size": "vectors, pixels a side, or scenes",
-            "seconds": "seconds",
-            "ratio": "its time over reading, or its speed over the tower's",
-            "min": "least",
-            "max": "most",
-            "peak_mb": "memory, MB",
-        },
-    ),
-    "search_page": (
-        "The page of an index of 20,000 chips in the browser",
-        {
-            "stage": "what",
-            "n": "times",
-            "seconds": "seconds",
-            "min": "least",
-            "max": "most",
-            "value": "MB, or percent",
-        },
-    ),
-    "page": (
-        "The page that searches in the browser",
-        {"stage": "from what to the answer", "n": "times", "seconds": "seconds", "min": "least", "max": "most"},
     ),
 }
 # What has to be known to read one of these tables, above it.
@@ -263,8 +264,11 @@ def _without_model(row, everything) -> tuple[float, str, tuple[float, float, flo
 
 def page(folder: Path) -> str:
     """The page of all files there; a name that has no place in PARTS is shown with all its columns."""
-    text = "# Performance\n\nWritten by `make bench`; every line is a record in `results/bench/`. Times of one table are of one machine "
-    text += "on one day, so read the ratios first: each is the median over rounds in which all took turns, and no quotient of columns. Memory is the most that the process held, in MB of 2\u00b2\u2070 bytes.\n"
+    text = "# Performance\n\nEach table is one command, run on one machine on one day; its last line names them and the commit, and every line is a record in "
+    text += "`results/bench/`. Speeds and times are medians where something ran more than once. Read the ratios first: each is the median over "
+    text += "rounds in which all took turns, and no quotient of columns. Memory is the most that the process held, in MB of 2\u00b2\u2070 bytes.\n\n"
+    text += "`make bench` measures all but the last anew. A command that begins with `rsvlm bench` is of an older record, and begins with "
+    text += "`python -m benchmarks` today. What each chapter and the whole book take is in {doc}`status`.\n"
     paths = sorted(folder.glob("*.json"), key=lambda path: [*PARTS, path.stem].index(path.stem))
     if not paths:
         raise DataError(f"{folder} holds no measurement: run make bench, or restore the folder")
@@ -277,7 +281,8 @@ def page(folder: Path) -> str:
             if further := [row for row in rows if row.get("policy") == policy]:
                 text += f"\n{about}:\n\n{_table(further, columns)}"
         text += f"\n`{origin['command']}`, {origin['cpu']}, {origin['cores']} cores, {origin['device']}, {origin['started'][:10]}, "
-        text += "commit not recorded.\n" if origin["commit"] == "unknown" else f"commit `{origin['commit'][:12]}`.\n"
+        found_by = ", found by the hash of the package" if origin.get("commit_found_by") == "package_hash" else ""
+        text += "commit not recorded.\n" if origin["commit"] == "unknown" else f"commit `{origin['commit'][:12]}`{found_by}.\n"
     return text
 
 

@@ -88,7 +88,8 @@ def results_page() -> str:
         measured = measured[measured["profile"] != "smoke"]  # miniatures: they show that it runs, and measure nothing
     for (experiment, run), of_run in measured.groupby(["experiment", "run"]):
         first = of_run.iloc[0]
-        origin = f"Profile {first.profile}, seed {first.seed}, {first.device}, commit `{first.commit[:12]}`"
+        commit = "commit not recorded" if first.commit == "unknown" else f"commit `{first.commit[:12]}`"
+        origin = f"Profile {first.profile}, seed {first.seed}, {first.device}, {commit}"
         page += f"\n## {experiment}: {run}\n\n{origin}, data `{first.data_hash[:24]}`.\n"
         for (dataset, split, protocol), group in of_run.groupby(["dataset", "split", "protocol"], sort=False):
             rows = []

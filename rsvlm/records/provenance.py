@@ -66,15 +66,22 @@ def peak_memory_mb() -> float:
 
 
 def commit() -> dict[str, object]:
-    """Return the commit of the repository at `stages.root()`, and whether files differ from it (`dirty`)."""
+    """Return the commit of the repository at `stages.root()`, and whether files differ from it (`dirty`).
+
+    Where there is none, as where a command runs outside of its clone, it is that of the clone which the package is part of, if it is.
+    """
+    folder = stages.root()
+    if not (head := _git(folder, "rev-parse", "HEAD")) and _git(stages.PACKAGE, "ls-files", "__init__.py"):
+        folder = stages.PACKAGE.parent
+        head = _git(folder, "rev-parse", "HEAD")
     # Results are written while runs go on: they do not make the code that wrote them another.
-    dirty = bool(_git("status", "--porcelain", "--", ".", ":!results"))
-    return {"commit": _git("rev-parse", "HEAD") or "unknown", "dirty": dirty}
+    dirty = bool(head and _git(folder, "status", "--porcelain", "--", ".", ":!results"))
+    return {"commit": head or "unknown", "dirty": dirty}
 
 
-def _git(*arguments: str) -> str:
+def _git(folder: Path, *arguments: str) -> str:
     try:
-        git = subprocess.run(["git", *arguments], cwd=stages.root(), capture_output=True, text=True, check=True)
+        git = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
         return git.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""

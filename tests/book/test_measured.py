@@ -50,6 +50,23 @@ def test_speeds_are_shown_as_measured_and_as_text(measured, tmp_path):
     assert "`python -m benchmarks x`, a processor, 2 cores, cpu, 2026-01-02, commit `0123456789ab`" in page
 
 
+def test_what_a_reader_asks_first_comes_first_and_each_commit_is_in_plain_words(measured, tmp_path):
+    for name in ("chips", "loader", "localize", "page", "scenes", "search", "teaching", "train", "web"):
+        write(tmp_path, name, [{"seconds": 1.0}])
+    record = {"rows": [{"seconds": 1.0}], "provenance": ORIGIN | {"commit": "unknown"}}
+    (tmp_path / "dedup.json").write_text(json.dumps(record))
+    record["provenance"] = ORIGIN | {"commit_found_by": "package_hash"}
+    (tmp_path / "teaching.json").write_text(json.dumps(record))
+    page = measured.page(tmp_path)
+    titles = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
+    order = ("train", "scenes", "search", "page", "chips", "web", "dedup", "loader", "localize", "teaching")
+    assert titles == [measured.PARTS[name][0] for name in order]
+    assert page.index("took turns") < page.index("##") and "{doc}`status`" in page
+    assert page.count("commit not recorded.") == 1 and page.endswith(
+        "commit `0123456789ab`, found by the hash of the package.\n"
+    )
+
+
 def test_rows_that_measure_something_else_have_a_table_of_their_own(measured, tmp_path):
     learned = {"set": "RSICD", "policy": "ours", "labels": 40, "value": 95.8, "ci_low": 93.6, "ci_high": 97.8}
     sure = {"set": "RSICD", "n": 300, "policy": "confidence", "labels": 40, "covered": 99.5, "error": 5.7}
