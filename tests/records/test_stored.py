@@ -73,7 +73,8 @@ def test_a_page_tells_the_run_it_reads_from_its_own(home):
     assert shown.index("the stored &lt;run&gt;") < shown.index("today&#x27;s") and "3 to 2,156" in shown
     assert f"<td>{'a' * 12}</td><td>{'b' * 12}</td>" in shown and before["origin"]["started"] in shown
     alone = tables.provenance(today)
-    assert "before" not in alone and "<th>n</th>" not in alone and "today&#x27;s" in alone
+    assert "before" not in alone and ">n</th>" not in alone and "today&#x27;s" in alone
+    assert "<td>not recorded</td>" in tables.provenance(today | {"commit": "unknown", "dirty": False})
 
 
 # Parameters of a page that do not decide what its stored run found: the options tell the first, and the others are of what runs each time.

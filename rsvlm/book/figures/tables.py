@@ -24,33 +24,32 @@ def provenance(origin: Mapping[str, object], before: Mapping[str, Mapping[str, o
         before: Of what was measured before and is only shown here, by what it is called: as of `results.stored`, whose `origin` stands in a
             column of its own, ahead of this page's. None, of what was measured just now, is left out.
     """
-    stored = {f"{what}: measured before": found["origin"] for what, found in (before or {}).items() if found}
-    columns = {what: _origin_cells(one) for what, one in (stored | {"all else: run for this page": origin}).items()}
-    names = dict.fromkeys(name for cells in columns.values() for name in cells)
-    head = "".join(f"<th>{escape(what)}</th>" for what in ("", *columns)) if stored else ""
-    rows = [[name, *(cells.get(name, "") for cells in columns.values())] for name in names]
-    lines = [
-        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>"
-        for name, *cells in rows
-    ]
-    table = f"<table>{f'<tr>{head}</tr>' if head else ''}{''.join(lines)}</table>"
-    return Html(f"<details><summary>Where these numbers come from</summary>{table}</details>")
+    columns = {f"{what}: measured before": found["origin"] for what, found in (before or {}).items() if found}
+    head = ["", *columns, "All else: run for this page"] if columns else []
+    cells = [_origin_cells(one) for one in (*columns.values(), origin)]
+    rows = "".join(f'<th scope="col">{escape(what)}</th>' for what in head)
+    rows = f"<tr>{rows}</tr>" if head else ""
+    for name in cells[0]:
+        told = "".join(f"<td>{escape(str(one.get(name, '')))}</td>" for one in cells)
+        rows += f'<tr><th scope="row">{escape(name)}</th>{told}</tr>'
+    return Html(f"<details><summary>Where these numbers come from</summary><table>{rows}</table></details>")
 
 
 def _origin_cells(origin: Mapping[str, object]) -> dict[str, object]:
     """What is shown of a provenance, by its name."""
-    counts = origin.get("n", [])
-    several = f"{counts[0]:,} to {counts[-1]:,}, by row" if len(counts) > 1 else "".join(f"{n:,}" for n in counts)
+    commit = "not recorded" if origin["commit"] == "unknown" else origin["commit"][:12]
+    counts = [f"{n:,}" for n in origin.get("n", [])]
     return {
         "command": origin["command"],
-        "commit": f"{origin['commit'][:12]}{' with changes' if origin['dirty'] else ''}",
+        "commit": f"{commit}{' with changes' if origin['dirty'] else ''}",
         "package": origin["package_hash"][:12],
         "data": origin["data_hash"],
+        **({"n": f"{counts[0]} to {counts[-1]}, by row" if len(counts) > 1 else counts[0]} if counts else {}),
         "seed": origin["seed"],
         "device": f"{origin['device']}: {origin['cpu']}, {origin['cores']} cores",
         "time": f"{origin['duration_s']} s, {origin['started']}",
         "versions": ", ".join(f"{name} {version}" for name, version in dict(origin["versions"]).items()),
-    } | ({"n": several} if counts else {})
+    }
 
 
 def landmark_table(marks: Sequence[Mapping[str, object]]) -> Html:
