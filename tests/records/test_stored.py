@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import time
 from pathlib import Path
 
@@ -71,10 +72,10 @@ def test_a_page_tells_the_run_it_reads_from_its_own(home):
     shown = tables.provenance(today | {"commit": "b" * 40, "dirty": False}, {"The six trainings": before, "The leaks": None})
     assert "The six trainings: measured before" in shown and "run for this page" in shown and "leaks" not in shown
     assert shown.index("the stored &lt;run&gt;") < shown.index("today&#x27;s") and "3 to 2,156" in shown
-    assert f"<td>{'a' * 12}</td><td>{'b' * 12}</td>" in shown and before["origin"]["started"] in shown
+    assert re.search(f">{'a' * 12}</td><td[^>]*>{'b' * 12}</td>", shown) and before["origin"]["started"] in shown
     alone = tables.provenance(today)
     assert "before" not in alone and ">n</th>" not in alone and "today&#x27;s" in alone
-    assert "<td>not recorded</td>" in tables.provenance(today | {"commit": "unknown", "dirty": False})
+    assert ">not recorded</td>" in tables.provenance(today | {"commit": "unknown", "dirty": False})
 
 
 # Parameters of a page that do not decide what its stored run found: the options tell the first, and the others are of what runs each time.
