@@ -15,5 +15,7 @@
   };
   addEventListener("DOMContentLoaded", reach);
   addEventListener("load", reach);
-  addEventListener("resize", reach);
+  let width = 0; // that of the text, which follows the window's where the sidebar slides
+  const narrower = ([{ contentRect }]) => { if (contentRect.width !== width) { width = contentRect.width; requestAnimationFrame(reach); } };
+  addEventListener("DOMContentLoaded", () => new ResizeObserver(narrower).observe(document.querySelector(".bd-article") ?? document.body));
 })();
