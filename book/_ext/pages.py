@@ -19,6 +19,15 @@ FRONT = """```{figure} _static/front.webp
 What models of an earlier build found. Of this build there are no pictures yet.
 ```
 """
+# A piece of a page: what keeps its spaces as they are, a tag, or a text.
+_PIECE = re.compile(
+    r"""<(script|style|pre|code|textarea|svg|math|iframe)\b.*?</\1>|<!--.*?-->|<(?:[^"'>]|"[^"]*"|'[^']*')*>|[^<]+""",
+    re.DOTALL,
+)
+_NUMBER = r"[+−-]?\d[\d,.]*"
+_UNIT = r"(?:%|°|[kMG]i?B|[kM]?Hz|[kcm]?m²?|px|ms|s|min|h|(?:point|second|minute|hour|pixel|metre|kilometre)s?)(?!\w)"
+_BESIDE = re.compile(rf"(?<=\d) (?={_UNIT})")
+_RANGE = re.compile(rf"\({_NUMBER}(?:\u00a0{_UNIT})? to {_NUMBER}(?:\u00a0{_UNIT})?[);,]")
 LIMITS = {"ge": "from {}", "gt": "above {}", "le": "up to {}", "lt": "below {}", "min_length": "at least {} of them"}
 
 
@@ -80,7 +89,7 @@ def _code(value: object) -> str:
 
 
 def results_page() -> str:
-    page = "# All results\n\nEvery number of this book, with its interval, the value that guessing gives, and its origin.\nEach line opens a table.\n"
+    page = "# All results\n\nThe records of this book: each number with its origin and, where they are known, its interval and the value that guessing gives.\nEach line opens a table.\n"
     names = ("direction", "metric", "value", "95 % interval", "chance", "n")
     _check_complete(stages.root() / "results")
     measured = results.table()
@@ -169,10 +178,25 @@ def write_pages(app) -> None:
         files.write_atomic(front, FRONT)
 
 
+def unbroken(html: str) -> str:
+    """Keep each number on one line with its unit, `66.3 %`, and each interval in brackets with itself, `(62.7 to 69.9)`.
+
+    Where a table is then too wide, `book.js` lets its intervals break.
+    """
+
+    def held(piece: re.Match) -> str:
+        if piece[0].startswith("<"):
+            return piece[0]
+        return _RANGE.sub(r'<span class="unbroken">\g<0></span>', _BESIDE.sub("\u00a0", piece[0]))
+
+    return _PIECE.sub(held, html)
+
+
 def mend_page(app, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Take a role from lists of citations that their entries do not fit into: a screen reader would count none."""
+    """Keep numbers whole, and take a role from lists of citations that their entries do not fit into: a screen reader would count none."""
     if "body" in context:
-        context["body"] = context["body"].replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+        body = context["body"].replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+        context["body"] = unbroken(body)
 
 
 def follow_the_reader(app, exception) -> None:

@@ -79,7 +79,7 @@ def test_the_box_hands_its_text_to_the_page_that_searches(site, scripts):  # noq
 def test_both_doors_and_the_table_with_baselines_are_there():
     text = (SITE / FIRST).read_text(encoding="utf-8")
     assert 'href="search.html"' in text and 'href="recipe.html"' in text
-    assert "without a model" in text and "95 % interval" in text
+    assert "without a model" in text and "95\u00a0% interval" in text
 
 
 # Two minutes, and ten
