@@ -410,7 +410,7 @@ def _licences(index: Index) -> list[str]:
     """
     licences: dict[str, list[str]] = {}
     for facts in index.facts.get("sources", []):
-        names, terms = (facts.get(key, "").strip() for key in ("attribution", "licence"))
+        names, terms = ((facts.get(key) or "").strip() for key in ("attribution", "licence"))
         split = [[part.strip() for part in text.split(";") if part.strip()] for text in (names, terms)]
         pairs = zip(*split) if len(split[0]) == len(split[1]) else [(names, terms)]
         for name, term in pairs:

@@ -98,7 +98,7 @@ def test_each_source_is_named_once_with_its_licence_after_it(indexed, tmp_path):
         {"attribution": "Town", "licence": "unknown"},
     ]
     sources += [{"attribution": "", "licence": ""}, {"attribution": "A; B", "licence": "ODbL"}]
-    told = dataclasses.replace(index, facts=index.facts | {"sources": sources})
+    told = dataclasses.replace(index, facts=index.facts | {"sources": index.facts["sources"] + sources})
     facts = site.write_site(told, tmp_path / "page", encoder, texts="server", progress=False)
     named = [
         "NASA, Blue Marble — free, credit NASA",
