@@ -246,7 +246,7 @@ numbers.prose(
 def labelled(split, limit):
     """Pictures, which cover each shows, and blocks of shared ground."""
     read = earth_masks.read(chips, split, limit=limit)
-    _, encoded, masks, boxes = zip(*read)
+    _, encoded, masks, records = zip(*read)
     shows = {
         cover: np.array(
             [
@@ -256,9 +256,8 @@ def labelled(split, limit):
         )
         for cover in ground_cover.COVERS
     }
-    places = [{shared_ground.FOOTPRINT: box} for box in boxes]
     pictures = [images.decode(data) for data in encoded]
-    return pictures, shows, shared_ground.blocks(places)
+    return pictures, shows, shared_ground.blocks(records)
 
 
 test_pictures, truth, blocks = labelled("test", 36 if few else 400)

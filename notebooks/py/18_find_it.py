@@ -436,7 +436,7 @@ if is_there:
                 f"*{name.capitalize()}* is {still}below a random order after "
                 f"ten answers: that has {by_chance[name]:.1f}."
             )
-        if behind["ci_high"] < 0:
+        if not behind["ci_low"] <= 0 <= behind["ci_high"]:
             said.append(
                 f"For *{name}*, proposals have "
                 f"{numbers.interval(behind, signed=True)} points against chips "
