@@ -145,7 +145,7 @@ SHOWN = {
     "text": "text",
     "regions": "regions",
     "highest_confidence": "surest",
-    "outlined": "outlined, %",
+    "outlined": "share, %",
 }
 
 
@@ -337,7 +337,7 @@ answers = {
 }
 scores = pd.DataFrame(
     {
-        "outlined, %": 100 * mask.mean(),
+        "share, %": 100 * mask.mean(),
         "of it sea": 100 * truth[mask].mean() if mask.any() else np.nan,
         "IoU, %": 100 * (mask & truth).sum() / (mask | truth).sum(),
     }

@@ -392,22 +392,22 @@ numbers.prose(
 # %% [markdown]
 # ## Which words gain?
 #
-# A mean hides that words differ. Each row is a word, with its average precision in percent: by the text, after ten answers to what the search proposes
-# and to chips at random, and with all labels of a half.
+# A mean hides that words differ. Each row is a word, with its average precision in percent: by the *text*, after *ten* answers to what the search
+# proposes, after ten to chips at *random*, and with *all* labels of a half.
 
 # %% mystnb={"code_prompt_show": "Code: table of words"} tags=["hide-input"]
 if is_there:
     kept = {
         "text": ("proposed", 0),
-        "proposed": ("proposed", 10),
-        "at random": ("at random", 10),
+        "ten": ("proposed", 10),
+        "random": ("at random", 10),
         "all": (EVERY, COUNTS[-1]),
     }
     by_word = table.groupby(["way", "labels", "word"])["value"].mean()
     per_word = pd.DataFrame(
         {name: by_word[key] for name, key in kept.items()}
     ).loc[words]
-    gains = per_word["proposed"] - per_word["text"]
+    gains = per_word["ten"] - per_word["text"]
     shown = per_word.rename_axis("word").reset_index()
     display(numbers.table(shown))
 
@@ -418,7 +418,7 @@ if is_there:
     yes = tens.groupby(["word", "way"])["yes"].mean()
     tens = tens.pivot(index=["word", "way"], columns="halving", values="value")
     by_chance = pd.Series(labels.chance(truth), words)
-    below = per_word["proposed"] < by_chance
+    below = per_word["ten"] < by_chance
     for name in words:
         pair = (
             times @ tens.loc[(name, way)].to_numpy() / HALVINGS
