@@ -369,7 +369,7 @@ numbers.prose(
 # RSICD repeats its captions across images, so equal texts {term}`tie <ties>`. Here recall counts a tie against the model; others count it
 # for the model, or halve it. Knowing the class of every picture and every caption, and nothing else, gives the recall of *scene class
 # alone*. That is no lower bound for a model, which has to recognise the class first; but a model above it has seen more than a class.
-# Mean recall under each rule:
+# Mean recall with ties against the model, for it, or halved:
 
 # %% mystnb={"code_prompt_show": "Code: table of rules for ties"} tags=["hide-input"]
 rows = measured[
@@ -382,9 +382,9 @@ several = rows.assign(
     system=rows["run"].map(CALLED),
     rule=rows["protocol"].map(
         {
-            "plain": "against the model",
+            "plain": "against",
             "plain (average ties)": "halved",
-            "plain (optimistic ties)": "for the model",
+            "plain (optimistic ties)": "for",
         }
     ),
 ).pivot(index="system", columns="rule", values="value")
@@ -395,15 +395,15 @@ numbers.table(several.reset_index()) if is_stored else numbers.prose("")
 best = max(without, key=without.get, default="")
 ahead = plain["value"].get(name, np.nan) - without.get(best, np.nan)
 where = (
-    "beyond"
+    "lies above"
     if plain["ci_low"].get(name, np.nan) > without.get(best, np.nan)
-    else "not beyond"
+    else "does not lie above"
 )
 numbers.prose(
     f"The best without a model is {CALLED[best]} with {without[best]:.1f} %. "
-    f"The model {CALLED[name]} differs from it by {ahead:+.1f} points, and is "
-    f"{where} it: its own interval is {plain['ci_low'][name]:.1f} to "
-    f"{plain['ci_high'][name]:.1f}."
+    f"The model {CALLED[name]} differs from it by {ahead:+.1f} points. Its "
+    f"interval, {plain['ci_low'][name]:.1f} to {plain['ci_high'][name]:.1f}, "
+    f"{where} that number, which has none of its own."
     if best and is_stored
     else ""
 )

@@ -135,7 +135,7 @@ numbers.prose(
 # ## What is where?
 #
 # The texts were picked by trying some on this scene, so they flatter the search. The last one is no language, and belongs nowhere.
-# Shares are of the scene. `rsvlm search SCENE --text "buildings and streets" --out DIR` does the same as this:
+# *Surest* is the highest confidence, and shares are of the scene. `rsvlm search SCENE --text "buildings and streets" --out DIR` does the same as this:
 
 # %%
 found = scenes.search(scene, asked, loaded, work / "found", progress=False)
@@ -144,9 +144,8 @@ found = scenes.search(scene, asked, loaded, work / "found", progress=False)
 SHOWN = {
     "text": "text",
     "regions": "regions",
-    "highest_confidence": "highest confidence",
-    "outlined": "outlined, %",
-    "largest": "largest region, %",
+    "highest_confidence": "surest",
+    "outlined": "share, %",
 }
 
 
@@ -301,8 +300,9 @@ if by_outlines:
         f"{by_outlines}; chance is {spans[ANY]['value']:.1f} %.",
         "The difference to the baseline is "
         f"{numbers.interval(gap, signed=True)} points, {beyond}",
-        "Such a share says that what is outlined is right, not that all is "
-        f"found: {share:.0f} % of the ground of those chips is outlined.",
+        "A label is of a whole chip. So such a share does not say that each "
+        "outline lies on houses, nor that all houses are outlined: of the "
+        f"ground of those chips {share:.0f} % is.",
         *missed,
         f"Intervals are over {len(set(blocks))} blocks of "
         f"four by four chips; n = {known.sum()} chips.",
@@ -337,8 +337,8 @@ answers = {
 }
 scores = pd.DataFrame(
     {
-        "outlined, %": 100 * mask.mean(),
-        "of it sea, %": 100 * truth[mask].mean() if mask.any() else np.nan,
+        "share, %": 100 * mask.mean(),
+        "of it sea": 100 * truth[mask].mean() if mask.any() else np.nan,
         "IoU, %": 100 * (mask & truth).sum() / (mask | truth).sum(),
     }
     for mask in answers.values()
@@ -351,7 +351,7 @@ galleries.gallery(
         {
             "image": galleries.mask_image(earth_pixels, answers[name], truth),
             "alt": f"The Mediterranean in grey, painted by “{name}”: "
-            f"{scores.loc[name, 'of it sea, %']:.0f} % of it is sea",
+            f"{scores.loc[name, 'of it sea']:.0f} % of it is sea",
             "caption": name,
         }
         for name in ("the search", "bluer than red")
@@ -364,7 +364,7 @@ galleries.gallery(
 # Blue is what is rightly taken for sea, orange is land that is taken for sea, purple is sea that is missed.
 
 # %% tags=["remove-input"]
-iou, of_it = scores["IoU, %"], scores["of it sea, %"]
+iou, of_it = scores["IoU, %"], scores["of it sea"]
 mine, others = iou["the search"], iou.drop("the search")
 by_sea = (
     f"{of_it['the search']:.0f} % of what is outlined as sea is sea, where "

@@ -54,7 +54,7 @@ from rsvlm.data.demo import (
     ground_cover,
     recipe,
 )
-from rsvlm.evaluation import statistics
+from rsvlm.evaluation import shared_ground, statistics
 from rsvlm.model import images
 from rsvlm.model.device import resolve_device
 from rsvlm.model.others import efficientnet_lite, opening
@@ -244,26 +244,24 @@ numbers.prose(
 
 # %% mystnb={"code_prompt_show": "Code: chips with known covers"} tags=["hide-input"]
 def labelled(split, limit):
-    parts = [
-        (images.decode(data), masks)
-        for _, data, masks, _ in earth_masks.read(chips, split, limit=limit)
-    ]
-    share = {
+    """Pictures, which cover each shows, and blocks of shared ground."""
+    read = earth_masks.read(chips, split, limit=limit)
+    _, encoded, masks, records = zip(*read)
+    shows = {
         cover: np.array(
             [
-                masks[cover].mean() if cover in masks else 0.0
-                for _, masks in parts
+                one[cover].mean() >= 0.5 if cover in one else False
+                for one in masks
             ]
         )
         for cover in ground_cover.COVERS
     }
-    return [pixels for pixels, _ in parts], {
-        cover: values >= 0.5 for cover, values in share.items()
-    }
+    pictures = [images.decode(data) for data in encoded]
+    return pictures, shows, shared_ground.blocks(records)
 
 
-test_pictures, truth = labelled("test", 36 if few else 400)
-train_pictures, known = labelled("train", 40 if few else 200)
+test_pictures, truth, blocks = labelled("test", 36 if few else 400)
+train_pictures, known, _ = labelled("train", 40 if few else 200)
 covers = [
     cover
     for cover in ground_cover.COVERS
@@ -316,11 +314,13 @@ for cover in covers:
 # %% [markdown]
 # *Average precision* goes down a list and notes, at each right chip, which share of the chips so far was right, or further down if that is
 # higher there; then it takes the mean. It is 100 % if all right chips come first, and about their share among all chips if the order is
-# random.
+# random. Test chips overlap, so intervals draw {term}`blocks <block>` of chips that share ground.
 
 # %%
 n = len(test_pictures)
-times = statistics.resamples(n, options.evaluate.bootstrap_samples, seed)
+units = statistics.count_blocks(blocks, n)
+samples = options.evaluate.bootstrap_samples
+times = statistics.resamples(n, samples, seed, blocks)
 draws = {}
 for (cover, way), ranked in scores.items():
     right = truth[cover]
@@ -334,7 +334,7 @@ for (cover, way), ranked in scores.items():
 measured, results = [], []
 for (cover, way), precision in draws.items():
     chance = {"chance": 100 * truth[cover].mean()}
-    entry = statistics.interval(precision, n) | chance
+    entry = statistics.interval(precision, units) | chance
     measured.append({"label": cover, "series": way} | entry)
     where = {
         "dataset": f"{earth.NAME}-cover",
@@ -357,6 +357,10 @@ mean = {
 }
 of_models = [way for way in ways if way != PLAIN]
 best = max(of_models, key=lambda way: mean[way][0])
+of_best, of_plain = (
+    numbers.interval(statistics.interval(mean[way], units), unit="%")
+    for way in (best, PLAIN)
+)
 gap = statistics.gap(mean[best], mean[PLAIN], None)
 if gap["ci_low"] <= 0 <= gap["ci_high"]:
     verdict = "that may be chance"
@@ -367,12 +371,11 @@ elif gap["value"] < 0:
 else:
     verdict = "the model sees more than a mean of three numbers"
 numbers.prose(
-    f"Over {numbers.counted(len(covers), 'cover')} and {n:,} test chips the "
-    f"best way of asking a model is *{best}*, with a mean of "
-    f"**{numbers.interval(statistics.interval(mean[best]), unit='%')}**. Mean "
-    f"colour has {numbers.interval(statistics.interval(mean[PLAIN]), unit='%')}"
-    f". The difference is {numbers.interval(gap, signed=True)} points: "
-    f"{verdict}."
+    f"Over {numbers.counted(len(covers), 'cover')} and {n:,} test chips in "
+    f"{numbers.counted(len(set(blocks.tolist())), 'block')} the best way of "
+    f"asking a model is *{best}*, with a mean of **{of_best}**. Mean colour "
+    f"has {of_plain}. The difference is {numbers.interval(gap, signed=True)} "
+    f"points: {verdict}. So few blocks make rough intervals."
 )
 
 # %% [markdown]
@@ -436,7 +439,8 @@ best_for = {
 }
 numbers.points(
     "Over all covers, against the mean colour of a chip the best model has "
-    f"{numbers.interval(gap, signed=True)} points.",
+    f"{numbers.interval(gap, signed=True)} points"
+    + (", which may be chance." if "chance" in verdict else "."),
     "By its number the best for "
     + "; for ".join(
         f"{', '.join(part)} is *{way}*"

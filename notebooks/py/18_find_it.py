@@ -292,7 +292,9 @@ for number in range(HALVINGS if is_there else 0):
             rows, taught = lessons(word, searched, at_random=order, **how)
             for labelled, lesson in taught:
                 value = measured(word, lesson.weights, other)
-                records.append((way, number, name, len(labelled), value))
+                seen = (truth[rows[labelled], word] == itaipu.YES).sum()
+                key = way, number, name, len(labelled)
+                records.append((*key, value, seen))
                 if way == "proposed" and len(labelled) == 10:
                     pair = believed(lesson, rows, labelled, word)
                     beliefs += [pair] if pair else []
@@ -302,7 +304,7 @@ for number in range(HALVINGS if is_there else 0):
         value = measured(
             word, teaching.fit(about, vectors[rows], yes).weights, other
         )
-        records.append((EVERY, number, name, COUNTS[-1], value))
+        records.append((EVERY, number, name, COUNTS[-1], value, yes.sum()))
 
 # %% [markdown]
 # Precision is averaged over the words first. What varies between halvings then gives the interval: how much luck there is in which half was searched. It
@@ -311,7 +313,7 @@ for number in range(HALVINGS if is_there else 0):
 
 # %% mystnb={"code_prompt_show": "Code: curves of average precision"} tags=["hide-input"]
 if is_there:
-    columns = ["way", "halving", "word", "labels", "value"]
+    columns = ["way", "halving", "word", "labels", "value", "yes"]
     table = pd.DataFrame(records, columns=columns)
     means = table.groupby(["way", "labels", "halving"])["value"].mean()
     means = means.unstack("halving")
@@ -390,24 +392,57 @@ numbers.prose(
 # %% [markdown]
 # ## Which words gain?
 #
-# A mean hides that words differ. Each row is a word, with its average precision in percent: by the text, after ten answers to what the search proposes
-# and to chips at random, and with all labels of a half.
+# A mean hides that words differ. Each row is a word, with its average precision in percent: by the *text*, after *ten* answers to what the search
+# proposes, after ten to chips at *random*, and with *all* labels of a half.
 
 # %% mystnb={"code_prompt_show": "Code: table of words"} tags=["hide-input"]
 if is_there:
     kept = {
-        "by the text": ("proposed", 0),
-        "ten answers": ("proposed", 10),
-        "ten at random": ("at random", 10),
-        "all labels": (EVERY, COUNTS[-1]),
+        "text": ("proposed", 0),
+        "ten": ("proposed", 10),
+        "random": ("at random", 10),
+        "all": (EVERY, COUNTS[-1]),
     }
     by_word = table.groupby(["way", "labels", "word"])["value"].mean()
     per_word = pd.DataFrame(
         {name: by_word[key] for name, key in kept.items()}
     ).loc[words]
-    gains = per_word["ten answers"] - per_word["by the text"]
+    gains = per_word["ten"] - per_word["text"]
     shown = per_word.rename_axis("word").reset_index()
     display(numbers.table(shown))
+
+# %% tags=["remove-input"]
+said = []
+if is_there:
+    tens = table[table["labels"] == 10]
+    yes = tens.groupby(["word", "way"])["yes"].mean()
+    tens = tens.pivot(index=["word", "way"], columns="halving", values="value")
+    by_chance = pd.Series(labels.chance(truth), words)
+    below = per_word["ten"] < by_chance
+    for name in words:
+        pair = (
+            times @ tens.loc[(name, way)].to_numpy() / HALVINGS
+            for way in ("proposed", "at random")
+        )
+        behind = statistics.gap(*pair, None)
+        few, many = (yes[name, way] for way in ("proposed", "at random"))
+        why = (
+            f": of ten proposed chips {few:.1f} show it on average, of ten "
+            f"chips at random {many:.1f}."
+        )
+        if below[name]:
+            still = "still " if per_word["text"][name] < by_chance[name] else ""
+            said.append(
+                f"*{name.capitalize()}* is {still}below a random order after "
+                f"ten answers: that has {by_chance[name]:.1f}."
+            )
+        if not behind["ci_low"] <= 0 <= behind["ci_high"]:
+            said.append(
+                f"For *{name}*, proposals have "
+                f"{numbers.interval(behind, signed=True)} points against chips "
+                "at random" + (why if few < many / 2 else ".")
+            )
+numbers.prose(*said)
 
 # %% [markdown]
 # ## Does it know how good it is?

@@ -52,6 +52,7 @@ EXAMPLES = ("buildings", "water", "a forest", "a road")
 SHOWN = 24
 PICTURE_PX = 128
 STATIC = 6  # answers to each example in the page that is opened as a file
+SOURCES = 5  # of the imagery, named on the page
 OVERVIEW_PX = 1600  # of the longer side
 MOST_STEPS = 2**32 - 1
 
@@ -393,19 +394,31 @@ def _write_page(out: Path, facts: dict, static: str) -> None:
     for file in folder.iterdir():
         if file.name.endswith((".js", ".css")):
             files.write_atomic(out / "page" / file.name, file.read_bytes())
-    licences = f" Imagery: {'; '.join(facts['licences'])}." if facts["licences"] else ""
-    about = f"{facts['chips']:,} chips, seen by {facts['model']}.{licences} Nothing that you type or say leaves your computer."
+    about = [f"{facts['chips']:,} chips, seen by {facts['model']}. Nothing that you type or say leaves your computer."]
+    about += ["Sources, and their licences:", *facts["licences"]] if facts["licences"] else []
     page = folder.joinpath("index.html").read_text(encoding="utf-8")
-    for name, text in (("@TITLE@", escape(facts["title"])), ("@ABOUT@", escape(about))):
+    for name, text in (("@TITLE@", escape(facts["title"])), ("@ABOUT@", "<br>".join(map(escape, about)))):
         page = page.replace(name, text.replace("@", "&#64;"))
     files.write_atomic(out / "index.html", page.replace("@STATIC@", static))
 
 
 def _licences(index: Index) -> list[str]:
-    """Licences of the imagery with whom they name, as far as files told."""
-    told = [(source.get("licence", ""), source.get("attribution", "")) for source in index.facts.get("sources", [])]
-    named = (", ".join(part for part in pair if part not in ("", "unknown")) for pair in told)
-    return list(dict.fromkeys(filter(None, named)))[:5]
+    """Name each source of the imagery once, as far as files told, with its licences after it: `SOURCE — LICENCE; LICENCE`.
+
+    Several sources of one picture, and their licences, are joined by semicolons in the same order; where these are not equally many,
+    which licence is whose is not known, and all stand after all.
+    """
+    licences: dict[str, list[str]] = {}
+    for facts in index.facts.get("sources", []):
+        names, terms = ((facts.get(key) or "").strip() for key in ("attribution", "licence"))
+        split = [[part.strip() for part in text.split(";") if part.strip()] for text in (names, terms)]
+        pairs = zip(*split) if len(split[0]) == len(split[1]) else [(names, terms)]
+        for name, term in pairs:
+            of_name = licences.setdefault(name, [])
+            of_name += [term] if term not in ("", "unknown", *of_name) else []
+    lines = [" — ".join(filter(None, (name, "; ".join(terms)))) for name, terms in licences.items()]
+    lines = list(filter(None, lines))
+    return lines[:SOURCES] + ([f"and {len(lines) - SOURCES:,} more"] if len(lines) > SOURCES else [])
 
 
 def _fingerprint(index: Index, whole: np.ndarray) -> str:

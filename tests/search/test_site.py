@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import shutil
@@ -82,6 +83,35 @@ def test_names_and_titles_are_text_in_the_page(page_folder):
 def test_the_name_of_a_model_tells_no_path_of_this_machine(indexed, page_folder):
     for path in [page_folder / "index.html", *(page_folder / "data").glob("*.json")]:
         assert str(indexed[0].folder.parent) not in path.read_text(encoding="utf-8"), path.name
+
+
+def test_each_source_is_named_once_with_its_licence_after_it(indexed, tmp_path):
+    index, encoder = indexed
+    several = {
+        "attribution": "NASA, Blue Marble; GSHHG (1996); <b>GeoNames</b>",
+        "licence": "free, credit NASA; LGPL-3.0; CC-BY-4.0",
+    }
+    sources = [
+        several,
+        {"attribution": "GSHHG (1996)", "licence": "BSD"},
+        several,
+        {"attribution": "Town", "licence": "unknown"},
+    ]
+    sources += [{"attribution": "", "licence": ""}, {"attribution": "A; B", "licence": "ODbL"}]
+    told = dataclasses.replace(index, facts=index.facts | {"sources": index.facts["sources"] + sources})
+    facts = site.write_site(told, tmp_path / "page", encoder, texts="server", progress=False)
+    named = [
+        "NASA, Blue Marble — free, credit NASA",
+        "GSHHG (1996) — LGPL-3.0; BSD",
+        "<b>GeoNames</b> — CC-BY-4.0",
+        "Town",
+        "A; B — ODbL",
+    ]
+    assert facts["licences"] == named
+    html = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "licences:<br>NASA, Blue Marble — free, credit NASA<br>GSHHG (1996) — LGPL-3.0; BSD<br>&lt;b&gt;GeoNames" in html
+    many = [{"attribution": f"Town {n}", "licence": "CC0-1.0"} for n in range(site.SOURCES + 2)]
+    assert site._licences(dataclasses.replace(index, facts={"sources": many}))[-2:] == ["Town 4 — CC0-1.0", "and 2 more"]
 
 
 def test_a_folder_of_other_things_is_left_alone_and_a_page_is_replaced(indexed, page_folder, tmp_path):
