@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsvlm.errors import DataError, ModelError
+from rsvlm.model.device import keep_freed_memory
 from rsvlm.model.images import normalise
 from rsvlm.records.text import batched
 
@@ -85,6 +86,7 @@ class Encoder:
         std: Sequence[float] = (0.5, 0.5, 0.5),
         logit_scale: float | None = None,
     ):
+        keep_freed_memory()
         self.name, self.model, self.can, self._fingerprint = name, model, frozenset(can), fingerprint
         self.image_size, self.patch_size, self.mean, self.std = image_size, patch_size, tuple(mean), tuple(std)
         if logit_scale is not None:

@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 
 from rsvlm.errors import ConfigError
 from rsvlm.model import losses
-from rsvlm.model.device import resolve_device
+from rsvlm.model.device import keep_freed_memory, resolve_device
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import stages
 from rsvlm.training import batches, checkpoints, processes, starting, tower, validation
@@ -183,6 +183,8 @@ def loop(
         ModelError: The newest checkpoint does not fit the model.
         RsvlmError: The loss became NaN or infinite; the step and the keys of its batch are in `out/not_finite.json`.
     """
+    keep_freed_memory()
+
     # everything that a checkpoint holds
     optimizer = make_optimizer(model, options)
     scaler = torch.amp.GradScaler(model.device.type, enabled=options.precision == "fp16")
