@@ -42,6 +42,6 @@ class Style(Unsorted):
 
 
 def setup(app) -> dict:
-    for kind, plugin in (("labels", Labels), ("sorting", Sorting), ("formatting", Style)):
-        register_plugin(f"pybtex.style.{kind}", "authoryear", plugin)
+    for kind, plugin in (("style.labels", Labels), ("style.sorting", Sorting), ("style.formatting", Style)):
+        register_plugin(f"pybtex.{kind}", "authoryear", plugin)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

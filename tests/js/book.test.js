@@ -5,21 +5,27 @@ const test = require("node:test");
 function box(scrollWidth, clientWidth, link = null) {
   const made = {
     scrollWidth, clientWidth, scrollLeft: 0, dataset: {}, querySelector: () => link, goesOn: false, handlers: [],
-    classList: { toggle() {} },
+    matches: kind => kind === "table", classes: new Set(),
     addEventListener(name, handler) { this.handlers.push([name, handler]); },
     removeAttribute(name) { if (name === "tabindex") delete this.tabIndex; },
   };
-  made.classList.toggle = (name, on) => { if (name === "goes-on") made.goesOn = on; };
+  made.classList = {
+    remove: name => made.classes.delete(name),
+    toggle(name, on) { if (name === "goes-on") made.goesOn = on; made.classes[on ? "add" : "delete"](name); },
+  };
   return made;
 }
 
 test("what scrolls inside itself can be reached with the keyboard, as long as it scrolls", () => {
   const [wide, narrow, linked] = [box(500, 300), box(300, 300), box(500, 300, {})];
-  const handlers = {};
-  globalThis.document = { querySelectorAll: () => [wide, narrow, linked] };
-  globalThis.addEventListener = (name, handler) => { handlers[name] = handler; };
+  const ready = [];
+  let changed = null;
+  globalThis.document = { querySelectorAll: () => [wide, narrow, linked], querySelector: () => null, body: {} };
+  globalThis.addEventListener = (name, handler) => { if (name === "DOMContentLoaded") ready.push(handler); };
+  globalThis.ResizeObserver = class { constructor(handler) { changed = handler; } observe() {} };
+  globalThis.requestAnimationFrame = handler => handler();
   require("../../book/_static/book.js");
-  handlers.DOMContentLoaded();
+  for (const handler of ready) handler();
   assert.deepEqual([wide.tabIndex, narrow.tabIndex, linked.tabIndex], [0, undefined, undefined]);
   assert.deepEqual([wide.goesOn, narrow.goesOn, linked.goesOn], [true, false, true]);
   wide.scrollLeft = 200;
@@ -27,7 +33,8 @@ test("what scrolls inside itself can be reached with the keyboard, as long as it
   assert.equal(wide.goesOn, false); // scrolled to its end
   wide.clientWidth = 500;
   narrow.clientWidth = 200;
-  handlers.resize();
+  changed([{ contentRect: { width: 200 } }]);
   assert.deepEqual([wide.tabIndex, narrow.tabIndex], [undefined, 0]);
+  assert.deepEqual([wide.classes.has("tight"), narrow.classes.has("tight")], [false, true]); // its intervals may break
   assert.equal(wide.handlers.length, 1);
 });
