@@ -24,6 +24,7 @@ PRESETS: dict[str, dict] = {
     "conv-standard": dict(_CONV, vision_standard_weights=True),  # 6,096,416 + 27,423,234
     # A tower that starts from ImageNet where `train.vision_start` gives its weights: see `trunk`.
     "lite0": dict(_LITE, vision_tower="tf_efficientnet_lite0"),  # 3,728,384 + 27,226,626
+    "lite0-192": dict(_LITE, vision_tower="tf_efficientnet_lite0", image_size=192),  # 3,728,384 + 27,226,626
     "lite0-places": dict(_LITE | _PLACES, vision_tower="tf_efficientnet_lite0"),  # 3,738,880 + 14,235,906
     "lite2": dict(_LITE, vision_tower="tf_efficientnet_lite2", image_size=160, text_layers=3),  # 5,170,496 + 28,280,578
     # One whose tower may stay as ImageNet left it, for a block of its own follows: see `train.held_maps`.
