@@ -234,14 +234,14 @@ def headline() -> str:
         what = f"{METRICS.get(row.metric, row.metric)}, {row.protocol}"
         reached = f"{_points(row.value)}\u00a0% ({_points(row.ci_low)} to {_points(row.ci_high)})"
         beside = f"{_points(value)} ({escape(CALLED.get(name, name))})"
-        gained = f"{gap[0]:+.1f} ({gap[1]:+.1f} to {gap[2]:+.1f})".replace("-", "\u2212") if gap else ""
+        gained = f"{gap[0]:+.1f} ({gap[1]:+.1f} to {gap[2]:+.1f})".replace("-", "\u2212") if gap else "–"
         cells = (reached, beside, gained, _points(row.chance), f"{row.n:,}")
         text += f"| {{doc}}`{question} </book/executed/{where}>`: {what} | {' | '.join(cells)} |\n"
     return text
 
 
 def _points(value: float) -> str:
-    return "" if value != value else f"{value:.1f}"
+    return "–" if value != value else f"{value:.1f}"
 
 
 def _without_model(row, everything) -> tuple[float, str, tuple[float, float, float] | None]:

@@ -140,8 +140,8 @@ gap_km = 6371 * np.arccos(np.clip(cosines.max(axis=1), -1, 1))
 side_km = (chips["gsd_m"] * chips["size_px"] / 1000).median()
 numbers.prose(
     f"It is at least {gap_km.min():,.0f} km; the median is "
-    f"{np.median(gap_km):,.0f} km. A chip is {side_km:,.0f} km wide, and the "
-    "centres of two neighbours would be as far apart."
+    f"{np.median(gap_km):,.0f} km. A chip is {side_km:,.0f} km wide: the "
+    "centres of two that touch would be that far apart."
 )
 
 # %% [markdown]

@@ -21,7 +21,7 @@
 #
 # Time: five minutes to read; ten to run on two CPU cores in profile `laptop`, seconds in `smoke`. A stopped run continues where it was.
 #
-# The published recipe trains for days on accelerators, with millions of pairs. What is left of it on a laptop? Less, but of the same
+# The published recipe trains on accelerators, with millions of pairs. What is left of it on a laptop? Less, but of the same
 # kind: the losses fall for the same reasons, and any model can be asked about ground that it has never seen. This chapter trains the
 # model that most of this book looks at; [](04_mammut) shows what happens inside it.
 
@@ -121,7 +121,7 @@ numbers.prose(
 
 # %% [markdown]
 # A *nat* is the unit of a loss made of natural logarithms: guessing evenly among $n$ answers costs $\ln n$. How fast it was, and how
-# long:
+# much it saw:
 
 # %% tags=["remove-input"]
 speed, batch = losses["samples_per_s"], options.train.batch_size
@@ -137,8 +137,8 @@ numbers.prose(
     f"are {seen:,} pairs, and {passes:.1f} passes over the training split of "
     "the Blue Marble.",
     f"About {real:,.0f} of the pairs are of real ground. They begin after step "
-    f"{plan.train.stages[0].steps}: where the losses jump there, the new "
-    "pictures are the reason."
+    f"{plan.train.stages[0].steps}: if the losses jump there, the new "
+    "pictures are the likely reason."
     if real
     else "",
 )

@@ -137,7 +137,7 @@ def found_in_landsat(options: config.Config) -> dict[str, str]:
     alt = f"Satellite picture of ground at Itaipu; {shown.sum()} squares are outlined, the best answers to: {name}"
     caption = (
         f"<b>“{escape(name)}”</b> {right.sum()} of the first {TIMES} among {len(table)} chips are right, on ground that the model was "
-        f"never trained on; {shown.sum()} lie here{dashed}. It was asked for the one of {len(ASKED)} words that it knew best elsewhere. "
+        f"never trained on; {shown.sum()} lie here{dashed}. The word is the one of {len(ASKED)} that it knew best elsewhere. "
         f"Landsat 8, one pixel is {scale.length(ground.PIXEL_M)}."
     )
     return {"image": _picture(picture, alt, record, boxes), "caption": caption, "page": "11_itaipu"}
@@ -212,7 +212,7 @@ def _ground(record: Mapping[str, float]) -> dict[str, float]:
 
 
 def sea(options: config.Config, data: Path, most: int = 150) -> dict[str, str]:
-    """Where a model that has read captions alone sees the sea: in chips at the quarters, by how well it does.
+    """Where a model that has read captions alone sees the sea: in chips at the quartiles, by how well it does.
 
     Raises:
         DataError: No chip of the test split shows a coast.
@@ -237,7 +237,7 @@ def sea(options: config.Config, data: Path, most: int = 150) -> dict[str, str]:
     alt = "Above, three chips of coasts; below, the same, darkened where the model sees no sea"
     ious = " and ".join(f"{100 * iou:.0f}" for iou, *_ in shown).replace(" and ", ", ", 1)
     caption = (
-        f"<b>Where is the sea?</b> Bright below, says a model that has read captions and seen no mask: IoU {ious} %, the quarters of "
+        f"<b>Where is the sea?</b> Bright below, says a model that has read captions and seen no mask: IoU {ious} %, the quartiles of "
         f"{len(judged)} unseen chips with a coast. Blue Marble, brightened here, one pixel is {scale.length(record['gsd_m'])}."
     )
     return {"image": _picture(picture, alt, _ground(record)), "caption": caption, "page": "13_attention"}

@@ -137,8 +137,8 @@ def test_the_best_that_no_model_reached_stands_beside(measured, monkeypatch):
     cells = [line.split(" | ")[2:4] for line in measured.headline().splitlines()[2:]]
     assert cells == [
         ["46.0 (colours)", "\u22129.0 (+1.0 to +2.0)"],
-        ["14.6 (the kind of place)", ""],
-        ["18.5 (the middle)", ""],
+        ["14.6 (the kind of place)", "–"],
+        ["18.5 (the middle)", "–"],
     ]
 
 

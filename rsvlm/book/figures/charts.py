@@ -99,7 +99,7 @@ def training_curves(metrics: pd.DataFrame, pictures: str = "the validation split
         part = metrics.dropna(subset=["val_R@5"])
         recall.plot(part["step"], part["val_R@5"], "o-", color=PALETTE["green"], label="model")
         recall.plot(part["step"], part["val_chance_R@5"], "--", color=PALETTE["vermilion"], label="chance")
-        recall.legend()
+        recall.legend(loc="center right")  # the curve ends above it, and chance lies below
     recall.set(title=f"Recall@5 on {pictures}", xlabel="step", ylabel="percent", ylim=(0, None))
     part = metrics.dropna(subset=["samples_per_s"])
     speed.plot(part["step"], part["samples_per_s"], color=PALETTE["purple"])
