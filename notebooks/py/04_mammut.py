@@ -610,7 +610,7 @@ numbers.prose(
 # ## What does it write?
 #
 # Pictures from the test blocks, drawn at random. *Greedy* takes the likeliest token each time; *nucleus* draws among the likeliest
-# that together have 90 %.
+# that together have 90 %. A caption that breaks off has filled the model's context.
 
 # %% mystnb={"code_prompt_show": "Code: captions written, beside references"} tags=["hide-input"]
 shown = [
