@@ -115,7 +115,8 @@ facts = {
 settings = facts | {"protocol": "one-to-one", "blocks": blocks}
 
 # %% [markdown]
-# All three are scored by the same call. Which ground is drawn says nothing of captions that are shuffled, so there single chips are drawn:
+# All three are scored by the same call. Intervals come from drawing whole {term}`blocks <block>` of chips that share ground; shuffled captions
+# belong to no ground, so there single chips are drawn:
 
 # %%
 ours, theirs = {}, {}
@@ -240,8 +241,8 @@ galleries.text_to_image(list(map(strip, queries, important)))
 # %% [markdown]
 # ## Image → text: what does the model say first?
 #
-# For three chips drawn at random: the three sentences that the model puts first, and the right one. Underlined is what the right one does
-# not say.
+# For three chips drawn at random: the three sentences that the model puts first, and the right one. Sentence by sentence each is compared
+# with the right one; underlined is what differs.
 
 # %% mystnb={"code_prompt_show": "Code: sentences of three chips"} tags=["hide-input"]
 _, sentences = embeddings.search(found.image_embeddings, captions, k=3)
@@ -292,7 +293,7 @@ interactive.slider(frames, {"sentence": asked}, drop_down=True)
 # ## How many places is that, really?
 #
 # Test chips overlap, for the grid that they are cut along is finer than their side. What a model gets right of one chip it tends to get
-# right of its neighbours, so an interval over single chips is too narrow. But for shuffled captions, all intervals on this page draw whole
+# right of its neighbours, so an interval over single chips is too narrow. Except for shuffled captions, all intervals on this page draw whole
 # {term}`blocks <block>`: chips whose ground overlaps, directly or through others, stay together. The training chips lie at least a chip's side away from
 # them. That the landscape goes on beyond that is a leak, which no split of one planet can close. The same, over single chips:
 
@@ -318,7 +319,7 @@ numbers.prose(
 # ## Where on Earth is it easy?
 #
 # The same queries by the latitude belt of their chip, in the same gallery; in brackets, how many chips a belt has. Where intervals
-# overlap, the order may be chance.
+# overlap, the order may be chance; and a belt that lies in very few blocks has an interval that leaves nearly everything open.
 
 # %% mystnb={"code_prompt_show": "Code: recall of each belt"} tags=["hide-input"]
 belts = pd.read_parquet(data / "chips.parquet").set_index("key")["belt"]
@@ -345,7 +346,7 @@ charts.picture(
 # %% [markdown]
 # ## How far down is the right answer otherwise?
 #
-# How many of the queries have their right answer at a rank or before it:
+# The share of queries whose right answer has a given rank or a better one:
 
 # %% mystnb={"code_prompt_show": "Code: curves of ranks"} tags=["hide-input"]
 ranks = {"text → image": text_to_image, "image → text": image_to_text}
@@ -549,7 +550,9 @@ losses = {
 }
 most = min(losses, key=lambda name: losses[name]["value"])
 idle = [name for name, row in losses.items() if row["ci_high"] >= 0]
-knows_not = negated[0]["ci_low"] > negated[0]["chance"]
+over_chance = {
+    end: negated[0][end] - negated[0]["chance"] for end in ("ci_low", "ci_high")
+}
 numbers.points(
     f"On ground that it never saw the model reaches {mean['value']:.1f} % mean "
     f"recall and {judged(gap)} colours alone, which reach "
@@ -562,13 +565,12 @@ numbers.points(
     "too narrow.",
     f"The model loses most by “{most}”"
     + (
-        f", and nothing beyond chance by {', '.join(f'“{n}”' for n in idle)}."
+        f"; what it loses by {', '.join(f'“{n}”' for n in idle)} may be chance."
         if idle
         else "; each exchange costs something beyond chance."
     ),
     f"In finding a chip among its turns it {judged(apart)} colours alone; "
-    f"of negation it knows {'something' if knows_not else 'nothing'} beyond "
-    "chance.",
+    f"with negations it {judged(over_chance)} guessing.",
 )
 
 # %% tags=["remove-input"]

@@ -19,7 +19,7 @@
 # **One decoder is run twice with the same weights: without the picture and looking both ways it turns a sentence into a vector;
 # with the picture, and looking only back, it writes one.**
 #
-# Time: half an hour to read; half a minute to run, once the model of the training page is there.
+# Time: half an hour to read; half a minute to run, once the model of [](02_training) is trained.
 #
 # CLIP matches pictures with sentences but cannot write; a captioning model writes but is slow to match, for it has to read each pair
 # anew. {term}`MaMMUT` {cite:p}`kuo2023mammut` does both with one set of weights. How can a decoder that was made to write, word by word, also
@@ -28,7 +28,7 @@
 # ```{figure} ../_static/mammut.svg
 # :name: figure-mammut
 # :width: 480px
-# :alt: Diagram. A picture goes through the image tower to patches; their mean is the image vector. A text goes through the decoder without the picture; the mean of its states is the text vector, and the contrastive loss compares all with all. The same text goes through the same decoder once more, looking back alone and at the patches, then through the vocabulary to the caption loss.
+# :alt: Diagram. A picture goes through the image tower to patches; their mean is the image vector. A text goes through the decoder without the picture; the mean of its states is the text vector, and the contrastive loss compares all with all. The same text goes through the same decoder once more, looking only back and at the patches, then through the vocabulary to the caption loss.
 #
 # What is trained. The two orange boxes are one decoder with one set of weights, run twice. B pairs in a batch, T tokens, P patches, D width, E
 # width of the shared space, V entries of the vocabulary, H and W pixels: {doc}`the letters <../glossary>` are those of the code.
@@ -70,7 +70,7 @@ rng = np.random.default_rng(seed)
 # %% [markdown]
 # ## What does the model get?
 #
-# One {term}`chip` from the test blocks, the one whose caption has the most different words, and the second of its captions:
+# One {term}`chip` from the test blocks, the one whose first caption has the largest number of different words, and the second of its captions:
 
 # %%
 torch.set_grad_enabled(False)
@@ -148,7 +148,8 @@ step = "caption pass"
 logits = model.vocabulary(model.caption_states(tokens, patches))
 
 # %% [markdown]
-# Shapes are (B, patches or tokens, width), here with B = 1. Where a cell is empty, the module was not run.
+# Shapes are (B, patches or tokens, width), inside a convolution (B, channels, height, width), here with B = 1. Where a cell is empty, the
+# module was not run.
 
 # %% mystnb={"code_prompt_show": "Code: table of shapes"} tags=["hide-input"]
 for hook in hooks:
@@ -175,11 +176,11 @@ places, longest = model.config.vision_places, model.config.text_ngrams
 numbers.prose(
     (
         "Two things are this book's and not MaMMUT's. Most channels of the "
-        f"tower belong to one of {places} × {places} windows on the picture "
-        "each, and count there alone, so that a mean over patches still knows "
+        f"tower belong each to one of {places} × {places} windows on the "
+        "picture and count only there, so that a mean over patches still knows "
         "where a colour was. And a token's vector is the sum of its own and "
-        f"those of the runs of 2 to {longest} tokens that end at it: which "
-        "colour belongs to which direction is there from the first step. "
+        f"those of the runs of 2 to {longest} tokens that end at it, so that "
+        "which colour belongs to which direction is known from the first step. "
         "The lab log has what each of them is worth."
     )
     if places and longest > 1
@@ -241,7 +242,7 @@ def watch_attention(attention, work):
 # %% [markdown]
 # The shares themselves, mean of all heads of one layer in the middle:
 
-# %% mystnb={"code_prompt_show": "Code: matrices of attention between tokens"} tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: matrices of attention between tokens"} tags=["hide-input", "full-width"]
 padded = torch.nn.functional.pad(tokens, (0, 3), value=tokenizer.PAD_ID)
 middle = model.layers[len(model.layers) // 2].self_attention
 shares = {
@@ -316,7 +317,7 @@ for name, work in passes.items():
         .numpy()
     )
 
-# %% mystnb={"code_prompt_show": "Code: matrices of movements"} tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: matrices of movements"} tags=["hide-input", "full-width"]
 rounding = 1e-3  # percent; below it, sums were only added up in another order
 charts.token_matrices(
     {
@@ -393,7 +394,7 @@ cosines = embed.images(model, pictures) @ embed.texts(model, texts).T  # (B, B)
 # large a scale, and one equal caption of another picture rules the step. So the scale is learned. The same cosines, as probabilities:
 
 
-# %% mystnb={"code_prompt_show": "Code: matrices of a batch at two scales"} tags=["hide-input"]
+# %% mystnb={"code_prompt_show": "Code: matrices of a batch at two scales"} tags=["hide-input", "full-width"]
 def probabilities(scale):
     powers = np.exp(scale * (cosines - cosines.max(axis=1, keepdims=True)))
     return powers / powers.sum(axis=1, keepdims=True)
@@ -609,7 +610,7 @@ numbers.prose(
 # ## What does it write?
 #
 # Pictures from the test blocks, drawn at random. *Greedy* takes the likeliest token each time; *nucleus* draws among the likeliest
-# that together have 90 %.
+# that together have 90 %. A caption that breaks off has filled the model's context.
 
 # %% mystnb={"code_prompt_show": "Code: captions written, beside references"} tags=["hide-input"]
 shown = [
@@ -653,7 +654,7 @@ stuck = {
 numbers.prose(
     f"{numbers.counted(len(shown), 'picture')} get "
     f"{numbers.counted(different['greedy'], 'different caption')} by greedy "
-    f"writing and {different['nucleus']} by nucleus.",
+    f"writing and {different['nucleus']} by nucleus sampling.",
     f"{stuck['greedy']} of the greedy ones and {stuck['nucleus']} of the "
     "others say the same word three times in a row: the sign of a model that "
     f"was trained for {options.train.steps:,} steps."
@@ -695,9 +696,9 @@ numbers.prose(
 # %% tags=["remove-input"]
 numbers.points(
     f"One decoder, two masks: {len(both)} of the {int(ran.any(axis=1).sum())} "
-    f"decoder modules that were watched work in both passes; {len(late)} know "
-    "the picture or the vocabulary, and rest in the contrastive pass.",
-    "A change of the last token moves the first by "
+    f"decoder modules that were watched work in both passes; {len(late)} deal "
+    "with the picture or the vocabulary, and are idle in the contrastive pass.",
+    "A change of the last token moves the state of the first by "
     f"{first['contrastive pass']:.1f} % in the contrastive pass, and by "
     f"{first['caption pass']:.1g} % in the caption pass.",
     "Negatives push vectors apart, and the learned scale decides which ones "

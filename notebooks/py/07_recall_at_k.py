@@ -16,7 +16,7 @@
 # %% [markdown]
 # # What does Recall@k mean?
 #
-# **One model on one test split gets a different score under each of the five protocols that papers use, mostly without naming them. Ties,
+# **One model on one test split gets very different scores under the five protocols that papers use, mostly without naming them. Ties,
 # captions per image and the size of the gallery move it further. Only numbers that share all of these can be compared.**
 #
 # Time: a quarter of an hour to read; half a minute to run, once the model of [](02_training) is trained. With RSICD on disk
@@ -130,7 +130,8 @@ agree = np.array_equal(library[0], image_ranks) and np.array_equal(
 )
 numbers.prose(
     f"R@1 image → text is {100 * np.mean(image_ranks == 1):.0f} %: "
-    f"{np.sum(image_ranks == 1)} of 4 has a right caption in first place.",
+    f"{np.sum(image_ranks == 1)} of 4 images has a right caption in first "
+    "place.",
     f"R@1 text → image is {100 * np.mean(caption_ranks == 1):.0f} %: "
     f"{np.sum(caption_ranks == 1)} of 8 have their image there.",
     f"`retrieval.ranks` counts {'the same' if agree else 'something else'}.",
@@ -376,16 +377,16 @@ share = sum(n for n in repeated.values() if n > 1) / len(found.captions)
 numbers.prose(
     f"{100 * share:.0f} % of the {len(found.captions):,} captions occur more "
     f"than once. For the trained model the rule is worth "
-    f"{worth:.2f} points of mean recall. For a model that answers nothing it "
-    "is worth everything: code that sorts with a stable sort, and happens to "
-    "list right answers first, gives it a perfect score.",
+    f"{worth:.2f} points of mean recall. For a model that tells nothing apart "
+    "it is worth everything: code that sorts with a stable sort, and happens "
+    "to list right answers first, gives it a perfect score.",
 )
 
 # %% [markdown]
 # ## More captions per image
 #
-# With more captions an image has more chances to find one of its own, but there are as many more of the others; and the first caption here is
-# the fullest, so each further one is a harder query. The same vectors, cut to the first captions of each chip:
+# With more captions an image has more chances to find one of its own, but those of the others grow in number as well; and the first caption
+# here is the fullest, so each further one is a harder query. The same vectors, cut to the first captions of each chip:
 
 # %%
 owners = found.image_of_caption
@@ -506,7 +507,7 @@ numbers.prose(
     f"{len(cells)} quantities: of {pairs:,} pairs of figures {comparable:,} "
     f"may be compared, {100 * comparable / pairs:.0f} %. "
     f"{numbers.counted(int(cells.sum() - stated.sum()), 'figure')} come "
-    "without a protocol.",
+    "without a stated protocol.",
 )
 
 # %% [markdown]
@@ -576,7 +577,7 @@ numbers.prose(
 # %% [markdown]
 # ## RSICD's captions
 #
-# RSICD's authors filled up to five captions per image by repeating those they had. What that means in its validation split:
+# Where an image had fewer than five captions, RSICD's authors repeated some of them. What that means in the validation split:
 
 # %% mystnb={"code_prompt_show": "Code: captions of RSICD"} tags=["hide-input"]
 home = Path(

@@ -367,7 +367,7 @@ def token_bars(tokens: Sequence[str], series: Mapping[str, np.ndarray], ylabel: 
         places = np.arange(len(tokens)) + (offset - (len(series) - 1) / 2) * width
         (axes.bar if upright else axes.barh)(places, values, width, color=colour, label=name)
     if upright:
-        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
+        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=min(10, 500 / len(tokens)))
         axes.set(ylabel=ylabel, xlim=(-0.6, len(tokens) - 0.4))
     else:
         axes.set_yticks(range(len(tokens)), tokens, fontsize=small(8))

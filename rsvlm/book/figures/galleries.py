@@ -81,8 +81,8 @@ def text_to_image(queries: Sequence[Mapping[str, object]]) -> Html:
 def image_to_text(queries: Sequence[Mapping[str, object]]) -> Html:
     """Images with the captions that answer them, best first, and always the right one with its rank.
 
-    Of a wrong caption, the words that the right one does not have are marked, and those that it has are dimmed; of the right one, the
-    words that the first answer lacks.
+    Of a wrong caption, the words that the right one does not have at their place are marked, and those that it has are dimmed; of the
+    right one, the words that the first answer lacks.
 
     Args:
         queries: `{image, alt, captions}` and, where wanted, `note`, `ground` and `right_one`; `captions` is a list of `{text, right}`,
@@ -94,12 +94,14 @@ def image_to_text(queries: Sequence[Mapping[str, object]]) -> Html:
         right, first = entry.get("right_one"), entry["captions"][0] if entry["captions"] else {}
         lines = []
         for rank, answer in enumerate(entry["captions"], start=1):
-            lines.append(_caption(answer, rank, right["text"] if right and not answer["right"] else None, "in the right one"))
+            lines.append(
+                _caption(answer, rank, right["text"] if right and not answer["right"] else None, "from the right one")
+            )
         if right and not any(answer["right"] for answer in entry["captions"]):
             last = {"text": right["text"], "right": True}
             lines.append(
                 '<li class="rsvlm-gap" aria-hidden="true">⋯</li>'
-                + _caption(last, right["rank"], first.get("text"), "in the first")
+                + _caption(last, right["rank"], first.get("text"), "from the first")
             )
         shown = {**entry, "badge": entry.get("note"), "gain": strips.gain(entry["image"])}
         pairs.append((shown, f'<ul class="rsvlm-told">{"".join(lines)}</ul>'))
@@ -110,7 +112,7 @@ def _caption(answer: Mapping[str, object], rank: int, other: str | None, where: 
     """A caption with its rank; against another one, what is not in that one stands out."""
     text, count = (escape(str(answer["text"])), 0) if other is None else wording.differing(str(answer["text"]), str(other))
     kind, mark = (' class="rsvlm-right"', "✓ the right one, ") if answer["right"] else ("", "")
-    note = "" if other is None else f", {count} {'word' if count == 1 else 'words'} not {where}"
+    note = "" if other is None else f", {count} {'word differs' if count == 1 else 'words differ'} {where}"
     return f"<li{kind}><small>{mark}rank {int(rank):,}{note}</small> {text}</li>"
 
 
@@ -153,7 +155,7 @@ def shaded_words(entries: Sequence[Mapping[str, object]]) -> Html:
     legend = (
         '<p class="rsvlm-legend"><ruby class="rsvlm-more" style="--rsvlm-worth: .5">orange, solid line<rt>+</rt></ruby> the search '
         'loses without the word; <ruby class="rsvlm-less" style="--rsvlm-worth: .5">blue, dotted line<rt>−</rt></ruby> it gains; '
-        "below, in thousandths, what the cosine changes by; neither line: hardly anything.</p>"
+        "below, in thousandths, what the word adds to the cosine; neither line: hardly anything.</p>"
     )
     styles = markup.stylesheet("queries.css") + markup.stylesheet("words.css")
     return Html(f'{styles}<div class="rsvlm-words">{"".join(blocks)}{legend}{ground}</div>')

@@ -95,7 +95,7 @@ def test_captions_show_what_sets_them_apart_from_the_right_one():
     wrong = {"text": "Tan <land>. A large lake.", "right": False}
     html = str(galleries.image_to_text([entry | {"captions": [wrong, wrong]}]))
     assert html.count("<b>large</b>") == 2 and "<b>small</b>" in html and "<span>Tan &lt;land&gt;. A </span>" in html
-    assert "rank 41, 1 word not in the first" in html and html.count("1 word not in the right one") == 2
+    assert "rank 41, 1 word differs from the first" in html and html.count("1 word differs from the right one") == 2
     assert html.count("<li") == 4 and html.index("rank 2") < html.index("⋯") < html.index("✓ the right one")
     assert html.count("brightened for display") == 1
 
