@@ -30,7 +30,7 @@ def provenance(origin: Mapping[str, object], before: Mapping[str, Mapping[str, o
     rows = "".join(f'<th scope="col">{escape(what)}</th>' for what in head)
     rows = f"<tr>{rows}</tr>" if head else ""
     for name in cells[0]:
-        told = "".join(f'<td style="overflow-wrap:anywhere">{escape(str(one.get(name, "")))}</td>' for one in cells)
+        told = "".join(f'<td style="overflow-wrap:anywhere">{escape(str(one.get(name, "–")))}</td>' for one in cells)
         rows += f'<tr><th scope="row">{escape(name)}</th>{told}</tr>'
     return Html(f"<details><summary>Where these numbers come from</summary><table>{rows}</table></details>")
 
