@@ -304,7 +304,8 @@ numbers.prose(
     f"**{numbers.interval(recall, unit='%')}**. The goal, 95 % at 90 %, is "
     f"{'reached' if reached else '**missed**'}{doubt}. There, "
     f"{100 * held['overhead'].mean():.0f} % of the pictures are from above, "
-    "which is the precision of taking all.",
+    "which is the precision of taking all. The filter takes what scores "
+    f"{head.threshold:.2f} or more.",
 )
 
 # %% [markdown]
