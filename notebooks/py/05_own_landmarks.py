@@ -240,9 +240,9 @@ numbers.prose(
     f"{len(records):,} of {funnel.groupby('split')['in'].max().sum():,} chips "
     f"are left ({', '.join(f'{n:,} {split}' for split, n in sizes.items())}).",
     f"The map has {manifest['map']['features']:,} features here; "
-    f"{sum(manifest['map']['counts'].values()):,} lie elsewhere. Each cell of "
-    "a hexagonal grid belongs to one split; no chip comes nearer than its own "
-    "side to a cell of a later split.",
+    f"{manifest['map']['counts'].get('outside the region', 0):,} lie "
+    "elsewhere. Each cell of a hexagonal grid belongs to one split; no chip "
+    "comes nearer than its own side to a cell of a later split.",
 )
 
 # %% mystnb={"code_prompt_show": "Code: map of the splits"} tags=["hide-input"]
@@ -534,7 +534,8 @@ precision, recall, recalls = (
 numbers.prose(
     f"On {len(alarms):,} true and {len(wrong):,} spoiled captions the audit "
     f"has a precision of **{precision:.1f} %** and a recall of **{recall:.1f} "
-    f"%**; {numbers.counted(int(alarms.sum()), 'true caption')} flagged. "
+    f"%**; {numbers.counted(int(alarms.sum()), 'true caption')} "
+    f"{'was' if alarms.sum() == 1 else 'were'} flagged. "
     "Recall over all faults depends on how many captions each of them fits, so "
     "read it row by row."
 )
@@ -544,8 +545,9 @@ numbers.prose(
 # of two nameless lakes is meant. For distances, and for things that no list has, there is no rule at all; and rules see no pixels.
 # The true captions here are the grammar's own: a model's free prose is harder to check, so expect more false alarms there.
 #
-# Below are two captions of each fault, drawn at random, and what becomes of them. A sentence at fault is dropped if others remain; if not,
-# the caption is rejected, with its reason, into `rejected.jsonl`.
+# Below are two captions of each fault, drawn at random, and what becomes of them. A sentence at fault is dropped if others remain. If none
+# does, or if the whole caption is at fault (a refusal, markup, an order obeyed, another language), the caption is rejected, with its
+# reason, into `rejected.jsonl`.
 
 # %% mystnb={"code_prompt_show": "Code: table of spoiled captions"} tags=["hide-input"]
 drawn = (
@@ -605,13 +607,14 @@ saved = results.save_result(
 # ## Exercise
 #
 # Write a fault of your own that makes lakes larger than they are: “covers about half of the picture” instead of “about a third”. Will a
-# rule find it? What would a rule need to be sure?
+# rule find it? Of which lakes, and how far wrong must the words be?
 #
 # ```{dropdown} Answer
-# Look into `rsvlm/data/captions/audit_rules.py`: a rule can check only what a record holds in numbers. A record does hold each landmark's
-# share of the picture, so a rule could compare. It would have to know what everyday fractions mean (is 29 % “about a third”?) and which
-# lake a sentence speaks of. The second is the hard part, as with directions: if the lake has a name the rule can be sure; if it has
-# none, the rule must stay silent.
+# Look into `rsvlm/data/captions/audit_extents.py`: a rule can check only what a record holds in numbers. A record does hold each landmark's
+# share of the picture, so the rule compares. It has to know what everyday fractions mean (is 29 % “about a third”?), so it gives each of
+# them a range. Ranges overlap: a lake of two fifths of the picture passes as a third and as half. And it has to know which lake a sentence
+# speaks of. This is the hard part, as with directions: if the lake has a name the rule can be sure; if it may be one of several without a
+# name, the rule stays silent.
 # ```
 #
 # ## Takeaways

@@ -45,7 +45,13 @@ from rsvlm import config
 from rsvlm.book.figures import amounts, charts, galleries, numbers, tables
 from rsvlm.data import benchmarks
 from rsvlm.data.demo import web as demo_web
-from rsvlm.data.web import build as web, overhead, pairs as web_pairs, paths
+from rsvlm.data.web import (
+    build as web,
+    overhead,
+    pairs as web_pairs,
+    paths,
+    texts,
+)
 from rsvlm.evaluation import baselines, labels
 from rsvlm.model import images
 from rsvlm.records import files, results, stages
@@ -132,9 +138,11 @@ lost = pd.DataFrame(
     ]
 )
 most = lost.loc[lost["n"].idxmax()]
+meaning = texts.REASONS.get(most["reason"])
+meaning = f"({meaning}) " if meaning else ""
 numbers.prose(
     f"The test of the text is cheap, so it comes first: `{most['reason']}` "
-    f"alone explains {most['n']} of the {lost['n'].sum()} rejections "
+    f"alone {meaning}explains {most['n']} of the {lost['n'].sum()} rejections "
     f"({100 * most['n'] / lost['n'].sum():.0f} %). For these no host was "
     "asked for anything."
 )
@@ -294,9 +302,10 @@ numbers.prose(
     f"On {len(held)} pictures of held-back hosts the filter has a precision of "
     f"**{numbers.interval(precision, unit='%')}** at a recall of "
     f"**{numbers.interval(recall, unit='%')}**. The goal, 95 % at 90 %, is "
-    f"{'reached' if reached else '**missed**'}{doubt}. There "
+    f"{'reached' if reached else '**missed**'}{doubt}. There, "
     f"{100 * held['overhead'].mean():.0f} % of the pictures are from above, "
-    "which is the precision of taking all.",
+    "which is the precision of taking all. The filter takes what scores "
+    f"{head.threshold:.2f} or more.",
 )
 
 # %% [markdown]
@@ -323,10 +332,10 @@ galleries.gallery(
 # %% [markdown]
 # ## And on real pictures?
 #
-# The small web is our own, and so are its pictures. So the same filter was measured once, outside of this chapter, on other people's collections
-# that it never learned from (`python -m benchmarks overhead`): aerial and satellite pictures of four sources, and photographs and files of packages
-# held out by name. Colours stand beside it there too, trained on the same pictures as the filter. The threshold of colours is the one at which they should
-# find as many. *Where rare*: if pictures from above are only as common as the threshold assumes, a share that stands below the table.
+# The small web is our own, and so are its pictures. So the same filter was measured once, outside of this chapter, on other people's pictures
+# that it never learned from (`python -m benchmarks overhead`): aerial and satellite pictures of four sources, photographs held out by what they
+# show, and files of packages held out by name. Colours stand beside it there too, trained on the same pictures as the filter. The threshold
+# of colours is the one at which they should find as many. *Where rare*: if pictures from above are only as common as the threshold assumes, a share that stands below the table.
 
 # %% mystnb={"code_prompt_show": "Code: table of both webs"} tags=["hide-input"]
 real = results.table("overhead")
@@ -381,10 +390,10 @@ verdicts = "; ".join(
     for name, (row, aim) in aims.items()
 )
 unsure = sum(row["ci_low"] < aim < row["ci_high"] for row, aim in aims.values())
+which = f"{unsure} of these goals {'lies' if unsure == 1 else 'lie'} within its"
+which = "Each of these goals lies within its" if unsure == len(aims) else which
 doubt = (
-    f" {unsure} of these {len(aims)} goals "
-    f"{'lies' if unsure == 1 else 'lie'} within the interval, so other "
-    "pictures could turn the verdict."
+    f" {which} interval, so other pictures could turn the verdict."
     if unsure
     else ""
 )
@@ -418,7 +427,8 @@ numbers.table(wide[order].rename(columns=names))
 
 # %% [markdown]
 # What it misses are tiles of a few centimetres to a pixel that show a roof, a tree or an even field and nothing else, and beaches; what
-# it lets pass are mountains and rock. Few others were measured, so the precision may be a good deal lower: check it on a crawl of yours.
+# it lets pass are mountains and rock. RSICD's validation pictures are neighbours of pictures that the filter learned from. Few others were
+# measured, so the precision may be a good deal lower: check it on a crawl of your own.
 
 # %% [markdown]
 # ## How good is each stage?
@@ -450,10 +460,11 @@ numbers.table(pd.DataFrame(measured).rename(columns=titles))
 copies = outcomes.merge(truth[["url", "trap"]], on="url")
 given_up = copies[copies["stage"] == "duplicate"]
 planted = given_up["trap"].isin(["copy", "is a copy"]).sum()
+planted = "all" if 0 < planted == len(given_up) else planted
 weakest = min(measured, key=lambda row: min(row["precision"], row["recall"]))
 numbers.prose(
-    f"The weakest is the `{weakest['stage']}` stage. That the others are "
-    "nearly perfect says little: texts and traps of this web are as simple "
+    f"The weakest is the `{weakest['stage']}` stage. That the others do "
+    "so well says little: texts and traps of this web are as simple "
     "as we made them.",
     f"{numbers.counted(len(given_up), 'picture')} were given up as "
     f"duplicates; {planted} of them belong to the smaller, recompressed "

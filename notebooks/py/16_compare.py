@@ -19,7 +19,7 @@
 # **A matrix of options is one command. Its runs stand side by side in a table, and as lines over shared axes.**
 #
 # Time: five minutes to read, and seconds to run: what four short trainings measured is read from `results/`. With `-p recompute=True` they
-# run here, two at once, in about a minute on two CPU cores.
+# run here, two at once, in a minute or two on two CPU cores.
 #
 # One run with another learning rate ended better than the last one. Was it the rate, or would another seed have done as much? To know, one
 # has to run both rates with several seeds, and to lay the results side by side. Copying notebooks and filling in tables by hand is
@@ -170,7 +170,8 @@ numbers.prose(
     f"apart: for the loss the rate matters {for_loss} luck, in runs this "
     f"short. R@5 differs by {of_recall[0]:.1f} points between rates and by up "
     f"to {of_recall[1]:.1f} between seeds of one rate: for the recall the rate "
-    f"matters {for_recall} luck.",
+    f"matters {for_recall} luck. Two seeds say little about luck, so this is a "
+    "hint and no proof.",
 )
 
 # %% [markdown]

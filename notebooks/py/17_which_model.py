@@ -137,7 +137,7 @@ asked = [text.strip() for text in queries.split(";") if text.strip()]
 # %% [markdown]
 # ## Maps for a text
 #
-# A model that reads texts gives a map of confidence for each, from black (no) to yellow (sure). One call searches a scene; `rsvlm search SCENE
+# A model that reads texts gives a map of confidence for each, from dark (no) to yellow (sure). One call searches a scene; `rsvlm search SCENE
 # --text "sea" --model A --model B --out DIR` makes the same page. How much of such a map is right is another question: [](15_scene) counts it for
 # the sea.
 
@@ -378,6 +378,17 @@ numbers.prose(
     f"points: {verdict}. So few blocks make rough intervals."
 )
 
+# %% tags=["remove-input"]
+in_words = [row for row in measured if row["series"].endswith(", words")]
+weak = min(in_words, key=lambda row: row["value"] - row["chance"], default=None)
+numbers.prose(
+    f"Asked in words, the weakest answer is that for *{weak['label']}*: *"
+    f"{weak['series']}* has {numbers.interval(weak, unit='%')}, where a random "
+    f"order has {weak['chance']:.1f} %."
+    if weak
+    else ""
+)
+
 # %% [markdown]
 # ## Is there a ship?
 
@@ -438,12 +449,12 @@ best_for = {
     for way in ways
 }
 numbers.points(
-    "Over all covers, against the mean colour of a chip the best model has "
-    f"{numbers.interval(gap, signed=True)} points"
-    + (", which may be chance." if "chance" in verdict else "."),
-    "By its number the best for "
+    "Over all covers, the best model scores "
+    f"{numbers.interval(gap, signed=True)} points relative to the mean colour "
+    "of a chip" + (", which may be chance." if "chance" in verdict else "."),
+    "By the number alone, the best for "
     + "; for ".join(
-        f"{', '.join(part)} is *{way}*"
+        f"{' and '.join(part)} is *{way}*"
         for way, part in best_for.items()
         if part
     )

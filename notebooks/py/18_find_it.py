@@ -244,9 +244,9 @@ def first_five(word, lesson, other):
 for name in ("city", "river") if is_there else ():
     word, searched = words.index(name), half(0)
     given = {len(n): lesson for n, lesson in lessons(word, searched)[1]}
-    for count, when in ((0, "the text alone"), (10, "ten answers")):
+    for count, when in ((0, "by the text alone"), (10, "after ten answers")):
         strip = first_five(word, given[count], np.flatnonzero(~searched))
-        display(numbers.prose(f"**{name}**, after {when}"), strip)
+        display(numbers.prose(f"**{name}**, {when}"), strip)
 
 # %% [markdown]
 # ## What is an answer worth?
@@ -381,10 +381,10 @@ numbers.prose(
     f"{numbers.interval(spans['proposed', 20])}; all labels of a half give "
     f"{numbers.interval(best)}. So ten answers go "
     f"{shares[10]['value']:.0f} % of that way, and twenty "
-    f"{shares[20]['value']:.0f} %. With ten answers, proposals are "
-    f"{numbers.interval(gaps['at random'], signed=True)} points against chips "
-    f"at random, and {numbers.interval(gaps['Rocchio'], signed=True)} against "
-    "Rocchio."
+    f"{shares[20]['value']:.0f} %. With ten answers, proposals score "
+    f"{numbers.interval(gaps['at random'], signed=True)} points relative to "
+    f"chips at random, and {numbers.interval(gaps['Rocchio'], signed=True)} "
+    "relative to Rocchio."
     if is_there
     else ""
 )
@@ -438,9 +438,9 @@ if is_there:
             )
         if not behind["ci_low"] <= 0 <= behind["ci_high"]:
             said.append(
-                f"For *{name}*, proposals have "
-                f"{numbers.interval(behind, signed=True)} points against chips "
-                "at random" + (why if few < many / 2 else ".")
+                f"For *{name}*, proposals score "
+                f"{numbers.interval(behind, signed=True)} points relative to "
+                "chips at random" + (why if few < many / 2 else ".")
             )
 numbers.prose(*said)
 
@@ -479,8 +479,9 @@ numbers.prose(
         else ""
     )
     + "The expectation is off by "
-    f"{np.abs(off).mean():.1f} points in one search, up or down, and over all "
-    f"searches {abs(off.mean()):.1f} too {'high' if off.mean() > 0 else 'low'}."
+    f"{np.abs(off).mean():.1f} points in a search on average, up or down; "
+    f"over all searches it is {abs(off.mean()):.1f} too "
+    f"{'high' if off.mean() > 0 else 'low'}."
     if is_there
     else ""
 )
@@ -682,9 +683,9 @@ numbers.points(
             "Ten answers go "
             f"{numbers.interval(shares[10], 0, unit='%')} of the way from the "
             "text alone to all labels of a half.",
-            "How one learns: against Rocchio, proposals have "
+            "How one learns: relative to Rocchio, proposals score "
             f"{numbers.interval(gaps['Rocchio'], signed=True)} points. Which "
-            "chips one is asked about: against chips at random they have "
+            "chips one is asked about: relative to chips at random they score "
             f"{numbers.interval(gaps['at random'], signed=True)}"
             + (
                 ", so which is better cannot be told."
@@ -696,8 +697,9 @@ numbers.points(
             f"*{gains.idxmax().capitalize()}* gains most, by "
             f"{gains.max():.1f} points; *{gains.idxmin()}* least, by "
             f"{gains.min():.1f}.",
-            "The interval that the search tells of itself holds the truth in "
-            f"{100 * inside.mean():.0f} % of searches.",
+            "The interval that the search gives for its own precision holds "
+            f"the truth in {100 * inside.mean():.0f} % of the searches that "
+            "give one.",
         ]
         if is_there
         else ["Nothing: the ground is not there."]

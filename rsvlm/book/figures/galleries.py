@@ -220,15 +220,12 @@ def scenes_beside(answers: Mapping[str, object]) -> Html:
         answers: `search.scene.SearchResult`s of one scene and the same texts, by what to call them.
     """
     first = next(iter(answers.values()))
-    name = f"The scene that is searched, “{first.facts['scene']}”"
-    scene = {
-        "image": first.image,
-        "alt": name,
-        "caption": f"{name}. Beside it, confidence 0 is dark and 1 yellow; grey: no data",
-    }
+    what = f"The scene that is searched, “{first.facts['scene']}”"
+    scene = {"image": first.image, "alt": what}
+    told_once = {"caption": f"{what}. Beside it, confidence 0 is dark and 1 yellow; grey: no data"}
     blocks = []
     for number, text in enumerate(row["text"] for row in first.facts["texts"]):
-        cells = [scene]
+        cells = [scene | told_once if number == 0 else scene]
         for name, answer in answers.items():
             row = answer.facts["texts"][number]
             share = 100 * row["share_of_area"]
