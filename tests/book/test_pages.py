@@ -27,6 +27,10 @@ def extension(name: str):
             "<h2>2026-11-29: on VHR-10</h2>",
             '<h2><span class="unbroken">2026-11-29</span>: on <span class="unbroken">VHR-10</span></h2>',
         ),
+        (
+            '<code><span class="pre">x</span> <span class="pre">--set</span></code>',
+            '<code><span class="pre">x</span> <span class="pre"><span style="white-space: nowrap">--s</span>et</span></code>',
+        ),
         ("<p>3 maps and 12 models, 2 to 4, (see 2 to 4)</p>", "<p>3 maps and 12 models, 2 to 4, (see 2 to 4)</p>"),
     ],
 )
