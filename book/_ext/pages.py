@@ -29,7 +29,7 @@ _UNIT = r"(?:%|°|[kMG]i?B|[kM]?Hz|[kcm]?m²?|px|ms|s|min|h|(?:point|second|minu
 _BESIDE = re.compile(rf"(?<=\d) (?={_UNIT})")
 _WHOLE = re.compile(rf"\({_NUMBER}(?:\u00a0{_UNIT})? to {_NUMBER}(?:\u00a0{_UNIT})?[);,]|\b\d{{4}}-\d\d-\d\d\b|\bVHR-10\b")
 _DASHES = re.compile(r"(?<=[>\s])--?\w")
-LIMITS = {"ge": "from {}", "gt": "above {}", "le": "up to {}", "lt": "below {}", "min_length": "at least {} of them"}
+LIMITS = {"ge": "from {}", "gt": "above {}", "le": "up to {}", "lt": "below {}", "min_length": "(at least {})"}
 
 
 def options_page() -> str:
@@ -73,6 +73,9 @@ def _option(row: dict, profiles: dict[str, config.Config]) -> tuple[str, str, st
     ]
     choices = re.findall(r"'([^']*)'", row["type"]) if "Literal[" in row["type"] else []
     kind = ", ".join(f"`{choice}`" for choice in choices) or KINDS.get(row["type"].removesuffix(" | None"), row["type"])
+    if choices and row["type"].startswith("Union["):  # a number, or one of these words
+        least = re.search(r"Ge\(ge=(\d+)\)", row["type"])
+        kind += f", or a {KINDS['int' if '[int,' in row['type'] else 'float']}{f' from {least[1]}' if least else ''}"
     return (
         f"`{row['name']}`",
         f"{_code(usual)}{changed}",
