@@ -1,6 +1,7 @@
 """Writes what is quoted from records: the table of the first page, and the page of speeds from `results/bench/`."""
 
 import json
+import re
 from html import escape
 from pathlib import Path
 
@@ -115,7 +116,7 @@ PARTS = {
     ),
     "page": (
         "The page that searches in the browser",
-        {"stage": "from what to the answer", "n": "times", "seconds": "seconds", "min": "least", "max": "most"},
+        {"stage": "to the answer, counted from", "n": "times", "seconds": "seconds", "min": "least", "max": "most"},
     ),
     "chips": ("Chips of the embedded Earth", {"stage": "stage", "n": "chips", "chips_per_s": "chips/s"}),
     "landmarks": (
@@ -171,9 +172,9 @@ PARTS = {
 }
 # What has to be known to read one of these tables, above it.
 ABOUT = {
-    "teaching": "A simulated user labels chips of one half of a set; mean average precision (mAP) is measured on the other half. The way "
-    "is that from the text alone to a classifier on all labels of the first half. *Ours* is what the search does, *Rocchio* the formula "
-    "of that name; both propose the chips to label, but for *random choice*.\n\n",
+    "teaching": "A simulated user labels chips of one half of a set; mean average precision (mAP) is measured on the other half. *Of the "
+    "way* says how much of the gap between the text alone and a classifier on all labels of the first half is closed. *Ours* is what the "
+    "search does, *Rocchio* the formula of that name; both choose the chips to label, except under *random choice*.\n\n",
     "search_page": "*Opened* is the time until the page shows its first answer, *loaded* the part of it after the page's load event, *text* "
     "from typing to the answer, *click* from a label to the new order. *Megabytes* are those of the files that search; *kept neighbours* "
     "is the percentage of the nearest ten of a chip that rounding keeps.\n\n",
@@ -182,7 +183,7 @@ ABOUT = {
 # Rows of such a file that measure something else, by their policy: a table of their own below, since their columns mean other things.
 FURTHER = {
     "confidence": (
-        "What the search expects of itself, beside what was so. In the interval: how often its 95 % interval held the truth",
+        "What the search expects of itself, beside what came true. *In the interval*: how often its 95 % interval held the truth",
         {
             "set": "set",
             "labels": "labels",
@@ -266,9 +267,9 @@ def page(folder: Path) -> str:
     """The page of all files there; a name that has no place in PARTS is shown with all its columns."""
     text = "# Performance\n\nEach table is one command, run on one machine on one day; its last line names them and the commit, and every line is a record in "
     text += "`results/bench/`. Speeds and times are medians where something ran more than once. Read the ratios first: each is the median over "
-    text += "rounds in which all took turns, and no quotient of columns. Memory is the most that the process held, in MB of 2\u00b2\u2070 bytes.\n\n"
-    text += "`make bench` measures all but the last anew. A command that begins with `rsvlm bench` is of an older record, and begins with "
-    text += "`python -m benchmarks` today. What each chapter and the whole book take is in {doc}`status`.\n"
+    text += "rounds in which all took turns, not a quotient of columns. Memory is the most that the process held, in MB of 2\u00b2\u2070 bytes.\n\n"
+    text += "`make bench` measures all but the last anew. A command that begins with `rsvlm bench` belongs to an older record; today it "
+    text += "begins with `python -m benchmarks`. What each chapter and the whole book take is in {doc}`status`.\n"
     paths = sorted(folder.glob("*.json"), key=lambda path: [*PARTS, path.stem].index(path.stem))
     if not paths:
         raise DataError(f"{folder} holds no measurement: run make bench, or restore the folder")
@@ -280,7 +281,8 @@ def page(folder: Path) -> str:
         for policy, (about, columns) in FURTHER.items():
             if further := [row for row in rows if row.get("policy") == policy]:
                 text += f"\n{about}:\n\n{_table(further, columns)}"
-        text += f"\n`{origin['command']}`, {origin['cpu']}, {origin['cores']} cores, {origin['device']}, {origin['started'][:10]}, "
+        command = re.sub(r" --[\w-]+ (?= )", "", origin["command"])  # without options that were given nothing
+        text += f"\n`{command}`, {origin['cpu']}, {origin['cores']} cores, {origin['device']}, {origin['started'][:10]}, "
         found_by = ", found by the hash of the package" if origin.get("commit_found_by") == "package_hash" else ""
         text += "commit not recorded.\n" if origin["commit"] == "unknown" else f"commit `{origin['commit'][:12]}`{found_by}.\n"
     return text

@@ -27,8 +27,9 @@ _PIECE = re.compile(
 _NUMBER = r"[+−-]?\d[\d,.]*"
 _UNIT = r"(?:%|°|[kMG]i?B|[kM]?Hz|[kcm]?m²?|px|ms|s|min|h|(?:point|second|minute|hour|pixel|metre|kilometre)s?)(?!\w)"
 _BESIDE = re.compile(rf"(?<=\d) (?={_UNIT})")
-_RANGE = re.compile(rf"\({_NUMBER}(?:\u00a0{_UNIT})? to {_NUMBER}(?:\u00a0{_UNIT})?[);,]")
-LIMITS = {"ge": "from {}", "gt": "above {}", "le": "up to {}", "lt": "below {}", "min_length": "at least {} of them"}
+_WHOLE = re.compile(rf"\({_NUMBER}(?:\u00a0{_UNIT})? to {_NUMBER}(?:\u00a0{_UNIT})?[);,]|\b\d{{4}}-\d\d-\d\d\b|\bVHR-10\b")
+_DASHES = re.compile(r"(?<=[>\s])--?\w")
+LIMITS = {"ge": "from {}", "gt": "above {}", "le": "up to {}", "lt": "below {}", "min_length": "(at least {})"}
 
 
 def options_page() -> str:
@@ -72,6 +73,9 @@ def _option(row: dict, profiles: dict[str, config.Config]) -> tuple[str, str, st
     ]
     choices = re.findall(r"'([^']*)'", row["type"]) if "Literal[" in row["type"] else []
     kind = ", ".join(f"`{choice}`" for choice in choices) or KINDS.get(row["type"].removesuffix(" | None"), row["type"])
+    if choices and row["type"].startswith("Union["):  # a number, or one of these words
+        least = re.search(r"Ge\(ge=(\d+)\)", row["type"])
+        kind += f", or a {KINDS['int' if '[int,' in row['type'] else 'float']}{f' from {least[1]}' if least else ''}"
     return (
         f"`{row['name']}`",
         f"{_code(usual)}{changed}",
@@ -106,7 +110,8 @@ def results_page() -> str:
                 interval = f"{row.ci_low:.2f} to {row.ci_high:.2f}".replace("nan to nan", "")
                 chance = f"{row.chance:.2f}".replace("nan", "")
                 rows.append((row.direction, row.metric, minus(f"{row.value:.2f}"), minus(interval), chance, f"{row.n:,}"))
-            what = escape(f"Data: {dataset}, {split}; protocol: {protocol}; rows: {len(rows):,}.")
+            measured_by = protocol.replace(" - ", " \u2212 ").replace("'", "\u2019")
+            what = escape(f"Data: {dataset}, {split}; protocol: {measured_by}; rows:\u00a0{len(rows):,}.")
             page += f"\n<details><summary>{what}</summary>\n\n{_table(names, rows)}\n</details>\n"  # all open, they fill 200 screens
     return page if len(measured) else page + "\nNothing was measured yet.\n"
 
@@ -121,7 +126,7 @@ def status_page(home: Path) -> str:
     for name in re.findall(r"book/executed/(\w+)", (home / "_toc.yml").read_text(encoding="utf-8")):
         path = home / "book" / "executed" / f"{name}.ipynb"
         if not path.is_file():  # among the first pages of a book whose notebooks still run
-            rows.append((f"{{doc}}`../executed/{name}`", "not run yet", *[""] * 6))
+            rows.append((f"{{doc}}`../executed/{name}`", "not run yet", *[""] * 5))
             continue
         executed = json.loads(path.read_text(encoding="utf-8"))
         made = executed["metadata"].get("rsvlm", {})
@@ -131,18 +136,19 @@ def status_page(home: Path) -> str:
         commit = f"`{made['commit'][:12]}`{' with changes' if made.get('dirty') else ''}" if "commit" in made else ""
         where = f"{made.get('device', '')}, {made['cpu']}, {made['cores']} cores" if "cpu" in made else ""
         started = made.get("started", "").replace("T", " ").removesuffix("Z")
-        origin = (str(made.get("profile", "")), str(made.get("seed", "")), started, where, commit)
+        run = ", ".join(str(made[name]) for name in ("profile", "seed") if name in made)
+        origin = (run, started, where, commit)
         rows.append(
             (
                 f"{{doc}}`{title} <../executed/{name}>`",
                 _clock(made.get("duration_s", 0.0)),
                 *origin,
-                f"`{made.get('key', '')}`",
+                f"`{made['key'][:12]}`" if "key" in made else "",
             )
         )
-    names = ("page", "time", "profile", "seed", "started, UTC", "device", "commit", "key")
+    names = ("page", "time", "profile, seed", "started, UTC", "device", "commit", "key")
     return (
-        f"{page}{_table(names, rows)}\nAll pages together: {_clock(total)}.\n"
+        f"{page}{_table(names, rows)}\nAll these times together: {_clock(total)}; less has passed where notebooks ran at the same time.\n"
         if rows
         else f"{page}No notebook is a page yet.\n"
     )
@@ -179,15 +185,17 @@ def write_pages(app) -> None:
 
 
 def unbroken(html: str) -> str:
-    """Keep each number on one line with its unit, `66.3 %`, and each interval in brackets with itself, `(62.7 to 69.9)`.
+    """Keep each number on one line with its unit, `66.3 %`, and each interval in brackets, `(62.7 to 69.9)`, date and VHR-10 whole.
 
-    Where a table is then too wide, `book.js` lets its intervals break.
+    The dashes of an option stay with its name, `--set`. Where a table is then too wide, `book.js` lets its intervals break.
     """
 
     def held(piece: re.Match) -> str:
+        if piece[0].startswith("<code"):
+            return _DASHES.sub(r'<span style="white-space: nowrap">\g<0></span>', piece[0])
         if piece[0].startswith("<"):
             return piece[0]
-        return _RANGE.sub(r'<span class="unbroken">\g<0></span>', _BESIDE.sub("\u00a0", piece[0]))
+        return _WHOLE.sub(r'<span class="unbroken">\g<0></span>', _BESIDE.sub("\u00a0", piece[0]))
 
     return _PIECE.sub(held, html)
 

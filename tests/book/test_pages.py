@@ -23,6 +23,14 @@ def extension(name: str):
         ("<p>+9.4 (+4.1 to +13.0)</p>", '<p>+9.4 <span class="unbroken">(+4.1 to +13.0)</span></p>'),
         ("<p>3 % (2 % to 4 %)</p>", '<p>3\u00a0% <span class="unbroken">(2\u00a0% to 4\u00a0%)</span></p>'),
         ("<p>(−7.6 to 16.6; n = 3)</p>", '<p><span class="unbroken">(−7.6 to 16.6;</span> n = 3)</p>'),
+        (
+            "<h2>2026-11-29: on VHR-10</h2>",
+            '<h2><span class="unbroken">2026-11-29</span>: on <span class="unbroken">VHR-10</span></h2>',
+        ),
+        (
+            '<code><span class="pre">x</span> <span class="pre">--set</span></code>',
+            '<code><span class="pre">x</span> <span class="pre"><span style="white-space: nowrap">--s</span>et</span></code>',
+        ),
         ("<p>3 maps and 12 models, 2 to 4, (see 2 to 4)</p>", "<p>3 maps and 12 models, 2 to 4, (see 2 to 4)</p>"),
     ],
 )
