@@ -193,7 +193,8 @@ records = {
 blocks = shared_ground.blocks([records[item.key] for item in items])
 
 # %% [markdown]
-# `raw` compares each patch's own vector with the sentences; `attention` is what each patch adds to the score of the whole chip.
+# *Similarity* is the cosine of each patch's own vector and the sentences (`raw`); *part of the score* is what each patch adds to the score
+# of the whole chip (`attention`).
 
 # %%
 covers = list(ground_cover.SEA_AND_LAND)
@@ -239,15 +240,13 @@ attention.explore(
 # %% tags=["remove-input"]
 numbers.prose(
     f"These are three of {len(items)} test chips: those where sea and land "
-    "are most nearly equal. *Similarity* is a cosine; *part of the score* "
-    "is what a patch adds to the score of its chip."
+    "are most nearly equal."
 )
 
 # %% [markdown]
 # ## Where do the decoder and the pooling look?
 #
-# The decoder looks at the patches while it writes; the pooling weighs them. Both are attention, in several heads, and the decoder has several
-# layers. The small model was not taught to write, so the decoder here is that of {doc}`02_training`. It reads “Dark blue sea.” for each of
+# The decoder looks at the patches while it writes; the pooling weighs them. Both are attention, in several heads. The small model was not taught to write, so the decoder here is that of {doc}`02_training`. It reads “Dark blue sea.” for each of
 # the three chips:
 
 # %% mystnb={"code_prompt_show": "Code: model of the training page"} tags=["hide-input"]
@@ -256,7 +255,7 @@ torch.set_grad_enabled(False)  # nothing is trained below
 writer = rsvlm.load(run / "model", device=target).eval()
 
 # %% [markdown]
-# Its cross-attention, token by token, as an array of chips, tokens, layers, heads, rows and columns:
+# Its cross-attention, token by token, as an array of chips, tokens, layers that look at patches, heads, rows and columns:
 
 # %%
 batch = heat.to_batch(writer, [pixels[i] for i in shown], 64, 64)
@@ -519,8 +518,8 @@ numbers.prose(
 )
 
 # %% [markdown]
-# Beside it stand maps of other kinds, and three {term}`baselines <baseline>` that take no model. *Contributions* are what each patch adds
-# to the score. *Pooling weights* know no text, so they are one map for sea and land: all pixels tie, and count as the first of the two, sea.
+# Beside it stand maps of other kinds, and three {term}`baselines <baseline>` that take no model. *Contributions* are the maps
+# called *part of the score* above. *Pooling weights* know no text, so they are one map for sea and land: all pixels tie, and count as the first of the two, sea.
 # Mean IoU in percent:
 
 # %% mystnb={"code_prompt_show": "Code: table of maps and baselines"} tags=["hide-input"]
@@ -781,8 +780,8 @@ numbers.points(
     f"{isaid[tips]:.1f}, {isaid[clip]:.1f} and {isaid[tuned]:.1f} %. Most of "
     "these were read from a figure, and none has an interval"
     + (
-        ": they show no gain from above of training for dense features on "
-        "photographs."
+        ": in pictures from above they show no gain from training for dense "
+        "features on photographs."
         if eight[tips] <= eight[clip] and isaid[tips] <= isaid[clip]
         else "."
     ),
@@ -791,8 +790,8 @@ numbers.points(
     f"largest, ViT-g/14, has {sizes_of['ViT-g/14']:.1f} %."
     if sizes_of.idxmax() != "ViT-g/14"
     else "",
-    "Without training the model SegEarth-OV reports gains over the best before "
-    f"it: {told}.",
+    "Without training the model, SegEarth-OV reports gains over the best "
+    f"methods before it: {told}.",
 )
 
 # %% [markdown]
@@ -871,12 +870,11 @@ KINDS = ["raw", "smooth", "smooth - raw", "random", "centre", "brightness"]
 def wide(metric):
     of = real[(real["metric"] == metric) & real["run"].isin(runs.values())]
     named = of.set_index(["run", "protocol"])["shown"]
-    lines = [
-        {"pictures": place, "model": which}
-        | {kind: named.get((run, kind), "") for kind in KINDS}
+    columns = {
+        f"{place}, {which}": [named.get((run, kind), "") for kind in KINDS]
         for (place, which), run in runs.items()
-    ]
-    return numbers.table(pd.DataFrame(lines))
+    }
+    return numbers.table(pd.DataFrame({"map": KINDS} | columns))
 
 
 wide("pointing")

@@ -183,15 +183,15 @@ def quoted(several):
 hit, empty = rows[rows["regions"] > 0], rows[rows["regions"] == 0]
 numbers.prose(
     f"At a confidence of {found.facts['threshold']} or more, {len(hit)} of "
-    f"{len(rows)} texts are somewhere in the scene"
-    + (f", and nowhere {quoted(empty['text'])}." if len(empty) else "."),
+    f"{len(rows)} texts are found somewhere in the scene"
+    + (f"; {quoted(empty['text'])} nowhere." if len(empty) else "."),
     f"What is outlined for {quoted(blobs(rows))} is nearly all one blob: it "
     "says “hereabouts”, and tells nothing apart within."
     if blobs(rows)
     else "",
     "Confidence is how much of its belief the model gives to the text. The "
-    "rest goes to texts that are true of much ground, as “a dense forest”, "
-    "and to nonsense.",
+    "rest goes to texts that are true of much ground, such as “a dense "
+    "forest”, and to nonsense.",
 )
 
 # %% [markdown]
@@ -288,11 +288,11 @@ if by_outlines:
     beyond = (
         "so here the model sees more than grain."
         if gap["ci_low"] > 0
-        else "so nothing shows that the model sees more than grain."
+        else "so this does not show that the model sees more than grain."
     )
     share = 100 * of_chips(outlined, SIDE)[known & built].mean()
     missed = [
-        f"And “water” is outlined on {part:.1f} % of the scene, though "
+        f"“Water” is outlined on {part:.1f} % of the scene, though "
         f"{100 * wet.mean():.0f} % of its chips show some."
         for part in rows.loc[rows["text"] == "water", "outlined"]
     ]
@@ -301,8 +301,8 @@ if by_outlines:
         "The difference to the baseline is "
         f"{numbers.interval(gap, signed=True)} points, {beyond}",
         "A label is of a whole chip. So such a share does not say that each "
-        "outline lies on houses, nor that all houses are outlined: of the "
-        f"ground of those chips {share:.0f} % is.",
+        "outline lies on houses, nor that all houses are outlined: "
+        f"{share:.0f} % of the ground of those chips is.",
         *missed,
         f"Intervals are over {len(set(blocks))} blocks of "
         f"four by four chips; n = {known.sum()} chips.",
@@ -338,7 +338,7 @@ answers = {
 scores = pd.DataFrame(
     {
         "share, %": 100 * mask.mean(),
-        "of it sea": 100 * truth[mask].mean() if mask.any() else np.nan,
+        "of it sea, %": 100 * truth[mask].mean() if mask.any() else np.nan,
         "IoU, %": 100 * (mask & truth).sum() / (mask | truth).sum(),
     }
     for mask in answers.values()
@@ -351,7 +351,7 @@ galleries.gallery(
         {
             "image": galleries.mask_image(earth_pixels, answers[name], truth),
             "alt": f"The Mediterranean in grey, painted by “{name}”: "
-            f"{scores.loc[name, 'of it sea']:.0f} % of it is sea",
+            f"{scores.loc[name, 'of it sea, %']:.0f} % of it is sea",
             "caption": name,
         }
         for name in ("the search", "bluer than red")
@@ -364,7 +364,7 @@ galleries.gallery(
 # Blue is what is rightly taken for sea, orange is land that is taken for sea, purple is sea that is missed.
 
 # %% tags=["remove-input"]
-iou, of_it = scores["IoU, %"], scores["of it sea"]
+iou, of_it = scores["IoU, %"], scores["of it sea, %"]
 mine, others = iou["the search"], iou.drop("the search")
 by_sea = (
     f"{of_it['the search']:.0f} % of what is outlined as sea is sea, where "
@@ -411,7 +411,7 @@ numbers.prose(
 # ## Chips instead of outlines
 #
 # For a whole archive one embeds its chips once, with `rsvlm search index FOLDER --out INDEX`; `rsvlm search query INDEX "text"` then answers in
-# milliseconds. On the first scene:
+# milliseconds. Here are the best chips of the first scene, each with its place and, at Itaipu, with the labels that it has there:
 
 # %%
 index = work / "index"
