@@ -480,8 +480,8 @@ tried = tried.rename(columns=rules).rename_axis(columns=None)
 numbers.table(tried.reset_index(), digits=2) if is_stored else numbers.prose("")
 
 # %% [markdown]
-# The recipe from ImageNet's weights was written down once and run once. Before that, two short trials with a peak rate of 0.002 and of
-# 0.001 for all but the tower were alike on held-out images after 120 steps. The two recipes differ in this:
+# The recipe from ImageNet's weights was chosen on held-out images whose neighbours were held out, too: {doc}`../lab_log` lists what else
+# was tried. The two recipes differ in this:
 
 # %% mystnb={"code_prompt_show": "Code: table of both recipes"} tags=["hide-input"]
 recipes = {}
@@ -505,7 +505,8 @@ numbers.table(both) if len(recipes) > 1 else numbers.prose(
 # %% [markdown]
 # ## How did it get there, and how long did it take?
 #
-# The curve shows recall at 5 with the first captions alone, the {term}`protocol` `one-to-one`, on held-out pictures.
+# The curve shows recall at 5 with the first captions alone, the {term}`protocol` `one-to-one`, on held-out pictures. It was drawn
+# with pictures of 128 pixels a side; the finished model reads larger ones, and reads them better.
 
 # %% mystnb={"code_prompt_show": "Code: training curves"} tags=["hide-input"]
 charts.picture(

@@ -386,7 +386,7 @@ def test_every_slider_and_list_changes_what_is_seen_and_comes_back(site):
 BOXES = """form => [".rsvlm-stage > div:not([hidden]) img", ".rsvlm-over", ".rsvlm-stage svg"].map(name => {
   const box = form.querySelector(name).getBoundingClientRect(); return [box.left, box.top, box.width, box.height].map(Math.round); })"""
 MAP = """form => [".rsvlm-stage > div:not([hidden]) img", ".rsvlm-over"].map(name => form.querySelector(name)).map(
-  image => [image.src, image.alt]).join() + form.querySelector(".rsvlm-said").textContent"""
+  image => [image.src, image.alt]).join() + form.querySelector(".rsvlm-said").textContent.replaceAll("\\u00a0", " ")"""
 
 
 @needs_site

@@ -220,7 +220,7 @@ def _visible(text: str) -> str:
 # Faults: of the whole caption, and of each sentence
 
 _ABBREVIATION = re.compile(r"\b(?:St|Ste|Mt|Dr|Mr|Mrs|Ms|Av|Ave|approx|ca|No|vs|e\.g|i\.e|[A-Z])\.$")
-_SENTENCE = re.compile(r"[.!?]+[\"”’')\]]*\s+(?=[\"“‘(\[]?[^\W_a-z])")
+_SENTENCE = re.compile(r"[.!?]+[\"”’')\]]*\s+(?=[\"“‘(\[]?(?:[^\W_a-z]|\ue000))")
 _PRONOUN = re.compile(r"(?:It|Its|They|Their|These|Those|This|That|He|She|Both|Which|There it|Here)\b")
 
 

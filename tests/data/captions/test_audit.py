@@ -129,6 +129,12 @@ def test_a_name_with_a_stop_is_no_end_of_a_sentence():
     assert found.text == "A car park lies in the south." and found.reasons == ("wrong direction",)
 
 
+def test_a_sentence_may_begin_with_a_name():
+    record = scene(landmark("church", "north", name="Saint Mary"), landmark("parking", "south"))
+    found = judge("A car park lies in the south. Saint Mary lies in the southwest. A car park is here.", record)
+    assert found.text == "A car park lies in the south. A car park is here." and found.reasons == ("wrong direction",)
+
+
 @pytest.mark.parametrize(
     "name",
     [
