@@ -31,7 +31,8 @@ def provenance(origin: Mapping[str, object], before: Mapping[str, Mapping[str, o
     rows = f"<tr>{rows}</tr>" if head else ""
     for name in cells[0]:
         told = "".join(
-            f'<td style="overflow-wrap:anywhere">{escape(str(one.get(name, "–"))).replace("/", "/<wbr>")}</td>' for one in cells
+            f'<td style="overflow-wrap:anywhere">{escape(str(one.get(name, "–"))).replace("/", "/<wbr>")}</td>'
+            for one in cells
         )
         rows += f'<tr><th scope="row">{escape(name)}</th>{told}</tr>'
     return Html(f"<details><summary>Where these numbers come from</summary><table>{rows}</table></details>")
