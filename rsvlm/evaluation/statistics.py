@@ -142,6 +142,7 @@ def interval(values: np.ndarray, units: int | None = None) -> dict[str, float | 
     Of few units, and of few hits or few misses, percentiles lie too close: see `coverage`. So a share of fewer than `FEW_UNITS` units, or
     of fewer than `FEW_HITS` hits or misses, has the interval of `exact_interval`. Of a share of 0 or 100 % all resamples are alike, which
     would give an interval without width; there it is Clopper's and Pearson's for none, or all, of `units`: 58 of 58 is 93.8 to 100 %.
+    Resamples of another share that are all alike show one block alone, of which nothing follows for others: 0 to 100 %.
 
     Args:
         values: (R,) float: first over all images, then over each resample; NaN where it cannot be measured.
@@ -168,7 +169,9 @@ def interval(values: np.ndarray, units: int | None = None) -> dict[str, float | 
     elif units and 0 < value < 100:
         share, variance = value / 100, _variance(draws / 100, units)
         hits = min(share, 1 - share) * effective_images(share, variance, units)
-        if units < FEW_UNITS or hits < FEW_HITS:
+        if variance < 1e-12 and isinstance(units, Blocks):
+            low, high = 0.0, 100.0  # all of it lies in one block
+        elif units < FEW_UNITS or hits < FEW_HITS:
             low, high = exact_interval(share, variance, units)
     return {"value": value, "ci_low": low, "ci_high": high}
 

@@ -279,6 +279,13 @@ def test_quantiles_are_those_of_the_textbook():
             assert statistics._beta(part, a, b) == pytest.approx(stats.beta.ppf(part, a, b), rel=1e-3)
 
 
+def test_what_lies_in_one_block_tells_nothing_of_others():
+    """Eight of nine right, all in the first of nine blocks: each resample that has them says the same, up to rounding."""
+    draws = np.array([800 / 9, *(800 / 9 + np.tile([0, 2e-14, np.nan], 100))])
+    found = statistics.interval(draws, statistics.Blocks(9))
+    assert found == {"value": 800 / 9, "ci_low": 0.0, "ci_high": 100.0}
+
+
 def test_blocks_of_unlike_sizes_count_as_fewer_equal_ones():
     assert statistics.count_blocks(None, 7) == 7 and statistics.count_blocks(list("aabbcc"), 6) == 3
     assert statistics.count_blocks(["a"] * 97 + ["b", "c", "d"], 100) == 1
