@@ -178,9 +178,8 @@ def write_pages(app) -> None:
     for name, text in pages.items():
         files.write_atomic(home / "book" / "generated" / f"{name}.md", text)
     front = home / "book" / "generated" / "front.inc"
-    if (
-        home / "book" / "index.md"
-    ).is_file() and not front.is_file():  # `rsvlm book` writes it; the builder alone has no model to ask
+    # `rsvlm book` writes it; the builder alone has no model to ask
+    if (home / "book" / "index.md").is_file() and not front.is_file():
         files.write_atomic(front, FRONT)
 
 
