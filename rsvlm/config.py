@@ -242,6 +242,7 @@ class Train(Section):
     clip_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this global norm.")
     ema: float = Field(0.0, ge=0, lt=1, description="Decay per step of the averaged weights that the model ends with; 0: off.")
     first_caption_share: float = Field(0.5, ge=0, le=1, description="How often a sample's first, fullest caption is drawn.")
+    texts_per_image: int = Field(1, ge=1, le=16, description="Captions of an image in one step, as different as there are.")
     augment: bool = Field(False, description="Quarter turns and flips, of the caption's words too (`training.augment`).")
     twins: int = Field(
         1,

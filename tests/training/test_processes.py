@@ -20,6 +20,7 @@ from rsvlm.training import batches, checkpoints, processes as distributed, start
 
 LOSSES = {name: {"train__contrastive_loss": name} for name in ("softmax", "sigmoid", "focal")}
 LOSSES["equal"] = {"train__equal_texts": "ignored"}
+LOSSES["several"] = {"train__equal_texts": "ignored", "train__texts_per_image": 3}
 
 
 TOWER = {"image_size": 32, "patch_size": 16, "vision_width": 32, "vision_heads": 2, "vision_tower": "test_efficientnet"}
