@@ -72,11 +72,12 @@ def _strip(entry: Mapping[str, object], highest: float, largest: float) -> str:
 def _right_one(right: Mapping[str, object], images: Sequence[Mapping[str, object]], highest: float) -> str:
     """The right one behind a gap, or where it stands in the row."""
     rank = int(right["rank"])
+    name = "the right one" if sum(bool(answer.get("right")) for answer in images) < 2 else "the first right one"
     place = next((number for number, answer in enumerate(images, start=1) if answer.get("right")), None)
     if place is None and rank <= len(images) or place is not None and rank < place:
         raise DataError(f"the right one has rank {rank}, and stands at place {place} of {len(images)}: expected it in the row")
     if place is not None:
-        return f'<div class="rsvlm-apart"><p>the right one:<br><b>rank {rank:,}</b>, in the row</p></div>'
+        return f'<div class="rsvlm-apart"><p>{name}:<br><b>rank {rank:,}</b>, in the row</p></div>'
     said = f"<p>the right one, <b>rank {rank:,}</b></p>"
     return f'<div class="rsvlm-apart">{_answer({**right, "right": True}, rank, highest, said)}</div>'
 

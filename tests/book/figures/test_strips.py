@@ -47,6 +47,10 @@ def test_the_right_one_in_the_row_is_marked_there_and_told_in_the_gap():
     assert alts(html)[1].endswith(", rank 2, right") and html.count("rsvlm-answer rsvlm-overlaps") == 1
     assert "2 ✓" in html and html.count("✓") == 1
     assert "<b>rank 3</b>, in the row" in strip(rank=3, right=1), "ties count against it"
+    assert "<p>the right one:<br><b>rank 2</b>" in html
+    several = [cell | {"right": True} for cell in answers(1)]
+    of_many = galleries.text_to_image([{"query": "a lake", "images": several, "right_one": several[0] | {"rank": 1}}])
+    assert "<p>the first right one:<br><b>rank 1</b>" in str(of_many)
 
 
 @pytest.mark.parametrize(("rank", "right"), [(2, None), (5, None), (1, 2)])
