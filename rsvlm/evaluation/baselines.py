@@ -263,14 +263,25 @@ def _mean_recall(images: np.ndarray, texts: np.ndarray, owners: np.ndarray) -> f
     return float(np.mean([(ranks <= k).mean() for ranks in (i2t, t2i) for k in (1, 5, 10)]))
 
 
-def scene_class(classes: Sequence, image_of_caption: np.ndarray, *, draws: int = 20, seed: int = 0, **facts) -> list[dict]:
+def scene_class(
+    classes: Sequence,
+    image_of_caption: np.ndarray,
+    *,
+    draws: int = 20,
+    seed: int = 0,
+    bootstrap_samples: int = 0,
+    resampled: dict | None = None,
+    **facts,
+) -> list[dict]:
     """Score who knows the scene class of every picture and caption, and nothing else: the mean of random orders within classes.
 
     Args:
         classes: N classes.
         image_of_caption: (M,) images of the captions.
         draws: Number of random orders.
-        seed: Seed of the draws.
+        seed: Seed of the draws, and of the resamples.
+        bootstrap_samples: As for `retrieval.evaluate`.
+        resampled: As for `retrieval.evaluate`; its values are means of the orders, too.
         facts: Further arguments of `retrieval.evaluate`.
 
     Returns:
@@ -278,13 +289,18 @@ def scene_class(classes: Sequence, image_of_caption: np.ndarray, *, draws: int =
     """
     _, kinds = np.unique(np.asarray(classes), return_inverse=True)
     owners = np.asarray(image_of_caption)
-    several = []
+    several, values = [], []
+    facts |= {"seed": seed, "bootstrap_samples": bootstrap_samples}
     for number in range(draws):
         rng = np.random.default_rng([seed, number])
         apart = [np.hstack([np.eye(kinds.max() + 1)[k], 0.01 * rng.normal(size=(len(k), 8))]) for k in (kinds, kinds[owners])]
         pair = [(one / np.linalg.norm(one, axis=1, keepdims=True)).astype(np.float32) for one in apart]
-        several.append(retrieval.evaluate(*pair, owners, bootstrap_samples=0, **facts))
-    return [same[0] | {"value": float(np.mean([row["value"] for row in same]))} for same in zip(*several, strict=True)]
+        values.append({})
+        several.append(retrieval.evaluate(*pair, owners, resampled=values[-1], **facts))
+    if resampled is not None:
+        resampled |= {place: np.mean([order[place] for order in values], axis=0) for place in values[0]}
+    none = {"ci_low": None, "ci_high": None}
+    return [same[0] | none | {"value": float(np.mean([row["value"] for row in same]))} for same in zip(*several, strict=True)]
 
 
 # Classification

@@ -118,6 +118,11 @@ def test_who_knows_the_class_alone_stands_between_chance_and_the_best():
     rows = {row["metric"]: row for row in baselines.scene_class(classes, owners, ks=(1, 5)) if row["direction"] == "t2i"}
     assert rows["R@1"]["value"] == pytest.approx(20, abs=8) and rows["R@5"]["value"] == 100
     assert rows["R@1"]["ci_low"] is None and rows["R@1"]["chance"] == pytest.approx(5)
+    drawn: dict = {}
+    again = baselines.scene_class(classes, owners, ks=(1, 5), bootstrap_samples=30, resampled=drawn)
+    assert [row["value"] for row in again if row["direction"] == "t2i"] == [row["value"] for row in rows.values()]
+    of_first = drawn["plain", "t2i", "R@1"]  # the first value is over all images
+    assert of_first.shape == (31,) and of_first[0] == pytest.approx(rows["R@1"]["value"]) and of_first.std() > 1
 
 
 def top1(images, labels, C) -> float:
