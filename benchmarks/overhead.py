@@ -28,7 +28,9 @@ from rsvlm.records import provenance, results
 
 BINS = 18  # of each channel's histogram: 54 numbers in all
 DRAWS = 2000  # of the bootstrap
-PROTOCOL = "overhead, never learnt from"  # of the rows that are stored; those of the colours have ": colours" behind it
+PROTOCOL = (
+    "overhead, never learnt from"  # of the rows that are stored; those of colours, and the difference, have a name behind it
+)
 SETS = {
     "rsicd val": ("RSICD", "val"),
     "vhr10": ("NWPU VHR-10", "half of it"),
@@ -81,7 +83,7 @@ def measure(
 
     Returns:
         One row per method and set, or change: `method set metric value low high n`, with intervals of 95 %: Wilson's for shares, the
-        bootstrap over pictures for the precision; and of the speed `per_s`, of one core, and `peak_mb` with that many and four times
+        bootstrap over pictures for the precision, and for what the filter's is above the colours'; and of the speed `per_s`, of one core, and `peak_mb` with that many and four times
         as many pictures.
     """
     known = overhead.load(Path(head)) if head else overhead.shipped(precision, share)
@@ -89,10 +91,13 @@ def measure(
     methods = {"filter": (known, overhead.features)}
     if labelled:
         methods["colours"] = baseline(known, *_labelled(Path(labelled))), colours
-    rows = []
+    rows, passed = [], {}
     for name, (fitted, features) in methods.items():
         scores = {of_set: fitted.scores(features(_decoded(paths))) for of_set, (_, paths) in sets.items()}
         rows += [{"method": name} | row for row in judged(sets, scores, fitted.threshold, fitted.share, seed)]
+        passed[name] = {of_set: values >= fitted.threshold for of_set, values in scores.items()}
+    if labelled and {above for name, (above, _) in sets.items() if len(passed["filter"][name])} == {True, False}:
+        rows.append(difference(sets, *passed.values(), known.share, seed))
     rows += [{"method": "filter"} | row for row in _changed(sets, known, n_changed)]
     return rows + ([_speed(n_speed)] if n_speed else [])
 
@@ -126,10 +131,11 @@ def stored(rows: list[dict]) -> list[dict]:
         if row["set"] not in SETS or row["value"] is None or (share is None and row["metric"] not in metrics):
             continue
         dataset, split = SETS[row["set"]]
-        protocol = PROTOCOL if row["method"] == "filter" else f"{PROTOCOL}: {row['method']}"
+        protocol = PROTOCOL if row["method"] == "filter" else f"{PROTOCOL}: {row['method'].replace('filter', 'model')}"
         metric = metrics.get(row["metric"], f"precision_at_{100 * (share or 0):g}_percent")
         value, low, high = (None if row[name] is None else 100 * row[name] for name in ("value", "low", "high"))
         chance = 50.0 if metric == "auc" else share and 100 * share
+        chance = None if row["method"] == "filter - colours" else chance
         kept.append(
             dict(zip(results.ROW, (dataset, split, protocol, "both", metric, value, low, high, chance, row["n"]), strict=True))
         )
@@ -167,6 +173,35 @@ def judged(
         auc = ((np.searchsorted(order, every[0]) + np.searchsorted(order, every[0], "right")) / 2 / len(order)).mean()
         rows.append({"set": "all", "metric": "AUC", "value": float(auc), "low": None, "high": None, "n": n})
     return rows
+
+
+def difference(
+    sets: dict[str, tuple[bool, list[Path]]],
+    one: dict[str, np.ndarray],
+    other: dict[str, np.ndarray],
+    share: float,
+    seed: int = 0,
+) -> dict:
+    """Return by how much one method's precision at a share is above another's, over the same resamples of the pictures.
+
+    Args:
+        sets: As for `judged`.
+        one: What passes of each set by the first method, (n,) bool.
+        other: The same by the second.
+        share: Share of overhead pictures.
+        seed: Seed of the bootstrap.
+    """
+    rng, rates = np.random.default_rng(seed), []
+    for above in (True, False):
+        kinds = np.concatenate([2 * one[name] + other[name] for name, (is_above, _) in sets.items() if is_above == above])
+        both = np.bincount(kinds, minlength=4) / len(kinds)  # neither, the second alone, the first alone, both
+        drawn = np.vstack([both, rng.multinomial(len(kinds), both, DRAWS) / len(kinds)])
+        rates.append((drawn[:, 2:].sum(axis=1), drawn[:, 1] + drawn[:, 3]))
+    of_one, of_other = (overhead.precision_of(*pair, share) for pair in zip(*rates))
+    value, *draws = (of_one - of_other).tolist()
+    low, high = np.quantile(draws, [0.025, 0.975]).tolist()
+    known = {"method": "filter - colours", "set": "all", "metric": f"precision at {share:g}"}
+    return known | {"value": value, "low": low, "high": high, "n": sum(map(len, one.values()))}
 
 
 def _rate(passed: np.ndarray) -> dict:
@@ -258,12 +293,12 @@ def _timed(count: int) -> dict:
 
 def table(rows: list[dict]) -> str:
     """Lay rows out for a terminal."""
-    lines = [f"{'':<10}{'':<22}{'':<28}{'value':>9}{'95 % interval':>19}{'n':>7}"]
+    lines = [f"{'':<18}{'':<22}{'':<28}{'value':>9}{'95 % interval':>19}{'n':>7}"]
     for row in rows:
         value = "" if row["value"] is None else f"{row['value']:.3f}"
         interval = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
         memory = f"   {row['peak_mb']:.0f} MB, with four times as many {row['peak_mb_x4']:.0f} MB" if "peak_mb" in row else ""
-        lines.append(f"{row['method']:<10}{row['set']:<22}{row['metric']:<28}{value:>9}{interval:>19}{row['n']:>7}{memory}")
+        lines.append(f"{row['method']:<18}{row['set']:<22}{row['metric']:<28}{value:>9}{interval:>19}{row['n']:>7}{memory}")
     return "\n".join(lines)
 
 

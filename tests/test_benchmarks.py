@@ -223,6 +223,22 @@ def test_what_an_overhead_filter_takes_is_counted_set_by_set():
     assert [row["metric"] for row in alone] == ["recall", "recall", "false positives"] and alone[2]["value"] is None
 
 
+def test_two_overhead_filters_differ_by_what_each_passes_of_the_same_pictures():
+    bench = importlib.import_module("benchmarks.overhead")
+    sets = {"aerial": (True, []), "cats": (False, [])}
+    one = {"aerial": np.arange(100) < 90, "cats": np.arange(200) < 2}
+    other = {"aerial": np.arange(100) < 80, "cats": np.arange(200) < 20}
+    found = bench.difference(sets, one, other, 0.2)
+    value = 0.2 * 0.9 / (0.2 * 0.9 + 0.8 * 0.01) - 0.2 * 0.8 / (0.2 * 0.8 + 0.8 * 0.1)
+    assert found["value"] == pytest.approx(value) and found["n"] == 300 and found["metric"] == "precision at 0.2"
+    assert 0.1 < found["low"] < value < found["high"] < 0.5
+    same = bench.difference(sets, one, one, 0.2)
+    assert (same["value"], same["low"], same["high"]) == (0, 0, 0), "the same pictures are drawn for both"
+    (row,) = bench.stored([found])
+    assert row["protocol"] == f"{bench.PROTOCOL}: model - colours" and row["chance"] is None
+    assert row["value"] == pytest.approx(100 * value) and results.checked_row(row) == row
+
+
 def test_what_is_stored_of_an_overhead_filter_is_its_sets_in_percent():
     bench = importlib.import_module("benchmarks.overhead")
     sets = {"vhr10": (True, []), "photographs": (False, []), "oam 1": (True, [])}

@@ -28,7 +28,6 @@ BASELINES = {
     "itaipu": ((), ("colours, supervised",)),
     "rsicd": (("scene-class", "colour"), ()),
     "localize": ((), ("random", "centre", "brightness")),
-    "overhead": ((), ("overhead, never learnt from: colours",)),
 }
 # What baselines are called on the first page.
 CALLED = {
@@ -36,7 +35,6 @@ CALLED = {
     "colour": "colours",
     "colour, whitened": "colours",
     "colours, supervised": "colours, with labels",
-    "overhead, never learnt from: colours": "colours",
     "centre": "the middle",
 }
 METRICS = {

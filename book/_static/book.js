@@ -4,7 +4,7 @@
   const fade = box => box.classList.toggle("goes-on", box.scrollLeft + box.clientWidth + 1 < box.scrollWidth);
   const reach = () => {
     for (const box of document.querySelectorAll(".bd-article :is(table, pre, .math-block > div, .cell_output .output)")) {
-      box.classList.toggle("brief", [...box.querySelectorAll("td:last-child")].every(cell => cell.textContent.trim().length < 12));
+      box.classList.toggle("brief", box.matches("table") && [...box.querySelectorAll("td:last-child")].every(cell => cell.textContent.trim().length < 12));
       box.classList.remove("tight");
       box.classList.toggle("tight", box.matches("table") && box.scrollWidth > box.clientWidth + 1);
       if (box.scrollWidth > box.clientWidth + 1 && !box.querySelector("a[href], button, input, select, [tabindex]")) box.tabIndex = 0;

@@ -758,7 +758,11 @@ kept = [
 saved = results.save_result("leakage", saved_as, options, kept, origin)
 if rsicd_rows:  # which a build without RSICD leaves as they are
     results.save_result(
-        "leakage", f"{saved_as}-rsicd", options, rsicd_rows, origin
+        "leakage",
+        f"{saved_as}-rsicd",
+        options,
+        rsicd_rows,
+        origin | {"data_hash": known["data"]},
     )
 
 # %% [markdown]

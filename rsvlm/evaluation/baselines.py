@@ -280,7 +280,7 @@ def scene_class(
         image_of_caption: (M,) images of the captions.
         draws: Number of random orders.
         seed: Seed of the draws, and of the resamples.
-        bootstrap_samples: As for `retrieval.evaluate`.
+        bootstrap_samples: Number of resamples, for `resampled` alone.
         resampled: As for `retrieval.evaluate`; its values are means of the orders, too.
         facts: Further arguments of `retrieval.evaluate`.
 

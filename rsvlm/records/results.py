@@ -105,7 +105,8 @@ def stored(experiment: str, run_name: str, config: Config, given: Mapping[str, o
 
     Returns:
         What `save_result` got as `found`, with `origin`: the run's provenance, and as `n` the counts of items that its rows are over.
-        None if `results/` has no such run or one of other options (one that came since counts as it is by default), or if the environment variable RSVLM_RESULTS names another folder.
+        None if `results/` has no such run or one of other options (one that came since counts as it is by default), or if the
+        environment variable RSVLM_RESULTS names another folder.
 
     Raises:
         DataError: The run is not complete.
@@ -117,7 +118,7 @@ def stored(experiment: str, run_name: str, config: Config, given: Mapping[str, o
         names = ("found", "provenance", "config", "metrics")
         found, made, options, rows = (json.loads((folder / f"{name}.json").read_text()) for name in names)
         try:
-            then = type(config).model_validate(options).model_dump(mode="json")  # an option that is new since has its default
+            then = type(config)(**options).model_dump(mode="json")  # an option that is new since has its default
         except ValidationError:  # one that is gone
             return None
         if then | {"device": ""} != config.model_dump(mode="json") | {"device": ""}:

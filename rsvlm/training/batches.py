@@ -36,13 +36,8 @@ logger = logging.getLogger(__name__)
 
 TEXT_GROUPS = 4  # of similar length, in each micro-batch
 
-_CAPTION, _MIXTURE, _TURN, _VIEW, _OTHERS = (
-    (),
-    (1,),
-    (2,),
-    (3,),
-    (4,),
-)  # what a generator is for; the first is [seed, step] alone
+# what a generator is for; the first is [seed, step] alone
+_CAPTION, _MIXTURE, _TURN, _VIEW, _OTHERS = (), (1,), (2,), (3,), (4,)
 
 
 @dataclass
@@ -92,7 +87,7 @@ class Part(NamedTuple):
     images: Tensor | list[Tensor]
     texts: list[Tensor]
     captioned: list[Tensor]
-    others: list[Tensor] = ()
+    others: Sequence[Tensor] = ()
     order: Tensor | None = None
 
 

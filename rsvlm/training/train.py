@@ -138,6 +138,11 @@ def check(options: Train) -> None:
     for name, is_so in of_softmax.items() if options.contrastive_loss != "softmax" else ():
         if is_so:
             raise ConfigError(f"train.{name} goes with train.contrastive_loss=softmax, not {options.contrastive_loss}")
+    if options.texts_per_image > 1 and options.twins > 1:
+        raise ConfigError(
+            f"train.texts_per_image={options.texts_per_image} does not go with train.twins={options.twins}: captions without "
+            "directions are true of all twins, and would be wrong answers to each other"
+        )
     if options.held_maps:
         varied = {
             "vision_frozen": options.vision_frozen != "all",

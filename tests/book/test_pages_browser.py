@@ -182,6 +182,26 @@ def test_faults_of_a_page_are_found(tmp_path):
 
 
 @needs_browser
+def test_the_last_column_has_room_for_words_and_none_to_spare_for_numbers(tmp_path):
+    last = {"numbers": "4 (1 to 9)", "words": "no interval was measured of this"}
+    row = f"<tr><td>{'a long name ' * 9}</td><td>"
+    tables = "".join(f'<table id="{name}">{row}{cell}</td></tr></table>' for name, cell in last.items())
+    for name in ("book.css", "book.js"):
+        shutil.copy(ROOT / "book" / "_static" / name, tmp_path)
+    head = '<!doctype html><link rel="stylesheet" href="book.css"><script src="book.js"></script>'
+    (tmp_path / "tables.html").write_text(f'{head}<article class="bd-article">{tables}</article>')
+    with served(tmp_path) as (address, browser):
+        page = browser.new_page(viewport=PHONE)
+        page.goto(f"{address}tables.html", wait_until="load")
+        found = page.evaluate(
+            "() => Object.fromEntries([...document.querySelectorAll('table')].map("
+            "t => [t.id, t.querySelector('td:last-child').getBoundingClientRect().width]))"
+        )
+        page.close()
+    assert found["numbers"] < 100 and found["words"] >= 128
+
+
+@needs_browser
 def test_a_strip_is_one_row_on_a_desk_and_whole_on_a_phone(tmp_path):
     cell = {"image": np.full((8, 8, 3), 90, np.uint8), "alt": "A chip", "score": 0.5, "right": False, "overlaps": True}
     cell["ground"] = {"gsd_m": 7413.0, "size_px": 64, "lon": -160.2, "lat": -12.4}

@@ -49,7 +49,7 @@ def read(data, settings, place=None, step=0, **process):
 
 def same(a, b):
     return (
-        (a.captions, a.keys, a.place) == (b.captions, b.keys, b.place)
+        (a.captions, a.others, a.keys, a.place) == (b.captions, b.others, b.keys, b.place)
         and len(a.images) == len(b.images)
         and all(np.array_equal(x, y) for x, y in zip(a.images, b.images))
     )
@@ -265,7 +265,12 @@ def test_further_texts_are_other_captions_of_the_image_turned_with_it(tmp_path):
     given = {"train__stages": "", "train__batch_size": 2, "train__steps": 40, "train__augment": True}
     alone = read({"one": tmp_path}, options(**given))
     found = read({"one": tmp_path}, options(**given, train__texts_per_image=3))
-    assert all(same(a, b) for a, b in zip(alone, found)) and not any(share.others for share in alone)
+    assert all(a.captions == b.captions and a.keys == b.keys for a, b in zip(alone, found))
+    assert not any(share.others for share in alone)
+    again = read({"one": tmp_path}, options(**given, train__texts_per_image=3), found[6].place, 7)
+    assert all(same(a, b) for a, b in zip(again, found[7:], strict=True)), "as if nothing had been read before"
+    halves = [read({"one": tmp_path}, options(**given, train__texts_per_image=3), rank=rank, ranks=2) for rank in (0, 1)]
+    assert all([*a.others, *b.others] == whole.others for a, b, whole in zip(*halves, found, strict=True))
     turns = {
         frozenset(filter(None, (augment.turn_text(text, turn) for text in known))): turn for turn in range(augment.ELEMENTS)
     }

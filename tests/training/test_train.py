@@ -270,11 +270,24 @@ def test_pairs_of_one_text_are_no_negatives_where_they_are_ignored(toy_shards, t
         train.check(options(train__equal_texts="ignored", train__contrastive_loss="focal").train)
 
 
+@pytest.fixture(scope="module")
+def four_captions(tmp_path_factory):
+    """Shards of 40 toy samples with four captions each, of which other samples have some, too."""
+    folder, members = tmp_path_factory.mktemp("four"), {}
+    for index in range(40):
+        array, captions = toy_sample(index)
+        captions += [f"number {index} of all", ("a small picture", "colours")[index % 2]]
+        members[f"{index:02d}.png"] = png(array)
+        members[f"{index:02d}.json"] = json.dumps({"key": str(index), "captions": captions}).encode()
+    write_tar(folder / "train" / "000000.tar", members)
+    return folder
+
+
 @pytest.mark.parametrize("equal_texts", ["negatives", "ignored"])
-def test_several_texts_of_each_image_are_read_in_one_step(toy_shards, tiny_preset, equal_texts):
+def test_several_texts_of_each_image_are_read_in_one_step(four_captions, tiny_preset, equal_texts):
     settings = options(train__texts_per_image=3, train__equal_texts=equal_texts, train__augment=True)
-    first, gradient, batch = direct(settings, toy_shards)
-    model = starting.prepare(starting.build(settings, toy_shards), settings.train).train()
+    first, gradient, batch = direct(settings, four_captions)
+    model = starting.prepare(starting.build(settings, four_captions), settings.train).train()
     images, groups, _, others, order = batch.parts[0]
     with torch.no_grad():
         output = model(images, groups, with_caption=False)
@@ -283,8 +296,13 @@ def test_several_texts_of_each_image_are_read_in_one_step(toy_shards, tiny_prese
         logits = model.logit_scale * torch.einsum(
             "ie,jke->ijk", output.image_embeddings, texts
         )  # of image i and text k of image j
-    same = batch.text_numbers[:, :, None, None] == batch.text_numbers  # (B, K, B, K)
-    same &= equal_texts == "ignored"
+    words = [tuple(row[row > 0].tolist()) for group in groups for row in group]
+    further = [tuple(row[row > 0].tolist()) for group in others for row in group]
+    words = [(own, *(further[row] for row in rows)) for own, rows in zip(words, order.view(16, 2).tolist(), strict=True)]
+    assert all(len(set(of_image)) == 3 for of_image in words) and len({text for of_image in words for text in of_image}) < 48
+    names = {text: number for number, text in enumerate({text for of_image in words for text in of_image})}
+    names = np.array([[names[text] for text in of_image] for of_image in words])  # (B, K)
+    same = (names[:, :, None, None] == names) & (equal_texts == "ignored")  # (B, K, B, K)
     losses = []
     for i, k in np.ndindex(16, 3):
         right = logits[i, i, k]
@@ -294,12 +312,14 @@ def test_several_texts_of_each_image_are_read_in_one_step(toy_shards, tiny_prese
         losses.append(torch.logsumexp(torch.stack([right, *wrong]), 0) - right)  # which image
     assert first["contrastive"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
     for micro in (1, 5):
-        found, accumulated, _ = direct(settings, toy_shards, micro_batch_size=micro)
+        found, accumulated, _ = direct(settings, four_captions, micro_batch_size=micro)
         assert found == pytest.approx(first, rel=1e-5) and furthest(gradient, accumulated) < 1e-5
-    one, _, _ = direct(settings, toy_shards, texts_per_image=1)
+    one, _, _ = direct(settings, four_captions, texts_per_image=1)
     assert one["caption"] == first["caption"] and one["contrastive"] != first["contrastive"]
     with pytest.raises(ConfigError, match="texts_per_image goes with"):
         train.check(options(train__texts_per_image=2, train__contrastive_loss="sigmoid").train)
+    with pytest.raises(ConfigError, match="does not go with train.twins=2"):
+        train.check(options(train__texts_per_image=2, train__twins=2).train)
 
 
 def test_the_model_ends_with_the_averaged_weights(toy_shards, tiny_preset, tmp_path):
