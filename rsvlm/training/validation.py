@@ -47,7 +47,7 @@ def measure(model: Mammut, images: Tensor, captions: Sequence[str]) -> dict[str,
     """Mean of image→text and text→image R@5 in percent, each image against the first captions of all (ties count against)."""
     model.eval()
     with torch.inference_mode():
-        vectors = torch.cat([model.encode_image(part) for part in images.split(256)]).float().cpu().numpy()
+        vectors = torch.cat([model.encode_image(part) for part in images.split(64)]).float().cpu().numpy()
     scores = vectors @ embed.texts(model, captions).T
     right = np.diagonal(scores)
     hits = [((scores >= right[:, None]).sum(1) <= 5).mean(), ((scores >= right[None, :]).sum(0) <= 5).mean()]
