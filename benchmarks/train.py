@@ -28,7 +28,7 @@ from rsvlm.model import flops, losses, mammut, tokenizer
 from rsvlm.model.device import resolve_device
 from rsvlm.records import provenance
 from rsvlm.training import train
-from rsvlm.training.batches import Batch, Part, Place
+from rsvlm.training.batches import Batch, Place
 
 VOCABULARY, CONTEXT = 49_408, 77  # CLIP's, which the peers are written for
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -205,7 +205,7 @@ def _make_ours(setting: Setting) -> Contender:
 
     def backward(images: Tensor, tokens: Tensor) -> Tensor:
         longest = int((tokens != tokenizer.PAD_ID).sum(1).max())
-        batch = Batch([Part(images, [tokens[:, :longest]], [slice(None)])], [], Place(), Counter())
+        batch = Batch([(images, [tokens[:, :longest]], [slice(None)])], [], Place(), Counter())
         return train.backward(model, batch, objective, options)["loss"]
 
     def check(images: Tensor, tokens: Tensor) -> dict[str, tuple]:

@@ -20,7 +20,7 @@
 # starts from random weights, with knowing the kind of place and nothing else, and with systems that started from millions of pairs.**
 #
 # Time: ten minutes to read; seconds to run, and half a minute more in `smoke` and `laptop` if RSICD is on disk. The profile `rsicd`, from
-# ImageNet's weights, trains for about an hour and a half of two cores, and `rsicd-scratch`, from random ones, for an hour.
+# ImageNet's weights, trains for the better part of an hour of one core, and `rsicd-scratch`, from random ones, for an hour of two.
 #
 # The other chapters learn from chips with pixels of some 7 km, and from captions that a grammar wrote. RSICD is a benchmark of the field:
 # real pictures of airports, ponds and schools, with captions that people wrote, and not many of them. Published systems start from
@@ -90,8 +90,8 @@ folder = next(
 #
 # There are few pictures, and many of their short captions are the same. As in {doc}`02_training`, the vision tower starts as a network for
 # photographs, whose weights come in a package. Its first stages and its batch norms are frozen; the rest learns at a quarter of the rate. Each step shows a
-# crop of each picture, rotated and in other light; pictures are small at first and grow. The contrastive loss reads three captions of each
-# picture. The caption loss reads one and has twice the usual weight, because the words of a caption are a lesson of their own. These options of model and training differ from the defaults;
+# crop of each picture, rotated and in other light; pictures are small at first and grow. The caption loss
+# has twice the usual weight, because the words of a caption are a lesson of their own. These options of model and training differ from the defaults;
 # {doc}`../generated/options` explains each:
 
 # %% mystnb={"code_prompt_show": "Code: table of options"} tags=["hide-input"]
@@ -419,7 +419,13 @@ numbers.prose(
     f"The best without a model is *{CALLED[best]}* with {without[best]:.1f} %. "
     f"The model {CALLED[name]} differs from it by "
     f"{numbers.interval(ahead, signed=True)} points"
-    + (", over the same resamples." if ahead["ci_low"] is not None else ".")
+    + (
+        f". Its own interval, {gap['ci_low']:.1f} to {gap['ci_high']:.1f}, "
+        f"{'lies' if gap['ci_low'] > without[best] else 'does not lie'} above "
+        "that number, which has none."
+        if ahead["ci_low"] is None
+        else ", over the same resamples."
+    )
     if gap
     else ""
 )
@@ -522,7 +528,8 @@ numbers.table(both) if len(recipes) > 1 else numbers.prose(
 # ## How did it get there, and how long did it take?
 #
 # The curve shows recall at 5 with the first captions alone, the {term}`protocol` `one-to-one`. Of the stored run it was drawn on training
-# images that were held out; a run of this page draws it on the validation split, by which nothing is chosen.
+# images that were held out, with pictures of 128 pixels a side; the finished model reads larger ones, and reads them better. A run of this
+# page draws it on the validation split, by which nothing is chosen.
 
 # %% mystnb={"code_prompt_show": "Code: training curves"} tags=["hide-input"]
 charts.picture(

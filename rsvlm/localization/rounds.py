@@ -453,7 +453,7 @@ def objective(options: Options, with_labels: bool) -> train.Objective:
 
     def contrast(model: Mammut, batch: Batch, image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:
         numbers = batch.text_numbers.to(model.device)
-        return losses.grouped_softmax_loss(image_embeddings.float(), text_embeddings.float(), scale, numbers)
+        return losses.softmax_loss(image_embeddings.float(), text_embeddings.float(), scale, numbers)
 
     caption = {"caption": 1.0} if options.caption_weight else {}
     regions = {"patch": options.patch_weight, "region": options.region_weight} if with_labels else {}

@@ -61,35 +61,18 @@ def text_numbers(tokens: Tensor) -> Tensor:
     return (tokens * factors).sum(dim=1) % prime  # the padding id is 0 and adds nothing
 
 
-def softmax_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:
-    """Contrastive cross-entropy of Radford et al. 2021 (CLIP), mean of both directions: pair i of (B, E) against all B."""
+def softmax_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor, texts: Tensor | None = None) -> Tensor:
+    """Contrastive cross-entropy of Radford et al. 2021 (CLIP), mean of both directions: pair i of (B, E) against all B.
+
+    With `texts` (B,), a number for each text, pairs of the same text are no wrong answers to each other: they are left out of the
+    comparison. (To share the right answer evenly among them instead would change nothing: their logits are the same.)
+    """
     logits = scale * image_embeddings @ text_embeddings.T  # (B, B)
     target = torch.arange(len(logits), device=logits.device)
+    if texts is not None:
+        same = (texts[:, None] == texts[None, :]).fill_diagonal_(False)
+        logits = logits.masked_fill(same, -math.inf)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
-def grouped_softmax_loss(
-    image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor, numbers: Tensor | None = None
-) -> Tensor:
-    """As `softmax_loss`, of (B, E) images with K texts each, (B·K, E): those of image i from row i·K on.
-
-    Each text is compared with all images, and its image with this text and those of all other images. With `numbers` (B·K,), a number
-    for each text, pairs of the same text are no wrong answers to each other: they are left out of the comparison. (To share the right
-    answer evenly among them instead would change nothing: their logits are the same.)
-    """
-    logits = scale * image_embeddings @ text_embeddings.T  # (B, B·K)
-    B, K = len(image_embeddings), len(text_embeddings) // len(image_embeddings)
-    text = torch.arange(B * K, device=logits.device)
-    image = text // K  # of each text
-    numbers = text if numbers is None else numbers
-    same = numbers[:, None] == numbers[None, :]  # (B·K, B·K)
-
-    # the image of each text against texts, and each text against images
-    left_out = (same | (image[:, None] == image[None, :])).fill_diagonal_(False)
-    to_texts = logits.repeat_interleave(K, dim=0).masked_fill(left_out, -math.inf)  # (B·K, B·K)
-    left_out = same.view(B * K, B, K).any(dim=2).scatter_(1, image[:, None], False)
-    to_images = logits.T.masked_fill(left_out, -math.inf)  # (B·K, B)
-    return (F.cross_entropy(to_texts, text) + F.cross_entropy(to_images, image)) / 2
 
 
 def focal_loss(image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor, bias: Tensor, gamma: float) -> Tensor:

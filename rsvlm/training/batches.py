@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -36,8 +36,7 @@ logger = logging.getLogger(__name__)
 
 TEXT_GROUPS = 4  # of similar length, in each micro-batch
 
-# what a generator is for; the first is [seed, step] alone
-_CAPTION, _MIXTURE, _TURN, _VIEW, _OTHERS = (), (1,), (2,), (3,), (4,)
+_CAPTION, _MIXTURE, _TURN, _VIEW = (), (1,), (2,), (3,)  # what a generator is for; the first is [seed, step] alone
 
 
 @dataclass
@@ -61,34 +60,14 @@ class Share:
         images: n decoded images, each (S, S, 3) uint8, S being `side_at` the step; those that could not be decoded are left out. Or
             what `make_maps` made of each.
         captions: n captions.
-        others: n·(K - 1) further captions with `train.texts_per_image` K, those of image i from i·(K - 1) on.
         keys: Names of the samples of the whole batch, as `data set/key` where there are several sets.
         place: Place of the reader after this batch.
     """
 
     images: list[np.ndarray] | list[list[np.ndarray]]
     captions: list[str]
-    others: list[str]
     keys: list[str]
     place: Place
-
-
-class Part(NamedTuple):
-    """A micro-batch of b images with K texts each.
-
-    Attributes:
-        images: (b, 3, S, S) float32; or the maps (b, C, h, w) float16 that a frozen network made of them.
-        texts: Groups of token rows (b1, T1), (b2, T2), … of similar length, one text of each image, as `Mammut.forward` takes them.
-        captioned: Rows of each group that the caption loss is of.
-        others: Groups of token rows of the further texts; none with K = 1.
-        order: (b·(K - 1),) row of each further text in these groups, image by image.
-    """
-
-    images: Tensor | list[Tensor]
-    texts: list[Tensor]
-    captioned: list[Tensor]
-    others: Sequence[Tensor] = ()
-    order: Tensor | None = None
 
 
 @dataclass
@@ -96,13 +75,15 @@ class Batch:
     """One process's share of a batch, as the model takes it.
 
     Attributes:
-        parts: Micro-batches, as the `forward` of an objective takes them; of pairs each a `Part`.
+        parts: Micro-batches, as the `forward` of an objective takes them. Of pairs: images (b, 3, S, S) float32, or the maps (b, C, h, w)
+            float16 of a frozen network; groups of token rows (b1, T1), (b2, T2), …; and the rows of each group that the caption loss
+            is of, as `Mammut.forward` takes them.
         keys: Names of the samples of the whole batch, of all processes.
         place: Place of the reader after this batch.
         counts: Pairs left out and texts cut; of the whole batch only after `train.backward`.
         seed: Seed of what dropout draws.
-        text_numbers: Numbers (n, K) of this share's texts, as of `losses.text_numbers`, in the order of the parts; of `rounds` (B,), those
-            of the whole batch. If None, all texts count as different.
+        text_numbers: Numbers (n,) of this share's texts, as of `losses.text_numbers`, in the order of the parts; of `rounds` those of the
+            whole batch. If None, all texts count as different.
     """
 
     parts: list
@@ -175,10 +156,9 @@ def read(
         decode_all = pool.map if options.workers else map
         for number in range(step + 1, options.steps + 1):
             # a caption of each sample of the whole batch, and a symmetry, where the caption can be turned with its image
-            samples, keys, captions, others, turns = [], [], [], [], []
+            samples, keys, captions, turns = [], [], [], []
             rng = np.random.default_rng([seed, number, *_CAPTION])
             turning = np.random.default_rng([seed, number, *_TURN])
-            choosing = np.random.default_rng([seed, number, *_OTHERS])
             drawn = draw_sets(weights_at(number, options.stages, names), options.batch_size, [seed, number, *_MIXTURE])
             for name in turning.permutation(drawn).tolist() if options.twins > 1 else drawn:
                 if len(samples) == options.batch_size:
@@ -189,7 +169,6 @@ def read(
                 for turn, text in pairs:
                     turns.append(turn)
                     captions.append(text)
-                    others.append(_others(choosing, sample.captions, caption, turn, options.texts_per_image - 1))
                 samples += [sample] * len(pairs)
                 keys += [f"{name}/{sample.key}" if len(names) > 1 else sample.key] * len(pairs)
 
@@ -200,8 +179,8 @@ def read(
             views = _draw_views(np.random.default_rng([seed, number, *_VIEW]), len(samples), options)
             arrays = list(decode_all(view, *zip(*((keys[i], samples[i], turns[i], *views[i]) for i in share))))
             readable = {i: array for i, array in zip(share, arrays) if array is not None}
-            texts, more = [captions[i] for i in readable], [text for i in readable for text in others[i]]
-            yield Share(list(readable.values()), texts, more, keys, Place(dict(positions), Counter(counts)))
+            texts = [captions[i] for i in readable]
+            yield Share(list(readable.values()), texts, keys, Place(dict(positions), Counter(counts)))
 
 
 def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place: Place, step: int) -> Iterator[Batch]:
@@ -224,11 +203,6 @@ def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place:
         tokens = tokenizers.encode(model.tokenizer, rows.captions, counts)
         lengths = (tokens != settings.pad_token_id).sum(axis=1)
         parts, order = [], np.argsort(lengths, kind="stable")
-        numbers = losses.text_numbers(torch.from_numpy(tokens))[:, None]  # (n, 1)
-        if rows.others:
-            others = tokenizers.encode(model.tokenizer, rows.others, counts)
-            further = losses.text_numbers(torch.from_numpy(others)).view(len(tokens), -1)
-            numbers, others = torch.cat([numbers, further], dim=1), others.reshape(len(tokens), -1, others.shape[1])
         # texts of similar length go through the decoder together
         for part in np.array_split(order, n_parts):
             groups = [group for group in np.array_split(part, TEXT_GROUPS) if len(group)]
@@ -241,18 +215,9 @@ def read_batches(model: Mammut, data: Mapping[str, Path], config: Config, place:
                 torch.from_numpy(np.flatnonzero((group * processes.size() + processes.rank()) % every == 0))
                 for group in groups
             ]
-            texts = [torch.from_numpy(tokens[group, : lengths[group[-1]]]) for group in groups]
-            further = _by_length(others[part].reshape(-1, others.shape[2]), settings.pad_token_id) if rows.others else ()
-            parts.append(Part(shown, texts, captioned, *further))
-        yield Batch(parts, rows.keys, rows.place, +counts, dropout_seed(config.seed, number), numbers[torch.from_numpy(order)])
-
-
-def _by_length(tokens: np.ndarray, pad: int) -> tuple[list[Tensor], Tensor]:
-    """Put rows (n, T) of tokens into groups of similar length, each cut to its longest; and tell (n,) where each row went."""
-    lengths = (tokens != pad).sum(axis=1)
-    order = np.argsort(lengths, kind="stable")
-    groups = [group for group in np.array_split(order, TEXT_GROUPS) if len(group)]
-    return [torch.from_numpy(tokens[group, : lengths[group[-1]]]) for group in groups], torch.from_numpy(np.argsort(order))
+            parts.append((shown, [torch.from_numpy(tokens[group, : lengths[group[-1]]]) for group in groups], captioned))
+        numbers = losses.text_numbers(torch.from_numpy(tokens[order]))
+        yield Batch(parts, rows.keys, rows.place, +counts, dropout_seed(config.seed, number), numbers)
 
 
 @torch.inference_mode()
@@ -332,15 +297,6 @@ def _turned(rng: np.random.Generator, caption: str, options: Train) -> list[tupl
     turn = int(rng.integers(augment.ELEMENTS)) if options.augment else 0
     text = augment.turn_text(caption, turn)
     return [(0, caption) if text is None else (turn, text)]
-
-
-def _others(rng: np.random.Generator, captions: Sequence[str], drawn: str, turn: int, count: int) -> list[str]:
-    """Draw `count` captions besides the drawn one, turned as it is: different ones as far as there are that can be turned."""
-    if not count:
-        return []
-    turned = (augment.turn_text(text, turn) for text in dict.fromkeys(captions) if text != drawn)
-    known = [text for text in turned if text is not None] or [augment.turn_text(drawn, turn)]
-    return [known[i] for i in rng.permutation(np.resize(np.arange(len(known)), max(len(known), count)))[:count]]
 
 
 def _draw_views(rng: np.random.Generator, count: int, options: Train) -> list[tuple]:

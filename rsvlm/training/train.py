@@ -58,7 +58,7 @@ class Output:
 
     Attributes:
         image_embeddings: (b, E) of norm 1.
-        text_embeddings: (b, K·E), the K texts of each image beside each other, each of norm 1.
+        text_embeddings: (b, E) of norm 1.
         scale: Scale of the contrastive logits, a scalar.
         means: Losses that need no other micro-batch, by name; each a mean over its items.
         counts: Number of items of each of those losses, there even where `means` was not asked for.
@@ -77,8 +77,8 @@ class Objective:
 
     Attributes:
         forward: Function from the model, a micro-batch and whether its `means` are wanted to its `Output`.
-        contrast: Function from the model, the batch, the (B, E) embeddings of its images, the (B, K·E) of their texts, and the scale of
-            the logits to the contrastive loss.
+        contrast: Function from the model, the batch, the (B, E) embeddings of its images and of its texts, and the scale of the logits
+            to the contrastive loss.
         weights: Weight of the loss `contrastive` and of each of the means, by name.
     """
 
@@ -134,14 +134,9 @@ def check(options: Train) -> None:
     if options.batch_size % size:
         shared = f"train.batch_size={options.batch_size} cannot be shared by {size} processes"
         raise ConfigError(f"{shared}: take a multiple of {size}")
-    of_softmax = {"equal_texts=ignored": options.equal_texts == "ignored", "texts_per_image": options.texts_per_image > 1}
-    for name, is_so in of_softmax.items() if options.contrastive_loss != "softmax" else ():
-        if is_so:
-            raise ConfigError(f"train.{name} goes with train.contrastive_loss=softmax, not {options.contrastive_loss}")
-    if options.texts_per_image > 1 and options.twins > 1:
+    if options.equal_texts == "ignored" and options.contrastive_loss != "softmax":
         raise ConfigError(
-            f"train.texts_per_image={options.texts_per_image} does not go with train.twins={options.twins}: captions without "
-            "directions are true of all twins, and would be wrong answers to each other"
+            f"train.equal_texts=ignored goes with train.contrastive_loss=softmax, not {options.contrastive_loss}"
         )
     if options.held_maps:
         varied = {
@@ -305,8 +300,8 @@ def objective(options: Train) -> Objective:
     """Return the losses of MaMMUT: the chosen contrastive loss, and the caption loss where it has a weight."""
     with_caption = options.caption_weight > 0
 
-    def forward(model: Mammut, part: batches.Part, with_means: bool) -> Output:
-        images, groups, captioned, others, order = part
+    def forward(model: Mammut, part: tuple[Tensor, list[Tensor], list[Tensor]], with_means: bool) -> Output:
+        images, groups, captioned = part
         groups = [group.to(model.device) for group in groups]
         held = not isinstance(images, Tensor)  # what a frozen network has made of them, in 16 bits
         images = [one.to(model.device, torch.float32) for one in images] if held else images.to(model.device)
@@ -315,20 +310,16 @@ def objective(options: Train) -> Objective:
         targets = sum(
             (group[rows, 1:] != model.config.pad_token_id).sum() for group, rows in zip(groups, captioned, strict=True)
         )
-        texts = output.text_embeddings
-        if others:
-            more = torch.cat([model.encode_text(group.to(model.device)) for group in others])[order]
-            texts = torch.cat([texts, more.view(len(texts), -1)], dim=1)  # (b, K·E)
-        return Output(output.image_embeddings, texts, model.logit_scale, means, {"caption": targets})
+        return Output(output.image_embeddings, output.text_embeddings, model.logit_scale, means, {"caption": targets})
 
     def contrast(model: Mammut, batch: Batch, image_embeddings: Tensor, text_embeddings: Tensor, scale: Tensor) -> Tensor:
-        pair = image_embeddings.float(), text_embeddings.float().reshape(-1, image_embeddings.shape[1])  # (B, E), (B·K, E)
+        pair = image_embeddings.float(), text_embeddings.float()
         if options.contrastive_loss == "softmax" and options.equal_texts == "ignored":
-            own = batch.text_numbers.to(model.device, torch.float32)  # 24 bits, which these hold
+            own = batch.text_numbers[:, None].to(model.device, torch.float32)  # 24 bits, which these hold
             numbers, _ = processes.gather(own, options.batch_size // processes.size())
-            return losses.grouped_softmax_loss(*pair, scale, numbers.flatten())
+            return losses.softmax_loss(*pair, scale, numbers[:, 0])
         if options.contrastive_loss == "softmax":
-            return (losses.softmax_loss if options.texts_per_image == 1 else losses.grouped_softmax_loss)(*pair, scale)
+            return losses.softmax_loss(*pair, scale)
         if options.contrastive_loss == "sigmoid":
             return losses.sigmoid_loss(*pair, scale, model.logit_bias)
         return losses.focal_loss(*pair, scale, model.logit_bias, options.focal_gamma)
@@ -378,12 +369,11 @@ def backward(
         outputs = [run(i, with_means=dropped) for i in range(len(batch.parts) - 1)]
     outputs.append(run(len(outputs)))
     own = [torch.cat([output.image_embeddings, output.text_embeddings], dim=1).detach().float() for output in outputs]
-    embeddings, first = processes.gather(torch.cat(own), options.batch_size // processes.size())  # (B, E + K·E)
-    E = outputs[-1].image_embeddings.shape[1]
+    embeddings, first = processes.gather(torch.cat(own), options.batch_size // processes.size())  # (B, 2E)
     embeddings.requires_grad_()
 
-    # the contrastive loss, and its gradient with respect to the embeddings and the two scalars
-    contrastive = objective.contrast(model, batch, embeddings[:, :E], embeddings[:, E:], model.logit_scale)
+    # the contrastive loss, and its gradient with respect to the embeddings (B, 2E) and the two scalars
+    contrastive = objective.contrast(model, batch, *embeddings.chunk(2, dim=1), model.logit_scale)
     scalars = [model.log_scale, model.logit_bias]
     weighted = scaled(weights["contrastive"] * contrastive)
     gradient, *scalar_gradients = torch.autograd.grad(weighted, [embeddings, *scalars], allow_unused=True)
@@ -407,7 +397,7 @@ def backward(
         output = outputs[i] if i == len(outputs) - 1 else run(i)
         last, rows = last - len(own[i]), slice(last - len(own[i]), last)
         roots = [output.image_embeddings, output.text_embeddings, *(output.means[name] for name in names)]
-        gradients = [part * averaging for part in (gradient[rows, :E], gradient[rows, E:])]
+        gradients = [part * averaging for part in gradient[rows].chunk(2, dim=1)]
         gradients += [per_item[name] * items[i][name] * averaging for name in names]
         for name in names:
             means[name] += output.means[name].detach() * items[i][name] / totals[name]

@@ -171,11 +171,11 @@ def test_pairs_of_the_same_text_are_no_wrong_answers():
     rows = [np.log(sum(np.exp(2 * cosines[i][j]) for j in those)) - 2 * cosines[i][i] for i, those in enumerate(others)]
     columns = [np.log(sum(np.exp(2 * cosines[j][i]) for j in those)) - 2 * cosines[i][i] for i, those in enumerate(others)]
     given = [part.clone().requires_grad_() for part in (images, texts)]
-    found = losses.grouped_softmax_loss(*given, torch.tensor(2.0), numbers)
+    found = losses.softmax_loss(*given, torch.tensor(2.0), numbers)
     found.backward()
     assert found.item() == pytest.approx((np.mean(rows) + np.mean(columns)) / 2, rel=1e-5)
     assert all(part.grad.isfinite().all() for part in given)
-    alone = losses.grouped_softmax_loss(images, texts, torch.tensor(2.0), torch.tensor([4, 5, 6]))
+    alone = losses.softmax_loss(images, texts, torch.tensor(2.0), torch.tensor([4, 5, 6]))
     assert torch.equal(alone, losses.softmax_loss(images, texts, torch.tensor(2.0)))
 
 

@@ -145,8 +145,8 @@ def test_an_option_that_came_since_has_its_default_and_one_that_went_is_another_
         path.write_text(json.dumps(kept | {"train": kept["train"] | train}))
         return results.stored("unseen", "laptop-seed0", options)
 
-    assert kept["train"].pop("texts_per_image") == 1
-    assert stored() is not None and stored(texts_per_image=2) is None
+    assert kept["train"].pop("fsdp") is False
+    assert stored() is not None and stored(fsdp=True) is None
     assert stored(gone=True) is None
 
 

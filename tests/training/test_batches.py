@@ -49,7 +49,7 @@ def read(data, settings, place=None, step=0, **process):
 
 def same(a, b):
     return (
-        (a.captions, a.others, a.keys, a.place) == (b.captions, b.others, b.keys, b.place)
+        (a.captions, a.keys, a.place) == (b.captions, b.keys, b.place)
         and len(a.images) == len(b.images)
         and all(np.array_equal(x, y) for x, y in zip(a.images, b.images))
     )
@@ -246,42 +246,3 @@ def test_twins_show_a_picture_turned_with_its_words_beside_itself(tmp_path):
             assert name != "named" or turn == 0
         told = [caption for caption, name in zip(share.captions, names) if name == "told"]
         assert len(told) > 2 * names.count("plain") - 2 and len(set(told)) >= 3
-
-
-def test_further_texts_are_other_captions_of_the_image_turned_with_it(tmp_path):
-    array, _ = toy_sample(0)
-    (tmp_path / "images").mkdir()
-    for name in ("0.png", "1.png"):
-        (tmp_path / "images" / name).write_bytes(png(array))
-    known = [
-        "a pond in the north",
-        "a road",
-        "a road",
-        "north korea",
-        "a field in the east",
-    ]  # of the fourth no turn is certain
-    row = {"split": "train", "sentences": [{"raw": caption} for caption in known]}
-    (tmp_path / "dataset_toy.json").write_text(json.dumps({"images": [row | {"filename": f"{i}.png"} for i in range(2)]}))
-    given = {"train__stages": "", "train__batch_size": 2, "train__steps": 40, "train__augment": True}
-    alone = read({"one": tmp_path}, options(**given))
-    found = read({"one": tmp_path}, options(**given, train__texts_per_image=3))
-    assert all(a.captions == b.captions and a.keys == b.keys for a, b in zip(alone, found))
-    assert not any(share.others for share in alone)
-    again = read({"one": tmp_path}, options(**given, train__texts_per_image=3), found[6].place, 7)
-    assert all(same(a, b) for a, b in zip(again, found[7:], strict=True)), "as if nothing had been read before"
-    halves = [read({"one": tmp_path}, options(**given, train__texts_per_image=3), rank=rank, ranks=2) for rank in (0, 1)]
-    assert all([*a.others, *b.others] == whole.others for a, b, whole in zip(*halves, found, strict=True))
-    turns = {
-        frozenset(filter(None, (augment.turn_text(text, turn) for text in known))): turn for turn in range(augment.ELEMENTS)
-    }
-    met = set()
-    for share in found:
-        for i, caption in enumerate(share.captions):
-            others = share.others[2 * i : 2 * i + 2]
-            assert len({caption, *others}) == 3
-            fitting = [turn for texts, turn in turns.items() if {caption, *others} <= texts]
-            assert fitting
-            met |= set(fitting) if len(fitting) == 1 else set()
-    assert len(met) > 4
-    few = read({"one": tmp_path}, options(**given, train__texts_per_image=9))
-    assert all(len(share.others) == 16 and len(set(share.others[:8])) in (2, 3) for share in few)

@@ -20,13 +20,11 @@ from rsvlm.training import batches, checkpoints, processes as distributed, start
 
 LOSSES = {name: {"train__contrastive_loss": name} for name in ("softmax", "sigmoid", "focal")}
 LOSSES["equal"] = {"train__equal_texts": "ignored"}
-LOSSES["several"] = {"train__equal_texts": "ignored", "train__texts_per_image": 3}
 
 
 TOWER = {"image_size": 32, "patch_size": 16, "vision_width": 32, "vision_heads": 2, "vision_tower": "test_efficientnet"}
 TOWER |= {"text_width": 32, "text_layers": 2, "text_heads": 2}
 WITH_TOWER = {"model__preset": "tower", "train__vision_rate": 0.5, "train__vision_frozen": 1, "train__steps": 3}
-WITH_TOWER |= {"train__texts_per_image": 3}
 
 TWINS = {"train__twins": 3, "train__steps": 4}
 

@@ -172,9 +172,9 @@ def test_a_loss_of_each_micro_batch_alone_would_be_another(toy_shards, tiny_pres
     losses, gradient, _ = direct(settings, toy_shards)
     model = starting.build(settings, toy_shards).train()
     batch = next(batches.read_batches(model, {"data": toy_shards}, settings, Place(), 0))
-    (images, groups, captioned, *_), rows = batch.parts[0], 8
-    parts = batches.Part(images[:rows], groups[:2], captioned[:2]), batches.Part(images[rows:], groups[2:], captioned[2:])
-    for half in parts:
+    (images, groups, captioned), rows = batch.parts[0], 8
+    halves = [(images[:rows], groups[:2], captioned[:2]), (images[rows:], groups[2:], captioned[2:])]
+    for half in halves:
         part = batches.Batch([half], batch.keys, batch.place, Counter())
         train.backward(model, part, train.objective(settings.train), settings.train)
     mean = {n: p.grad / 2 for n, p in model.named_parameters() if p.grad is not None}
@@ -186,11 +186,11 @@ def test_micro_batches_drop_the_same_in_both_forwards(toy_shards, tiny_preset, d
     settings = options(**{f"model__{dropout}": 0.3})
     losses, gradient, batch = direct(settings, toy_shards, micro_batch_size=8)
     model, outputs = starting.build(settings, toy_shards).train(), []
-    for i, (images, groups, *_) in enumerate(batch.parts):
+    for i, (images, groups, _) in enumerate(batch.parts):
         torch.manual_seed(batch.seed + i)
         outputs.append(model(images, groups))
     embeddings = [torch.cat([output[name] for output in outputs]) for name in ("image_embeddings", "text_embeddings")]
-    targets = [sum(int((group[:, 1:] != 0).sum()) for group in groups) for _, groups, *_ in batch.parts]
+    targets = [sum(int((group[:, 1:] != 0).sum()) for group in groups) for _, groups, _ in batch.parts]
     caption = sum(output.caption_loss * n for output, n in zip(outputs, targets, strict=True)) / sum(targets)
     contrastive = train.objective(settings.train).contrast(model, batch, *embeddings, model.logit_scale)
     loss = 2 * contrastive + 0.5 * caption
@@ -247,7 +247,7 @@ def test_pairs_of_one_text_are_no_negatives_where_they_are_ignored(toy_shards, t
     settings = options(train__equal_texts="ignored", train__caption_weight=0.0)  # toys have few texts: some are equal
     model = starting.prepare(starting.build(settings, toy_shards), settings.train).train()
     batch = next(batches.read_batches(model, {"data": toy_shards}, settings, batches.Place(), 0))
-    images, groups, *_ = batch.parts[0]
+    images, groups, _ = batch.parts[0]
     rows = [tuple(row[row > 0].tolist()) for group in groups for row in group]
     assert 1 < len(set(rows)) < len(rows)
     found = train.backward(model, batch, train.objective(settings.train), settings.train)["contrastive"]
@@ -268,58 +268,6 @@ def test_pairs_of_one_text_are_no_negatives_where_they_are_ignored(toy_shards, t
     assert plain["contrastive"] > first["contrastive"]
     with pytest.raises(ConfigError, match="equal_texts=ignored goes with"):
         train.check(options(train__equal_texts="ignored", train__contrastive_loss="focal").train)
-
-
-@pytest.fixture(scope="module")
-def four_captions(tmp_path_factory):
-    """Shards of 40 toy samples with four captions each, of which other samples have some, too."""
-    folder, members = tmp_path_factory.mktemp("four"), {}
-    for index in range(40):
-        array, captions = toy_sample(index)
-        captions += [f"number {index} of all", ("a small picture", "colours")[index % 2]]
-        members[f"{index:02d}.png"] = png(array)
-        members[f"{index:02d}.json"] = json.dumps({"key": str(index), "captions": captions}).encode()
-    write_tar(folder / "train" / "000000.tar", members)
-    return folder
-
-
-@pytest.mark.parametrize("equal_texts", ["negatives", "ignored"])
-def test_several_texts_of_each_image_are_read_in_one_step(four_captions, tiny_preset, equal_texts):
-    settings = options(train__texts_per_image=3, train__equal_texts=equal_texts, train__augment=True)
-    first, gradient, batch = direct(settings, four_captions)
-    model = starting.prepare(starting.build(settings, four_captions), settings.train).train()
-    images, groups, _, others, order = batch.parts[0]
-    with torch.no_grad():
-        output = model(images, groups, with_caption=False)
-        further = torch.cat([model.encode_text(group) for group in others])[order].view(16, 2, -1)
-        texts = torch.cat([output.text_embeddings[:, None], further], dim=1)  # (B, K, E)
-        logits = model.logit_scale * torch.einsum(
-            "ie,jke->ijk", output.image_embeddings, texts
-        )  # of image i and text k of image j
-    words = [tuple(row[row > 0].tolist()) for group in groups for row in group]
-    further = [tuple(row[row > 0].tolist()) for group in others for row in group]
-    words = [(own, *(further[row] for row in rows)) for own, rows in zip(words, order.view(16, 2).tolist(), strict=True)]
-    assert all(len(set(of_image)) == 3 for of_image in words) and len({text for of_image in words for text in of_image}) < 48
-    names = {text: number for number, text in enumerate({text for of_image in words for text in of_image})}
-    names = np.array([[names[text] for text in of_image] for of_image in words])  # (B, K)
-    same = (names[:, :, None, None] == names) & (equal_texts == "ignored")  # (B, K, B, K)
-    losses = []
-    for i, k in np.ndindex(16, 3):
-        right = logits[i, i, k]
-        wrong = [logits[i, j, m] for j, m in np.ndindex(16, 3) if j != i and not same[i, k, j, m]]
-        losses.append(torch.logsumexp(torch.stack([right, *wrong]), 0) - right)  # which text
-        wrong = [logits[j, i, k] for j in range(16) if j != i and not same[i, k, j].any()]
-        losses.append(torch.logsumexp(torch.stack([right, *wrong]), 0) - right)  # which image
-    assert first["contrastive"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
-    for micro in (1, 5):
-        found, accumulated, _ = direct(settings, four_captions, micro_batch_size=micro)
-        assert found == pytest.approx(first, rel=1e-5) and furthest(gradient, accumulated) < 1e-5
-    one, _, _ = direct(settings, four_captions, texts_per_image=1)
-    assert one["caption"] == first["caption"] and one["contrastive"] != first["contrastive"]
-    with pytest.raises(ConfigError, match="texts_per_image goes with"):
-        train.check(options(train__texts_per_image=2, train__contrastive_loss="sigmoid").train)
-    with pytest.raises(ConfigError, match="does not go with train.twins=2"):
-        train.check(options(train__texts_per_image=2, train__twins=2).train)
 
 
 def test_the_model_ends_with_the_averaged_weights(toy_shards, tiny_preset, tmp_path):
