@@ -93,7 +93,7 @@ def overhead(
         from benchmarks import overhead as benchmark
 
         settings = config.load(overrides={"web.overhead_precision": precision, "web.overhead_share": share})
-        origin = provenance.provenance(settings, benchmark.identity(head), "cpu", started, command)
+        origin = provenance.provenance(settings, benchmark.identity(head), "cpu", started, f"{command} --store {store}")
         results.save_result("overhead", store, settings, benchmark.stored(rows), origin)
 
 
@@ -277,7 +277,7 @@ def _report(name: str, json_out: Path | None, **arguments) -> tuple[list[dict], 
             typer.echo("  ".join(f"{k} {cell:.3g}" if isinstance(cell, float) else f"{k} {cell}" for k, cell in row.items()))
     named = {name.removeprefix("n_").replace("_", "-"): value for name, value in arguments.items()}
     each = [(k, v) for k, values in named.items() for v in (values if isinstance(values, list | tuple) else [values])]
-    options = [f"--{'' if v else 'no-'}{k}" if isinstance(v, bool) else f"--{k} {v}" for k, v in each]
+    options = [f"--{'' if v else 'no-'}{k}" if isinstance(v, bool) else f"--{k} {v}" for k, v in each if v != ""]
     command = " ".join([f"python -m benchmarks {name}", *options])
     if json_out:
         origin = provenance.provenance(config.load(), "none", rows[0].get("device", "cpu"), started, command)

@@ -271,7 +271,9 @@ def test_rows_of_the_overhead_filter_are_stored_under_a_name(tmp_path, monkeypat
     assert made["metrics"] == bench.stored([{"method": "filter"} | row for row in judged]) and len(made["metrics"]) == 2
     assert (
         made["provenance"]["command"].startswith("python -m benchmarks overhead ")
+        and made["provenance"]["command"].endswith(" --store mine")
         and "--share 0.1" in made["provenance"]["command"]
+        and "--head" not in made["provenance"]["command"]
     )
     assert made["provenance"]["data_hash"] == bench.identity() and made["config"]["web"]["overhead_share"] == 0.1
 
