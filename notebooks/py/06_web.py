@@ -52,7 +52,7 @@ from rsvlm.data.web import (
     paths,
     texts,
 )
-from rsvlm.evaluation import baselines, labels
+from rsvlm.evaluation import baselines, labels, statistics
 from rsvlm.model import images
 from rsvlm.records import files, results, stages
 from rsvlm.records.provenance import provenance
@@ -270,12 +270,21 @@ def spans(by, threshold):
         held.sample(frac=1, replace=True, random_state=rng)
         for _ in range(count)
     )
-    draws = pd.DataFrame([measure(part, by, threshold) for part in drawn])
-    value = pd.DataFrame([measure(held, by, threshold)]).T.set_axis(
-        ["value"], axis=1
+    draws = pd.DataFrame([measure(p, by, threshold) for p in (held, *drawn)])
+    n, others = held["overhead"].sum(), (~held["overhead"]).sum()
+    units = {"recall": n, "passes": others, "auc": min(n, others)}
+    units["precision"] = (held[by] >= threshold).sum()
+    found = {
+        name: statistics.interval(draws[name].to_numpy(), int(count))
+        for name, count in units.items()
+    }
+    found = pd.DataFrame(found) / 100
+    found["rare"] = overhead.precision_of(
+        found["recall"],
+        found["passes"][["value", "ci_high", "ci_low"]].to_numpy(),
+        head.share,
     )
-    low, high = draws.quantile([0.025, 0.975]).to_numpy()
-    return value.assign(ci_low=low, ci_high=high)
+    return 100 * found.T
 
 
 scored = spans("score", head.threshold)
