@@ -200,10 +200,15 @@ def unbroken(html: str) -> str:
 
 
 def mend_page(app, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Keep numbers whole, and take a role from lists of citations that their entries do not fit into: a screen reader would count none."""
+    """Keep numbers whole, and take a role from lists of citations that their entries do not fit into: a screen reader would count none.
+
+    The front page gets a style of its own.
+    """
     if "body" in context:
         body = context["body"].replace('<div role="list" class="citation-list">', '<div class="citation-list">')
         context["body"] = unbroken(body)
+        if 'class="front-search"' in body:
+            app.add_css_file("front.css")
 
 
 def follow_the_reader(app, exception) -> None:

@@ -264,13 +264,15 @@ def measure(part, by="score", threshold=head.threshold):
     return {name: 100 * value for name, value in share.items()}
 
 
-def spans(by, threshold):
+def drawn():
     rng, count = np.random.default_rng(seed), options.evaluate.bootstrap_samples
-    drawn = (
-        held.sample(frac=1, replace=True, random_state=rng)
-        for _ in range(count)
-    )
-    draws = pd.DataFrame([measure(p, by, threshold) for p in (held, *drawn)])
+    for _ in range(count):
+        yield held.sample(frac=1, replace=True, random_state=rng)
+
+
+def spans(by, threshold):
+    parts = (held, *drawn())
+    draws = pd.DataFrame([measure(part, by, threshold) for part in parts])
     n, others = held["overhead"].sum(), (~held["overhead"]).sum()
     units = {"recall": n, "passes": others, "auc": min(n, others)}
     units["precision"] = (held[by] >= threshold).sum()
@@ -279,14 +281,14 @@ def spans(by, threshold):
         for name, count in units.items()
     }
     found = pd.DataFrame(found) / 100
+    of_passes = found["passes"][["value", "ci_high", "ci_low"]].to_numpy()
     found["rare"] = overhead.precision_of(
-        found["recall"],
-        found["passes"][["value", "ci_high", "ci_low"]].to_numpy(),
-        head.share,
+        found["recall"], of_passes, head.share
     )
     return 100 * found.T
 
 
+# %% mystnb={"code_prompt_show": "Code: of the filter, and of colours"} tags=["hide-input"]
 scored = spans("score", head.threshold)
 found_share = scored.loc["recall", "value"] / 100
 level = held.loc[held["overhead"], "colours"].quantile(1 - found_share)

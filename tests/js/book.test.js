@@ -2,8 +2,9 @@
 const assert = require("node:assert/strict");
 const test = require("node:test");
 
-function box(scrollWidth, clientWidth, link = null) {
+function box(scrollWidth, clientWidth, link = null, last = ["4 (1 to 9)"]) {
   const made = {
+    querySelectorAll: () => last.map(textContent => ({ textContent })),
     scrollWidth, clientWidth, scrollLeft: 0, dataset: {}, querySelector: () => link, goesOn: false, handlers: [],
     matches: kind => kind === "table", classes: new Set(),
     addEventListener(name, handler) { this.handlers.push([name, handler]); },
@@ -17,7 +18,7 @@ function box(scrollWidth, clientWidth, link = null) {
 }
 
 test("what scrolls inside itself can be reached with the keyboard, as long as it scrolls", () => {
-  const [wide, narrow, linked] = [box(500, 300), box(300, 300), box(500, 300, {})];
+  const [wide, narrow, linked] = [box(500, 300), box(300, 300), box(500, 300, {}, ["9", "no interval was measured"])];
   const ready = [];
   let changed = null;
   globalThis.document = { querySelectorAll: () => [wide, narrow, linked], querySelector: () => null, body: {} };
@@ -37,4 +38,5 @@ test("what scrolls inside itself can be reached with the keyboard, as long as it
   assert.deepEqual([wide.tabIndex, narrow.tabIndex], [undefined, 0]);
   assert.deepEqual([wide.classes.has("tight"), narrow.classes.has("tight")], [false, true]); // its intervals may break
   assert.equal(wide.handlers.length, 1);
+  assert.deepEqual([wide.classes.has("brief"), linked.classes.has("brief")], [true, false]); // a last column of numbers, and one of words
 });
