@@ -28,9 +28,8 @@ from rsvlm.records import provenance, results
 
 BINS = 18  # of each channel's histogram: 54 numbers in all
 DRAWS = 2000  # of the bootstrap
-PROTOCOL = (
-    "overhead, never learnt from"  # of the rows that are stored; those of colours, and the difference, have a name behind it
-)
+# of the rows that are stored; those of colours, and the difference, have a name behind it
+PROTOCOL = "overhead, never learnt from"
 SETS = {
     "rsicd val": ("RSICD", "val"),
     "vhr10": ("NWPU VHR-10", "half of it"),
