@@ -29,6 +29,7 @@ _UNIT = r"(?:%|°|[kMG]i?B|[kM]?Hz|[kcm]?m²?|px|ms|s|min|h|(?:point|second|minu
 _BESIDE = re.compile(rf"(?<=\d) (?={_UNIT})")
 _WHOLE = re.compile(rf"\({_NUMBER}(?:\u00a0{_UNIT})? to {_NUMBER}(?:\u00a0{_UNIT})?[);,]|\b\d{{4}}-\d\d-\d\d\b|\bVHR-10\b")
 _DASHES = re.compile(r"(?<=[>\s])--?\w")
+_DOTS = re.compile(r"(?<=[a-z]\.)(?=[a-z])(?![^<>]*>)")  # between the words of a name, not in a tag
 LIMITS = {"ge": "from {}", "gt": "above {}", "le": "up to {}", "lt": "below {}", "min_length": "(at least {})"}
 
 
@@ -186,12 +187,13 @@ def write_pages(app) -> None:
 def unbroken(html: str) -> str:
     """Keep each number on one line with its unit, `66.3 %`, and each interval in brackets, `(62.7 to 69.9)`, date and VHR-10 whole.
 
-    The dashes of an option stay with its name, `--set`. Where a table is then too wide, `book.js` lets its intervals break.
+    The dashes of an option stay with its name, `--set`, and names break behind their dots. Where a table is then too wide, `book.js`
+    lets its intervals break.
     """
 
     def held(piece: re.Match) -> str:
         if piece[0].startswith("<code"):
-            return _DASHES.sub(r'<span style="white-space: nowrap">\g<0></span>', piece[0])
+            return _DASHES.sub(r'<span style="white-space: nowrap">\g<0></span>', _DOTS.sub("<wbr>", piece[0]))
         if piece[0].startswith("<"):
             return piece[0]
         return _WHOLE.sub(r'<span class="unbroken">\g<0></span>', _BESIDE.sub("\u00a0", piece[0]))

@@ -31,6 +31,10 @@ def extension(name: str):
             '<code><span class="pre">x</span> <span class="pre">--set</span></code>',
             '<code><span class="pre">x</span> <span class="pre"><span style="white-space: nowrap">--s</span>et</span></code>',
         ),
+        (
+            '<code class="a.b"><span class="pre">train.steps=1.5</span></code> train.steps',
+            '<code class="a.b"><span class="pre">train.<wbr>steps=1.5</span></code> train.steps',
+        ),
         ("<p>3 maps and 12 models, 2 to 4, (see 2 to 4)</p>", "<p>3 maps and 12 models, 2 to 4, (see 2 to 4)</p>"),
     ],
 )
