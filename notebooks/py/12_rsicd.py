@@ -608,6 +608,7 @@ of_turns = measured[
     (measured["protocol"] == f"plain minus {ONE_VIEW}")
     & (measured["run"] == f"{name}-turns")
 ].to_dict("records")
+turned_gain = "".join(numbers.interval(row, signed=True) for row in of_turns)
 reached = "; ".join(
     f"{plain['value'][which]:.1f} % {words}"
     for which, words in STARTS.items()
@@ -619,8 +620,8 @@ numbers.points(
             f"Mean recall on the validation split is {reached}; without a "
             f"model it is {beside}.",
             "Averaging over eight rotations and mirrorings of each image "
-            f"changes it by {numbers.interval(of_turns[0], signed=True)} points."
-            if of_turns
+            f"changes it by {turned_gain} points."
+            if turned_gain
             else "",
             f"Its captions are ahead of the *{best_way}* by "
             f"{numbers.interval(further, signed=True)} points of CIDEr."
