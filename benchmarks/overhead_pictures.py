@@ -69,7 +69,8 @@ def to_learn_from(folder: Path, scenes: Path | None = None, seed: int = 0) -> di
 
 def packaged_scenes() -> dict[str, Path]:
     """Return large pictures of the ground that packages have, by their names: Landsat's mosaic of Itaipu (30 m) and five of NEON (10 cm)."""
-    from rsvlm.data.demo import ground, packages
+    from rsvlm.data.demo import ground
+    from rsvlm.records import packages
 
     names = (*ground.DEEPFOREST.members, *(f"deepforest/data/{name}.png" for name in ("OSBS_029", "SOAP_031", "SOAP_061")))
     neon = packages.fetch(dataclasses.replace(ground.DEEPFOREST, members=tuple(n for n in names if n.endswith(".png"))))

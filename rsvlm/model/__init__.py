@@ -4,6 +4,7 @@ In: arrays of pixels and texts, or a folder of weights. Out: vectors of norm 1, 
 
     mammut       the model, top to bottom
     presets      its sizes by name
+    attention    what its transformers are built from
     captioner    its captions, token by token
     convolutions a small convolutional tower for it
     trunk        a pretrained convolutional one of timm for it

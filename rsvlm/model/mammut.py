@@ -28,6 +28,7 @@ from transformers.utils import ModelOutput
 
 from rsvlm.errors import ModelError
 from rsvlm.model import losses, positions, tokenizer as tokenizers, trunk
+from rsvlm.model.attention import Attention, AttentionPool, mlp
 from rsvlm.model.captioner import Captioner
 from rsvlm.model.convolutions import ConvTower
 from rsvlm.model.ngrams import NgramEmbedding
@@ -146,30 +147,6 @@ class MammutConfig(PreTrainedConfig):
         return self.vision_width != self.text_width if self.image_projection is None else self.image_projection
 
 
-class Attention(nn.Module):
-    """Multi-head attention. Keys and values come projected, so that a caller can keep them."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, key_value: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Attend from (B, T, D) `x` to (B, S, 2D) `key_value`; `mask` is True where attention may go, (B, 1, 1, S)."""
-        B, T, D = x.shape
-        query = self.query(x).view(B, T, self.heads, -1).transpose(1, 2)  # (B, n, T, D/n)
-        key, value = key_value.view(B, -1, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, n, S, D/n)
-        if query.dtype == torch.bfloat16 and query.device.type == "cpu":  # there the backward of this is nine times slower
-            with torch.autocast("cpu", enabled=False):
-                query, key, value = query.float(), key.float(), value.float()
-                mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal).to(x.dtype)
-        else:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)  # (B, n, T, D/n)
-        return self.out(mixed.transpose(1, 2).reshape(B, T, D))
-
-
 def _vision_tower(config: MammutConfig) -> nn.Module:
     if config.vision_tower:
         blocks = config.vision_layers, config.vision_heads, config.image_size
@@ -194,20 +171,6 @@ def _vision_tower(config: MammutConfig) -> nn.Module:
     )
 
 
-class AttentionPool(nn.Module):
-    """One learned query over the patches: z = Σ a_i v_i / Σ a_i with a_i = exp(q·k_i / √d), then a linear map."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.query = nn.Parameter(torch.empty(1, 1, width).normal_(std=width**-0.5))
-        self.attention = Attention(width, heads)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Pool (B, P, D) into (B, D)."""
-        query = self.query.expand(tokens.shape[0], -1, -1)
-        return self.attention(query, self.attention.key_value(tokens))[:, 0]
-
-
 class DecoderLayer(nn.Module):
     """Pre-norm self-attention, cross-attention where the layer has it and the image is given, and an MLP."""
 
@@ -222,8 +185,8 @@ class DecoderLayer(nn.Module):
         self.norm_image = nn.LayerNorm(width) if cross else None
         in_both_passes = not cross or config.cross_layer_mlp != "caption"
         in_caption_pass = cross and config.cross_layer_mlp != "one"
-        self.norm_mlp, self.mlp = (nn.LayerNorm(width), _mlp(width)) if in_both_passes else (None, None)
-        self.norm_cross_mlp, self.cross_mlp = (nn.LayerNorm(width), _mlp(width)) if in_caption_pass else (None, None)
+        self.norm_mlp, self.mlp = (nn.LayerNorm(width), mlp(width)) if in_both_passes else (None, None)
+        self.norm_cross_mlp, self.cross_mlp = (nn.LayerNorm(width), mlp(width)) if in_caption_pass else (None, None)
         self.drop = nn.Dropout(config.text_dropout)
 
     def image_states(self, image: Tensor) -> Tensor:
@@ -251,10 +214,6 @@ class DecoderLayer(nn.Module):
             if self.cross_mlp is not None:
                 x = x + self.drop(self.cross_mlp(self.norm_cross_mlp(x)))
         return x + self.drop(self.mlp(self.norm_mlp(x))) if self.cross_mlp is None else x
-
-
-def _mlp(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
 
 @dataclass

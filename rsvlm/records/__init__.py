@@ -6,6 +6,7 @@ In: whatever a run made. Out: files that are whole or not there, stages that are
     stages       keys, and load-or-compute
     provenance   commit, versions, machine, time
     text         texts of strangers as lines; seeded samples, batches, nearest names
+    packages     files inside packages of the registry
     results      rows of what was measured, beside what others published
     without_model  of each row the best baseline, and the difference
     tables       the same as text, Markdown, LaTeX or CSV

