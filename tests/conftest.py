@@ -86,3 +86,28 @@ def tiny_preset(monkeypatch) -> str:
     preset |= {"text_width": 32, "text_layers": 2, "text_heads": 2}
     monkeypatch.setitem(mammut.PRESETS, "test", preset)
     return "test"
+
+
+SENTENCES = ["many planes stand at the terminal", "a river in the north", "red fields in the west , and a blue lake ."]
+
+
+def write_sentence_encoder(folder: Path, seed: int = 0) -> Path:
+    """Write a BERT of random weights with a small WordPiece vocabulary, as transformers writes it; return its folder."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = BertWordPieceTokenizer()
+    captions = [caption for i in range(40) for caption in toy_sample(i)[1]]
+    words.train_from_iterator([*SENTENCES, *captions], vocab_size=400, min_frequency=1, show_progress=False)
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=words.get_vocab_size(), max_position_embeddings=48, initializer_range=0.3, **sizes)
+    BertModel(config).save_pretrained(folder)
+    BertTokenizerFast(tokenizer_object=words._tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sentence_folder(tmp_path_factory) -> Path:
+    """The folder of a small sentence encoder."""
+    return write_sentence_encoder(tmp_path_factory.mktemp("sentences"))

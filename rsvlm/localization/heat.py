@@ -214,8 +214,8 @@ def cross_attention(
         raise DataError("no text to read: give one or more")
     model = encoder.model
     tokens = torch.from_numpy(tokenizer.encode(model.tokenizer, list(texts))).to(images.device)  # (M, T)
-    targets = tokens[:, 1:]
-    real = (targets != model.config.pad_token_id).float()  # (M, T-1)
+    targets = model.decoder_rows(tokens[:, 1:])
+    real = (tokens[:, 1:] != model.config.pad_token_id).float()  # (M, T-1)
     h, w = (side // model.config.patch_size for side in images.shape[2:])
 
     # What goes into each layer that sees the image, and what it mixed, is noted while the decoder runs.

@@ -9,6 +9,7 @@ In: arrays of pixels and texts, or a folder of weights. Out: vectors of norm 1, 
     convolutions a small convolutional tower for it
     trunk        a pretrained convolutional one of timm for it
     positions    of the patches of a part of a picture
+    sentences    a sentence encoder that has read elsewhere for it
     ngrams       embeddings of several tokens in a row
     flops        how much work it is
     losses       what is minimised

@@ -5,6 +5,7 @@ Letters: B batch, T text tokens, P patches, D text width, V vocabulary.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -18,7 +19,9 @@ class Captioner(PreTrainedModel, GenerationMixin):
     def __init__(self, model: PreTrainedModel):
         super().__init__(model.config)
         self.model = model
-        ids = {name: getattr(model.config, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        names = ("pad_token_id", "bos_token_id", "eos_token_id")
+        rows = model.decoder_rows(torch.tensor([getattr(model.config, name) for name in names], device=model.device))
+        ids = dict(zip(names, rows.tolist()))
         self.generation_config = GenerationConfig(**ids)
 
     def prepare_inputs_for_generation(self, input_ids, past_key_values=None, image_states=None, **_) -> dict:

@@ -44,6 +44,10 @@ def count(config: MammutConfig, text_tokens: int) -> dict[str, int]:
     late = {"one": (0, 0), "caption": (-cross, 0), "both": (0, cross)}[config.cross_layer_mlp]  # MLPs beside one a layer
     T, t = config.context_length if config.pads_are_text else text_tokens, text_tokens - 1
     contrastive = layers * (8 * T * D**2 + 4 * T**2 * D) + (layers + late[0]) * 16 * T * D**2
+    if config.sentence_layers:
+        S = config.sentence_width
+        contrastive = config.sentence_layers * (24 * T * S**2 + 4 * T**2 * S) + 4 * S * (S + D)
     caption = layers * (8 * t * D**2 + 4 * t**2 * D) + (layers + late[1]) * 16 * t * D**2
+    rows = config.caption_vocab_size if config.sentence_layers else config.vocab_size
     caption += 2 * P * Dv * D + cross * (4 * (t + P) * D**2 + 4 * t * P * D)
-    return {"vision": vision, "contrastive": contrastive, "caption": caption, "vocabulary": 2 * t * D * config.vocab_size}
+    return {"vision": vision, "contrastive": contrastive, "caption": caption, "vocabulary": 2 * t * D * rows}

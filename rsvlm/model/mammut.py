@@ -7,6 +7,8 @@ Source: Kuo et al., "MaMMUT: A Simple Architecture for Joint Learning for MultiM
     tokens (B, T) ──┬─ contrastive pass: bidirectional, never sees the image ── mean ── text embedding (B, E)
                     └─ caption pass: causal, cross-attention to the patches ◄───────────┘ ── next-token logits (B, T, V)
 
+The text embedding may come from a sentence encoder instead, as in `sentences`; the decoder then runs in the caption pass alone.
+
 Letters: B batch, T text tokens, P patches, Dv vision width, D text width = E embedding, V vocabulary, h w patch grid, n heads.
 """
 
@@ -33,6 +35,7 @@ from rsvlm.model.captioner import Captioner
 from rsvlm.model.convolutions import ConvTower
 from rsvlm.model.ngrams import NgramEmbedding
 from rsvlm.model.presets import PRESETS as PRESETS
+from rsvlm.model.sentences import SentenceEncoder, Vocabulary
 
 
 class MammutConfig(PreTrainedConfig):
@@ -62,6 +65,10 @@ class MammutConfig(PreTrainedConfig):
         vocab_size: V.
         context_length: Longest text, in tokens.
         text_ngrams: Longest run of tokens that has an embedding of its own, as in `ngrams`; 1: none. They share `text_ngram_rows`.
+        sentence_layers: Layers of a sentence encoder that makes the text embedding, as in `sentences`; 0: the decoder makes it.
+            Likewise `sentence_width`, `sentence_heads`.
+        caption_vocab_size: Number of tokens that the decoder has rows for, where there is a sentence encoder; `unk_token_id` stands
+            for the others.
         text_dropout: Dropout behind attention and MLP of the decoder's layers, in training.
         word_dropout: Share of the tokens that the contrastive pass leaves out, in training; never the first.
         vision_dropout: Dropout of whole channels of a `vision_tower`'s maps, and of the pooled image before its linear map, in training.
@@ -105,6 +112,10 @@ class MammutConfig(PreTrainedConfig):
         context_length: int = 96,
         text_ngrams: int = 1,
         text_ngram_rows: int = 8192,
+        sentence_layers: int = 0,
+        sentence_width: int = 384,
+        sentence_heads: int = 12,
+        caption_vocab_size: int | None = None,
         text_dropout: float = 0.0,
         word_dropout: float = 0.0,
         vision_dropout: float = 0.0,
@@ -117,6 +128,7 @@ class MammutConfig(PreTrainedConfig):
         pad_token_id: int = tokenizers.PAD_ID,
         bos_token_id: int = tokenizers.BOS_ID,
         eos_token_id: int = tokenizers.EOS_ID,
+        unk_token_id: int | None = None,
         **transformers_options,
     ):
         own = {name: value for name, value in locals().items() if name not in ("self", "transformers_options", "__class__")}
@@ -137,6 +149,10 @@ class MammutConfig(PreTrainedConfig):
             )
         if vision_places and not vision_tower:
             raise ModelError(f"vision_places={vision_places} goes with a vision_tower: give one, or leave it out")
+        if sentence_layers and (pads_are_text or caption_vocab_size is None or unk_token_id is None):
+            raise ModelError(
+                f"sentence_layers={sentence_layers} go with caption_vocab_size and unk_token_id, and without pads_are_text"
+            )
         super().__init__(**transformers_options)
         for name, value in own.items():
             setattr(self, name, list(value) if isinstance(value, tuple) else value)
@@ -243,13 +259,19 @@ class Mammut(PreTrainedModel):
         self.image_projection = nn.Linear(config.vision_width, width, bias=False) if linear else nn.Identity()
         self.drop_image = nn.Dropout(config.vision_dropout)
         self.image_map = nn.Linear(config.vision_width, width, bias=config.image_map_bias)
-        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.sentences = self.words = None
+        if config.sentence_layers:
+            sizes = config.sentence_width, config.sentence_layers, config.sentence_heads
+            self.sentences = SentenceEncoder(config.vocab_size, config.context_length, *sizes, width)
+            self.words = Vocabulary(config.caption_vocab_size, config.unk_token_id)
+        rows = config.caption_vocab_size if config.sentence_layers else config.vocab_size
+        self.token_embedding = nn.Embedding(rows, width)
         self.position_embedding = nn.Embedding(config.context_length, width)
         ngrams = (config.text_ngrams, config.text_ngram_rows, width)
         self.ngram_embedding = NgramEmbedding(*ngrams) if config.text_ngrams > 1 else None
         self.layers = nn.ModuleList(DecoderLayer(i, config) for i in range(config.text_layers))
         self.norm = nn.LayerNorm(width)
-        self.vocabulary = nn.Linear(width, config.vocab_size, bias=False)
+        self.vocabulary = nn.Linear(width, rows, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.initial_scale)))
         self.logit_bias = nn.Parameter(torch.tensor(config.initial_bias))
         self.gradient_checkpointing = False
@@ -337,7 +359,8 @@ class Mammut(PreTrainedModel):
         """Contrastive pass: embed (B, T) int64 tokens, padded on the right, as (B, E).
 
         Bidirectional self-attention over the real tokens, no cross-attention; the embedding is the mean over the real tokens, so
-        it depends on neither padding nor neighbours. (With `pads_are_text` pads are tokens like any other.) MaMMUT section 3.2.
+        it depends on neither padding nor neighbours. (With `pads_are_text` pads are tokens like any other.) MaMMUT section 3.2. Where
+        there is a sentence encoder, it reads the real tokens in the decoder's place.
         """
         if self.config.pads_are_text:
             missing = torch.sym_max(0, self.config.context_length - tokens.shape[1])
@@ -351,18 +374,26 @@ class Mammut(PreTrainedModel):
                 real = real & ~left_out
             if not self.training and not torch.compiler.is_compiling() and not real.any(dim=1).all():
                 raise ModelError("a text holds nothing but padding: its embedding would mean nothing")
-            states = self._decode(tokens, real[:, None, None, :])  # (B, T, D): no query attends to a pad
-            weights = real.to(states.dtype)[..., None]  # (B, T, 1)
-            pooled = (states * weights).sum(dim=1) / weights.sum(dim=1)  # (B, E)
+            if self.sentences is not None:
+                self._check_length(tokens.shape[1])
+                pooled = self.sentences(tokens, real, self._run)  # (B, E)
+            else:
+                states = self._decode(tokens, real[:, None, None, :])  # (B, T, D): no query attends to a pad
+                weights = real.to(states.dtype)[..., None]  # (B, T, 1)
+                pooled = (states * weights).sum(dim=1) / weights.sum(dim=1)  # (B, E)
         return F.normalize(pooled, dim=-1) if normalize else pooled
+
+    def decoder_rows(self, tokens: Tensor) -> Tensor:
+        """Return the decoder's rows of tokens (…): the tokens themselves, but where a sentence encoder has a larger vocabulary."""
+        return tokens if self.words is None else self.words.rows(tokens)
 
     def caption_states(self, tokens: Tensor, image_tokens: Tensor) -> Tensor:
         """Caption pass, causal and with cross-attention: (B, T) tokens and (B, P, Dv) patch tokens to (B, T, D) states."""
         image = self.image_map(image_tokens)  # (B, P, D)
-        return self._decode(tokens, None, True, lambda layer: layer.image_states(image))
+        return self._decode(self.decoder_rows(tokens), None, True, lambda layer: layer.image_states(image))
 
     def caption_logits(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Next-token logits (B, T, V) of (B, T) tokens given (B, 3, H, W) images."""
+        """Next-token logits (B, T, V), V being the decoder's rows, of (B, T) tokens given (B, 3, H, W) images."""
         return self.vocabulary(self.caption_states(tokens, self.image_tokens(images)))
 
     def caption_loss(self, tokens: Tensor, image_tokens: Tensor) -> Tensor:
@@ -373,7 +404,7 @@ class Mammut(PreTrainedModel):
         states = self.caption_states(tokens[:, :-1], image_tokens)  # (B, T-1, D)
         targets = tokens[:, 1:]
         real = targets != self.config.pad_token_id
-        return losses.SummedCrossEntropy.apply(states[real], self.vocabulary.weight, targets[real])
+        return losses.SummedCrossEntropy.apply(states[real], self.vocabulary.weight, self.decoder_rows(targets[real]))
 
     def forward(
         self,
@@ -413,28 +444,32 @@ class Mammut(PreTrainedModel):
         """
         image = self.image_map(self.image_tokens(images))
         states = torch.stack([layer.image_states(image) for layer in self.layers if layer.cross_attention is not None], dim=1)
-        start = torch.full((len(images), 1), self.config.bos_token_id, device=images.device)
+        start = self.decoder_rows(torch.full((len(images), 1), self.config.bos_token_id, device=images.device))
         length = options.pop("max_length", options.pop("max_new_tokens", self.config.context_length - 1) + 1)
         if length > self.config.context_length:
             raise ModelError(f"captions of {length} tokens: this model's context_length is {self.config.context_length}")
-        return Captioner(self).generate(start, image_states=states, **{"do_sample": False, "max_length": length} | options)
+        rows = Captioner(self).generate(start, image_states=states, **{"do_sample": False, "max_length": length} | options)
+        return rows if self.words is None else self.words.tokens[rows]
 
     def captions(self, images: Tensor, **options) -> list[str]:
         """Caption (B, 3, H, W) images in words; `options` as for `generate`."""
         return tokenizers.decode(self.tokenizer, self.generate(images, **options).cpu())
 
     def _decode(self, tokens: Tensor, mask=None, causal=False, image_states=None, cache=None, before=None) -> Tensor:
-        """Run the decoder over (B, T) tokens, which follow `before` in `cache`: (B, T, D) states. The rest as for its layers."""
+        """Run the decoder over (B, T) tokens, by its rows, which follow `before` in `cache`: (B, T, D) states. The rest as for its layers."""
         past = 0 if cache is None else cache.get_seq_length()
         end = past + tokens.shape[1]
-        if self.config.context_length < end:
-            raise ModelError(f"text of {end} tokens: this model's context_length is {self.config.context_length}")
+        self._check_length(end)
         x = self.token_embedding(tokens) + self.position_embedding.weight[past:end]  # (B, T, D)
         if self.ngram_embedding is not None:
             x = x + self.ngram_embedding(tokens, before)
         for layer in self.layers:
             x = self._run(functools.partial(layer, mask=mask, causal=causal, image_states=image_states, cache=cache), x)
         return self.norm(x)
+
+    def _check_length(self, tokens: int) -> None:
+        if self.config.context_length < tokens:
+            raise ModelError(f"text of {tokens} tokens: this model's context_length is {self.config.context_length}")
 
     def _run(self, block, x: Tensor) -> Tensor:
         """Run one block; in training with activation checkpointing, keep only what went into it."""

@@ -1,7 +1,7 @@
 """The half of a model that reads queries, for the page that searches: a tokenizer that the page's script knows, and a tower as ONNX.
 
-Two kinds are known: byte-level BPE as `model.tokenizer` trains it, and the BPE of CLIP, whose words are in lower case and end in
-`</w>`. The towers are those of this package, and of a CLIP of transformers.
+Three kinds are known: byte-level BPE as `model.tokenizer` trains it; the BPE of CLIP, whose words are in lower case and end in `</w>`;
+and the WordPiece of BERT, in lower case, which sentence encoders have. The towers are those of this package, and of a CLIP of transformers.
 """
 
 from __future__ import annotations
@@ -68,6 +68,15 @@ def open_texts(encoder: Encoder) -> Texts:
     return texts
 
 
+_OF_BERT = {
+    "type": "BertNormalizer",
+    "clean_text": True,
+    "handle_chinese_chars": True,
+    "strip_accents": None,
+    "lowercase": True,
+}
+
+
 def cut_to(encoder: Encoder, text: str) -> int:
     """Return to how many tokens a model cuts a text; 0 where it reads all of it, or does not say how it reads."""
     tokens = getattr(encoder, "tokenizer", None) or getattr(encoder.model, "tokenizer", None)
@@ -87,14 +96,16 @@ def _over(count: int, longest: int) -> int:
 
 
 _INSTEAD = (
-    "the search page runs models of this package and CLIPs of transformers (hf:FOLDER), with their own byte-level BPE; "
+    "the search page runs models of this package and CLIPs of transformers (hf:FOLDER), with their own byte-level BPE or the WordPiece of a BERT; "
     "`rsvlm search index` and `rsvlm search query` answer with any model that reads texts"
 )
 
 
 def _known(rules: dict) -> bool:
-    """Say whether the script has these rules: byte-level BPE, ours or CLIP's."""
+    """Say whether the script has these rules: byte-level BPE, ours or CLIP's, or BERT's WordPiece."""
     bpe, cut, first = rules["model"], rules["pre_tokenizer"] or {}, rules["normalizer"]
+    if bpe["type"] == "WordPiece":
+        return first == _OF_BERT and cut == {"type": "BertPreTokenizer"} and bpe["continuing_subword_prefix"] == "##"
     other = ("dropout", "ignore_merges", "byte_fallback", "continuing_subword_prefix")
     if bpe["type"] != "BPE" or any(bpe.get(name) for name in other):
         return False

@@ -165,7 +165,7 @@ def _exchange(model: Mammut, ema: list[Tensor] | None) -> None:
 def _check_same_run(old: Mapping, new: Mapping, out: Path) -> None:
     if old == new:
         return
-    if old["data"] != new["data"] or any(old.get(name) != new.get(name) for name in ("start", "vision")):
+    if old["data"] != new["data"] or any(old.get(name) != new.get(name) for name in ("start", "vision", "text")):
         raise ModelError(f"{out} holds a run on other data or from another start: give another --out, or delete it")
     before = _by_name(old["options"])
     differing = ", ".join(name for name, value in _by_name(new["options"]).items() if before.get(name) != value)

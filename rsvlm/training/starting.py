@@ -15,7 +15,7 @@ from rsvlm.errors import ModelError
 from rsvlm.model import mammut, tokenizer as tokenizers, weights
 from rsvlm.model.mammut import Mammut
 from rsvlm.records import files
-from rsvlm.training import processes, tower
+from rsvlm.training import processes, text, tower
 
 if TYPE_CHECKING:
     from rsvlm.config import Config, Train
@@ -33,7 +33,7 @@ def identity(config: Config, data: Mapping[str, Path]) -> dict:
     """Return what decides a run: its options, the content of its data, and the weights it starts from.
 
     Raises:
-        ModelError: `train.start` or `train.vision_start` holds no weights.
+        ModelError: `train.start`, `train.vision_start` or `train.text_start` holds no weights.
     """
     options = config.model_dump(mode="json", include={"seed", "model", "train"})
     del options["train"]["workers"]  # they decide nothing
@@ -48,6 +48,8 @@ def identity(config: Config, data: Mapping[str, Path]) -> dict:
     }
     if config.train.vision_start:
         identity["vision"] = tower.origin(config.train.vision_start)
+    if config.train.text_start:
+        identity["text"] = text.origin(config.train.text_start)
     return identity
 
 
@@ -64,6 +66,10 @@ def check(config: Config) -> None:
         raise ModelError(
             "train.start and train.vision_start exclude each other: a model to go on from has its tower's weights"
         )
+    if options.start and options.text_start:
+        raise ModelError("train.start and train.text_start exclude each other: a model to go on from has its text side")
+    if options.text_start:
+        text.read(options.text_start, config.model.context_length)
     if options.vision_frozen and options.start:
         model = tower.freeze(weights.load(Path(options.start)), options.vision_frozen)
     elif options.vision_start or options.vision_frozen:
@@ -78,7 +84,10 @@ def check(config: Config) -> None:
 
 
 def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
-    """Make the model to train: `train.start`, or an untrained one with a tokenizer trained on all captions of the data."""
+    """Make the model to train: `train.start`, or an untrained one with a tokenizer trained on all captions of the data.
+
+    The tokenizer is that of the sentence encoder where `train.text_start` names one.
+    """
     if config.train.start:
         model = weights.load(Path(config.train.start), "cpu")
         if model.tokenizer is None:
@@ -96,13 +105,19 @@ def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
     check(config)
     samples = itertools.chain.from_iterable(benchmarks.samples(folder, "train") for folder in named(data).values())
     captions = (caption for sample in samples for caption in sample.captions)
-    tokenizer = tokenizers.train(captions, config.model.vocabulary_size, config.model.context_length)
+    if config.train.text_start:
+        known = text.read(config.train.text_start, config.model.context_length)
+        tokens = text.words(known.tokenizer, captions, config.train.augment or config.train.twins > 1)
+        tokenizer, of_text = known.tokenizer, text.settings(known, tokens)
+    else:
+        tokenizer = tokenizers.train(captions, config.model.vocabulary_size, config.model.context_length)
+        of_text = {"vocab_size": len(tokenizer)}
     softmax = config.train.contrastive_loss == "softmax"
     torch.manual_seed(config.seed)
     model = Mammut(
         mammut.MammutConfig(
             **mammut.PRESETS[config.model.preset] | ({"text_ngrams": ngrams} if (ngrams := config.model.text_ngrams) else {}),
-            vocab_size=len(tokenizer),
+            **of_text,
             context_length=config.model.context_length,
             text_dropout=config.model.text_dropout,
             word_dropout=config.model.word_dropout,
@@ -113,16 +128,19 @@ def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
         )
     )
     model.tokenizer = tokenizer
+    if config.train.text_start:
+        text.begin(model, known, tokens)
     return tower.begin(model, config.train.vision_start)
 
 
 def prepare(model: Mammut, options: Train) -> Mammut:
-    """Switch on activation checkpointing, frozen stages, FSDP and compilation, in place; names and values of the weights stay.
+    """Switch on activation checkpointing, what is frozen, FSDP and compilation, in place; names and values of the weights stay.
 
     Raises:
         ModelError: `train.vision_frozen` is more than the tower's stages.
     """
     tower.freeze(model, options.vision_frozen)
+    text.freeze(model, options.text_rate)
     model.gradient_checkpointing = options.activation_checkpointing
     if options.fsdp:  # the decoder is one unit with the rest, for it runs twice; scalars cannot be sharded
         scalars = {p for p in model.parameters() if p.ndim == 0}
@@ -130,6 +148,6 @@ def prepare(model: Mammut, options: Train) -> Mammut:
     if options.compile:
         for block in model.vision.blocks:
             block.compile()
-        for layer in model.layers:
+        for layer in [*model.layers, *(model.sentences.bert.layers if model.sentences is not None else ())]:
             layer.compile(dynamic=True)  # texts are cut to their longest, so their length changes with every batch
     return model

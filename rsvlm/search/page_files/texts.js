@@ -3,15 +3,26 @@
 
 import { addressOf, file, json } from "./site.js";
 
+// What BERT makes of a text before it cuts words: the library leaves accents of some scripts, and knows fewer signs
+const SIGNS = "\\u3400-\\u4dbf\\u4e00-\\u9fff\\uf900-\\ufaff\\u{20000}-\\u{2a6df}\\u{2a700}-\\u{2b81f}\\u{2b920}-\\u{2ceaf}\\u{2f800}-\\u{2fa1f}";
+function ofBert(text) {
+  const clean = text.replace(/(?![\t\n\r])[\p{C}\ufffd]/gu, "").replace(/\p{White_Space}/gu, " ");
+  const apart = clean.replace(new RegExp(`[${SIGNS}]`, "gu"), " $& ");
+  const plain = apart.normalize("NFD").replace(/\p{Mn}/gu, "");
+  return Array.from(plain, (letter) => letter.toLowerCase()).join("");
+}
+
 // The tokenizer of the model, by the library; what is cut is told
 export function makeTokenizer(Tokenizer, rules, { context, bos, eos }) {
   // A text that spells a special token is text, and both ends are put on here.
-  const inner = new Tokenizer({ ...rules, added_tokens: [], post_processor: null, truncation: null, padding: null }, {});
+  const isBert = rules.normalizer?.type === "BertNormalizer";
+  const own = isBert ? { normalizer: null } : {};
+  const inner = new Tokenizer({ ...rules, ...own, added_tokens: [], post_processor: null, truncation: null, padding: null }, {});
   const lowers = JSON.stringify(rules.normalizer ?? null).includes('"Lowercase"');
   return (text) => {
     const short = text.slice(0, 20_000); // far more than any model reads
     // Letter by letter, as in Python: JavaScript lowers a Σ at the end of a word to another letter.
-    const written = lowers ? Array.from(short.normalize("NFC"), (letter) => letter.toLowerCase()).join("") : short;
+    const written = isBert ? ofBert(short) : lowers ? Array.from(short.normalize("NFC"), (letter) => letter.toLowerCase()).join("") : short;
     const { ids } = inner.encode(written, { add_special_tokens: false });
     return { ids: [bos, ...ids.slice(0, context - 2), eos], cut: ids.length > context - 2 ? context : 0 };
   };
