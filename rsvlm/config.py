@@ -237,7 +237,9 @@ class Train(Section):
         "of one; its tokenizer takes the place of model.vocabulary_size; empty: none.",
     )
     text_rate: float = Field(
-        0.0, ge=0, description="The sentence encoder learns at this many times the learning rate; 0: not."
+        0.0,
+        ge=0,
+        description="The model's sentence encoder learns at this many times the learning rate; 0: it stays as it is.",
     )
     batch_size: int = Field(128, ge=2, description="Image-caption pairs per optimizer step, of all processes together.")
     micro_batch_size: int | None = Field(
@@ -415,7 +417,7 @@ def load(profile: str = "laptop", overrides: Mapping[str, object] | str | None =
     Args:
         profile: One of `PROFILES`.
         overrides: `{"train.steps": 200}`, or the same as text, `"train.steps=200 train.batch_size=64"`. With `model.preset` or
-            `train.start` among them, the profile's options of the vision tower do not count, nor with the latter its text_start.
+            `train.start` among them, the profile's options of the vision tower do not count, nor with the latter those of the text side.
 
     Returns:
         The frozen options.
@@ -434,10 +436,9 @@ def load(profile: str = "laptop", overrides: Mapping[str, object] | str | None =
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             raise ConfigError(f"unknown option '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
         (values.setdefault(section, {}) if section else values)[option] = value
-    if given.keys() & {"model.preset", "train.start"}:  # a profile's tower is that of its preset
-        of_profile = {name for name in values.get("train", {}) if name.startswith("vision_")}
-        of_profile |= {"text_start"} & values.get("train", {}).keys() if given.get("train.start") else set()
-        for name in of_profile - {name.removeprefix("train.") for name in given}:
+    if given.keys() & {"model.preset", "train.start"}:  # a profile's tower is that of its preset, and a start has a text side
+        sides = ("vision_", "text_") if "train.start" in given else ("vision_",)
+        for name in [name for name in values.get("train", {}) if name.startswith(sides) and f"train.{name}" not in given]:
             del values["train"][name]
     try:
         return Config.model_validate(values)

@@ -48,7 +48,7 @@ from rsvlm.model.encoder import Patches
 from rsvlm.model.mammut import Mammut, MammutConfig
 from rsvlm.model.others.opening import open_encoder
 from rsvlm.records import stages
-from rsvlm.training import checkpoints, processes, train
+from rsvlm.training import checkpoints, processes, text, train
 from rsvlm.training.batches import Batch, Place, dropout_seed
 
 ROOMS = ("localization", "evaluation", "training", "model", "data/*", "data/landmarks/directions")
@@ -350,7 +350,7 @@ def _train(
     usable = np.arange(len(pictures.images)) if labels is None else np.flatnonzero((labels >= 0).any(axis=(1, 2)))
     if len(usable) < processes.size():
         raise DataError(f"{place}: the teacher is sure of no patch: raise sure_share")
-    model = weights.load(start, device)
+    model = text.freeze(weights.load(start, device), 0)
     read_batches = partial(_read_batches, model, pictures, usable, labels, classes, options, number)
     folder = train.loop(model, read_batches, objective(options, with_labels=labels is not None), options.of_training(), place)
     if processes.rank() == 0:

@@ -35,7 +35,7 @@ from rsvlm.model.captioner import Captioner
 from rsvlm.model.convolutions import ConvTower
 from rsvlm.model.ngrams import NgramEmbedding
 from rsvlm.model.presets import PRESETS as PRESETS
-from rsvlm.model.sentences import SentenceEncoder, Vocabulary
+from rsvlm.model.sentences import DecoderRows, SentenceEncoder
 
 
 class MammutConfig(PreTrainedConfig):
@@ -62,13 +62,13 @@ class MammutConfig(PreTrainedConfig):
             part of the cross-attention and of the `caption` pass alone; or there are `both`, the first ahead of the cross-attention.
         image_map_bias: Whether the linear map from patches to decoder has a bias.
         pads_are_text: Whether the text embedding is the mean over all `context_length` positions, pads attended to (openMaMMUT).
-        vocab_size: V.
+        vocab_size: Tokens of the tokenizer; V, but where there is a `caption_vocab_size`.
         context_length: Longest text, in tokens.
         text_ngrams: Longest run of tokens that has an embedding of its own, as in `ngrams`; 1: none. They share `text_ngram_rows`.
         sentence_layers: Layers of a sentence encoder that makes the text embedding, as in `sentences`; 0: the decoder makes it.
-            Likewise `sentence_width`, `sentence_heads`.
-        caption_vocab_size: Number of tokens that the decoder has rows for, where there is a sentence encoder; `unk_token_id` stands
-            for the others.
+            Likewise `sentence_width`, `sentence_heads`; `sentence_dropout` is that of the layer behind it, in training.
+        caption_vocab_size: Number of tokens that the decoder has rows for, V, where there is a sentence encoder; `unk_token_id`
+            stands for the others.
         text_dropout: Dropout behind attention and MLP of the decoder's layers, in training.
         word_dropout: Share of the tokens that the contrastive pass leaves out, in training; never the first.
         vision_dropout: Dropout of whole channels of a `vision_tower`'s maps, and of the pooled image before its linear map, in training.
@@ -115,6 +115,7 @@ class MammutConfig(PreTrainedConfig):
         sentence_layers: int = 0,
         sentence_width: int = 384,
         sentence_heads: int = 12,
+        sentence_dropout: float = 0.3,
         caption_vocab_size: int | None = None,
         text_dropout: float = 0.0,
         word_dropout: float = 0.0,
@@ -232,6 +233,11 @@ class DecoderLayer(nn.Module):
         return x + self.drop(self.mlp(self.norm_mlp(x))) if self.cross_mlp is None else x
 
 
+_BY_ROWS = {"bad_words_ids", "eos_token_id", "forced_bos_token_id", "forced_eos_token_id", "force_words_ids"}
+_BY_ROWS |= {"return_dict_in_generate", "sequence_bias", "streamer", "suppress_tokens", "begin_suppress_tokens"}
+"""Options of transformers' `generate` that take or give tokens by a decoder's rows."""
+
+
 @dataclass
 class MammutOutput(ModelOutput):
     """What one training step needs: `image_embeddings` and `text_embeddings` (B, E) of norm 1, and the mean `caption_loss`."""
@@ -259,19 +265,19 @@ class Mammut(PreTrainedModel):
         self.image_projection = nn.Linear(config.vision_width, width, bias=False) if linear else nn.Identity()
         self.drop_image = nn.Dropout(config.vision_dropout)
         self.image_map = nn.Linear(config.vision_width, width, bias=config.image_map_bias)
-        self.sentences = self.words = None
+        self.sentences = self.rows = None
         if config.sentence_layers:
             sizes = config.sentence_width, config.sentence_layers, config.sentence_heads
-            self.sentences = SentenceEncoder(config.vocab_size, config.context_length, *sizes, width)
-            self.words = Vocabulary(config.caption_vocab_size, config.unk_token_id)
-        rows = config.caption_vocab_size if config.sentence_layers else config.vocab_size
-        self.token_embedding = nn.Embedding(rows, width)
+            self.sentences = SentenceEncoder(config.vocab_size, config.context_length, *sizes, width, config.sentence_dropout)
+            self.rows = DecoderRows(config.caption_vocab_size, config.unk_token_id)
+        count = config.caption_vocab_size if config.sentence_layers else config.vocab_size
+        self.token_embedding = nn.Embedding(count, width)
         self.position_embedding = nn.Embedding(config.context_length, width)
         ngrams = (config.text_ngrams, config.text_ngram_rows, width)
         self.ngram_embedding = NgramEmbedding(*ngrams) if config.text_ngrams > 1 else None
         self.layers = nn.ModuleList(DecoderLayer(i, config) for i in range(config.text_layers))
         self.norm = nn.LayerNorm(width)
-        self.vocabulary = nn.Linear(width, rows, bias=False)
+        self.vocabulary = nn.Linear(width, count, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.initial_scale)))
         self.logit_bias = nn.Parameter(torch.tensor(config.initial_bias))
         self.gradient_checkpointing = False
@@ -385,7 +391,7 @@ class Mammut(PreTrainedModel):
 
     def decoder_rows(self, tokens: Tensor) -> Tensor:
         """Return the decoder's rows of tokens (…): the tokens themselves, but where a sentence encoder has a larger vocabulary."""
-        return tokens if self.words is None else self.words.rows(tokens)
+        return tokens if self.rows is None else self.rows(tokens)
 
     def caption_states(self, tokens: Tensor, image_tokens: Tensor) -> Tensor:
         """Caption pass, causal and with cross-attention: (B, T) tokens and (B, P, Dv) patch tokens to (B, T, D) states."""
@@ -444,12 +450,16 @@ class Mammut(PreTrainedModel):
         """
         image = self.image_map(self.image_tokens(images))
         states = torch.stack([layer.image_states(image) for layer in self.layers if layer.cross_attention is not None], dim=1)
+        if self.rows is not None and (given := _BY_ROWS & set(options)):
+            raise ModelError(
+                f"generate has no {', '.join(sorted(given))} here: the decoder has rows of its own, not the tokenizer's"
+            )
         start = self.decoder_rows(torch.full((len(images), 1), self.config.bos_token_id, device=images.device))
         length = options.pop("max_length", options.pop("max_new_tokens", self.config.context_length - 1) + 1)
         if length > self.config.context_length:
             raise ModelError(f"captions of {length} tokens: this model's context_length is {self.config.context_length}")
         rows = Captioner(self).generate(start, image_states=states, **{"do_sample": False, "max_length": length} | options)
-        return rows if self.words is None else self.words.tokens[rows]
+        return rows if self.rows is None else self.rows.tokens[rows]
 
     def captions(self, images: Tensor, **options) -> list[str]:
         """Caption (B, 3, H, W) images in words; `options` as for `generate`."""

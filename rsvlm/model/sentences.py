@@ -1,8 +1,9 @@
 """A sentence encoder as the text side of a MaMMUT: a BERT that has read elsewhere.
 
-Sentences that say the same are then near each other before the first picture is seen. Where a model has one, the contrastive pass is this in place of the decoder's: the mean of the BERT's states over the real tokens, at a
-root mean square of 1, then one hidden layer into the space of the pictures. The decoder is left with the captions. It has rows for
-those tokens alone that its training captions have, for the encoder's vocabulary is fifteen times as large.
+Sentences that say the same are then near each other before the first picture is seen. Where a model has one, the contrastive pass is this
+in place of the decoder's: the mean of the BERT's states over the real tokens, at a root mean square of 1, then one hidden layer into the
+space of the pictures. The decoder is left with the captions. It has rows for those tokens alone that its training captions have: the
+encoder's vocabulary may be fifteen times as large, and the product with it is the dearest part of a small decoder.
 
 Source: Devlin et al., BERT (arXiv 1810.04805), section 3; Reimers and Gurevych, Sentence-BERT (arXiv 1908.10084), section 3, for the mean.
 
@@ -11,6 +12,7 @@ Letters: B batch, T text tokens, S width of the BERT, E embedding.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -21,9 +23,6 @@ from rsvlm.model.attention import Attention, mlp
 
 NORM_EPS = 1e-12
 """Epsilon of a BERT's norms."""
-
-DROPOUT = 0.3
-"""Dropout ahead of either linear map of the hidden layer, in training; our choice."""
 
 
 class BertLayer(nn.Module):
@@ -43,7 +42,7 @@ class BertLayer(nn.Module):
 
 
 class Bert(nn.Module):
-    """A BERT without what stands behind its last layer; the kind of a text, which is always the first, is part of its positions."""
+    """A BERT without what stands behind its last layer; its embedding of the first token type is part of its positions."""
 
     def __init__(self, vocab_size: int, context_length: int, width: int, layers: int, heads: int):
         super().__init__()
@@ -63,13 +62,16 @@ class SentenceEncoder(nn.Module):
         layers: Number of the BERT's layers.
         heads: Heads of each.
         embedding: E.
+        dropout: Dropout ahead of either linear map of the hidden layer, in training.
     """
 
-    def __init__(self, vocab_size: int, context_length: int, width: int, layers: int, heads: int, embedding: int):
+    def __init__(
+        self, vocab_size: int, context_length: int, width: int, layers: int, heads: int, embedding: int, dropout: float
+    ):
         super().__init__()
         self.bert = Bert(vocab_size, context_length, width, layers, heads)
         first, second = nn.Linear(width, 2 * width), nn.Linear(2 * width, embedding)
-        self.head = nn.Sequential(nn.Dropout(DROPOUT), first, nn.GELU(), nn.Dropout(DROPOUT), second)
+        self.head = nn.Sequential(nn.Dropout(dropout), first, nn.GELU(), nn.Dropout(dropout), second)
 
     def forward(self, tokens: Tensor, real: Tensor, run: Callable = lambda layer, x: layer(x)) -> Tensor:
         """Embed (B, T) tokens, of which those count that are `real`, as (B, E); `run` runs a layer on (B, T, S) states."""
@@ -77,17 +79,13 @@ class SentenceEncoder(nn.Module):
         x = self.bert.token_embedding(tokens) + self.bert.position_embedding.weight[: tokens.shape[1]]
         x = self.bert.norm(x)  # (B, T, S)
         for layer in self.bert.layers:
-            x = run(_masked(layer, mask), x)
+            x = run(functools.partial(layer, mask=mask), x)
         weights = real.to(x.dtype)[..., None]  # (B, T, 1)
         mean = (x * weights).sum(dim=1) / weights.sum(dim=1)  # (B, S)
         return self.head(F.rms_norm(mean, mean.shape[-1:]))
 
 
-def _masked(layer: nn.Module, mask: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda x: layer(x, mask)
-
-
-class Vocabulary(nn.Module):
+class DecoderRows(nn.Module):
     """The tokens that a decoder has rows for, out of all that a tokenizer makes.
 
     Args:
@@ -100,8 +98,7 @@ class Vocabulary(nn.Module):
         self.unknown = unknown
         self.register_buffer("tokens", torch.arange(size))
 
-    def rows(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         """Return the rows of tokens (…)."""
-        found, unknown = torch.searchsorted(self.tokens, torch.stack([tokens, torch.full_like(tokens, self.unknown)]))
-        found = found.clamp(max=len(self.tokens) - 1)
-        return torch.where(self.tokens[found] == tokens, found, unknown)
+        found = torch.searchsorted(self.tokens, tokens.contiguous()).clamp(max=len(self.tokens) - 1)
+        return torch.where(self.tokens[found] == tokens, found, torch.searchsorted(self.tokens, self.unknown))

@@ -54,6 +54,24 @@ def train(captions: Iterable[str], vocabulary_size: int, context_length: int) ->
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, model_max_length=context_length, padding_side="right")
 
 
+def of_bert(rules: str, context_length: int) -> PreTrainedTokenizerFast:
+    """Make a tokenizer by the rules of a BERT's `tokenizer.json`, which puts on both ends and cuts at the context.
+
+    Raises:
+        ModelError: They are not those of a BERT.
+    """
+    tokenizer = Tokenizer.from_str(rules)
+    names = {"pad_token": "[PAD]", "bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "[UNK]"}
+    ids = {token: tokenizer.token_to_id(token) for token in names.values()}
+    if absent := [token for token, number in ids.items() if number is None]:
+        raise ModelError(f"there is no {absent[0]}, which a BERT has")
+    if ids["[PAD]"] != PAD_ID:
+        raise ModelError(f"[PAD] is {ids['[PAD]']}, and here it is {PAD_ID}")
+    ends = [(token, ids[token]) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, model_max_length=context_length, padding_side="right")
+
+
 def load(folder: Path | str) -> PreTrainedTokenizerFast:
     """Load the tokenizer saved in a model folder.
 

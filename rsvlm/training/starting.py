@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from rsvlm.data import benchmarks
 from rsvlm.errors import ModelError
 from rsvlm.model import mammut, tokenizer as tokenizers, weights
 from rsvlm.model.mammut import Mammut
+from rsvlm.model.others import bert
 from rsvlm.records import files
 from rsvlm.training import processes, text, tower
 
@@ -69,7 +70,7 @@ def check(config: Config) -> None:
     if options.start and options.text_start:
         raise ModelError("train.start and train.text_start exclude each other: a model to go on from has its text side")
     if options.text_start:
-        text.read(options.text_start, config.model.context_length)
+        text.check(options.text_start, config.model.context_length)
     if options.vision_frozen and options.start:
         model = tower.freeze(weights.load(Path(options.start)), options.vision_frozen)
     elif options.vision_start or options.vision_frozen:
@@ -88,6 +89,12 @@ def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
 
     The tokenizer is that of the sentence encoder where `train.text_start` names one.
     """
+    turned = config.train.augment or config.train.twins > 1
+
+    def captions() -> Iterator[str]:
+        samples = itertools.chain.from_iterable(benchmarks.samples(folder, "train") for folder in named(data).values())
+        return (caption for sample in samples for caption in sample.captions)
+
     if config.train.start:
         model = weights.load(Path(config.train.start), "cpu")
         if model.tokenizer is None:
@@ -101,16 +108,16 @@ def build(config: Config, data: Path | Mapping[str, Path]) -> Mammut:
             )
             model.config.image_resize = "squash"
         model.config.image_interpolation = "bicubic"  # that of `images.resize`
+        if model.sentences is not None:
+            text.tell_unknown(model, text.tokens_of(model.tokenizer, captions(), turned))
         return model
     check(config)
-    samples = itertools.chain.from_iterable(benchmarks.samples(folder, "train") for folder in named(data).values())
-    captions = (caption for sample in samples for caption in sample.captions)
     if config.train.text_start:
-        known = text.read(config.train.text_start, config.model.context_length)
-        tokens = text.words(known.tokenizer, captions, config.train.augment or config.train.twins > 1)
+        known = bert.read(text.find(config.train.text_start), config.model.context_length)
+        tokens = text.tokens_of(known.tokenizer, captions(), turned)
         tokenizer, of_text = known.tokenizer, text.settings(known, tokens)
     else:
-        tokenizer = tokenizers.train(captions, config.model.vocabulary_size, config.model.context_length)
+        tokenizer = tokenizers.train(captions(), config.model.vocabulary_size, config.model.context_length)
         of_text = {"vocab_size": len(tokenizer)}
     softmax = config.train.contrastive_loss == "softmax"
     torch.manual_seed(config.seed)
@@ -137,12 +144,14 @@ def prepare(model: Mammut, options: Train) -> Mammut:
     """Switch on activation checkpointing, what is frozen, FSDP and compilation, in place; names and values of the weights stay.
 
     Raises:
-        ModelError: `train.vision_frozen` is more than the tower's stages.
+        ModelError: `train.vision_frozen` is more than the tower's stages, or `train.text_rate` goes with no sentence encoder.
     """
     tower.freeze(model, options.vision_frozen)
     text.freeze(model, options.text_rate)
     model.gradient_checkpointing = options.activation_checkpointing
-    if options.fsdp:  # the decoder is one unit with the rest, for it runs twice; scalars cannot be sharded
+    if (
+        options.fsdp
+    ):  # the decoder, which runs twice, and a sentence encoder are one unit with the rest; scalars cannot be sharded
         scalars = {p for p in model.parameters() if p.ndim == 0}
         processes.shard(model, model.vision.blocks, scalars, ("encode_image", "encode_text"))
     if options.compile:

@@ -364,9 +364,9 @@ def backward(
 
     # the embeddings of all pairs, of all micro-batches and processes
     settings = model.config
-    dropped = (
-        max(settings.text_dropout, settings.word_dropout, settings.vision_dropout) > 0
-    )  # then both forwards draw the same
+    of_sentences = settings.sentence_dropout * (settings.sentence_layers > 0)
+    shares = settings.text_dropout, settings.word_dropout, settings.vision_dropout, of_sentences
+    dropped = max(shares) > 0  # then both forwards draw the same
     with torch.no_grad():
         outputs = [run(i, with_means=dropped) for i in range(len(batch.parts) - 1)]
     outputs.append(run(len(outputs)))

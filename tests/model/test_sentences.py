@@ -24,7 +24,7 @@ CAPTIONS = [caption for i in range(8) for caption in toy_sample(i)[1]]
 @pytest.fixture
 def model(sentence_folder):
     known = bert.read(sentence_folder, 24)
-    tokens = text.words(known.tokenizer, CAPTIONS, False)
+    tokens = text.tokens_of(known.tokenizer, CAPTIONS, False)
     torch.manual_seed(0)
     made = mammut.Mammut(mammut.MammutConfig(**SIZES | text.settings(known, tokens)))
     made.tokenizer = known.tokenizer
@@ -61,12 +61,12 @@ def test_a_folder_is_whole(model, tmp_path):
     images, tokens = torch.randn(2, 3, 32, 32), tokens_of(model, SENTENCES[:2])
     for ask in (lambda m: m.encode_text(tokens), lambda m: m.caption_logits(images, tokens), lambda m: m.generate(images)):
         assert torch.equal(ask(model), ask(again))
-    assert again.words.tokens.equal(model.words.tokens) and tokens_of(again, SENTENCES).equal(tokens_of(model, SENTENCES))
+    assert again.rows.tokens.equal(model.rows.tokens) and tokens_of(again, SENTENCES).equal(tokens_of(model, SENTENCES))
 
 
 @torch.no_grad()
 def test_the_decoder_has_rows_for_the_words_of_captions_alone(model):
-    known = model.words.tokens
+    known = model.rows.tokens
     assert len(known) == model.config.caption_vocab_size < model.config.vocab_size == len(model.tokenizer)
     assert model.token_embedding.weight.shape[0] == model.vocabulary.weight.shape[0] == len(known)
     torch.testing.assert_close(known[model.decoder_rows(known)], known)
@@ -85,15 +85,20 @@ def test_captions_are_written_in_tokens_of_the_tokenizer(model, options):
         model.vocabulary.weight[model.decoder_rows(torch.tensor([model.tokenizer.unk_token_id]))] = 0
     torch.manual_seed(0)
     ids = model.generate(images, max_new_tokens=6, **options)
-    assert (ids[:, 0] == model.tokenizer.bos_token_id).all() and torch.isin(ids, model.words.tokens).all()
+    assert (ids[:, 0] == model.tokenizer.bos_token_id).all() and torch.isin(ids, model.rows.tokens).all()
     assert all(isinstance(caption, str) for caption in model.captions(images, max_new_tokens=6, **options))
+
+
+def test_options_that_speak_of_the_decoders_rows_are_refused(model):
+    with pytest.raises(ModelError, match="generate has no eos_token_id, streamer here"):
+        model.generate(torch.zeros(1, 3, 32, 32), eos_token_id=3, streamer=None)
 
 
 def test_greedy_captions_are_the_likeliest_tokens(model):
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     ids = model.generate(images, max_new_tokens=4)
     with torch.no_grad():
-        likeliest = model.words.tokens[model.caption_logits(images, ids).argmax(-1)]
+        likeliest = model.rows.tokens[model.caption_logits(images, ids).argmax(-1)]
     assert torch.equal(likeliest[:, :-1], ids[:, 1:])
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from rsvlm import config
 from rsvlm.errors import RsvlmError
 from rsvlm.localization import pictures, rounds
-from rsvlm.model import mammut, sentences
+from rsvlm.model import mammut
 from rsvlm.records import files
 from rsvlm.training import batches, checkpoints, processes as distributed, starting, train
 
@@ -36,7 +36,6 @@ def one_of_two(rank, port, preset, data, out):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     mammut.PRESETS |= {"test": preset, "tower": TOWER}
-    sentences.DROPOUT = 0.0  # what it draws differs between one process and two
     with distributed.joined(torch.device("cpu")):
         for loss, changed in LOSSES.items():
             settings = options(**changed, train__micro_batch_size=3)
@@ -106,13 +105,13 @@ def worlds(tmp_path_factory):
     write_tar(broken / "train" / "000001.tar", extra)
     preset = {"image_size": 32, "patch_size": 8, "vision_width": 32, "vision_layers": 2, "vision_heads": 2}
     preset |= {"text_width": 32, "text_layers": 2, "text_heads": 2}
+    preset["sentence_dropout"] = 0.0  # what it draws differs between one process and two
     one, two = home / "one", home / "out"
     two.mkdir()
     one.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mammut.PRESETS, "test", preset)
         patch.setitem(mammut.PRESETS, "tower", TOWER)
-        patch.setattr(sentences, "DROPOUT", 0.0)
         encoder = WITH_ENCODER | {"train__text_start": str(write_sentence_encoder(home / "encoder"))}
         train.train(options(**encoder), data, one / "encoder")
         train.train(options(**WITH_TOWER), data, one / "tower")

