@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from rsvlm.errors import DataError, ModelError
+from rsvlm.errors import DataError, ModelError, RsvlmError
 from rsvlm.model.mammut import Mammut
 from rsvlm.model.others import bert
 from rsvlm.records import files, packages
@@ -48,6 +48,15 @@ def find(start: str) -> Path:
             f"train.text_start={start} is neither folder nor zip; give minilm, or the folder of a sentence encoder"
         )
     return Path(start)
+
+
+def is_here(start: str) -> bool:
+    """Say whether what `train.text_start` names is there, downloaded now where it has to be; nothing named is there, too."""
+    try:
+        return not start or find(start).exists()
+    except RsvlmError as error:
+        logger.warning("%s", error)
+        return False
 
 
 def origin(start: str) -> dict:
@@ -111,9 +120,9 @@ def tell_unknown(model: Mammut, tokens: np.ndarray) -> None:
     """Warn where a model goes on with captions that have tokens (V,) without a row in its decoder."""
     without = np.setdiff1d(tokens, model.rows.tokens.cpu().numpy())
     if len(without):
-        examples = ", ".join(model.tokenizer.convert_ids_to_tokens(without[:5].tolist()))
+        examples = ", ".join(model.tokenizer.convert_ids_to_tokens(without[:5].tolist())) + ", …" * (len(without) > 5)
         logger.warning(
-            "the decoder does not know %d of the %d tokens of these captions (%s, …): it learns to write none of them; begin "
+            "the decoder does not know %d of the %d tokens of these captions (%s): it learns to write none of them; begin "
             "with train.text_start to have all",
             *(len(without), len(tokens), examples),
         )

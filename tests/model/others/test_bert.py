@@ -107,7 +107,7 @@ def in_words(old, new):
         (of_config(model_type="roberta"), "model_type=roberta, but sentence encoders here have bert"),
         (of_config(hidden_act="relu"), "hidden_act=relu, but"),
         (of_config(position_embedding_type="relative_key"), "position_embedding_type=relative_key"),
-        (of_config(intermediate_size=17), "not four times as wide"),
+        (of_config(intermediate_size=17), "go with an MLP of 64"),
         (of_config(max_position_embeddings=16), "model.context_length=16 at most, not 24"),
         (of_config(num_hidden_layers=3), r"encoder\.layer\.2\..* is missing"),
         (of_config(num_hidden_layers=1), r"what is encoder\.layer\.1\."),
