@@ -236,11 +236,7 @@ class Train(Section):
         description="Sentence encoder that makes the text embedding, in place of the decoder: minilm (downloaded as a package), or a folder "
         "of one; its tokenizer takes the place of model.vocabulary_size; empty: none.",
     )
-    text_rate: float = Field(
-        0.0,
-        ge=0,
-        description="The model's sentence encoder learns at this many times the learning rate; 0: it stays as it is.",
-    )
+    text_rate: float = Field(0.0, ge=0, description="As vision_rate, of a sentence encoder; 0: it stays as it is.")
     batch_size: int = Field(128, ge=2, description="Image-caption pairs per optimizer step, of all processes together.")
     micro_batch_size: int | None = Field(
         None, ge=1, description="Pairs in memory at once, per process; the gradient stays that of the whole batch; none: all."
@@ -378,6 +374,7 @@ PROFILES: dict[str, dict] = {
             "vision_start": "timm:tf_efficientnet_lite0",
             "vision_rate": 0.25,
             "vision_frozen": 2,
+            "text_start": "minilm",
             "steps": 1000,
             "learning_rate": 1.5e-3,
             "warmup_steps": 80,
@@ -406,7 +403,7 @@ ABOUT = {
     "smoke": "a miniature that shows that everything runs, in about a minute on two cores; its numbers mean nothing",
     "laptop": "the numbers of this book, in minutes on two cores without a GPU",
     "published": "the same data and model trained twenty times as long; meant for a GPU",
-    "rsicd": "a convolutional model on RSICD from ImageNet weights, within an hour of two cores",
+    "rsicd": "a convolutional model on RSICD from the weights of ImageNet and MiniLM, within an hour of two cores",
     "rsicd-scratch": "the same from random weights, within an hour of two cores that multiply in bf16",
 }
 
