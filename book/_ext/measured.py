@@ -15,7 +15,7 @@ HEADLINE = (
     + ("test", "one-to-one", "both", "mR"),
     ("Which chips at Itaipu show a river, a city, a forest? 30 m to a pixel", "11_itaipu", "itaipu", "laptop-seed0")
     + ("test", "zero-shot", "t2i", "mAP"),
-    ("Which picture of RSICD is meant? Trained on it, from ImageNet's weights", "12_rsicd", "rsicd", "imagenet-seed0")
+    ("Which picture of RSICD is meant? Trained on it, from weights of others", "12_rsicd", "rsicd", "imagenet-minilm-seed0")
     + ("val", "plain", "both", "mR"),
     ("Where in a picture of VHR-10 is it? No mask to learn from", "13_attention", "localize")
     + ("vhr10-rsicd-standard-without-chosen-on", "all without chosen-on", "raw", "t2i", "pointing"),

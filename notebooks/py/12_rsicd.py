@@ -544,15 +544,14 @@ numbers.table(both) if len(recipes) > 1 else numbers.prose(
 # %% [markdown]
 # ## How did it get there, and how long did it take?
 #
-# The curve shows recall at 5 with the first captions alone, the {term}`protocol` `one-to-one`. Of the stored run it was drawn on training
-# images that were held out, with pictures of 128 pixels a side; the finished model reads larger ones, and reads them better. A run of this
-# page draws it on the validation split, by which nothing is chosen.
+# The curve shows recall at 5 with the first captions alone, the {term}`protocol` `one-to-one`, on the validation split. Nothing is chosen by
+# it: the model is the one of the last step.
 
 # %% mystnb={"code_prompt_show": "Code: training curves"} tags=["hide-input"]
 charts.picture(
-    charts.training_curves(curve, "held-out pictures"),
+    charts.training_curves(curve, "validation pictures"),
     "Three panels against the step: both training losses fall, recall at 5 on "
-    f"held-out pictures rises to {curve['val_R@5'].dropna().iloc[-1]:.0f} %, "
+    f"validation pictures rises to {curve['val_R@5'].dropna().iloc[-1]:.0f} %, "
     "pairs per second fall as pictures grow.",
 ) if is_stored else numbers.prose("")
 
@@ -636,7 +635,7 @@ numbers.points(
             f"{numbers.interval(further, signed=True)} points of CIDEr."
             if further and further["ci_low"] > 0
             else "",
-            "On held-out pictures, recall at 5 ended at "
+            "Along the way, recall at 5 by first captions ended at "
             f"{curve['val_R@5'].dropna().iloc[-1]:.1f} %; its highest was "
             f"{curve['val_R@5'].max():.1f} %.",
         )
