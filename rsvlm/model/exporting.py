@@ -16,7 +16,7 @@ from rsvlm.records import files
 
 FORMS = {
     "onnx": "image.onnx, text.onnx and onnx.json, for runtimes without torch",
-    "hf": "config.json, model.safetensors and tokenizer.json, which AutoModel reads where rsvlm is imported",
+    "hf": "config.json, model.safetensors and tokenizer.json, which AutoModel reads where rsvlm.model.mammut is imported",
     "open_clip": "open_clip_config.json and open_clip_model.safetensors, as open_clip's main branch reads a MaMMUT",
 }
 

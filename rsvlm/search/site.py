@@ -246,7 +246,13 @@ def _text_half(encoder: Encoder, data: Path, texts: str) -> tuple[dict | None, s
         with tempfile.TemporaryDirectory() as folder:
             path, precision = half.export(Path(folder) / "text.onnx"), "float32"
             if path.stat().st_size > EXACT_MB * 1e6:
+                whole = path.stat().st_size / 1e6
                 path, precision = page_texts.shrink(path, Path(folder) / "int8.onnx"), "int8"
+                log.warning(
+                    "the text half of %s has %.0f MB, so the page gets it in eight bits: some of its answers will differ from those "
+                    "of `rsvlm search query`, and the server's (`rsvlm search serve`) will not",
+                    *(encoder.name, whole),
+                )
             size = path.stat().st_size
             if size > MOST_MB * 1e6 and texts != "browser":
                 return (

@@ -122,8 +122,8 @@ def tell_unknown(model: Mammut, tokens: np.ndarray) -> None:
     if len(without):
         examples = ", ".join(model.tokenizer.convert_ids_to_tokens(without[:5].tolist())) + ", …" * (len(without) > 5)
         logger.warning(
-            "the decoder does not know %d of the %d tokens of these captions (%s): it learns to write none of them; begin "
-            "with train.text_start to have all",
+            "the decoder does not know %d of the %d tokens of these captions (%s): it learns to write none of them; to "
+            "have all, train a new model, with train.text_start in place of train.start",
             *(len(without), len(tokens), examples),
         )
 

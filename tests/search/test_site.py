@@ -14,6 +14,7 @@ from indexed import EXAMPLES, HOSTILE_FILE, HOSTILE_TITLE
 
 from rsvlm.errors import DataError, ModelError
 from rsvlm.model import images
+from rsvlm.model.others import opening
 from rsvlm.search import site
 
 
@@ -140,6 +141,18 @@ def test_where_the_text_half_cannot_run_in_a_browser_it_is_said(indexed, tmp_pat
     assert facts["no_texts"] == "a browser cannot run the texts of this one" and len(facts["examples"]) == len(site.EXAMPLES)
     with pytest.raises(ModelError, match="cannot run"):
         site.write_site(indexed[0], tmp_path / "page", indexed[1], texts="browser", progress=False)
+
+
+def test_a_large_text_half_is_made_smaller_and_that_is_told(home, tmp_path, monkeypatch, caplog):
+    for name in site.page_runtime.FILES:
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.setattr(site.page_runtime, "runtime", lambda: tmp_path)
+    (tmp_path / "data").mkdir()
+    encoder = opening.open_encoder(home / "model", "cpu")
+    assert site._text_half(encoder, tmp_path / "data", "")[0]["precision"] == "float32" and "eight bits" not in caplog.text
+    monkeypatch.setattr(site, "EXACT_MB", 0)
+    assert site._text_half(encoder, tmp_path / "data", "")[0]["precision"] == "int8"
+    assert "in eight bits: some of its answers will differ" in caplog.text
 
 
 def test_gone_imagery_is_told(indexed, tmp_path, monkeypatch):

@@ -61,6 +61,8 @@ def read_sizes(path: Path, context_length: int) -> dict[str, int]:
     Raises:
         ModelError: As `read`.
     """
+    for name in FILES[1:]:
+        _file(path, name)
     options, pooling = (_file(path, name, json.loads) for name in ("config.json", POOLING))
     if not isinstance(options, dict) or not isinstance(pooling or {}, dict):
         raise ModelError(f"{path} / config.json does not hold options by name")
@@ -102,12 +104,12 @@ def read(path: Path, context_length: int) -> Known:
     return Known(sizes, state, words)
 
 
-def _file(path: Path, name: str, reader):
-    """Read one file of a folder or zip; None where it has no word on its pooling."""
+def _file(path: Path, name: str, reader=None):
+    """Read one file of a folder or zip, or see only that it is there; None where there is no word on its pooling."""
     try:
         file = (zipfile.Path(path) if path.is_file() else path) / name
         if file.is_file():
-            return reader(file.read_bytes())
+            return reader(file.read_bytes()) if reader else file
     except Exception as error:  # of zip, JSON, safetensors, tokenizers: whatever a file can be wrong in
         raise ModelError(f"{name} of {path} cannot be read: {error}") from None
     if name == POOLING:

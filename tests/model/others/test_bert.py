@@ -161,7 +161,7 @@ def test_a_folder_may_say_that_its_mean_is_meant(sentence_folder, tmp_path):
 
 def test_a_broken_zip_is_told(tmp_path):
     (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(ModelError, match=r"config\.json of .*cut\.zip cannot be read"):
+    with pytest.raises(ModelError, match=r"model\.safetensors of .*cut\.zip cannot be read"):
         bert.read(tmp_path / "cut.zip", 24)
 
 
