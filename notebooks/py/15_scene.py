@@ -351,7 +351,11 @@ galleries.gallery(
         {
             "image": galleries.mask_image(earth_pixels, answers[name], truth),
             "alt": f"The Mediterranean in grey, painted by “{name}”: "
-            f"{scores.loc[name, 'of it sea, %']:.0f} % of it is sea",
+            + (
+                f"{scores.loc[name, 'of it sea, %']:.0f} % of it is sea"
+                if answers[name].any()
+                else "nothing"
+            ),
             "caption": name,
         }
         for name in ("the search", "bluer than red")

@@ -66,7 +66,7 @@ def measured_before(found: Mapping[str, object] | None, what: str) -> Prose:
 
 
 def interval(row: Mapping[str, object], digits: int = 1, signed: bool = False, unit: str = "") -> str:
-    """Write a number with its interval, `62.9 % (58.1 to 67.1)`; without one, the number alone.
+    """Write a number with its interval, `62.9 % (58.1 to 67.1)`; without one, the number alone; nothing for one that is missing.
 
     Args:
         row: `value`, and where there is an interval `ci_low` and `ci_high`.
@@ -76,6 +76,8 @@ def interval(row: Mapping[str, object], digits: int = 1, signed: bool = False, u
     """
     sign = "+" if signed else ""
     value, low, high = (row.get(name) for name in ("value", "ci_low", "ci_high"))
+    if value is None or value != value:
+        return ""
     text = f"{value:{sign}.{digits}f}{f' {unit}' if unit else ''}"
     known = low is not None and high is not None and low == low and high == high
     return minus(f"{text} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})" if known else text)

@@ -43,6 +43,7 @@ def test_an_interval_has_one_notation():
     assert numbers.interval(row) == "62.9 (58.1 to 67.1)"
     assert numbers.interval(row, 0, unit="%") == "63 % (58 to 67)"
     assert numbers.interval({"value": 1.0, "ci_low": -2.0, "ci_high": 3.0}, signed=True) == "+1.0 (−2.0 to +3.0)"
+    assert numbers.interval({"value": float("nan"), "ci_low": None}) == numbers.interval({"value": None}, unit="%") == ""
     for none in (None, np.nan):
         assert numbers.interval({"value": 5.0, "ci_low": none, "ci_high": none}) == "5.0"
 
