@@ -64,12 +64,10 @@ def origin(start: str) -> dict:
     if start == "minilm":
         return {"package": MINILM.name, "version": MINILM.version, "sha256": MINILM.sha256}
     path = find(start)
-    names = [path / name for name in (*bert.FILES, bert.POOLING)] if path.is_dir() else [path]
-    return {
-        "files": {
-            one.name if one == path else str(one.relative_to(path)): files.file_sha256(one) for one in names if one.is_file()
-        }
-    }
+    if path.is_file():
+        return {"files": {path.name: files.file_sha256(path)}}
+    names = [name for name in (*bert.FILES, bert.POOLING) if (path / name).is_file()]
+    return {"files": {name: files.file_sha256(path / name) for name in names}}
 
 
 def check(start: str, context_length: int) -> None:

@@ -332,6 +332,7 @@ def test_presets_have_the_parameters_that_their_table_states():
         {"vision_stages": (2, 1, 3), "patch_size": 16},
         {name: value for name, value in mammut.PRESETS["l14"].items() if isinstance(value, bool | str)},
         {"cross_layer_mlp": "caption", "vision_class_token": True, "class_token_read": False, "image_projection": True},
+        {"sentence_layers": 3, "sentence_width": 96, "caption_vocab_size": 77, "unk_token_id": 3},
     ],
 )
 @torch.no_grad()
